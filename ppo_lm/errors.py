@@ -1,0 +1,43 @@
+"""Errors a user can mend: each is one sentence that says what is wrong, where, and what to do."""
+
+from __future__ import annotations
+
+import sys
+
+
+class UserError(Exception):
+    """Something the user gave is wrong. The message is for them; a traceback would not help."""
+
+
+class ConfigError(UserError):
+    """One or more configuration values are wrong; all of them are in `problems`."""
+
+    def __init__(self, problems: list[str], source: str = "PPOConfig"):
+        self.problems = list(problems)
+        count = f"{len(self.problems)} problem{'s' if len(self.problems) > 1 else ''}"
+        super().__init__(f"{source}: {count}:\n" + "\n".join(f"  - {problem}" for problem in self.problems))
+
+
+class DataError(UserError):
+    """A prompt, or a file of prompts, cannot be used."""
+
+
+class ModelError(UserError):
+    """A model cannot be found, loaded, or used in the way asked for."""
+
+
+class RewardError(UserError):
+    """A reward function or reward model cannot be loaded, raised, or returned something that is not one number a text."""
+
+
+def show_user_errors_as_one_sentence() -> None:
+    """Make Python print an uncaught `UserError` as its message alone, for scripts; exit code 1 and other errors stay as they are."""
+    previous = sys.excepthook
+
+    def excepthook(kind, error, traceback):
+        if issubclass(kind, UserError):
+            print(f"error: {error}", file=sys.stderr)
+        else:
+            previous(kind, error, traceback)
+
+    sys.excepthook = excepthook

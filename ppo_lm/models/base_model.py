@@ -1,0 +1,134 @@
+"""The one frozen network that all roles share, and the one place that switches between them."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ppo_lm.ops import position_ids
+
+
+class BaseModel:
+    """A causal language model, its tokenizer, and the LoRA adapters (one a role) on it.
+
+    The network's own weights are frozen and its dropout is off: sampling and training see the same policy (2403.17031, detail 7).
+    A role is activated for the length of a `with base.role(name):` block; None means the network without any adapter.
+    """
+
+    def __init__(self, network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, eos_token_ids: list[int], name: str):
+        self.network = network.eval().requires_grad_(False)
+        self.tokenizer = tokenizer
+        self.eos_token_ids = eos_token_ids
+        self.name = name
+        self.peft: PeftModel | None = None
+        self._lora_layers: list[BaseTunerLayer] = []
+
+    @property
+    def device(self) -> torch.device:
+        return self.network.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.network.dtype
+
+    @property
+    def hidden_size(self) -> int:
+        return self.network.config.get_text_config().hidden_size
+
+    @property
+    def context_length(self) -> int:
+        """The most tokens, prompt and response together, that the network has positions for."""
+        return self.network.config.get_text_config().max_position_embeddings
+
+    def copy_of_all_weights(self) -> BaseModel:
+        """A trainable copy of the network in memory of its own, for training all weights instead of an adapter."""
+        if self.peft is not None:
+            raise ValueError("copy the base before adapters are added to it")
+        twin = BaseModel(copy.deepcopy(self.network), self.tokenizer, self.eos_token_ids, self.name)
+        twin.network.requires_grad_(True)
+        return twin
+
+    def add_adapter(self, role: str, lora: LoraConfig) -> None:
+        """Add a fresh, trainable adapter for `role`. A fresh adapter changes nothing until it is trained."""
+        if self.peft is None:
+            self.peft = get_peft_model(self.network, lora, adapter_name=role)
+        else:
+            self.peft.add_adapter(role, lora)
+        self._adapters_changed()
+
+    def load_adapter(self, role: str, folder: str | Path) -> None:
+        """Add the adapter saved in `folder` (PEFT's format) as `role`."""
+        if self.peft is None:
+            self.peft = PeftModel.from_pretrained(self.network, str(folder), adapter_name=role)
+        else:
+            self.peft.load_adapter(str(folder), adapter_name=role)
+        self._adapters_changed()
+
+    def copy_adapter(self, source: str, target: str) -> None:
+        """Add the adapter of role `source` once more, as the trainable role `target`."""
+        self.add_adapter(target, copy.deepcopy(self.peft.peft_config[source]))
+        weights = dict(self.peft.named_parameters())
+        for name, parameter in weights.items():
+            if f".{target}." in name:
+                parameter.data.copy_(weights[name.replace(f".{target}.", f".{source}.")].data)
+
+    def save_adapter(self, role: str, folder: str | Path) -> None:
+        """Write the adapter of `role` as PEFT does: `adapter_config.json` and `adapter_model.safetensors` in `folder`."""
+        from peft import get_peft_model_state_dict
+        from safetensors.torch import save_file
+
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        state = get_peft_model_state_dict(self.peft, adapter_name=role)
+        save_file({key: value.detach().cpu().contiguous() for key, value in state.items()}, folder / "adapter_model.safetensors")
+        config = copy.deepcopy(self.peft.peft_config[role])
+        config.base_model_name_or_path, config.inference_mode = self.name, True
+        config.save_pretrained(str(folder))
+
+    def _adapters_changed(self) -> None:
+        self.peft.eval()
+        self._lora_layers = [module for module in self.network.modules() if isinstance(module, BaseTunerLayer)]
+        for name, parameter in self.network.named_parameters():
+            parameter.requires_grad_("lora_" in name)
+        self._activate(None)
+
+    def _activate(self, role: str | None) -> None:
+        # PEFT's set_adapter takes 20-60 ms, and clears requires_grad of the other roles; this sets the same two fields and no more.
+        for layer in self._lora_layers:
+            layer._disable_adapters = role is None
+            if role is not None:
+                layer._active_adapter = [role]
+
+    @contextmanager
+    def role(self, role: str | None) -> Iterator[None]:
+        """Run the network as `role`. Blocks do not nest; run backward passes that recompute activations inside the block."""
+        if role is not None and (self.peft is None or role not in self.peft.peft_config):
+            raise KeyError(f"no adapter called {role!r}")
+        self._activate(role)
+        try:
+            yield
+        finally:
+            self._activate(None)
+
+    def role_parameters(self, role: str | None) -> list[nn.Parameter]:
+        """The weights that belong to `role`; for None, all weights of the network."""
+        return [parameter for name, parameter in self.network.named_parameters() if role is None or f".{role}." in name]
+
+    def hidden_states(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        """The last hidden states. (B, T) int64, (B, T) bool → (B, T, H). Padding on either side changes nothing."""
+        output = self.network.get_decoder()(
+            input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids(attention_mask), use_cache=False
+        )
+        return output.last_hidden_state
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Next-token logits, (n, H) → (n, V)."""
+        return self.network.get_output_embeddings()(hidden)

@@ -1,0 +1,39 @@
+"""The language model that PPO trains."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from ppo_lm.models.base_model import BaseModel
+from ppo_lm.ops import action_logprobs
+from ppo_lm.types import SAPairs
+
+
+class PolicyModel:
+    """π_θ: the base with the `role` adapter, or a base of its own (`role=None`) when all weights are trained."""
+
+    def __init__(self, base: BaseModel, role: str | None = "policy"):
+        self.base, self.role = base, role
+
+    def action_logprobs(self, sa_pairs: SAPairs, temperature: float = 1.0) -> torch.Tensor:
+        """log π_θ(a|s) of every pair, (B, A) fp32, 0 where masked, on the support it was sampled from (see `ops.action_logprobs`)."""
+        with self.base.role(self.role):
+            hidden = self.base.hidden_states(sa_pairs.input_ids, sa_pairs.attention_mask)
+        return action_logprobs(
+            states_before_actions(hidden, sa_pairs),
+            self.base.logits,
+            sa_pairs.action_ids,
+            sa_pairs.action_mask,
+            temperature=temperature,
+            support_ids=sa_pairs.support_ids,
+        )
+
+    def parameters(self) -> list[nn.Parameter]:
+        """The trainable weights."""
+        return self.base.role_parameters(self.role)
+
+
+def states_before_actions(hidden: torch.Tensor, sa_pairs: SAPairs) -> torch.Tensor:
+    """The hidden state that each action was chosen from, one position before it: (B, P+A, H) → (B, A, H)."""
+    return hidden[:, -sa_pairs.action_ids.shape[1] - 1 : -1]

@@ -1,0 +1,60 @@
+"""A reward model on the shared base: an adapter and a head, trained from preferences."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from ppo_lm.models.base_model import BaseModel
+from ppo_lm.models.score_head import ScoreHead
+
+HEAD_FILE = "head.safetensors"
+NORMALISATION_FILE = "normalisation.json"
+
+
+class RewardModel:
+    """r(prompt, response): read at the last real token, then shifted and scaled by `mean` and `std`, which are measured so that
+    reference summaries average 0 (2403.17031, detail 15)."""
+
+    def __init__(self, base: BaseModel, role: str = "reward"):
+        self.base, self.role = base, role
+        self.head = ScoreHead(base.hidden_size).to(base.device)
+        self.mean, self.std = 0.0, 1.0
+
+    def scores(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        """Score sequences of prompt and response, padded on either side. (B, T) int64, (B, T) bool → (B,) fp32."""
+        with self.base.role(self.role):
+            hidden = self.base.hidden_states(input_ids, attention_mask)
+        positions = torch.arange(input_ids.shape[1], device=input_ids.device)
+        last = torch.where(attention_mask, positions, -1).argmax(dim=1)
+        rows = torch.arange(input_ids.shape[0], device=input_ids.device)
+        return (self.head(hidden[rows, last]) - self.mean) / self.std
+
+    def parameters(self) -> list[nn.Parameter]:
+        """The trainable weights."""
+        return [*self.base.role_parameters(self.role), *self.head.parameters()]
+
+    def save(self, folder: str | Path) -> None:
+        """Write the adapter (PEFT's format), the head and its normalisation."""
+        folder = Path(folder)
+        self.base.save_adapter(self.role, folder)
+        save_file({name: value.cpu().contiguous() for name, value in self.head.linear.state_dict().items()}, folder / HEAD_FILE)
+        (folder / NORMALISATION_FILE).write_text(json.dumps({"mean": self.mean, "std": self.std}) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, base: BaseModel, folder: str | Path, role: str = "reward") -> RewardModel:
+        """Load what `save` wrote onto `base`, frozen."""
+        folder = Path(folder)
+        base.load_adapter(role, folder)
+        model = cls(base, role)
+        model.head.linear.load_state_dict(load_file(folder / HEAD_FILE))
+        model.head.to(base.device)
+        normalisation = json.loads((folder / NORMALISATION_FILE).read_text(encoding="utf-8"))
+        model.mean, model.std = normalisation["mean"], normalisation["std"]
+        for parameter in model.parameters():
+            parameter.requires_grad_(False)
+        return model

@@ -1,0 +1,20 @@
+"""A linear head from a hidden state to one number."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+
+class ScoreHead(nn.Module):
+    """w·h + b in fp32; the weight starts from N(0, 1/√(H+1)), the bias from 0 (2403.17031, detail 11)."""
+
+    def __init__(self, hidden_size: int):
+        super().__init__()
+        self.linear = nn.Linear(hidden_size, 1)
+        nn.init.normal_(self.linear.weight, std=(hidden_size + 1) ** -0.5)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """(..., H) → (...), in the head's dtype (fp32)."""
+        return self.linear(hidden.to(self.linear.weight.dtype)).squeeze(-1)

@@ -1,0 +1,58 @@
+"""From hidden states to the log-probabilities of actions: the one function that old, new and reference numbers all come from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch.utils.checkpoint import checkpoint
+
+CHUNK = 1024  # rows of logits in memory at once
+
+
+def action_logprobs(
+    hidden: torch.Tensor,
+    head: Callable[[torch.Tensor], torch.Tensor],
+    action_ids: torch.Tensor,
+    action_mask: torch.Tensor,
+    *,
+    temperature: float = 1.0,
+    support_ids: torch.Tensor | None = None,
+    chunk: int = CHUNK,
+) -> torch.Tensor:
+    """log π(a|s) of every action, under the distribution it was sampled from.
+
+    log π(a) = z_a − logsumexp_{j ∈ S} z_j with z = logits / temperature. S is the whole vocabulary, or, where top-k/top-p cut it,
+    the support kept while sampling, so that old, new and reference log-probabilities are comparable (2403.17031).
+
+    hidden: (B, A, H), the last hidden state at the position BEFORE each action. head: (n, H) → (n, V) logits.
+    action_ids: (B, A) int64. action_mask: (B, A) bool. support_ids: (B, A, K) int64 with -1 = none, or None.
+    Returns (B, A) fp32 (fp64 for fp64 logits), 0 where masked. Logits exist for `chunk` real tokens at a time, never for padding;
+    under autograd they are recomputed in the backward pass rather than kept.
+    """
+    if hidden.shape[:2] != action_ids.shape or action_mask.shape != action_ids.shape:
+        raise ValueError(f"hidden {tuple(hidden.shape)}, action_ids {tuple(action_ids.shape)}, action_mask {tuple(action_mask.shape)}: (B, A) differ")
+    rows, ids = hidden[action_mask], action_ids[action_mask]
+    supports = None if support_ids is None else support_ids[action_mask]
+    recompute = torch.is_grad_enabled() and rows.shape[0] > chunk
+    parts = []
+    for start in range(0, rows.shape[0], chunk):
+        piece = slice(start, start + chunk)
+        arguments = (rows[piece], head, ids[piece], temperature, None if supports is None else supports[piece])
+        parts.append(checkpoint(_chunk_logprobs, *arguments, use_reentrant=False) if recompute else _chunk_logprobs(*arguments))
+    flat = torch.cat(parts) if parts else rows.new_zeros(0, dtype=torch.float32)
+    return torch.zeros(action_ids.shape, dtype=flat.dtype, device=flat.device).masked_scatter(action_mask, flat)
+
+
+def _chunk_logprobs(hidden, head, action_ids, temperature, support_ids):
+    logits = head(hidden)
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature
+    chosen = logits.gather(1, action_ids[:, None])[:, 0]
+    if support_ids is not None:
+        logits = logits.gather(1, support_ids.clamp(min=0)).masked_fill(support_ids < 0, -torch.inf)
+    return chosen - torch.logsumexp(logits, dim=1)
+
+
+def position_ids(attention_mask: torch.Tensor) -> torch.Tensor:
+    """Positions that count real tokens only, so that padding changes nothing. (B, T) bool → (B, T) int64, 0 where masked."""
+    return (attention_mask.long().cumsum(dim=1) - 1).clamp(min=0)

@@ -1,0 +1,85 @@
+"""Reward modelling: the second stage, from preferences."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch.nn.functional import logsigmoid
+
+from ppo_lm.base_setup import Optimiser
+from ppo_lm.data.encoding import length_bucketed_batches, pad
+from ppo_lm.models import RewardModel
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Token ids of a prompt with the chosen and with the rejected completion."""
+
+    chosen_ids: list[int]
+    rejected_ids: list[int]
+
+
+def score_sequences(model: RewardModel, sequences: list[list[int]]) -> torch.Tensor:
+    """Scores of token sequences, right-padded. Returns (B,) fp32."""
+    return model.scores(*pad(sequences, model.base.tokenizer.pad_token_id, side="right", device=model.base.device))
+
+
+def preference_loss(model: RewardModel, batch: list[Comparison]) -> torch.Tensor:
+    """Bradley–Terry: −log sigmoid(r(chosen) − r(rejected)), averaged ("Learning to summarize from human feedback", 2009.01325). Returns ()."""
+    scores = score_sequences(model, [c.chosen_ids for c in batch] + [c.rejected_ids for c in batch])
+    return -logsigmoid(scores[: len(batch)] - scores[len(batch) :]).mean()
+
+
+def train_reward_model(
+    model: RewardModel,
+    comparisons: list[Comparison],
+    *,
+    learning_rate: float,
+    epochs: int,
+    batch_size: int,
+    seed: int = 0,
+    max_grad_norm: float = 1.0,
+    log: Callable[[int, int, float], None] = lambda step, total, loss: None,
+) -> None:
+    """Minimise `preference_loss` over length-bucketed batches with a cosine schedule and 5% warm-up; `log(step, total, loss)`."""
+    total = epochs * math.ceil(len(comparisons) / batch_size)
+    optimiser = Optimiser(
+        model.parameters(), learning_rate, schedule="cosine", total_steps=total, max_grad_norm=max_grad_norm, warmup_steps=total // 20
+    )
+    lengths = [max(len(c.chosen_ids), len(c.rejected_ids)) for c in comparisons]
+    rng, step = random.Random(f"reward {seed}"), 0
+    for _ in range(epochs):
+        for rows in length_bucketed_batches(lengths, batch_size, rng):
+            loss = preference_loss(model, [comparisons[row] for row in rows])
+            loss.backward()
+            optimiser.step()
+            step += 1
+            log(step, total, loss.item())
+
+
+@torch.no_grad()
+def score_all(model: RewardModel, sequences: list[list[int]], batch_size: int = 64) -> torch.Tensor:
+    """Scores of any number of sequences, in their order. Returns (N,) fp32 on the CPU."""
+    order = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))
+    scores = torch.zeros(len(sequences))
+    for start in range(0, len(order), batch_size):
+        rows = order[start : start + batch_size]
+        scores[rows] = score_sequences(model, [sequences[row] for row in rows]).cpu()
+    return scores
+
+
+def preference_accuracy(model: RewardModel, comparisons: list[Comparison]) -> float:
+    """The share of comparisons whose chosen completion scores higher."""
+    chosen = score_all(model, [c.chosen_ids for c in comparisons])
+    return float((chosen > score_all(model, [c.rejected_ids for c in comparisons])).float().mean())
+
+
+def normalise(model: RewardModel, reference_sequences: list[list[int]]) -> None:
+    """Set `model.mean` and `model.std` so that reference completions score 0 on average, with standard deviation 1 (2403.17031, detail 15)."""
+    model.mean, model.std = 0.0, 1.0
+    scores = score_all(model, reference_sequences)
+    model.mean, model.std = float(scores.mean()), float(scores.std())
