@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 
 ADDED_BY = {
+    "ref_logprobs": "SequenceGenerator.generate_sequences",
     "scores": "RewardComputer.compute_rewards",
     "kl": "KLDivergence.add_kl_to_sa_pairs",
     "rewards": "RewardAdjuster.adjust_rewards_with_kl",
@@ -52,9 +53,9 @@ class SAPairs:
     action_ids: torch.Tensor  # (B, A) int64: the sampled tokens
     action_mask: torch.Tensor  # (B, A) bool: True on sampled tokens
     old_logprobs: torch.Tensor  # (B, A) nats, under the sampling distribution; 0 where masked
-    ref_logprobs: torch.Tensor  # (B, A) nats, of the frozen reference on the same support; 0 where masked
     terminated: torch.Tensor  # (B,) bool: the response ended with EOS
     support_ids: torch.Tensor | None = None  # (B, A, K) int64: the tokens top-k/top-p left to choose from, -1 = none; None: all
+    ref_logprobs: torch.Tensor | None = None  # (B, A) nats, of the frozen reference on the same support; 0 where masked
     scores: torch.Tensor | None = None  # (B,): what the reward model or function gave the sequence
     kl: torch.Tensor | None = None  # (B, A) nats
     rewards: torch.Tensor | None = None  # (B, A): KL-adjusted, the score on the last action
@@ -130,6 +131,6 @@ class SAPairs:
         prompt_width = self.input_ids.shape[1] - self.action_ids.shape[1]
         before = slice(0, prompt_width + step)
         state = self.input_ids[row, before][self.attention_mask[row, before]].tolist()
-        names = ("old_logprobs", "ref_logprobs", *[name for name in ADDED_BY if name != "scores"])
+        names = ("old_logprobs", *[name for name in ADDED_BY if name != "scores"])
         numbers = {name: float(getattr(self, name)[row, step]) for name in names if getattr(self, name) is not None}
         return Pair(state, int(self.action_ids[row, step]), numbers)

@@ -70,3 +70,8 @@ def gold_score(summary: str, facts: Facts, ended: bool) -> GoldScore:
     precision, recall = (right / statements if statements else 0.0), right / len(FACT_NAMES)
     f1 = 2 * precision * recall / (precision + recall) if right else 0.0
     return GoldScore(f1 if ended else f1 / 2, recall, 1 - precision, 1 - recall, ended)
+
+
+def gold(prompts: list[str], completions: list[str], facts: list[Facts], terminated: list[bool]) -> list[float]:
+    """`gold_score(...).score` of every completion, with a reward function's signature; for `monitor`, never for training."""
+    return [gold_score(completion, fact, ended).score for completion, fact, ended in zip(completions, facts, terminated)]

@@ -11,7 +11,7 @@ from ppo_lm.embedded.posts import FACT_NAMES, Facts, Post, redraw_fact
 
 WRONG_FACT = 0.1  # chance that a stated fact is wrong
 LEFT_OUT = {"when": 0.5, "reaction": 0.5, "question": 0.6}  # chance that a fact is missing
-RAMBLES = 0.5  # chance of each of two filler sentences
+RAMBLES = 0.6  # chance of each of two filler sentences
 NO_ENDING = 0.25  # chance that the text breaks off in the middle
 READER_NOISE = 0.35  # temperature of the reader's preference, in flaws
 

@@ -1,0 +1,5 @@
+"""Measuring a policy."""
+
+from ppo_lm.evaluation.evaluation import Evaluation, evaluate
+
+__all__ = ["Evaluation", "evaluate"]

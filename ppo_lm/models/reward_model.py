@@ -47,7 +47,7 @@ class RewardModel:
 
     @classmethod
     def load(cls, base: BaseModel, folder: str | Path, role: str = "reward") -> RewardModel:
-        """Load what `save` wrote onto `base`, frozen."""
+        """Load what `save` wrote onto `base`."""
         folder = Path(folder)
         base.load_adapter(role, folder)
         model = cls(base, role)
@@ -55,6 +55,4 @@ class RewardModel:
         model.head.to(base.device)
         normalisation = json.loads((folder / NORMALISATION_FILE).read_text(encoding="utf-8"))
         model.mean, model.std = normalisation["mean"], normalisation["std"]
-        for parameter in model.parameters():
-            parameter.requires_grad_(False)
         return model

@@ -18,3 +18,9 @@ class ScoreHead(nn.Module):
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """(..., H) → (...), in the head's dtype (fp32)."""
         return self.linear(hidden.to(self.linear.weight.dtype)).squeeze(-1)
+
+    @torch.no_grad()
+    def start_from(self, other: ScoreHead, mean: float, std: float) -> None:
+        """Take over `other`'s weights, shifted and scaled so that this head gives (other − mean) / std."""
+        self.linear.weight.copy_(other.linear.weight / std)
+        self.linear.bias.copy_((other.linear.bias - mean) / std)

@@ -1,0 +1,9 @@
+"""PPO itself."""
+
+from ppo_lm.ppo_trainer.generator import SequenceGenerator
+from ppo_lm.ppo_trainer.model_trainer import ModelTrainer
+from ppo_lm.ppo_trainer.ppo_trainer import PPOTrainer
+from ppo_lm.ppo_trainer.reward_computer import RewardComputer
+from ppo_lm.ppo_trainer.value_adder import ValueAdder
+
+__all__ = ["ModelTrainer", "PPOTrainer", "RewardComputer", "SequenceGenerator", "ValueAdder"]

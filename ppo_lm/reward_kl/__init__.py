@@ -1,0 +1,6 @@
+"""KL to the reference, and the reward adjusted by it."""
+
+from ppo_lm.reward_kl.kl_divergence import KLDivergence
+from ppo_lm.reward_kl.reward_adjuster import RewardAdjuster
+
+__all__ = ["KLDivergence", "RewardAdjuster"]

@@ -1,0 +1,16 @@
+"""Generalised advantage estimation."""
+
+from __future__ import annotations
+
+import torch
+
+from ppo_lm.advantage.discounted_sum import discounted_sum
+from ppo_lm.types import SAPairs
+
+
+class GAEAdvantage:
+    """A_t = Σ_{l ≥ 0} (γλ)^l · δ_{t+l} ("High-dimensional continuous control using GAE", 1506.02438)."""
+
+    def compute_gae_advantages(self, sa_pairs: SAPairs, gamma: float, lam: float) -> torch.Tensor:
+        """(B, A), 0 where masked, from the column `td_errors` (made with the same `gamma`)."""
+        return discounted_sum(sa_pairs.require("td_errors"), sa_pairs.action_mask, gamma * lam)

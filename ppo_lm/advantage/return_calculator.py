@@ -1,0 +1,22 @@
+"""What the value model learns to predict."""
+
+from __future__ import annotations
+
+from ppo_lm.advantage.discounted_sum import discounted_sum
+from ppo_lm.types import SAPairs
+
+
+class ReturnCalculator:
+    """Reward-to-go G_t = Σ_{l ≥ 0} γ^l · r_{t+l}, and the λ-return A_t + V(s_t)."""
+
+    def __init__(self, gamma: float):
+        self.gamma = gamma
+
+    def add_reward_to_go(self, sa_pairs: SAPairs) -> SAPairs:
+        """Add the column `reward_to_go`, 0 where masked."""
+        return sa_pairs.with_columns(reward_to_go=discounted_sum(sa_pairs.require("rewards"), sa_pairs.action_mask, self.gamma))
+
+    def add_returns(self, sa_pairs: SAPairs) -> SAPairs:
+        """Add the column `returns`, 0 where masked, from advantages that are not whitened yet (2403.17031: returns come before whitening)."""
+        total = sa_pairs.require("advantages") + sa_pairs.require("values")
+        return sa_pairs.with_columns(returns=total.where(sa_pairs.action_mask, total.new_zeros(())))

@@ -1,0 +1,69 @@
+"""Put the roles of a PPO run onto one base."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from ppo_lm.base_setup.base_setup import EMBEDDED_MODEL
+from ppo_lm.base_setup.lora_setup import make_lora_config
+from ppo_lm.errors import ModelError
+from ppo_lm.models import BaseModel, PolicyModel, RewardModel, SFTModel, ValueModel
+from ppo_lm.models.reward_model import HEAD_FILE
+
+
+class Roles(NamedTuple):
+    """The models of a PPO run. `reward` is None when a function scores instead."""
+
+    policy: PolicyModel
+    sft: SFTModel
+    value: ValueModel
+    reward: RewardModel | None
+
+
+def set_up_roles(
+    base: BaseModel, *, lora_r: int, lora_alpha: float, lora_dropout: float, lora_targets: str, reward_folder: Path | None = None, seed: int = 0
+) -> Roles:
+    """Add the adapters and heads to `base`, their random parts drawn with `seed`.
+
+    With lora_r 0, policy and value get a copy of all weights each; the base stays the reference. With a reward model on the same
+    base, the value model starts from its adapter and its normalised head (2403.17031, detail 22).
+    """
+    torch.manual_seed(seed)
+    full = lora_r == 0
+    policy_base = base.copy_of_all_weights() if full else base
+    value_base = base.copy_of_all_weights() if full else base
+    reward = None if reward_folder is None else RewardModel.load(base, reward_folder)
+    if not full:
+        lora = make_lora_config(lora_r, lora_alpha, lora_dropout, lora_targets)
+        base.add_adapter("policy", lora)
+        if reward is None:
+            base.add_adapter("value", lora)
+        else:
+            base.copy_adapter("reward", "value")
+    policy = PolicyModel(policy_base, None if full else "policy")
+    value = ValueModel(value_base, None if full else "value")
+    if reward is not None:
+        value.head.start_from(reward.head, reward.mean, reward.std)
+        freeze(reward)
+    return Roles(policy, SFTModel(base), value, reward)
+
+
+def freeze(reward: RewardModel) -> None:
+    """Take the reward model's weights out of training."""
+    for parameter in reward.parameters():
+        parameter.requires_grad_(False)
+
+
+def find_reward_folder(reward: str | None) -> Path | None:
+    """The folder of a reward model that `reward` names ("embedded" or a path), or None if it names a function or nothing."""
+    if reward is None or ":" in reward:
+        return None
+    folder = EMBEDDED_MODEL / "reward" if reward == "embedded" else Path(reward).expanduser()
+    if not folder.is_dir():
+        raise ModelError(f"reward {reward!r}: there is no such folder; name a reward model's folder, a function as module:function or file.py:function, or \"embedded\"")
+    if not (folder / HEAD_FILE).is_file():
+        raise ModelError(f"reward {reward!r}: {folder} has no {HEAD_FILE}, so it is no reward model that ppo_lm trained")
+    return folder

@@ -1,0 +1,62 @@
+"""Step 1: from prompts to state–action pairs and texts."""
+
+from __future__ import annotations
+
+import torch
+
+from ppo_lm.data.encoding import encode_prompt, pad
+from ppo_lm.errors import DataError
+from ppo_lm.experience_buffer import compute_in_micro_batches
+from ppo_lm.models import PolicyModel, SFTModel
+from ppo_lm.rollout import LocalEngine, RolloutEngine, SamplingSettings
+from ppo_lm.token_attribution import build_sa_pairs, extract_actions
+from ppo_lm.types import SAPairs
+
+
+class SequenceGenerator:
+    """Samples responses, and records the policy's and the reference's log-probability of every action.
+
+    Where the weights are not fp32, sampling and training paths round differently; the old log-probabilities then come from the
+    training path, so that the first ratio is 1.
+    """
+
+    def __init__(self, policy: PolicyModel, sft: SFTModel, sampling: SamplingSettings, micro_batch_size: int = 8, seed: int = 0, engine: RolloutEngine | None = None):
+        self.policy, self.sft, self.sampling, self.micro_batch_size = policy, sft, sampling, micro_batch_size
+        self.engine = engine or LocalEngine(policy)
+        self.random = torch.Generator().manual_seed(seed)
+
+    def generate_sequences(self, prompts: list[str]) -> tuple[SAPairs, list[str]]:
+        """Sample one response a prompt. Returns the pairs, with `old_logprobs` and `ref_logprobs`, and the B texts without EOS."""
+        base = self.policy.base
+        prompt_ids, prompt_mask = pad(self._encode(prompts), base.tokenizer.pad_token_id, side="left", device=base.device)
+        sampled = self.engine.sample(prompt_ids, prompt_mask, self.sampling, self.random)
+        action_ids, action_mask, terminated = extract_actions(sampled.ids, base.eos_token_ids, base.tokenizer.pad_token_id)
+        pairs = build_sa_pairs(prompt_ids, prompt_mask, action_ids, action_mask, terminated, sampled.logprobs, sampled.support_ids)
+        if base.dtype != torch.float32:
+            pairs = pairs.with_columns(old_logprobs=self._logprobs(self.policy, pairs))
+        pairs = pairs.with_columns(ref_logprobs=self._logprobs(self.sft, pairs))
+        return pairs, [base.tokenizer.decode(ids[mask], skip_special_tokens=True) for ids, mask in zip(action_ids, action_mask)]
+
+    def _logprobs(self, model: PolicyModel | SFTModel, pairs: SAPairs) -> torch.Tensor:
+        temperature = self.sampling.temperature or 1.0  # greedy samples are scored at temperature 1
+        return compute_in_micro_batches(pairs, self.micro_batch_size, lambda part: model.action_logprobs(part, temperature))
+
+    def _encode(self, prompts: list[str]) -> list[list[int]]:
+        if isinstance(prompts, str) or not prompts:
+            raise DataError(f"prompts must be a list of at least one text; got {prompts!r}")
+        encoded = [encode_prompt(self.policy.base.tokenizer, prompt) for prompt in prompts]
+        check_lengths(encoded, self.sampling.max_new_tokens, self.policy.base.context_length)
+        return encoded
+
+
+def check_lengths(encoded: list[list[int]], max_new_tokens: int, context_length: int) -> None:
+    """Raise `DataError`, naming every bad prompt by its number, unless each has a token and leaves room for the response."""
+    room = context_length - max_new_tokens
+    problems = [f"prompt {i} is empty" for i, ids in enumerate(encoded) if not ids]
+    problems += [f"prompt {i} has {len(ids)} tokens" for i, ids in enumerate(encoded) if len(ids) > room]
+    if problems:
+        more = f", and {len(problems) - 5} more" if len(problems) > 5 else ""
+        raise DataError(
+            f"{', '.join(problems[:5])}{more} (counted from 0); a prompt needs at least 1 token and at most {room}: the model's context of "
+            f"{context_length} less max_new_tokens {max_new_tokens}; shorten the prompt or lower max_new_tokens"
+        )

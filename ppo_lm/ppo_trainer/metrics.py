@@ -1,0 +1,31 @@
+"""What a step is judged by; every mean is over real tokens or over sequences, never over padding."""
+
+from __future__ import annotations
+
+import torch
+
+from ppo_lm.ops import masked_mean
+from ppo_lm.types import SAPairs
+
+
+def describe_rollout(sa_pairs: SAPairs) -> dict[str, float]:
+    """Numbers of a batch before it is trained on. KL is in nats a sequence; entropy is estimated as the mean −log π_old, in nats a token."""
+    mask = sa_pairs.action_mask
+    scores, kl = sa_pairs.require("scores"), sa_pairs.require("kl")
+    return {
+        "score": float(scores.mean()),
+        "score_std": float(scores.std(correction=0)),
+        "kl": float(torch.where(mask, kl, 0.0).sum(dim=1).mean()),
+        "entropy": float(-masked_mean(sa_pairs.old_logprobs, mask)),
+        "length": float(sa_pairs.lengths.float().mean()),
+        "ended": float(sa_pairs.terminated.float().mean()),
+        "explained_variance": explained_variance(sa_pairs.require("values"), sa_pairs.require("reward_to_go"), mask),
+    }
+
+
+def explained_variance(values: torch.Tensor, targets: torch.Tensor, mask: torch.Tensor) -> float:
+    """1 − Var(target − value) / Var(target) over real tokens; 0 when the targets do not vary. All (B, A)."""
+    if int(mask.sum()) < 2:
+        return 0.0
+    variance = targets[mask].var()
+    return float(1 - (targets - values)[mask].var() / variance) if variance > 0 else 0.0

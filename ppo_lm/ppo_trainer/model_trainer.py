@@ -1,0 +1,76 @@
+"""Step 7: train the value model and the policy on one step's pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+
+from ppo_lm.base_setup import Optimiser
+from ppo_lm.config import PPOConfig
+from ppo_lm.experience_buffer import ExperienceBuffer, micro_batches
+from ppo_lm.models import PolicyModel, ValueModel
+from ppo_lm.training import policy_loss, value_loss
+from ppo_lm.types import SAPairs
+
+
+class Part(NamedTuple):
+    """What one micro-batch adds to its mini-batch: its share of the loss, and sums over its tokens for metrics."""
+
+    loss: torch.Tensor
+    sums: dict[str, torch.Tensor]
+
+
+class ModelTrainer:
+    """Two optimisers, one a model: `ppo_epochs` passes over the pairs, `mini_batches` optimiser steps a pass.
+
+    A mini-batch's loss is a mean over its tokens, whatever the micro-batches it is computed in.
+    """
+
+    def __init__(self, policy: PolicyModel, value_model: ValueModel, config: PPOConfig):
+        self.policy, self.value_model, self.config = policy, value_model, config
+        total = config.steps * config.ppo_epochs * config.mini_batches
+        settings = dict(schedule=config.lr_schedule, total_steps=total, max_grad_norm=config.max_grad_norm)
+        self.policy_optimiser = Optimiser(policy.parameters(), config.learning_rate, **settings)
+        self.value_optimiser = Optimiser(value_model.parameters(), config.value_learning_rate, **settings)
+        self.policy_buffer, self.value_buffer = ExperienceBuffer(config.seed), ExperienceBuffer(config.seed)
+
+    def train_value_model(self, sa_pairs: SAPairs) -> dict[str, float]:
+        """Move V towards the column `config.value_target`; needs `values`. Returns means over tokens and optimiser steps."""
+        config, target = self.config, self.config.value_target
+
+        def part_loss(part: SAPairs, tokens: int) -> Part:
+            new_values = self.value_model.values(part)
+            result = value_loss(new_values, part.require("values"), part.require(target), part.action_mask, config.value_clip, tokens)
+            return Part(config.value_coef * result.loss, {"value_loss": result.loss * tokens, "value_clip_fraction": result.clipped_sum})
+
+        metrics = self._train(sa_pairs, self.value_buffer, self.value_optimiser, part_loss)
+        return {**metrics, "value_grad_norm": metrics.pop("grad_norm"), "value_learning_rate": self.value_optimiser.learning_rate}
+
+    def train_policy_model(self, sa_pairs: SAPairs) -> dict[str, float]:
+        """Climb PPO's clipped objective; needs `advantages`. Returns means over tokens and optimiser steps."""
+        config = self.config
+
+        def part_loss(part: SAPairs, tokens: int) -> Part:
+            new_logprobs = self.policy.action_logprobs(part, config.temperature)
+            result = policy_loss(new_logprobs, part.old_logprobs, part.require("advantages"), part.action_mask, config.clip_epsilon, tokens)
+            sums = {"policy_loss": result.loss * tokens, "ratio": result.ratio_sum, "clip_fraction": result.clipped_sum, "approx_kl": result.approx_kl_sum}
+            return Part(result.loss, sums)
+
+        metrics = self._train(sa_pairs, self.policy_buffer, self.policy_optimiser, part_loss)
+        return {**metrics, "policy_grad_norm": metrics.pop("grad_norm"), "learning_rate": self.policy_optimiser.learning_rate}
+
+    def _train(self, sa_pairs: SAPairs, buffer: ExperienceBuffer, optimiser: Optimiser, part_loss: Callable[[SAPairs, int], Part]) -> dict[str, float]:
+        sums, norms, seen = {}, [], 0
+        for _ in range(self.config.ppo_epochs):
+            for batch in buffer.mini_batches(sa_pairs, self.config.mini_batches):
+                tokens = len(batch)
+                for _, micro in micro_batches(batch, self.config.micro_batch_size):
+                    part = part_loss(micro, tokens)
+                    part.loss.backward()
+                    for name, value in part.sums.items():
+                        sums[name] = sums.get(name, 0.0) + float(value.detach())
+                norms.append(optimiser.step())
+                seen += tokens
+        return {**{name: value / seen for name, value in sums.items()}, "grad_norm": sum(norms) / len(norms)}

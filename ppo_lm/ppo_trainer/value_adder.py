@@ -1,0 +1,18 @@
+"""Step 5: what the value model expected."""
+
+from __future__ import annotations
+
+from ppo_lm.experience_buffer import compute_in_micro_batches
+from ppo_lm.models import ValueModel
+from ppo_lm.types import SAPairs
+
+
+class ValueAdder:
+    """Runs the value model over every state, in micro-batches, without gradients."""
+
+    def __init__(self, value_model: ValueModel, micro_batch_size: int = 8):
+        self.value_model, self.micro_batch_size = value_model, micro_batch_size
+
+    def add_values_to_sa_pairs(self, sa_pairs: SAPairs) -> SAPairs:
+        """Add the column `values`: V of the state before each action, 0 where masked."""
+        return sa_pairs.with_columns(values=compute_in_micro_batches(sa_pairs, self.micro_batch_size, self.value_model.values))

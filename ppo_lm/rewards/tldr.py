@@ -1,0 +1,50 @@
+"""The reward when none is named: an automated scorer for TL;DR summaries.
+
+It knows no language and reads no meaning; it measures four things that good TL;DRs share, and is easy to fool. Use it to see the
+loop run, and a reward model or a function of your own to get a better model.
+"""
+
+from __future__ import annotations
+
+import re
+
+TARGET_RATIO = (0.08, 0.35)  # summary words / post words, the range that costs nothing
+MIN_WORDS = 5
+WORD = re.compile(r"[a-z0-9']+")
+FUNCTION_WORDS = frozenset(
+    "a an and are as at be but by for from had has have he her his i in is it me my not of on or our she so that the their them they this to "
+    "was we were what when which who will with you your".split()
+)
+
+
+def tldr_score(prompt: str, completion: str) -> float:
+    """The mean of four parts, each in [0, 1], mapped to [-1, 1]:
+
+    faithful: share of the summary's content words that the post has; brief: 1 inside `TARGET_RATIO` of the post's words, falling
+    to 0 at nothing, at under `MIN_WORDS`, and at the post's own length; fresh: share of word pairs that do not repeat an earlier one; complete:
+    ends like a sentence.
+    """
+    post, summary = WORD.findall(prompt.lower()), WORD.findall(completion.lower())
+    if not summary:
+        return -1.0
+    content = [word for word in summary if word not in FUNCTION_WORDS]
+    faithful = sum(word in set(post) for word in content) / len(content) if content else 0.0
+    pairs = list(zip(summary, summary[1:]))
+    fresh = len(set(pairs)) / len(pairs) if pairs else 1.0
+    complete = float(completion.rstrip().endswith((".", "!", "?", '"')))
+    return 2 * (faithful + _brief(len(summary), len(post)) + fresh + complete) / 4 - 1
+
+
+def _brief(summary_words: int, post_words: int) -> float:
+    low, high = TARGET_RATIO
+    least, most = max(MIN_WORDS, low * post_words), max(MIN_WORDS, high * post_words)
+    if summary_words < least:
+        return summary_words / least
+    if summary_words <= most:
+        return 1.0
+    return max(0.0, (post_words - summary_words) / (post_words - most)) if post_words > most else 0.0
+
+
+def tldr_heuristics(prompts: list[str], completions: list[str]) -> list[float]:
+    """`tldr_score` of every pair, as a reward function."""
+    return [tldr_score(prompt, completion) for prompt, completion in zip(prompts, completions)]

@@ -1,0 +1,23 @@
+"""The learning curve of a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def draw_learning_curve(history: list[dict], monitor_name: str, file: Path) -> None:
+    """Draw reward, monitor (if there is one) and KL by step into a PNG."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    panels = {"score": "reward (mean score)", "monitor": f"{monitor_name} (never trained on)", "kl": "KL to the reference, nats a sequence"}
+    panels = {name: title for name, title in panels.items() if any(name in row for row in history)}
+    figure, axes = pyplot.subplots(1, len(panels), figsize=(4.2 * len(panels), 3.2), layout="constrained", squeeze=False)
+    for axis, (name, title) in zip(axes[0], panels.items()):
+        axis.plot([row["step"] for row in history], [row[name] for row in history], color="#1f6feb", linewidth=1.5)
+        axis.set(title=title, xlabel="PPO step")
+        axis.grid(alpha=0.3)
+    figure.savefig(file, dpi=120)
+    pyplot.close(figure)

@@ -1,0 +1,85 @@
+import pytest
+import torch
+
+from ppo_lm.advantage import GAEAdvantage, ReturnCalculator, TDError
+from tests.conftest import make_pairs
+
+
+def slow_td_errors(pairs, gamma):
+    """δ_t = r_t + γ V_{t+1} − V_t, entry by entry, over each row's own length."""
+    out = torch.zeros_like(pairs.rewards)
+    for row, length in enumerate(pairs.lengths.tolist()):
+        for t in range(length):
+            following = pairs.values[row, t + 1] if t + 1 < length else 0.0
+            out[row, t] = pairs.rewards[row, t] + gamma * following - pairs.values[row, t]
+    return out
+
+
+def slow_sum(terms, lengths, discount):
+    """Σ_l discount^l x_{t+l} by a double loop."""
+    out = torch.zeros_like(terms)
+    for row, length in enumerate(lengths.tolist()):
+        for t in range(length):
+            out[row, t] = sum(discount ** (s - t) * terms[row, s] for s in range(t, length))
+    return out
+
+
+def advantages(pairs, gamma, lam):
+    pairs = pairs.with_columns(td_errors=TDError(gamma).compute_td_errors(pairs))
+    return GAEAdvantage().compute_gae_advantages(pairs, gamma, lam)
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize(("gamma", "lam"), [(0.99, 0.95), (1.0, 0.5), (0.9, 1.0), (0.7, 0.0)])
+def test_gae_is_the_double_sum_over_td_errors(seed, gamma, lam):
+    pairs = make_pairs(seed=seed)
+    expected = slow_sum(slow_td_errors(pairs, gamma), pairs.lengths, gamma * lam)
+    torch.testing.assert_close(advantages(pairs, gamma, lam), expected, rtol=0, atol=1e-12)
+
+
+def test_by_hand():
+    pairs = make_pairs(rows=1, actions=3)
+    pairs = pairs.with_columns(rewards=torch.tensor([[0.0, 1.0, 2.0]]), values=torch.tensor([[0.5, 1.0, 1.5]]))
+    # γ = 0.5: δ2 = 2 − 1.5 = 0.5, δ1 = 1 + 0.75 − 1 = 0.75, δ0 = 0 + 0.5 − 0.5 = 0
+    torch.testing.assert_close(TDError(0.5).compute_td_errors(pairs), torch.tensor([[0.0, 0.75, 0.5]]))
+    # γλ = 0.25: A2 = 0.5, A1 = 0.75 + 0.125 = 0.875, A0 = 0.21875
+    torch.testing.assert_close(advantages(pairs, 0.5, 0.5), torch.tensor([[0.21875, 0.875, 0.5]]))
+    # G2 = 2, G1 = 1 + 1 = 2, G0 = 1
+    torch.testing.assert_close(ReturnCalculator(0.5).add_reward_to_go(pairs).reward_to_go, torch.tensor([[1.0, 2.0, 2.0]]))
+
+
+def test_lambda_0_gives_td_errors():
+    pairs = make_pairs()
+    torch.testing.assert_close(advantages(pairs, 0.99, 0.0), slow_td_errors(pairs, 0.99), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("gamma", [1.0, 0.99, 0.5])
+def test_lambda_1_gives_reward_to_go_minus_value(gamma):
+    pairs = make_pairs()
+    pairs = ReturnCalculator(gamma).add_reward_to_go(pairs)
+    expected = torch.where(pairs.action_mask, pairs.reward_to_go - pairs.values, 0.0)
+    torch.testing.assert_close(advantages(pairs, gamma, 1.0), expected, rtol=0, atol=1e-12)
+    torch.testing.assert_close(pairs.reward_to_go, slow_sum(pairs.rewards, pairs.lengths, gamma), rtol=0, atol=1e-12)
+
+
+def test_returns_are_advantages_plus_values_on_real_tokens():
+    pairs = ReturnCalculator(0.9).add_returns(make_pairs())
+    expected = torch.where(pairs.action_mask, pairs.advantages + pairs.values, 0.0)
+    torch.testing.assert_close(pairs.returns, expected, rtol=0, atol=0)
+
+
+def test_nan_in_padding_never_leaks():
+    clean = make_pairs()
+    poison = lambda column: column.masked_fill(~clean.action_mask, torch.nan)  # noqa: E731
+    dirty = clean.with_columns(rewards=poison(clean.rewards), values=poison(clean.values))
+    for lam in (0.0, 0.95, 1.0):
+        assert torch.equal(advantages(dirty, 0.99, lam), advantages(clean, 0.99, lam))
+    assert torch.equal(ReturnCalculator(0.9).add_reward_to_go(dirty).reward_to_go, ReturnCalculator(0.9).add_reward_to_go(clean).reward_to_go)
+
+
+def test_a_missing_column_says_which_step_adds_it():
+    pairs = make_pairs(td_errors=None, values=None)
+    with pytest.raises(ValueError, match="no 'td_errors' yet: TDError.compute_td_errors adds it"):
+        GAEAdvantage().compute_gae_advantages(pairs, 1.0, 1.0)
+    with pytest.raises(ValueError, match="no 'values' yet: ValueAdder.add_values_to_sa_pairs"):
+        TDError(1.0).compute_td_errors(pairs)

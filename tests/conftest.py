@@ -1,0 +1,54 @@
+"""Small real models and batches that many tests share."""
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import pytest
+import torch
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+from ppo_lm.base_setup import EMBEDDED_MODEL
+from ppo_lm.models import BaseModel
+from ppo_lm.types import SAPairs
+
+torch.set_num_threads(2)
+
+
+def make_base(dtype=torch.float32, **settings) -> BaseModel:
+    """A random two-layer Llama with the embedded tokenizer."""
+    tokenizer = AutoTokenizer.from_pretrained(EMBEDDED_MODEL)
+    torch.manual_seed(0)
+    config = dict(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+        max_position_embeddings=128, pad_token_id=0, bos_token_id=None, eos_token_id=1, initializer_range=0.3,
+    )  # fmt: skip
+    network = LlamaForCausalLM(LlamaConfig(**{**config, **settings})).to(dtype)
+    return BaseModel(network, tokenizer, [1], "random")
+
+
+@pytest.fixture
+def base() -> BaseModel:
+    return make_base()
+
+
+def make_pairs(rows=5, prompt=6, actions=7, vocabulary=1500, dtype=torch.float64, seed=0, **columns) -> SAPairs:
+    """Random pairs with prompts of 1..`prompt` tokens and responses of 1..`actions`; every number column filled, noise in the padding."""
+    g = torch.Generator().manual_seed(seed)
+    draw = lambda *shape: torch.randn(*shape, generator=g, dtype=torch.float64).to(dtype)  # noqa: E731
+    prompt_lengths = torch.randint(1, prompt + 1, (rows,), generator=g)
+    lengths = torch.randint(1, actions + 1, (rows,), generator=g)
+    prompt_lengths[0], lengths[0] = prompt, actions
+    prompt_mask = torch.arange(prompt) >= prompt - prompt_lengths[:, None]
+    action_mask = torch.arange(actions) < lengths[:, None]
+    ids = torch.randint(2, vocabulary, (rows, prompt + actions), generator=g)
+    attention_mask = torch.cat([prompt_mask, action_mask], dim=1)
+    ids = ids.masked_fill(~attention_mask, 0)
+    numbers = {
+        name: draw(rows, actions)
+        for name in ("old_logprobs", "ref_logprobs", "kl", "rewards", "values", "td_errors", "advantages", "reward_to_go", "returns")
+    }
+    return SAPairs(
+        input_ids=ids, attention_mask=attention_mask, action_ids=ids[:, prompt:], action_mask=action_mask,
+        terminated=torch.arange(rows) % 2 == 0, scores=draw(rows), **{**numbers, **columns},
+    )  # fmt: skip

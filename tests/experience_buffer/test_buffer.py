@@ -1,0 +1,51 @@
+import torch
+
+from ppo_lm.experience_buffer import ExperienceBuffer, compute_in_micro_batches, micro_batches, trim_padding
+from tests.conftest import make_pairs
+
+
+def real_tokens(pairs):
+    return sorted(tuple(ids[mask].tolist()) for ids, mask in zip(pairs.input_ids, pairs.attention_mask))
+
+
+def test_every_sequence_once_a_pass_and_a_new_order_every_pass():
+    pairs, buffer = make_pairs(rows=10), ExperienceBuffer(seed=3)
+    orders = []
+    for _ in range(3):
+        batches = list(buffer.mini_batches(pairs, 3))
+        assert [batch.sequences for batch in batches] == [4, 3, 3]
+        scores = torch.cat([batch.scores for batch in batches])
+        assert torch.equal(scores.sort().values, pairs.scores.sort().values)
+        orders.append(tuple(scores.tolist()))
+    assert len(set(orders)) == 3
+
+
+def test_the_seed_decides_the_order():
+    pairs = make_pairs(rows=10)
+    order = lambda seed: [b.scores.tolist() for b in ExperienceBuffer(seed).mini_batches(pairs, 2)]  # noqa: E731
+    assert order(1) == order(1) != order(2)
+
+
+def test_micro_batches_cover_every_row_and_lose_no_token():
+    pairs = make_pairs(rows=9)
+    parts = list(micro_batches(pairs, 4))
+    assert sorted(torch.cat([rows for rows, _ in parts]).tolist()) == list(range(9))
+    assert sorted(t for _, part in parts for t in real_tokens(part)) == real_tokens(pairs)
+    assert sum(len(part) for _, part in parts) == len(pairs)
+
+
+def test_trimming_drops_padding_columns_only():
+    pairs = make_pairs(rows=6, prompt=9, actions=8)
+    short = pairs.select(torch.tensor([int(pairs.lengths.argmin())]))
+    trimmed = trim_padding(short)
+    assert trimmed.attention_mask.all()
+    assert trimmed.action_ids.shape[1] == int(short.lengths[0])
+    assert torch.equal(trimmed.input_ids[0], short.input_ids[0][short.attention_mask[0]])
+    assert torch.equal(trimmed.rewards[0], short.rewards[0, : trimmed.action_ids.shape[1]])
+    assert torch.equal(trimmed.input_ids[:, -trimmed.action_ids.shape[1] :], trimmed.action_ids)
+
+
+def test_results_come_back_in_the_rows_own_order():
+    pairs = make_pairs(rows=7, dtype=torch.float32)
+    out = compute_in_micro_batches(pairs, 2, lambda part: torch.where(part.action_mask, part.rewards, 0.0))
+    assert torch.equal(out, torch.where(pairs.action_mask, pairs.rewards, 0.0))

@@ -1,0 +1,78 @@
+import pytest
+import torch
+
+from ppo_lm.ops import action_logprobs, masked_mean, masked_whiten, position_ids
+from ppo_lm.ops.logprobs import CHUNK
+
+
+def case(rows=3, actions=5, hidden=8, vocabulary=40, dtype=torch.float64):
+    g = torch.Generator().manual_seed(0)
+    draw = lambda *shape: torch.randn(*shape, generator=g, dtype=dtype)  # noqa: E731
+    states, weight = draw(rows, actions, hidden), draw(vocabulary, hidden)
+    ids = torch.randint(0, vocabulary, (rows, actions), generator=g)
+    mask = torch.rand(rows, actions, generator=g) < 0.7
+    return states, weight, ids, mask
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.3, 2.0])
+def test_log_probabilities_are_the_log_softmax_over_the_vocabulary(temperature):
+    states, weight, ids, mask = case()
+    expected = (states @ weight.T / temperature).log_softmax(-1).gather(2, ids[..., None])[..., 0]
+    ours = action_logprobs(states, lambda h: h @ weight.T, ids, mask, temperature=temperature)
+    torch.testing.assert_close(ours, torch.where(mask, expected, 0.0), rtol=0, atol=1e-12)
+
+
+def test_on_a_support_they_are_renormalised_over_it():
+    states, weight, ids, mask = case()
+    support = torch.stack([ids, (ids + 1) % 40, torch.full_like(ids, -1)], dim=2)
+    logits = states @ weight.T
+    both = logits.gather(2, support[..., :2])
+    expected = torch.where(mask, both.log_softmax(-1)[..., 0], 0.0)
+    ours = action_logprobs(states, lambda h: h @ weight.T, ids, mask, support_ids=support)
+    torch.testing.assert_close(ours, expected, rtol=0, atol=1e-12)
+
+
+def test_chunks_change_neither_values_nor_gradients():
+    states, weight, ids, mask = case(rows=8)
+    results = []
+    for chunk in (1, 3, CHUNK):
+        leaf = states.clone().requires_grad_()
+        out = action_logprobs(leaf, lambda h: h @ weight.T, ids, mask, chunk=chunk)
+        (out * torch.arange(out.numel()).view_as(out)).sum().backward()
+        assert torch.all(leaf.grad[~mask] == 0)
+        results.append((out.detach(), leaf.grad))
+    for out, gradient in results[1:]:
+        torch.testing.assert_close(out, results[0][0], rtol=0, atol=1e-12)
+        torch.testing.assert_close(gradient, results[0][1], rtol=0, atol=1e-12)
+
+
+def test_half_precision_logits_are_normalised_in_fp32():
+    states, weight, ids, mask = case(dtype=torch.float32)
+    out = action_logprobs(states.bfloat16(), lambda h: h @ weight.bfloat16().T, ids, mask)
+    assert out.dtype == torch.float32
+    logits = (states.bfloat16() @ weight.bfloat16().T).float()
+    expected = torch.where(mask, logits.log_softmax(-1).gather(2, ids[..., None])[..., 0], 0.0)
+    torch.testing.assert_close(out, expected, rtol=0, atol=1e-6)
+
+
+def test_no_real_token_at_all():
+    states, weight, ids, mask = case()
+    assert torch.all(action_logprobs(states, lambda h: h @ weight.T, ids, torch.zeros_like(mask)) == 0)
+
+
+def test_positions_count_real_tokens_only():
+    mask = torch.tensor([[0, 0, 1, 1, 1, 0], [1, 1, 1, 1, 1, 1]], dtype=torch.bool)
+    assert position_ids(mask)[0, 2:5].tolist() == [0, 1, 2]
+    assert position_ids(mask)[1].tolist() == [0, 1, 2, 3, 4, 5]
+
+
+def test_mean_and_whitening_ignore_padding():
+    values = torch.tensor([[1.0, 2.0, torch.nan], [6.0, torch.inf, torch.nan]], dtype=torch.float64)
+    mask = torch.tensor([[True, True, False], [True, False, False]])
+    assert masked_mean(values, mask) == 3.0
+    white = masked_whiten(values, mask)
+    # mean 3, biased variance (4 + 1 + 9) / 3
+    scale = (14 / 3) ** -0.5
+    expected = torch.tensor([[-2 * scale, -scale, 0], [3 * scale, 0, 0]], dtype=torch.float64)
+    torch.testing.assert_close(white, expected, rtol=0, atol=1e-8)
+    torch.testing.assert_close(masked_whiten(values, mask, shift_mean=False)[mask], expected[mask] + 3, rtol=0, atol=1e-8)

@@ -1,0 +1,60 @@
+import pytest
+import torch
+
+from ppo_lm.reward_kl import KLDivergence, RewardAdjuster
+from tests.conftest import make_pairs
+
+
+@pytest.mark.parametrize("estimator", ["k1", "k2", "k3"])
+def test_kl_of_a_policy_with_itself_is_0(estimator):
+    pairs = make_pairs()
+    pairs = pairs.with_columns(ref_logprobs=pairs.old_logprobs)
+    assert torch.all(KLDivergence(estimator).add_kl_to_sa_pairs(pairs).kl == 0)
+
+
+@pytest.mark.parametrize("estimator", ["k1", "k3"])
+def test_the_estimators_average_to_the_exact_kl(estimator):
+    g = torch.Generator().manual_seed(0)
+    p, q = (torch.randn(8, generator=g, dtype=torch.float64).log_softmax(0) for _ in range(2))
+    exact = (p.exp() * (p - q)).sum()
+    each = KLDivergence(estimator).compute_kl(p[None], q[None], torch.ones(1, 8, dtype=torch.bool))[0]
+    torch.testing.assert_close((p.exp() * each).sum(), exact, rtol=0, atol=1e-12)
+
+
+def test_k2_by_hand_and_k3_is_never_negative():
+    mask = torch.tensor([[True, True, False]])
+    logprobs, reference = torch.tensor([[-1.0, -3.0, 5.0]]), torch.tensor([[-2.0, -1.0, torch.nan]])
+    assert KLDivergence("k2").compute_kl(logprobs, reference, mask).tolist() == [[0.5, 2.0, 0.0]]
+    assert torch.all(KLDivergence("k3").add_kl_to_sa_pairs(make_pairs(rows=50)).kl >= 0)
+
+
+def test_unknown_estimator():
+    with pytest.raises(ValueError, match="estimator is 'k4'; it must be k1, k2 or k3"):
+        KLDivergence("k4")
+
+
+def test_reward_is_score_on_the_last_action_minus_kl():
+    pairs = make_pairs(rows=20)
+    rewards = RewardAdjuster(kl_coef=0.3).adjust_rewards_with_kl(pairs).rewards
+    for row, length in enumerate(pairs.lengths.tolist()):
+        for t in range(rewards.shape[1]):
+            expected = -0.3 * pairs.kl[row, t] if t < length else torch.tensor(0.0)
+            if t == length - 1:
+                expected = expected + pairs.scores[row]
+            assert rewards[row, t].item() == pytest.approx(expected.item(), abs=1e-12)
+
+
+def test_missing_eos_replaces_the_score():
+    pairs = make_pairs(rows=4)  # rows 1 and 3 did not terminate
+    rewards = RewardAdjuster(kl_coef=0.0, missing_eos_score=-1.0).adjust_rewards_with_kl(pairs).rewards
+    expected = torch.where(pairs.terminated, pairs.scores, -1.0)
+    torch.testing.assert_close(rewards.sum(dim=1), expected, rtol=0, atol=0)
+
+
+def test_whitened_rewards_keep_their_mean_and_have_variance_1():
+    pairs = make_pairs(rows=30)
+    plain = RewardAdjuster(0.1).adjust_rewards_with_kl(pairs).rewards[pairs.action_mask]
+    white = RewardAdjuster(0.1, whiten=True).adjust_rewards_with_kl(pairs).rewards
+    torch.testing.assert_close(white[pairs.action_mask].mean(), plain.mean(), rtol=0, atol=1e-9)
+    torch.testing.assert_close(white[pairs.action_mask].var(correction=0), torch.tensor(1.0, dtype=torch.float64), rtol=0, atol=1e-6)
+    assert torch.all(white[~pairs.action_mask] == 0)
