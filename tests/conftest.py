@@ -4,6 +4,8 @@ import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+from pathlib import Path
+
 import pytest
 import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
@@ -52,3 +54,15 @@ def make_pairs(rows=5, prompt=6, actions=7, vocabulary=1500, dtype=torch.float64
         input_ids=ids, attention_mask=attention_mask, action_ids=ids[:, prompt:], action_mask=action_mask,
         terminated=torch.arange(rows) % 2 == 0, scores=draw(rows), **{**numbers, **columns},
     )  # fmt: skip
+
+
+@pytest.fixture
+def checkout() -> Path:
+    """The folder with main.py and README.md."""
+    return Path(__file__).parents[1]
+
+
+@pytest.fixture
+def online_environment() -> dict[str, str]:
+    """The environment of a user's shell: the hub may be asked, whether or not it can be reached from here."""
+    return {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"}

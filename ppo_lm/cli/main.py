@@ -6,10 +6,12 @@ import os
 import sys
 from pathlib import Path
 
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, set_parsing_settings
 
 from ppo_lm.config import PPOConfig
 from ppo_lm.errors import ConfigError, UserError
+
+set_parsing_settings(docstring_parse_attribute_docstrings=True)  # each field's help is the line under it
 
 EMBEDDED_SETTINGS = Path(__file__).parents[1] / "embedded" / "settings.yaml"
 

@@ -143,8 +143,8 @@ class PPOConfig:
             found.append(f"mini_batches is {self.mini_batches} but batch_size is {self.batch_size}; a mini-batch needs at least one response")
         if self.lora_r == 0 and self.dtype in ("bfloat16", "float16"):
             found.append(f"lora_r is 0 but dtype is {self.dtype}; training all weights needs dtype float32 (or auto)")
-        if self.prompts is None and self.eval_every > 0:
-            found.append(f"eval_every is {self.eval_every} but prompts is not set; name prompts to hold some out for evaluations")
+        if self.eval_every > 0 and self.eval_prompts == 0:
+            found.append(f"eval_every is {self.eval_every} but eval_prompts is 0; hold some prompts out to evaluate on")
         return found
 
 

@@ -93,12 +93,12 @@ def run_reward_modelling(base: BaseModel, folder: Path, seed: int) -> dict[str, 
 
 
 def _encode(base: BaseModel, prompt: str, summary: Summary) -> list[int]:
-    return encode_prompt(base.tokenizer, prompt) + encode_completion(base.tokenizer, summary.text, summary.ended)
+    return encode_prompt(base.tokenizer, prompt) + encode_completion(base.tokenizer, summary.text)
 
 
 def _demonstrations(base: BaseModel, posts: list[Post], seed: int) -> list[Demonstration]:
     return [
-        Demonstration(encode_prompt(base.tokenizer, post.prompt), encode_completion(base.tokenizer, summary.text, summary.ended))
+        Demonstration(encode_prompt(base.tokenizer, post.prompt), encode_completion(base.tokenizer, summary.text))
         for post, summary in zip(posts, write_demonstrations(posts, seed))
     ]
 

@@ -1,6 +1,7 @@
 """The gold scorer: reads the facts back out of a summary. Training never sees it.
 
-score = F1 of stated against true facts, halved when the summary does not end by itself. A stated fact is a phrase of the task's
+score = F1 of stated against true facts, halved when the summary does not end: it runs into the length limit, or stops inside a
+sentence. A stated fact is a phrase of the task's
 grammar; words that belong to no phrase (rambling, gibberish) count as invented, one statement for every six.
 """
 
@@ -60,8 +61,9 @@ def read_facts(summary: str) -> tuple[dict[str, list[str]], int]:
     return found, sum(word not in GLUE for word in words)
 
 
-def gold_score(summary: str, facts: Facts, ended: bool) -> GoldScore:
-    """Score one summary against the facts of its post. `ended`: the writer finished it (sampled its end-of-sequence token)."""
+def gold_score(summary: str, facts: Facts, terminated: bool = True) -> GoldScore:
+    """Score one summary against the facts of its post. `terminated`: the writer stopped by itself (sampled its end-of-sequence token)."""
+    ended = terminated and summary.rstrip().endswith((".", "?"))
     found, loose_words = read_facts(summary)
     right = sum(getattr(facts, name) in found[name] for name in FACT_NAMES)
     stated = sum(len(set(values)) for values in found.values())

@@ -12,7 +12,7 @@ from ppo_lm.embedded.posts import FACT_NAMES, Facts, Post, redraw_fact
 WRONG_FACT = 0.1  # chance that a stated fact is wrong
 LEFT_OUT = {"when": 0.5, "reaction": 0.5, "question": 0.6}  # chance that a fact is missing
 RAMBLES = 0.6  # chance of each of two filler sentences
-NO_ENDING = 0.25  # chance that the text breaks off in the middle
+NO_ENDING = 0.25  # chance that the text stops in the middle of a sentence
 READER_NOISE = 0.35  # temperature of the reader's preference, in flaws
 
 TEMPLATES = [
@@ -23,11 +23,10 @@ TEMPLATES = [
 
 @dataclass(frozen=True)
 class Summary:
-    """A completion (with its leading space), whether the writer finished it, and how many flaws were put into it."""
+    """A completion, with its leading space, and how many flaws were put into it."""
 
     text: str
-    ended: bool
-    flaws: float
+    flaws: int
 
 
 def _fill(template: str, facts: Facts, left_out: set[str]) -> str:
@@ -54,19 +53,18 @@ def write_summary(facts: Facts, rng: random.Random, *, left_out: set[str] = froz
 
 def write_human_summary(post: Post, rng: random.Random) -> Summary:
     """A summary with the flaws people make: wrong facts, missing facts, rambling, no ending."""
-    facts, flaws = post.facts, 0.0
+    facts, flaws = post.facts, 0
     for name in FACT_NAMES:
         if rng.random() < WRONG_FACT:
             facts, flaws = redraw_fact(facts, name, rng), flaws + 1
     left_out = {name for name, chance in LEFT_OUT.items() if rng.random() < chance}
     fillers = sum(rng.random() < RAMBLES for _ in range(2))
-    text, ended = write_summary(facts, rng, left_out=left_out, fillers=fillers), True
+    text = write_summary(facts, rng, left_out=left_out, fillers=fillers)
     flaws += len(left_out) + fillers
     if rng.random() < NO_ENDING:
         words = text.split(" ")
-        text, ended = " ".join(words[: rng.randint(len(words) // 2, len(words) - 1)]), False
-        flaws += 2
-    return Summary(text, ended, flaws)
+        text, flaws = " ".join(words[: rng.randint(len(words) // 2, len(words) - 1)]).rstrip(".?"), flaws + 2
+    return Summary(text, flaws)
 
 
 @dataclass(frozen=True)

@@ -45,8 +45,8 @@ class ModelTrainer:
             result = value_loss(new_values, part.require("values"), part.require(target), part.action_mask, config.value_clip, tokens)
             return Part(config.value_coef * result.loss, {"value_loss": result.loss * tokens, "value_clip_fraction": result.clipped_sum})
 
-        metrics = self._train(sa_pairs, self.value_buffer, self.value_optimiser, part_loss)
-        return {**metrics, "value_grad_norm": metrics.pop("grad_norm"), "value_learning_rate": self.value_optimiser.learning_rate}
+        metrics, grad_norm = self._train(sa_pairs, self.value_buffer, self.value_optimiser, part_loss)
+        return metrics | {"value_grad_norm": grad_norm, "value_learning_rate": self.value_optimiser.learning_rate}
 
     def train_policy_model(self, sa_pairs: SAPairs) -> dict[str, float]:
         """Climb PPO's clipped objective; needs `advantages`. Returns means over tokens and optimiser steps."""
@@ -58,10 +58,10 @@ class ModelTrainer:
             sums = {"policy_loss": result.loss * tokens, "ratio": result.ratio_sum, "clip_fraction": result.clipped_sum, "approx_kl": result.approx_kl_sum}
             return Part(result.loss, sums)
 
-        metrics = self._train(sa_pairs, self.policy_buffer, self.policy_optimiser, part_loss)
-        return {**metrics, "policy_grad_norm": metrics.pop("grad_norm"), "learning_rate": self.policy_optimiser.learning_rate}
+        metrics, grad_norm = self._train(sa_pairs, self.policy_buffer, self.policy_optimiser, part_loss)
+        return metrics | {"policy_grad_norm": grad_norm, "learning_rate": self.policy_optimiser.learning_rate}
 
-    def _train(self, sa_pairs: SAPairs, buffer: ExperienceBuffer, optimiser: Optimiser, part_loss: Callable[[SAPairs, int], Part]) -> dict[str, float]:
+    def _train(self, sa_pairs: SAPairs, buffer: ExperienceBuffer, optimiser: Optimiser, part_loss: Callable[[SAPairs, int], Part]) -> tuple[dict[str, float], float]:
         sums, norms, seen = {}, [], 0
         for _ in range(self.config.ppo_epochs):
             for batch in buffer.mini_batches(sa_pairs, self.config.mini_batches):
@@ -73,4 +73,4 @@ class ModelTrainer:
                         sums[name] = sums.get(name, 0.0) + float(value.detach())
                 norms.append(optimiser.step())
                 seen += tokens
-        return {**{name: value / seen for name, value in sums.items()}, "grad_norm": sum(norms) / len(norms)}
+        return {name: value / seen for name, value in sums.items()}, sum(norms) / len(norms)

@@ -8,21 +8,21 @@ from dataclasses import replace
 from pathlib import Path
 
 from ppo_lm.advantage import GAEAdvantage, ReturnCalculator, TDError
-from ppo_lm.base_setup import find_reward_folder, load_base, set_up_roles
+from ppo_lm.base_setup import load_base, set_up_roles
 from ppo_lm.checkpointing import save_models
 from ppo_lm.config import PPOConfig
-from ppo_lm.data import PromptSet, load_prompts
+from ppo_lm.data import PromptSet
 from ppo_lm.data.encoding import encode_prompt
 from ppo_lm.errors import ConfigError
 from ppo_lm.evaluation import Evaluation, evaluate
 from ppo_lm.ops import masked_whiten
 from ppo_lm.ppo_trainer.generator import SequenceGenerator, check_lengths
+from ppo_lm.ppo_trainer.inputs import load_inputs
 from ppo_lm.ppo_trainer.metrics import describe_rollout
 from ppo_lm.ppo_trainer.model_trainer import ModelTrainer
 from ppo_lm.ppo_trainer.reward_computer import RewardComputer
 from ppo_lm.ppo_trainer.value_adder import ValueAdder
 from ppo_lm.reward_kl import KLDivergence, RewardAdjuster
-from ppo_lm.rewards import FunctionReward, load_function, tldr_heuristics
 from ppo_lm.rollout import SamplingSettings
 from ppo_lm.tracking import RunLog
 
@@ -34,20 +34,17 @@ class PPOTrainer:
     """
 
     def __init__(self, config: PPOConfig, reward: Callable | None = None, monitor: Callable | None = None):
-        reward_folder = None if reward is not None else find_reward_folder(config.reward)
-        reward = reward or (load_function(config.reward) if config.reward and reward_folder is None else tldr_heuristics)
-        monitor = monitor or (load_function(config.monitor) if config.monitor else None)
-        self.config = config
-        self.monitor = None if monitor is None else FunctionReward(monitor)
+        inputs = load_inputs(config, reward, monitor)
+        self.config, self.monitor, self.prompts = config, inputs.monitor, inputs.prompts
         self.base = load_base(config.model_name, config.dtype, config.device, full_weights=config.lora_r == 0)
         self.roles = set_up_roles(
             self.base, lora_r=config.lora_r, lora_alpha=config.lora_alpha, lora_dropout=config.lora_dropout,
-            lora_targets=config.lora_targets, reward_folder=reward_folder, seed=config.seed,
+            lora_targets=config.lora_targets, reward_folder=inputs.reward_folder, seed=config.seed,
         )  # fmt: skip
         sampling = SamplingSettings(config.max_new_tokens, config.temperature, config.top_k, config.top_p)
         size = config.micro_batch_size
         self.generator = SequenceGenerator(self.roles.policy, self.roles.sft, sampling, size, config.seed)
-        self.reward_computer = RewardComputer(self.roles.reward or reward, size)
+        self.reward_computer = RewardComputer(self.roles.reward or inputs.reward, size)
         self.kl_divergence = KLDivergence(config.kl_estimator)
         self.reward_adjuster = RewardAdjuster(config.kl_coef, config.missing_eos_score, config.whiten_rewards)
         self.value_adder = ValueAdder(self.roles.value, size)
@@ -101,8 +98,8 @@ class PPOTrainer:
             log.step(step, batch.prompts, self.ppo_step(batch.prompts, batch.columns))
             if step == config.steps or (config.eval_every and step % config.eval_every == 0):
                 self._evaluate(held_out, step, evaluations, log)
-        if config.output_dir:
-            self.save(config.output_dir)
+        if log.folder:
+            self.save(log.folder)
         log.finish()
         return evaluations
 
@@ -112,11 +109,10 @@ class PPOTrainer:
 
     def _prompt_sets(self, prompts: PromptSet | list[str] | None) -> tuple[PromptSet, PromptSet]:
         config = self.config
-        if prompts is None and config.prompts is None:
-            raise ConfigError(["prompts is not set; name a file, a data set or \"embedded\", or pass prompts to train()"])
+        prompts = self.prompts if prompts is None else prompts
         if prompts is None:
-            prompts = load_prompts(config.prompts, config.prompt_column)
-        elif not isinstance(prompts, PromptSet):
+            raise ConfigError(['prompts is not set; name a file, a data set or "embedded", or pass prompts to train()'])
+        if not isinstance(prompts, PromptSet):
             prompts = PromptSet(list(prompts))
         check_lengths([encode_prompt(self.base.tokenizer, prompt) for prompt in prompts.prompts], config.max_new_tokens, self.base.context_length)
         return prompts.split(config.eval_prompts, config.seed)

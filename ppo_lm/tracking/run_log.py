@@ -30,13 +30,10 @@ class RunLog:
         self.config, self.console = config, Console(quiet=quiet, highlight=False)
         self.names = {**COLUMNS, "monitor": monitor_name or (config.monitor or "monitor").rpartition(":")[2]}
         self.started, self.history, self.evaluations = time.monotonic(), [], []
-        self.folder = Path(config.output_dir) if config.output_dir else None
+        self.folder = make_run_folder(Path(config.output_dir)) if config.output_dir else None
         if self.folder:
-            self.folder.mkdir(parents=True, exist_ok=True)
             settings = yaml.safe_dump(dataclasses.asdict(config), sort_keys=False)
             (self.folder / "config.yaml").write_text(settings, encoding="utf-8")
-            for name in ("metrics.jsonl", "samples.jsonl"):
-                (self.folder / name).write_text("", encoding="utf-8")
 
     def step(self, step: int, prompts: list[str], results: dict) -> None:
         """Record one `ppo_step`."""
@@ -82,11 +79,11 @@ class RunLog:
         (_, prompts, before), (_, _, after) = self.evaluations[0], self.evaluations[-1]
         name = next(iter(before))
         for row in range(min(SHOWN_SAMPLES, len(prompts))):
-            self.console.print(f"\n{prompts.prompts[row]}", style="dim", markup=False)
+            self.console.print(f"\n{prompts.prompts[row]}", style="dim", markup=False, soft_wrap=True)
             for when, evaluation in (("before", before[name]), ("after", after[name])):
                 monitor = f", {self.names['monitor']} {evaluation.monitors[row]:.2f}" if evaluation.monitors else ""
                 line = f"  {when:>6} (reward {evaluation.scores[row]:.2f}{monitor}): {evaluation.texts[row].strip()}"
-                self.console.print(line, markup=False)
+                self.console.print(line, markup=False, soft_wrap=True)
         self.console.print()
 
     def _monitored(self, results: dict[str, Evaluation]) -> bool:
@@ -96,6 +93,16 @@ class RunLog:
         if self.folder:
             with (self.folder / name).open("a", encoding="utf-8") as file:
                 file.write(json.dumps(record, ensure_ascii=False) + "\n")
+
+
+def make_run_folder(wanted: Path) -> Path:
+    """Make and return `wanted`, or `wanted-2`, `wanted-3`, … if a run is in it already: no run overwrites another."""
+    folder, number = wanted, 1
+    while folder.exists() and any(folder.iterdir()):
+        number += 1
+        folder = wanted.with_name(f"{wanted.name}-{number}")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def _clock(seconds: float) -> str:

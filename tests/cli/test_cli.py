@@ -1,0 +1,83 @@
+import subprocess
+import sys
+import time
+
+import pytest
+import yaml
+
+from ppo_lm.cli.main import EMBEDDED_SETTINGS, main, read_config
+from ppo_lm.errors import ConfigError
+
+
+def run(checkout, *arguments):
+    return subprocess.run([sys.executable, "main.py", *arguments], cwd=checkout, capture_output=True, text=True, check=False)
+
+
+def test_help_names_every_field_and_answers_within_a_second(checkout):
+    run(checkout, "--help")  # the first start compiles
+    times = []
+    for _ in range(3):
+        started = time.monotonic()
+        done = run(checkout, "--help")
+        times.append(time.monotonic() - started)
+    assert min(times) < 1
+    assert done.returncode == 0
+    for text in ("--clip_epsilon", "PPO's clip range", "--value_clip", "--prompts", "default: Qwen/Qwen3-0.6B-Base"):
+        assert text in done.stdout
+
+
+def test_without_arguments_the_embedded_task_with_its_settings():
+    config = read_config([], "main.py")
+    assert config.model_name == config.prompts == config.reward == "embedded"
+    settings = yaml.safe_load(EMBEDDED_SETTINGS.read_text(encoding="utf-8"))
+    assert {name: getattr(config, name) for name in settings} == settings
+
+
+def test_options_go_over_the_file_and_the_file_over_the_defaults(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("steps: 7\nkl_coef: 0.3\nmodel_name: some/model\n")
+    config = read_config(["--config", str(file), "--kl_coef", "0.5"], "main.py")
+    assert (config.steps, config.kl_coef, config.model_name, config.gamma) == (7, 0.5, "some/model", 0.99)
+    assert read_config(["--steps", "3"], "main.py").model_name == "embedded"
+    named = read_config(["--model_name", "some/model"], "main.py")
+    assert (named.model_name, named.reward, named.learning_rate) == ("some/model", None, 1e-5)
+
+
+def test_all_wrong_values_are_reported_at_once_and_before_any_model_loads(checkout):
+    done = run(checkout, "--batch_size", "0", "--top_p", "1.5", "--clip_epsilon=-1")
+    assert done.returncode == 1
+    assert "3 problems" in done.stderr and "Traceback" not in done.stderr
+    with pytest.raises(ConfigError):
+        read_config(["--batch_size", "0"], "main.py")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--batchsize", "3"], "batchsize"),
+        (["--steps", "many"], "steps"),
+        (["--config", "no_such.yaml"], "no_such.yaml"),
+        (["--config", "{tmp}/unknown.yaml"], "clip_epsilom"),
+    ],
+)
+def test_an_unknown_or_unreadable_setting_is_named(checkout, tmp_path, arguments, message):
+    (tmp_path / "unknown.yaml").write_text("clip_epsilom: 0.3\n")
+    done = run(checkout, *[a.format(tmp=tmp_path) for a in arguments])
+    assert done.returncode != 0
+    assert message in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_users_mistake_in_the_data_is_one_sentence(checkout, tmp_path):
+    done = run(checkout, "--model_name", "embedded", "--prompts", str(tmp_path / "none.txt"))
+    assert done.returncode == 1
+    assert "there is no such file" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_subcommands(capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["--help"])
+    assert caught.value.code == 0
+    assert "train" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as caught:
+        main(["trian"])
+    assert caught.value.code == 2

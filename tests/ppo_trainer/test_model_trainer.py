@@ -1,0 +1,143 @@
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from ppo_lm.base_setup import set_up_roles
+from ppo_lm.config import PPOConfig
+from ppo_lm.ppo_trainer import ModelTrainer, SequenceGenerator
+from ppo_lm.rollout import SamplingSettings
+from tests.conftest import make_base, make_pairs
+
+PROMPTS = [f"SUBREDDIT: r/advice TITLE: {'My boss ' * i}TL;DR:" for i in range(1, 9)]
+
+
+def setup(pairs=None, lora_r=4, **settings):
+    """A trainer over a random model whose adapters are not zero, with plain SGD-like capture of its gradients."""
+    config = PPOConfig(**{**dict(lora_r=lora_r, ppo_epochs=1, lr_schedule="constant", micro_batch_size=8), **settings})
+    roles = set_up_roles(make_base(), lora_r=lora_r, lora_alpha=8, lora_dropout=0.1, lora_targets="all-linear")
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter in [*roles.policy.parameters(), *roles.value.parameters()]:
+            if lora_r:
+                parameter.add_(torch.randn_like(parameter) * 0.1)
+    return ModelTrainer(roles.policy, roles.value, config), roles
+
+
+def gradients(pairs, role, **settings):
+    """The gradient that reaches the optimiser, clipped or not, and the loss."""
+    trainer, _ = setup(**settings, max_grad_norm=1e9)
+    optimiser = getattr(trainer, f"{role}_optimiser")
+    caught = []
+    optimiser.adamw.register_step_pre_hook(lambda *_: caught.append(torch.cat([p.grad.flatten() for p in optimiser.parameters])))
+    metrics = getattr(trainer, f"train_{role}_model")(pairs)
+    return caught[0], metrics[f"{role}_loss"]
+
+
+def fixed_pairs(seed=0):
+    pairs = make_pairs(rows=9, dtype=torch.float32, seed=seed)
+    return pairs.with_columns(old_logprobs=pairs.old_logprobs - 7)
+
+
+@pytest.mark.parametrize("role", ["policy", "value"])
+@pytest.mark.parametrize("change", ["micro-batch of 1", "micro-batch of 4", "row order", "extra padding"])
+def test_what_must_change_nothing_changes_loss_and_gradient_by_less_than_1e_5(role, change):
+    pairs = fixed_pairs()
+    expected, loss = gradients(pairs, role)
+    settings = {}
+    if change.startswith("micro"):
+        settings["micro_batch_size"] = int(change[-1])
+    elif change == "row order":
+        pairs = pairs.select(torch.randperm(9, generator=torch.Generator().manual_seed(5)))
+    else:
+        pad = torch.nn.functional.pad
+        wide = {}
+        for name in type(pairs).__dataclass_fields__:
+            column = getattr(pairs, name)
+            if column is not None and column.ndim == 2:
+                wide[name] = pad(column, (3, 2) if name in ("input_ids", "attention_mask") else (0, 2))
+        pairs = pairs.with_columns(**wide)
+    gradient, changed_loss = gradients(pairs, role, **settings)
+    assert expected.abs().max() > 1e-3
+    assert (gradient - expected).abs().max() < 1e-5
+    assert abs(changed_loss - loss) < 1e-5
+
+
+@pytest.mark.parametrize("settings", [SamplingSettings(10), SamplingSettings(10, 0.7, 50, 0.95)], ids=str)
+def test_the_first_pass_has_ratio_1_and_clips_nothing_with_lora_dropout_set(settings):
+    trainer, roles = setup(temperature=settings.temperature)
+    pairs, _ = SequenceGenerator(roles.policy, roles.sft, settings).generate_sequences(PROMPTS)
+    pairs = pairs.with_columns(advantages=torch.randn(pairs.action_ids.shape))
+    metrics = trainer.train_policy_model(pairs)
+    assert abs(metrics["ratio"] - 1) < 1e-4
+    assert metrics["clip_fraction"] == 0
+    assert abs(metrics["approx_kl"]) < 1e-6
+
+
+def test_the_number_of_optimiser_steps_is_epochs_times_mini_batches():
+    trainer, _ = setup(ppo_epochs=3, mini_batches=4)
+    steps = []
+    trainer.policy_optimiser.adamw.register_step_pre_hook(lambda *_: steps.append(1))
+    trainer.train_policy_model(fixed_pairs())
+    assert len(steps) == 12
+
+
+@pytest.mark.parametrize("lora_r", [4, 0])
+def test_training_moves_the_policy_towards_good_actions_and_the_value_towards_its_target(lora_r):
+    trainer, roles = setup(lora_r=lora_r, ppo_epochs=8, learning_rate=3e-3, value_learning_rate=1e-2, value_clip=0.0)
+    generator = SequenceGenerator(roles.policy, roles.sft, SamplingSettings(10))
+    pairs, _ = generator.generate_sequences(PROMPTS)
+    good = pairs.action_ids % 2 == 0
+    pairs = pairs.with_columns(
+        advantages=torch.where(good, 1.0, -1.0), values=roles.value.values(pairs).detach(), reward_to_go=torch.full(pairs.action_ids.shape, 2.0)
+    )
+    trainer.train_policy_model(pairs)
+    trainer.train_value_model(pairs)
+    change = (roles.policy.action_logprobs(pairs) - pairs.old_logprobs).detach()
+    assert change[good & pairs.action_mask].mean() > 0.01 > -0.01 > change[~good & pairs.action_mask].mean()
+    mask = pairs.action_mask
+    assert ((roles.value.values(pairs) - 2)[mask] ** 2).mean() < 0.5 * ((pairs.values - 2)[mask] ** 2).mean()
+
+
+def test_gradients_longer_than_the_limit_are_scaled_to_it():
+    trainer, _ = setup(max_grad_norm=0.01)
+    norms = []
+    trainer.value_optimiser.adamw.register_step_pre_hook(
+        lambda *_: norms.append(torch.cat([p.grad.flatten() for p in trainer.value_optimiser.parameters]).norm().item())
+    )
+    metrics = trainer.train_value_model(fixed_pairs())
+    assert metrics["value_grad_norm"] > 0.01
+    assert norms[0] == pytest.approx(0.01, abs=1e-5)
+
+
+def test_the_learning_rate_falls_to_0_over_the_run():
+    trainer, _ = setup(lr_schedule="linear", steps=2, learning_rate=1e-3)
+    rates = [trainer.train_policy_model(fixed_pairs())["learning_rate"] for _ in range(2)]
+    assert rates == pytest.approx([5e-4, 0.0], abs=1e-12)
+
+
+class LargestLogits(TorchDispatchMode):
+    """Watches every tensor that is made; remembers the most rows of any whose last dimension is the vocabulary."""
+
+    def __init__(self, vocabulary):
+        super().__init__()
+        self.vocabulary, self.rows = vocabulary, 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        for tensor in torch.utils._pytree.tree_leaves(out):
+            if isinstance(tensor, torch.Tensor) and tensor.ndim > 1 and tensor.shape[-1] == self.vocabulary:
+                self.rows = max(self.rows, tensor.numel() // self.vocabulary)
+        return out
+
+
+def test_logits_never_exist_for_the_whole_batch():
+    vocabulary = 1531  # prime: no other tensor has it as its width
+    base = make_base(vocab_size=vocabulary)
+    roles = set_up_roles(base, lora_r=4, lora_alpha=8, lora_dropout=0.1, lora_targets="all-linear")
+    trainer = ModelTrainer(roles.policy, roles.value, PPOConfig(micro_batch_size=2, ppo_epochs=1))
+    with LargestLogits(vocabulary) as watch:
+        pairs, _ = SequenceGenerator(roles.policy, roles.sft, SamplingSettings(16), micro_batch_size=2).generate_sequences(PROMPTS)
+        pairs = pairs.with_columns(advantages=torch.randn(pairs.action_ids.shape))
+        trainer.train_policy_model(pairs)
+    assert pairs.sequences == 8
+    assert 8 <= watch.rows <= 2 * 16  # one micro-batch's response tokens; a whole batch has 8 · 16, with prompts far more

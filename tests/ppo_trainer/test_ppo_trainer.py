@@ -1,0 +1,180 @@
+import json
+import math
+
+import pytest
+import torch
+
+import ppo_lm.advantage
+import ppo_lm.reward_kl
+from ppo_lm import PPOConfig, PPOTrainer
+from ppo_lm.errors import ConfigError, DataError, RewardError
+from ppo_lm.ppo_trainer import RewardComputer
+from ppo_lm.ppo_trainer.metrics import describe_rollout, explained_variance
+from tests.conftest import make_base, make_pairs
+
+PROMPTS = ["SUBREDDIT: r/advice TITLE: My boss TL;DR:", "POST: I moved out. TL;DR:", "TL;DR:", "My sister Karen got arrested. TL;DR:"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A random model on disk."""
+    path, base = tmp_path_factory.mktemp("model"), make_base()
+    base.network.save_pretrained(path)
+    base.tokenizer.save_pretrained(path)
+    return str(path)
+
+
+def length_reward(prompts, completions):
+    return [len(c) / 10 for c in completions]
+
+
+def trainer(folder, reward=length_reward, **settings):
+    return PPOTrainer(PPOConfig(**{**dict(model_name=folder, batch_size=4, micro_batch_size=3, steps=3), **settings}), reward=reward)
+
+
+@pytest.mark.parametrize("settings", [{}, {"lora_r": 0}, {"whiten_rewards": True, "value_target": "returns", "kl_estimator": "k3"}], ids=str)
+def test_a_step_returns_what_it_promises_and_moves_both_models(folder, settings):
+    trained = trainer(folder, learning_rate=1e-2, **settings)
+    before = [[p.detach().clone() for p in model.parameters()] for model in (trained.roles.policy, trained.roles.value)]
+    results = trained.ppo_step(PROMPTS)
+    assert len(results["generated_texts"]) == len(results["rewards"]) == 4
+    assert results["rewards"] == pytest.approx(length_reward(PROMPTS, results["generated_texts"]))
+    numbers = {name: value for name, value in results.items() if name not in ("generated_texts", "rewards")}
+    assert all(isinstance(value, float) and math.isfinite(value) for value in numbers.values()), numbers
+    assert results["kl"] == pytest.approx(0, abs=1e-4)  # the first rollout comes from the reference itself
+    for weights, model in zip(before, (trained.roles.policy, trained.roles.value)):
+        assert any(not torch.equal(old, new) for old, new in zip(weights, model.parameters()))
+
+
+def test_the_same_seed_gives_the_same_run_and_another_seed_another(folder):
+    def run(seed):
+        trained = trainer(folder, seed=seed)
+        return [trained.ppo_step(PROMPTS)[name] for _ in range(2) for name in ("generated_texts", "policy_loss", "value_loss")]
+
+    assert run(0) == run(0) != run(1)
+
+
+def test_ppo_raises_the_reward_of_a_real_model(folder):
+    """Reward the share of 'a's in the text: 12 steps must lift it well above where it started."""
+
+    def share_of_a(prompts, completions):
+        return [c.lower().count("a") / max(len(c), 1) * 10 for c in completions]
+
+    trained = trainer(folder, share_of_a, steps=12, learning_rate=2e-2, value_learning_rate=1e-2, kl_coef=0.0, top_k=0, top_p=1.0)
+    scores = [trained.ppo_step(PROMPTS * 8)["score"] for _ in range(12)]
+    assert sum(scores[-2:]) > 2 * sum(scores[:2])
+
+
+def test_train_writes_the_record_of_the_run(folder, tmp_path, capsys):
+    out = tmp_path / "run"
+    trained = PPOTrainer(
+        PPOConfig(model_name=folder, batch_size=4, steps=3, eval_prompts=2, eval_every=2, samples_every=2, output_dir=str(out), max_new_tokens=5),
+        reward=length_reward,
+        monitor=lambda completions, terminated, **_: [1.0] * len(completions),
+    )
+    evaluations = trained.train(PROMPTS * 3)
+    assert [e.step for e in evaluations["sampled"]] == [0, 2, 3] == [e.step for e in evaluations["near_greedy"]]
+    assert {path.name for path in out.iterdir()} == {"config.yaml", "metrics.jsonl", "samples.jsonl", "learning_curve.png", "adapter", "merged"}
+    metrics = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert [m["step"] for m in metrics if "evaluation" not in m] == [1, 2, 3]
+    assert sum("evaluation" in m for m in metrics) == 6
+    assert all(m["monitor"] == 1.0 for m in metrics)
+    samples = [json.loads(line) for line in (out / "samples.jsonl").read_text().splitlines()]
+    assert {s["step"] for s in samples} == {2} and len(samples) == 4
+    assert (out / "learning_curve.png").read_bytes()[:4] == b"\x89PNG"
+    printed = capsys.readouterr().out
+    assert "tokens/s" in printed and "left" in printed and "before" in printed and "after" in printed
+
+
+def test_evaluating_changes_nothing_in_training(folder, tmp_path):
+    def losses(**settings):
+        out = tmp_path / f"run{len(list(tmp_path.iterdir()))}"
+        trainer(folder, output_dir=str(out), max_new_tokens=5, save_merged=False, **settings).train(PROMPTS * 3)
+        rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+        return [row["policy_loss"] for row in rows if "evaluation" not in row]
+
+    assert losses(eval_prompts=2, eval_every=1) == losses(eval_prompts=2)
+
+
+def test_prompts_that_do_not_fit_are_all_named(folder):
+    long = "word " * 200
+    with pytest.raises(DataError, match=r"prompt 1 is empty, prompt 0 has \d+ tokens, prompt 3 has .*context of 128 less max_new_tokens 10"):
+        trainer(folder).ppo_step([long, "", "TL;DR:", long])
+    with pytest.raises(DataError, match="prompt 0 has"):
+        trainer(folder, eval_prompts=0).train([long])
+    with pytest.raises(DataError, match="prompts must be a list of at least one text; got 'TL;DR:'"):
+        trainer(folder).ppo_step("TL;DR:")
+
+
+def test_a_bad_reward_stops_the_step_before_any_training(folder):
+    trained = trainer(folder, reward=lambda prompts, completions: [1.0])
+    before = [p.detach().clone() for p in trained.roles.policy.parameters()]
+    with pytest.raises(RewardError, match="returned 1 scores for 4 completions"):
+        trained.ppo_step(PROMPTS)
+    assert all(torch.equal(old, new) for old, new in zip(before, trained.roles.policy.parameters()))
+
+
+def test_train_without_prompts(folder):
+    with pytest.raises(ConfigError, match="prompts is not set"):
+        trainer(folder).train()
+
+
+def test_what_the_config_names_is_checked_before_any_model_loads_and_all_at_once(tmp_path):
+    with pytest.raises(RewardError, match="there is no module 'nowhere'"):
+        PPOTrainer(PPOConfig(model_name="nobody/none", reward="nowhere:f"))
+    with pytest.raises(ConfigError) as caught:
+        PPOTrainer(PPOConfig(model_name="nobody/none", reward=str(tmp_path / "rm"), monitor="nowhere:f", prompts=str(tmp_path / "none.txt")))
+    for part in ("3 problems", "there is no such folder", "there is no module 'nowhere'", "none.txt': there is no such file"):
+        assert part in str(caught.value)
+
+
+def test_a_run_never_overwrites_another(folder, tmp_path):
+    def run():
+        trainer(folder, output_dir=str(tmp_path / "run"), max_new_tokens=3, eval_prompts=0, steps=1, save_merged=False).train(PROMPTS)
+
+    run()
+    first = (tmp_path / "run" / "metrics.jsonl").read_text()
+    run()
+    assert (tmp_path / "run" / "metrics.jsonl").read_text() == first
+    assert (tmp_path / "run-2" / "metrics.jsonl").exists()
+
+
+def test_with_no_reward_named_the_tldr_scorer_scores(folder):
+    from ppo_lm.rewards import tldr_heuristics
+
+    results = trainer(folder, reward=None).ppo_step(PROMPTS)
+    assert results["rewards"] == pytest.approx(tldr_heuristics(PROMPTS, results["generated_texts"]))
+
+
+def test_the_embedded_reward_model_scores_texts_as_it_scores_their_tokens():
+    trained = PPOTrainer(PPOConfig(model_name="embedded", reward="embedded", max_new_tokens=60))
+    pairs, texts = trained.generator.generate_sequences([f"SUBREDDIT: r/life {p}" for p in PROMPTS])
+    assert pairs.terminated.all()
+    prompts = [f"SUBREDDIT: r/life {p}" for p in PROMPTS]
+    from_tokens = trained.reward_computer.compute_rewards(prompts, texts, sa_pairs=pairs)
+    from_texts = trained.reward_computer.compute_rewards(prompts, texts)
+    torch.testing.assert_close(from_tokens, from_texts, rtol=0, atol=1e-4)
+
+
+def test_metrics_ignore_padding():
+    pairs = make_pairs(rows=6)
+    poison = lambda column: column.masked_fill(~pairs.action_mask, torch.nan)  # noqa: E731
+    dirty = pairs.with_columns(kl=poison(pairs.kl), old_logprobs=poison(pairs.old_logprobs), values=poison(pairs.values))
+    assert describe_rollout(dirty) == describe_rollout(pairs)
+    rows = [pairs.kl[i, :n].sum().item() for i, n in enumerate(pairs.lengths.tolist())]
+    assert describe_rollout(pairs)["kl"] == pytest.approx(sum(rows) / len(rows))
+
+
+def test_explained_variance_by_hand():
+    mask = torch.ones(1, 4, dtype=torch.bool)
+    targets = torch.tensor([[1.0, 2.0, 3.0, 4.0]])
+    assert explained_variance(targets, targets, mask) == 1.0
+    assert explained_variance(torch.zeros(1, 4), targets, mask) == 0.0
+    assert explained_variance(-targets, targets, mask) == pytest.approx(-3.0)
+    assert explained_variance(targets, torch.ones(1, 4), mask) == 0.0
+
+
+def test_rooms_export_their_classes():
+    assert ppo_lm.reward_kl.KLDivergence and ppo_lm.reward_kl.RewardAdjuster
+    assert ppo_lm.advantage.TDError and ppo_lm.advantage.GAEAdvantage and ppo_lm.advantage.ReturnCalculator
+    assert RewardComputer(length_reward).compute_rewards(PROMPTS, ["a"] * 4).tolist() == pytest.approx([0.1] * 4)
