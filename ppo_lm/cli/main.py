@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 
@@ -31,8 +30,11 @@ def train(arguments: list[str], prog: str = "ppo-lm train") -> None:
     """PPO, from `--config FILE.yaml` and any field of `PPOConfig` as an option."""
     try:
         config = read_config(arguments, prog)
+        from transformers.utils.logging import disable_progress_bar
+
         from ppo_lm.ppo_trainer import PPOTrainer
 
+        disable_progress_bar()
         PPOTrainer(config).train()
     except UserError as error:
         raise SystemExit(f"error: {error}") from None
@@ -42,7 +44,7 @@ def read_config(arguments: list[str], prog: str) -> PPOConfig:
     """Defaults, then the file, then the options. Raises `ConfigError`; unknown options and fields end with a usage line, exit code 2."""
     parser = ArgumentParser(
         prog=prog,
-        description='PPO fine-tuning of a language model. Without --config and --model_name: the embedded task.',
+        description="PPO fine-tuning of a language model. Without --config and --model_name: the embedded task.",
         exit_on_error=True,
     )
     parser.add_argument("--config", action="config", help="a YAML file with any of the fields below")

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
+from safetensors.torch import save_file
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -59,7 +61,8 @@ class BaseModel:
     def add_adapter(self, role: str, lora: LoraConfig) -> None:
         """Add a fresh, trainable adapter for `role`. A fresh adapter changes nothing until it is trained."""
         if self.peft is None:
-            self.peft = get_peft_model(self.network, lora, adapter_name=role)
+            with _without_deprecation_warning():
+                self.peft = get_peft_model(self.network, lora, adapter_name=role)
         else:
             self.peft.add_adapter(role, lora)
         self._adapters_changed()
@@ -67,7 +70,8 @@ class BaseModel:
     def load_adapter(self, role: str, folder: str | Path) -> None:
         """Add the adapter saved in `folder` (PEFT's format) as `role`."""
         if self.peft is None:
-            self.peft = PeftModel.from_pretrained(self.network, str(folder), adapter_name=role)
+            with _without_deprecation_warning():
+                self.peft = PeftModel.from_pretrained(self.network, str(folder), adapter_name=role)
         else:
             self.peft.load_adapter(str(folder), adapter_name=role)
         self._adapters_changed()
@@ -82,9 +86,6 @@ class BaseModel:
 
     def save_adapter(self, role: str, folder: str | Path) -> None:
         """Write the adapter of `role` as PEFT does: `adapter_config.json` and `adapter_model.safetensors` in `folder`."""
-        from peft import get_peft_model_state_dict
-        from safetensors.torch import save_file
-
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         state = get_peft_model_state_dict(self.peft, adapter_name=role)
@@ -132,3 +133,11 @@ class BaseModel:
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Next-token logits, (n, H) → (n, V)."""
         return self.network.get_output_embeddings()(hidden)
+
+
+@contextmanager
+def _without_deprecation_warning() -> Iterator[None]:
+    """peft 0.21 reads an attribute of the network that transformers 5.23 has renamed."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
+        yield
