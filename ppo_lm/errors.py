@@ -30,6 +30,12 @@ class RewardError(UserError):
     """A reward function or reward model cannot be loaded, raised, or returned something that is not one number a text."""
 
 
+def first_line(error: Exception) -> str:
+    """The first line of another library's error, without its full stop, to quote in a sentence of ours."""
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".") if lines else type(error).__name__
+
+
 def show_user_errors_as_one_sentence() -> None:
     """Make Python print an uncaught `UserError` as its message alone, for scripts; exit code 1 and other errors stay as they are."""
     previous = sys.excepthook

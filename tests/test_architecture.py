@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import re
 from pathlib import Path
 
 import pytest
@@ -90,3 +91,9 @@ def test_every_config_field_is_read_and_has_a_help_line():
 
 def test_main_is_short():
     assert len((CHECKOUT / "main.py").read_text(encoding="utf-8").splitlines()) <= 40
+
+
+def test_every_link_of_the_readme_leads_somewhere():
+    links = re.findall(r"\]\(([^)#]+)\)", (CHECKOUT / "README.md").read_text(encoding="utf-8"))
+    assert len(links) > 5
+    assert [link for link in links if "://" not in link and not (CHECKOUT / link).exists()] == []

@@ -6,12 +6,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from peft import LoraConfig
+from peft.tuners.lora import LoraLayer
+from torch import nn
 
 from ppo_lm.base_setup.base_setup import EMBEDDED_MODEL
 from ppo_lm.base_setup.lora_setup import make_lora_config
-from ppo_lm.errors import ModelError
+from ppo_lm.errors import ModelError, first_line
 from ppo_lm.models import BaseModel, PolicyModel, RewardModel, SFTModel, ValueModel
-from ppo_lm.models.reward_model import HEAD_FILE
+from ppo_lm.models.reward_model import REWARD_FILES
 
 
 class Roles(NamedTuple):
@@ -29,16 +32,18 @@ def set_up_roles(
     """Add the adapters and heads to `base`, their random parts drawn with `seed`.
 
     With lora_r 0, policy and value get a copy of all weights each; the base stays the reference. With a reward model on the same
-    base, the value model starts from its adapter and its normalised head (2403.17031, detail 22).
+    base, the value model starts from its adapter and its normalised head (2403.17031).
     """
     torch.manual_seed(seed)
     full = lora_r == 0
     policy_base = base.copy_of_all_weights() if full else base
     value_base = base.copy_of_all_weights() if full else base
-    reward = None if reward_folder is None else RewardModel.load(base, reward_folder)
+    reward = None if reward_folder is None else _load_reward_model(base, reward_folder)
+    if full and reward is not None:
+        value_base.network.load_state_dict(base.merged_weights("reward"))
     if not full:
         lora = make_lora_config(lora_r, lora_alpha, lora_dropout, lora_targets)
-        base.add_adapter("policy", lora)
+        _add_adapter(base, "policy", lora)
         if reward is None:
             base.add_adapter("value", lora)
         else:
@@ -49,6 +54,23 @@ def set_up_roles(
         value.head.start_from(reward.head, reward.mean, reward.std)
         freeze(reward)
     return Roles(policy, SFTModel(base), value, reward)
+
+
+def _add_adapter(base: BaseModel, role: str, lora: LoraConfig) -> None:
+    try:
+        base.add_adapter(role, lora)
+    except ValueError as error:  # peft found no such module
+        linear = sorted({name.rpartition(".")[2] for name, module in base.network.named_modules() if isinstance(module, nn.Linear)})
+        raise ModelError(f"lora_targets {lora.target_modules!r} cannot be used with this model ({first_line(error)}); it has {', '.join(linear)}") from None
+    if isinstance(base.network.get_output_embeddings(), LoraLayer) or isinstance(base.network.get_input_embeddings(), LoraLayer):
+        raise ModelError("lora_targets names the embedding or the output layer; leave these two out, all roles share them")
+
+
+def _load_reward_model(base: BaseModel, folder: Path) -> RewardModel:
+    try:
+        return RewardModel.load(base, folder)
+    except (RuntimeError, ValueError, KeyError, OSError) as error:
+        raise ModelError(f"reward model {str(folder)!r} cannot be loaded onto model {base.name!r}; was it trained on another one? {first_line(error)}") from error
 
 
 def freeze(reward: RewardModel) -> None:
@@ -64,6 +86,7 @@ def find_reward_folder(reward: str | None) -> Path | None:
     folder = EMBEDDED_MODEL / "reward" if reward == "embedded" else Path(reward).expanduser()
     if not folder.is_dir():
         raise ModelError(f"reward {reward!r}: there is no such folder; name a reward model's folder, a function as module:function or file.py:function, or \"embedded\"")
-    if not (folder / HEAD_FILE).is_file():
-        raise ModelError(f"reward {reward!r}: {folder} has no {HEAD_FILE}, so it is no reward model that ppo_lm trained")
+    missing = [name for name in REWARD_FILES if not (folder / name).is_file()]
+    if missing:
+        raise ModelError(f"reward {reward!r}: {folder} has no {', '.join(missing)}, so it is no reward model that ppo_lm trained")
     return folder

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from transformers import get_scheduler
 
-ADAM_EPS = 1e-5  # as in OpenAI's PPO (2403.17031, detail 21)
+ADAM_EPS = 1e-5  # as in OpenAI's PPO (2403.17031)
 
 
 class Optimiser:
@@ -20,6 +20,7 @@ class Optimiser:
         self.parameters = [parameter for parameter in parameters if parameter.requires_grad]
         self.max_grad_norm = max_grad_norm
         self.adamw = torch.optim.AdamW(self.parameters, lr=learning_rate, eps=ADAM_EPS, weight_decay=0.0)
+        self.steps_done = 0
         self.scheduler = get_scheduler(schedule, self.adamw, num_warmup_steps=warmup_steps, num_training_steps=max(total_steps, 1))
 
     @property
@@ -31,5 +32,6 @@ class Optimiser:
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.max_grad_norm)
         self.adamw.step()
         self.scheduler.step()
+        self.steps_done += 1
         self.adamw.zero_grad(set_to_none=True)
         return float(norm)

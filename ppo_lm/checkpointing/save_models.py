@@ -5,9 +5,7 @@ from __future__ import annotations
 import copy
 from pathlib import Path
 
-import torch
-from peft.tuners.lora import LoraLayer
-from torch import nn
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from ppo_lm.models import PolicyModel
 
@@ -23,20 +21,10 @@ def save_models(policy: PolicyModel, folder: Path, *, merged: bool = True) -> No
         tokenizer.save_pretrained(folder / "merged")
 
 
-@torch.no_grad()
-def merged_network(policy: PolicyModel) -> nn.Module:
-    """A plain transformers network with the adapter added into a copy of the base's weights: W + (alpha / r)·B·A, summed in fp32."""
-    network = copy.deepcopy(policy.base.network)
-    if hasattr(network, "peft_config"):
-        del network.peft_config
-    network._hf_peft_config_loaded = False
-    for name, module in list(network.named_modules()):
-        if isinstance(module, LoraLayer):
-            plain = module.get_base_layer()
-            delta = module.get_delta_weight(policy.role)
-            plain.weight.copy_(plain.weight.float() + delta.float())
-            parent, _, child = name.rpartition(".")
-            setattr(network.get_submodule(parent), child, plain)
-    network.config.pad_token_id = policy.base.tokenizer.pad_token_id
-    network.generation_config.pad_token_id = policy.base.tokenizer.pad_token_id
-    return network
+def merged_network(policy: PolicyModel) -> PreTrainedModel:
+    """A plain transformers network on the CPU, with the policy's adapter added to the base's weights."""
+    network = policy.base.network
+    merged = AutoModelForCausalLM.from_config(copy.deepcopy(network.config), dtype=network.dtype)
+    merged.load_state_dict(policy.base.merged_weights(policy.role))
+    merged.generation_config = copy.deepcopy(network.generation_config)
+    return merged.eval()

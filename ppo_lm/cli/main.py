@@ -30,6 +30,8 @@ def train(arguments: list[str], prog: str = "ppo-lm train") -> None:
     """PPO, from `--config FILE.yaml` and any field of `PPOConfig` as an option."""
     try:
         config = read_config(arguments, prog)
+        if config.prompts is None:
+            raise ConfigError(['prompts is not set; name a file, a hub data set, or "embedded"'])
         from transformers.utils.logging import disable_progress_bar
 
         from ppo_lm.ppo_trainer import PPOTrainer
@@ -51,7 +53,8 @@ def read_config(arguments: list[str], prog: str) -> PPOConfig:
     parser.add_class_arguments(PPOConfig, instantiate=False)
     named = {argument.split("=")[0] for argument in arguments}
     if not named & {"--config", "--model_name"}:
-        arguments = [f"--config={EMBEDDED_SETTINGS}", *arguments]
+        own_prompts = ["--monitor=null"] if "--prompts" in named else []  # the gold scorer knows the embedded posts only
+        arguments = [f"--config={EMBEDDED_SETTINGS}", *own_prompts, *arguments]
     return PPOConfig(**{name: value for name, value in vars(parser.parse_args(arguments)).items() if name != "config"})
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
+import functools
 import math
 from dataclasses import dataclass
 from typing import Optional
@@ -10,7 +12,7 @@ from typing import Optional
 from ppo_lm.errors import ConfigError
 
 CHOICES = {
-    "dtype": ("auto", "float32", "bfloat16", "float16"),
+    "dtype": ("auto", "float32", "bfloat16"),
     "lr_schedule": ("linear", "constant", "cosine"),
     "kl_estimator": ("k1", "k2", "k3"),
     "value_target": ("reward_to_go", "returns"),
@@ -24,14 +26,14 @@ class PPOConfig:
     model_name: str = "Qwen/Qwen3-0.6B-Base"
     """The base model: a hub id, a folder, a .gguf file, or "embedded" for the small one that comes with the package."""
     dtype: str = "auto"
-    """Weights of the base: float32, bfloat16 or float16; auto is bfloat16 on a GPU (float32 if lora_r is 0), float32 on a CPU."""
+    """Weights of the base: float32 or bfloat16; auto is bfloat16 on a GPU (float32 if lora_r is 0), float32 on a CPU."""
     device: str = "auto"
     """Where to run: cuda, cuda:1, mps or cpu; auto takes the first GPU, if there is one."""
     seed: int = 0
     """Seeds the new adapters and heads, the order of the prompts, the sampling and the mini-batches."""
 
     lora_r: int = 16
-    """Rank of the policy's and the value model's adapters; 0 trains all weights of both instead, each in a copy of its own."""
+    """Rank of the new adapters; 0 trains all weights of policy and value instead. A value model that starts from a reward model has that one's rank."""
     lora_alpha: float = 32
     """Scale of the adapters: their output is multiplied by lora_alpha / lora_r."""
     lora_dropout: float = 0.1
@@ -44,7 +46,7 @@ class PPOConfig:
     prompt_column: str = "prompt"
     """The column that holds the prompt; all other columns are passed on to the reward function."""
     eval_prompts: int = 128
-    """How many prompts to hold out for the evaluations, drawn with the seed; 0 for none."""
+    """How many prompts to hold out for the evaluations, drawn with the seed, at most half of them; 0 for none."""
     eval_every: int = 0
     """Evaluate every so many steps; 0 only before and after training."""
     eval_temperature: float = 0.01
@@ -120,9 +122,7 @@ class PPOConfig:
 
     def problems(self) -> list[str]:
         """One sentence for everything that is wrong; empty if nothing is."""
-        found = _wrong_types(self)
-        if found:
-            return found
+        found = list(_wrong_types(self).values())
         for name in ("batch_size", "max_new_tokens", "ppo_epochs", "mini_batches", "micro_batch_size", "steps", "samples_every"):
             _require(found, self, name, "at least 1", lambda value: value >= 1)
         for name in ("lora_r", "top_k", "eval_prompts", "eval_every", "seed"):
@@ -139,23 +139,52 @@ class PPOConfig:
             _require(found, self, name, "not empty", lambda value: bool(value.strip()))
         for name, choices in CHOICES.items():
             _require(found, self, name, f"one of {', '.join(choices)}", lambda value, choices=choices: value in choices)
-        if self.mini_batches > self.batch_size >= 1:
+        if found:
+            return found
+        if self.mini_batches > self.batch_size:
             found.append(f"mini_batches is {self.mini_batches} but batch_size is {self.batch_size}; a mini-batch needs at least one response")
-        if self.lora_r == 0 and self.dtype in ("bfloat16", "float16"):
-            found.append(f"lora_r is 0 but dtype is {self.dtype}; training all weights needs dtype float32 (or auto)")
+        if self.top_p < 1 and self.top_k == 0:
+            found.append(
+                f"top_p is {self.top_p} but top_k is 0; the tokens that top-p leaves are kept for training and could be the whole vocabulary for every "
+                "token sampled: set top_k too (1000 hardly cuts more), or top_p 1"
+            )
+        if self.lora_r == 0 and self.dtype == "bfloat16":
+            found.append("lora_r is 0 but dtype is bfloat16; training all weights needs dtype float32 (or auto)")
         if self.eval_every > 0 and self.eval_prompts == 0:
             found.append(f"eval_every is {self.eval_every} but eval_prompts is 0; hold some prompts out to evaluate on")
         return found
 
 
+def _naming_unknown_fields(initialise):
+    """Wrap the dataclass's `__init__`, so that a field it does not have is a `ConfigError` like any other problem."""
+
+    @functools.wraps(initialise)
+    def checked(self, *values, **fields):
+        known = [field.name for field in dataclasses.fields(self)]
+        problems = []
+        for name in fields:
+            if name not in known:
+                near = difflib.get_close_matches(name, known, n=1)
+                problems.append(f"there is no field {name!r}" + (f"; did you mean {near[0]!r}?" if near else "; `main.py --help` lists them"))
+        if problems:
+            raise ConfigError(problems)
+        initialise(self, *values, **fields)
+
+    return checked
+
+
+PPOConfig.__init__ = _naming_unknown_fields(PPOConfig.__init__)
+
+
 def _require(found: list[str], config: PPOConfig, name: str, rule: str, holds) -> None:
     value = getattr(config, name)
-    if not holds(value):
+    if name not in _wrong_types(config) and not holds(value):
         found.append(f"{name} is {value!r}; it must be {rule}")
 
 
-def _wrong_types(config: PPOConfig) -> list[str]:
-    found = []
+def _wrong_types(config: PPOConfig) -> dict[str, str]:
+    """A sentence for each field whose value has the wrong type, by name."""
+    found = {}
     for field in dataclasses.fields(config):
         value, kind = getattr(config, field.name), field.type
         if kind.startswith("Optional[") and value is None:
@@ -169,5 +198,5 @@ def _wrong_types(config: PPOConfig) -> list[str]:
         }[kind]
         if not good:
             kinds = {"int": "a whole number", "float": "a finite number", "bool": "true or false", "str": "text"}
-            found.append(f"{field.name} is {value!r}; it must be {kinds[kind]}")
+            found[field.name] = f"{field.name} is {value!r}; it must be {kinds[kind]}"
     return found

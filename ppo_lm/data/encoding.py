@@ -14,9 +14,9 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
     return tokenizer(prompt)["input_ids"]
 
 
-def encode_completion(tokenizer: PreTrainedTokenizerBase, completion: str) -> list[int]:
-    """The token ids of a completion, which brings its own leading space, and EOS (2403.17031, detail 3)."""
-    return [*tokenizer(completion, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+def encode_completion(tokenizer: PreTrainedTokenizerBase, completion: str, eos_token_id: int) -> list[int]:
+    """The token ids of a completion, which brings its own leading space, and EOS (2403.17031)."""
+    return [*tokenizer(completion, add_special_tokens=False)["input_ids"], eos_token_id]
 
 
 def pad(sequences: Sequence[Sequence[int]], pad_token_id: int, *, side: str, device: torch.device | str = "cpu") -> tuple[torch.Tensor, torch.Tensor]:

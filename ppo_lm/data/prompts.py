@@ -8,10 +8,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ppo_lm.errors import DataError
+from ppo_lm.errors import DataError, first_line
 
 EMBEDDED_POSTS = 4096
 SEED_EMBEDDED = 1
+RESERVED = ("prompts", "completions", "terminated")  # what reward functions are given besides the columns
 
 
 @dataclass(frozen=True)
@@ -29,9 +30,8 @@ class PromptSet:
         return PromptSet([self.prompts[row] for row in rows], {name: [values[row] for row in rows] for name, values in self.columns.items()})
 
     def split(self, held_out: int, seed: int) -> tuple[PromptSet, PromptSet]:
-        """(the rest, `held_out` prompts drawn with the seed)."""
-        if 0 < len(self) <= held_out:
-            raise DataError(f"there are {len(self)} prompts and eval_prompts is {held_out}: none would be left to train on; lower eval_prompts or add prompts")
+        """(the rest, `held_out` prompts drawn with the seed, but never more than half of them)."""
+        held_out = min(held_out, len(self) // 2)
         order = list(range(len(self)))
         random.Random(f"held out {seed}").shuffle(order)
         return self.select(order[held_out:]), self.select(order[:held_out])
@@ -57,7 +57,7 @@ def load_prompts(source: str, prompt_column: str = "prompt") -> PromptSet:
         return _embedded_posts()
     file = Path(source).expanduser()
     if file.suffix == ".txt":
-        records = [{prompt_column: line} for line in _read(file).splitlines() if line.strip()]
+        records = [{prompt_column: line} for line in _lines(file) if line.strip()]
     elif file.suffix == ".jsonl":
         records = _parse_jsonl(file, prompt_column)
     elif file.exists():
@@ -67,14 +67,18 @@ def load_prompts(source: str, prompt_column: str = "prompt") -> PromptSet:
     if not records:
         raise DataError(f"prompts {source!r}: there is no prompt in it; a .txt file has one a line, a .jsonl file one object a line")
     names = [name for name in records[0] if name != prompt_column and all(name in record for record in records)]
+    reserved = [name for name in names if name in RESERVED]
+    if reserved:
+        raise DataError(f"prompts {source!r}: column {reserved[0]!r} has a name that reward functions get from ppo_lm; rename it")
     return PromptSet([record[prompt_column] for record in records], {name: [record[name] for record in records] for name in names})
 
 
-def _read(file: Path) -> str:
+def _lines(file: Path) -> list[str]:
+    """Lines end at a newline and nowhere else: JSON strings may hold U+2028 and its like."""
     if not file.is_file():
         raise DataError(f"prompts {str(file)!r}: there is no such file")
     try:
-        return file.read_text(encoding="utf-8-sig")
+        return file.read_bytes().decode("utf-8-sig").replace("\r\n", "\n").split("\n")
     except UnicodeDecodeError as error:
         line = file.read_bytes()[: error.start].count(b"\n") + 1
         raise DataError(f"prompts {str(file)!r}: line {line} is not UTF-8 (byte {error.start}); save the file as UTF-8") from None
@@ -82,7 +86,7 @@ def _read(file: Path) -> str:
 
 def _parse_jsonl(file: Path, prompt_column: str) -> list[dict]:
     records = []
-    for number, line in enumerate(_read(file).splitlines(), start=1):
+    for number, line in enumerate(_lines(file), start=1):
         if not line.strip():
             continue
         try:
@@ -109,8 +113,7 @@ def _load_from_hub(name: str, prompt_column: str) -> list[dict]:
     try:
         rows = load_dataset(name, split="train")
     except Exception as error:  # the hub client raises many kinds
-        reason = str(error).strip().splitlines()[0].rstrip(".")
-        raise DataError(f"prompts {name!r}: there is no such file, and as a hub data set it cannot be loaded: {reason}") from None
+        raise DataError(f"prompts {name!r}: there is no such file, and as a hub data set it cannot be loaded: {first_line(error)}") from None
     return [_check_record(row, prompt_column, f"prompts {name!r}: row {number}") for number, row in enumerate(rows)]
 
 

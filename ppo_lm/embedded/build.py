@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from ppo_lm.base_setup import load_base, make_lora_config
@@ -24,8 +24,8 @@ from ppo_lm.sft import Demonstration, completion_loss, train_sft
 
 VOCABULARY = 1536
 SEED_TOKENIZER, SEED_SFT, SEED_REWARD, SEED_TEST = 100, 101, 102, 103
-SFT_POSTS, SFT_EPOCHS, SFT_BATCH, SFT_LEARNING_RATE = 24_000, 3, 32, 2e-3
-REWARD_POSTS, REWARD_EPOCHS, REWARD_BATCH, REWARD_LEARNING_RATE = 16_000, 2, 32, 2e-3
+SFT_POSTS, SFT_EPOCHS, SFT_BATCH, SFT_LEARNING_RATE = 24_000, 2, 32, 2e-3
+REWARD_POSTS, REWARD_EPOCHS, REWARD_BATCH, REWARD_LEARNING_RATE = 16_000, 1, 32, 2e-3
 TEST_POSTS = 500
 NETWORK = dict(
     hidden_size=192, intermediate_size=512, num_hidden_layers=4, num_attention_heads=6, num_key_value_heads=6,
@@ -34,9 +34,10 @@ NETWORK = dict(
 
 
 def train_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer with PAD and EOS of its own; digits and words are split as in GPT-2."""
+    """A byte-level BPE tokenizer with PAD and EOS of its own. A person's "(24F)" is one piece, so that it follows its "I" or name directly."""
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    pieces = pre_tokenizers.Split(Regex(r" ?\(\w+\)| ?\w+| ?[^\w\s]+|\s+"), behavior="isolated")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pieces, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=VOCABULARY, special_tokens=["<|pad|>", "<|eos|>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
@@ -93,12 +94,12 @@ def run_reward_modelling(base: BaseModel, folder: Path, seed: int) -> dict[str, 
 
 
 def _encode(base: BaseModel, prompt: str, summary: Summary) -> list[int]:
-    return encode_prompt(base.tokenizer, prompt) + encode_completion(base.tokenizer, summary.text)
+    return encode_prompt(base.tokenizer, prompt) + encode_completion(base.tokenizer, summary.text, base.eos_token_ids[0])
 
 
 def _demonstrations(base: BaseModel, posts: list[Post], seed: int) -> list[Demonstration]:
     return [
-        Demonstration(encode_prompt(base.tokenizer, post.prompt), encode_completion(base.tokenizer, summary.text))
+        Demonstration(encode_prompt(base.tokenizer, post.prompt), encode_completion(base.tokenizer, summary.text, base.eos_token_ids[0]))
         for post, summary in zip(posts, write_demonstrations(posts, seed))
     ]
 

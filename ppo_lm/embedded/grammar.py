@@ -111,10 +111,10 @@ QUESTIONS = {
 
 SUBREDDITS = ["relationships", "advice", "family", "offmychest", "confession", "legaladvice", "work", "life"]
 
-TITLES = ["My {relation} {name} [{age}{gender}] and I [{my_age}{my_gender}] have a problem",
-          "I [{my_age}{my_gender}] do not know what to do about my {relation} {name} [{age}{gender}]",
-          "Me [{my_age}{my_gender}] with my {relation} {name} [{age}{gender}], need advice",
-          "Problem with my {relation} {name} [{age}{gender}], I am [{my_age}{my_gender}]"]  # fmt: skip
+TITLES = ["My {relation} {name} ({age}{gender}) and I ({my_age}{my_gender}) have a problem",
+          "I ({my_age}{my_gender}) do not know what to do about my {relation} {name} ({age}{gender})",
+          "I ({my_age}{my_gender}) and my {relation} {name} ({age}{gender}), need advice",
+          "Problem with my {relation} {name} ({age}{gender}), I ({my_age}{my_gender}) am lost"]  # fmt: skip
 
 OPENINGS = ["Sorry for the long post.", "I am on my phone, sorry.", "First time posting here.", "Throwaway account.",
             "This is hard to write.", "English is not my first language."]  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,18 +11,21 @@ from pathlib import Path
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ppo_lm.ops import position_ids
 
+ADAPTER_FILE = "adapter_model.safetensors"  # peft's name
+
 
 class BaseModel:
     """A causal language model, its tokenizer, and the LoRA adapters (one a role) on it.
 
-    The network's own weights are frozen and its dropout is off: sampling and training see the same policy (2403.17031, detail 7).
+    The network's own weights are frozen and its dropout is off: sampling and training see the same policy (2403.17031).
     A role is activated for the length of a `with base.role(name):` block; None means the network without any adapter.
     """
 
@@ -29,6 +33,7 @@ class BaseModel:
         self.network = network.eval().requires_grad_(False)
         self.tokenizer = tokenizer
         self.eos_token_ids = eos_token_ids
+        self.pad_token_id = pick_pad_token_id(tokenizer, eos_token_ids)
         self.name = name
         self.peft: PeftModel | None = None
         self._lora_layers: list[BaseTunerLayer] = []
@@ -48,7 +53,7 @@ class BaseModel:
     @property
     def context_length(self) -> int:
         """The most tokens, prompt and response together, that the network has positions for."""
-        return self.network.config.get_text_config().max_position_embeddings
+        return getattr(self.network.config.get_text_config(), "max_position_embeddings", sys.maxsize)
 
     def copy_of_all_weights(self) -> BaseModel:
         """A trainable copy of the network in memory of its own, for training all weights instead of an adapter."""
@@ -75,21 +80,23 @@ class BaseModel:
         else:
             self.peft.load_adapter(str(folder), adapter_name=role)
         self._adapters_changed()
+        saved, loaded = len(load_file(Path(folder) / ADAPTER_FILE)), len(self.role_parameters(role))
+        if saved != loaded:
+            raise ValueError(f"{folder} holds {saved} adapter weights, but {loaded} fit this network")
 
     def copy_adapter(self, source: str, target: str) -> None:
         """Add the adapter of role `source` once more, as the trainable role `target`."""
         self.add_adapter(target, copy.deepcopy(self.peft.peft_config[source]))
-        weights = dict(self.peft.named_parameters())
-        for name, parameter in weights.items():
-            if f".{target}." in name:
-                parameter.data.copy_(weights[name.replace(f".{target}.", f".{source}.")].data)
+        with torch.no_grad():
+            for new, old in zip(self.role_parameters(target), self.role_parameters(source), strict=True):
+                new.copy_(old)
 
     def save_adapter(self, role: str, folder: str | Path) -> None:
         """Write the adapter of `role` as PEFT does: `adapter_config.json` and `adapter_model.safetensors` in `folder`."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        state = get_peft_model_state_dict(self.peft, adapter_name=role)
-        save_file({key: value.detach().cpu().contiguous() for key, value in state.items()}, folder / "adapter_model.safetensors")
+        state = get_peft_model_state_dict(self.peft, adapter_name=role, save_embedding_layers=False)
+        save_file({key: value.detach().cpu().contiguous() for key, value in state.items()}, folder / ADAPTER_FILE)
         config = copy.deepcopy(self.peft.peft_config[role])
         config.base_model_name_or_path, config.inference_mode = self.name, True
         config.save_pretrained(str(folder))
@@ -121,7 +128,18 @@ class BaseModel:
 
     def role_parameters(self, role: str | None) -> list[nn.Parameter]:
         """The weights that belong to `role`; for None, all weights of the network."""
-        return [parameter for name, parameter in self.network.named_parameters() if role is None or f".{role}." in name]
+        return [parameter for name, parameter in self.network.named_parameters() if role is None or _belongs_to(name, role)]
+
+    @torch.no_grad()
+    def merged_weights(self, role: str | None) -> dict[str, torch.Tensor]:
+        """The network's weights on the CPU, under the names of a network without adapters, with the adapter of `role` added in:
+        W + (alpha / r)·B·A, summed in fp32."""
+        weights = {name.replace(".base_layer.", "."): value.cpu() for name, value in self.network.state_dict().items() if ".lora_" not in name}
+        for name, module in self.network.named_modules():
+            if isinstance(module, LoraLayer) and role in module.lora_A:
+                weight, delta = weights[f"{name}.weight"], module.get_delta_weight(role).float().cpu()
+                weights[f"{name}.weight"] = (weight.float() + delta).to(weight.dtype)
+        return weights
 
     def hidden_states(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """The last hidden states. (B, T) int64, (B, T) bool → (B, T, H). Padding on either side changes nothing."""
@@ -133,6 +151,21 @@ class BaseModel:
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Next-token logits, (n, H) → (n, V)."""
         return self.network.get_output_embeddings()(hidden)
+
+
+def pick_pad_token_id(tokenizer: PreTrainedTokenizerBase, eos_token_ids: list[int]) -> int:
+    """A token to pad with that is no end-of-sequence token: the tokenizer's own, else another special one, else id 0 or 1.
+
+    Masks come from real lengths and never from `ids != pad`, so the choice changes no number. The tokenizer is left as it is.
+    """
+    candidates = [tokenizer.pad_token_id, *tokenizer.all_special_ids, 0, *range(1, len(eos_token_ids) + 1)]
+    return next(token for token in candidates if token is not None and token not in eos_token_ids)
+
+
+def _belongs_to(parameter_name: str, role: str) -> bool:
+    """peft names them `….lora_A.ROLE.weight` or `….lora_embedding_A.ROLE`."""
+    _, lora, rest = parameter_name.rpartition(".lora_")
+    return bool(lora) and rest.split(".")[1] == role
 
 
 @contextmanager

@@ -14,11 +14,12 @@ from ppo_lm.models.score_head import ScoreHead
 
 HEAD_FILE = "head.safetensors"
 NORMALISATION_FILE = "normalisation.json"
+REWARD_FILES = ("adapter_config.json", "adapter_model.safetensors", HEAD_FILE, NORMALISATION_FILE)
 
 
 class RewardModel:
     """r(prompt, response): read at the last real token, then shifted and scaled by `mean` and `std`, which are measured so that
-    reference summaries average 0 (2403.17031, detail 15)."""
+    reference summaries average 0 (2403.17031)."""
 
     def __init__(self, base: BaseModel, role: str = "reward"):
         self.base, self.role = base, role

@@ -7,7 +7,7 @@ from torch import nn
 
 
 class ScoreHead(nn.Module):
-    """w·h + b in fp32; the weight starts from N(0, 1/√(H+1)), the bias from 0 (2403.17031, detail 11)."""
+    """w·h + b in fp32; the weight starts from N(0, 1/√(H+1)), the bias from 0 (2403.17031)."""
 
     def __init__(self, hidden_size: int):
         super().__init__()

@@ -17,7 +17,7 @@ def masked_mean(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
 
 def masked_whiten(values: torch.Tensor, mask: torch.Tensor, *, shift_mean: bool = True, eps: float = 1e-8) -> torch.Tensor:
     """Scale to variance 1 over the real tokens (biased variance), and to mean 0 unless `shift_mean` is False, which keeps the mean
-    ("The N+ Implementation Details of RLHF with PPO", 2403.17031, details 18 and 19). Same shape; 0 where masked."""
+    ("The N+ Implementation Details of RLHF with PPO", 2403.17031). Same shape; 0 where masked."""
     mean = masked_mean(values, mask)
     centred = values - mean
     whitened = centred * torch.rsqrt(masked_mean(centred**2, mask) + eps)

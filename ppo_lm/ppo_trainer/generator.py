@@ -8,6 +8,7 @@ from ppo_lm.data.encoding import encode_prompt, pad
 from ppo_lm.errors import DataError
 from ppo_lm.experience_buffer import compute_in_micro_batches
 from ppo_lm.models import PolicyModel, SFTModel
+from ppo_lm.ppo_trainer.inputs import check_prompts
 from ppo_lm.rollout import LocalEngine, RolloutEngine, SamplingSettings
 from ppo_lm.token_attribution import build_sa_pairs, extract_actions
 from ppo_lm.types import SAPairs
@@ -17,20 +18,20 @@ class SequenceGenerator:
     """Samples responses, and records the policy's and the reference's log-probability of every action.
 
     Where the weights are not fp32, sampling and training paths round differently; the old log-probabilities then come from the
-    training path, so that the first ratio is 1.
+    training path, which leaves the first ratios only the rounding between micro-batches of different shapes.
     """
 
     def __init__(self, policy: PolicyModel, sft: SFTModel, sampling: SamplingSettings, micro_batch_size: int = 8, seed: int = 0, engine: RolloutEngine | None = None):
         self.policy, self.sft, self.sampling, self.micro_batch_size = policy, sft, sampling, micro_batch_size
         self.engine = engine or LocalEngine(policy)
-        self.random = torch.Generator().manual_seed(seed)
+        self.random = torch.Generator(policy.base.device).manual_seed(seed)
 
     def generate_sequences(self, prompts: list[str]) -> tuple[SAPairs, list[str]]:
         """Sample one response a prompt. Returns the pairs, with `old_logprobs` and `ref_logprobs`, and the B texts without EOS."""
         base = self.policy.base
-        prompt_ids, prompt_mask = pad(self._encode(prompts), base.tokenizer.pad_token_id, side="left", device=base.device)
+        prompt_ids, prompt_mask = pad(self._encode(prompts), base.pad_token_id, side="left", device=base.device)
         sampled = self.engine.sample(prompt_ids, prompt_mask, self.sampling, self.random)
-        action_ids, action_mask, terminated = extract_actions(sampled.ids, base.eos_token_ids, base.tokenizer.pad_token_id)
+        action_ids, action_mask, terminated = extract_actions(sampled.ids, base.eos_token_ids, base.pad_token_id)
         pairs = build_sa_pairs(prompt_ids, prompt_mask, action_ids, action_mask, terminated, sampled.logprobs, sampled.support_ids)
         if base.dtype != torch.float32:
             pairs = pairs.with_columns(old_logprobs=self._logprobs(self.policy, pairs))
@@ -42,8 +43,7 @@ class SequenceGenerator:
         return compute_in_micro_batches(pairs, self.micro_batch_size, lambda part: model.action_logprobs(part, temperature))
 
     def _encode(self, prompts: list[str]) -> list[list[int]]:
-        if isinstance(prompts, str) or not prompts:
-            raise DataError(f"prompts must be a list of at least one text; got {prompts!r}")
+        check_prompts(prompts)
         encoded = [encode_prompt(self.policy.base.tokenizer, prompt) for prompt in prompts]
         check_lengths(encoded, self.sampling.max_new_tokens, self.policy.base.context_length)
         return encoded

@@ -9,6 +9,7 @@ import torch
 
 from ppo_lm.base_setup import Optimiser
 from ppo_lm.config import PPOConfig
+from ppo_lm.errors import ConfigError
 from ppo_lm.experience_buffer import ExperienceBuffer, micro_batches
 from ppo_lm.models import PolicyModel, ValueModel
 from ppo_lm.training import policy_loss, value_loss
@@ -30,8 +31,8 @@ class ModelTrainer:
 
     def __init__(self, policy: PolicyModel, value_model: ValueModel, config: PPOConfig):
         self.policy, self.value_model, self.config = policy, value_model, config
-        total = config.steps * config.ppo_epochs * config.mini_batches
-        settings = dict(schedule=config.lr_schedule, total_steps=total, max_grad_norm=config.max_grad_norm)
+        self.total_steps = config.steps * config.ppo_epochs * config.mini_batches
+        settings = dict(schedule=config.lr_schedule, total_steps=self.total_steps, max_grad_norm=config.max_grad_norm)
         self.policy_optimiser = Optimiser(policy.parameters(), config.learning_rate, **settings)
         self.value_optimiser = Optimiser(value_model.parameters(), config.value_learning_rate, **settings)
         self.policy_buffer, self.value_buffer = ExperienceBuffer(config.seed), ExperienceBuffer(config.seed)
@@ -39,6 +40,7 @@ class ModelTrainer:
     def train_value_model(self, sa_pairs: SAPairs) -> dict[str, float]:
         """Move V towards the column `config.value_target`; needs `values`. Returns means over tokens and optimiser steps."""
         config, target = self.config, self.config.value_target
+        self._check_schedule()
 
         def part_loss(part: SAPairs, tokens: int) -> Part:
             new_values = self.value_model.values(part)
@@ -60,6 +62,12 @@ class ModelTrainer:
 
         metrics, grad_norm = self._train(sa_pairs, self.policy_buffer, self.policy_optimiser, part_loss)
         return metrics | {"policy_grad_norm": grad_norm, "learning_rate": self.policy_optimiser.learning_rate}
+
+    def _check_schedule(self) -> None:
+        """Refuse to go on when the learning rate has run out: nothing would be learnt any more."""
+        config, done = self.config, self.policy_optimiser.steps_done
+        if config.lr_schedule != "constant" and done >= self.total_steps:
+            raise ConfigError([f"steps is {config.steps} and all are done, so the {config.lr_schedule} schedule has ended; set steps higher, or lr_schedule to constant"])
 
     def _train(self, sa_pairs: SAPairs, buffer: ExperienceBuffer, optimiser: Optimiser, part_loss: Callable[[SAPairs, int], Part]) -> tuple[dict[str, float], float]:
         sums, norms, seen = {}, [], 0

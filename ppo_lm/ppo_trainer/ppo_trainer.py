@@ -17,7 +17,7 @@ from ppo_lm.errors import ConfigError
 from ppo_lm.evaluation import Evaluation, evaluate
 from ppo_lm.ops import masked_whiten
 from ppo_lm.ppo_trainer.generator import SequenceGenerator, check_lengths
-from ppo_lm.ppo_trainer.inputs import load_inputs
+from ppo_lm.ppo_trainer.inputs import check_batch, check_prompts, load_inputs
 from ppo_lm.ppo_trainer.metrics import describe_rollout
 from ppo_lm.ppo_trainer.model_trainer import ModelTrainer
 from ppo_lm.ppo_trainer.reward_computer import RewardComputer
@@ -59,6 +59,7 @@ class PPOTrainer:
         Returns `generated_texts` (B texts), `rewards` (their B scores), `value_loss`, `policy_loss`, and the step's other metrics.
         """
         config, started = self.config, time.perf_counter()
+        check_batch(prompts, columns, config.mini_batches)
         sa_pairs, texts = self.generator.generate_sequences(prompts)
         scores = self.reward_computer.compute_rewards(prompts, texts, columns, sa_pairs)
         sa_pairs = sa_pairs.with_columns(scores=scores)
@@ -113,6 +114,7 @@ class PPOTrainer:
         if prompts is None:
             raise ConfigError(['prompts is not set; name a file, a data set or "embedded", or pass prompts to train()'])
         if not isinstance(prompts, PromptSet):
+            check_prompts(prompts)
             prompts = PromptSet(list(prompts))
         check_lengths([encode_prompt(self.base.tokenizer, prompt) for prompt in prompts.prompts], config.max_new_tokens, self.base.context_length)
         return prompts.split(config.eval_prompts, config.seed)

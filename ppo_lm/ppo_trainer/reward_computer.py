@@ -46,6 +46,6 @@ class RewardComputer:
     @torch.no_grad()
     def _score_texts(self, prompts: list[str], generated_texts: list[str]) -> torch.Tensor:
         base = self.reward.base
-        ids = [encode_prompt(base.tokenizer, p) + encode_completion(base.tokenizer, t) for p, t in zip(prompts, generated_texts, strict=True)]
+        ids = [encode_prompt(base.tokenizer, p) + encode_completion(base.tokenizer, t, base.eos_token_ids[0]) for p, t in zip(prompts, generated_texts, strict=True)]
         parts = [ids[i : i + self.micro_batch_size] for i in range(0, len(ids), self.micro_batch_size)]
-        return torch.cat([self.reward.scores(*pad(part, base.tokenizer.pad_token_id, side="right", device=base.device)) for part in parts])
+        return torch.cat([self.reward.scores(*pad(part, base.pad_token_id, side="right", device=base.device)) for part in parts])

@@ -12,8 +12,8 @@ from ppo_lm.types import SAPairs
 class RewardAdjuster:
     """reward_t = score · [t is the last action] − kl_coef · kl_t (2009.01325).
 
-    missing_eos_score: replaces the score of sequences that did not end (2403.17031, detail 23); None keeps it.
-    whiten: scale rewards to variance 1 over the batch without moving their mean (detail 18).
+    missing_eos_score: replaces the score of sequences that did not end (2403.17031); None keeps it.
+    whiten: scale rewards to variance 1 over the batch without moving their mean (2403.17031).
     """
 
     def __init__(self, kl_coef: float, missing_eos_score: float | None = None, whiten: bool = False):

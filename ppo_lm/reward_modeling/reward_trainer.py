@@ -25,7 +25,7 @@ class Comparison:
 
 def score_sequences(model: RewardModel, sequences: list[list[int]]) -> torch.Tensor:
     """Scores of token sequences, right-padded. Returns (B,) fp32."""
-    return model.scores(*pad(sequences, model.base.tokenizer.pad_token_id, side="right", device=model.base.device))
+    return model.scores(*pad(sequences, model.base.pad_token_id, side="right", device=model.base.device))
 
 
 def preference_loss(model: RewardModel, batch: list[Comparison]) -> torch.Tensor:
@@ -79,7 +79,7 @@ def preference_accuracy(model: RewardModel, comparisons: list[Comparison]) -> fl
 
 
 def normalise(model: RewardModel, reference_sequences: list[list[int]]) -> None:
-    """Set `model.mean` and `model.std` so that reference completions score 0 on average, with standard deviation 1 (2403.17031, detail 15)."""
+    """Set `model.mean` and `model.std` so that reference completions score 0 on average, with standard deviation 1 (2403.17031)."""
     model.mean, model.std = 0.0, 1.0
     scores = score_all(model, reference_sequences)
     model.mean, model.std = float(scores.mean()), float(scores.std())

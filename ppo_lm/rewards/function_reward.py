@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from numbers import Real
 
 from ppo_lm.errors import RewardError
@@ -20,15 +20,24 @@ class FunctionReward:
     def __init__(self, function: Callable, name: str | None = None):
         self.function = function
         self.name = name or getattr(function, "__name__", type(function).__name__)
-        parameters = inspect.signature(function).parameters
-        self._takes_all = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values())
-        self._names = set(parameters)
+        if not callable(function):
+            raise RewardError(f"reward {function!r} is not a function; give one with the signature fn(prompts, completions, **columns)")
+        parameters = inspect.signature(function).parameters.values()
+        self._takes_all = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters)
+        self._names = {parameter.name for parameter in parameters}
+        self._needs = [p.name for p in parameters if p.default is p.empty and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+
+    def missing_columns(self, columns: Iterable[str]) -> list[str]:
+        """The arguments without a default that neither ppo_lm nor `columns` gives."""
+        given = {"prompts", "completions", "terminated", *columns}
+        return [name for name in self._needs if name not in given]
 
     def __call__(self, prompts: Sequence[str], completions: Sequence[str], columns: Mapping[str, list] | None = None) -> list[float]:
         """One finite number a completion. Raises `RewardError` with the place when the function raises or returns anything else."""
-        taken = {name: list(values) for name, values in (columns or {}).items() if self._takes_all or name in self._names}
+        offered = {"prompts": prompts, "completions": completions, **(columns or {})}
+        taken = {name: list(values) for name, values in offered.items() if self._takes_all or name in self._names}
         try:
-            scores = self.function(prompts=list(prompts), completions=list(completions), **taken)
+            scores = self.function(**taken)
         except Exception as error:
             raise RewardError(
                 f"reward function {self.name} raised {type(error).__name__} on a batch of {len(completions)} completions: {error}"

@@ -20,9 +20,9 @@ FUNCTION_WORDS = frozenset(
 def tldr_score(prompt: str, completion: str) -> float:
     """The mean of four parts, each in [0, 1], mapped to [-1, 1]:
 
-    faithful: share of the summary's content words that the post has; brief: 1 inside `TARGET_RATIO` of the post's words, falling
-    to 0 at nothing, at under `MIN_WORDS`, and at the post's own length; fresh: share of word pairs that do not repeat an earlier one; complete:
-    ends like a sentence.
+    faithful: share of the summary's content words that the post has. brief: 1 from `TARGET_RATIO[0]` (and `MIN_WORDS`) to
+    `TARGET_RATIO[1]` of the post's words, falling evenly to 0 at no words and at the post's own length. fresh: share of word pairs that
+    do not repeat an earlier one. complete: ends like a sentence.
     """
     post, summary = WORD.findall(prompt.lower()), WORD.findall(completion.lower())
     if not summary:

@@ -37,7 +37,5 @@ def sample_tokens(
 
 
 def _draw(logprobs: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
-    """Sample a column of each row: argmax p / Exp(1), an exponential race. The noise is drawn on the generator's device."""
-    where = logprobs.device if generator is None else generator.device
-    noise = torch.empty(logprobs.shape, device=where).exponential_(generator=generator).to(logprobs.device)
-    return (logprobs - noise.log()).argmax(dim=1)
+    """Sample a column of each row: argmax p / Exp(1), an exponential race."""
+    return (logprobs - torch.empty_like(logprobs).exponential_(generator=generator).log()).argmax(dim=1)

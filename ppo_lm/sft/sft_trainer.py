@@ -26,7 +26,7 @@ class Demonstration:
 def completion_loss(policy: PolicyModel, batch: list[Demonstration]) -> torch.Tensor:
     """Mean negative log-likelihood, in nats, of the completions' tokens only. Returns ()."""
     base = policy.base
-    ids, mask = pad([d.prompt_ids + d.completion_ids for d in batch], base.tokenizer.pad_token_id, side="right", device=base.device)
+    ids, mask = pad([d.prompt_ids + d.completion_ids for d in batch], base.pad_token_id, side="right", device=base.device)
     _, is_prompt = pad([d.prompt_ids for d in batch], 0, side="right", device=base.device)
     is_action = mask.clone()
     is_action[:, : is_prompt.shape[1]] &= ~is_prompt

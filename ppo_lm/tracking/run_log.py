@@ -30,7 +30,7 @@ class RunLog:
         self.config, self.console = config, Console(quiet=quiet, highlight=False)
         self.names = {**COLUMNS, "monitor": monitor_name or (config.monitor or "monitor").rpartition(":")[2]}
         self.started, self.history, self.evaluations = time.monotonic(), [], []
-        self.folder = make_run_folder(Path(config.output_dir)) if config.output_dir else None
+        self.folder = make_run_folder(Path(config.output_dir).expanduser()) if config.output_dir else None
         if self.folder:
             settings = yaml.safe_dump(dataclasses.asdict(config), sort_keys=False)
             (self.folder / "config.yaml").write_text(settings, encoding="utf-8")

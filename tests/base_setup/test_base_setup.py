@@ -7,9 +7,11 @@ import time
 import pytest
 import torch
 
-from ppo_lm.base_setup import EMBEDDED_MODEL, find_reward_folder, load_base, set_up_tokenizer
-from ppo_lm.base_setup.base_setup import pick_dtype
+from ppo_lm.base_setup import EMBEDDED_MODEL, find_reward_folder, load_base, make_lora_config, set_up_roles
+from ppo_lm.base_setup.base_setup import pick_device, pick_dtype
 from ppo_lm.errors import ModelError
+from ppo_lm.models import RewardModel
+from ppo_lm.models.base_model import pick_pad_token_id
 from tests.conftest import make_base
 
 
@@ -42,17 +44,39 @@ def test_a_model_that_changes_its_logits_after_the_head_is_refused(tmp_path):
 
     base = make_base()
     settings = dict(vocab_size=len(base.tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=4)
-    CohereForCausalLM(CohereConfig(**settings, logit_scale=0.0625)).save_pretrained(tmp_path)
+    CohereForCausalLM(CohereConfig(**settings, logit_scale=0.0625, bos_token_id=None)).save_pretrained(tmp_path)
     base.tokenizer.save_pretrained(tmp_path)
     with pytest.raises(ModelError, match="changes its logits after the output layer"):
         load_base(str(tmp_path), "float32", "cpu")
 
 
-def test_pad_is_never_eos():
+def test_pad_is_never_eos_and_the_tokenizer_is_left_as_it_is():
     tokenizer = make_base().tokenizer
+    assert pick_pad_token_id(tokenizer, [1]) == tokenizer.pad_token_id == 0
     tokenizer.pad_token = tokenizer.eos_token
-    set_up_tokenizer(tokenizer, [tokenizer.eos_token_id])
-    assert tokenizer.pad_token_id != tokenizer.eos_token_id
+    assert pick_pad_token_id(tokenizer, [1]) == 0
+    assert pick_pad_token_id(tokenizer, [1, 0, 2]) == 3
+    assert tokenizer.pad_token == tokenizer.eos_token
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:99", "tpu"])
+def test_a_device_that_is_not_there_is_one_sentence(device):
+    with pytest.raises(ModelError, match=f"device '{device}' is not there; this machine has .*cpu"):
+        pick_device(device)
+
+
+def test_lora_targets_that_are_not_there_or_are_shared_are_refused():
+    for targets, message in (("no_proj", r"cannot be used with this model .* it has .*q_proj"), ("q_proj,lm_head", "leave these two out")):
+        with pytest.raises(ModelError, match=message):
+            set_up_roles(make_base(), lora_r=4, lora_alpha=8, lora_dropout=0.0, lora_targets=targets)
+
+
+def test_a_reward_model_of_another_base_is_refused(tmp_path):
+    base = make_base(hidden_size=48)
+    base.add_adapter("reward", make_lora_config(4, 8, 0.0))
+    RewardModel(base).save(tmp_path)
+    with pytest.raises(ModelError, match="cannot be loaded onto model 'random'; was it trained on another one"):
+        set_up_roles(make_base(), lora_r=4, lora_alpha=8, lora_dropout=0.0, lora_targets="all-linear", reward_folder=tmp_path)
 
 
 def test_auto_dtype():
@@ -68,7 +92,7 @@ def test_a_reward_folder_is_checked_before_any_model_loads(tmp_path):
     assert find_reward_folder("mine.py:score") is None
     with pytest.raises(ModelError, match="there is no such folder"):
         find_reward_folder(str(tmp_path / "none"))
-    with pytest.raises(ModelError, match="has no head.safetensors"):
+    with pytest.raises(ModelError, match="has no adapter_config.json"):
         find_reward_folder(str(tmp_path))
 
 

@@ -81,3 +81,14 @@ def test_subcommands(capsys):
     with pytest.raises(SystemExit) as caught:
         main(["trian"])
     assert caught.value.code == 2
+
+
+def test_the_main_job_in_small(checkout, tmp_path):
+    """The shipped task from start to finish: two steps, everything written, gold score shown."""
+    out = tmp_path / "run"
+    done = run(checkout, "--steps", "2", "--batch_size", "8", "--eval_prompts", "8", "--output_dir", str(out))
+    assert done.returncode == 0, done.stderr
+    for text in ("step    2/2", "reward", "KL", "gold", "tokens/s", "held-out evaluation at step 2", "before (", "after ("):
+        assert text in done.stdout
+    assert {path.name for path in out.iterdir()} == {"config.yaml", "metrics.jsonl", "samples.jsonl", "learning_curve.png", "adapter", "merged"}
+    assert read_config(["--config", str(out / "config.yaml")], "main.py").steps == 2

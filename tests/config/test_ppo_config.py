@@ -35,6 +35,7 @@ def test_all_problems_are_named_at_once():
         (dict(lam=1.2), "lam is 1.2; it must be between 0 and 1"),
         (dict(lr_schedule="step"), "lr_schedule is 'step'; it must be one of linear, constant, cosine"),
         (dict(batch_size=4, mini_batches=8), "mini_batches is 8 but batch_size is 4"),
+        (dict(top_k=0), "top_p is 0.95 but top_k is 0"),
         (dict(lora_r=0, dtype="bfloat16"), "lora_r is 0 but dtype is bfloat16"),
         (dict(eval_every=5, eval_prompts=0), "eval_every is 5 but eval_prompts is 0"),
         (dict(model_name=" "), "model_name is ' '; it must be not empty"),
@@ -48,9 +49,18 @@ def test_each_problem_is_a_clear_sentence(settings, message):
     assert message in str(caught.value)
 
 
-def test_an_unknown_field_is_refused_by_name():
-    with pytest.raises(TypeError, match="unexpected keyword argument 'batchsize'"):
-        PPOConfig(batchsize=3)
+def test_unknown_fields_are_named_with_the_nearest_one():
+    with pytest.raises(ConfigError) as caught:
+        PPOConfig(batchsize=3, colour="red")
+    assert "2 problems" in str(caught.value)
+    assert "there is no field 'batchsize'; did you mean 'batch_size'?" in str(caught.value)
+    assert "there is no field 'colour'" in str(caught.value)
+
+
+def test_a_wrong_type_hides_no_other_problem():
+    with pytest.raises(ConfigError) as caught:
+        PPOConfig(batch_size="32", top_p=1.5)
+    assert len(caught.value.problems) == 2
 
 
 def test_importing_the_config_imports_no_torch():

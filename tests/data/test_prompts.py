@@ -50,14 +50,27 @@ def test_a_data_set_that_cannot_be_reached_is_one_sentence():
         load_prompts("nobody/nothing")
 
 
+def test_only_a_newline_ends_a_line(tmp_path):
+    file = tmp_path / "prompts.jsonl"
+    file.write_bytes('{"prompt": "a\u2028b\u0085c"}\r\n{"prompt": "d"}\n'.encode())
+    assert load_prompts(str(file)).prompts == ["a\u2028b\u0085c", "d"]
+
+
+def test_a_column_with_a_reserved_name_is_refused(tmp_path):
+    file = tmp_path / "prompts.jsonl"
+    file.write_text('{"prompt": "a", "completions": 1}')
+    with pytest.raises(DataError, match="column 'completions' has a name that reward functions get from ppo_lm"):
+        load_prompts(str(file))
+
+
 def test_the_split_is_seeded_and_loses_nothing():
     prompts = PromptSet([str(i) for i in range(20)], {"n": list(range(20))})
     train, held_out = prompts.split(5, seed=1)
     assert sorted(train.prompts + held_out.prompts, key=int) == prompts.prompts
     assert [str(n) for n in held_out.columns["n"]] == held_out.prompts
     assert prompts.split(5, seed=1)[1].prompts == held_out.prompts != prompts.split(5, seed=2)[1].prompts
-    with pytest.raises(DataError, match="there are 20 prompts and eval_prompts is 20"):
-        prompts.split(20, seed=0)
+    assert [len(part) for part in prompts.split(50, seed=0)] == [10, 10]  # never more than half
+    assert [len(part) for part in prompts.split(0, seed=0)] == [20, 0]
 
 
 def test_a_round_of_batches_has_every_prompt_once_even_when_the_set_is_smaller_than_a_batch():

@@ -102,10 +102,11 @@ def test_the_reward_is_read_at_the_last_real_token_whatever_the_padding(tmp_path
     assert not torch.allclose(longer, plain)
 
 
-def test_a_saved_reward_model_scores_the_same_and_the_value_starts_from_it(tmp_path):
+@pytest.mark.parametrize("lora_r", [4, 0])
+def test_a_saved_reward_model_scores_the_same_and_the_value_starts_from_it(tmp_path, lora_r):
     model = reward_model(tmp_path)
     base = make_base()
-    roles = set_up_roles(base, **LORA, reward_folder=tmp_path)
+    roles = set_up_roles(base, **{**LORA, "lora_r": lora_r}, reward_folder=tmp_path)
     pairs = make_pairs(dtype=torch.float32)
     scores = roles.reward.scores(pairs.input_ids, pairs.attention_mask)
     torch.testing.assert_close(scores, model.scores(pairs.input_ids, pairs.attention_mask), rtol=0, atol=1e-6)

@@ -4,8 +4,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ppo_lm.base_setup import set_up_roles
 from ppo_lm.config import PPOConfig
+from ppo_lm.errors import ConfigError
 from ppo_lm.ppo_trainer import ModelTrainer, SequenceGenerator
 from ppo_lm.rollout import SamplingSettings
+from ppo_lm.training import policy_loss, policy_ratio, value_loss
 from tests.conftest import make_base, make_pairs
 
 PROMPTS = [f"SUBREDDIT: r/advice TITLE: {'My boss ' * i}TL;DR:" for i in range(1, 9)]
@@ -39,27 +41,48 @@ def fixed_pairs(seed=0):
 
 
 @pytest.mark.parametrize("role", ["policy", "value"])
-@pytest.mark.parametrize("change", ["micro-batch of 1", "micro-batch of 4", "row order", "extra padding"])
+@pytest.mark.parametrize("change", ["micro-batch of 1", "micro-batch of 4", "row order"])
 def test_what_must_change_nothing_changes_loss_and_gradient_by_less_than_1e_5(role, change):
     pairs = fixed_pairs()
     expected, loss = gradients(pairs, role)
     settings = {}
     if change.startswith("micro"):
         settings["micro_batch_size"] = int(change[-1])
-    elif change == "row order":
-        pairs = pairs.select(torch.randperm(9, generator=torch.Generator().manual_seed(5)))
     else:
-        pad = torch.nn.functional.pad
-        wide = {}
-        for name in type(pairs).__dataclass_fields__:
-            column = getattr(pairs, name)
-            if column is not None and column.ndim == 2:
-                wide[name] = pad(column, (3, 2) if name in ("input_ids", "attention_mask") else (0, 2))
-        pairs = pairs.with_columns(**wide)
+        pairs = pairs.select(torch.randperm(9, generator=torch.Generator().manual_seed(5)))
     gradient, changed_loss = gradients(pairs, role, **settings)
     assert expected.abs().max() > 1e-3
     assert (gradient - expected).abs().max() < 1e-5
     assert abs(changed_loss - loss) < 1e-5
+
+
+def widened(pairs):
+    """The same pairs with three columns of padding more on the left and two on the right."""
+    changed = {}
+    for name in type(pairs).__dataclass_fields__:
+        column = getattr(pairs, name)
+        if column is not None and column.ndim == 2:
+            changed[name] = torch.nn.functional.pad(column, (3, 2) if name in ("input_ids", "attention_mask") else (0, 2))
+    return pairs.with_columns(**changed)
+
+
+@pytest.mark.parametrize("role", ["policy", "value"])
+def test_extra_padding_changes_loss_and_gradient_by_less_than_1e_5(role):
+    """Straight through the models: micro-batching, which would trim the padding again, is left out."""
+    results = []
+    for pairs in (fixed_pairs(), widened(fixed_pairs())):
+        _, roles = setup()
+        model = getattr(roles, role)
+        if role == "policy":
+            loss = policy_loss(model.action_logprobs(pairs), pairs.old_logprobs, pairs.advantages, pairs.action_mask, 0.2).loss
+        else:
+            loss = value_loss(model.values(pairs), pairs.values, pairs.reward_to_go, pairs.action_mask, 0.2).loss
+        loss.backward()
+        results.append((loss.item(), torch.cat([p.grad.flatten() for p in model.parameters()])))
+    (loss, gradient), (wide_loss, wide_gradient) = results
+    assert gradient.abs().max() > 1e-3
+    assert abs(wide_loss - loss) < 1e-5
+    assert (wide_gradient - gradient).abs().max() < 1e-5
 
 
 @pytest.mark.parametrize("settings", [SamplingSettings(10), SamplingSettings(10, 0.7, 50, 0.95)], ids=str)
@@ -67,6 +90,9 @@ def test_the_first_pass_has_ratio_1_and_clips_nothing_with_lora_dropout_set(sett
     trainer, roles = setup(temperature=settings.temperature)
     pairs, _ = SequenceGenerator(roles.policy, roles.sft, settings).generate_sequences(PROMPTS)
     pairs = pairs.with_columns(advantages=torch.randn(pairs.action_ids.shape))
+    with torch.no_grad():
+        ratio = policy_ratio(roles.policy.action_logprobs(pairs, settings.temperature), pairs.old_logprobs, pairs.action_mask)
+    assert (ratio - 1).abs().max() < 1e-4
     metrics = trainer.train_policy_model(pairs)
     assert abs(metrics["ratio"] - 1) < 1e-4
     assert metrics["clip_fraction"] == 0
@@ -113,6 +139,8 @@ def test_the_learning_rate_falls_to_0_over_the_run():
     trainer, _ = setup(lr_schedule="linear", steps=2, learning_rate=1e-3)
     rates = [trainer.train_policy_model(fixed_pairs())["learning_rate"] for _ in range(2)]
     assert rates == pytest.approx([5e-4, 0.0], abs=1e-12)
+    with pytest.raises(ConfigError, match="steps is 2 and all are done, so the linear schedule has ended"):
+        trainer.train_value_model(fixed_pairs())
 
 
 class LargestLogits(TorchDispatchMode):

@@ -1,5 +1,7 @@
 import json
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -114,6 +116,29 @@ def test_a_bad_reward_stops_the_step_before_any_training(folder):
     assert all(torch.equal(old, new) for old, new in zip(before, trained.roles.policy.parameters()))
 
 
+def test_a_batch_that_cannot_be_trained_on_is_refused_before_it_is_sampled(folder):
+    with pytest.raises(DataError, match="there are 2 prompts but mini_batches is 4"):
+        trainer(folder, mini_batches=4).ppo_step(PROMPTS[:2])
+    with pytest.raises(DataError, match="column 'facts' has 1 values for 4 prompts"):
+        trainer(folder).ppo_step(PROMPTS, {"facts": [1]})
+    for prompts in ([], "TL;DR:", [1, 2]):
+        with pytest.raises(DataError, match="prompts must be a list of at least one text"):
+            trainer(folder).train(prompts)
+
+
+def test_a_function_that_needs_a_column_the_prompts_lack_is_named_before_any_model_loads(tmp_path):
+    file = tmp_path / "prompts.txt"
+    file.write_text("one\ntwo\n")
+    with pytest.raises(RewardError, match="function gold needs 'facts', but the prompts .* have no other column"):
+        PPOTrainer(PPOConfig(model_name="nobody/none", prompts=str(file), monitor="ppo_lm.embedded.gold:gold"))
+
+
+def test_an_output_folder_that_cannot_be_made_is_named_before_any_model_loads(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="file is a file; name a folder"):
+        PPOTrainer(PPOConfig(model_name="nobody/none", output_dir=str(tmp_path / "file" / "run")))
+
+
 def test_train_without_prompts(folder):
     with pytest.raises(ConfigError, match="prompts is not set"):
         trainer(folder).train()
@@ -172,6 +197,12 @@ def test_explained_variance_by_hand():
     assert explained_variance(torch.zeros(1, 4), targets, mask) == 0.0
     assert explained_variance(-targets, targets, mask) == pytest.approx(-3.0)
     assert explained_variance(targets, torch.ones(1, 4), mask) == 0.0
+
+
+def test_rooms_can_be_reached_from_the_package_alone():
+    code = "import ppo_lm; print(ppo_lm.reward_kl.KLDivergence.__name__, ppo_lm.PPOTrainer.__name__, hasattr(ppo_lm, 'no_such_room'))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["KLDivergence", "PPOTrainer", "False"], done.stderr
 
 
 def test_rooms_export_their_classes():

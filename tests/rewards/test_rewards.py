@@ -55,6 +55,27 @@ def test_a_function_gets_the_columns_it_names_or_all_of_them():
     assert seen == {"prompts": PROMPTS, "completions": COMPLETIONS, **columns}
 
 
+def test_a_function_that_needs_a_column_says_which():
+    def judge(prompts, completions, facts, weight=1.0, *, terminated):
+        return [0] * len(prompts)
+
+    assert FunctionReward(judge).missing_columns(["other"]) == ["facts"]
+    assert FunctionReward(judge).missing_columns(["facts"]) == []
+    with pytest.raises(RewardError, match="reward 5 is not a function"):
+        FunctionReward(5)
+
+
+def test_a_file_may_use_dataclasses_and_import_its_neighbours(tmp_path):
+    (tmp_path / "neighbour_of_mine.py").write_text("BONUS = 2.0\n")
+    file = tmp_path / "mine_with_dataclass.py"
+    file.write_text(
+        "from __future__ import annotations\nfrom dataclasses import dataclass\nfrom neighbour_of_mine import BONUS\n"
+        "@dataclass\nclass Score:\n    value: float\n"
+        "def score(completions):\n    return [Score(BONUS).value for _ in completions]\n"
+    )
+    assert FunctionReward(load_function(f"{file}:score"))(PROMPTS, COMPLETIONS) == [2.0, 2.0]
+
+
 def test_functions_load_from_a_module_and_from_a_file(tmp_path):
     file = tmp_path / "mine.py"
     file.write_text("def length(prompts, completions):\n    return [len(c) for c in completions]\nNUMBER = 3\n")

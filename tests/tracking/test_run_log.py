@@ -1,0 +1,57 @@
+import json
+
+import pytest
+import yaml
+
+from ppo_lm.config import PPOConfig
+from ppo_lm.data import PromptSet
+from ppo_lm.evaluation import Evaluation
+from ppo_lm.tracking import RunLog
+from ppo_lm.tracking.run_log import make_run_folder
+
+RESULTS = {"generated_texts": [" good", " bad"], "rewards": [1.0, -1.0], "score": 0.0, "kl": 0.5, "length": 2.0, "ended": 1.0, "tokens_per_second": 9.0}
+
+
+def evaluation(score):
+    return Evaluation(score, 0.1, 3.0, 1.0, None, [score, score], None, [f" text {score}", " [bold]x[/bold]"])
+
+
+def test_a_run_leaves_its_settings_metrics_samples_and_picture(tmp_path, capsys):
+    config = PPOConfig(steps=2, samples_every=2, output_dir=str(tmp_path / "run"))
+    log, prompts = RunLog(config), PromptSet(["p", "q"])
+    log.evaluation(0, prompts, {"sampled": evaluation(0.25)})
+    log.step(1, prompts.prompts, RESULTS)
+    log.step(2, prompts.prompts, RESULTS)
+    log.evaluation(2, prompts, {"sampled": evaluation(0.75)})
+    log.finish()
+    assert PPOConfig(**yaml.safe_load((log.folder / "config.yaml").read_text())) == config
+    rows = [json.loads(line) for line in (log.folder / "metrics.jsonl").read_text().splitlines()]
+    assert [(row["step"], row.get("evaluation")) for row in rows] == [(0, "sampled"), (1, None), (2, None), (2, "sampled")]
+    assert rows[0]["score"] == 0.25 and rows[1]["kl"] == 0.5 and "monitor" not in rows[0]
+    samples = [json.loads(line) for line in (log.folder / "samples.jsonl").read_text().splitlines()]
+    assert samples[1] == {"step": 2, "prompt": "q", "completion": " bad", "score": -1.0}
+    printed = capsys.readouterr().out
+    assert "before (reward 0.25): text 0.25" in printed and "after (reward 0.75): text 0.75" in printed
+    assert "[bold]x[/bold]" in printed  # a model's text is never read as markup
+
+
+def test_quiet_prints_nothing_and_no_folder_writes_nothing(tmp_path, capsys):
+    log = RunLog(PPOConfig(steps=1), quiet=True)
+    log.step(1, ["p", "q"], RESULTS)
+    log.finish()
+    assert capsys.readouterr().out == ""
+    assert log.folder is None and list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_holds_a_run_is_not_used_again(tmp_path):
+    first = make_run_folder(tmp_path / "run")
+    assert make_run_folder(tmp_path / "run") == first  # still empty
+    (first / "config.yaml").write_text("")
+    assert make_run_folder(tmp_path / "run") == tmp_path / "run-2"
+
+
+@pytest.mark.parametrize("name", ["gold", "monitor"])
+def test_the_monitor_is_shown_by_its_functions_name(name, capsys):
+    config = PPOConfig(steps=1, monitor="ppo_lm.embedded.gold:gold" if name == "gold" else None)
+    RunLog(config).step(1, ["p", "q"], {**RESULTS, "monitor": 0.5})
+    assert f"{name}  0.500" in capsys.readouterr().out
