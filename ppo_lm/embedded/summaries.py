@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ppo_lm.embedded import grammar
 from ppo_lm.embedded.posts import FACT_NAMES, Facts, Post, redraw_fact
@@ -12,7 +12,10 @@ from ppo_lm.embedded.posts import FACT_NAMES, Facts, Post, redraw_fact
 WRONG_FACT = 0.1  # chance that a stated fact is wrong
 LEFT_OUT = {"when": 0.5, "reaction": 0.5, "question": 0.6}  # chance that a fact is missing
 RAMBLES = 0.6  # chance of each of two filler sentences
+WRONG_FLAWS = 2  # readers mind a wrong fact as much as two missing ones
 NO_ENDING = 0.25  # chance that the text stops in the middle of a sentence
+NO_ENDING_FLAWS = 2
+REVISIONS = 0.5  # share of the comparisons that are between a summary and a revision of it
 READER_NOISE = 0.35  # temperature of the reader's preference, in flaws
 
 TEMPLATES = [
@@ -29,7 +32,36 @@ class Summary:
     flaws: int
 
 
-def _fill(template: str, facts: Facts, left_out: set[str]) -> str:
+@dataclass(frozen=True)
+class Draft:
+    """What a writer has in mind: the facts as they believe them, what they leave out, where they ramble, whether they stop early."""
+
+    facts: Facts
+    wrong: frozenset[str] = frozenset()  # names of the facts they got wrong
+    left_out: frozenset[str] = frozenset()
+    template: int = 0  # which of TEMPLATES
+    fillers: tuple[tuple[int, str], ...] = ()  # (place among the sentences, sentence)
+    stops_after: int | None = None  # words; None: it ends
+
+    def write(self) -> Summary:
+        """The text of the draft, and its flaws."""
+        sentences = [_fill(part, self.facts, self.left_out) for part in TEMPLATES[self.template]]
+        for place, filler in self.fillers:
+            sentences.insert(place, filler)
+        if "question" not in self.left_out:
+            sentences.append(self.facts.question)
+        text = " " + " ".join(sentences)
+        flaws = WRONG_FLAWS * len(self.wrong) + len(self.left_out) + len(self.fillers)
+        if self.stops_after is None:
+            return Summary(text, flaws)
+        return Summary(" ".join(text.split(" ")[: self.stops_after]).rstrip(".?"), flaws + NO_ENDING_FLAWS)
+
+    def with_wrong_fact(self, name: str, rng: random.Random) -> Draft:
+        """The same draft with the fact called `name` got wrong."""
+        return replace(self, facts=redraw_fact(self.facts, name, rng), wrong=self.wrong | {name})
+
+
+def _fill(template: str, facts: Facts, left_out: frozenset[str]) -> str:
     """Fill `{fact}`; `[ {fact}| else]` shows its second half, or nothing, when the fact is left out."""
     out, rest = "", template
     while "[" in rest:
@@ -41,30 +73,22 @@ def _fill(template: str, facts: Facts, left_out: set[str]) -> str:
     return (out + rest).format(**dict(facts))
 
 
-def write_summary(facts: Facts, rng: random.Random, *, left_out: set[str] = frozenset(), fillers: int = 0) -> str:
-    """Write one summary of `facts` in one of the task's styles, with a leading space."""
-    sentences = [_fill(part, facts, left_out) for part in rng.choice(TEMPLATES)]
-    for filler in rng.sample(grammar.FILLER, fillers):
-        sentences.insert(rng.randint(1, len(sentences)), filler)
-    if "question" not in left_out:
-        sentences.append(facts.question)
-    return " " + " ".join(sentences)
-
-
-def write_human_summary(post: Post, rng: random.Random) -> Summary:
-    """A summary with the flaws people make: wrong facts, missing facts, rambling, no ending."""
-    facts, flaws = post.facts, 0
+def draw_draft(post: Post, rng: random.Random) -> Draft:
+    """A draft with the flaws people make: wrong facts, missing facts, rambling, no ending."""
+    draft = Draft(post.facts)
     for name in FACT_NAMES:
         if rng.random() < WRONG_FACT:
-            facts, flaws = redraw_fact(facts, name, rng), flaws + 1
-    left_out = {name for name, chance in LEFT_OUT.items() if rng.random() < chance}
-    fillers = sum(rng.random() < RAMBLES for _ in range(2))
-    text = write_summary(facts, rng, left_out=left_out, fillers=fillers)
-    flaws += len(left_out) + fillers
+            draft = draft.with_wrong_fact(name, rng)
+    left_out = frozenset(name for name, chance in LEFT_OUT.items() if rng.random() < chance)
+    ramblings = sum(rng.random() < RAMBLES for _ in range(2))
+    template = rng.choice(range(len(TEMPLATES)))
+    sentences = len(TEMPLATES[template])
+    fillers = tuple((rng.randint(1, sentences + i), filler) for i, filler in enumerate(rng.sample(grammar.FILLER, ramblings)))
+    draft = replace(draft, left_out=left_out, template=template, fillers=fillers)
     if rng.random() < NO_ENDING:
-        words = text.split(" ")
-        text, flaws = " ".join(words[: rng.randint(len(words) // 2, len(words) - 1)]).rstrip(".?"), flaws + 2
-    return Summary(text, flaws)
+        words = len(draft.write().text.split(" "))
+        draft = replace(draft, stops_after=rng.randint(words // 2, words - 1))
+    return draft
 
 
 @dataclass(frozen=True)
@@ -77,21 +101,29 @@ class Preference:
 
 
 def write_preferences(posts: list[Post], seed: int) -> list[Preference]:
-    """One comparison a post, of two summaries with different numbers of flaws. The reader prefers fewer flaws, with
-    Bradley–Terry noise: P(first chosen) = sigmoid((flaws_second − flaws_first) / READER_NOISE)."""
+    """One comparison a post: two summaries by different writers, or, half the time, one writer's summary and a revision of it in which a fact is
+    wrong. The reader prefers fewer flaws, with Bradley–Terry noise: P(first chosen) = sigmoid((flaws_second − flaws_first) / READER_NOISE)."""
     rng = random.Random(f"preferences {seed}")
     preferences = []
     for post in posts:
-        first, second = write_human_summary(post, rng), write_human_summary(post, rng)
-        while first.flaws == second.flaws:
-            second = write_human_summary(post, rng)
-        first_wins = rng.random() < 1 / (1 + math.exp((first.flaws - second.flaws) / READER_NOISE))
-        chosen, rejected = (first, second) if first_wins else (second, first)
+        first = draw_draft(post, rng)
+        second = _revise(first, rng) if rng.random() < REVISIONS else draw_draft(post, rng)
+        while first.write().flaws == second.write().flaws or first.write().text == second.write().text:
+            second = draw_draft(post, rng)
+        one, other = first.write(), second.write()
+        one_wins = rng.random() < 1 / (1 + math.exp((one.flaws - other.flaws) / READER_NOISE))
+        chosen, rejected = (one, other) if one_wins else (other, one)
         preferences.append(Preference(post.prompt, chosen, rejected))
     return preferences
+
+
+def _revise(draft: Draft, rng: random.Random) -> Draft:
+    """Get one more of the facts that the draft states wrong."""
+    right = [name for name in FACT_NAMES if name not in draft.wrong | draft.left_out]
+    return draft.with_wrong_fact(rng.choice(right), rng)
 
 
 def write_demonstrations(posts: list[Post], seed: int) -> list[Summary]:
     """One human summary a post, for supervised fine-tuning."""
     rng = random.Random(f"demonstrations {seed}")
-    return [write_human_summary(post, rng) for post in posts]
+    return [draw_draft(post, rng).write() for post in posts]

@@ -28,7 +28,7 @@ class RunLog:
 
     def __init__(self, config: PPOConfig, *, monitor_name: str | None = None, quiet: bool = False):
         self.config, self.console = config, Console(quiet=quiet, highlight=False)
-        self.names = {**COLUMNS, "monitor": monitor_name or (config.monitor or "monitor").rpartition(":")[2]}
+        self.names = {**COLUMNS, "monitor": monitor_name or "monitor"}
         self.started, self.history, self.evaluations = time.monotonic(), [], []
         self.folder = make_run_folder(Path(config.output_dir).expanduser()) if config.output_dir else None
         if self.folder:

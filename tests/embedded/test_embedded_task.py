@@ -4,8 +4,8 @@ import pytest
 
 from ppo_lm.embedded import grammar
 from ppo_lm.embedded.gold import gold, gold_score, read_facts
-from ppo_lm.embedded.posts import FACT_NAMES, Facts, generate_posts, redraw_fact
-from ppo_lm.embedded.summaries import write_demonstrations, write_preferences, write_summary
+from ppo_lm.embedded.posts import FACT_NAMES, Facts, generate_posts
+from ppo_lm.embedded.summaries import Draft, write_demonstrations, write_preferences
 
 FACTS = Facts("24F", "boyfriend", "Jake", "26M", "read my messages", "last week", "moved out", "Should I forgive him?")
 PERFECT = " I (24F) moved out because my boyfriend Jake (26M) read my messages last week. Should I forgive him?"
@@ -25,7 +25,7 @@ def test_posts_are_distinct_seeded_and_not_to_be_memorised():
 def test_every_true_summary_scores_1():
     rng = random.Random(0)
     for post in generate_posts(2000, seed=2):
-        result = gold_score(write_summary(post.facts, rng), post.facts)
+        result = gold_score(Draft(post.facts, template=rng.randint(0, 1)).write().text, post.facts)
         assert (result.score, result.right, result.invented, result.missing, result.ended) == (1.0, 1.0, 0.0, 0.0, True)
 
 
@@ -33,9 +33,9 @@ def test_every_true_summary_scores_1():
 def test_a_wrong_fact_costs_an_eighth_of_right_and_counts_as_invented(name):
     rng = random.Random(1)
     for post in generate_posts(200, seed=3):
-        wrong = redraw_fact(post.facts, name, rng)
-        assert getattr(wrong, name) != getattr(post.facts, name)
-        result = gold_score(write_summary(wrong, rng), post.facts)
+        draft = Draft(post.facts, template=rng.randint(0, 1)).with_wrong_fact(name, rng)
+        assert getattr(draft.facts, name) != getattr(post.facts, name)
+        result = gold_score(draft.write().text, post.facts)
         assert result.right == 7 / 8
         assert result.invented == pytest.approx(1 / 8)
         assert result.score == pytest.approx(7 / 8)
@@ -70,10 +70,9 @@ def test_a_summary_that_does_not_end_is_worth_half():
 
 
 def test_rambling_lowers_the_score_with_every_six_words():
-    rng = random.Random(0)
-    with_filler = gold_score(write_summary(FACTS, rng, fillers=1), FACTS)
+    with_filler = gold_score(Draft(FACTS, fillers=((1, grammar.FILLER[0]),)).write().text, FACTS)
     assert with_filler.right == 1 and 0.8 < with_filler.score < 0.95
-    assert gold_score(write_summary(FACTS, rng, fillers=2), FACTS).score < with_filler.score
+    assert gold_score(Draft(FACTS, fillers=((1, grammar.FILLER[0]), (2, grammar.FILLER[1]))).write().text, FACTS).score < with_filler.score
 
 
 def test_no_phrase_hides_inside_another():
