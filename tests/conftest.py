@@ -14,8 +14,6 @@ from ppo_lm.base_setup import EMBEDDED_MODEL
 from ppo_lm.models import BaseModel
 from ppo_lm.types import SAPairs
 
-torch.set_num_threads(2)
-
 
 def make_base(dtype=torch.float32, **settings) -> BaseModel:
     """A random two-layer Llama with the embedded tokenizer."""

@@ -111,7 +111,7 @@ class PPOConfig:
     output_dir: Optional[str] = None
     """Folder of the run: config, metrics, samples, picture, adapter, merged model; none writes nothing."""
     samples_every: int = 10
-    """Write a step's samples to samples.jsonl every so many steps."""
+    """Write a step's samples to samples.jsonl every so many steps, and at the last."""
     save_merged: bool = True
     """Also save the policy merged into the base, as a plain transformers model."""
 

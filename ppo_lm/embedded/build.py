@@ -25,7 +25,7 @@ from ppo_lm.sft import Demonstration, completion_loss, train_sft
 VOCABULARY = 1536
 SEED_TOKENIZER, SEED_SFT, SEED_REWARD, SEED_TEST = 100, 101, 102, 103
 SFT_POSTS, SFT_EPOCHS, SFT_BATCH, SFT_LEARNING_RATE = 24_000, 2, 32, 2e-3
-REWARD_POSTS, REWARD_EPOCHS, REWARD_BATCH, REWARD_LEARNING_RATE = 16_000, 1, 32, 2e-3
+REWARD_POSTS, REWARD_EPOCHS, REWARD_BATCH, REWARD_LEARNING_RATE = 20_000, 1, 32, 2e-3
 TEST_POSTS = 500
 NETWORK = dict(
     hidden_size=192, intermediate_size=512, num_hidden_layers=4, num_attention_heads=6, num_key_value_heads=6,

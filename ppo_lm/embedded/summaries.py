@@ -9,13 +9,13 @@ from dataclasses import dataclass, replace
 from ppo_lm.embedded import grammar
 from ppo_lm.embedded.posts import FACT_NAMES, Facts, Post, redraw_fact
 
-WRONG_FACT = 0.1  # chance that a stated fact is wrong
+WRONG_FACT = 0.03  # chance that a stated fact is wrong
 LEFT_OUT = {"when": 0.5, "reaction": 0.5, "question": 0.6}  # chance that a fact is missing
-RAMBLES = 0.6  # chance of each of two filler sentences
+RAMBLES = 0.75  # chance of each of two filler sentences
 WRONG_FLAWS = 2  # readers mind a wrong fact as much as two missing ones
-NO_ENDING = 0.25  # chance that the text stops in the middle of a sentence
+NO_ENDING = 0.35  # chance that the text stops in the middle of a sentence
 NO_ENDING_FLAWS = 2
-REVISIONS = 0.5  # share of the comparisons that are between a summary and a revision of it
+REVISIONS = 0.2  # share of the comparisons that are between a summary and a revision of it
 READER_NOISE = 0.35  # temperature of the reader's preference, in flaws
 
 TEMPLATES = [

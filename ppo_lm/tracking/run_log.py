@@ -40,7 +40,7 @@ class RunLog:
         metrics = {name: value for name, value in results.items() if isinstance(value, (int, float))}
         self.history.append({"step": step, **metrics})
         self._append("metrics.jsonl", self.history[-1])
-        if step % self.config.samples_every == 0:
+        if step % self.config.samples_every == 0 or step == self.config.steps:
             for prompt, text, score in zip(prompts, results["generated_texts"], results["rewards"]):
                 self._append("samples.jsonl", {"step": step, "prompt": prompt, "completion": text, "score": score})
         elapsed = time.monotonic() - self.started

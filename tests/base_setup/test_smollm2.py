@@ -29,7 +29,7 @@ def test_a_gguf_file_loads_as_a_working_model_whose_pad_is_not_eos(base):
     prompt = "The capital of France is"
     generator = SequenceGenerator(PolicyModel(base, None), SFTModel(base), SamplingSettings(5, temperature=0))
     assert "Paris" in generator.generate_sequences([prompt])[1][0]
-    assert base.tokenizer.pad_token_id not in base.eos_token_ids
+    assert base.pad_token_id not in base.eos_token_ids
 
 
 def test_a_gguf_model_can_be_saved_and_loaded_again(base, tmp_path):

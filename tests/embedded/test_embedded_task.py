@@ -84,7 +84,7 @@ def test_no_phrase_hides_inside_another():
 def test_human_summaries_are_flawed_and_preferences_follow_the_flaws():
     posts = generate_posts(2000, seed=4)
     scores = [gold_score(s.text, p.facts).score for s, p in zip(write_demonstrations(posts, 0), posts)]
-    assert 0.5 < sum(scores) / len(scores) < 0.65
+    assert 0.55 < sum(scores) / len(scores) < 0.65
     preferences = write_preferences(posts, seed=0)
     agree = sum(p.chosen.flaws < p.rejected.flaws for p in preferences) / len(preferences)
     assert 0.95 < agree < 1.0
