@@ -55,6 +55,12 @@ class BaseModel:
         """The most tokens, prompt and response together, that the network has positions for."""
         return getattr(self.network.config.get_text_config(), "max_position_embeddings", sys.maxsize)
 
+    @property
+    def description(self) -> str:
+        """Size, dtype and device in words; adapters do not count."""
+        count = sum(p.numel() for name, p in self.network.named_parameters() if ".lora_" not in name)
+        return f"{count / 1e6:.1f}M parameters, {str(self.dtype).removeprefix('torch.')}, {self.device}"
+
     def copy_of_all_weights(self) -> BaseModel:
         """A trainable copy of the network in memory of its own, for training all weights instead of an adapter."""
         if self.peft is not None:

@@ -91,6 +91,7 @@ class PPOTrainer:
         config = self.config
         train_set, held_out = self._prompt_sets(prompts)
         log = log or RunLog(config, monitor_name=self.monitor and self.monitor.name)
+        log.start(f"{config.model_name} ({self.base.description})")
         evaluations = {}
         batches = train_set.batches(config.batch_size, config.seed)
         self._evaluate(held_out, 0, evaluations, log)

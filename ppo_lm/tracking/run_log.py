@@ -35,6 +35,11 @@ class RunLog:
             settings = yaml.safe_dump(dataclasses.asdict(config), sort_keys=False)
             (self.folder / "config.yaml").write_text(settings, encoding="utf-8")
 
+    def start(self, model: str) -> None:
+        """Say what is about to be trained, and where."""
+        config = self.config
+        self.console.print(f"PPO on {model}: {config.steps} steps of {config.batch_size} prompts", soft_wrap=True)
+
     def step(self, step: int, prompts: list[str], results: dict) -> None:
         """Record one `ppo_step`."""
         metrics = {name: value for name, value in results.items() if isinstance(value, (int, float))}
@@ -43,8 +48,7 @@ class RunLog:
         if step % self.config.samples_every == 0 or step == self.config.steps:
             for prompt, text, score in zip(prompts, results["generated_texts"], results["rewards"]):
                 self._append("samples.jsonl", {"step": step, "prompt": prompt, "completion": text, "score": score})
-        elapsed = time.monotonic() - self.started
-        left = elapsed / step * (self.config.steps - step)
+        left = sum(row["seconds"] for row in self.history) / step * (self.config.steps - step)
         shown = "  ".join(f"{title} {metrics[name]:6.3f}" for name, title in self.names.items() if name in metrics)
         self.console.print(
             f"step {step:>4}/{self.config.steps}  {shown}  {metrics['tokens_per_second']:5.0f} tokens/s  {_clock(left)} left", soft_wrap=True

@@ -8,7 +8,7 @@ from ppo_lm.evaluation import Evaluation
 from ppo_lm.tracking import RunLog
 from ppo_lm.tracking.run_log import make_run_folder
 
-RESULTS = {"generated_texts": [" good", " bad"], "rewards": [1.0, -1.0], "score": 0.0, "kl": 0.5, "length": 2.0, "ended": 1.0, "tokens_per_second": 9.0}
+RESULTS = {"generated_texts": [" good", " bad"], "rewards": [1.0, -1.0], "score": 0.0, "kl": 0.5, "length": 2.0, "ended": 1.0, "tokens_per_second": 9.0, "seconds": 2.0}
 
 
 def evaluation(score):
