@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import math
 import random
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch.nn.functional import logsigmoid
 
-from ppo_lm.base_setup import Optimiser
-from ppo_lm.data.encoding import length_bucketed_batches, pad
+from ppo_lm.base_setup import minimise
+from ppo_lm.data.encoding import pad
 from ppo_lm.models import RewardModel
 
 
@@ -34,31 +32,11 @@ def preference_loss(model: RewardModel, batch: list[Comparison]) -> torch.Tensor
     return -logsigmoid(scores[: len(batch)] - scores[len(batch) :]).mean()
 
 
-def train_reward_model(
-    model: RewardModel,
-    comparisons: list[Comparison],
-    *,
-    learning_rate: float,
-    epochs: int,
-    batch_size: int,
-    seed: int = 0,
-    max_grad_norm: float = 1.0,
-    log: Callable[[int, int, float], None] = lambda step, total, loss: None,
-) -> None:
-    """Minimise `preference_loss` over length-bucketed batches with a cosine schedule and 5% warm-up; `log(step, total, loss)`."""
-    total = epochs * math.ceil(len(comparisons) / batch_size)
-    optimiser = Optimiser(
-        model.parameters(), learning_rate, schedule="cosine", total_steps=total, max_grad_norm=max_grad_norm, warmup_steps=total // 20
-    )
+def train_reward_model(model: RewardModel, comparisons: list[Comparison], *, seed: int = 0, **settings) -> None:
+    """Minimise `preference_loss`. `settings` are those of `base_setup.minimise`: learning_rate, epochs, batch_size, max_grad_norm, log."""
     lengths = [max(len(c.chosen_ids), len(c.rejected_ids)) for c in comparisons]
-    rng, step = random.Random(f"reward {seed}"), 0
-    for _ in range(epochs):
-        for rows in length_bucketed_batches(lengths, batch_size, rng):
-            loss = preference_loss(model, [comparisons[row] for row in rows])
-            loss.backward()
-            optimiser.step()
-            step += 1
-            log(step, total, loss.item())
+    rng = random.Random(f"reward {seed}")
+    minimise(lambda batch: preference_loss(model, batch), comparisons, lengths, model.parameters(), rng=rng, **settings)
 
 
 @torch.no_grad()
