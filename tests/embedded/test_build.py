@@ -1,11 +1,11 @@
-import torch
-
 from ppo_lm import PPOConfig, PPOTrainer
 from ppo_lm.base_setup import EMBEDDED_MODEL, load_base
-from ppo_lm.embedded import build
+from ppo_lm.data.encoding import encode_completion, encode_prompt
+from ppo_lm.embedded import build, grammar
 from ppo_lm.embedded.posts import generate_posts
+from ppo_lm.embedded.summaries import Draft
 from ppo_lm.models import RewardModel
-from ppo_lm.reward_modeling import preference_accuracy
+from ppo_lm.reward_modeling import score_all
 
 
 def test_one_call_builds_a_model_that_ppo_runs_on(tmp_path, monkeypatch):
@@ -20,11 +20,30 @@ def test_one_call_builds_a_model_that_ppo_runs_on(tmp_path, monkeypatch):
     assert len(step["rewards"]) == 4
 
 
-def test_the_shipped_model_is_small_and_its_reward_model_agrees_with_readers():
+def test_the_shipped_model_is_small():
     size = sum(file.stat().st_size for file in EMBEDDED_MODEL.rglob("*") if file.is_file())
     assert size <= 15e6
     base = load_base("embedded", "float32", "cpu")
     assert 1e6 < sum(p.numel() for p in base.network.parameters()) < 1e7
-    reward = RewardModel.load(base, EMBEDDED_MODEL / "reward")
-    with torch.no_grad():
-        assert preference_accuracy(reward, build._comparisons(base, generate_posts(200, seed=77), seed=77)) >= 0.85
+
+
+def sequences(base, posts, draft):
+    return [encode_prompt(base.tokenizer, post.prompt) + encode_completion(base.tokenizer, draft(post).write().text, 1) for post in posts]
+
+
+FLAWS = {
+    "missing question": dict(left_out=frozenset(["question"])),
+    "missing reaction": dict(left_out=frozenset(["reaction"])),
+    "missing time": dict(left_out=frozenset(["when"])),
+    "rambling": dict(fillers=((1, grammar.FILLER[0]),)),
+    "no ending": dict(stops_after=14),
+}
+
+
+def test_the_shipped_reward_model_ranks_flaws_below_none_on_posts_it_never_saw():
+    base = load_base("embedded", "float32", "cpu")
+    reward, posts = RewardModel.load(base, EMBEDDED_MODEL / "reward"), generate_posts(100, seed=77)
+    perfect = score_all(reward, sequences(base, posts, lambda post: Draft(post.facts)))
+    for name, flaw in FLAWS.items():
+        flawed = score_all(reward, sequences(base, posts, lambda post, flaw=flaw: Draft(post.facts, **flaw)))
+        assert (perfect > flawed).float().mean() >= 0.95, name
