@@ -24,12 +24,12 @@ class Scorer(Protocol):
 class Evaluation:
     """Means over the held-out prompts; `scores`, `monitors` and `texts` hold each prompt's own.
 
-    kl is in nats a sequence, between the policy and the reference at the temperature that was sampled at; length in tokens;
-    ended is a share.
+    kl is in nats a sequence, between the policy and the reference as they were sampled (None: not meant to be read); length in
+    tokens; ended is a share.
     """
 
     score: float
-    kl: float
+    kl: float | None
     length: float
     ended: float
     monitor: float | None

@@ -130,7 +130,8 @@ class PPOTrainer:
         }
         for name, settings in kinds.items():
             evaluation = evaluate(self._evaluation_generator(settings), self.reward_computer, self.monitor, held_out, self.config.batch_size)
-            evaluations.setdefault(name, []).append(replace(evaluation, step=step))
+            kl = evaluation.kl if settings == sampling else None  # at another temperature it compares two other distributions
+            evaluations.setdefault(name, []).append(replace(evaluation, step=step, kl=kl))
         log.evaluation(step, held_out, {name: results[-1] for name, results in evaluations.items()})
 
     def _evaluation_generator(self, settings: SamplingSettings) -> SequenceGenerator:

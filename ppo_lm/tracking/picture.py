@@ -18,6 +18,7 @@ def draw_learning_curve(history: list[dict], monitor_name: str, file: Path) -> N
     for axis, (name, title) in zip(axes[0], panels.items()):
         axis.plot([row["step"] for row in history], [row[name] for row in history], color="#1f6feb", linewidth=1.5)
         axis.set(title=title, xlabel="PPO step")
+        axis.xaxis.get_major_locator().set_params(integer=True)
         axis.grid(alpha=0.3)
     figure.savefig(file, dpi=120)
     pyplot.close(figure)

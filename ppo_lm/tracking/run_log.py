@@ -65,7 +65,7 @@ class RunLog:
         for name, evaluation in results.items():
             means = evaluation.means()
             self._append("metrics.jsonl", {"step": step, "evaluation": name, **means})
-            table.add_row(name.replace("_", " "), *[f"{means[column]:.3f}" for column in shown])
+            table.add_row(name.replace("_", " "), *[f"{means[column]:.3f}" if column in means else "" for column in shown])
         self.console.print(table)
 
     def finish(self) -> None:

@@ -88,6 +88,7 @@ def test_train_writes_the_record_of_the_run(folder, tmp_path, capsys):
     metrics = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert [m["step"] for m in metrics if "evaluation" not in m] == [1, 2, 3]
     assert sum("evaluation" in m for m in metrics) == 6
+    assert all(("kl" in m) == (m.get("evaluation") != "near_greedy") for m in metrics)
     assert all(m["monitor"] == 1.0 for m in metrics)
     samples = [json.loads(line) for line in (out / "samples.jsonl").read_text().splitlines()]
     assert {s["step"] for s in samples} == {2} and len(samples) == 4
