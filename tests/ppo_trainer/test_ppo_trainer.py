@@ -91,7 +91,7 @@ def test_train_writes_the_record_of_the_run(folder, tmp_path, capsys):
     assert all(("kl" in m) == (m.get("evaluation") != "near_greedy") for m in metrics)
     assert all(m["monitor"] == 1.0 for m in metrics)
     samples = [json.loads(line) for line in (out / "samples.jsonl").read_text().splitlines()]
-    assert {s["step"] for s in samples} == {2} and len(samples) == 4
+    assert {s["step"] for s in samples} == {2, 3} and len(samples) == 8  # every second step, and the last
     assert (out / "learning_curve.png").read_bytes()[:4] == b"\x89PNG"
     printed = capsys.readouterr().out
     assert "tokens/s" in printed and "left" in printed and "before" in printed and "after" in printed
