@@ -122,7 +122,7 @@ class PPOConfig:
 
     def problems(self) -> list[str]:
         """One sentence for everything that is wrong; empty if nothing is."""
-        found = list(_wrong_types(self).values())
+        found = _wrong_types(self)
         for name in ("batch_size", "max_new_tokens", "ppo_epochs", "mini_batches", "micro_batch_size", "steps", "samples_every"):
             _require(found, self, name, "at least 1", lambda value: value >= 1)
         for name in ("lora_r", "top_k", "eval_prompts", "eval_every", "seed"):
@@ -140,19 +140,20 @@ class PPOConfig:
         for name, choices in CHOICES.items():
             _require(found, self, name, f"one of {', '.join(choices)}", lambda value, choices=choices: value in choices)
         if found:
-            return found
+            return list(found.values())
+        clashes = []
         if self.mini_batches > self.batch_size:
-            found.append(f"mini_batches is {self.mini_batches} but batch_size is {self.batch_size}; a mini-batch needs at least one response")
+            clashes.append(f"mini_batches is {self.mini_batches} but batch_size is {self.batch_size}; a mini-batch needs at least one response")
         if self.top_p < 1 and self.top_k == 0:
-            found.append(
+            clashes.append(
                 f"top_p is {self.top_p} but top_k is 0; the tokens that top-p leaves are kept for training and could be the whole vocabulary for every "
                 "token sampled: set top_k too (1000 hardly cuts more), or top_p 1"
             )
         if self.lora_r == 0 and self.dtype == "bfloat16":
-            found.append("lora_r is 0 but dtype is bfloat16; training all weights needs dtype float32 (or auto)")
+            clashes.append("lora_r is 0 but dtype is bfloat16; training all weights needs dtype float32 (or auto)")
         if self.eval_every > 0 and self.eval_prompts == 0:
-            found.append(f"eval_every is {self.eval_every} but eval_prompts is 0; hold some prompts out to evaluate on")
-        return found
+            clashes.append(f"eval_every is {self.eval_every} but eval_prompts is 0; hold some prompts out to evaluate on")
+        return clashes
 
 
 def _naming_unknown_fields(initialise):
@@ -176,10 +177,10 @@ def _naming_unknown_fields(initialise):
 PPOConfig.__init__ = _naming_unknown_fields(PPOConfig.__init__)
 
 
-def _require(found: list[str], config: PPOConfig, name: str, rule: str, holds) -> None:
+def _require(found: dict[str, str], config: PPOConfig, name: str, rule: str, holds) -> None:
     value = getattr(config, name)
-    if name not in _wrong_types(config) and not holds(value):
-        found.append(f"{name} is {value!r}; it must be {rule}")
+    if name not in found and not holds(value):
+        found[name] = f"{name} is {value!r}; it must be {rule}"
 
 
 def _wrong_types(config: PPOConfig) -> dict[str, str]:
