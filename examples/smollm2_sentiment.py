@@ -1,6 +1,6 @@
 """SmolLM2-135M learns to write cheerfully, with VADER as the reward.
 
-    uv run examples/smollm2_sentiment.py [--steps 24] [--output_dir runs/smollm2_sentiment] [--report docs/smollm2_sentiment.md]
+    uv run examples/smollm2_sentiment.py [--steps 40] [--output_dir runs/smollm2_sentiment] [--report docs/smollm2_sentiment.md]
 
 The model and the scorer come with the dependency group `smollm2`, from the package registry; no other network is used.
 """
@@ -40,16 +40,16 @@ def paired_bootstrap(differences: list[float], draws: int = 10_000, seed: int = 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=24)
+    parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--output_dir", default="runs/smollm2_sentiment")
     parser.add_argument("--report", help="write before and after to this Markdown file")
     parser.add_argument("--held_out", type=int, default=64, help="prompts to evaluate on, before and after")
-    parser.add_argument("--batch_size", type=int, default=16)
+    parser.add_argument("--batch_size", type=int, default=32)
     arguments = parser.parse_args()
 
     config = PPOConfig(
         model_name=str(MODEL), dtype="bfloat16", steps=arguments.steps, batch_size=arguments.batch_size, micro_batch_size=16, max_new_tokens=20, top_k=0, top_p=1.0, kl_coef=0.05,
-        gamma=1.0, ppo_epochs=1, mini_batches=2, learning_rate=4e-4, value_learning_rate=1e-3, eval_prompts=arguments.held_out, save_merged=False, output_dir=arguments.output_dir,
+        gamma=1.0, ppo_epochs=2, mini_batches=2, learning_rate=1e-3, value_learning_rate=1e-3, eval_prompts=arguments.held_out, save_merged=False, output_dir=arguments.output_dir,
     )  # fmt: skip
     prompts = [f"{subject} {opening}" for subject in SUBJECTS for opening in OPENINGS]
     evaluations = PPOTrainer(config, reward=sentiment).train(prompts)
