@@ -8,7 +8,7 @@
 
 import sys
 
-from ppo_lm.cli.main import train
+from ppo_lm.cli.main import main
 
 if __name__ == "__main__":
-    train(sys.argv[1:], prog="main.py")
+    main(["train", *sys.argv[1:]], prog="main.py")

@@ -8,6 +8,8 @@ import sys
 class UserError(Exception):
     """Something the user gave is wrong. The message is for them; a traceback would not help."""
 
+    exit_code = 1
+
 
 class ConfigError(UserError):
     """One or more configuration values are wrong; all of them are in `problems`."""
@@ -28,6 +30,16 @@ class ModelError(UserError):
 
 class RewardError(UserError):
     """A reward function or reward model cannot be loaded, raised, or returned something that is not one number a text."""
+
+
+class CheckpointError(UserError):
+    """There is no checkpoint to go on from, or it does not fit."""
+
+
+class RunPaused(UserError):
+    """The run could not go on, and was saved so that it can be resumed: EX_TEMPFAIL of sysexits.h."""
+
+    exit_code = 75
 
 
 def first_line(error: Exception) -> str:

@@ -1,14 +1,16 @@
 """The shape of the code: imports run downward, files stay short, the loop fits on one screen."""
 
 import ast
+import dataclasses
 import inspect
 import re
+import textwrap
 from pathlib import Path
 
 import pytest
 
 import ppo_lm
-from ppo_lm import PPOConfig
+from ppo_lm.config import CollectConfig, EvaluateConfig, PPOConfig, RewardConfig, SFTConfig
 from ppo_lm.ppo_trainer import PPOTrainer
 
 ROOT = Path(ppo_lm.__file__).parent
@@ -17,13 +19,14 @@ LEVELS = [
     ["errors", "types", "config"],
     ["ops"],
     ["token_attribution", "reward_kl", "advantage", "training"],
-    ["models", "base_setup", "data", "rewards", "experience_buffer", "embedded.grammar", "embedded.posts", "embedded.summaries", "embedded.gold"],
+    ["models", "base_setup", "data", "rewards", "experience_buffer", "embedded.grammar", "embedded.posts", "embedded.summaries", "embedded.gold", "embedded.network"],
     ["rollout", "checkpointing", "evaluation", "tracking"],
     ["ppo_trainer", "sft", "reward_modeling"],
-    ["embedded.build"],
+    ["comparison", "collection", "embedded.build"],
     ["cli"],
 ]
 LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
+READ_BY_NAME = {"reward"}  # through the property `rewards`
 MATHS = LEVELS[1] + LEVELS[2]
 
 
@@ -79,14 +82,20 @@ def test_ppo_step_fits_on_one_screen_and_shows_the_eight_steps_in_order():
     assert places == sorted(places)
 
 
-def test_every_config_field_is_read_and_has_a_help_line():
-    code = "\n".join(f.read_text(encoding="utf-8") for f in FILES if "config" not in f.relative_to(ROOT).parts)
-    class_source = ast.parse(inspect.getsource(PPOConfig)).body[0]
-    for field, after in zip(class_source.body, class_source.body[1:]):
-        if isinstance(field, ast.AnnAssign):
-            name = field.target.id
-            assert f"config.{name}" in code, f"nothing reads {name}"
-            assert isinstance(after, ast.Expr) and after.value.value.endswith("."), f"{name} has no help line"
+@pytest.mark.parametrize("config", [SFTConfig, RewardConfig, PPOConfig, EvaluateConfig, CollectConfig], ids=lambda config: config.__name__)
+def test_every_config_field_is_read_and_has_a_help_line(config):
+    rooms = {SFTConfig: ["sft"], RewardConfig: ["reward_modeling"], PPOConfig: ["ppo_trainer", "tracking"], EvaluateConfig: ["comparison"], CollectConfig: ["collection"]}
+    readers = [ROOT / "data" / "loading.py", ROOT / "ppo_trainer" / "inputs.py", *[file for room in rooms[config] for file in (ROOT / room).rglob("*.py")]]
+    code = "\n".join(file.read_text(encoding="utf-8") for file in readers)
+    helped = {}
+    for cls in config.__mro__[:-1]:
+        body = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0].body
+        for field, after in zip(body, [*body[1:], None]):
+            if isinstance(field, ast.AnnAssign):
+                helped[field.target.id] = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant) and str(after.value.value).endswith(".")
+    for field in dataclasses.fields(config):
+        assert re.search(rf"(config|settings)\.{field.name}\b|{field.name}=config\.", code) or field.name in READ_BY_NAME, f"nothing reads {field.name}"
+        assert helped[field.name], f"{field.name} has no help line"
 
 
 def test_main_is_short():

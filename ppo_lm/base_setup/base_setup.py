@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import torch
@@ -9,26 +10,35 @@ from torch.nn.functional import pad
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from ppo_lm.base_setup.tokenizer_setup import find_eos_token_ids
+from ppo_lm.embedded.network import make_blank_network
 from ppo_lm.errors import ModelError, first_line
 from ppo_lm.models import BaseModel
 
 EMBEDDED_MODEL = Path(__file__).parents[1] / "embedded" / "model"
 WAYS_OUT = 'Give a folder with the model, a .gguf file, or "embedded" for the small model that comes with ppo_lm'
+ADAPTER_CONFIG = "adapter_config.json"  # peft's name
 HUB_TIMEOUT = 5  # seconds
 
 
-def load_base(model_name: str, dtype: str = "auto", device: str = "auto", *, full_weights: bool = False) -> BaseModel:
+def load_base(model_name: str, dtype: str = "auto", device: str = "auto", *, full_weights: bool = False, seed: int = 0) -> BaseModel:
     """Load the network and its tokenizer, frozen.
 
     dtype "auto" is bfloat16 on a GPU and float32 on a CPU, and float32 wherever `full_weights` are to be trained. Raises
     `ModelError`, one sentence with the ways out, when the model cannot be reached or is no causal language model with a plain head.
+    An adapter's folder is its base with the adapter merged in. "embedded-blank" is the embedded network before training, drawn with `seed`.
     """
     where = pick_device(device)
     kind = pick_dtype(dtype, where, full_weights)
     source = EMBEDDED_MODEL if model_name == "embedded" else Path(model_name).expanduser()
     name = str(source.resolve()) if source.exists() else model_name
-    if source.suffix == ".gguf":
+    if model_name == "embedded-blank":
+        if kind != torch.float32:
+            raise ModelError("model 'embedded-blank' is for training all weights; set lora_r 0, or dtype float32")
+        network, tokenizer = make_blank_network(seed)
+    elif source.suffix == ".gguf":
         network, tokenizer = _load_gguf(source, kind)
+    elif (source / ADAPTER_CONFIG).is_file():
+        network, tokenizer = _load_adapter(source, dtype, device, full_weights)
     elif source.is_dir() or _is_local_path(model_name):
         network, tokenizer = _load_folder(model_name, source, kind)
     else:
@@ -78,6 +88,29 @@ def check_hub_has(model_name: str) -> None:
             f"model {model_name!r} cannot be reached: there is no such folder here, it is not in the local cache, and the hub said: "
             f"{first_line(error)}. {WAYS_OUT}; for a hub id, check its spelling, the network, and `hf auth login`."
         ) from None
+
+
+def read_adapter_base(folder: Path) -> str:
+    """The name of the model that the adapter in `folder` belongs to."""
+    try:
+        name = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8")).get("base_model_name_or_path")
+    except (OSError, ValueError) as error:
+        raise ModelError(f"adapter {str(folder)!r}: {ADAPTER_CONFIG} cannot be read: {first_line(error)}") from None
+    if not name:
+        raise ModelError(f"adapter {str(folder)!r}: {ADAPTER_CONFIG} names no base model (base_model_name_or_path)")
+    return name
+
+
+def _load_adapter(folder: Path, dtype: str, device: str, full_weights: bool):
+    base = load_base(read_adapter_base(folder), dtype, device, full_weights=full_weights)
+    try:
+        base.load_adapter("merged", folder)
+    except (RuntimeError, ValueError, KeyError, OSError) as error:
+        raise ModelError(f"adapter {str(folder)!r} cannot be put onto its base {base.name!r}: {first_line(error)}") from error
+    network = AutoModelForCausalLM.from_config(base.network.config, dtype=base.dtype)
+    network.load_state_dict(base.merged_weights("merged"))
+    network.generation_config = base.network.generation_config
+    return network, base.tokenizer
 
 
 def _load_folder(model_name: str, folder: Path, dtype: torch.dtype):

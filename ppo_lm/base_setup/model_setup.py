@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,46 +15,47 @@ from ppo_lm.base_setup.base_setup import EMBEDDED_MODEL
 from ppo_lm.base_setup.lora_setup import make_lora_config
 from ppo_lm.errors import ModelError, first_line
 from ppo_lm.models import BaseModel, PolicyModel, RewardModel, SFTModel, ValueModel
-from ppo_lm.models.reward_model import REWARD_FILES
+from ppo_lm.models.reward_model import HEAD_FILE, REWARD_FILES
 
 
 class Roles(NamedTuple):
-    """The models of a PPO run. `reward` is None when a function scores instead."""
+    """The models of a PPO run; `rewards` is empty when functions score."""
 
     policy: PolicyModel
     sft: SFTModel
     value: ValueModel
-    reward: RewardModel | None
+    rewards: list[RewardModel]
 
 
 def set_up_roles(
-    base: BaseModel, *, lora_r: int, lora_alpha: float, lora_dropout: float, lora_targets: str, reward_folder: Path | None = None, seed: int = 0
+    base: BaseModel, *, lora_r: int, lora_alpha: float, lora_dropout: float, lora_targets: str, reward_folders: Sequence[Path] = (), seed: int = 0
 ) -> Roles:
     """Add the adapters and heads to `base`, their random parts drawn with `seed`.
 
-    With lora_r 0, policy and value get a copy of all weights each; the base stays the reference. With a reward model on the same
-    base, the value model starts from its adapter and its normalised head (2403.17031).
+    With lora_r 0, policy and value get a copy of all weights each; the base stays the reference. With reward models on the same
+    base, the value model starts from the first one's adapter and its normalised head (2403.17031).
     """
     torch.manual_seed(seed)
     full = lora_r == 0
     policy_base = base.copy_of_all_weights() if full else base
     value_base = base.copy_of_all_weights() if full else base
-    reward = None if reward_folder is None else _load_reward_model(base, reward_folder)
-    if full and reward is not None:
+    rewards = [_load_reward_model(base, folder, "reward" if i == 0 else f"reward_{i + 1}") for i, folder in enumerate(reward_folders)]
+    if full and rewards:
         value_base.network.load_state_dict(base.merged_weights("reward"))
     if not full:
         lora = make_lora_config(lora_r, lora_alpha, lora_dropout, lora_targets)
         _add_adapter(base, "policy", lora)
-        if reward is None:
+        if not rewards:
             base.add_adapter("value", lora)
         else:
             base.copy_adapter("reward", "value")
     policy = PolicyModel(policy_base, None if full else "policy")
     value = ValueModel(value_base, None if full else "value")
-    if reward is not None:
-        value.head.start_from(reward.head, reward.mean, reward.std)
+    if rewards:
+        value.head.start_from(rewards[0].head, rewards[0].mean, rewards[0].std)
+    for reward in rewards:
         freeze(reward)
-    return Roles(policy, SFTModel(base), value, reward)
+    return Roles(policy, SFTModel(base), value, rewards)
 
 
 def _add_adapter(base: BaseModel, role: str, lora: LoraConfig) -> None:
@@ -66,9 +68,9 @@ def _add_adapter(base: BaseModel, role: str, lora: LoraConfig) -> None:
         raise ModelError("lora_targets names the embedding or the output layer; leave these two out, all roles share them")
 
 
-def _load_reward_model(base: BaseModel, folder: Path) -> RewardModel:
+def _load_reward_model(base: BaseModel, folder: Path, role: str) -> RewardModel:
     try:
-        return RewardModel.load(base, folder)
+        return RewardModel.load(base, folder, role)
     except (RuntimeError, ValueError, KeyError, OSError) as error:
         raise ModelError(f"reward model {str(folder)!r} cannot be loaded onto model {base.name!r}; was it trained on another one? {first_line(error)}") from error
 
@@ -79,14 +81,15 @@ def freeze(reward: RewardModel) -> None:
         parameter.requires_grad_(False)
 
 
-def find_reward_folder(reward: str | None) -> Path | None:
-    """The folder of a reward model that `reward` names ("embedded" or a path), or None if it names a function or nothing."""
-    if reward is None or ":" in reward:
-        return None
+def find_reward_folder(reward: str) -> Path | None:
+    """The folder of a reward model that ppo_lm trained which `reward` names ("embedded", the folder, or that of its run); None if it names something
+    else. Raises `ModelError` for a folder that holds a part of one."""
     folder = EMBEDDED_MODEL / "reward" if reward == "embedded" else Path(reward).expanduser()
-    if not folder.is_dir():
-        raise ModelError(f"reward {reward!r}: there is no such folder; name a reward model's folder, a function as module:function or file.py:function, or \"embedded\"")
+    if (folder / "reward" / HEAD_FILE).is_file():
+        folder = folder / "reward"
     missing = [name for name in REWARD_FILES if not (folder / name).is_file()]
+    if missing == list(REWARD_FILES) or not folder.is_dir():
+        return None
     if missing:
         raise ModelError(f"reward {reward!r}: {folder} has no {', '.join(missing)}, so it is no reward model that ppo_lm trained")
     return folder

@@ -1,66 +1,128 @@
-"""The command line: `ppo-lm train`, `ppo-lm build-embedded`."""
+"""The command line: one subcommand a stage."""
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
 from jsonargparse import ArgumentParser, set_parsing_settings
 
-from ppo_lm.config import PPOConfig
-from ppo_lm.errors import ConfigError, UserError
+from ppo_lm.config import CollectConfig, EvaluateConfig, PPOConfig, RewardConfig, SFTConfig
+from ppo_lm.errors import ConfigError, UserError, first_line
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)  # each field's help is the line under it
 
-EMBEDDED_SETTINGS = Path(__file__).parents[1] / "embedded" / "settings.yaml"
+EMBEDDED_SETTINGS = Path(__file__).parents[1] / "embedded" / "settings"
+LISTS = ("--reward", "--models")  # options that may be given several times
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Run a subcommand; a user's mistake ends it with one sentence and exit code 1."""
+def main(arguments: list[str] | None = None, prog: str | None = None) -> None:
+    """Run a subcommand; a user's mistake ends it with one sentence and exit code 1. `prog` is the name to show in its usage line."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    commands = {"train": train, "build-embedded": build_embedded}
+    commands = {"sft": sft, "reward": reward, "train": train, "evaluate": evaluate, "collect": collect, "build-embedded": build_embedded}
     if not arguments or arguments[0] not in commands:
         known = bool(arguments) and arguments[0] in ("-h", "--help")
-        print("usage: ppo-lm {" + ",".join(commands) + "} [options]; `ppo-lm COMMAND --help` lists the options", file=None if known else sys.stderr)
+        print(USAGE, file=None if known else sys.stderr)
         raise SystemExit(0 if known else 2)
-    commands[arguments[0]](arguments[1:])
-
-
-def train(arguments: list[str], prog: str = "ppo-lm train") -> None:
-    """PPO, from `--config FILE.yaml` and any field of `PPOConfig` as an option."""
     try:
-        config = read_config(arguments, prog)
-        if config.prompts is None:
-            raise ConfigError(['prompts is not set; name a file, a hub data set, or "embedded"'])
-        from transformers.utils.logging import disable_progress_bar
-
-        from ppo_lm.ppo_trainer import PPOTrainer
-
-        disable_progress_bar()
-        PPOTrainer(config).train()
+        commands[arguments[0]](arguments[1:], prog or f"ppo-lm {arguments[0]}")
     except UserError as error:
-        raise SystemExit(f"error: {error}") from None
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(error.exit_code) from None
 
 
-def read_config(arguments: list[str], prog: str) -> PPOConfig:
-    """Defaults, then the file, then the options. Raises `ConfigError`; unknown options and fields end with a usage line, exit code 2."""
-    parser = ArgumentParser(
-        prog=prog,
-        description="PPO fine-tuning of a language model. Without --config and --model_name: the embedded task.",
-        exit_on_error=True,
-    )
-    parser.add_argument("--config", action="config", help="a YAML file with any of the fields below")
-    parser.add_class_arguments(PPOConfig, instantiate=False)
-    named = {argument.split("=")[0] for argument in arguments}
-    if not named & {"--config", "--model_name"}:
-        own_prompts = ["--monitor=null"] if "--prompts" in named else []  # the gold scorer knows the embedded posts only
-        arguments = [f"--config={EMBEDDED_SETTINGS}", *own_prompts, *arguments]
-    return PPOConfig(**{name: value for name, value in vars(parser.parse_args(arguments)).items() if name != "config"})
+USAGE = """usage: ppo-lm COMMAND [options]; `ppo-lm COMMAND --help` lists the options
+
+  sft             supervised fine-tuning, from demonstrations
+  reward          a reward model, from preferences
+  train           PPO, from prompts and a reward
+  evaluate        compare policies on held-out prompts
+  collect         judge pairs of completions in a browser
+  build-embedded  build the small model that comes with the package
+
+Without --config and a model, a command does the embedded task; --config embedded names its settings."""
 
 
-def build_embedded(arguments: list[str]) -> None:
+def sft(arguments: list[str], prog: str) -> None:
+    """Supervised fine-tuning, from `--config FILE.yaml` and any field of `SFTConfig` as an option."""
+    config = read_config(SFTConfig, arguments, prog, "Supervised fine-tuning of a language model.", "sft.yaml")
+    _quiet_transformers()
+    from ppo_lm.sft import run_sft
+
+    run_sft(config)
+
+
+def reward(arguments: list[str], prog: str) -> None:
+    """A reward model, from `--config FILE.yaml` and any field of `RewardConfig` as an option."""
+    config = read_config(RewardConfig, arguments, prog, "A reward model from preferences.", "reward.yaml")
+    _quiet_transformers()
+    from ppo_lm.reward_modeling import run_reward
+
+    run_reward(config)
+
+
+def train(arguments: list[str], prog: str) -> None:
+    """PPO, from `--config FILE.yaml` and any field of `PPOConfig` as an option."""
+    folder = find_resume(arguments)
+    if folder is None:
+        description = "PPO fine-tuning of a language model. A run that was paused goes on with --resume FOLDER, which takes no other option."
+        config = read_config(PPOConfig, arguments, prog, description, "train.yaml")
+    else:
+        config = PPOConfig(**read_settings(folder / "config.yaml"))
+    if config.prompts is None:
+        raise ConfigError(['prompts is not set; name a file, a hub data set, or "embedded"'])
+    _quiet_transformers()
+    from ppo_lm.ppo_trainer import PPOTrainer
+
+    PPOTrainer(config).train(resume=folder)
+
+
+def find_resume(arguments: list[str]) -> Path | None:
+    """The folder of `--resume FOLDER`, or None without it. Raises `ConfigError` if it is given with anything else, or is no run's folder."""
+    joined = _join(arguments)
+    named = [argument for argument in joined if argument.split("=")[0] == "--resume"]
+    if not named:
+        return None
+    if len(joined) > 1:
+        raise ConfigError(["--resume takes no other option: a resumed run keeps the settings of its config.yaml"], "--resume")
+    folder = Path(named[0].partition("=")[2]).expanduser()
+    if not (folder / "config.yaml").is_file():
+        raise ConfigError([f"there is no run in {str(folder)!r}: it has no config.yaml; name the folder that the paused run printed"], "--resume")
+    return folder
+
+
+def read_settings(file: Path) -> dict:
+    """The settings in a YAML file. Raises `ConfigError` if it cannot be read."""
+    import yaml
+
+    try:
+        return yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise ConfigError([f"{file} cannot be read: {first_line(error)}"], "--resume") from None
+
+
+def evaluate(arguments: list[str], prog: str) -> None:
+    """Compare policies, from `--config FILE.yaml` and any field of `EvaluateConfig` as an option."""
+    config = read_config(EvaluateConfig, arguments, prog, "Compare policies on held-out prompts.", "evaluate.yaml")
+    _quiet_transformers()
+    from ppo_lm.comparison import run_comparison
+
+    run_comparison(config)
+
+
+def collect(arguments: list[str], prog: str) -> None:
+    """Collect preferences, from `--config FILE.yaml` and any field of `CollectConfig` as an option."""
+    config = read_config(CollectConfig, arguments, prog, "Judge pairs of completions in a browser.")
+    _quiet_transformers()
+    from ppo_lm.collection import run_collection
+
+    run_collection(config)
+
+
+def build_embedded(arguments: list[str], prog: str) -> None:
     """Build the embedded model from nothing but its grammar into a folder."""
-    parser = ArgumentParser(prog="ppo-lm build-embedded", description="Build the embedded model and its reward model, from random weights.")
+    parser = ArgumentParser(prog=prog, description="Build the embedded model and its reward model, from random weights.")
     parser.add_argument("--output_dir", type=str, required=True, help="folder to write")
     parser.add_argument("--seed", type=int, default=0, help="seeds the weights and the order of the data")
     settings = parser.parse_args(arguments)
@@ -68,3 +130,50 @@ def build_embedded(arguments: list[str]) -> None:
 
     for name, value in build(Path(settings.output_dir), settings.seed).items():
         print(f"{name}: {value:.4f}")
+
+
+def read_config(kind: type, arguments: list[str], prog: str, description: str, embedded: str | None = None):
+    """Defaults, then the file, then the options, as a `kind`. Raises `ConfigError`; unknown options and fields end with a usage line, exit code 2.
+
+    `embedded` is the file with the settings of the embedded task, for `--config embedded` and for a command that names no model.
+    """
+    if embedded is not None:
+        description += " Without --config and a model: the embedded task."
+    parser = ArgumentParser(prog=prog, description=description, exit_on_error=True)
+    parser.add_argument("--config", action="config", help="a YAML file with any of the fields below" + (', or "embedded"' if embedded else ""))
+    parser.add_class_arguments(kind, instantiate=False)
+    arguments = _join(arguments)
+    if embedded is not None:
+        arguments = _with_embedded_settings(arguments, f"--config={EMBEDDED_SETTINGS / embedded}")
+    return kind(**{name: value for name, value in vars(parser.parse_args(arguments)).items() if name != "config"})
+
+
+def _with_embedded_settings(arguments: list[str], option: str) -> list[str]:
+    arguments = [option if argument == "--config=embedded" else argument for argument in arguments]
+    named = {argument.split("=")[0] for argument in arguments}
+    if named & {"--config", "--model_name", "--models"}:
+        return arguments
+    own_prompts = ["--monitor=null"] if "--prompts" in named and option.endswith("train.yaml") else []  # the gold scorer knows the embedded posts only
+    return [option, *own_prompts, *arguments]
+
+
+def _join(arguments: list[str]) -> list[str]:
+    """`--option value` as `--option=value`, and an option of `LISTS` that is given several times as one list."""
+    joined, lists = [], {}
+    for argument in arguments:
+        if joined and not argument.startswith("--") and joined[-1].startswith("--") and "=" not in joined[-1]:
+            joined[-1] += f"={argument}"
+        else:
+            joined.append(argument)
+    for argument in joined:
+        name, _, value = argument.partition("=")
+        if name in LISTS:
+            lists.setdefault(name, []).append(value)
+    several = {name: values for name, values in lists.items() if len(values) > 1 or name == "--models" and not values[0].startswith("[")}
+    return [a for a in joined if a.split("=")[0] not in several] + [f"{name}={json.dumps(values)}" for name, values in several.items()]
+
+
+def _quiet_transformers() -> None:
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()

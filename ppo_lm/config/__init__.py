@@ -1,5 +1,9 @@
 """Settings."""
 
+from ppo_lm.config.collect_config import CollectConfig
+from ppo_lm.config.evaluate_config import EvaluateConfig
 from ppo_lm.config.ppo_config import PPOConfig
+from ppo_lm.config.reward_config import RewardConfig
+from ppo_lm.config.sft_config import SFTConfig
 
-__all__ = ["PPOConfig"]
+__all__ = ["CollectConfig", "EvaluateConfig", "PPOConfig", "RewardConfig", "SFTConfig"]

@@ -8,15 +8,44 @@ from collections.abc import Iterator, Sequence
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from ppo_lm.data.cutting import cut_prompt
+from ppo_lm.data.examples import Prompt
+from ppo_lm.errors import DataError, first_line
 
-def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
-    """The token ids of a prompt, with the tokenizer's own start token if it has one."""
-    return tokenizer(prompt)["input_ids"]
+
+def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> list[int]:
+    """The token ids of a text, with the tokenizer's own start token if it has one; or of a conversation, by the model's chat template up to
+    where the assistant begins."""
+    if isinstance(prompt, str):
+        return tokenizer(prompt)["input_ids"]
+    if tokenizer.chat_template is None:
+        raise DataError("the prompts are conversations, but the model's tokenizer has no chat template; take a chat model, or give the prompts as texts")
+    try:
+        text = tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
+    except Exception as error:  # templates raise what they like, for a role they do not know, say
+        raise DataError(f"the model's chat template refuses a conversation: {first_line(error)}") from error
+    return tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
 def encode_completion(tokenizer: PreTrainedTokenizerBase, completion: str, eos_token_id: int) -> list[int]:
     """The token ids of a completion, which brings its own leading space, and EOS (2403.17031)."""
     return [*tokenizer(completion, add_special_tokens=False)["input_ids"], eos_token_id]
+
+
+def find_end_token(tokenizer: PreTrainedTokenizerBase, eos_token_ids: list[int], prompt: Prompt) -> int:
+    """The token that ends a completion of this prompt: the first of the model's end tokens, or, in a conversation, the one its chat template writes."""
+    if not isinstance(prompt, str) and len(eos_token_ids) > 1:
+        turn = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+        written = tokenizer(tokenizer.apply_chat_template(turn, tokenize=False), add_special_tokens=False)["input_ids"]
+        return next((token for token in reversed(written) if token in eos_token_ids), eos_token_ids[0])
+    return eos_token_ids[0]
+
+
+def fit_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, max_tokens: int) -> Prompt | None:
+    """The prompt, cut at the end of a sentence where it has more than `max_tokens` tokens; None if it cannot be cut so short. 0 cuts none."""
+    if max_tokens == 0:
+        return prompt
+    return cut_prompt(prompt, lambda shorter: len(encode_prompt(tokenizer, shorter)) <= max_tokens)
 
 
 def pad(sequences: Sequence[Sequence[int]], pad_token_id: int, *, side: str, device: torch.device | str = "cpu") -> tuple[torch.Tensor, torch.Tensor]:

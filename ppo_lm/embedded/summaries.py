@@ -15,7 +15,6 @@ RAMBLES = 0.75  # chance of each of two filler sentences
 WRONG_FLAWS = 2  # readers mind a wrong fact as much as two missing ones
 NO_ENDING = 0.35  # chance that the text stops in the middle of a sentence
 NO_ENDING_FLAWS = 2
-REVISIONS = 0.2  # share of the comparisons that are between a summary and a revision of it
 READER_NOISE = 0.35  # temperature of the reader's preference, in flaws
 
 TEMPLATES = [
@@ -101,13 +100,13 @@ class Preference:
 
 
 def write_preferences(posts: list[Post], seed: int) -> list[Preference]:
-    """One comparison a post: two summaries by different writers, or, half the time, one writer's summary and a revision of it in which a fact is
-    wrong. The reader prefers fewer flaws, with Bradley–Terry noise: P(first chosen) = sigmoid((flaws_second − flaws_first) / READER_NOISE)."""
+    """One comparison a post, of two summaries by different writers. The reader prefers fewer flaws, with Bradley–Terry noise:
+    P(first chosen) = sigmoid((flaws_second − flaws_first) / READER_NOISE)."""
     rng = random.Random(f"preferences {seed}")
     preferences = []
     for post in posts:
         first = draw_draft(post, rng)
-        second = _revise(first, rng) if rng.random() < REVISIONS else draw_draft(post, rng)
+        second = draw_draft(post, rng)
         while first.write().flaws == second.write().flaws or first.write().text == second.write().text:
             second = draw_draft(post, rng)
         one, other = first.write(), second.write()
@@ -115,12 +114,6 @@ def write_preferences(posts: list[Post], seed: int) -> list[Preference]:
         chosen, rejected = (one, other) if one_wins else (other, one)
         preferences.append(Preference(post.prompt, chosen, rejected))
     return preferences
-
-
-def _revise(draft: Draft, rng: random.Random) -> Draft:
-    """Get one more of the facts that the draft states wrong."""
-    right = [name for name in FACT_NAMES if name not in draft.wrong | draft.left_out]
-    return draft.with_wrong_fact(rng.choice(right), rng)
 
 
 def write_demonstrations(posts: list[Post], seed: int) -> list[Summary]:

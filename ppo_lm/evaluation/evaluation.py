@@ -9,6 +9,7 @@ from typing import Protocol
 import torch
 
 from ppo_lm.data import PromptSet
+from ppo_lm.rewards import response_columns
 from ppo_lm.types import SAPairs
 
 
@@ -22,19 +23,21 @@ class Scorer(Protocol):
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Means over the held-out prompts; `scores`, `monitors` and `texts` hold each prompt's own.
+    """Means over prompts; `scores`, `monitors`, `lengths` and `texts` hold each prompt's own.
 
-    kl is in nats a sequence, between the policy and the reference as they were sampled (None: not meant to be read); length in
-    tokens; ended is a share.
+    kl is in nats a sequence, between the policy and the reference as they were sampled (None: not meant to be read); entropy is the mean
+    −log π of the sampled tokens, in nats a token; length in tokens; ended is a share.
     """
 
     score: float
     kl: float | None
+    entropy: float | None
     length: float
     ended: float
     monitor: float | None
     scores: list[float]
-    monitors: list[float] | None
+    monitors: list[float | None] | None
+    lengths: list[int]
     texts: list[str]
     step: int = 0
 
@@ -45,21 +48,34 @@ class Evaluation:
 
 def evaluate(generator: Generator, scorer: Scorer, monitor: Callable | None, prompts: PromptSet, batch_size: int) -> Evaluation:
     """Sample one response a prompt with `generator`, in order, and score it."""
-    scores, monitors, texts, kl, length, ended = [], [], [], [], [], []
+    scores, monitors, texts, kl, surprise, lengths, ended = [], [], [], [], [], [], []
     for start in range(0, len(prompts), batch_size):
         batch = prompts.select(list(range(start, min(start + batch_size, len(prompts)))))
         sa_pairs, generated = generator.generate_sequences(batch.prompts)
         scores += scorer.compute_rewards(batch.prompts, generated, batch.columns, sa_pairs).tolist()
         texts += generated
         if monitor is not None:
-            monitors += monitor(batch.prompts, generated, {**batch.columns, "terminated": sa_pairs.terminated.tolist()})
+            monitors += monitor(batch.prompts, generated, response_columns(batch.columns, sa_pairs))
         kl += (sa_pairs.old_logprobs - sa_pairs.require("ref_logprobs")).sum(dim=1).tolist()
-        length += sa_pairs.lengths.tolist()
+        surprise += (-sa_pairs.old_logprobs).sum(dim=1).tolist()
+        lengths += sa_pairs.lengths.tolist()
         ended += sa_pairs.terminated.tolist()
     return Evaluation(
-        _mean(scores), _mean(kl), _mean(length), _mean(ended), _mean(monitors) if monitors else None, scores, monitors or None, texts
+        score=_mean(scores), kl=_mean(kl), entropy=sum(surprise) / sum(lengths), length=_mean(lengths), ended=_mean(ended), monitor=_mean(monitors),
+        scores=scores, monitors=monitors or None, lengths=lengths, texts=texts,
+    )  # fmt: skip
+
+
+def evaluate_texts(texts: list[str], lengths: list[int], scorer: Scorer, prompts: PromptSet) -> Evaluation:
+    """Score completions that are there already, such as people's; all count as ended. `lengths` in tokens."""
+    columns = {**prompts.columns, "terminated": [True] * len(texts)}
+    scores = scorer.compute_rewards(prompts.prompts, texts, columns, None).tolist()
+    return Evaluation(
+        score=_mean(scores), kl=None, entropy=None, length=_mean(lengths), ended=1.0, monitor=None, scores=scores, monitors=None, lengths=lengths, texts=texts
     )
 
 
-def _mean(numbers: list) -> float:
-    return sum(numbers) / len(numbers)
+def _mean(numbers: list) -> float | None:
+    """The mean of those that are not None."""
+    known = [number for number in numbers if number is not None]
+    return sum(known) / len(known) if known else None

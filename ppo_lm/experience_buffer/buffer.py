@@ -13,11 +13,11 @@ class ExperienceBuffer:
     """Hands out the sequences of a batch in mini-batches, in an order drawn anew for every pass from one seeded stream."""
 
     def __init__(self, seed: int):
-        self._generator = torch.Generator().manual_seed(seed)
+        self.random = torch.Generator().manual_seed(seed)
 
     def mini_batches(self, sa_pairs: SAPairs, count: int) -> Iterator[SAPairs]:
         """Yield every sequence once, in `count` mini-batches whose sizes differ by at most one."""
-        order = torch.randperm(sa_pairs.sequences, generator=self._generator)
+        order = torch.randperm(sa_pairs.sequences, generator=self.random)
         for rows in order.tensor_split(count):
             yield sa_pairs.select(rows.to(sa_pairs.action_ids.device))
 

@@ -132,6 +132,15 @@ class BaseModel:
         finally:
             self._activate(None)
 
+    @contextmanager
+    def dropout(self) -> Iterator[None]:
+        """Apply the network's and the adapters' dropout inside the block, as supervised training does."""
+        self.network.train()
+        try:
+            yield
+        finally:
+            self.network.eval()
+
     def role_parameters(self, role: str | None) -> list[nn.Parameter]:
         """The weights that belong to `role`; for None, all weights of the network."""
         return [parameter for name, parameter in self.network.named_parameters() if role is None or _belongs_to(name, role)]

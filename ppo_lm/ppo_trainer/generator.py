@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import torch
 
+from ppo_lm.data import Prompt
 from ppo_lm.data.encoding import encode_prompt, pad
-from ppo_lm.errors import DataError
 from ppo_lm.experience_buffer import compute_in_micro_batches
 from ppo_lm.models import PolicyModel, SFTModel
-from ppo_lm.ppo_trainer.inputs import check_prompts
+from ppo_lm.ppo_trainer.inputs import check_lengths, check_prompts
 from ppo_lm.rollout import LocalEngine, RolloutEngine, SamplingSettings
 from ppo_lm.token_attribution import build_sa_pairs, extract_actions
 from ppo_lm.types import SAPairs
@@ -26,7 +26,7 @@ class SequenceGenerator:
         self.engine = engine or LocalEngine(policy)
         self.random = torch.Generator(policy.base.device).manual_seed(seed)
 
-    def generate_sequences(self, prompts: list[str]) -> tuple[SAPairs, list[str]]:
+    def generate_sequences(self, prompts: list[Prompt]) -> tuple[SAPairs, list[str]]:
         """Sample one response a prompt. Returns the pairs, with `old_logprobs` and `ref_logprobs`, and the B texts without EOS."""
         base = self.policy.base
         prompt_ids, prompt_mask = pad(self._encode(prompts), base.pad_token_id, side="left", device=base.device)
@@ -42,21 +42,9 @@ class SequenceGenerator:
         temperature = self.sampling.temperature or 1.0  # greedy samples are scored at temperature 1
         return compute_in_micro_batches(pairs, self.micro_batch_size, lambda part: model.action_logprobs(part, temperature))
 
-    def _encode(self, prompts: list[str]) -> list[list[int]]:
+    def _encode(self, prompts: list[Prompt]) -> list[list[int]]:
         check_prompts(prompts)
         encoded = [encode_prompt(self.policy.base.tokenizer, prompt) for prompt in prompts]
         check_lengths(encoded, self.sampling.max_new_tokens, self.policy.base.context_length)
         return encoded
 
-
-def check_lengths(encoded: list[list[int]], max_new_tokens: int, context_length: int) -> None:
-    """Raise `DataError`, naming every bad prompt by its number, unless each has a token and leaves room for the response."""
-    room = context_length - max_new_tokens
-    problems = [f"prompt {i} is empty" for i, ids in enumerate(encoded) if not ids]
-    problems += [f"prompt {i} has {len(ids)} tokens" for i, ids in enumerate(encoded) if len(ids) > room]
-    if problems:
-        more = f", and {len(problems) - 5} more" if len(problems) > 5 else ""
-        raise DataError(
-            f"{', '.join(problems[:5])}{more} (counted from 0); a prompt needs at least 1 token and at most {room}: the model's context of "
-            f"{context_length} less max_new_tokens {max_new_tokens}; shorten the prompt or lower max_new_tokens"
-        )

@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 from ppo_lm.base_setup import find_reward_folder
 from ppo_lm.config import PPOConfig
-from ppo_lm.data import PromptSet, load_prompts
+from ppo_lm.data import DataReport, PromptSet, load_prompts
+from ppo_lm.data.encoding import encode_prompt, fit_prompt
 from ppo_lm.errors import ConfigError, DataError, RewardError, UserError
-from ppo_lm.rewards import FunctionReward, load_function, tldr_heuristics
+from ppo_lm.models import BaseModel
+from ppo_lm.rewards import FunctionReward, Scorer, load_scorer, tldr_heuristics
+from ppo_lm.tracking import check_output_dir
 
 
 class Inputs(NamedTuple):
-    """`reward` is None where `reward_folder` names a reward model instead; `prompts` is None where the configuration names none."""
+    """`rewards` in the configuration's order, a reward model on the shared base as its folder; `prompts` is None where none are named."""
 
-    reward_folder: Path | None
-    reward: FunctionReward | None
-    monitor: FunctionReward | None
+    rewards: list[Scorer | Path]
+    monitor: Scorer | None
     prompts: PromptSet | None
+    report: DataReport | None
 
 
-def load_inputs(config: PPOConfig, reward: Callable | None = None, monitor: Callable | None = None) -> Inputs:
-    """Load reward, monitor and prompts; a callable given stands in for the configuration's name. All problems are raised as one error."""
+def load_inputs(config: PPOConfig, reward: Callable | Sequence[Callable] | None = None, monitor: Callable | None = None) -> Inputs:
+    """Load rewards, monitor and prompts; callables given stand in for the configuration's names. All problems are raised as one error."""
     problems: list[UserError] = []
 
     def attempt(load, *arguments):
@@ -33,46 +36,54 @@ def load_inputs(config: PPOConfig, reward: Callable | None = None, monitor: Call
         except UserError as error:
             problems.append(error)
 
-    folder = None if reward is not None else attempt(find_reward_folder, config.reward)
-    if reward is None and config.reward is None:
-        reward = tldr_heuristics
-    elif reward is None and ":" in config.reward:
-        reward = attempt(load_function, config.reward)
-    if monitor is None and config.monitor is not None:
-        monitor = attempt(load_function, config.monitor, "monitor")
-    prompts = None if config.prompts is None else attempt(load_prompts, config.prompts, config.prompt_column)
+    if reward is None:
+        given = [tldr_heuristics] if not config.rewards else config.rewards
+    else:
+        given = list(reward) if isinstance(reward, Sequence) else [reward]
+    rewards = [attempt(load_reward, each) for each in given]
+    if config.reward_weights is not None and len(config.reward_weights) != len(rewards):
+        problems.append(ConfigError([f"reward_weights has {len(config.reward_weights)} numbers for {len(rewards)} rewards; give one for each"]))
+    if monitor is not None:
+        monitor = attempt(FunctionReward, monitor)
+    elif config.monitor is not None:
+        monitor = attempt(load_scorer, config.monitor, "monitor")
+    prompts, report = (None, None) if config.prompts is None else attempt(load_prompts, config.prompts, config) or (None, None)
     if config.output_dir is not None:
-        attempt(check_output_dir, Path(config.output_dir).expanduser())
-    reward, monitor = (function and attempt(FunctionReward, function) for function in (reward, monitor))
+        attempt(check_output_dir, config.output_dir)
     if prompts is not None:
-        for function in filter(None, (reward, monitor)):
+        for function in (*rewards, monitor):
             attempt(check_columns, function, prompts, config.prompts)
+    raise_all(problems)
+    return Inputs(rewards, monitor, prompts, report)
+
+
+def raise_all(problems: list[UserError]) -> None:
+    """Raise one problem as it is, and several as one `ConfigError`."""
     if len(problems) == 1:
         raise problems[0]
     if problems:
         raise ConfigError([str(problem) for problem in problems]) from problems[0]
-    return Inputs(folder, reward, monitor, prompts)
 
 
-def check_output_dir(folder: Path) -> None:
-    """Raise `ConfigError` unless `folder` exists or can be made, and can be written to."""
-    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    if not there.is_dir():
-        raise ConfigError([f"output_dir is {str(folder)!r}, but {there} is a file; name a folder"])
-    if not os.access(there, os.W_OK):
-        raise ConfigError([f"output_dir is {str(folder)!r}, but {there} cannot be written to; name another folder"])
+def load_reward(reward: str | Callable) -> Scorer | Path:
+    """A reward model's folder, if that is what a name names; otherwise what scores."""
+    if not isinstance(reward, str):
+        return reward if hasattr(reward, "missing_columns") else FunctionReward(reward)
+    return find_reward_folder(reward) or load_scorer(reward)
 
 
-def check_columns(function: FunctionReward, prompts: PromptSet, source: str) -> None:
+def check_columns(function: Scorer | Path | None, prompts: PromptSet, source: str) -> None:
     """Raise `RewardError` if the function needs a column that the prompts do not have."""
+    if function is None or isinstance(function, Path):
+        return
     missing = function.missing_columns(prompts.columns)
     if missing:
         have = ", ".join(prompts.columns) or "no other column"
         raise RewardError(f"function {function.name} needs {', '.join(map(repr, missing))}, but the prompts {source!r} have {have}; add the column, or name another function")
 
 
-def check_batch(prompts: list[str], columns: Mapping[str, list] | None, mini_batches: int) -> None:
-    """Raise `DataError` unless `prompts` is a list of texts, at least one a mini-batch, and every column is as long."""
+def check_batch(prompts: list, columns: Mapping[str, list] | None, mini_batches: int) -> None:
+    """Raise `DataError` unless `prompts` is a list of prompts, at least one a mini-batch, and every column is as long."""
     check_prompts(prompts)
     if len(prompts) < mini_batches:
         raise DataError(f"there are {len(prompts)} prompts but mini_batches is {mini_batches}; give at least one prompt a mini-batch, or lower mini_batches")
@@ -81,7 +92,38 @@ def check_batch(prompts: list[str], columns: Mapping[str, list] | None, mini_bat
             raise DataError(f"column {name!r} has {len(values)} values for {len(prompts)} prompts; give one a prompt")
 
 
-def check_prompts(prompts: list[str]) -> None:
-    """Raise `DataError` unless `prompts` is a list of at least one text."""
-    if isinstance(prompts, str) or not len(prompts) or not all(isinstance(prompt, str) for prompt in prompts):
-        raise DataError(f"prompts must be a list of at least one text; got {prompts!r:.60}")
+def check_prompts(prompts: list) -> None:
+    """Raise `DataError` unless `prompts` is a list of at least one text or conversation."""
+    if isinstance(prompts, str) or not len(prompts) or not all(isinstance(prompt, (str, list)) for prompt in prompts):
+        raise DataError(f"prompts must be a list of at least one text or conversation; got {prompts!r:.60}")
+
+def check_lengths(encoded: list[list[int]], max_new_tokens: int, context_length: int) -> None:
+    """Raise `DataError`, naming every bad prompt by its number, unless each has a token and leaves room for the response."""
+    room = context_length - max_new_tokens
+    problems = [f"prompt {i} is empty" for i, ids in enumerate(encoded) if not ids]
+    problems += [f"prompt {i} has {len(ids)} tokens" for i, ids in enumerate(encoded) if len(ids) > room]
+    if problems:
+        more = f", and {len(problems) - 5} more" if len(problems) > 5 else ""
+        raise DataError(
+            f"{', '.join(problems[:5])}{more} (counted from 0); a prompt needs at least 1 token and at most {room}: the model's context of "
+            f"{context_length} less max_new_tokens {max_new_tokens}; shorten the prompt or lower max_new_tokens"
+        )
+
+
+def fit_prompts(prompts: PromptSet, report: DataReport, config: PPOConfig, base: BaseModel) -> tuple[PromptSet, DataReport]:
+    """The prompts cut to `max_prompt_tokens`, without those that cannot be, and the report with their lengths. Raises `DataError` if none is left
+    or one leaves no room for a response."""
+    fitted = [fit_prompt(base.tokenizer, prompt, config.max_prompt_tokens) for prompt in prompts.prompts]
+    report = replace(report, dropped=list(report.dropped))
+    for number, prompt in enumerate(fitted, start=1):
+        if prompt is None:
+            report.drop(f"prompt {number}", f"has no sentence that ends within max_prompt_tokens {config.max_prompt_tokens}")
+    rows = [row for row, prompt in enumerate(fitted) if prompt is not None]
+    if not rows:
+        raise DataError(f"prompts: none has a sentence that ends within max_prompt_tokens {config.max_prompt_tokens}; raise it")
+    report.cut = sum(fitted[row] != prompts.prompts[row] for row in rows)
+    prompts = PromptSet(fitted, prompts.columns).select(rows)
+    encoded = [encode_prompt(base.tokenizer, prompt) for prompt in prompts.prompts]
+    check_lengths(encoded, config.max_new_tokens, base.context_length)
+    report.lengths = [len(ids) for ids in encoded]
+    return prompts, report

@@ -23,6 +23,12 @@ def describe_rollout(sa_pairs: SAPairs) -> dict[str, float]:
     }
 
 
+def describe_components(components: dict[str, torch.Tensor]) -> dict[str, float]:
+    """The mean of every reward (B,) over the completions it has an opinion on, as `reward/NAME`."""
+    known = {name: scores[~scores.isnan()] for name, scores in components.items()}
+    return {f"reward/{name}": float(scores.mean()) for name, scores in known.items() if len(scores)}
+
+
 def explained_variance(values: torch.Tensor, targets: torch.Tensor, mask: torch.Tensor) -> float:
     """1 − Var(target − value) / Var(target) over real tokens; 0 when the targets do not vary. All (B, A)."""
     if int(mask.sum()) < 2:

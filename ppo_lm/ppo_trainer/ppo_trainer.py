@@ -3,48 +3,54 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 from ppo_lm.advantage import GAEAdvantage, ReturnCalculator, TDError
 from ppo_lm.base_setup import load_base, set_up_roles
-from ppo_lm.checkpointing import save_models
+from ppo_lm.checkpointing import load_checkpoint, save_checkpoint, save_models
 from ppo_lm.config import PPOConfig
-from ppo_lm.data import PromptSet
-from ppo_lm.data.encoding import encode_prompt
-from ppo_lm.errors import ConfigError
-from ppo_lm.evaluation import Evaluation, evaluate
+from ppo_lm.data import DataReport, Prompt, PromptSet, load_prompts
+from ppo_lm.errors import ConfigError, RewardError, RunPaused
+from ppo_lm.evaluation import evaluate
 from ppo_lm.ops import masked_whiten
-from ppo_lm.ppo_trainer.generator import SequenceGenerator, check_lengths
-from ppo_lm.ppo_trainer.inputs import check_batch, check_prompts, load_inputs
-from ppo_lm.ppo_trainer.metrics import describe_rollout
+from ppo_lm.ppo_trainer.generator import SequenceGenerator
+from ppo_lm.ppo_trainer.inputs import check_batch, check_prompts, fit_prompts, load_inputs
+from ppo_lm.ppo_trainer.metrics import describe_components, describe_rollout
 from ppo_lm.ppo_trainer.model_trainer import ModelTrainer
 from ppo_lm.ppo_trainer.reward_computer import RewardComputer
+from ppo_lm.ppo_trainer.run_state import Evaluations, put_state, random_states, restore_random_states, take_state
 from ppo_lm.ppo_trainer.value_adder import ValueAdder
 from ppo_lm.reward_kl import KLDivergence, RewardAdjuster
+from ppo_lm.rewards import response_columns
 from ppo_lm.rollout import SamplingSettings
 from ppo_lm.tracking import RunLog
+from ppo_lm.types import SAPairs
 
 
 class PPOTrainer:
-    """PPO on a language model: policy, reference, value and reward on one shared base.
+    """PPO on a language model: policy, reference, value and rewards on one shared base.
 
-    `reward` and `monitor` take Python callables in place of the configuration's names: `fn(prompts, completions, **columns)`.
+    `reward` and `monitor` take Python callables in place of the configuration's names, `reward` one or several:
+    `fn(prompts, completions, **columns)`.
     """
 
-    def __init__(self, config: PPOConfig, reward: Callable | None = None, monitor: Callable | None = None):
+    def __init__(self, config: PPOConfig, reward: Callable | Sequence[Callable] | None = None, monitor: Callable | None = None):
         inputs = load_inputs(config, reward, monitor)
-        self.config, self.monitor, self.prompts = config, inputs.monitor, inputs.prompts
-        self.base = load_base(config.model_name, config.dtype, config.device, full_weights=config.lora_r == 0)
+        self.config, self.monitor, self.prompts, self.report = config, inputs.monitor, inputs.prompts, inputs.report
+        self.base = load_base(config.model_name, config.dtype, config.device, full_weights=config.lora_r == 0, seed=config.seed)
         self.roles = set_up_roles(
             self.base, lora_r=config.lora_r, lora_alpha=config.lora_alpha, lora_dropout=config.lora_dropout,
-            lora_targets=config.lora_targets, reward_folder=inputs.reward_folder, seed=config.seed,
+            lora_targets=config.lora_targets, reward_folders=[r for r in inputs.rewards if isinstance(r, Path)], seed=config.seed,
         )  # fmt: skip
         sampling = SamplingSettings(config.max_new_tokens, config.temperature, config.top_k, config.top_p)
         size = config.micro_batch_size
         self.generator = SequenceGenerator(self.roles.policy, self.roles.sft, sampling, size, config.seed)
-        self.reward_computer = RewardComputer(self.roles.reward or inputs.reward, size)
+        models = iter(self.roles.rewards)
+        rewards = [next(models) if isinstance(reward, Path) else reward for reward in inputs.rewards]
+        self.reward_computer = RewardComputer(rewards, size, config.reward_weights, config.reward_clip, config.reward_normalise)
         self.kl_divergence = KLDivergence(config.kl_estimator)
         self.reward_adjuster = RewardAdjuster(config.kl_coef, config.missing_eos_score, config.whiten_rewards)
         self.value_adder = ValueAdder(self.roles.value, size)
@@ -53,7 +59,7 @@ class PPOTrainer:
         self.return_calculator = ReturnCalculator(config.gamma)
         self.model_trainer = ModelTrainer(self.roles.policy, self.roles.value, config)
 
-    def ppo_step(self, prompts: list[str], columns: Mapping[str, list] | None = None) -> dict:
+    def ppo_step(self, prompts: list[Prompt], columns: Mapping[str, list] | None = None) -> dict:
         """Sample, score and train on one batch of prompts. `columns`: lists as long, passed on to reward functions.
 
         Returns `generated_texts` (B texts), `rewards` (their B scores), `value_loss`, `policy_loss`, and the step's other metrics.
@@ -62,6 +68,7 @@ class PPOTrainer:
         check_batch(prompts, columns, config.mini_batches)
         sa_pairs, texts = self.generator.generate_sequences(prompts)
         scores = self.reward_computer.compute_rewards(prompts, texts, columns, sa_pairs)
+        monitored = self._monitor(prompts, texts, columns, sa_pairs)
         sa_pairs = sa_pairs.with_columns(scores=scores)
         sa_pairs = self.kl_divergence.add_kl_to_sa_pairs(sa_pairs)
         sa_pairs = self.reward_adjuster.adjust_rewards_with_kl(sa_pairs)
@@ -75,64 +82,91 @@ class PPOTrainer:
         value_metrics = self.model_trainer.train_value_model(sa_pairs)
         policy_metrics = self.model_trainer.train_policy_model(sa_pairs)
 
-        results = {"generated_texts": texts, "rewards": scores.tolist(), **describe_rollout(sa_pairs), **value_metrics, **policy_metrics}
-        if self.monitor is not None:
-            seen = self.monitor(prompts, texts, {**(columns or {}), "terminated": sa_pairs.terminated.tolist()})
-            results["monitor"] = sum(seen) / len(seen)
-        results["seconds"] = time.perf_counter() - started
-        results["tokens_per_second"] = len(sa_pairs) / results["seconds"]
-        return results
+        seconds = time.perf_counter() - started
+        return {
+            "generated_texts": texts, "rewards": scores.tolist(), **describe_rollout(sa_pairs), **describe_components(self.reward_computer.components),
+            **monitored, **value_metrics, **policy_metrics, "seconds": seconds, "tokens_per_second": len(sa_pairs) / seconds,
+        }  # fmt: skip
 
-    def train(self, prompts: PromptSet | list[str] | None = None, log: RunLog | None = None) -> dict[str, list[Evaluation]]:
+    def train(self, prompts: PromptSet | list[Prompt] | None = None, log: RunLog | None = None, resume: str | Path | None = None) -> Evaluations:
         """A whole run of `config.steps` steps over `prompts` (None: `config.prompts`), with evaluations on prompts held out of them.
 
-        Writes `config.output_dir` and prints progress through `log`. Returns the evaluations, by name, first to last.
+        Writes `config.output_dir` and prints progress through `log`. Returns the evaluations, by name, first to last. `resume` is the folder
+        of a run with the same settings that was paused. Raises `RunPaused`, with the run saved, when a reward fails.
         """
         config = self.config
-        train_set, held_out = self._prompt_sets(prompts)
-        log = log or RunLog(config, monitor_name=self.monitor and self.monitor.name)
-        log.start(f"{config.model_name} ({self.base.description})")
-        evaluations = {}
-        batches = train_set.batches(config.batch_size, config.seed)
-        self._evaluate(held_out, 0, evaluations, log)
-        for step in range(1, config.steps + 1):
-            batch = next(batches)
-            log.step(step, batch.prompts, self.ppo_step(batch.prompts, batch.columns))
-            if step == config.steps or (config.eval_every and step % config.eval_every == 0):
-                self._evaluate(held_out, step, evaluations, log)
+        train_set, held_out, report = self._prompt_sets(prompts)
+        step, evaluations = (0, {}) if resume is None else put_state(self, load_checkpoint(Path(resume)))
+        log = log or RunLog(config, monitor_name=self.monitor and self.monitor.name, resume=None if resume is None else (Path(resume), step))
+        log.start(f"{config.model_name} ({self.base.description})", report)
+        batches = islice(train_set.batches(config.batch_size, config.seed), step, None)
+        before = random_states(self)
+        try:
+            self._evaluate_if_due(step, held_out, evaluations, log)
+            while step < config.steps:
+                before, batch = random_states(self), next(batches)
+                results = self.ppo_step(batch.prompts, batch.columns)
+                step += 1
+                log.step(step, batch.prompts, results, self.reward_computer.components)
+                before = random_states(self)
+                self._evaluate_if_due(step, held_out, evaluations, log)
+        except RewardError as error:
+            restore_random_states(self, before)
+            self._pause(step, evaluations, log, error)
         if log.folder:
             self.save(log.folder)
-        log.finish()
+        log.finish(held_out, evaluations)
         return evaluations
 
     def save(self, folder: str | Path) -> None:
         """Write `adapter/` (plain PEFT) and `merged/` (plain transformers, if `save_merged`) into `folder`; lora_r 0 has only the latter."""
         save_models(self.roles.policy, Path(folder), merged=self.config.save_merged)
 
-    def _prompt_sets(self, prompts: PromptSet | list[str] | None) -> tuple[PromptSet, PromptSet]:
-        config = self.config
-        prompts = self.prompts if prompts is None else prompts
-        if prompts is None:
-            raise ConfigError(['prompts is not set; name a file, a data set or "embedded", or pass prompts to train()'])
-        if not isinstance(prompts, PromptSet):
-            check_prompts(prompts)
-            prompts = PromptSet(list(prompts))
-        check_lengths([encode_prompt(self.base.tokenizer, prompt) for prompt in prompts.prompts], config.max_new_tokens, self.base.context_length)
-        return prompts.split(config.eval_prompts, config.seed)
+    def _pause(self, step: int, evaluations: Evaluations, log: RunLog, error: RewardError) -> None:
+        """Save the run as it was after `step` steps; the batch whose reward failed is drawn again when it is resumed."""
+        if log.folder is None:
+            raise error
+        save_checkpoint(log.folder, step, take_state(self, step, evaluations))
+        raise RunPaused(f"{error}\nThe run is saved as it was after step {step}; go on with: ppo-lm train --resume {log.folder}") from error
 
-    def _evaluate(self, held_out: PromptSet, step: int, evaluations: dict[str, list[Evaluation]], log: RunLog) -> None:
-        if not len(held_out):
+    def _monitor(self, prompts: list[Prompt], texts: list[str], columns: Mapping[str, list] | None, sa_pairs: SAPairs) -> dict[str, float]:
+        if self.monitor is None:
+            return {}
+        seen = [score for score in self.monitor(prompts, texts, response_columns(columns, sa_pairs)) if score is not None]
+        return {"monitor": sum(seen) / len(seen)} if seen else {}
+
+    def _prompt_sets(self, prompts: PromptSet | list[Prompt] | None) -> tuple[PromptSet, PromptSet, DataReport]:
+        """(to train on, held out, report)."""
+        config, report = self.config, self.report
+        if prompts is None and self.prompts is None:
+            raise ConfigError(['prompts is not set; name a file, a data set or "embedded", or pass prompts to train()'])
+        if prompts is None:
+            prompts = self.prompts
+        elif isinstance(prompts, PromptSet):
+            report = DataReport("the prompts given", len(prompts), len(prompts), 0)
+        else:
+            check_prompts(prompts)
+            prompts, report = load_prompts(prompts, config)
+        prompts, report = fit_prompts(prompts, report, config, self.base)
+        train_set, held_out = prompts.split(config.eval_prompts, config.seed)
+        report.describe_split([str(p) for p in train_set.prompts], [str(p) for p in held_out.prompts])
+        return train_set, held_out, report
+
+    def _evaluate_if_due(self, step: int, held_out: PromptSet, evaluations: Evaluations, log: RunLog) -> None:
+        """Evaluate before the first step, after the last, and every `eval_every`; once."""
+        config = self.config
+        due = step in (0, config.steps) or (config.eval_every and step % config.eval_every == 0)
+        if not due or not len(held_out) or any(made[-1].step == step for made in evaluations.values()):
             return
-        sampling = self.generator.sampling
-        kinds = {
-            "sampled": sampling,
-            "near_greedy": SamplingSettings(sampling.max_new_tokens, self.config.eval_temperature),
-        }
+        sampling, found = self.generator.sampling, {}
+        kinds = {"sampled": sampling, "near_greedy": SamplingSettings(sampling.max_new_tokens, config.eval_temperature)}
         for name, settings in kinds.items():
-            evaluation = evaluate(self._evaluation_generator(settings), self.reward_computer, self.monitor, held_out, self.config.batch_size)
+            evaluation = evaluate(self._evaluation_generator(settings), self.reward_computer, self.monitor, held_out, config.batch_size)
             kl = evaluation.kl if settings == sampling else None  # at another temperature it compares two other distributions
-            evaluations.setdefault(name, []).append(replace(evaluation, step=step, kl=kl))
-        log.evaluation(step, held_out, {name: results[-1] for name, results in evaluations.items()})
+            found[name] = replace(evaluation, step=step, kl=kl)
+        for name, evaluation in found.items():
+            evaluations.setdefault(name, []).append(evaluation)
+        log.evaluation(step, held_out, found)
 
     def _evaluation_generator(self, settings: SamplingSettings) -> SequenceGenerator:
         """A generator with a random stream of its own, so that evaluating changes nothing in training and every evaluation sees the same noise."""

@@ -2,50 +2,70 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
-from ppo_lm.data.encoding import encode_completion, encode_prompt, pad
+from ppo_lm.data import Prompt
+from ppo_lm.data.encoding import encode_completion, encode_prompt, find_end_token, pad
 from ppo_lm.experience_buffer import micro_batches
 from ppo_lm.models import RewardModel
-from ppo_lm.rewards import FunctionReward
+from ppo_lm.rewards import FunctionReward, combine, response_columns, unique_names
 from ppo_lm.types import SAPairs
+
+Reward = RewardModel | Callable
 
 
 class RewardComputer:
-    """Scores responses with a reward model on the shared base, or with a function `fn(prompts, completions, **columns)`."""
+    """Scores responses by one reward or several, weighted: reward models on the shared base, functions `fn(prompts, completions, **columns)`, and
+    whatever else `rewards.load_scorer` makes.
 
-    def __init__(self, reward: RewardModel | Callable, micro_batch_size: int = 8):
-        if not isinstance(reward, (RewardModel, FunctionReward)):
-            reward = FunctionReward(reward)
-        self.reward, self.micro_batch_size = reward, micro_batch_size
+    `components` holds the last batch's scores by each reward's name, before they were clipped, normalised and weighted; NaN: no opinion.
+    """
+
+    def __init__(
+        self, rewards: Reward | Sequence[Reward], micro_batch_size: int = 8, weights: Sequence[float] | None = None, clip: float = 0.0, normalise: bool = False
+    ):
+        rewards = list(rewards) if isinstance(rewards, Sequence) else [rewards]
+        self.rewards = [reward if hasattr(reward, "name") or isinstance(reward, RewardModel) else FunctionReward(reward) for reward in rewards]
+        self.names = unique_names([getattr(reward, "name", "reward_model") for reward in self.rewards])
+        self.micro_batch_size, self.weights, self.clip, self.normalise = micro_batch_size, weights, clip, normalise
+        self.components: dict[str, torch.Tensor] = {}
 
     def compute_rewards(
-        self, prompts: list[str], generated_texts: list[str], columns: Mapping[str, list] | None = None, sa_pairs: SAPairs | None = None
+        self, prompts: list[Prompt], generated_texts: list[str], columns: Mapping[str, list] | None = None, sa_pairs: SAPairs | None = None
     ) -> torch.Tensor:
         """The score of every response, (B,) fp32.
 
         `columns` are the data set's other columns, for functions. With `sa_pairs` a reward model reads the very tokens that were
         sampled; without, it reads the texts tokenised anew, each with an EOS.
         """
-        if isinstance(self.reward, RewardModel):
-            return self._score_pairs(sa_pairs) if sa_pairs is not None else self._score_texts(prompts, generated_texts)
-        if sa_pairs is None:
-            return torch.tensor(self.reward(prompts, generated_texts, columns))
-        columns = {**(columns or {}), "terminated": sa_pairs.terminated.tolist()}
-        return torch.tensor(self.reward(prompts, generated_texts, columns), device=sa_pairs.action_ids.device)
+        if sa_pairs is not None:
+            columns = response_columns(columns, sa_pairs)
+        scores = [self._score(reward, prompts, generated_texts, columns, sa_pairs) for reward in self.rewards]
+        self.components = dict(zip(self.names, scores))
+        return combine(torch.stack(scores), self.weights, clip=self.clip, normalise=self.normalise)
+
+    def _score(self, reward, prompts, texts, columns, sa_pairs: SAPairs | None) -> torch.Tensor:
+        if isinstance(reward, RewardModel):
+            return self._score_texts(reward, prompts, texts) if sa_pairs is None else self._score_pairs(reward, sa_pairs)
+        scores = [float("nan") if score is None else score for score in reward(prompts, texts, columns)]
+        return torch.tensor(scores, device=None if sa_pairs is None else sa_pairs.action_ids.device)
 
     @torch.no_grad()
-    def _score_pairs(self, sa_pairs: SAPairs) -> torch.Tensor:
+    def _score_pairs(self, reward: RewardModel, sa_pairs: SAPairs) -> torch.Tensor:
         scores = torch.zeros(sa_pairs.sequences, device=sa_pairs.action_ids.device)
         for rows, part in micro_batches(sa_pairs, self.micro_batch_size):
-            scores[rows] = self.reward.scores(part.input_ids, part.attention_mask)
+            scores[rows] = reward.scores(part.input_ids, part.attention_mask)
         return scores
 
     @torch.no_grad()
-    def _score_texts(self, prompts: list[str], generated_texts: list[str]) -> torch.Tensor:
-        base = self.reward.base
-        ids = [encode_prompt(base.tokenizer, p) + encode_completion(base.tokenizer, t, base.eos_token_ids[0]) for p, t in zip(prompts, generated_texts, strict=True)]
+    def _score_texts(self, reward: RewardModel, prompts: list[Prompt], texts: list[str]) -> torch.Tensor:
+        base = reward.base
+        ids = [
+            encode_prompt(base.tokenizer, p) + encode_completion(base.tokenizer, t, find_end_token(base.tokenizer, base.eos_token_ids, p))
+            for p, t in zip(prompts, texts, strict=True)
+        ]
         parts = [ids[i : i + self.micro_batch_size] for i in range(0, len(ids), self.micro_batch_size)]
-        return torch.cat([self.reward.scores(*pad(part, base.pad_token_id, side="right", device=base.device)) for part in parts])
+        return torch.cat([reward.scores(*pad(part, base.pad_token_id, side="right", device=base.device)) for part in parts])
+

@@ -1,5 +1,7 @@
 """Stage two: a reward model from preferences."""
 
-from ppo_lm.reward_modeling.reward_trainer import Comparison, normalise, preference_accuracy, score_all, train_reward_model
+from ppo_lm.reward_modeling.report import RewardReport
+from ppo_lm.reward_modeling.reward_trainer import Comparison, normalise, score_all, train_reward_model
+from ppo_lm.reward_modeling.stage import run_reward
 
-__all__ = ["Comparison", "normalise", "preference_accuracy", "score_all", "train_reward_model"]
+__all__ = ["Comparison", "RewardReport", "normalise", "run_reward", "score_all", "train_reward_model"]

@@ -26,17 +26,21 @@ def score_sequences(model: RewardModel, sequences: list[list[int]]) -> torch.Ten
     return model.scores(*pad(sequences, model.base.pad_token_id, side="right", device=model.base.device))
 
 
-def preference_loss(model: RewardModel, batch: list[Comparison]) -> torch.Tensor:
-    """Bradley–Terry: −log sigmoid(r(chosen) − r(rejected)), averaged ("Learning to summarize from human feedback", 2009.01325). Returns ()."""
+def sum_preference_losses(model: RewardModel, batch: list[Comparison]) -> torch.Tensor:
+    """Bradley–Terry: −log sigmoid(r(chosen) − r(rejected)), summed ("Learning to summarize from human feedback", 2009.01325). Returns ()."""
     scores = score_sequences(model, [c.chosen_ids for c in batch] + [c.rejected_ids for c in batch])
-    return -logsigmoid(scores[: len(batch)] - scores[len(batch) :]).mean()
+    return -logsigmoid(scores[: len(batch)] - scores[len(batch) :]).sum()
 
 
 def train_reward_model(model: RewardModel, comparisons: list[Comparison], *, seed: int = 0, **settings) -> None:
-    """Minimise `preference_loss`. `settings` are those of `base_setup.minimise`: learning_rate, epochs, batch_size, max_grad_norm, log."""
+    """Minimise the mean loss of a comparison, with dropout. `settings` are those of `base_setup.minimise`: learning_rate, epochs, batch_size,
+    micro_batch_size, max_steps, max_grad_norm, log."""
     lengths = [max(len(c.chosen_ids), len(c.rejected_ids)) for c in comparisons]
     rng = random.Random(f"reward {seed}")
-    minimise(lambda batch: preference_loss(model, batch), comparisons, lengths, model.parameters(), rng=rng, **settings)
+    with model.base.dropout():
+        minimise(
+            lambda batch: sum_preference_losses(model, batch), comparisons, lengths, [1] * len(comparisons), model.parameters(), rng=rng, **settings
+        )
 
 
 @torch.no_grad()
@@ -48,12 +52,6 @@ def score_all(model: RewardModel, sequences: list[list[int]], batch_size: int = 
         rows = order[start : start + batch_size]
         scores[rows] = score_sequences(model, [sequences[row] for row in rows]).cpu()
     return scores
-
-
-def preference_accuracy(model: RewardModel, comparisons: list[Comparison]) -> float:
-    """The share of comparisons whose chosen completion scores higher."""
-    chosen = score_all(model, [c.chosen_ids for c in comparisons])
-    return float((chosen > score_all(model, [c.rejected_ids for c in comparisons])).float().mean())
 
 
 def normalise(model: RewardModel, reference_sequences: list[list[int]]) -> None:

@@ -1,20 +1,28 @@
-"""Call a reward function, and make sure of what it returns."""
+"""Call a reward function, plain or async, and make sure of what it returns."""
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from numbers import Real
 
+from ppo_lm.data.examples import Prompt, wrap_completion
 from ppo_lm.errors import RewardError
+
+GIVEN = ("prompts", "completions", "terminated", "completion_ids")  # by ppo_lm itself, besides the data's columns
+SINGULAR = {"prompt": "prompts", "completion": "completions"}
 
 
 class FunctionReward:
     """A function `fn(prompts, completions, **columns) -> list[float]`, the signature of TRL's GRPO reward functions.
 
-    Columns are lists as long as the prompts: those of the data set, and `terminated` (did the response end by itself). A function
-    gets the ones it names, or all if it takes **kwargs.
+    Columns are lists as long as the prompts: those of the data set, `terminated` (did the response end by itself) and `completion_ids`. A
+    function gets the ones it names, or all if it takes **kwargs. After a conversation, prompt and completion are lists of messages. None
+    stands for "no opinion". Async functions are awaited; a function with the arguments `prompt` or `completion` judges one sample a
+    call, and is called for all samples at once if it is async.
     """
 
     def __init__(self, function: Callable, name: str | None = None):
@@ -26,37 +34,82 @@ class FunctionReward:
         self._takes_all = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters)
         self._names = {parameter.name for parameter in parameters}
         self._needs = [p.name for p in parameters if p.default is p.empty and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+        self._needs += getattr(function, "needs_columns", [])
+        self._one_by_one = bool(self._names & set(SINGULAR)) and not self._names & {"prompts", "completions"}
+        self._is_async = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004
 
     def missing_columns(self, columns: Iterable[str]) -> list[str]:
         """The arguments without a default that neither ppo_lm nor `columns` gives."""
-        given = {"prompts", "completions", "terminated", *columns}
+        given = {*GIVEN, *columns, *(SINGULAR if self._one_by_one else ())}
         return [name for name in self._needs if name not in given]
 
-    def __call__(self, prompts: Sequence[str], completions: Sequence[str], columns: Mapping[str, list] | None = None) -> list[float]:
-        """One finite number a completion. Raises `RewardError` with the place when the function raises or returns anything else."""
-        offered = {"prompts": prompts, "completions": completions, **(columns or {})}
-        taken = {name: list(values) for name, values in offered.items() if self._takes_all or name in self._names}
+    def __call__(self, prompts: Sequence[Prompt], completions: Sequence[str], columns: Mapping[str, list] | None = None) -> list[float | None]:
+        """One finite number, or None, a completion. Raises `RewardError` with the place when the function raises or returns anything else."""
+        wrapped = [wrap_completion(prompt, completion) for prompt, completion in zip(prompts, completions, strict=True)]
+        offered = {"prompts": list(prompts), "completions": wrapped, **{name: list(values) for name, values in (columns or {}).items()}}
         try:
-            scores = self.function(**taken)
+            scores = self._call_one_by_one(offered, len(wrapped)) if self._one_by_one else self._call(offered)
+        except RewardError:
+            raise
         except Exception as error:
             raise RewardError(
                 f"reward function {self.name} raised {type(error).__name__} on a batch of {len(completions)} completions: {error}"
             ) from error
         return self._check(scores, completions)
 
-    def _check(self, scores, completions: Sequence[str]) -> list[float]:
+    def _call(self, offered: Mapping[str, list]):
+        taken = {name: values for name, values in offered.items() if self._takes_all or name in self._names}
+        return run(self.function(**taken)) if self._is_async else self.function(**taken)
+
+    def _call_one_by_one(self, offered: dict[str, list], count: int):
+        singular = {**offered, **{name: offered[plural] for name, plural in SINGULAR.items()}}
+        if self._takes_all:
+            del singular["prompts"], singular["completions"]
+        names = [name for name in singular if self._takes_all or name in self._names]
+        calls = [{name: singular[name][row] for name in names} for row in range(count)]
+        if not self._is_async:
+            return [self.function(**call) for call in calls]
+
+        async def all_at_once():
+            return await asyncio.gather(*(self.function(**call) for call in calls))
+
+        return run(all_at_once())
+
+    def _check(self, scores, completions: Sequence[str]) -> list[float | None]:
         scores = scores.tolist() if hasattr(scores, "tolist") else scores
         if isinstance(scores, (str, bytes)) or not isinstance(scores, Sequence):
             raise RewardError(f"reward function {self.name} returned {_show(scores)}; it must return a list of {len(completions)} numbers, one a completion")
         if len(scores) != len(completions):
             raise RewardError(f"reward function {self.name} returned {len(scores)} scores for {len(completions)} completions; it must return one for each")
         for place, (score, completion) in enumerate(zip(scores, completions)):
-            if not isinstance(score, Real) or not math.isfinite(score):
+            if score is not None and (not isinstance(score, Real) or not math.isfinite(score)):
                 raise RewardError(
                     f"reward function {self.name} returned {_show(score)} for completion {place} of {len(completions)} "
-                    f"({_show(completion)}); it must return a finite number"
+                    f"({_show(completion)}); it must return a finite number, or None for no opinion"
                 )
-        return [float(score) for score in scores]
+        return [None if score is None else float(score) for score in scores]
+
+
+def run(coroutine: Coroutine):
+    """Run a coroutine to its end, also where an event loop is running already (a notebook), and return its result."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(coroutine)
+    outcome = {}
+
+    def in_a_thread():
+        try:
+            outcome["result"] = asyncio.run(coroutine)
+        except BaseException as error:  # handed to the caller's thread
+            outcome["error"] = error
+
+    thread = threading.Thread(target=in_a_thread)
+    thread.start()
+    thread.join()
+    if "error" in outcome:
+        raise outcome["error"]
+    return outcome["result"]
 
 
 def _show(value) -> str:

@@ -1,24 +1,65 @@
-"""Load a person's own reward function."""
+"""From what a configuration names to something that scores."""
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Protocol
 
 from ppo_lm.errors import RewardError
+from ppo_lm.rewards.built_in import BUILT_IN, call_by_name, load_built_in
+from ppo_lm.rewards.classifier import ClassifierReward, is_classifier_folder
+from ppo_lm.rewards.function_reward import FunctionReward
+from ppo_lm.rewards.remote import RemoteReward
+
+KINDS = (
+    "name a function as module:function or path/file.py:function, a built-in ("
+    + ", ".join(BUILT_IN)
+    + '), the folder of a reward model, the hub id of a classifier, or the address of a scorer (http://... or remote(url=..., timeout=30))'
+)
+
+
+class Scorer(Protocol):
+    """What every reward is but a reward model on the shared base: `FunctionReward`, `RemoteReward`, `ClassifierReward`."""
+
+    name: str
+
+    def __call__(self, prompts: Sequence, completions: Sequence[str], columns: Mapping[str, list] | None = None) -> list[float | None]: ...
+
+    def missing_columns(self, columns: Iterable[str]) -> list[str]: ...
+
+
+def load_scorer(spec: str, role: str = "reward") -> Scorer:
+    """Make what `spec` names. Raises `RewardError` that says which part cannot be found. `role` is the setting that named it, for messages.
+
+    A reward model on the shared base is not made here: its folder is found by `base_setup.find_reward_folder`.
+    """
+    if spec.startswith(("http://", "https://")):
+        return RemoteReward(spec)
+    remote = call_by_name(spec, {"remote": RemoteReward}, role)
+    if remote is not None:
+        return remote
+    built_in = load_built_in(spec, role)
+    if built_in is not None:
+        return FunctionReward(built_in, spec.split("(")[0].strip())
+    if ":" in spec:
+        return FunctionReward(load_function(spec, role))
+    folder = Path(spec).expanduser()
+    if is_classifier_folder(folder):
+        return ClassifierReward(str(folder), folder.name)
+    if not folder.exists() and spec.count("/") == 1 and not spec.startswith((".", "~", "/")):
+        return ClassifierReward(spec, spec.split("/")[1])
+    raise RewardError(f"{role} {spec!r}: there is no such function, folder or built-in; {KINDS}")
 
 
 def load_function(spec: str, role: str = "reward") -> Callable:
-    """Load `package.module:function` or `path/file.py:function`. Raises `RewardError` that says which part cannot be found.
-
-    `role` is the setting that named it, for the message.
-    """
+    """Load `package.module:function` or `path/file.py:function`. Raises `RewardError` that says which part cannot be found."""
     place, colon, name = spec.rpartition(":")
     if not colon or not place or not name:
-        raise RewardError(f"{role} {spec!r}: write module:function or path/file.py:function, or the folder of a reward model that exists")
+        raise RewardError(f"{role} {spec!r}: write module:function or path/file.py:function")
     module = _load_file(spec, Path(place).expanduser(), role) if place.endswith(".py") else _import(spec, place, role)
     function = getattr(module, name, None)
     if not callable(function):

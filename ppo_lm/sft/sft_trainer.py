@@ -14,15 +14,18 @@ from ppo_lm.ops import action_logprobs
 
 
 @dataclass(frozen=True)
-class Demonstration:
+class EncodedDemonstration:
     """Token ids of a prompt and of a completion of it (with its EOS, if it ended)."""
 
     prompt_ids: list[int]
     completion_ids: list[int]
 
+    def __len__(self) -> int:
+        return len(self.prompt_ids) + len(self.completion_ids)
 
-def completion_loss(policy: PolicyModel, batch: list[Demonstration]) -> torch.Tensor:
-    """Mean negative log-likelihood, in nats, of the completions' tokens only. Returns ()."""
+
+def sum_completion_losses(policy: PolicyModel, batch: list[EncodedDemonstration]) -> torch.Tensor:
+    """Negative log-likelihood, in nats, summed over the completions' tokens; prompts and padding carry none. Returns ()."""
     base = policy.base
     ids, mask = pad([d.prompt_ids + d.completion_ids for d in batch], base.pad_token_id, side="right", device=base.device)
     _, is_prompt = pad([d.prompt_ids for d in batch], 0, side="right", device=base.device)
@@ -30,12 +33,20 @@ def completion_loss(policy: PolicyModel, batch: list[Demonstration]) -> torch.Te
     is_action[:, : is_prompt.shape[1]] &= ~is_prompt
     with base.role(policy.role):
         hidden = base.hidden_states(ids, mask)
-    actions = is_action[:, 1:]
-    return -action_logprobs(hidden[:, :-1], base.logits, ids[:, 1:], actions).sum() / actions.sum()
+    return -action_logprobs(hidden[:, :-1], base.logits, ids[:, 1:], is_action[:, 1:]).sum()
 
 
-def train_sft(policy: PolicyModel, demonstrations: list[Demonstration], *, seed: int = 0, **settings) -> None:
-    """Minimise `completion_loss`. `settings` are those of `base_setup.minimise`: learning_rate, epochs, batch_size, max_grad_norm, log."""
-    lengths = [len(d.prompt_ids) + len(d.completion_ids) for d in demonstrations]
+def train_sft(policy: PolicyModel, demonstrations: list[EncodedDemonstration], *, seed: int = 0, **settings) -> None:
+    """Minimise the mean loss of a completion token, with dropout. `settings` are those of `base_setup.minimise`: learning_rate, epochs, batch_size,
+    micro_batch_size, max_steps, max_grad_norm, log."""
+    lengths, weights = [len(d) for d in demonstrations], [len(d.completion_ids) for d in demonstrations]
     rng = random.Random(f"sft {seed}")
-    minimise(lambda batch: completion_loss(policy, batch), demonstrations, lengths, policy.parameters(), rng=rng, **settings)
+    with policy.base.dropout():
+        minimise(lambda batch: sum_completion_losses(policy, batch), demonstrations, lengths, weights, policy.parameters(), rng=rng, **settings)
+
+
+@torch.no_grad()
+def completion_loss(policy: PolicyModel, demonstrations: list[EncodedDemonstration], batch_size: int = 32) -> float:
+    """Mean negative log-likelihood of a completion token, in nats, without dropout."""
+    batches = [demonstrations[start : start + batch_size] for start in range(0, len(demonstrations), batch_size)]
+    return sum(float(sum_completion_losses(policy, batch)) for batch in batches) / sum(len(d.completion_ids) for d in demonstrations)

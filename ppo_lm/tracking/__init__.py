@@ -1,5 +1,7 @@
 """The record of a run."""
 
+from ppo_lm.tracking.run_folder import append_record, check_output_dir, make_run_folder, write_config
 from ppo_lm.tracking.run_log import RunLog
+from ppo_lm.tracking.stage_log import StageLog
 
-__all__ = ["RunLog"]
+__all__ = ["RunLog", "StageLog", "append_record", "check_output_dir", "make_run_folder", "write_config"]

@@ -76,7 +76,7 @@ def test_a_reward_model_of_another_base_is_refused(tmp_path):
     base.add_adapter("reward", make_lora_config(4, 8, 0.0))
     RewardModel(base).save(tmp_path)
     with pytest.raises(ModelError, match="cannot be loaded onto model 'random'; was it trained on another one"):
-        set_up_roles(make_base(), lora_r=4, lora_alpha=8, lora_dropout=0.0, lora_targets="all-linear", reward_folder=tmp_path)
+        set_up_roles(make_base(), lora_r=4, lora_alpha=8, lora_dropout=0.0, lora_targets="all-linear", reward_folders=[tmp_path])
 
 
 def test_auto_dtype():
@@ -88,12 +88,41 @@ def test_auto_dtype():
 
 
 def test_a_reward_folder_is_checked_before_any_model_loads(tmp_path):
-    assert find_reward_folder(None) is None
-    assert find_reward_folder("mine.py:score") is None
-    with pytest.raises(ModelError, match="there is no such folder"):
-        find_reward_folder(str(tmp_path / "none"))
-    with pytest.raises(ModelError, match="has no adapter_config.json"):
+    for other in ("mine.py:score", str(tmp_path / "none"), str(tmp_path)):
+        assert find_reward_folder(other) is None
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(ModelError, match="has no adapter_model.safetensors, head.safetensors, normalisation.json, so it is no reward model"):
         find_reward_folder(str(tmp_path))
+    run = tmp_path / "run"
+    shutil.copytree(EMBEDDED_MODEL / "reward", run / "reward")
+    assert find_reward_folder(str(run)) == find_reward_folder(str(run / "reward")) == run / "reward"
+    assert find_reward_folder("embedded") == EMBEDDED_MODEL / "reward"
+
+
+def test_an_adapter_folder_is_its_base_with_the_adapter_merged_in(tmp_path):
+    base = load_base("embedded", "float32", "cpu")
+    torch.manual_seed(0)
+    base.add_adapter("policy", make_lora_config(4, 8, 0.0))
+    with torch.no_grad():
+        for weight in base.role_parameters("policy"):
+            weight.normal_(std=0.05)
+    base.save_adapter("policy", tmp_path)
+    ids, mask = torch.tensor([[5, 6, 7, 8]]), torch.ones(1, 4, dtype=torch.bool)
+    with base.role("policy"):
+        expected = base.hidden_states(ids, mask)
+    merged = load_base(str(tmp_path), "float32", "cpu")
+    assert merged.peft is None
+    torch.testing.assert_close(merged.hidden_states(ids, mask), expected, rtol=0, atol=1e-4)
+    assert not torch.allclose(base.hidden_states(ids, mask), expected)
+
+
+def test_an_adapter_without_its_base_is_one_sentence(tmp_path):
+    (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "/nowhere/model"}')
+    with pytest.raises(ModelError, match="model '/nowhere/model': there is no folder"):
+        load_base(str(tmp_path))
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(ModelError, match="names no base model"):
+        load_base(str(tmp_path))
 
 
 QUICK_START = """

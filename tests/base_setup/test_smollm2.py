@@ -58,7 +58,7 @@ base.add_adapter("reward", make_lora_config(16, 32, 0.1))
 RewardModel(base).save(folder)
 del base
 base = load_base(model, "float32", "cpu")
-roles = set_up_roles(base, lora_r=16, lora_alpha=32, lora_dropout=0.1, lora_targets="all-linear", reward_folder=folder)
+roles = set_up_roles(base, lora_r=16, lora_alpha=32, lora_dropout=0.1, lora_targets="all-linear", reward_folders=[folder])
 assert all(role is not None for role in roles)
 print(plain, tensor_bytes())
 """

@@ -5,8 +5,14 @@ import time
 import pytest
 import yaml
 
-from ppo_lm.cli.main import EMBEDDED_SETTINGS, main, read_config
+from ppo_lm.cli.main import EMBEDDED_SETTINGS, main
+from ppo_lm.cli.main import read_config as read_any_config
+from ppo_lm.config import EvaluateConfig, PPOConfig, RewardConfig, SFTConfig
 from ppo_lm.errors import ConfigError
+
+
+def read_config(arguments):
+    return read_any_config(PPOConfig, arguments, "main.py", "PPO.", "train.yaml")
 
 
 def run(checkout, *arguments):
@@ -27,20 +33,42 @@ def test_help_names_every_field_and_answers_within_a_second(checkout):
 
 
 def test_without_arguments_the_embedded_task_with_its_settings():
-    config = read_config([], "main.py")
+    config = read_config([])
     assert config.model_name == config.prompts == config.reward == "embedded"
-    settings = yaml.safe_load(EMBEDDED_SETTINGS.read_text(encoding="utf-8"))
+    settings = yaml.safe_load((EMBEDDED_SETTINGS / "train.yaml").read_text(encoding="utf-8"))
     assert {name: getattr(config, name) for name in settings} == settings
 
 
 def test_options_go_over_the_file_and_the_file_over_the_defaults(tmp_path):
     file = tmp_path / "mine.yaml"
     file.write_text("steps: 7\nkl_coef: 0.3\nmodel_name: some/model\n")
-    config = read_config(["--config", str(file), "--kl_coef", "0.5"], "main.py")
+    config = read_config(["--config", str(file), "--kl_coef", "0.5"])
     assert (config.steps, config.kl_coef, config.model_name, config.gamma) == (7, 0.5, "some/model", 0.99)
-    assert read_config(["--steps", "3"], "main.py").model_name == "embedded"
-    named = read_config(["--model_name", "some/model"], "main.py")
+    assert read_config(["--steps", "3"]).model_name == "embedded"
+    named = read_config(["--model_name", "some/model"])
     assert (named.model_name, named.reward, named.learning_rate) == ("some/model", None, 1e-5)
+
+
+def test_config_embedded_names_the_shipped_settings_of_each_stage():
+    shipped = {"sft.yaml": SFTConfig, "reward.yaml": RewardConfig, "train.yaml": PPOConfig, "evaluate.yaml": EvaluateConfig}
+    assert {file.name for file in EMBEDDED_SETTINGS.iterdir()} == set(shipped)
+    for name, kind in shipped.items():
+        settings = yaml.safe_load((EMBEDDED_SETTINGS / name).read_text(encoding="utf-8"))
+        for arguments in ([], ["--config", "embedded"], ["--config=embedded"]):
+            assert read_any_config(kind, arguments, "ppo-lm", "", name) == kind(**settings)
+    named = read_config(["--config", "embedded", "--model_name", "my/model", "--reward", "mine.py:f"])
+    assert (named.model_name, named.reward, named.steps, named.monitor) == ("my/model", "mine.py:f", 20, "ppo_lm.embedded.gold:gold")
+
+
+def test_an_option_given_several_times_is_a_list():
+    config = read_config(["--reward", "a.py:f", "--reward=sentiment", "--reward", "length_target(words=30)", "--reward_weights", "[1, 0.5, 2]"])
+    assert config.rewards == ["a.py:f", "sentiment", "length_target(words=30)"]
+    assert config.reward_weights == [1, 0.5, 2]
+    assert read_config(["--reward", "a.py:f"]).rewards == ["a.py:f"]
+    with pytest.raises(ConfigError, match="reward_weights has 1 numbers for 2 rewards"):
+        read_config(["--reward", "a.py:f", "--reward", "b.py:g", "--reward_weights", "[1]"])
+    compared = read_any_config(EvaluateConfig, ["--models", "a=x", "--models", "b=y", "--prompts", "p.txt"], "", "", "evaluate.yaml")
+    assert compared.models == ["a=x", "b=y"]
 
 
 def test_all_wrong_values_are_reported_at_once_and_before_any_model_loads(checkout):
@@ -48,7 +76,7 @@ def test_all_wrong_values_are_reported_at_once_and_before_any_model_loads(checko
     assert done.returncode == 1
     assert "3 problems" in done.stderr and "Traceback" not in done.stderr
     with pytest.raises(ConfigError):
-        read_config(["--batch_size", "0"], "main.py")
+        read_config(["--batch_size", "0"])
 
 
 @pytest.mark.parametrize(
@@ -90,5 +118,5 @@ def test_the_main_job_in_small(checkout, tmp_path):
     assert done.returncode == 0, done.stderr
     for text in ("step    2/2", "reward", "KL", "gold", "tokens/s", "held-out evaluation at step 2", "before (", "after ("):
         assert text in done.stdout
-    assert {path.name for path in out.iterdir()} == {"config.yaml", "metrics.jsonl", "samples.jsonl", "learning_curve.png", "adapter", "merged"}
-    assert read_config(["--config", str(out / "config.yaml")], "main.py").steps == 2
+    assert {path.name for path in out.iterdir()} == {"config.yaml", "data_report.json", "metrics.jsonl", "samples.jsonl", "learning_curve.png", "adapter", "merged"}
+    assert read_config(["--config", str(out / "config.yaml")]).steps == 2

@@ -4,56 +4,20 @@ import random
 
 import pytest
 
+from ppo_lm.config.data_settings import SourceSettings
 from ppo_lm.data import PromptSet, load_prompts
 from ppo_lm.data.encoding import length_bucketed_batches, pad
+from ppo_lm.data.report import histogram
 from ppo_lm.errors import DataError
 
 
-def test_text_and_jsonl_files(tmp_path):
-    text = tmp_path / "prompts.txt"
-    text.write_text("first\n\nsecond ü\n", encoding="utf-8")
-    assert load_prompts(str(text)).prompts == ["first", "second ü"]
+def test_other_columns_are_passed_on_where_every_row_has_them(tmp_path):
     lines = tmp_path / "prompts.jsonl"
     records = [{"query": "a", "facts": [1], "id": 1}, {"query": "b", "facts": [2]}]
     lines.write_text("\n".join(map(json.dumps, records)), encoding="utf-8")
-    loaded = load_prompts(str(lines), prompt_column="query")
+    loaded, _ = load_prompts(str(lines), SourceSettings(prompt_column="query"))
     assert loaded.prompts == ["a", "b"]
     assert loaded.columns == {"facts": [[1], [2]]}  # `id` is not in every record
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "message"),
-    [
-        ("missing.txt", None, "there is no such file"),
-        ("missing.jsonl", None, "there is no such file"),
-        ("empty.txt", b"\n \n", "there is no prompt in it"),
-        ("empty.jsonl", b"", "there is no prompt in it"),
-        ("latin.txt", "gut\nschön".encode("latin-1"), r"line 2 is not UTF-8 \(byte 7\); save the file as UTF-8"),
-        ("broken.jsonl", b'{"prompt": "a"}\n{"prompt": ', "line 2 is not JSON"),
-        ("array.jsonl", b'["a"]', "line 1 is list, not an object"),
-        ("column.jsonl", b'{"text": "a"}', "line 1 has no text in column 'prompt'; it has text; set prompt_column"),
-        ("number.jsonl", b'{"prompt": 3}', "line 1 has no text in column 'prompt'"),
-        ("table.csv", b"prompt\na", r"only .txt \(a prompt a line\) and .jsonl"),
-    ],
-)
-def test_a_bad_file_is_named_with_the_place(tmp_path, name, content, message):
-    file = tmp_path / name
-    if content is not None:
-        file.write_bytes(content)
-    with pytest.raises(DataError, match=message) as caught:
-        load_prompts(str(file))
-    assert name in str(caught.value)
-
-
-def test_a_data_set_that_cannot_be_reached_is_one_sentence():
-    with pytest.raises(DataError, match="prompts 'nobody/nothing': there is no such file, and as a hub data set it cannot be loaded"):
-        load_prompts("nobody/nothing")
-
-
-def test_only_a_newline_ends_a_line(tmp_path):
-    file = tmp_path / "prompts.jsonl"
-    file.write_bytes('{"prompt": "a\u2028b\u0085c"}\r\n{"prompt": "d"}\n'.encode())
-    assert load_prompts(str(file)).prompts == ["a\u2028b\u0085c", "d"]
 
 
 def test_a_column_with_a_reserved_name_is_refused(tmp_path):
@@ -71,6 +35,24 @@ def test_the_split_is_seeded_and_loses_nothing():
     assert prompts.split(5, seed=1)[1].prompts == held_out.prompts != prompts.split(5, seed=2)[1].prompts
     assert [len(part) for part in prompts.split(50, seed=0)] == [10, 10]  # never more than half
     assert [len(part) for part in prompts.split(0, seed=0)] == [20, 0]
+
+
+def test_rows_with_one_prompt_are_held_out_together():
+    prompts = PromptSet([f"p{i % 10}" for i in range(40)])
+    train, held_out = prompts.split(8, seed=0)
+    assert not set(train.prompts) & set(held_out.prompts)
+    assert len(train) + len(held_out) == 40 and len(held_out) <= 20
+
+
+def test_the_report_counts_duplicates_leaks_and_lengths():
+    _, report = load_prompts(["a", "b", "a", "c"])
+    report.lengths = [1, 2, 3, 100]
+    report.describe_split(["a", "b"], ["a", "c"])
+    text = "\n".join(report.lines())
+    assert "4 of 4 rows used, 1 duplicates" in text
+    assert "2 to train on, 2 held out, 1 of these with a prompt that is also trained on" in text
+    assert histogram([1, 2, 3, 100]) == [(1, 13, 3), *[(1 + 13 * i, 13 + 13 * i, 0) for i in range(1, 7)], (92, 104, 1)]
+    assert histogram([5, 5]) == [(5, 5, 2)]
 
 
 def test_a_round_of_batches_has_every_prompt_once_even_when_the_set_is_smaller_than_a_batch():

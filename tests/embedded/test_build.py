@@ -1,7 +1,9 @@
 from ppo_lm import PPOConfig, PPOTrainer
 from ppo_lm.base_setup import EMBEDDED_MODEL, load_base
 from ppo_lm.data.encoding import encode_completion, encode_prompt
-from ppo_lm.embedded import build, grammar
+from ppo_lm.data import loading
+from ppo_lm.embedded import grammar
+from ppo_lm.embedded.build import build_embedded
 from ppo_lm.embedded.posts import generate_posts
 from ppo_lm.embedded.summaries import Draft
 from ppo_lm.models import RewardModel
@@ -9,12 +11,11 @@ from ppo_lm.reward_modeling import score_all
 
 
 def test_one_call_builds_a_model_that_ppo_runs_on(tmp_path, monkeypatch):
-    monkeypatch.setattr(build, "SFT_POSTS", 64)
-    monkeypatch.setattr(build, "SFT_EPOCHS", 1)
-    monkeypatch.setattr(build, "REWARD_POSTS", 64)
-    monkeypatch.setattr(build, "TEST_POSTS", 50)
-    results = build.build_embedded(tmp_path)
-    assert set(results) == {"sft_test_loss", "reward_test_accuracy"}
+    monkeypatch.setattr(loading, "EMBEDDED_DEMONSTRATIONS", 200)
+    monkeypatch.setattr(loading, "EMBEDDED_PREFERENCES", 200)
+    results = build_embedded(tmp_path, held_out=20, rouge_samples=2, max_steps=3, max_new_tokens=10)
+    assert {"loss_before", "loss_after", "rougeL_after", "accuracy", "calibration_error"} <= set(results)
+    assert results["loss_after"] < results["loss_before"]
     config = PPOConfig(model_name=str(tmp_path), reward=str(tmp_path / "reward"), max_new_tokens=20)
     step = PPOTrainer(config).ppo_step([post.prompt for post in generate_posts(4, seed=9)])
     assert len(step["rewards"]) == 4

@@ -106,18 +106,18 @@ def test_the_reward_is_read_at_the_last_real_token_whatever_the_padding(tmp_path
 def test_a_saved_reward_model_scores_the_same_and_the_value_starts_from_it(tmp_path, lora_r):
     model = reward_model(tmp_path)
     base = make_base()
-    roles = set_up_roles(base, **{**LORA, "lora_r": lora_r}, reward_folder=tmp_path)
+    roles = set_up_roles(base, **{**LORA, "lora_r": lora_r}, reward_folders=[tmp_path])
     pairs = make_pairs(dtype=torch.float32)
-    scores = roles.reward.scores(pairs.input_ids, pairs.attention_mask)
+    scores = roles.rewards[0].scores(pairs.input_ids, pairs.attention_mask)
     torch.testing.assert_close(scores, model.scores(pairs.input_ids, pairs.attention_mask), rtol=0, atol=1e-6)
     # V before the last action reads one token less than the reward model does
     shorter = pairs.attention_mask.clone()
     ends = shorter.shape[1] - pairs.action_ids.shape[1] + pairs.lengths - 1
     shorter[torch.arange(pairs.sequences), ends] = False
-    expected = roles.reward.scores(pairs.input_ids, shorter)
+    expected = roles.rewards[0].scores(pairs.input_ids, shorter)
     before_last = roles.value.values(pairs)[torch.arange(pairs.sequences), pairs.lengths - 1]
     torch.testing.assert_close(before_last, expected, rtol=0, atol=1e-5)
-    assert not any(parameter.requires_grad for parameter in roles.reward.parameters())
+    assert not any(parameter.requires_grad for parameter in roles.rewards[0].parameters())
 
 
 def test_an_unknown_role_is_refused():

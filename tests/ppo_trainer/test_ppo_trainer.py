@@ -1,5 +1,6 @@
 import json
 import math
+import shutil
 import subprocess
 import sys
 
@@ -84,7 +85,7 @@ def test_train_writes_the_record_of_the_run(folder, tmp_path, capsys):
     )
     evaluations = trained.train(PROMPTS * 3)
     assert [e.step for e in evaluations["sampled"]] == [0, 2, 3] == [e.step for e in evaluations["near_greedy"]]
-    assert {path.name for path in out.iterdir()} == {"config.yaml", "metrics.jsonl", "samples.jsonl", "learning_curve.png", "adapter", "merged"}
+    assert {path.name for path in out.iterdir()} == {"config.yaml", "data_report.json", "metrics.jsonl", "samples.jsonl", "learning_curve.png", "adapter", "merged"}
     metrics = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert [m["step"] for m in metrics if "evaluation" not in m] == [1, 2, 3]
     assert sum("evaluation" in m for m in metrics) == 6
@@ -113,7 +114,7 @@ def test_prompts_that_do_not_fit_are_all_named(folder):
         trainer(folder).ppo_step([long, "", "TL;DR:", long])
     with pytest.raises(DataError, match="prompt 0 has"):
         trainer(folder, eval_prompts=0).train([long])
-    with pytest.raises(DataError, match="prompts must be a list of at least one text; got 'TL;DR:'"):
+    with pytest.raises(DataError, match="prompts must be a list of at least one text or conversation; got 'TL;DR:'"):
         trainer(folder).ppo_step("TL;DR:")
 
 
@@ -158,7 +159,7 @@ def test_what_the_config_names_is_checked_before_any_model_loads_and_all_at_once
         PPOTrainer(PPOConfig(model_name="nobody/none", reward="nowhere:f"))
     with pytest.raises(ConfigError) as caught:
         PPOTrainer(PPOConfig(model_name="nobody/none", reward=str(tmp_path / "rm"), monitor="nowhere:f", prompts=str(tmp_path / "none.txt")))
-    for part in ("3 problems", "there is no such folder", "there is no module 'nowhere'", "none.txt': there is no such file"):
+    for part in ("3 problems", "there is no such function, folder or built-in", "there is no module 'nowhere'", "none.txt': there is no such file"):
         assert part in str(caught.value)
 
 
@@ -188,6 +189,57 @@ def test_the_embedded_reward_model_scores_texts_as_it_scores_their_tokens():
     from_tokens = trained.reward_computer.compute_rewards(prompts, texts, sa_pairs=pairs)
     from_texts = trained.reward_computer.compute_rewards(prompts, texts)
     torch.testing.assert_close(from_tokens, from_texts, rtol=0, atol=1e-4)
+
+
+def test_several_rewards_are_separate_columns_whose_weighted_sum_is_the_score(folder, tmp_path):
+    def brevity(completions):
+        return [-len(c) / 10 for c in completions]
+
+    config = PPOConfig(
+        model_name=folder, batch_size=4, steps=1, eval_prompts=0, reward_weights=[1, 0.5], output_dir=str(tmp_path / "run"), samples_every=1, save_merged=False
+    )
+    PPOTrainer(config, reward=[length_reward, brevity]).train(PROMPTS)
+    metrics = json.loads((tmp_path / "run" / "metrics.jsonl").read_text())
+    assert metrics["score"] == pytest.approx(metrics["reward/length_reward"] + 0.5 * metrics["reward/brevity"], abs=1e-6)
+    assert metrics["reward/length_reward"] == pytest.approx(-metrics["reward/brevity"], abs=1e-6) != 0
+    for line in (tmp_path / "run" / "samples.jsonl").read_text().splitlines():
+        sample = json.loads(line)
+        assert sample["score"] == pytest.approx(sample["rewards"]["length_reward"] + 0.5 * sample["rewards"]["brevity"], abs=1e-5)
+    with pytest.raises(ConfigError, match="reward_weights has 2 numbers for 1 rewards"):
+        PPOTrainer(config, reward=length_reward)
+
+
+def test_conversations_go_through_the_chat_template_and_reach_the_reward_as_messages(folder, tmp_path):
+    chat = tmp_path / "chat"
+    shutil.copytree(folder, chat)
+    file = chat / "tokenizer_config.json"
+    template = "{% for m in messages %}{{ m.role }}: {{ m.content }} {% endfor %}{% if add_generation_prompt %}assistant:{% endif %}"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "chat_template": template}))
+    seen = []
+
+    def reward(prompts, completions):
+        seen.append((prompts[0], completions[0]))
+        return [float(len(completion[0]["content"])) for completion in completions]
+
+    asked = [[{"role": "user", "content": f"My boss number {n}?"}] for n in range(4)]
+    trained = trainer(str(chat), reward=reward)
+    pairs, texts = trained.generator.generate_sequences(asked)
+    width = pairs.input_ids.shape[1] - pairs.action_ids.shape[1]
+    state = pairs.input_ids[0, :width][pairs.attention_mask[0, :width]]
+    assert trained.base.tokenizer.decode(state) == "user: My boss number 0? assistant:"
+    results = trained.ppo_step(asked)
+    assert seen[0] == (asked[0], [{"role": "assistant", "content": results["generated_texts"][0]}])
+    with pytest.raises(DataError, match="the prompts are conversations, but the model's tokenizer has no chat template"):
+        trainer(folder).ppo_step(asked)
+
+
+def test_long_prompts_are_cut_at_a_sentence_and_counted(folder, capsys):
+    long = "POST: I moved out. " + "My boss yelled at me again. " * 20 + "TL;DR:"
+    trained = trainer(folder, max_prompt_tokens=40, eval_prompts=0, steps=1)
+    trained.train([long, "word " * 100, "TL;DR:", "My boss. TL;DR:", "I am sad. TL;DR:"])
+    printed = capsys.readouterr().out
+    assert "4 of 5 rows used" in printed and "1 prompts cut at the end of a sentence" in printed
+    assert "prompt 2 has no sentence that ends within max_prompt_tokens 40" in printed
 
 
 def test_metrics_ignore_padding():

@@ -1,34 +1,42 @@
 import json
+import math
 
+import torch
 import yaml
 
 from ppo_lm.config import PPOConfig
 from ppo_lm.data import PromptSet
 from ppo_lm.evaluation import Evaluation
-from ppo_lm.tracking import RunLog
-from ppo_lm.tracking.run_log import make_run_folder
+from ppo_lm.tracking import RunLog, make_run_folder
 
 RESULTS = {"generated_texts": [" good", " bad"], "rewards": [1.0, -1.0], "score": 0.0, "kl": 0.5, "length": 2.0, "ended": 1.0, "tokens_per_second": 9.0, "seconds": 2.0}
 
 
 def evaluation(score):
-    return Evaluation(score, 0.1, 3.0, 1.0, None, [score, score], None, [f" text {score}", " [bold]x[/bold]"])
+    return Evaluation(
+        score=score, kl=0.1, entropy=1.5, length=3.0, ended=1.0, monitor=None, scores=[score, score], monitors=None, lengths=[3, 3],
+        texts=[f" text {score}", " [bold]x[/bold]"],
+    )  # fmt: skip
+
+
+COMPONENTS = {"brief": torch.tensor([2.0, -2.0]), "kind": torch.tensor([math.nan, 0.5])}
 
 
 def test_a_run_leaves_its_settings_metrics_samples_and_picture(tmp_path, capsys):
     config = PPOConfig(steps=2, samples_every=2, output_dir=str(tmp_path / "run"))
     log, prompts = RunLog(config), PromptSet(["p", "q"])
     log.evaluation(0, prompts, {"sampled": evaluation(0.25)})
-    log.step(1, prompts.prompts, RESULTS)
-    log.step(2, prompts.prompts, RESULTS)
+    log.step(1, prompts.prompts, RESULTS, COMPONENTS)
+    log.step(2, prompts.prompts, RESULTS, COMPONENTS)
     log.evaluation(2, prompts, {"sampled": evaluation(0.75)})
-    log.finish()
+    log.finish(prompts, {"sampled": [evaluation(0.25), evaluation(0.75)]})
     assert PPOConfig(**yaml.safe_load((log.folder / "config.yaml").read_text())) == config
     rows = [json.loads(line) for line in (log.folder / "metrics.jsonl").read_text().splitlines()]
     assert [(row["step"], row.get("evaluation")) for row in rows] == [(0, "sampled"), (1, None), (2, None), (2, "sampled")]
     assert rows[0]["score"] == 0.25 and rows[1]["kl"] == 0.5 and "monitor" not in rows[0]
     samples = [json.loads(line) for line in (log.folder / "samples.jsonl").read_text().splitlines()]
-    assert samples[1] == {"step": 2, "prompt": "q", "completion": " bad", "score": -1.0}
+    assert samples[1] == {"step": 2, "prompt": "q", "completion": " bad", "score": -1.0, "rewards": {"brief": -2.0, "kind": 0.5}}
+    assert samples[0]["rewards"] == {"brief": 2.0, "kind": None}
     printed = capsys.readouterr().out
     assert "before (reward 0.25): text 0.25" in printed and "after (reward 0.75): text 0.75" in printed
     assert "[bold]x[/bold]" in printed  # a model's text is never read as markup
@@ -36,8 +44,8 @@ def test_a_run_leaves_its_settings_metrics_samples_and_picture(tmp_path, capsys)
 
 def test_quiet_prints_nothing_and_no_folder_writes_nothing(tmp_path, capsys):
     log = RunLog(PPOConfig(steps=1), quiet=True)
-    log.step(1, ["p", "q"], RESULTS)
-    log.finish()
+    log.step(1, ["p", "q"], RESULTS, COMPONENTS)
+    log.finish(PromptSet([]), {})
     assert capsys.readouterr().out == ""
     assert log.folder is None and list(tmp_path.iterdir()) == []
 
@@ -50,5 +58,17 @@ def test_a_folder_that_holds_a_run_is_not_used_again(tmp_path):
 
 
 def test_the_monitor_is_shown_by_its_name(capsys):
-    RunLog(PPOConfig(steps=1), monitor_name="gold").step(1, ["p", "q"], {**RESULTS, "monitor": 0.5})
+    RunLog(PPOConfig(steps=1), monitor_name="gold").step(1, ["p", "q"], {**RESULTS, "monitor": 0.5}, COMPONENTS)
     assert "gold  0.500" in capsys.readouterr().out
+
+
+def test_a_resumed_run_drops_what_was_recorded_after_its_checkpoint(tmp_path):
+    config = PPOConfig(steps=3, samples_every=1, output_dir=str(tmp_path / "run"))
+    log = RunLog(config, quiet=True)
+    for step in (1, 2, 3):
+        log.step(step, ["p", "q"], RESULTS, COMPONENTS)
+    resumed = RunLog(config, quiet=True, resume=(log.folder, 2))
+    assert resumed.folder == log.folder and [row["step"] for row in resumed.history] == [1, 2]
+    resumed.step(3, ["p", "q"], RESULTS, COMPONENTS)
+    for name, steps in (("metrics.jsonl", [1, 2, 3]), ("samples.jsonl", [1, 1, 2, 2, 3, 3])):
+        assert [json.loads(line)["step"] for line in (log.folder / name).read_text().splitlines()] == steps

@@ -1,0 +1,71 @@
+"""The answers of a person: appended to a file and flushed to disk one by one, so that nothing is lost whenever the program dies."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from ppo_lm.errors import DataError
+
+CHOICES = ("a", "b", "tie", "skip")
+
+
+class AnswerStore:
+    """`answers.jsonl`, every answer in order, and `preferences.jsonl`, those that `ppo-lm reward` reads: A or B, each pair once."""
+
+    def __init__(self, folder: Path):
+        folder.mkdir(parents=True, exist_ok=True)
+        self.file, self.export = folder / "answers.jsonl", folder / "preferences.jsonl"
+        self.answers = self._read()
+        self.export.write_text("".join(_line(p) for p in map(preference_of, self.answers) if p), encoding="utf-8")
+
+    def add(self, answer: dict) -> None:
+        """Keep an answer; when this returns it is on the disk."""
+        _append(self.file, _line(answer))
+        self.answers.append(answer)
+        preference = preference_of(answer)
+        if preference:
+            _append(self.export, _line(preference))
+
+    def agreement(self) -> tuple[int, int]:
+        """(repeated pairs judged as the first time, repeated pairs judged both times); skipped ones do not count."""
+        first = {answer["task"]: answer for answer in self.answers}
+        pairs = [(first[a["repeat_of"]]["preferred"], a["preferred"]) for a in self.answers if a["repeat_of"] is not None]
+        judged = [(before, now) for before, now in pairs if before is not None and now is not None]
+        return sum(before == now for before, now in judged), len(judged)
+
+    def _read(self) -> list[dict]:
+        """The answers there are. A last line that was cut off in writing was never confirmed, and is removed."""
+        if not self.file.is_file():
+            return []
+        whole, newline, rest = self.file.read_bytes().rpartition(b"\n")
+        if rest:
+            with self.file.open("r+b") as file:
+                file.truncate(len(whole) + len(newline))
+        answers = []
+        for number, line in enumerate(whole.decode("utf-8").split("\n") if whole else [], start=1):
+            try:
+                answers.append(json.loads(line))
+            except json.JSONDecodeError as error:
+                raise DataError(f"answers {str(self.file)!r}: line {number} is not JSON: {error.msg}; mend or remove the line") from None
+        return answers
+
+
+def preference_of(answer: dict) -> dict | None:
+    """The comparison that an answer gives, or None for a tie, a skip or a repetition."""
+    if answer["preferred"] not in ("first", "second") or answer["repeat_of"] is not None:
+        return None
+    chosen, rejected = (answer["first"], answer["second"]) if answer["preferred"] == "first" else (answer["second"], answer["first"])
+    return {"prompt": answer["prompt"], "chosen": chosen, "rejected": rejected, "source": answer["annotator"]}
+
+
+def _line(record: dict) -> str:
+    return json.dumps(record, ensure_ascii=False) + "\n"
+
+
+def _append(file: Path, line: str) -> None:
+    with file.open("a", encoding="utf-8") as out:
+        out.write(line)
+        out.flush()
+        os.fsync(out.fileno())

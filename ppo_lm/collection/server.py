@@ -1,0 +1,100 @@
+"""The web page's server: hands out a pair, takes an answer. Everything shown is text; nothing of the data becomes HTML or a path."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import hmac
+import ipaddress
+from pathlib import Path
+
+from aiohttp import web
+
+from ppo_lm.collection.answers import CHOICES, AnswerStore
+from ppo_lm.collection.pairs import Pairs
+from ppo_lm.collection.schedule import Schedule
+
+PAGE = Path(__file__).parent / "page.html"
+
+
+def make_app(pairs: Pairs, schedule: Schedule, store: AnswerStore, annotator: str, token: str | None) -> web.Application:
+    """The application. With a `token`, every request must bring it; without, it must be meant for this machine itself."""
+
+    @web.middleware
+    async def guard(request: web.Request, handler):
+        if token is not None:
+            given = request.headers.get("X-Token") or request.query.get("token", "")
+            if not hmac.compare_digest(given.encode(), token.encode()):
+                raise web.HTTPForbidden(text="This page needs the token that ppo-lm collect printed.")
+        elif not is_loopback(request.url.host or ""):  # another site's name that was made to point here
+            raise web.HTTPForbidden(text="This page answers only to this machine's own address.")
+        response = await handler(request)
+        response.headers["Content-Security-Policy"] = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'"
+        response.headers["Cache-Control"] = "no-store"
+        return response
+
+    async def page(request: web.Request) -> web.Response:
+        return web.Response(text=PAGE.read_text(encoding="utf-8"), content_type="text/html")
+
+    async def next_pair(request: web.Request) -> web.Response:
+        number = len(store.answers)
+        right, judged = store.agreement()
+        progress = {"done": number, "total": schedule.tasks, "agreed": right, "repeated": judged}
+        if number >= schedule.tasks:
+            return web.json_response({**progress, "finished": True})
+        prompt, a, b = await asyncio.to_thread(shown, pairs, schedule, number)
+        return web.json_response({**progress, "finished": False, "task": number, "prompt": prompt_text(prompt), "a": a, "b": b})
+
+    async def take_answer(request: web.Request) -> web.Response:
+        if request.content_type != "application/json":  # another site cannot send this without asking
+            raise web.HTTPUnsupportedMediaType(text="send JSON")
+        given = await request.json()
+        task_number, choice = (given.get("task"), given.get("answer")) if isinstance(given, dict) else (None, None)
+        if choice not in CHOICES:
+            raise web.HTTPBadRequest(text=f"answer must be one of {', '.join(CHOICES)}")
+        async with answering:
+            if task_number != len(store.answers) or task_number >= schedule.tasks:
+                raise web.HTTPConflict(text="this pair is answered already")  # a second window, say
+            seconds = given.get("seconds")
+            record = await asyncio.to_thread(make_answer, pairs, schedule, task_number, choice, annotator, seconds)
+            store.add(record)
+        return await next_pair(request)
+
+    answering = asyncio.Lock()
+    app = web.Application(middlewares=[guard])
+    app.add_routes([web.get("/", page), web.get("/pair", next_pair), web.post("/answer", take_answer)])
+    return app
+
+
+def shown(pairs: Pairs, schedule: Schedule, number: int) -> tuple:
+    """(prompt, A, B) of task `number`, sides as they are shown."""
+    task = schedule.task(number)
+    prompt, first, second = pairs.pair(task.pair)
+    return (prompt, second, first) if task.swapped else (prompt, first, second)
+
+
+def make_answer(pairs: Pairs, schedule: Schedule, number: int, choice: str, annotator: str, seconds) -> dict:
+    """The record of an answer. `preferred` is first, second or tie, whatever the sides; None if skipped."""
+    task = schedule.task(number)
+    prompt, first, second = pairs.pair(task.pair)
+    preferred = {"a": "second" if task.swapped else "first", "b": "first" if task.swapped else "second", "tie": "tie", "skip": None}[choice]
+    return {
+        "task": number, "pair": task.pair, "repeat_of": task.repeat_of, "prompt": prompt, "first": first, "second": second, "swapped": task.swapped,
+        "answer": choice, "preferred": preferred, "annotator": annotator, "seconds": seconds if isinstance(seconds, (int, float)) else None,
+        "at": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+    }  # fmt: skip
+
+
+def prompt_text(prompt) -> str:
+    """A text as it is, a conversation turn by turn."""
+    return prompt if isinstance(prompt, str) else "\n\n".join(f"{message['role']}: {message['content']}" for message in prompt)
+
+
+def is_loopback(host: str) -> bool:
+    """Is `host` this machine's own name or address?"""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,70 @@
+"""`ppo-lm collect`: a person judges pairs of completions in a browser."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import secrets
+from pathlib import Path
+
+import yaml
+from rich.console import Console
+
+from ppo_lm.collection.answers import AnswerStore
+from ppo_lm.collection.pairs import load_pairs
+from ppo_lm.collection.schedule import Schedule
+from ppo_lm.config import CollectConfig
+from ppo_lm.errors import ConfigError, first_line
+from ppo_lm.tracking import check_output_dir, write_config
+
+PLACE = ("host", "port", "annotator", "device", "dtype")  # settings that may change when a collection goes on
+
+
+def run_collection(config: CollectConfig) -> None:
+    """Serve the page until it is interrupted. Every answer is on disk before the next pair is shown; the same folder given again goes on."""
+    check_output_dir(config.output_dir)
+    folder = Path(config.output_dir).expanduser()
+    check_same_collection(config, folder)
+    pairs, report = load_pairs(config)
+    from ppo_lm.collection.server import is_loopback, make_app
+
+    store = AnswerStore(folder)
+    write_config(folder, config)
+    schedule = Schedule(min(config.count or len(pairs), len(pairs)), config.repeat_every, config.seed)
+    token = None if is_loopback(config.host) else secrets.token_urlsafe(16)
+    console = Console(highlight=False)
+    console.print("\n".join(report.lines()), markup=False, soft_wrap=True)
+    console.print(f"{len(store.answers)} of {schedule.tasks} answered. Preferences are written to {store.export}", markup=False, soft_wrap=True)
+    try:
+        asyncio.run(serve(make_app(pairs, schedule, store, config.annotator, token), config, token, console))
+    except OSError as error:
+        raise ConfigError([f"cannot listen on {config.host}:{config.port}: {first_line(error)}; set another host or port"], "CollectConfig") from error
+    except KeyboardInterrupt:
+        console.print(f"{len(store.answers)} of {schedule.tasks} answered; the same command goes on.")
+
+
+async def serve(app, config: CollectConfig, token: str | None, console: Console) -> None:
+    """Listen, say where, and wait."""
+    from aiohttp import web
+
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    site = web.TCPSite(runner, config.host, config.port)
+    await site.start()
+    port = site._server.sockets[0].getsockname()[1]
+    console.print(f"Open http://{config.host}:{port}/" + (f"?token={token}" if token else ""), markup=False, soft_wrap=True)
+    try:
+        await asyncio.Event().wait()
+    finally:
+        await runner.cleanup()
+
+
+def check_same_collection(config: CollectConfig, folder: Path) -> None:
+    """Raise `ConfigError` if the folder holds a collection with other settings: its answers are to other pairs."""
+    file = folder / "config.yaml"
+    if not file.is_file():
+        return
+    then, now = yaml.safe_load(file.read_text(encoding="utf-8")), dataclasses.asdict(config)
+    changed = [f"{name} was {then.get(name)!r} and is {now[name]!r}" for name in now if name not in PLACE and then.get(name) != now[name]]
+    if changed:
+        raise ConfigError([f"output_dir {str(folder)!r} holds a collection with other settings ({'; '.join(changed)}); go on with those, or name another folder"], "CollectConfig")

@@ -1,0 +1,85 @@
+"""The policies of a comparison: models, adapters of one base loaded once, and completions in a column of the prompts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from ppo_lm.base_setup import EMBEDDED_MODEL, load_base, read_adapter_base
+from ppo_lm.config import EvaluateConfig
+from ppo_lm.data import PromptSet
+from ppo_lm.errors import ConfigError, ModelError, first_line
+from ppo_lm.models import BaseModel, PolicyModel
+
+COLUMN = "column:"
+
+
+class Contestant(NamedTuple):
+    """`source` is what `load_base` takes, an adapter's folder, or "column:NAME"."""
+
+    name: str
+    source: str
+
+    @property
+    def column(self) -> str | None:
+        return self.source.removeprefix(COLUMN) if self.source.startswith(COLUMN) else None
+
+
+def read_contestants(config: EvaluateConfig, prompts: PromptSet) -> list[Contestant]:
+    """Parse and check `config.models`, before any model loads. Raises `ConfigError` with all problems."""
+    contestants = [_parse(text) for text in config.models or []]
+    problems = []
+    if len(contestants) < 2:
+        problems.append(f"models has {len(contestants)} entries; name at least two to compare, each as NAME=MODEL")
+    names = [contestant.name for contestant in contestants]
+    problems += [f"models has the name {name!r} twice; give each its own as NAME=MODEL" for name in sorted({n for n in names if names.count(n) > 1})]
+    for contestant in contestants:
+        column, place = contestant.column, Path(contestant.source).expanduser()
+        if column is not None and column not in prompts.columns:
+            problems.append(f"models names the column {column!r}, but the prompts have {', '.join(prompts.columns) or 'no other column'}")
+        elif column is None and contestant.source.startswith((".", "/", "~")) and not place.exists():
+            problems.append(f"models names {contestant.source!r}, but there is no such file or folder")
+    if contestants and all(contestant.column is not None for contestant in contestants):
+        problems.append("models names columns only; name at least one model")
+    if problems:
+        raise ConfigError(problems, "EvaluateConfig")
+    return contestants
+
+
+def load_policies(contestants: list[Contestant], config: EvaluateConfig) -> dict[str, PolicyModel]:
+    """The policy of every contestant that is a model, by name. A base that several adapters share, or that is a contestant itself, is loaded once."""
+    bases: dict[str, BaseModel] = {}
+    policies = {}
+    for number, contestant in enumerate(contestants):
+        if contestant.column is not None:
+            continue
+        folder = Path(contestant.source).expanduser()
+        is_adapter = (folder / "adapter_config.json").is_file()
+        base_name = _resolve(read_adapter_base(folder) if is_adapter else contestant.source)
+        if base_name not in bases:
+            bases[base_name] = load_base(base_name, config.dtype, config.device)
+        role = f"contestant_{number}" if is_adapter else None
+        if is_adapter:
+            _load_adapter(bases[base_name], role, folder)
+        policies[contestant.name] = PolicyModel(bases[base_name], role)
+    return policies
+
+
+def _parse(text: str) -> Contestant:
+    name, equals, source = text.partition("=")
+    return Contestant(name, source) if equals else Contestant(text.removeprefix(COLUMN), text)
+
+
+def _resolve(name: str) -> str:
+    """One name for one model, however it was written."""
+    if name == "embedded":
+        return str(EMBEDDED_MODEL)
+    place = Path(name).expanduser()
+    return str(place.resolve()) if place.exists() else name
+
+
+def _load_adapter(base: BaseModel, role: str, folder: Path) -> None:
+    try:
+        base.load_adapter(role, folder)
+    except (RuntimeError, ValueError, KeyError, OSError) as error:
+        raise ModelError(f"adapter {str(folder)!r} cannot be put onto its base {base.name!r}: {first_line(error)}") from error

@@ -1,0 +1,88 @@
+"""What a comparison found: a table, results.json, report.md and its picture."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from ppo_lm.comparison.results import Comparison
+from ppo_lm.evaluation.statistics import Interval
+
+COLUMNS = {
+    "name": "model", "score": "score", "win_rate": "win rate", "length_controlled": "at equal length", "kl": "KL", "entropy": "entropy", "length": "length",
+    "ended": "ended", "distinct_1": "distinct-1", "distinct_2": "distinct-2",
+}  # fmt: skip
+NOTES = """Score: the judge's mean, with its central 95% over prompts. Win rate: the share of prompts on which the judge puts the completion above the
+baseline's (ties count half), with a paired bootstrap interval over prompts; at equal length: the same, from a logistic fit that takes
+out the difference in length. KL: nats a completion to the baseline. Entropy: nats a token. Length: tokens. Ended: the share that ended by itself.
+Distinct-n: different word n-grams over all."""
+
+
+def print_tables(results: dict[str, list[Comparison]], prompts: int, console: Console) -> None:
+    """A table for each kind of sampling."""
+    for kind, rows in results.items():
+        table = Table(title=f"{kind.replace('_', ' ')}, {prompts} held-out prompts, baseline {rows[0].name}")
+        for title in COLUMNS.values():
+            table.add_column(title, justify="left" if title == "model" else "right")
+        for row in rows:
+            table.add_row(*cells(row))
+        console.print(table)
+
+
+def write_results(results: dict[str, list[Comparison]], prompts: int, judge: str, folder: Path) -> None:
+    """Write results.json, report.md and comparison.png into `folder`."""
+    plain = {kind: [{name: _plain(value) for name, value in vars(row).items()} for row in rows] for kind, rows in results.items()}
+    (folder / "results.json").write_text(json.dumps({"prompts": prompts, "judge": judge, **plain}, indent=1) + "\n", encoding="utf-8")
+    lines = ["# Comparison", "", f"{prompts} held-out prompts, judged by `{judge}`.", ""]
+    for kind, rows in results.items():
+        lines += [f"## {kind.replace('_', ' ').capitalize()}", "", "| " + " | ".join(COLUMNS.values()) + " |", "|---" * len(COLUMNS) + "|"]
+        lines += ["| " + " | ".join(cell.replace("|", " ") for cell in cells(row)) + " |" for row in rows]
+        lines.append("")
+    lines += ["![Scores and win rates](comparison.png)", "", NOTES]
+    (folder / "report.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    draw_comparison(results, folder / "comparison.png")
+
+
+def cells(row: Comparison) -> list[str]:
+    """A row of the table as texts; empty where nothing was measured."""
+    return ["" if value is None else value if isinstance(value, str) else f"{value:.3f}" if isinstance(value, float) else str(value)
+            for value in (getattr(row, name) for name in COLUMNS)]  # fmt: skip
+
+
+def draw_comparison(results: dict[str, list[Comparison]], file: Path) -> None:
+    """Scores on the left, win rates over the baseline on the right, both with intervals; a colour for each kind of sampling."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    names = [row.name for row in next(iter(results.values()))]
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(9, 1.6 + 0.5 * len(names)), layout="constrained", sharey=True)
+    for number, (kind, rows) in enumerate(results.items()):
+        places = [i + 0.15 * number for i in range(len(rows))]
+        colour = ("#1f6feb", "#d1495b", "#2e8b57")[number % 3]
+        _draw(left, places, [row.score for row in rows], colour, kind.replace("_", " "))
+        known = [(place, interval) for place, row in zip(places, rows) for interval in [row.win_rate] if interval is not None]
+        _draw(right, [place for place, _ in known], [interval for _, interval in known], colour, None)
+    left.set(title="judge's score", yticks=range(len(names)), yticklabels=names)
+    left.invert_yaxis()
+    left.legend(fontsize=8)
+    right.axvline(0.5, color="#999999", linewidth=1, linestyle="--")
+    right.set(title=f"win rate over {names[0]}", xlim=(0, 1))
+    for axis in (left, right):
+        axis.grid(alpha=0.3, axis="x")
+    figure.savefig(file, dpi=120)
+    pyplot.close(figure)
+
+
+def _draw(axis, places: list[float], intervals: list[Interval], colour: str, label: str | None) -> None:
+    middles = [interval.estimate for interval in intervals]
+    around = [[m - i.low for m, i in zip(middles, intervals)], [i.high - m for m, i in zip(middles, intervals)]]
+    axis.errorbar(middles, places, xerr=around, fmt="o", color=colour, capsize=3, label=label)
+
+
+def _plain(value):
+    return value._asdict() if isinstance(value, Interval) else value

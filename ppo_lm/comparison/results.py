@@ -1,0 +1,44 @@
+"""From evaluations of several policies on the same prompts to the numbers that compare them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ppo_lm.evaluation import Evaluation
+from ppo_lm.evaluation.statistics import Interval, bootstrap_mean, distinct_n, length_controlled_win_rate, win_rate
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One policy under one kind of sampling. Intervals are central 95% over prompts; the win rates of the baseline itself are None.
+
+    kl: nats a sequence to the baseline, None where it does not apply; entropy: nats a token; length: tokens; ended: share of completions.
+    """
+
+    name: str
+    score: Interval
+    win_rate: Interval | None
+    length_controlled: Interval | None
+    kl: float | None
+    entropy: float | None
+    length: float
+    ended: float
+    distinct_1: float
+    distinct_2: float
+
+
+def compare(evaluations: dict[str, Evaluation], seed: int = 0) -> list[Comparison]:
+    """Compare each evaluation with the first, the baseline. All are over the same prompts in the same order."""
+    baseline_name, baseline = next(iter(evaluations.items()))
+    found = []
+    for name, made in evaluations.items():
+        is_baseline = name == baseline_name
+        found.append(Comparison(
+            name=name,
+            score=bootstrap_mean(made.scores, seed),
+            win_rate=None if is_baseline else win_rate(made.scores, baseline.scores, seed),
+            length_controlled=None if is_baseline else length_controlled_win_rate(made.scores, baseline.scores, made.lengths, baseline.lengths, seed),
+            kl=made.kl, entropy=made.entropy, length=made.length, ended=made.ended,
+            distinct_1=distinct_n(made.texts, 1), distinct_2=distinct_n(made.texts, 2),
+        ))  # fmt: skip
+    return found

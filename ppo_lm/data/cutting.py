@@ -1,0 +1,35 @@
+"""Make an over-long prompt fit: cut at the end of a sentence or paragraph, never inside a word (2403.17031, detail 2)."""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_right
+from collections.abc import Callable
+
+from ppo_lm.data.examples import Prompt
+
+SENTENCE_END = re.compile(r"[.!?…][\"')\]]*(?=\s)|(?<=\S)(?=\n)")
+ENDS_LIKE_A_SENTENCE = re.compile(r"[.!?…][\"')\]]*\s*$")
+
+
+def cut_text(text: str, fits: Callable[[str], bool]) -> str | None:
+    """The longest beginning of `text` that ends with a sentence and fits, with the closing cue (what follows the last sentence, such as
+    "TL;DR:") kept behind it; None if not even one sentence fits."""
+    if fits(text):
+        return text
+    ends = [match.end() for match in SENTENCE_END.finditer(text)]
+    if not ends:
+        return None
+    cue = "" if ENDS_LIKE_A_SENTENCE.search(text) else text[ends[-1] :]
+    candidates = [end for end in ends if text[:end].strip()]
+    place = bisect_right(candidates, False, key=lambda end: not fits(text[:end] + cue))
+    return text[: candidates[place - 1]] + cue if place else None
+
+
+def cut_prompt(prompt: Prompt, fits: Callable[[Prompt], bool]) -> Prompt | None:
+    """`cut_text` of a text, or of the last turn of a conversation."""
+    if isinstance(prompt, str):
+        return cut_text(prompt, fits)
+    *before, last = prompt
+    content = cut_text(last["content"], lambda text: fits([*before, {**last, "content": text}]))
+    return None if content is None else [*before, {**last, "content": content}]

@@ -1,0 +1,144 @@
+"""What a record means: a prompt, a demonstration, a preference; in TRL's standard and conversational formats."""
+
+from __future__ import annotations
+
+import os.path
+from dataclasses import dataclass
+from typing import Union
+
+from ppo_lm.data.sources import RowProblem
+
+Message = dict  # {"role": "user", "content": "..."}
+Prompt = Union[str, list]  # text, or a conversation that a user's turn ends: a list of Message
+ROLES = ("system", "user", "assistant", "tool")
+
+
+@dataclass(frozen=True)
+class Demonstration:
+    """A prompt and a completion that a person wrote for it. After a text prompt the completion brings its own leading space (2403.17031)."""
+
+    prompt: Prompt
+    completion: str
+
+
+@dataclass(frozen=True)
+class Preference:
+    """Two completions of one prompt, and which is better. `source` says where the comparison came from, if that is known."""
+
+    prompt: Prompt
+    chosen: str
+    rejected: str
+    source: str | None = None
+
+
+def read_prompt(record: dict, column: str) -> Prompt:
+    """The prompt of a record: its `column`, or the turns before the last assistant's in `messages`. Raises `RowProblem`."""
+    if column not in record and "messages" in record:
+        messages = _check_messages(record["messages"], "messages")
+        return _check_prompt(messages[:-1] if messages[-1]["role"] == "assistant" else messages, "messages")
+    return _check_prompt(_get(record, column), column)
+
+
+def read_demonstration(record: dict, prompt_column: str, completion_column: str) -> Demonstration:
+    """A prompt and its completion, or the conversation in `messages`. Raises `RowProblem`."""
+    if completion_column not in record and "messages" in record:
+        prompt, completion = _split_conversation(record["messages"], "messages")
+        return Demonstration(prompt, completion)
+    prompt = read_prompt(record, prompt_column)
+    return Demonstration(prompt, _completion_after(prompt, _get(record, completion_column), completion_column))
+
+
+def read_preference(record: dict, prompt_column: str, chosen_column: str, rejected_column: str, source_column: str | None = None) -> Preference:
+    """Two completions of one prompt. Without a prompt of its own, what both share at the start is the prompt. Raises `RowProblem`."""
+    chosen, rejected = _get(record, chosen_column), _get(record, rejected_column)
+    if isinstance(chosen, list) and isinstance(rejected, list) and len(chosen) > 1:
+        prompt, better = _split_conversation(chosen, chosen_column)
+        other, worse = _split_conversation(rejected, rejected_column)
+        if prompt != other:
+            raise RowProblem(f"has different turns before the last in {chosen_column!r} and {rejected_column!r}; they must answer the same conversation")
+    elif prompt_column in record:
+        prompt = read_prompt(record, prompt_column)
+        better, worse = _completion_after(prompt, chosen, chosen_column), _completion_after(prompt, rejected, rejected_column)
+    elif isinstance(chosen, str) and isinstance(rejected, str):
+        prompt, better, worse = _split_common_start(chosen, rejected)
+    else:
+        raise RowProblem(f"has no column {prompt_column!r}, and its completions hold no prompt; it has {', '.join(record)}")
+    if better == worse:
+        raise RowProblem(f"has the same text in {chosen_column!r} and {rejected_column!r}, so nothing can be learnt from it")
+    source = None if source_column is None else str(_get(record, source_column))
+    return Preference(prompt, better, worse, source)
+
+
+def wrap_completion(prompt: Prompt, completion: str) -> str | list[Message]:
+    """The completion as TRL gives it to reward functions: text after a text, an assistant's message after a conversation."""
+    return completion if isinstance(prompt, str) else [{"role": "assistant", "content": completion}]
+
+
+def _get(record: dict, column: str):
+    if column not in record:
+        raise RowProblem(f"has no column {column!r}; it has {', '.join(record) or 'none'}")
+    return record[column]
+
+
+def _check_prompt(value, column: str) -> Prompt:
+    if isinstance(value, list):
+        messages = _check_messages(value, column)
+        if messages[-1]["role"] == "assistant":
+            raise RowProblem(f"ends with an assistant's turn in {column!r}; a prompt ends with the user's")
+        return messages
+    return _check_text(value, column)
+
+
+def _check_text(value, column: str) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise RowProblem(f"has no text in column {column!r}: {value!r:.40}")
+    return value
+
+
+def _completion_after(prompt: Prompt, value, column: str) -> str:
+    if isinstance(value, list):
+        if len(value) != 1:
+            raise RowProblem(f"has {len(value)} messages in {column!r}; a completion is one assistant's message")
+        message = _check_messages(value, column)[0]
+        if message["role"] != "assistant":
+            raise RowProblem(f"has a message by {message['role']!r} in {column!r}; a completion is the assistant's")
+        value = message["content"]
+    text = _check_text(value, column)
+    if isinstance(prompt, str) and not prompt[-1].isspace() and not text[0].isspace():
+        return " " + text
+    return text
+
+
+def _split_conversation(value, column: str) -> tuple[Prompt, str]:
+    messages = _check_messages(value, column)
+    if len(messages) < 2 or messages[-1]["role"] != "assistant":
+        raise RowProblem(f"has in {column!r} no conversation that ends with an assistant's turn")
+    return _check_prompt(messages[:-1], column), messages[-1]["content"]
+
+
+def _check_messages(value, column: str) -> list[Message]:
+    if not isinstance(value, list) or not value:
+        raise RowProblem(f"has no messages in {column!r}: {value!r:.40}")
+    before = None
+    for number, message in enumerate(value, start=1):
+        if not isinstance(message, dict) or not isinstance(message.get("content"), str) or not message["content"].strip():
+            raise RowProblem(f"has no text in message {number} of {column!r}; a message is {{\"role\": ..., \"content\": ...}}")
+        role = message.get("role")
+        if role not in ROLES:
+            raise RowProblem(f"has the role {role!r} in message {number} of {column!r}; the roles are {', '.join(ROLES)}")
+        if role == "system" and number > 1:
+            raise RowProblem(f"has a system message in place {number} of {column!r}; it comes first")
+        if role == before and role != "tool":
+            raise RowProblem(f"has two messages by {role!r} in a row in {column!r} (messages {number - 1} and {number})")
+        before = role
+    return [{"role": message["role"], "content": message["content"]} for message in value]
+
+
+def _split_common_start(chosen: str, rejected: str) -> tuple[str, str, str]:
+    """Split two texts where they part, at the last white space before it, so that no word is split."""
+    shared = os.path.commonprefix([_check_text(chosen, "chosen"), _check_text(rejected, "rejected")])
+    end = len(shared.rstrip()) if shared[-1:].isspace() else max((i for i, c in enumerate(shared) if c.isspace()), default=0)
+    prompt = chosen[:end].rstrip()
+    if not prompt:
+        raise RowProblem("has no prompt: the two texts share no beginning; add a prompt column")
+    return prompt, chosen[len(prompt) :], rejected[len(prompt) :]

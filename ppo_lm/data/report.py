@@ -1,0 +1,75 @@
+"""What a data source held: counts, lengths, dropped rows and why, duplicates, and what leaked into the held-out part."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+
+from ppo_lm.data.sources import Dropped
+
+SHOWN_PROBLEMS = 5
+BINS = 8
+
+
+@dataclass
+class DataReport:
+    """Made when a source is loaded; `lengths` (tokens), `cut`, `train`, `held_out` and `leaked` are filled in once they are known."""
+
+    source: str
+    rows: int
+    used: int
+    duplicates: int
+    dropped: list[Dropped] = field(default_factory=list)
+    lengths: list[int] = field(default_factory=list)
+    cut: int = 0
+    train: int = 0
+    held_out: int = 0
+    leaked: int = 0
+
+    def drop(self, place: str, reason: str) -> None:
+        """Count a row out that was loaded."""
+        self.dropped.append(Dropped(place, reason))
+        self.used -= 1
+
+    def describe_split(self, train: Sequence[Hashable], held_out: Sequence[Hashable]) -> None:
+        """Count both parts, and the held-out prompts that are also trained on."""
+        self.train, self.held_out = len(train), len(held_out)
+        seen = set(train)
+        self.leaked = sum(prompt in seen for prompt in held_out)
+
+    def as_dict(self) -> dict:
+        """All of it, with the lengths as a histogram."""
+        return {**asdict(self), "lengths": histogram(self.lengths)}
+
+    def lines(self) -> list[str]:
+        """The report for people."""
+        out = [f"{self.source}: {self.used:,} of {self.rows:,} rows used, {self.duplicates:,} duplicates"]
+        if self.train or self.held_out:
+            out.append(f"  {self.train:,} to train on, {self.held_out:,} held out, {self.leaked:,} of these with a prompt that is also trained on")
+        if self.cut:
+            out.append(f"  {self.cut:,} prompts cut at the end of a sentence")
+        out += [f"  left out: {problem}" for problem in self.dropped[:SHOWN_PROBLEMS]]
+        if len(self.dropped) > SHOWN_PROBLEMS:
+            out.append(f"  left out: {len(self.dropped) - SHOWN_PROBLEMS:,} more")
+        if self.lengths:
+            bins = histogram(self.lengths)
+            most = max(count for _, _, count in bins)
+            out.append("  length in tokens:")
+            out += [f"  {low:>6}–{high:<6} {'█' * round(30 * count / most):<30} {count:,}" for low, high, count in bins]
+        return out
+
+
+def histogram(lengths: Sequence[int]) -> list[tuple[int, int, int]]:
+    """(shortest, longest, count) of up to `BINS` bins of equal width."""
+    if not lengths:
+        return []
+    low, width = min(lengths), (max(lengths) - min(lengths)) // BINS + 1
+    counts = Counter((length - low) // width for length in lengths)
+    return [(low + i * width, low + (i + 1) * width - 1, counts[i]) for i in range(max(counts) + 1)]
+
+
+def count_duplicates(keys: Iterable[Hashable]) -> int:
+    """How many came before."""
+    keys = list(keys)
+    return len(keys) - len(set(keys))

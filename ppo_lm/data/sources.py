@@ -1,0 +1,234 @@
+"""From a file, a folder, a hub data set or a Python list to records, each with its place; a bad row loses no other."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ppo_lm.errors import DataError, first_line
+
+LONGEST_ROW = 1_000_000  # characters
+SUFFIXES = (".txt", ".jsonl", ".json", ".csv", ".parquet")
+
+
+class RowProblem(ValueError):
+    """Why one row cannot be used, in words that follow its place."""
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """A row that was left out."""
+
+    place: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.place} {self.reason}"
+
+
+@dataclass
+class Records:
+    """What a source holds: (place, record) of every readable row, and the rows left out."""
+
+    source: str
+    rows: list[tuple[str, dict]] = field(default_factory=list)
+    dropped: list[Dropped] = field(default_factory=list)
+
+    def add(self, place: str, record) -> None:
+        """Take the record in, or note why not. A `RowProblem` in its stead is noted as it is."""
+        problem = record if isinstance(record, RowProblem) else _problem_of(record)
+        if problem is None:
+            self.rows.append((place, record))
+        else:
+            self.dropped.append(Dropped(place, str(problem)))
+
+
+def read_records(source: str | Sequence, role: str, text_column: str, split: str = "train", subset: str | None = None) -> Records:
+    """Read every row of `source`. Texts (a .txt line, a text in a list) become records with the one column `text_column`.
+
+    `role` names the setting in messages. Raises `DataError` for a source that is missing, empty, or of no known kind.
+    """
+    records = Records(source if isinstance(source, str) else f"a list of {len(source)}")
+    for place, record in _rows(source, role, text_column, split, subset):
+        records.add(place, record)
+    if not records.rows and not records.dropped:
+        raise DataError(f"{role} {records.source!r}: there is no row in it")
+    return records
+
+
+def _rows(source, role, text_column, split, subset) -> Iterator[tuple[str, dict | RowProblem]]:
+    if not isinstance(source, str):
+        for number, row in enumerate(source, start=1):
+            yield f"row {number}", {text_column: row} if isinstance(row, str) else row
+        return
+    path = Path(source).expanduser()
+    if path.is_dir():
+        yield from _read_folder(path, role, text_column, split)
+    elif path.suffix in SUFFIXES:
+        yield from _read_file(path, role, text_column)
+    elif path.exists():
+        raise DataError(f"{role} {source!r}: files of this kind cannot be read; use {', '.join(SUFFIXES)}")
+    else:
+        yield from _numbered(_load_from_hub(source, role, split, subset), source)
+
+
+def _read_file(file: Path, role: str, text_column: str) -> Iterator[tuple[str, dict | RowProblem]]:
+    if not file.is_file():
+        raise DataError(f"{role} {str(file)!r}: there is no such file")
+    readers = {".txt": _read_text, ".jsonl": _read_jsonl, ".json": _read_json, ".csv": _read_csv, ".parquet": _read_parquet}
+    try:
+        yield from readers[file.suffix](file, role, text_column)
+    except OSError as error:
+        raise DataError(f"{role} {str(file)!r}: it cannot be read: {first_line(error)}") from None
+
+
+def _text_of(file: Path) -> str:
+    """The file's text; bytes that are not UTF-8 become lone surrogates, which `Records.add` finds."""
+    return file.read_bytes().decode("utf-8-sig", errors="surrogateescape").replace("\r\n", "\n")
+
+
+def _read_text(file: Path, role: str, text_column: str):
+    for number, line in enumerate(_text_of(file).split("\n"), start=1):
+        if line.strip():
+            yield f"{file}: line {number}", {text_column: line}
+
+
+def _read_jsonl(file: Path, role: str, text_column: str):
+    for number, line in enumerate(_text_of(file).split("\n"), start=1):
+        if line.strip():
+            yield f"{file}: line {number}", _parse_json(line)
+
+
+def _parse_json(line: str):
+    if len(line) > LONGEST_ROW:
+        return RowProblem(_too_long(len(line)))
+    try:
+        return json.loads(line)
+    except json.JSONDecodeError as error:
+        return RowProblem(f"is not JSON: {error.msg} at column {error.colno}")
+    except RecursionError:
+        return RowProblem("is not JSON that can be read: it is nested too deep")
+
+
+def _read_json(file: Path, role: str, text_column: str):
+    try:
+        rows = json.loads(_text_of(file))
+    except json.JSONDecodeError as error:
+        raise DataError(f"{role} {str(file)!r}: line {error.lineno} is not JSON: {error.msg} at column {error.colno}") from None
+    if isinstance(rows, dict) and len(rows) == 1 and isinstance(next(iter(rows.values())), list):
+        rows = next(iter(rows.values()))
+    if not isinstance(rows, list):
+        raise DataError(f"{role} {str(file)!r}: a .json file must hold a list of objects; use .jsonl for one object a line")
+    for number, row in enumerate(rows, start=1):
+        yield f"{file}: row {number}", {text_column: row} if isinstance(row, str) else row
+
+
+def _read_csv(file: Path, role: str, text_column: str):
+    csv.field_size_limit(2**31 - 1)  # `Records.add` refuses long rows itself, and keeps the others
+    reader = csv.reader(io.StringIO(_text_of(file), newline=""), strict=True)
+    header = next(reader, [])
+    while True:
+        line = reader.line_num + 1
+        try:
+            cells = next(reader, None)
+        except csv.Error as error:
+            yield f"{file}: line {line}", RowProblem(f"is not CSV: {error}")
+            continue
+        if cells is None:
+            return
+        if cells and len(cells) != len(header):
+            yield f"{file}: line {line}", RowProblem(f"has {len(cells)} cells, but the header has {len(header)}")
+        elif cells:
+            yield f"{file}: line {line}", dict(zip(header, cells))
+
+
+def _read_parquet(file: Path, role: str, text_column: str):
+    datasets = _import_datasets(role, str(file))
+    try:
+        rows = datasets.Dataset.from_parquet(str(file))
+    except Exception as error:  # pyarrow and datasets raise many kinds
+        raise DataError(f"{role} {str(file)!r}: it is no Parquet file that can be read: {first_line(error)}") from None
+    yield from _numbered(rows, str(file))
+
+
+def _read_folder(folder: Path, role: str, text_column: str, split: str):
+    if (folder / "dataset_dict.json").is_file() or (folder / "dataset_info.json").is_file():
+        yield from _numbered(_load_saved(folder, role, split), str(folder))
+        return
+    files = sorted(file for file in folder.iterdir() if file.suffix in SUFFIXES)
+    if not files:
+        raise DataError(f"{role} {str(folder)!r}: the folder holds no {', '.join(SUFFIXES)} file and no saved data set")
+    for file in files:
+        yield from _read_file(file, role, text_column)
+
+
+def _load_saved(folder: Path, role: str, split: str):
+    datasets = _import_datasets(role, str(folder))
+    try:
+        loaded = datasets.load_from_disk(str(folder))
+    except Exception as error:
+        raise DataError(f"{role} {str(folder)!r}: the saved data set cannot be read: {first_line(error)}") from None
+    if not isinstance(loaded, dict):
+        return loaded
+    if split not in loaded:
+        raise DataError(f"{role} {str(folder)!r}: there is no split {split!r}; it has {', '.join(loaded)}; set data_split")
+    return loaded[split]
+
+
+def _load_from_hub(name: str, role: str, split: str, subset: str | None):
+    datasets = _import_datasets(role, name)
+    try:
+        return datasets.load_dataset(name, subset, split=split)
+    except Exception as error:  # the hub client raises many kinds
+        raise DataError(f"{role} {name!r}: there is no such file, and as a hub data set it cannot be loaded: {first_line(error)}") from None
+
+
+def _import_datasets(role: str, name: str):
+    try:
+        import datasets
+    except ImportError:
+        raise DataError(f"{role} {name!r}: reading this needs the package datasets; install it with `pip install datasets`") from None
+    return datasets
+
+
+def _numbered(rows, source: str):
+    for number, row in enumerate(rows, start=1):
+        yield f"{source}: row {number}", row
+
+
+def _problem_of(record) -> str | None:
+    if not isinstance(record, dict):
+        return f"is {_kind(record)}, not an object with named columns"
+    texts = [text for value in record.values() for text in _texts_in(value)]
+    length = sum(map(len, texts))
+    if length > LONGEST_ROW:
+        return _too_long(length)
+    if any("\0" in text for text in texts):
+        return "is not UTF-8 (it holds null bytes); save the file as UTF-8"
+    if any("\udc80" <= character <= "\udcff" for text in texts if not text.isascii() for character in text):
+        return "is not UTF-8; save the file as UTF-8"
+    if record and all(value is None for value in record.values()):
+        return "is empty: every column is null"
+    return None
+
+
+def _texts_in(value) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _texts_in(item)
+    elif isinstance(value, dict):
+        yield from _texts_in(list(value.values()))
+
+
+def _too_long(length: int) -> str:
+    return f"has {length:,} characters, more than the {LONGEST_ROW:,} that one row may have"
+
+
+def _kind(value) -> str:
+    return {type(None): "null", list: "a list", str: "text", bool: "true or false", int: "a number", float: "a number"}.get(type(value), type(value).__name__)

@@ -1,0 +1,101 @@
+"""What decides the next step of a PPO run, taken out of the trainer and put back."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+import torch
+
+from ppo_lm.base_setup import Optimiser
+from ppo_lm.checkpointing import Checkpoint
+from ppo_lm.errors import CheckpointError
+from ppo_lm.evaluation import Evaluation
+
+if TYPE_CHECKING:
+    from ppo_lm.ppo_trainer.ppo_trainer import PPOTrainer
+
+Evaluations = dict[str, list[Evaluation]]
+MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # what AdamW keeps of each weight
+
+
+def take_state(trainer: PPOTrainer, step: int, evaluations: Evaluations) -> Checkpoint:
+    """Weights, optimisers, schedules and random streams after `step` steps, and the evaluations made so far."""
+    tensors = dict(random_states(trainer))
+    for name, model in _models(trainer).items():
+        tensors |= {f"{name}.{i}": weight for i, weight in enumerate(model.parameters())}
+    schedules = {}
+    for name, optimiser in _optimisers(trainer).items():
+        tensors |= {
+            f"{name}.{i}.{moment}": optimiser.adamw.state[weight][moment]
+            for i, weight in enumerate(optimiser.parameters)
+            for moment in MOMENTS
+            if weight in optimiser.adamw.state
+        }
+        schedules[name] = {"steps_done": optimiser.steps_done, "scheduler": _plain(optimiser.scheduler.state_dict())}
+    kept = {name: [dataclasses.asdict(evaluation) for evaluation in made] for name, made in evaluations.items()}
+    return Checkpoint(tensors, {"step": step, "config": dataclasses.asdict(trainer.config), "schedules": schedules, "evaluations": kept})
+
+
+def put_state(trainer: PPOTrainer, checkpoint: Checkpoint) -> tuple[int, Evaluations]:
+    """Undo `take_state`; returns its step and evaluations. Raises `CheckpointError` for a checkpoint of another run."""
+    tensors, state = checkpoint
+    _check_config(dataclasses.asdict(trainer.config), state["config"])
+    restore_random_states(trainer, tensors)
+    with torch.no_grad():
+        for name, model in _models(trainer).items():
+            for i, weight in enumerate(model.parameters()):
+                weight.copy_(tensors[f"{name}.{i}"])
+    for name, optimiser in _optimisers(trainer).items():
+        _restore_optimiser(optimiser, name, tensors, state["schedules"][name])
+    return state["step"], {name: [Evaluation(**numbers) for numbers in made] for name, made in state["evaluations"].items()}
+
+
+def random_states(trainer: PPOTrainer) -> dict[str, torch.Tensor]:
+    """The state of every random stream that the next step draws from."""
+    return {f"random.{name}": stream.get_state() for name, stream in _streams(trainer).items()}
+
+
+def restore_random_states(trainer: PPOTrainer, states: dict[str, torch.Tensor]) -> None:
+    """Set the streams back to what `random_states` returned."""
+    for name, stream in _streams(trainer).items():
+        stream.set_state(states[f"random.{name}"])
+
+
+def _models(trainer: PPOTrainer) -> dict:
+    return {"policy": trainer.roles.policy, "value": trainer.roles.value}
+
+
+def _optimisers(trainer: PPOTrainer) -> dict[str, Optimiser]:
+    return {"policy_optimiser": trainer.model_trainer.policy_optimiser, "value_optimiser": trainer.model_trainer.value_optimiser}
+
+
+def _streams(trainer: PPOTrainer) -> dict[str, torch.Generator]:
+    steps = trainer.model_trainer
+    return {"sampling": trainer.generator.random, "policy_batches": steps.policy_buffer.random, "value_batches": steps.value_buffer.random}
+
+
+def _restore_optimiser(optimiser: Optimiser, name: str, tensors: dict[str, torch.Tensor], schedule: dict) -> None:
+    for i, weight in enumerate(optimiser.parameters):
+        if f"{name}.{i}.step" in tensors:
+            moments = {moment: tensors[f"{name}.{i}.{moment}"] for moment in MOMENTS}
+            optimiser.adamw.state[weight] = {m: value if m == "step" else value.to(weight.device) for m, value in moments.items()}
+    optimiser.steps_done = schedule["steps_done"]
+    optimiser.scheduler.load_state_dict({**optimiser.scheduler.state_dict(), **schedule["scheduler"]})
+    for group, rate in zip(optimiser.adamw.param_groups, optimiser.scheduler.get_last_lr()):
+        group["lr"] = rate
+
+
+def _plain(state: dict) -> dict:
+    """The entries that JSON can hold."""
+    return {name: value for name, value in state.items() if isinstance(value, (int, float, bool, str)) or _is_list_of_numbers(value)}
+
+
+def _is_list_of_numbers(value) -> bool:
+    return isinstance(value, list) and all(isinstance(item, (int, float)) for item in value)
+
+
+def _check_config(now: dict, then: dict) -> None:
+    changed = [f"{name} was {then.get(name)!r} and is {now[name]!r}" for name in now if name != "output_dir" and now[name] != then.get(name)]
+    if changed:
+        raise CheckpointError(f"the run to resume had other settings: {'; '.join(changed)}; a resumed run keeps its settings")

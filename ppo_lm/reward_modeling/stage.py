@@ -1,0 +1,117 @@
+"""`ppo-lm reward`: from a model and preferences to a reward model on it."""
+
+from __future__ import annotations
+
+import json
+from typing import NamedTuple
+
+import torch
+
+from ppo_lm.base_setup import load_base, make_lora_config
+from ppo_lm.config import RewardConfig
+from ppo_lm.data import DataReport, Demonstration, Preference, load_demonstrations, load_preferences, split_rows
+from ppo_lm.data.encoding import encode_completion, encode_prompt, find_end_token, fit_prompt
+from ppo_lm.errors import ConfigError, DataError
+from ppo_lm.models import BaseModel, RewardModel
+from ppo_lm.reward_modeling.report import RewardReport, write_report
+from ppo_lm.reward_modeling.reward_trainer import Comparison, normalise, score_all, train_reward_model
+from ppo_lm.tracking import StageLog, check_output_dir
+
+REFERENCES = 1000  # completions that the normalisation is measured on, at most
+
+
+class EncodedPreferences(NamedTuple):
+    """Preferences and their token ids, row by row."""
+
+    texts: list[Preference]
+    tokens: list[Comparison]
+
+    def select(self, rows: list[int]) -> EncodedPreferences:
+        return EncodedPreferences([self.texts[row] for row in rows], [self.tokens[row] for row in rows])
+
+
+def run_reward(config: RewardConfig, quiet: bool = False) -> dict[str, float]:
+    """Train, normalise, measure on held-out comparisons, and save. Returns what was measured.
+
+    Writes into `config.output_dir`: `reward` (the model, for PPO's `reward`), report.md with pictures, report.json, config, data report, metrics.
+    """
+    if config.preferences is None:
+        raise ConfigError(['preferences is not set; name a file, a hub data set, or "embedded"'], "RewardConfig")
+    check_output_dir(config.output_dir)
+    preferences, report = load_preferences(config.preferences, config, config.chosen_column, config.rejected_column, config.source_column)
+    reports, demonstrations = [report], None
+    if config.demonstrations is not None:
+        demonstrations, other = load_demonstrations(config.demonstrations, config, config.completion_column)
+        reports.append(other)
+    base = load_base(config.model_name, config.dtype, config.device, seed=config.seed)
+    found = encode_preferences(base, preferences, config, report)
+    train_rows, held_out_rows = split_rows([str(p.prompt) for p in found.texts], config.held_out, config.seed)
+    train, held_out = found.select(train_rows), found.select(held_out_rows)
+    report.describe_split([str(p.prompt) for p in train.texts], [str(p.prompt) for p in held_out.texts])
+
+    log = StageLog(config, config.output_dir, quiet)
+    log.say(f"reward model on {config.model_name} ({base.description})")
+    log.data(*reports)
+    torch.manual_seed(config.seed)
+    base.add_adapter("reward", make_lora_config(config.lora_r, config.lora_alpha, config.lora_dropout, config.lora_targets))
+    model = RewardModel(base)
+    log.evaluation("before", measure(model, held_out).headline())
+    train_reward_model(
+        model, train.tokens, seed=config.seed, learning_rate=config.learning_rate, epochs=config.epochs, batch_size=config.batch_size,
+        micro_batch_size=config.micro_batch_size, max_steps=config.max_steps, max_grad_norm=config.max_grad_norm, log=log.step,
+    )  # fmt: skip
+    result = measure(model, held_out)  # before normalising: the probabilities that were trained
+    normalise(model, reference_sequences(base, demonstrations, train, config))
+    log.evaluation("after", result.headline())
+    model.save(log.folder / "reward")
+    (log.folder / "report.json").write_text(json.dumps(result.as_dict(), indent=1) + "\n", encoding="utf-8")
+    write_report(result, log.folder)
+    log.finish()
+    return result.headline()
+
+
+def encode_preferences(base: BaseModel, preferences: list[Preference], config: RewardConfig, report: DataReport) -> EncodedPreferences:
+    """Token ids of every comparison whose longer side fits into `max_tokens`; the others are counted out of the report. Raises `DataError` if none fits."""
+    limit = min(config.max_tokens, base.context_length)
+    found = EncodedPreferences([], [])
+    for number, pair in enumerate(preferences, start=1):
+        prompt = fit_prompt(base.tokenizer, pair.prompt, config.max_prompt_tokens)
+        if prompt is None:
+            report.drop(f"comparison {number}", f"has no sentence that ends within max_prompt_tokens {config.max_prompt_tokens}")
+            continue
+        tokens = Comparison(*(encode_sequence(base, prompt, completion) for completion in (pair.chosen, pair.rejected)))
+        longest = max(len(tokens.chosen_ids), len(tokens.rejected_ids))
+        if longest > limit:
+            report.drop(f"comparison {number}", f"has {longest} tokens, more than max_tokens or the model's context, {limit}")
+            continue
+        report.cut += prompt != pair.prompt
+        report.lengths.append(longest)
+        found.texts.append(pair)
+        found.tokens.append(tokens)
+    if not found.tokens:
+        raise DataError(f"preferences: none of {len(preferences)} fits: {report.dropped[-1]}; raise max_tokens, or cut prompts with max_prompt_tokens")
+    return found
+
+
+def encode_sequence(base: BaseModel, prompt, completion: str) -> list[int]:
+    """Token ids of prompt, completion and end token, as a reward model reads them."""
+    end = find_end_token(base.tokenizer, base.eos_token_ids, prompt)
+    return encode_prompt(base.tokenizer, prompt) + encode_completion(base.tokenizer, completion, end)
+
+
+def reference_sequences(base: BaseModel, demonstrations: list[Demonstration] | None, train: EncodedPreferences, config: RewardConfig) -> list[list[int]]:
+    """What scores are normalised on: demonstrations that fit, or the chosen completions of the training data."""
+    if demonstrations is None:
+        return [tokens.chosen_ids for tokens in train.tokens[:REFERENCES]]
+    encoded = [encode_sequence(base, d.prompt, d.completion) for d in demonstrations[:REFERENCES]]
+    return [ids for ids in encoded if len(ids) <= min(config.max_tokens, base.context_length)]
+
+
+def measure(model: RewardModel, held_out: EncodedPreferences) -> RewardReport:
+    """Score both sides of every held-out comparison."""
+    prompts = [encode_prompt(model.base.tokenizer, pair.prompt) for pair in held_out.texts]
+    lengths = lambda sides: [len(ids) - len(prompt) for ids, prompt in zip(sides, prompts)]  # noqa: E731
+    chosen, rejected = [t.chosen_ids for t in held_out.tokens], [t.rejected_ids for t in held_out.tokens]
+    return RewardReport(
+        score_all(model, chosen).tolist(), score_all(model, rejected).tolist(), lengths(chosen), lengths(rejected), [pair.source for pair in held_out.texts]
+    )

@@ -1,0 +1,114 @@
+"""A reward over HTTP: a scorer that runs elsewhere, because it is large, or somebody else's.
+
+Request:  POST {"prompts": [...], "completions": [...], "columns": {"name": [...]}}   (a prompt is a text or a list of messages)
+Answer:   200 {"scores": [0.5, null, ...]}   (a finite number a completion; null for no opinion)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from numbers import Real
+
+from ppo_lm.data.examples import Prompt
+from ppo_lm.errors import RewardError, first_line
+from ppo_lm.rewards.function_reward import run
+
+RETRIED_STATUS = (408, 425, 429)  # and every 5xx
+
+
+class BadAnswer(Exception):
+    """The scorer answered, but not with what the schema asks for; it is asked again."""
+
+
+class RemoteReward:
+    """Scores batches by asking `url`, a few requests of `batch_size` completions at once.
+
+    A request that times out, cannot connect, is answered with 408, 425, 429 or 5xx, or with a malformed answer, is repeated by itself up to
+    `attempts` times, after `wait`, 2·`wait`, 4·`wait`, … seconds; the others' scores are kept. Then, or at any other status, `RewardError`.
+    """
+
+    def __init__(self, url: str, *, timeout: float = 30.0, attempts: int = 5, wait: float = 0.5, batch_size: int = 16, concurrency: int = 8):
+        self.url, self.name = url, "remote"
+        self.timeout, self.attempts, self.wait = timeout, attempts, wait
+        self.batch_size, self.concurrency = batch_size, concurrency
+
+    def missing_columns(self, columns) -> list[str]:
+        """None: it takes what there is."""
+        return []
+
+    def __call__(self, prompts: Sequence[Prompt], completions: Sequence[str], columns: Mapping[str, list] | None = None) -> list[float | None]:
+        """One number, or None, a completion. All or nothing: raises `RewardError` if one request fails for good."""
+        requests = []
+        for start in range(0, len(completions), self.batch_size):
+            rows = slice(start, start + self.batch_size)
+            parts = {name: [_plain(value) for value in values[rows]] for name, values in (columns or {}).items()}
+            requests.append({"prompts": list(prompts[rows]), "completions": list(completions[rows]), "columns": parts})
+        return [score for scores in run(self._ask_all(requests)) for score in scores]
+
+    async def _ask_all(self, requests: list[dict]) -> list[list[float | None]]:
+        import aiohttp
+
+        limit = asyncio.Semaphore(self.concurrency)
+        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=self.timeout)) as session:
+
+            async def ask(request: dict) -> list[float | None]:
+                async with limit:
+                    return await self._ask_until_answered(session, request)
+
+            results = await asyncio.gather(*map(ask, requests), return_exceptions=True)
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+        return results
+
+    async def _ask_until_answered(self, session, request: dict) -> list[float | None]:
+        import aiohttp
+        from tenacity import AsyncRetrying, RetryError, retry_if_exception_type, stop_after_attempt, wait_exponential, wait_random
+
+        attempts = AsyncRetrying(
+            retry=retry_if_exception_type((aiohttp.ClientError, asyncio.TimeoutError, BadAnswer)),
+            stop=stop_after_attempt(self.attempts),
+            wait=wait_exponential(multiplier=self.wait, max=30) + wait_random(0, self.wait / 4),
+        )
+        try:
+            async for attempt in attempts:
+                with attempt:
+                    return await self._ask(session, request)
+        except RetryError as failure:
+            error = failure.last_attempt.exception()
+            said = "no answer in time" if isinstance(error, asyncio.TimeoutError) else first_line(error)
+            raise RewardError(f"the scorer at {self.url} failed {self.attempts} times: {said}; see that it runs and can be reached") from error
+
+    async def _ask(self, session, request: dict) -> list[float | None]:
+        async with session.post(self.url, json=request) as response:
+            if response.status in RETRIED_STATUS or response.status >= 500:
+                raise BadAnswer(f"it answered {response.status} {response.reason}")
+            if response.status != 200:
+                text = (await response.text())[:200]
+                raise RewardError(f"the scorer at {self.url} refuses requests: {response.status} {response.reason}: {text}")
+            try:
+                answer = await response.json(content_type=None)
+            except ValueError:
+                raise BadAnswer("its answer is not JSON") from None
+        return check_answer(answer, len(request["completions"]))
+
+
+def check_answer(answer, count: int) -> list[float | None]:
+    """The scores of an answer. Raises `BadAnswer` unless there are `count`, each a finite number or None."""
+    scores = answer.get("scores") if isinstance(answer, dict) else None
+    if not isinstance(scores, list):
+        raise BadAnswer('its answer has no list "scores"')
+    if len(scores) != count:
+        raise BadAnswer(f"it returned {len(scores)} scores for {count} completions")
+    for place, score in enumerate(scores):
+        if score is not None and (isinstance(score, bool) or not isinstance(score, Real) or not math.isfinite(score)):
+            raise BadAnswer(f"it returned {score!r} for completion {place} of {count}")
+    return [None if score is None else float(score) for score in scores]
+
+
+def _plain(value):
+    """A value that JSON can hold."""
+    return dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value

@@ -1,0 +1,109 @@
+"""`ppo-lm sft`: from a model and demonstrations to the model that PPO starts from."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+
+from ppo_lm.base_setup import load_base, make_lora_config
+from ppo_lm.checkpointing import save_models
+from ppo_lm.config import SFTConfig
+from ppo_lm.data import DataReport, Demonstration, load_demonstrations, split_rows
+from ppo_lm.data.encoding import encode_completion, encode_prompt, find_end_token, fit_prompt
+from ppo_lm.errors import ConfigError, DataError
+from ppo_lm.evaluation import rouge
+from ppo_lm.models import BaseModel, PolicyModel
+from ppo_lm.rollout import SamplingSettings, write_completions
+from ppo_lm.sft.sft_trainer import EncodedDemonstration, completion_loss, train_sft
+from ppo_lm.tracking import StageLog, check_output_dir
+
+NEAR_GREEDY = 0.01  # temperature (2403.17031, detail 26)
+
+
+class EncodedSet(NamedTuple):
+    """Demonstrations and their token ids, row by row."""
+
+    texts: list[Demonstration]
+    tokens: list[EncodedDemonstration]
+
+    def select(self, rows: list[int]) -> EncodedSet:
+        return EncodedSet([self.texts[row] for row in rows], [self.tokens[row] for row in rows])
+
+
+def run_sft(config: SFTConfig, quiet: bool = False) -> dict[str, float]:
+    """Train, measure on held-out demonstrations before and after, and save. Returns what was measured, as `loss_before`, `loss_after`, ….
+
+    Writes into `config.output_dir`: `merged` (a plain transformers model), `adapter` if lora_r is above 0, config, data report, metrics.
+    """
+    if config.demonstrations is None:
+        raise ConfigError(['demonstrations is not set; name a file, a hub data set, or "embedded"'], "SFTConfig")
+    check_output_dir(config.output_dir)
+    demonstrations, report = load_demonstrations(config.demonstrations, config, config.completion_column)
+    base = load_base(config.model_name, config.dtype, config.device, full_weights=config.lora_r == 0, seed=config.seed)
+    found = encode_demonstrations(base, demonstrations, config, report)
+    train_rows, held_out_rows = split_rows([str(d.prompt) for d in found.texts], config.held_out, config.seed)
+    train, held_out = found.select(train_rows), found.select(held_out_rows)
+    report.describe_split([str(d.prompt) for d in train.texts], [str(d.prompt) for d in held_out.texts])
+
+    log = StageLog(config, config.output_dir, quiet)
+    log.say(f"SFT on {config.model_name} ({base.description})")
+    log.data(report)
+    policy = set_up_policy(base, config)
+    before = measure(policy, held_out, config)
+    log.evaluation("before", before)
+    train_sft(
+        policy, train.tokens, seed=config.seed, learning_rate=config.learning_rate, epochs=config.epochs, batch_size=config.batch_size,
+        micro_batch_size=config.micro_batch_size, max_steps=config.max_steps, max_grad_norm=config.max_grad_norm, log=log.step,
+    )  # fmt: skip
+    after = measure(policy, held_out, config)
+    log.evaluation("after", after)
+    save_models(policy, log.folder)
+    log.finish()
+    return {f"{name}_before": value for name, value in before.items()} | {f"{name}_after": value for name, value in after.items()}
+
+
+def set_up_policy(base: BaseModel, config: SFTConfig) -> PolicyModel:
+    """All weights of the base for lora_r 0, otherwise a fresh adapter on it."""
+    torch.manual_seed(config.seed)
+    if config.lora_r == 0:
+        base.network.requires_grad_(True)
+        return PolicyModel(base, None)
+    base.add_adapter("policy", make_lora_config(config.lora_r, config.lora_alpha, config.lora_dropout, config.lora_targets))
+    return PolicyModel(base)
+
+
+def encode_demonstrations(base: BaseModel, demonstrations: list[Demonstration], config: SFTConfig, report: DataReport) -> EncodedSet:
+    """Token ids of every demonstration that fits into `max_tokens`; the others are counted out of the report. Raises `DataError` if none fits."""
+    tokenizer, limit = base.tokenizer, min(config.max_tokens, base.context_length)
+    found = EncodedSet([], [])
+    for number, demonstration in enumerate(demonstrations, start=1):
+        prompt = fit_prompt(tokenizer, demonstration.prompt, config.max_prompt_tokens)
+        if prompt is None:
+            report.drop(f"example {number}", f"has no sentence that ends within max_prompt_tokens {config.max_prompt_tokens}")
+            continue
+        end = find_end_token(tokenizer, base.eos_token_ids, prompt)
+        tokens = EncodedDemonstration(encode_prompt(tokenizer, prompt), encode_completion(tokenizer, demonstration.completion, end))
+        if len(tokens) > limit:
+            report.drop(f"example {number}", f"has {len(tokens)} tokens, more than max_tokens or the model's context, {limit}")
+            continue
+        report.cut += prompt != demonstration.prompt
+        report.lengths.append(len(tokens))
+        found.texts.append(Demonstration(prompt, demonstration.completion))
+        found.tokens.append(tokens)
+    if not found.tokens:
+        raise DataError(f"demonstrations: none of {len(demonstrations)} fits: {report.dropped[-1]}; raise max_tokens, or cut prompts with max_prompt_tokens")
+    return found
+
+
+def measure(policy: PolicyModel, held_out: EncodedSet, config: SFTConfig) -> dict[str, float]:
+    """The loss on held-out demonstrations, and ROUGE of near-greedy completions of the first `rouge_samples` prompts against the human ones."""
+    if not held_out.tokens:
+        return {}
+    numbers = {"loss": completion_loss(policy, held_out.tokens, config.micro_batch_size)}
+    texts = held_out.texts[: config.rouge_samples]
+    if texts:
+        sampling = SamplingSettings(config.max_new_tokens, NEAR_GREEDY)
+        written = write_completions(policy, [d.prompt for d in texts], sampling, config.batch_size, config.seed)
+        numbers |= rouge(written, [d.completion for d in texts])
+    return numbers

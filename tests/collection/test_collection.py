@@ -1,0 +1,181 @@
+import asyncio
+import json
+
+import pytest
+from aiohttp.test_utils import TestClient, TestServer
+
+from ppo_lm.collection.answers import AnswerStore
+from ppo_lm.collection.pairs import FilePairs, LivePairs, load_pairs
+from ppo_lm.collection.schedule import Schedule
+from ppo_lm.collection.server import make_app
+from ppo_lm.collection.stage import check_same_collection
+from ppo_lm.config import CollectConfig
+from ppo_lm.data import Preference, load_preferences
+from ppo_lm.errors import ConfigError, DataError
+from ppo_lm.tracking import write_config
+
+PAIRS = FilePairs([Preference(f"prompt {i}", f" first {i}", f" second {i}") for i in range(12)])
+
+
+def test_every_pair_comes_once_and_repeats_show_earlier_pairs_with_sides_exchanged():
+    schedule = Schedule(20, repeat_every=5, seed=3)
+    tasks = [schedule.task(number) for number in range(schedule.tasks)]
+    fresh = [task for task in tasks if task.repeat_of is None]
+    assert sorted(task.pair for task in fresh) == list(range(20))
+    assert [task.number for task in tasks if task.repeat_of is not None] == [4, 9, 14, 19]
+    for task in tasks:
+        if task.repeat_of is not None:
+            first = tasks[task.repeat_of]
+            assert task.repeat_of < task.number and first.repeat_of is None
+            assert (task.pair, task.swapped) == (first.pair, not first.swapped)
+    assert 0 < sum(task.swapped for task in fresh) < 20
+    assert [schedule.task(n) for n in range(5)] == tasks[:5]  # the same after a new start
+    assert Schedule(20, 0, 3).tasks == 20 and Schedule(20, 5, 3).tasks == 24 and Schedule(4, 5, 3).tasks == 4
+
+
+def ask(app, conversation):
+    """Run `conversation(client)` against the application."""
+
+    async def run():
+        async with TestClient(TestServer(app)) as client:
+            return await conversation(client)
+
+    return asyncio.run(run())
+
+
+def make(tmp_path, repeat_every=0, token=None):
+    store = AnswerStore(tmp_path)
+    return store, make_app(PAIRS, Schedule(len(PAIRS), repeat_every, 0), store, "ann", token)
+
+
+async def judge(client, choose, count, **headers):
+    """Answer `count` pairs with `choose(pair)`; returns the last answer's reply."""
+    pair = await (await client.get("/pair", headers=headers)).json()
+    for _ in range(count):
+        answer = {"task": pair["task"], "answer": choose(pair), "seconds": 1.5}
+        pair = await (await client.post("/answer", json=answer, headers=headers)).json()
+    return pair
+
+
+prefers_first = lambda pair: "a" if pair["a"].startswith(" first") else "b"  # noqa: E731
+
+
+def test_what_was_chosen_is_recorded_whichever_side_it_was_on(tmp_path):
+    store, app = make(tmp_path)
+    done = ask(app, lambda client: judge(client, prefers_first, 12))
+    assert done["finished"] and (done["done"], done["total"]) == (12, 12)
+    assert {answer["answer"] for answer in store.answers} == {"a", "b"}  # both sides came up
+    assert all(answer["preferred"] == "first" and answer["annotator"] == "ann" and answer["seconds"] == 1.5 for answer in store.answers)
+    preferences, _ = load_preferences(str(tmp_path / "preferences.jsonl"), source_column="source")
+    assert sorted(p.prompt for p in preferences) == sorted(f"prompt {i}" for i in range(12))
+    assert all(p.chosen.startswith(" first") and p.rejected.startswith(" second") and p.source == "ann" for p in preferences)
+
+
+def test_agreement_counts_repeated_pairs_judged_alike(tmp_path):
+    done = ask(make(tmp_path, repeat_every=4)[1], lambda client: judge(client, prefers_first, 8))
+    assert (done["agreed"], done["repeated"]) == (2, 2)
+    wrong = lambda pair: "b" if prefers_first(pair) == "a" else "a"  # noqa: E731
+    done = ask(make(tmp_path, repeat_every=4)[1], lambda client: judge(client, lambda pair: prefers_first(pair) if pair["done"] < 11 else wrong(pair), 4))
+    assert (done["agreed"], done["repeated"]) == (2, 3)
+    assert len((tmp_path / "preferences.jsonl").read_text().splitlines()) == 9  # repetitions are not exported
+    store, app = make(tmp_path, repeat_every=4)
+    done = ask(app, lambda client: judge(client, lambda pair: "skip", 3))
+    assert done["finished"] and store.agreement() == (2, 3)
+
+
+def test_ties_and_skips_are_kept_but_not_exported(tmp_path):
+    store, app = make(tmp_path)
+    choices = iter(["tie", "skip", "a"])
+    ask(app, lambda client: judge(client, lambda pair: next(choices), 3))
+    assert [answer["preferred"] for answer in store.answers][:2] == ["tie", None]
+    assert len((tmp_path / "preferences.jsonl").read_text().splitlines()) == 1
+
+
+def test_a_new_start_goes_on_and_a_torn_last_line_was_never_confirmed(tmp_path):
+    ask(make(tmp_path)[1], lambda client: judge(client, prefers_first, 5))
+    with (tmp_path / "answers.jsonl").open("a") as file:
+        file.write('{"task": 5, "pai')
+    (tmp_path / "preferences.jsonl").unlink()
+    store, app = make(tmp_path)
+    assert len(store.answers) == 5 and len((tmp_path / "preferences.jsonl").read_text().splitlines()) == 5
+    done = ask(app, lambda client: judge(client, prefers_first, 7))
+    assert done["finished"]
+    assert [json.loads(line)["task"] for line in (tmp_path / "answers.jsonl").read_text().splitlines()] == list(range(12))
+
+
+def test_a_damaged_line_is_named(tmp_path):
+    (tmp_path / "answers.jsonl").write_text("{}\noops\n{}\n")
+    with pytest.raises(DataError, match="line 2 is not JSON"):
+        AnswerStore(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [({"task": 0, "answer": "c"}, 400), ({"task": 5, "answer": "a"}, 409), ({"answer": "a"}, 409), ([1], 400)],
+)
+def test_wrong_answers_are_refused_and_nothing_is_written(tmp_path, body, status):
+    store, app = make(tmp_path)
+    assert ask(app, lambda client: post_status(client, json=body)) == status
+    assert store.answers == [] and not (tmp_path / "answers.jsonl").exists()
+
+
+async def post_status(client, **request):
+    return (await client.post("/answer", **request)).status
+
+
+def test_other_sites_cannot_answer(tmp_path):
+    app = make(tmp_path)[1]
+    assert ask(app, lambda client: post_status(client, data='{"task": 0, "answer": "a"}', headers={"Content-Type": "text/plain"})) == 415
+    app = make(tmp_path)[1]
+    assert ask(app, lambda client: post_status(client, json={"task": 0, "answer": "a"}, headers={"Host": "evil.example"})) == 403
+
+
+def test_with_a_token_every_request_needs_it(tmp_path):
+    _, app = make(tmp_path, token="secret")
+
+    async def statuses(client):
+        return [(await client.get(path)).status for path in ("/", "/pair", "/?token=wrong", "/?token=secret", "/pair?token=secret")]
+
+    assert ask(app, statuses) == [403, 403, 403, 200, 200]
+    app = make(tmp_path, token="secret")[1]
+    assert ask(app, lambda client: judge(client, prefers_first, 1, **{"X-Token": "secret"}))["done"] == 1
+
+
+def test_a_folder_with_other_settings_is_refused(tmp_path):
+    write_config(tmp_path, CollectConfig(pairs="a.jsonl"))
+    check_same_collection(CollectConfig(pairs="a.jsonl", port=1, annotator="you"), tmp_path)
+    with pytest.raises(ConfigError, match="other settings .pairs was 'a.jsonl' and is 'b.jsonl'; seed was 0 and is 1."):
+        check_same_collection(CollectConfig(pairs="b.jsonl", seed=1), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (dict(), "give either pairs .* or prompts"),
+        (dict(pairs="a", prompts="b"), "give either pairs"),
+        (dict(pairs="a", repeat_every=1), "repeat_every is 1"),
+        (dict(pairs="a", port=70000), "port is 70000; it must be between 0 and 65535"),
+    ],
+)
+def test_settings_that_cannot_be_are_named(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        CollectConfig(**settings)
+
+
+def test_live_pairs_are_two_different_samples_and_the_same_after_a_new_start():
+    config = CollectConfig(prompts="unused", model_name="embedded", max_new_tokens=12)
+    prompts = ["SUBREDDIT: r/work TITLE: My boss POST: My boss Tom yelled at me. TL;DR:", "POST: I moved out. TL;DR:"]
+    pairs = LivePairs(prompts, config)
+    found = [pairs.pair(number) for number in (0, 1, 0)]
+    assert [prompt for prompt, _, _ in found] == [prompts[0], prompts[1], prompts[0]]
+    assert all(first != second for _, first, second in found)
+    again = LivePairs(prompts, config)
+    assert [again.pair(1), again.pair(0)] == [found[1], found[0]]
+
+
+def test_pairs_load_from_a_file(tmp_path):
+    rows = [{"prompt": "p", "completion_a": " one", "completion_b": " two"}, {"prompt": "p", "completion_a": "same", "completion_b": "same"}]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    pairs, report = load_pairs(CollectConfig(pairs=str(tmp_path / "pairs.jsonl")))
+    assert len(pairs) == 1 and pairs.pair(0) == ("p", " one", " two")
+    assert "the same text in 'completion_a' and 'completion_b'" in str(report.dropped[0])

@@ -1,0 +1,163 @@
+"""A run whose reward fails is saved before the batch, and goes on as if nothing had happened."""
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from ppo_lm import PPOConfig, PPOTrainer
+from ppo_lm.cli.main import main
+from ppo_lm.errors import CheckpointError, RewardError, RunPaused
+from tests.conftest import make_base
+
+PROMPTS = [f"SUBREDDIT: r/advice TITLE: My boss number {n} TL;DR:" for n in range(12)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A random model on disk."""
+    path, base = tmp_path_factory.mktemp("model"), make_base()
+    base.network.save_pretrained(path)
+    base.tokenizer.save_pretrained(path)
+    return str(path)
+
+
+class Flaky:
+    """A reward by length that fails at its `fails`-th call."""
+
+    def __init__(self, fails=None):
+        self.calls, self.fails = 0, fails
+
+    def __call__(self, prompts, completions):
+        self.calls += 1
+        if self.calls == self.fails:
+            raise ConnectionError("the judge is out")
+        return [len(c) / 10 for c in completions]
+
+
+def make(folder, out, reward, **settings):
+    defaults = dict(
+        model_name=folder, batch_size=4, mini_batches=2, ppo_epochs=2, micro_batch_size=3, steps=5, eval_prompts=2, eval_every=2, samples_every=1, learning_rate=1e-2,
+        output_dir=str(out), save_merged=False,
+    )  # fmt: skip
+    return PPOTrainer(PPOConfig(**{**defaults, **settings}), reward=reward)
+
+
+def metrics(out):
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in row.items() if name not in ("seconds", "tokens_per_second")} for row in rows]
+
+
+# With evaluations of two calls at steps 0, 2, 4 and 5, the calls are: e e 1 2 e e 3 4 e e 5 e e
+@pytest.mark.parametrize(("fails", "after"), [(1, 0), (3, 0), (7, 2), (6, 2), (12, 5)], ids=["first evaluation", "first step", "step 3", "evaluation at 2", "last evaluation"])
+@pytest.mark.parametrize("lora_r", [4, 0])
+def test_a_paused_run_ends_bit_for_bit_like_one_that_was_not(folder, tmp_path, fails, after, lora_r):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    expected = make(folder, whole, Flaky(), lora_r=lora_r).train(PROMPTS)
+    with pytest.raises(RunPaused, match=rf"the judge is out\nThe run is saved as it was after step {after}; go on with: ppo-lm train --resume {parts}"):
+        make(folder, parts, Flaky(fails), lora_r=lora_r).train(PROMPTS)
+    found = make(folder, parts, Flaky(), lora_r=lora_r).train(PROMPTS, resume=parts)
+    weights = "adapter/adapter_model.safetensors" if lora_r else "merged/model.safetensors"
+    assert (parts / weights).read_bytes() == (whole / weights).read_bytes()
+    assert metrics(parts) == metrics(whole)
+    assert (parts / "samples.jsonl").read_text() == (whole / "samples.jsonl").read_text()
+    assert found == expected
+
+
+def test_a_run_can_be_paused_twice(folder, tmp_path):
+    expected = make(folder, tmp_path / "whole", Flaky()).train(PROMPTS)
+    out = tmp_path / "parts"
+    with pytest.raises(RunPaused, match="after step 1"):
+        make(folder, out, Flaky(4)).train(PROMPTS)
+    with pytest.raises(RunPaused, match="after step 3"):
+        make(folder, out, Flaky(5)).train(PROMPTS, resume=out)
+    assert make(folder, out, Flaky()).train(PROMPTS, resume=out) == expected
+    assert metrics(out) == metrics(tmp_path / "whole")
+
+
+def test_without_a_folder_there_is_nothing_to_go_on_from(folder):
+    with pytest.raises(RewardError, match="the judge is out"):
+        make(folder, "unused", Flaky(3), output_dir=None).train(PROMPTS)
+
+
+def test_another_run_cannot_be_resumed(folder, tmp_path):
+    out = tmp_path / "run"
+    with pytest.raises(RunPaused):
+        make(folder, out, Flaky(4)).train(PROMPTS)
+    with pytest.raises(CheckpointError, match="other settings: kl_coef was 0.1 and is 0.3; a resumed run keeps its settings"):
+        make(folder, out, Flaky(), kl_coef=0.3).train(PROMPTS, resume=out)
+    with pytest.raises(CheckpointError, match="there is no checkpoint in it"):
+        make(folder, out, Flaky()).train(PROMPTS, resume=tmp_path)
+    (out / "checkpoints" / "step-000001" / "tensors.safetensors").write_bytes(b"torn")
+    with pytest.raises(CheckpointError, match="step-000001 cannot be read"):
+        make(folder, out, Flaky()).train(PROMPTS, resume=out)
+
+
+def test_resume_on_the_command_line(tmp_path, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["train", "--resume", str(tmp_path), "--steps", "3"])
+    assert caught.value.code == 1 and "--resume takes no other option" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["train", "--resume", str(tmp_path)])
+    assert "it has no config.yaml" in capsys.readouterr().err
+
+
+def test_a_scorer_that_dies_in_mid_run_pauses_it_until_it_is_back(folder, tmp_path, checkout):
+    """The whole of it: a real server killed between two steps, exit code 75, the server started again, --resume."""
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("\n".join(PROMPTS))
+    server = [sys.executable, "-u", "-c", SERVER]
+    process = subprocess.Popen([*server, "0", "4"], stdout=subprocess.PIPE, text=True)
+    port = re.search(r"port (\d+)", process.stdout.readline())[1]
+    out = tmp_path / "run"
+    settings = dict(
+        model_name=folder, prompts=str(prompts), reward=f"remote(url='http://127.0.0.1:{port}/', attempts=2, wait=0.05)", batch_size=4, steps=4, eval_prompts=0,
+        output_dir=str(out), save_merged=False,
+    )  # fmt: skip
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings))
+    command = [sys.executable, "main.py"]
+    paused = subprocess.run([*command, "--config", str(tmp_path / "config.yaml")], cwd=checkout, capture_output=True, text=True, check=False)
+    process.wait()
+    assert paused.returncode == 75, paused.stderr
+    assert f"--resume {out}" in paused.stderr and "failed 2 times" in paused.stderr and "Traceback" not in paused.stderr
+    assert [row["step"] for row in metrics(out)] == [1, 2, 3, 4][: len(metrics(out))] and 0 < len(metrics(out)) < 4
+
+    process = subprocess.Popen([*server, port, "100"], stdout=subprocess.PIPE, text=True)
+    try:
+        process.stdout.readline()
+        done = subprocess.run([*command, "--resume", str(out)], cwd=checkout, capture_output=True, text=True, check=False)
+    finally:
+        process.kill()
+        process.wait()
+    assert done.returncode == 0, done.stderr
+    assert [row["step"] for row in metrics(out)] == [1, 2, 3, 4]
+    assert (out / "adapter" / "adapter_config.json").is_file()
+
+
+# A scorer by length on port argv[1] that dies, in the middle of a request, at its argv[2]-th.
+SERVER = """
+import json, os, sys
+from http.server import BaseHTTPRequestHandler, HTTPServer
+left = int(sys.argv[2])
+class Handler(BaseHTTPRequestHandler):
+    def do_POST(self):
+        global left
+        left -= 1
+        if left <= 0:
+            os._exit(9)
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        answer = json.dumps({"scores": [len(c) / 10 for c in body["completions"]]}).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(answer)))
+        self.end_headers()
+        self.wfile.write(answer)
+    def log_message(self, *_):
+        pass
+HTTPServer.allow_reuse_address = True
+server = HTTPServer(("127.0.0.1", int(sys.argv[1])), Handler)
+print("port", server.server_port)
+server.serve_forever()
+"""

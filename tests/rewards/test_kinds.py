@@ -1,0 +1,222 @@
+"""Async functions, one-sample functions, other projects' functions, built-ins, several rewards at once, classifiers."""
+
+import asyncio
+import json
+import math
+import re
+import time
+
+import pytest
+import torch
+
+from ppo_lm.errors import ModelError, RewardError
+from ppo_lm.ppo_trainer import RewardComputer
+from ppo_lm.rewards import FunctionReward, combine, load_scorer, unique_names
+from ppo_lm.rewards.classifier import ClassifierReward
+
+PROMPTS, COMPLETIONS = ["p", "q"], ["one", "two words"]
+ASK = [{"role": "user", "content": "Why?"}]
+
+
+def test_none_is_no_opinion():
+    assert FunctionReward(lambda completions: [None, 2])(PROMPTS, COMPLETIONS) == [None, 2.0]
+
+
+def test_an_async_function_that_judges_its_batch_at_once_takes_one_calls_time():
+    async def judge(completions, **columns):
+        async def one(completion):
+            await asyncio.sleep(0.2)
+            return float(len(completion))
+
+        return await asyncio.gather(*map(one, completions))
+
+    started = time.perf_counter()
+    assert FunctionReward(judge)(["p"] * 32, ["abc"] * 32) == [3.0] * 32
+    assert time.perf_counter() - started < 1
+
+
+def test_an_async_function_of_one_sample_is_called_for_all_at_once():
+    async def judge(prompt, completion, weight):
+        await asyncio.sleep(0.2)
+        return len(completion) * weight
+
+    started = time.perf_counter()
+    assert FunctionReward(judge)(["p"] * 32, ["abc"] * 32, {"weight": list(range(32))}) == [3.0 * i for i in range(32)]
+    assert time.perf_counter() - started < 1
+    assert FunctionReward(judge).missing_columns([]) == ["weight"]
+
+
+def test_async_functions_run_where_a_loop_runs_already():
+    async def judge(completions):
+        return [1.0] * len(completions)
+
+    async def notebook():
+        return FunctionReward(judge)(PROMPTS, COMPLETIONS)
+
+    assert asyncio.run(notebook()) == [1.0, 1.0]
+
+
+def test_a_plain_function_of_one_sample():
+    assert FunctionReward(lambda completion: len(completion))(PROMPTS, COMPLETIONS) == [3.0, 9.0]
+
+
+# The four below stand, word for word but for their names, in the documentation of TRL's GRPOTrainer (Apache-2.0).
+def reward_unique_letters(completions, **kwargs):
+    """Reward function that rewards completions with more unique letters."""
+    completion_contents = [completion[0]["content"] for completion in completions]
+    return [float(len(set(content))) for content in completion_contents]
+
+
+def reward_by_tokens(completion_ids, **kwargs):
+    """Reward function that assigns higher scores to longer completions (in terms of token count)."""
+    return [float(len(ids)) for ids in completion_ids]
+
+
+def format_reward_func(completions, **kwargs):
+    """Reward function that checks if the completion has a specific format."""
+    pattern = r"^<think>.*?</think><answer>.*?</answer>$"
+    completion_contents = [completion[0]["content"] for completion in completions]
+    matches = [re.match(pattern, content) for content in completion_contents]
+    return [1.0 if match else 0.0 for match in matches]
+
+
+def ground_truth_reward(completions, ground_truth, **kwargs):
+    # Regular expression to capture content inside \boxed{}
+    matches = [re.search(r"\\boxed\{(.*?)\}", completion) for completion in completions]
+    contents = [match.group(1) if match else "" for match in matches]
+    # Reward 1 if the content is the same as the ground truth, 0 otherwise
+    return [1.0 if c == gt else 0.0 for c, gt in zip(contents, ground_truth)]
+
+
+def test_reward_functions_of_another_projects_documentation_work_unchanged():
+    talk = [ASK, ASK]
+    texts = ["<think>hm</think><answer>4</answer>", "4"]
+    assert FunctionReward(format_reward_func)(talk, texts) == [1.0, 0.0]
+    assert FunctionReward(reward_unique_letters)(talk, texts) == [float(len(set(text))) for text in texts]
+    assert FunctionReward(reward_by_tokens)(PROMPTS, COMPLETIONS, {"completion_ids": [[1, 2], [3]]}) == [2.0, 1.0]
+    truth = {"ground_truth": ["4", "5"]}
+    assert FunctionReward(ground_truth_reward)(PROMPTS, [r"It is \boxed{4}.", r"\boxed{4}"], truth) == [1.0, 0.0]
+
+
+def test_several_rewards_are_weighted_and_kept_apart():
+    computer = RewardComputer([lambda completions: [1.0, 3.0], FunctionReward(lambda completions: [4.0, None], "kind")], weights=[1.0, 0.5])
+    assert computer.compute_rewards(PROMPTS, COMPLETIONS).tolist() == [3.0, 3.0]
+    assert list(computer.components) == ["<lambda>", "kind"]
+    assert computer.components["<lambda>"].tolist() == [1.0, 3.0] and math.isnan(computer.components["kind"][1])
+
+
+def test_combining_by_hand():
+    scores = torch.tensor([[1.0, 3.0, 5.0], [10.0, math.nan, -10.0]])
+    assert combine(scores).tolist() == [11.0, 3.0, -5.0]
+    assert combine(scores, [1.0, 0.5]).tolist() == [6.0, 3.0, 0.0]
+    assert combine(scores, clip=4.0).tolist() == [5.0, 3.0, 0.0]
+    root = math.sqrt(1.5)  # of (−2, 0, 2) over its deviation √(8/3)
+    assert combine(scores, normalise=True).tolist() == pytest.approx([1 - root, 0.0, root - 1], abs=1e-6)
+    assert combine(scores, normalise=True, clip=1.0).tolist() == pytest.approx([0.0, 0.0, 0.0], abs=1e-6)
+    assert combine(torch.tensor([[2.0, 2.0]]), normalise=True).tolist() == [0.0, 0.0]
+    with pytest.raises(RewardError, match=r"no reward has an opinion .* on completion 1 of 2"):
+        combine(torch.tensor([[1.0, math.nan]]))
+    assert unique_names(["a", "b", "a", "a"]) == ["a", "b", "a_2", "a_3"]
+
+
+@pytest.mark.parametrize(
+    ("spec", "completion", "columns", "expected"),
+    [
+        ("length_target(words=4)", "one two three", {}, 0.75),
+        ("length_target(words=4)", "one two three four five six seven eight nine", {}, 0.0),
+        ("matches(pattern='^Answer: .*$')", "Answer: 4\nSure", {}, 1.0),
+        ("matches(pattern='^Answer')", "The Answer", {}, 0.0),
+        ("repetition(n=2)", "a b a b a b", {}, 2 / 5 - 1),
+        ("repetition", "all of it new", {}, 0.0),
+        ("sentiment", "VADER is smart, handsome, and funny.", {}, 0.8316),  # as its authors print it
+        ("sentiment", "Today SUX!", {}, -0.5461),
+        ("rouge(column='reference', key='rouge1')", "the cat sat", {"reference": ["the cat ran"]}, 2 / 3),
+        ("rouge(column='reference')", "the cat", {"reference": [None]}, None),
+        ("similarity(column='reference')", "A cat sat.", {"reference": ["A cat sat."]}, 1.0),
+    ],
+)
+def test_built_ins_by_hand(spec, completion, columns, expected):
+    assert load_scorer(spec)(["p"], [completion], columns) == ([None] if expected is None else [pytest.approx(expected, abs=1e-4)])
+
+
+def test_similarity_puts_what_means_the_same_above_what_does_not():
+    scores = load_scorer("similarity(column='reference')")(["p"] * 3, ["The film was great.", "I loved the movie.", "Tax law is dull."], {"reference": ["I loved the movie."] * 3})
+    assert scores[1] == pytest.approx(1.0, abs=1e-5)
+    assert 1 > scores[0] > 0.5 > scores[2]
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("length_target(words=0)", "words is 0; it must be at least 1"),
+        ("length_target(30)", "write each value with its name"),
+        ("length_target(size=3)", "unexpected keyword argument 'size'"),
+        ("length_target(words=)", "cannot be made from this"),
+        ("matches(pattern='(')", "cannot be made from this"),
+        ("rouge(key='rouge9')", "must be one of rouge1, rouge2, rougeL"),
+        ("sentimant", "there is no such function, folder or built-in; name a function .*sentiment"),
+    ],
+)
+def test_a_built_in_that_cannot_be_made_is_one_sentence(spec, message):
+    with pytest.raises(RewardError, match=message):
+        load_scorer(spec)
+
+
+def test_a_built_in_names_the_column_it_lacks():
+    for spec in ("rouge(column='summary')", "similarity(column='summary')"):
+        assert load_scorer(spec).missing_columns(["facts"]) == ["summary"]
+        assert load_scorer(spec).missing_columns(["facts", "summary"]) == []
+
+
+def make_classifier(folder, labels):
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForSequenceClassification
+
+    from ppo_lm.base_setup import EMBEDDED_MODEL
+
+    tokenizer = AutoTokenizer.from_pretrained(EMBEDDED_MODEL)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, max_position_embeddings=64,
+        pad_token_id=0, num_labels=labels, initializer_range=0.3,
+    )  # fmt: skip
+    LlamaForSequenceClassification(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+@pytest.mark.parametrize("labels", [1, 2])
+def test_a_classifier_scores_as_transformers_does_each_text_alone(tmp_path, labels):
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    make_classifier(tmp_path / "judge", labels)
+    scorer = load_scorer(str(tmp_path / "judge"))
+    assert isinstance(scorer, ClassifierReward) and scorer.name == "judge"
+    prompts, completions = ["TL;DR:", "My boss", "POST: I moved out. TL;DR:"], [" I am upset.", " yelled at me last week.", " Hm"]
+    scores = scorer(prompts, completions)
+    model, tokenizer = AutoModelForSequenceClassification.from_pretrained(tmp_path / "judge"), AutoTokenizer.from_pretrained(tmp_path / "judge")
+    for score, prompt, completion in zip(scores, prompts, completions):
+        logits = model(**tokenizer(prompt + completion, return_tensors="pt")).logits[0].tolist()
+        assert score == pytest.approx(logits[0] if labels == 1 else logits[1] - logits[0], abs=1e-5)
+
+
+def test_a_classifier_that_is_no_reward_is_one_sentence(tmp_path):
+    make_classifier(tmp_path / "three", 3)
+    with pytest.raises(ModelError, match="has 3 labels; a reward needs one, or two"):
+        load_scorer(str(tmp_path / "three"))(["p"], ["c"])
+    make_classifier(tmp_path / "one", 1)
+    with pytest.raises(RewardError, match="reads at most 64 tokens"):
+        load_scorer(str(tmp_path / "one"))(["My boss yelled. " * 40], ["c"])
+    (tmp_path / "one" / "model.safetensors").unlink()
+    with pytest.raises(ModelError, match="cannot be loaded as a sequence classifier"):
+        load_scorer(str(tmp_path / "one"))(["p"], ["c"])
+
+
+def test_a_chat_reaches_the_classifier_by_its_own_template(tmp_path):
+    make_classifier(tmp_path / "judge", 1)
+    scorer = load_scorer(str(tmp_path / "judge"))
+    with pytest.raises(RewardError, match="has no chat template"):
+        scorer([ASK], ["Because."])
+    file = tmp_path / "judge" / "tokenizer_config.json"
+    template = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "chat_template": template}))
+    scorer = load_scorer(str(tmp_path / "judge"))
+    assert scorer([ASK], ["Because."]) == pytest.approx(scorer(["user: Why?\nassistant:"], [" Because.\n"]), abs=1e-5)

@@ -1,0 +1,148 @@
+"""A remote scorer that fails in every way it can: asked again, its good answers kept, and in the end one sentence."""
+
+import asyncio
+import json
+import threading
+import time
+from dataclasses import dataclass
+
+import pytest
+from aiohttp import web
+
+from ppo_lm.errors import RewardError
+from ppo_lm.rewards import load_scorer
+from ppo_lm.rewards.remote import RemoteReward
+
+
+class Server:
+    """Runs `handle(request_number, body) -> answer` in a thread. An answer is JSON-able, a web.Response, or a number of seconds to sleep first."""
+
+    def __init__(self, handle):
+        self.handle, self.requests = handle, []
+        self.loop, self.ready = asyncio.new_event_loop(), threading.Event()
+        self.thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self):
+        self.thread.start()
+        self.ready.wait()
+        return self
+
+    def __exit__(self, *_):
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self.thread.join()
+
+    def _run(self):
+        asyncio.set_event_loop(self.loop)
+
+        async def answer(request):
+            body = await request.json()
+            self.requests.append(body)
+            result = self.handle(len(self.requests), body)
+            if isinstance(result, float):
+                await asyncio.sleep(result)
+                result = {"scores": [0.0] * len(body["completions"])}
+            return result if isinstance(result, web.StreamResponse) else web.Response(text=json.dumps(result), content_type="application/json")
+
+        app = web.Application()
+        app.router.add_post("/", answer)
+        runner = web.AppRunner(app)
+        self.loop.run_until_complete(runner.setup())
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        self.loop.run_until_complete(site.start())
+        self.url = f"http://127.0.0.1:{site._server.sockets[0].getsockname()[1]}/"
+        self.ready.set()
+        self.loop.run_forever()
+        self.loop.run_until_complete(runner.cleanup())
+
+
+def lengths(body):
+    return {"scores": [len(completion) for completion in body["completions"]]}
+
+
+def test_the_schema_and_the_order_of_the_scores():
+    @dataclass
+    class Fact:
+        name: str
+
+    texts = ["x" * n for n in range(10)]
+    with Server(lambda _, body: lengths(body)) as server:
+        scores = RemoteReward(server.url, batch_size=4)(["p"] * 10, texts, {"facts": [Fact(str(n)) for n in range(10)], "id": list(range(10))})
+    assert scores == [float(n) for n in range(10)]
+    bodies = sorted(server.requests, key=lambda body: body["columns"]["id"])
+    assert [len(body["completions"]) for body in bodies] == [4, 4, 2]
+    assert bodies[0] == {"prompts": ["p"] * 4, "completions": texts[:4], "columns": {"facts": [{"name": str(n)} for n in range(4)], "id": [0, 1, 2, 3]}}
+
+
+def test_requests_run_side_by_side():
+    with Server(lambda *_: 0.3) as server:
+        started = time.perf_counter()
+        RemoteReward(server.url, batch_size=1, concurrency=8)(["p"] * 8, ["c"] * 8)
+        assert time.perf_counter() - started < 1.5  # 2.4 s one after the other
+
+
+FAILURES = {
+    "500 twice": lambda n, body: web.Response(status=500) if n <= 2 else lengths(body),
+    "busy": lambda n, body: web.Response(status=429) if n <= 2 else lengths(body),
+    "a timeout": lambda n, body: 1.0 if n == 1 else lengths(body),
+    "NaN": lambda n, body: {"scores": [float("nan")] * 2} if n == 1 else lengths(body),
+    "one score too few": lambda n, body: {"scores": [1.0]} if n == 1 else lengths(body),
+    "a text": lambda n, body: {"scores": ["good", 1]} if n == 1 else lengths(body),
+    "no scores": lambda n, body: {"results": []} if n == 1 else lengths(body),
+    "no JSON": lambda n, body: web.Response(text="<html>") if n == 1 else lengths(body),
+}
+
+
+@pytest.mark.parametrize("failure", FAILURES)
+def test_a_failure_that_passes_is_asked_again(failure):
+    with Server(FAILURES[failure]) as server:
+        assert RemoteReward(server.url, timeout=0.5, wait=0.01)(["p", "q"], ["one", "three"]) == [3.0, 5.0]
+    assert len(server.requests) == (3 if failure in ("500 twice", "busy") else 2)
+
+
+def test_only_the_part_that_failed_is_asked_again():
+    failed = []
+
+    def handle(_, body):
+        if body["completions"][0] == "b" and not failed:
+            failed.append(1)
+            return web.Response(status=503)
+        return lengths(body)
+
+    with Server(handle) as server:
+        assert RemoteReward(server.url, batch_size=1, wait=0.01)(["p"] * 3, ["a", "b", "c"]) == [1.0] * 3
+    assert sorted(body["completions"][0] for body in server.requests) == ["a", "b", "b", "c"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (lambda n, body: web.Response(status=500), "failed 3 times: it answered 500 Internal Server Error; see that it runs"),
+        (lambda n, body: 1.0, "failed 3 times: no answer in time"),
+        (lambda n, body: {"scores": [float("nan"), 1]}, "failed 3 times: it returned nan for completion 0 of 2"),
+        (lambda n, body: {"scores": [1]}, "failed 3 times: it returned 1 scores for 2 completions"),
+        (lambda n, body: web.Response(status=404), "refuses requests: 404 Not Found"),
+    ],
+)
+def test_a_failure_that_stays_is_one_sentence(answer, message):
+    with Server(answer) as server, pytest.raises(RewardError, match=message) as caught:
+        RemoteReward(server.url, timeout=0.2, attempts=3, wait=0.01)(["p", "q"], ["one", "three"])
+    assert server.url in str(caught.value)
+    assert len(server.requests) == (1 if "refuses" in message else 3)
+
+
+def test_no_server_at_all():
+    with pytest.raises(RewardError, match="failed 2 times: .*; see that it runs and can be reached"):
+        RemoteReward("http://127.0.0.1:9/", attempts=2, wait=0.01)(["p"], ["c"])
+
+
+def test_null_is_no_opinion():
+    with Server(lambda *_: {"scores": [None, 1]}) as server:
+        assert RemoteReward(server.url)(["p", "q"], ["a", "b"]) == [None, 1.0]
+
+
+def test_how_a_configuration_names_it():
+    assert load_scorer("http://localhost:8000/score").url == "http://localhost:8000/score"
+    scorer = load_scorer("remote(url='https://scores.example/v1', timeout=5, attempts=2, batch_size=4)")
+    assert (scorer.url, scorer.timeout, scorer.attempts, scorer.batch_size) == ("https://scores.example/v1", 5, 2, 4)
+    with pytest.raises(RewardError, match="unexpected keyword argument 'retries'"):
+        load_scorer("remote(url='http://a', retries=2)")
