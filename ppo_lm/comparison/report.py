@@ -11,8 +11,8 @@ from rich.table import Table
 from ppo_lm.comparison.results import Comparison
 from ppo_lm.evaluation.statistics import Interval
 
-COLUMNS = {
-    "name": "model", "score": "score", "win_rate": "win rate", "length_controlled": "at equal length", "kl": "KL", "entropy": "entropy", "length": "length",
+MEASURES = {
+    "score": "score", "win_rate": "win rate", "length_controlled": "win rate at equal length", "kl": "KL", "entropy": "entropy", "length": "length",
     "ended": "ended", "distinct_1": "distinct-1", "distinct_2": "distinct-2",
 }  # fmt: skip
 NOTES = """Score: the judge's mean, with its central 95% over prompts. Win rate: the share of prompts on which the judge puts the completion above the
@@ -22,13 +22,11 @@ Distinct-n: different word n-grams over all."""
 
 
 def print_tables(results: dict[str, list[Comparison]], prompts: int, console: Console) -> None:
-    """A table for each kind of sampling."""
+    """A table for each kind of sampling, a column a policy."""
     for kind, rows in results.items():
-        table = Table(title=f"{kind.replace('_', ' ')}, {prompts} held-out prompts, baseline {rows[0].name}")
-        for title in COLUMNS.values():
-            table.add_column(title, justify="left" if title == "model" else "right")
-        for row in rows:
-            table.add_row(*cells(row))
+        table = Table("", *[row.name for row in rows], title=f"{kind.replace('_', ' ')}, {prompts} held-out prompts, baseline {rows[0].name}")
+        for line in table_lines(rows):
+            table.add_row(*line)
         console.print(table)
 
 
@@ -38,18 +36,22 @@ def write_results(results: dict[str, list[Comparison]], prompts: int, judge: str
     (folder / "results.json").write_text(json.dumps({"prompts": prompts, "judge": judge, **plain}, indent=1) + "\n", encoding="utf-8")
     lines = ["# Comparison", "", f"{prompts} held-out prompts, judged by `{judge}`.", ""]
     for kind, rows in results.items():
-        lines += [f"## {kind.replace('_', ' ').capitalize()}", "", "| " + " | ".join(COLUMNS.values()) + " |", "|---" * len(COLUMNS) + "|"]
-        lines += ["| " + " | ".join(cell.replace("|", " ") for cell in cells(row)) + " |" for row in rows]
+        names = [row.name.replace("|", " ") for row in rows]
+        lines += [f"## {kind.replace('_', ' ').capitalize()}", "", f"| | {' | '.join(names)} |", "|---" * (len(rows) + 1) + "|"]
+        lines += [f"| {' | '.join(line)} |" for line in table_lines(rows)]
         lines.append("")
     lines += ["![Scores and win rates](comparison.png)", "", NOTES]
     (folder / "report.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     draw_comparison(results, folder / "comparison.png")
 
 
-def cells(row: Comparison) -> list[str]:
-    """A row of the table as texts; empty where nothing was measured."""
-    return ["" if value is None else value if isinstance(value, str) else f"{value:.3f}" if isinstance(value, float) else str(value)
-            for value in (getattr(row, name) for name in COLUMNS)]  # fmt: skip
+def table_lines(rows: list[Comparison]) -> list[list[str]]:
+    """A line a measure: its name, then each policy's number; empty where nothing was measured."""
+    return [[title, *[_show(getattr(row, name)) for row in rows]] for name, title in MEASURES.items()]
+
+
+def _show(value: Interval | float | None) -> str:
+    return "" if value is None else str(value) if isinstance(value, Interval) else f"{value:.3f}"
 
 
 def draw_comparison(results: dict[str, list[Comparison]], file: Path) -> None:

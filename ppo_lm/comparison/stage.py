@@ -52,7 +52,8 @@ def run_comparison(config: EvaluateConfig, quiet: bool = False) -> dict[str, lis
         made = {}
         for contestant in contestants:
             log.say(f"{kind.replace('_', ' ')}: {contestant.name}")
-            made[contestant.name] = evaluate_contestant(contestant, policies, scorer, held_out, sampling, config)
+            evaluation = evaluate_contestant(contestant, policies, scorer, held_out, sampling, config)
+            made[contestant.name] = evaluation if kind == "sampled" else replace(evaluation, kl=None)  # at another temperature it compares other distributions
         results[kind] = compare(made, config.seed)
         for name, evaluation in made.items():
             for prompt, text, score in zip(held_out.prompts, evaluation.texts, evaluation.scores):

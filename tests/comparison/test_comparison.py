@@ -1,0 +1,98 @@
+import json
+
+import pytest
+import torch
+
+from ppo_lm.base_setup import make_lora_config
+from ppo_lm.comparison import compare, run_comparison
+from ppo_lm.comparison.contestants import load_policies, read_contestants
+from ppo_lm.config import EvaluateConfig
+from ppo_lm.data import PromptSet
+from ppo_lm.errors import ConfigError
+from ppo_lm.evaluation import Evaluation
+from tests.conftest import make_base
+
+ROWS = [{"prompt": f"SUBREDDIT: r/life My boss number {n} TL;DR:", "human": " I am upset."} for n in range(8)]
+
+
+def evaluation(scores, **changes):
+    numbers = dict(score=0.0, kl=1.0, entropy=2.0, length=3.0, ended=1.0, monitor=None, monitors=None, lengths=[3] * len(scores), texts=["a b"] * len(scores))
+    return Evaluation(scores=scores, **{**numbers, **changes})
+
+
+def test_comparing_by_hand():
+    first, second = compare({"sft": evaluation([1.0, 1.0, 1.0, 1.0]), "ppo": evaluation([2.0, 1.0, 3.0, 0.0], kl=None)})
+    assert (first.name, first.win_rate, first.length_controlled, first.score) == ("sft", None, None, (1.0, 1.0, 1.0))
+    assert second.win_rate.estimate == 0.625 and second.score.estimate == 1.5 and second.kl is None
+    assert 0 < second.win_rate.low < 0.625 < second.win_rate.high <= 1
+    assert second.distinct_2 == 1 / 4
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """A base on disk, and an adapter on it."""
+    folder, base = tmp_path_factory.mktemp("models"), make_base()
+    base.name = str(folder / "base")
+    base.network.save_pretrained(folder / "base")
+    base.tokenizer.save_pretrained(folder / "base")
+    base.add_adapter("policy", make_lora_config(4, 8, 0.0))
+    with torch.no_grad():
+        for weight in base.role_parameters("policy"):
+            weight.normal_(std=0.1)
+    base.save_adapter("policy", folder / "adapter")
+    return folder
+
+
+def config(folder, out, **settings):
+    (out / "prompts.jsonl").write_text("\n".join(map(json.dumps, ROWS)))
+    names = [f"sft={folder / 'base'}", f"ppo={folder / 'adapter'}", "people=column:human"]
+    defaults = dict(models=names, prompts=str(out / "prompts.jsonl"), eval_prompts=4, max_new_tokens=6, judge="length_target(words=3)", output_dir=str(out / "run"))
+    return EvaluateConfig(**{**defaults, **settings})
+
+
+def test_three_contestants_share_one_base_and_leave_a_report(models, tmp_path, capsys):
+    results = run_comparison(config(models, tmp_path))
+    assert list(results) == ["sampled", "near_greedy"]
+    sft, ppo, people = results["sampled"]
+    assert [row.name for row in results["sampled"]] == ["sft", "ppo", "people"]
+    assert sft.kl == pytest.approx(0, abs=1e-5)
+    assert abs(ppo.kl) > 0.01
+    assert people.kl is None and people.entropy is None and people.score.estimate == 1.0 and people.ended == 1.0
+    assert people.win_rate.estimate >= 0.5
+    out = tmp_path / "run"
+    assert {path.name for path in out.iterdir()} == {"config.yaml", "data_report.json", "results.json", "report.md", "comparison.png", "completions.jsonl"}
+    numbers = json.loads((out / "results.json").read_text())
+    assert numbers["prompts"] == 4 and numbers["judge"] == "length_target"
+    assert numbers["sampled"][1]["win_rate"]["estimate"] == ppo.win_rate.estimate
+    lines = [json.loads(line) for line in (out / "completions.jsonl").read_text().splitlines()]
+    assert len(lines) == 2 * 3 * 4
+    assert {line["completion"] for line in lines if line["model"] == "people"} == {" I am upset."}
+    assert "| | sft | ppo | people |" in (out / "report.md").read_text()
+    assert "win rate" in capsys.readouterr().out
+
+
+def test_a_base_is_loaded_once_however_it_is_named(models, tmp_path):
+    settings = config(models, tmp_path, models=[f"a={models / 'base'}", f"b={models / 'adapter'}", f"c={models / '.' / 'base'}"])
+    policies = load_policies(read_contestants(settings, PromptSet(["p"])), settings)
+    assert policies["a"].base is policies["b"].base is policies["c"].base
+    assert (policies["a"].role, policies["b"].role) == (None, "contestant_1")
+
+
+def test_the_same_seed_gives_the_same_comparison(models, tmp_path):
+    (tmp_path / "a").mkdir(), (tmp_path / "b").mkdir()
+    assert run_comparison(config(models, tmp_path / "a"), quiet=True) == run_comparison(config(models, tmp_path / "b"), quiet=True)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["sft=x"], "models has 1 entries; name at least two"),
+        (["a=x", "a=y"], "models has the name 'a' twice"),
+        (["a=x", "b=column:gold"], "models names the column 'gold', but the prompts have human"),
+        (["a=x", "b=/no/where"], "models names '/no/where', but there is no such file or folder"),
+        (["a=column:human", "b=column:human"], "models names columns only"),
+    ],
+)
+def test_contestants_are_checked_before_any_model_loads(models, tmp_path, names, message):
+    with pytest.raises(ConfigError, match=message):
+        run_comparison(config(models, tmp_path, models=names))
