@@ -36,5 +36,6 @@ if __name__ == "__main__":
     parser.add_argument("--reward", default="embedded", help="the reward model's folder")
     parser.add_argument("--port", type=int, default=8000)
     arguments = parser.parse_args()
-    model = RewardModel.load(load_base(arguments.model_name), find_reward_folder(arguments.reward))
+    folder = find_reward_folder(arguments.reward) or parser.error(f"{arguments.reward} is no reward model's folder")
+    model = RewardModel.load(load_base(arguments.model_name), folder)
     web.run_app(make_app(RewardComputer(model, micro_batch_size=32)), host="127.0.0.1", port=arguments.port)

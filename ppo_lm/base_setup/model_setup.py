@@ -39,12 +39,12 @@ def set_up_roles(
     full = lora_r == 0
     policy_base = base.copy_of_all_weights() if full else base
     value_base = base.copy_of_all_weights() if full else base
-    rewards = [_load_reward_model(base, folder, "reward" if i == 0 else f"reward_{i + 1}") for i, folder in enumerate(reward_folders)]
+    rewards = [load_reward_model(base, folder, "reward" if i == 0 else f"reward_{i + 1}") for i, folder in enumerate(reward_folders)]
     if full and rewards:
         value_base.network.load_state_dict(base.merged_weights("reward"))
     if not full:
         lora = make_lora_config(lora_r, lora_alpha, lora_dropout, lora_targets)
-        _add_adapter(base, "policy", lora)
+        add_adapter(base, "policy", lora)
         if not rewards:
             base.add_adapter("value", lora)
         else:
@@ -58,7 +58,8 @@ def set_up_roles(
     return Roles(policy, SFTModel(base), value, rewards)
 
 
-def _add_adapter(base: BaseModel, role: str, lora: LoraConfig) -> None:
+def add_adapter(base: BaseModel, role: str, lora: LoraConfig) -> None:
+    """`base.add_adapter`, with a `ModelError` that names the modules there are if the targets cannot be used."""
     try:
         base.add_adapter(role, lora)
     except ValueError as error:  # peft found no such module
@@ -68,7 +69,8 @@ def _add_adapter(base: BaseModel, role: str, lora: LoraConfig) -> None:
         raise ModelError("lora_targets names the embedding or the output layer; leave these two out, all roles share them")
 
 
-def _load_reward_model(base: BaseModel, folder: Path, role: str) -> RewardModel:
+def load_reward_model(base: BaseModel, folder: Path, role: str) -> RewardModel:
+    """`RewardModel.load`, with a `ModelError` if it does not fit the base."""
     try:
         return RewardModel.load(base, folder, role)
     except (RuntimeError, ValueError, KeyError, OSError) as error:
@@ -85,10 +87,13 @@ def find_reward_folder(reward: str) -> Path | None:
     """The folder of a reward model that ppo_lm trained which `reward` names ("embedded", the folder, or that of its run); None if it names something
     else. Raises `ModelError` for a folder that holds a part of one."""
     folder = EMBEDDED_MODEL / "reward" if reward == "embedded" else Path(reward).expanduser()
-    if (folder / "reward" / HEAD_FILE).is_file():
-        folder = folder / "reward"
-    missing = [name for name in REWARD_FILES if not (folder / name).is_file()]
-    if missing == list(REWARD_FILES) or not folder.is_dir():
+    try:
+        if (folder / "reward" / HEAD_FILE).is_file():
+            folder = folder / "reward"
+        missing = [name for name in REWARD_FILES if not (folder / name).is_file()]
+    except OSError:  # too long for a path: something else's name
+        return None
+    if missing == list(REWARD_FILES):
         return None
     if missing:
         raise ModelError(f"reward {reward!r}: {folder} has no {', '.join(missing)}, so it is no reward model that ppo_lm trained")

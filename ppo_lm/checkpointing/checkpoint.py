@@ -58,6 +58,11 @@ def load_checkpoint(run_folder: Path) -> Checkpoint:
         raise CheckpointError(f"checkpoint {found[-1]} cannot be read: {first_line(error)}; remove it, and the one before it is used") from error
 
 
+def remove_checkpoints(run_folder: Path) -> None:
+    """Remove all checkpoints of a run that is finished: there is nothing to go on to."""
+    shutil.rmtree(run_folder / "checkpoints", ignore_errors=True)
+
+
 def _flush(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import dataclasses
 import sys
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from ppo_lm.errors import ConfigError, UserError, first_line
 set_parsing_settings(docstring_parse_attribute_docstrings=True)  # each field's help is the line under it
 
 EMBEDDED_SETTINGS = Path(__file__).parents[1] / "embedded" / "settings"
-LISTS = ("--reward", "--models")  # options that may be given several times
+TEXTS, LISTS = ("monitor", "judge"), ("reward", "models")  # taken word for word; those of LISTS may be given several times
 
 
 def main(arguments: list[str] | None = None, prog: str | None = None) -> None:
@@ -41,7 +41,7 @@ USAGE = """usage: ppo-lm COMMAND [options]; `ppo-lm COMMAND --help` lists the op
   collect         judge pairs of completions in a browser
   build-embedded  build the small model that comes with the package
 
-Without --config and a model, a command does the embedded task; --config embedded names its settings."""
+Without --config and a model, sft, reward, train and evaluate do the embedded task; --config embedded names its settings."""
 
 
 def sft(arguments: list[str], prog: str) -> None:
@@ -145,7 +145,9 @@ def read_config(kind: type, arguments: list[str], prog: str, description: str, e
     arguments = _join(arguments)
     if embedded is not None:
         arguments = _with_embedded_settings(arguments, f"--config={EMBEDDED_SETTINGS / embedded}")
-    return kind(**{name: value for name, value in vars(parser.parse_args(arguments)).items() if name != "config"})
+    arguments, texts = _take_texts(arguments, {field.name for field in dataclasses.fields(kind)})
+    values = {name: value for name, value in vars(parser.parse_args(arguments)).items() if name != "config"}
+    return kind(**values | texts)
 
 
 def _with_embedded_settings(arguments: list[str], option: str) -> list[str]:
@@ -153,24 +155,36 @@ def _with_embedded_settings(arguments: list[str], option: str) -> list[str]:
     named = {argument.split("=")[0] for argument in arguments}
     if named & {"--config", "--model_name", "--models"}:
         return arguments
-    own_prompts = ["--monitor=null"] if "--prompts" in named and option.endswith("train.yaml") else []  # the gold scorer knows the embedded posts only
-    return [option, *own_prompts, *arguments]
+    own = {"train.yaml": ("--prompts", "--monitor=null"), "reward.yaml": ("--preferences", "--demonstrations=null")}  # what fits the embedded data only
+    data, without = own.get(Path(option).name, ("", ""))
+    return [option, *([without] if data in named else []), *arguments]
 
 
 def _join(arguments: list[str]) -> list[str]:
-    """`--option value` as `--option=value`, and an option of `LISTS` that is given several times as one list."""
-    joined, lists = [], {}
+    """`--option value` as `--option=value`."""
+    joined = []
     for argument in arguments:
         if joined and not argument.startswith("--") and joined[-1].startswith("--") and "=" not in joined[-1]:
             joined[-1] += f"={argument}"
         else:
             joined.append(argument)
-    for argument in joined:
-        name, _, value = argument.partition("=")
-        if name in LISTS:
-            lists.setdefault(name, []).append(value)
-    several = {name: values for name, values in lists.items() if len(values) > 1 or name == "--models" and not values[0].startswith("[")}
-    return [a for a in joined if a.split("=")[0] not in several] + [f"{name}={json.dumps(values)}" for name, values in several.items()]
+    return joined
+
+
+def _take_texts(arguments: list[str], fields: set[str]) -> tuple[list[str], dict[str, str | list[str]]]:
+    """(the other arguments, the values of `TEXTS` and `LISTS` as they were typed): YAML would read a meaning into `matches(pattern='a: b')`."""
+    rest, texts = [], {}
+    for argument in arguments:
+        name, equals, value = argument.removeprefix("--").partition("=")
+        if name not in fields or not equals or value == "null" or value.startswith("["):
+            rest.append(argument)
+        elif name in LISTS:
+            texts.setdefault(name, []).append(value)
+        elif name in TEXTS:
+            texts[name] = value
+        else:
+            rest.append(argument)
+    return rest, texts
 
 
 def _quiet_transformers() -> None:

@@ -17,8 +17,12 @@ class AnswerStore:
     def __init__(self, folder: Path):
         folder.mkdir(parents=True, exist_ok=True)
         self.file, self.export = folder / "answers.jsonl", folder / "preferences.jsonl"
+        if not self.file.exists() and self.export.exists() and self.export.stat().st_size:
+            raise DataError(f"{self.export} is there without answers.jsonl, so it is not from here and would be overwritten; name another output_dir")
         self.answers = self._read()
-        self.export.write_text("".join(_line(p) for p in map(preference_of, self.answers) if p), encoding="utf-8")
+        fresh = self.export.with_suffix(".unfinished")
+        fresh.write_text("".join(_line(p) for p in map(preference_of, self.answers) if p), encoding="utf-8")
+        os.replace(fresh, self.export)
 
     def add(self, answer: dict) -> None:
         """Keep an answer; when this returns it is on the disk."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import threading
 from typing import Protocol
 
@@ -17,6 +19,10 @@ class Pairs(Protocol):
 
     def pair(self, number: int) -> tuple[Prompt, str, str]: ...
 
+    def fingerprint(self) -> str:
+        """The same for the same pairs in the same order."""
+        ...
+
 
 class FilePairs:
     """Pairs that are there."""
@@ -30,6 +36,9 @@ class FilePairs:
     def pair(self, number: int) -> tuple[Prompt, str, str]:
         pair = self._pairs[number]
         return pair.prompt, pair.chosen, pair.rejected
+
+    def fingerprint(self) -> str:
+        return _hash([(pair.prompt, pair.chosen, pair.rejected) for pair in self._pairs])
 
 
 class LivePairs:
@@ -64,16 +73,25 @@ class LivePairs:
             self._written[number] = prompt, first, second
         return self._written[number]
 
+    def fingerprint(self) -> str:
+        return _hash(self._prompts)
+
     def _fit_prompts(self) -> None:
         from ppo_lm.data.encoding import encode_prompt, fit_prompt
 
         base, config = self._policy.base, self._config
         fitted = [fit_prompt(base.tokenizer, prompt, config.max_prompt_tokens) for prompt in self._prompts]
-        self._prompts = [prompt if shorter is None else shorter for prompt, shorter in zip(self._prompts, fitted)]
+        self._prompts = [prompt for prompt in fitted if prompt is not None]
+        if not self._prompts:
+            raise DataError(f"prompts: none has a sentence that ends within max_prompt_tokens {config.max_prompt_tokens}; raise it")
         room = base.context_length - config.max_new_tokens
         lengths = [len(encode_prompt(base.tokenizer, prompt)) for prompt in self._prompts]
         if max(lengths) > room:
             raise DataError(f"prompt {lengths.index(max(lengths))} has {max(lengths)} tokens (counted from 0), but only {room} leave room for a completion; shorten it")
+
+
+def _hash(value) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()
 
 
 def load_pairs(config: CollectConfig) -> tuple[Pairs, DataReport]:

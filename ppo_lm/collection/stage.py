@@ -11,13 +11,13 @@ import yaml
 from rich.console import Console
 
 from ppo_lm.collection.answers import AnswerStore
-from ppo_lm.collection.pairs import load_pairs
+from ppo_lm.collection.pairs import Pairs, load_pairs
 from ppo_lm.collection.schedule import Schedule
 from ppo_lm.config import CollectConfig
 from ppo_lm.errors import ConfigError, first_line
 from ppo_lm.tracking import check_output_dir, write_config
 
-PLACE = ("host", "port", "annotator", "device", "dtype")  # settings that may change when a collection goes on
+MAY_CHANGE = ("host", "port", "annotator", "output_dir")  # when a collection goes on
 
 
 def run_collection(config: CollectConfig) -> None:
@@ -26,6 +26,8 @@ def run_collection(config: CollectConfig) -> None:
     folder = Path(config.output_dir).expanduser()
     check_same_collection(config, folder)
     pairs, report = load_pairs(config)
+    lock = lock_folder(folder)
+    check_same_pairs(pairs, folder)
     from ppo_lm.collection.server import is_loopback, make_app
 
     store = AnswerStore(folder)
@@ -41,6 +43,8 @@ def run_collection(config: CollectConfig) -> None:
         raise ConfigError([f"cannot listen on {config.host}:{config.port}: {first_line(error)}; set another host or port"], "CollectConfig") from error
     except KeyboardInterrupt:
         console.print(f"{len(store.answers)} of {schedule.tasks} answered; the same command goes on.")
+    finally:
+        lock.release()
 
 
 async def serve(app, config: CollectConfig, token: str | None, console: Console) -> None:
@@ -65,6 +69,27 @@ def check_same_collection(config: CollectConfig, folder: Path) -> None:
     if not file.is_file():
         return
     then, now = yaml.safe_load(file.read_text(encoding="utf-8")), dataclasses.asdict(config)
-    changed = [f"{name} was {then.get(name)!r} and is {now[name]!r}" for name in now if name not in PLACE and then.get(name) != now[name]]
+    changed = [f"{name} was {then.get(name)!r} and is {now[name]!r}" for name in now if name not in MAY_CHANGE and then.get(name) != now[name]]
     if changed:
         raise ConfigError([f"output_dir {str(folder)!r} holds a collection with other settings ({'; '.join(changed)}); go on with those, or name another folder"], "CollectConfig")
+
+
+def check_same_pairs(pairs: Pairs, folder: Path) -> None:
+    """Raise `ConfigError` if the folder's answers are to other pairs than these: then the order would be another."""
+    file = folder / "pairs.sha256"
+    if file.is_file() and file.read_text(encoding="utf-8").strip() != pairs.fingerprint():
+        raise ConfigError([f"the pairs or prompts have changed since the answers in {str(folder)!r} were given; name another output_dir for the new ones"], "CollectConfig")
+    file.write_text(pairs.fingerprint() + "\n", encoding="utf-8")
+
+
+def lock_folder(folder: Path):
+    """Take the folder for this process; the lock ends with it. Raises `ConfigError` if another one has it."""
+    from filelock import FileLock, Timeout
+
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise ConfigError([f"another ppo-lm collect is at work on {str(folder)!r}; stop it first, or name another output_dir"], "CollectConfig") from None
+    return lock

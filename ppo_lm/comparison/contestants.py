@@ -46,22 +46,32 @@ def read_contestants(config: EvaluateConfig, prompts: PromptSet) -> list[Contest
     return contestants
 
 
-def load_policies(contestants: list[Contestant], config: EvaluateConfig) -> dict[str, PolicyModel]:
-    """The policy of every contestant that is a model, by name. A base that several adapters share, or that is a contestant itself, is loaded once."""
-    bases: dict[str, BaseModel] = {}
+class Bases:
+    """Every base of a comparison, loaded once, however it is named."""
+
+    def __init__(self, config: EvaluateConfig):
+        self._config, self._loaded = config, {}
+
+    def load(self, name: str) -> BaseModel:
+        name = _resolve(name)
+        if name not in self._loaded:
+            self._loaded[name] = load_base(name, self._config.dtype, self._config.device)
+        return self._loaded[name]
+
+
+def load_policies(contestants: list[Contestant], bases: Bases) -> dict[str, PolicyModel]:
+    """The policy of every contestant that is a model, by name; adapters of one base share it."""
     policies = {}
     for number, contestant in enumerate(contestants):
         if contestant.column is not None:
             continue
         folder = Path(contestant.source).expanduser()
         is_adapter = (folder / "adapter_config.json").is_file()
-        base_name = _resolve(read_adapter_base(folder) if is_adapter else contestant.source)
-        if base_name not in bases:
-            bases[base_name] = load_base(base_name, config.dtype, config.device)
+        base = bases.load(read_adapter_base(folder) if is_adapter else contestant.source)
         role = f"contestant_{number}" if is_adapter else None
         if is_adapter:
-            _load_adapter(bases[base_name], role, folder)
-        policies[contestant.name] = PolicyModel(bases[base_name], role)
+            _load_adapter(base, role, folder)
+        policies[contestant.name] = PolicyModel(base, role)
     return policies
 
 

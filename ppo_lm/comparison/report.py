@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from ppo_lm.comparison.results import Comparison
+from ppo_lm.comparison.results import Standing
 from ppo_lm.evaluation.statistics import Interval
 
 MEASURES = {
@@ -17,11 +17,11 @@ MEASURES = {
 }  # fmt: skip
 NOTES = """Score: the judge's mean, with its central 95% over prompts. Win rate: the share of prompts on which the judge puts the completion above the
 baseline's (ties count half), with a paired bootstrap interval over prompts; at equal length: the same, from a logistic fit that takes
-out the difference in length. KL: nats a completion to the baseline. Entropy: nats a token. Length: tokens. Ended: the share that ended by itself.
+out the difference in length. KL: nats a completion to the first model. Entropy: nats a token. Length: tokens. Ended: the share that ended by itself.
 Distinct-n: different word n-grams over all."""
 
 
-def print_tables(results: dict[str, list[Comparison]], prompts: int, console: Console) -> None:
+def print_tables(results: dict[str, list[Standing]], prompts: int, console: Console) -> None:
     """A table for each kind of sampling, a column a policy."""
     for kind, rows in results.items():
         table = Table("", *[row.name for row in rows], title=f"{kind.replace('_', ' ')}, {prompts} held-out prompts, baseline {rows[0].name}")
@@ -30,7 +30,7 @@ def print_tables(results: dict[str, list[Comparison]], prompts: int, console: Co
         console.print(table)
 
 
-def write_results(results: dict[str, list[Comparison]], prompts: int, judge: str, folder: Path) -> None:
+def write_results(results: dict[str, list[Standing]], prompts: int, judge: str, folder: Path) -> None:
     """Write results.json, report.md and comparison.png into `folder`."""
     plain = {kind: [{name: _plain(value) for name, value in vars(row).items()} for row in rows] for kind, rows in results.items()}
     (folder / "results.json").write_text(json.dumps({"prompts": prompts, "judge": judge, **plain}, indent=1) + "\n", encoding="utf-8")
@@ -45,7 +45,7 @@ def write_results(results: dict[str, list[Comparison]], prompts: int, judge: str
     draw_comparison(results, folder / "comparison.png")
 
 
-def table_lines(rows: list[Comparison]) -> list[list[str]]:
+def table_lines(rows: list[Standing]) -> list[list[str]]:
     """A line a measure: its name, then each policy's number; empty where nothing was measured."""
     return [[title, *[_show(getattr(row, name)) for row in rows]] for name, title in MEASURES.items()]
 
@@ -54,7 +54,7 @@ def _show(value: Interval | float | None) -> str:
     return "" if value is None else str(value) if isinstance(value, Interval) else f"{value:.3f}"
 
 
-def draw_comparison(results: dict[str, list[Comparison]], file: Path) -> None:
+def draw_comparison(results: dict[str, list[Standing]], file: Path) -> None:
     """Scores on the left, win rates over the baseline on the right, both with intervals; a colour for each kind of sampling."""
     import matplotlib
 

@@ -9,10 +9,10 @@ from ppo_lm.evaluation.statistics import Interval, bootstrap_mean, distinct_n, l
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Standing:
     """One policy under one kind of sampling. Intervals are central 95% over prompts; the win rates of the baseline itself are None.
 
-    kl: nats a sequence to the baseline, None where it does not apply; entropy: nats a token; length: tokens; ended: share of completions.
+    kl: nats a sequence to the first model, None where it does not apply; entropy: nats a token; length: tokens; ended: share of completions.
     """
 
     name: str
@@ -27,13 +27,13 @@ class Comparison:
     distinct_2: float
 
 
-def compare(evaluations: dict[str, Evaluation], seed: int = 0) -> list[Comparison]:
+def compare(evaluations: dict[str, Evaluation], seed: int = 0) -> list[Standing]:
     """Compare each evaluation with the first, the baseline. All are over the same prompts in the same order."""
     baseline_name, baseline = next(iter(evaluations.items()))
     found = []
     for name, made in evaluations.items():
         is_baseline = name == baseline_name
-        found.append(Comparison(
+        found.append(Standing(
             name=name,
             score=bootstrap_mean(made.scores, seed),
             win_rate=None if is_baseline else win_rate(made.scores, baseline.scores, seed),

@@ -5,23 +5,26 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from ppo_lm.base_setup import load_base
-from ppo_lm.comparison.contestants import Contestant, load_policies, read_contestants
+from ppo_lm.base_setup import load_reward_model, pick_device, read_adapter_base
+from ppo_lm.comparison.contestants import Bases, load_policies, read_contestants
 from ppo_lm.comparison.report import print_tables, write_results
-from ppo_lm.comparison.results import Comparison, compare
+from ppo_lm.comparison.results import Standing, compare
 from ppo_lm.config import EvaluateConfig
 from ppo_lm.data import PromptSet, load_prompts
-from ppo_lm.errors import ConfigError
+from ppo_lm.data.encoding import encode_completion
+from ppo_lm.data.examples import with_leading_space
+from ppo_lm.errors import ConfigError, DataError
 from ppo_lm.evaluation import Evaluation, evaluate, evaluate_texts
 from ppo_lm.models import PolicyModel, RewardModel
 from ppo_lm.ppo_trainer import RewardComputer, SequenceGenerator
 from ppo_lm.ppo_trainer.inputs import check_columns, fit_prompts, load_reward
-from ppo_lm.rewards import Scorer, tldr_heuristics
+from ppo_lm.rewards import ClassifierReward, Scorer, response_columns, tldr_heuristics
 from ppo_lm.rollout import SamplingSettings
 from ppo_lm.tracking import StageLog, append_record, check_output_dir
+from ppo_lm.types import SAPairs
 
 
-def run_comparison(config: EvaluateConfig, quiet: bool = False) -> dict[str, list[Comparison]]:
+def run_comparison(config: EvaluateConfig, quiet: bool = False) -> dict[str, list[Standing]]:
     """Sample from every policy, judge, compare. Returns the comparisons by kind of sampling: `sampled` and `near_greedy`.
 
     Writes into `config.output_dir`: results.json, report.md with a picture, completions.jsonl, config, data report.
@@ -34,14 +37,16 @@ def run_comparison(config: EvaluateConfig, quiet: bool = False) -> dict[str, lis
     judge = load_reward(config.judge) if config.judge is not None else load_reward(tldr_heuristics)
     check_columns(judge, prompts, config.prompts)
 
-    policies = load_policies(contestants, config)
-    first = next(iter(policies.values()))
-    prompts, report = fit_prompts(prompts, report, config, first.base)
-    held_out = prompts.split(config.eval_prompts, config.seed)[1]
+    bases = Bases(config)
+    policies = load_policies(contestants, bases)
+    prompts, report = fit_prompts(prompts, report, config, next(iter(policies.values())).base)
+    held_out = prompts.draw(config.eval_prompts, config.seed)
     report.describe_split([], [str(prompt) for prompt in held_out.prompts])
+    texts = {c.name: read_column(held_out, c.column) for c in contestants if c.column is not None}
     log = StageLog(config, config.output_dir, quiet)
     log.data(report)
-    scorer = RewardComputer(_load_judge(judge, config, first), config.micro_batch_size)
+    judge = _load_judge(judge, config, bases)
+    scorer = RewardComputer(judge, config.micro_batch_size)
 
     kinds = {
         "sampled": SamplingSettings(config.max_new_tokens, config.temperature, config.top_k, config.top_p),
@@ -52,7 +57,7 @@ def run_comparison(config: EvaluateConfig, quiet: bool = False) -> dict[str, lis
         made = {}
         for contestant in contestants:
             log.say(f"{kind.replace('_', ' ')}: {contestant.name}")
-            evaluation = evaluate_contestant(contestant, policies, scorer, held_out, sampling, config)
+            evaluation = evaluate_contestant(contestant.name, policies, texts, scorer, held_out, sampling, config)
             made[contestant.name] = evaluation if kind == "sampled" else replace(evaluation, kl=None)  # at another temperature it compares other distributions
         results[kind] = compare(made, config.seed)
         for name, evaluation in made.items():
@@ -65,23 +70,50 @@ def run_comparison(config: EvaluateConfig, quiet: bool = False) -> dict[str, lis
 
 
 def evaluate_contestant(
-    contestant: Contestant, policies: dict[str, PolicyModel], scorer: RewardComputer, prompts: PromptSet, sampling: SamplingSettings, config: EvaluateConfig
+    name: str, policies: dict[str, PolicyModel], texts: dict[str, list[str]], scorer: RewardComputer, prompts: PromptSet, sampling: SamplingSettings, config: EvaluateConfig
 ) -> Evaluation:
-    """Sample from the contestant's policy, or take the completions of its column, and score them. The first policy is the reference of the KL."""
+    """Sample from the contestant's policy, or take its texts, and score them. The first policy is the reference of the KL, where both have one
+    vocabulary and something is sampled."""
     first = next(iter(policies.values()))
-    if contestant.column is not None:
-        texts = prompts.columns[contestant.column]
-        lengths = [len(ids) for ids in first.base.tokenizer(texts, add_special_tokens=False)["input_ids"]]
-        return evaluate_texts(texts, lengths, scorer, prompts)
-    policy = policies[contestant.name]
-    comparable = policy.base.tokenizer.get_vocab() == first.base.tokenizer.get_vocab()
+    if name in texts:
+        tokenizer, end = first.base.tokenizer, first.base.eos_token_ids[0]
+        return evaluate_texts(texts[name], [encode_completion(tokenizer, text, end) for text in texts[name]], scorer, prompts)
+    policy = policies[name]
+    comparable = same_vocabulary(policy, first)
     generator = SequenceGenerator(policy, first if comparable else policy, sampling, config.micro_batch_size, config.seed)
-    made = evaluate(generator, scorer, None, prompts, config.batch_size)
-    return made if comparable else replace(made, kl=None)
+    reads_tokens = [reward for reward in scorer.rewards if isinstance(reward, RewardModel) and not same_vocabulary(policy, reward)]
+    made = evaluate(generator, ByText(scorer) if reads_tokens else scorer, None, prompts, config.batch_size)
+    return made if comparable and sampling.temperature > 0 else replace(made, kl=None)
 
 
-def _load_judge(judge: Scorer | Path, config: EvaluateConfig, first: PolicyModel) -> Scorer | RewardModel:
-    if not isinstance(judge, Path):
-        return judge
-    base = first.base if config.judge_base is None else load_base(config.judge_base, config.dtype, config.device)
-    return RewardModel.load(base, judge, "judge")
+class ByText:
+    """Scores responses by their texts: for a reward model with another vocabulary than the policy's."""
+
+    def __init__(self, scorer: RewardComputer):
+        self.scorer = scorer
+
+    def compute_rewards(self, prompts: list, texts: list[str], columns: dict, sa_pairs: SAPairs):
+        return self.scorer.compute_rewards(prompts, texts, response_columns(columns, sa_pairs))
+
+
+def same_vocabulary(one: PolicyModel | RewardModel, other: PolicyModel | RewardModel) -> bool:
+    return one.base is other.base or one.base.tokenizer.get_vocab() == other.base.tokenizer.get_vocab()
+
+
+def read_column(prompts: PromptSet, column: str) -> list[str]:
+    """The completions in a column, each as it follows its prompt. Raises `DataError` naming a row without one."""
+    found = []
+    for number, (prompt, value) in enumerate(zip(prompts.prompts, prompts.columns[column]), start=1):
+        text = value[-1].get("content") if isinstance(value, list) and value and isinstance(value[-1], dict) else value
+        if not isinstance(text, str) or not text.strip():
+            raise DataError(f"column {column!r} has no text for held-out prompt {number}: {value!r:.40}; take another column, or mend the rows")
+        found.append(with_leading_space(prompt, text))
+    return found
+
+
+def _load_judge(judge: Scorer | Path, config: EvaluateConfig, bases: Bases) -> Scorer | RewardModel:
+    if isinstance(judge, Path):
+        return load_reward_model(bases.load(config.judge_base or read_adapter_base(judge)), judge, "judge")
+    if isinstance(judge, ClassifierReward):
+        judge.load(pick_device(config.device))
+    return judge

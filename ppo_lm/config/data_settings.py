@@ -1,4 +1,4 @@
-"""Where prompts come from; shared by PPO and evaluation."""
+"""Where data comes from; shared by all commands."""
 
 from __future__ import annotations
 

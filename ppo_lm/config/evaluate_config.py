@@ -14,7 +14,7 @@ class EvaluateConfig(PromptSettings):
 
     models: Optional[List[str]] = None
     """The policies to compare, each as NAME=MODEL or MODEL: whatever model_name takes, the adapter folder of a run, or column:NAME for the completions
-    in a column of the prompts. The first is the baseline, and the reference of the KL."""
+    in a column of the prompts. The first is the baseline; the first that is a model, the reference of the KL."""
     dtype: str = "auto"
     """Weights: float32 or bfloat16; auto is bfloat16 on a GPU, float32 on a CPU."""
     device: str = "auto"
@@ -24,7 +24,7 @@ class EvaluateConfig(PromptSettings):
     judge: Optional[str] = None
     """What decides which of two completions is better: anything that `reward` takes in `ppo-lm train`; none: TL;DR heuristics."""
     judge_base: Optional[str] = None
-    """The model that a reward model folder was trained on; none: the first of models."""
+    """The model that a reward model's folder was trained on; none: the one that the folder names."""
     batch_size: int = 64
     """Prompts sampled at once."""
     micro_batch_size: int = 16
@@ -45,7 +45,7 @@ class EvaluateConfig(PromptSettings):
     RULES: ClassVar = {
         NOT_EMPTY: ("output_dir",),
         one_of("auto", "float32", "bfloat16"): ("dtype",),
-        AT_LEAST_ONE: ("batch_size", "micro_batch_size", "max_new_tokens"),
+        AT_LEAST_ONE: ("eval_prompts", "batch_size", "micro_batch_size", "max_new_tokens"),
         NOT_NEGATIVE: ("seed", "top_k", "temperature", "eval_temperature"),
         PROBABILITY: ("top_p",),
     }

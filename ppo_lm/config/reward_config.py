@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import ClassVar, Optional
 
-from ppo_lm.config.settings import NOT_EMPTY, settings
+from ppo_lm.config.settings import NOT_EMPTY, Rule, settings
 from ppo_lm.config.sft_config import SupervisedSettings
+
+
+AT_LEAST_TWO = Rule("at least 2", lambda value: value >= 2)
 
 
 @settings
@@ -24,10 +27,12 @@ class RewardConfig(SupervisedSettings):
     """Reference completions that the scores are normalised on, to mean 0 and standard deviation 1; none: the chosen completions of the training data."""
     completion_column: str = "completion"
     """The column of `demonstrations` that holds the completion."""
+    normalise_on: int = 256
+    """How many reference completions to normalise on, at most."""
     output_dir: str = "runs/reward"
-    """Folder of the run: model (adapter and head, for `ppo-lm train --reward`), metrics, report with pictures."""
+    """Folder of the run: reward (adapter and head, for `ppo-lm train --reward`), metrics, report with pictures."""
 
-    RULES: ClassVar = {NOT_EMPTY: ("chosen_column", "rejected_column", "completion_column", "output_dir")}
+    RULES: ClassVar = {AT_LEAST_TWO: ("normalise_on",), NOT_EMPTY: ("chosen_column", "rejected_column", "completion_column", "output_dir")}
 
     def clashes(self) -> list[str]:
         if self.lora_r == 0:

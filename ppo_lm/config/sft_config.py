@@ -51,6 +51,6 @@ class SFTConfig(SupervisedSettings):
     max_new_tokens: int = 128
     """Longest completion written for ROUGE."""
     output_dir: str = "runs/sft"
-    """Folder of the run: model (plain transformers; PPO starts from it), adapter if lora_r is above 0, metrics, report."""
+    """Folder of the run: merged (plain transformers; PPO starts from it), adapter if lora_r is above 0, metrics, data report."""
 
     RULES: ClassVar = {NOT_EMPTY: ("completion_column", "output_dir"), AT_LEAST_ONE: ("max_new_tokens",), NOT_NEGATIVE: ("rouge_samples",)}

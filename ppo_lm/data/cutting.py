@@ -9,6 +9,7 @@ from collections.abc import Callable
 from ppo_lm.data.examples import Prompt
 
 SENTENCE_END = re.compile(r"[.!?…][\"')\]]*(?=\s)|(?<=\S)(?=\n)")
+LONGEST_CUE = 20  # words; more is a sentence that does not end
 ENDS_LIKE_A_SENTENCE = re.compile(r"[.!?…][\"')\]]*\s*$")
 
 
@@ -20,10 +21,14 @@ def cut_text(text: str, fits: Callable[[str], bool]) -> str | None:
     ends = [match.end() for match in SENTENCE_END.finditer(text)]
     if not ends:
         return None
-    cue = "" if ENDS_LIKE_A_SENTENCE.search(text) else text[ends[-1] :]
     candidates = [end for end in ends if text[:end].strip()]
-    place = bisect_right(candidates, False, key=lambda end: not fits(text[:end] + cue))
-    return text[: candidates[place - 1]] + cue if place else None
+    cue = text[ends[-1] :]
+    is_cue = not ENDS_LIKE_A_SENTENCE.search(text) and len(cue.split()) <= LONGEST_CUE
+    for ending in (cue, "") if is_cue else ("",):
+        place = bisect_right(candidates, False, key=lambda end: not fits(text[:end] + ending))  # noqa: B023
+        if place:
+            return text[: candidates[place - 1]] + ending
+    return None
 
 
 def cut_prompt(prompt: Prompt, fits: Callable[[Prompt], bool]) -> Prompt | None:

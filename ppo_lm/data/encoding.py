@@ -34,7 +34,7 @@ def encode_completion(tokenizer: PreTrainedTokenizerBase, completion: str, eos_t
 
 def find_end_token(tokenizer: PreTrainedTokenizerBase, eos_token_ids: list[int], prompt: Prompt) -> int:
     """The token that ends a completion of this prompt: the first of the model's end tokens, or, in a conversation, the one its chat template writes."""
-    if not isinstance(prompt, str) and len(eos_token_ids) > 1:
+    if not isinstance(prompt, str) and len(eos_token_ids) > 1 and tokenizer.chat_template is not None:
         turn = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
         written = tokenizer(tokenizer.apply_chat_template(turn, tokenize=False), add_special_tokens=False)["input_ids"]
         return next((token for token in reversed(written) if token in eos_token_ids), eos_token_ids[0])

@@ -60,13 +60,20 @@ def read_preference(record: dict, prompt_column: str, chosen_column: str, reject
         prompt = read_prompt(record, prompt_column)
         better, worse = _completion_after(prompt, chosen, chosen_column), _completion_after(prompt, rejected, rejected_column)
     elif isinstance(chosen, str) and isinstance(rejected, str):
-        prompt, better, worse = _split_common_start(chosen, rejected)
+        prompt, better, worse = _split_common_start(_check_text(chosen, chosen_column), _check_text(rejected, rejected_column))
     else:
         raise RowProblem(f"has no column {prompt_column!r}, and its completions hold no prompt; it has {', '.join(record)}")
     if better == worse:
         raise RowProblem(f"has the same text in {chosen_column!r} and {rejected_column!r}, so nothing can be learnt from it")
-    source = None if source_column is None else str(_get(record, source_column))
+    source = None if source_column is None or record.get(source_column) is None else str(record[source_column])
     return Preference(prompt, better, worse, source)
+
+
+def with_leading_space(prompt: Prompt, completion: str) -> str:
+    """The completion as it follows the prompt: after a text that does not end in white space, with a space in front if it has none."""
+    if isinstance(prompt, str) and not prompt[-1].isspace() and not completion[0].isspace():
+        return " " + completion
+    return completion
 
 
 def wrap_completion(prompt: Prompt, completion: str) -> str | list[Message]:
@@ -103,10 +110,7 @@ def _completion_after(prompt: Prompt, value, column: str) -> str:
         if message["role"] != "assistant":
             raise RowProblem(f"has a message by {message['role']!r} in {column!r}; a completion is the assistant's")
         value = message["content"]
-    text = _check_text(value, column)
-    if isinstance(prompt, str) and not prompt[-1].isspace() and not text[0].isspace():
-        return " " + text
-    return text
+    return with_leading_space(prompt, _check_text(value, column))
 
 
 def _split_conversation(value, column: str) -> tuple[Prompt, str]:
@@ -136,7 +140,7 @@ def _check_messages(value, column: str) -> list[Message]:
 
 def _split_common_start(chosen: str, rejected: str) -> tuple[str, str, str]:
     """Split two texts where they part, at the last white space before it, so that no word is split."""
-    shared = os.path.commonprefix([_check_text(chosen, "chosen"), _check_text(rejected, "rejected")])
+    shared = os.path.commonprefix([chosen, rejected])
     end = len(shared.rstrip()) if shared[-1:].isspace() else max((i for i, c in enumerate(shared) if c.isspace()), default=0)
     prompt = chosen[:end].rstrip()
     if not prompt:

@@ -13,7 +13,7 @@ from ppo_lm.data.report import DataReport, count_duplicates
 from ppo_lm.data.sources import Dropped, Records, RowProblem, read_records
 from ppo_lm.errors import DataError
 
-RESERVED = ("prompts", "completions", "terminated")  # what reward functions are given besides the columns
+RESERVED = ("prompts", "completions", "terminated", "completion_ids")  # what reward functions are given besides the columns
 EMBEDDED_PROMPTS, SEED_PROMPTS = 4096, 1
 EMBEDDED_DEMONSTRATIONS, SEED_DEMONSTRATIONS = 24_000, 101
 EMBEDDED_PREFERENCES, SEED_PREFERENCES = 20_000, 102
@@ -23,18 +23,18 @@ Source = str | Sequence
 
 
 def load_prompts(source: Source, settings: SourceSettings | None = None) -> tuple[PromptSet, DataReport]:
-    """Load prompts. Rows that cannot be used are left out and named in the report; `DataError` if none is left."""
+    """Load prompts; a column that a row lacks is None there. Rows that cannot be used are left out and named in the report; `DataError` if none is left."""
     if source == "embedded":
         return _embedded_prompts()
     settings = settings or SourceSettings()
     records = _read(source, "prompts", settings.prompt_column, settings)
     prompts, report, kept = _interpret(records, "prompts", lambda record: read_prompt(record, settings.prompt_column))
     taken = (settings.prompt_column, "messages")
-    names = [name for name in kept[0] if name not in taken and all(name in record for record in kept)]
+    names = [name for name in dict.fromkeys(name for record in kept for name in record) if name not in taken]
     reserved = [name for name in names if name in RESERVED]
     if reserved:
         raise DataError(f"prompts {records.source!r}: column {reserved[0]!r} has a name that reward functions get from ppo_lm; rename it")
-    return PromptSet(prompts, {name: [record[name] for record in kept] for name in names}), report
+    return PromptSet(prompts, {name: [record.get(name) for record in kept] for name in names}), report
 
 
 def load_demonstrations(source: Source, settings: SourceSettings | None = None, completion_column: str = "completion") -> tuple[list[Demonstration], DataReport]:
@@ -78,7 +78,7 @@ def _interpret(records: Records, role: str, read: Callable[[dict], Example]) -> 
             kept.append(record)
     if not found:
         shown = "; ".join(map(str, dropped[:3])) + (f"; and {len(dropped) - 3} more" if len(dropped) > 3 else "")
-        raise DataError(f"{role} {records.source!r}: no row can be used: {shown}. Set the column names ({role} are described by `ppo-lm --help`), or mend the rows")
+        raise DataError(f"{role} {records.source!r}: no row can be used: {shown}. Set the names of the columns, or mend the rows: docs/data.md says what a row holds")
     keys = (json.dumps(vars(e) if hasattr(e, "__dict__") else e, default=str) for e in found)
     return found, DataReport(records.source, len(records.rows) + len(records.dropped), len(found), count_duplicates(keys), dropped), kept
 
@@ -86,7 +86,7 @@ def _interpret(records: Records, role: str, read: Callable[[dict], Example]) -> 
 def _check_id(record: dict, place: str, places_by_id: dict) -> None:
     if record.get("id") is None:
         return
-    key = json.dumps(record["id"], default=str)
+    key = place.rpartition(":")[0] + json.dumps(record["id"], default=str)  # another file may count anew
     if key in places_by_id:
         raise RowProblem(f"has the id {record['id']!r} once more (first at {places_by_id[key]})")
     places_by_id[key] = place

@@ -28,6 +28,13 @@ class PromptSet:
         train, test = split_rows([str(prompt) for prompt in self.prompts], held_out, seed)
         return self.select(train), self.select(test)
 
+    def draw(self, count: int, seed: int) -> PromptSet:
+        """`count` prompts, or all there are: those that `split` holds out with the same seed and count, and others where these are not enough."""
+        rest, held_out = self.split(count, seed)
+        missing = list(range(min(count - len(held_out), len(rest))))
+        more = rest.select(missing)
+        return PromptSet(held_out.prompts + more.prompts, {name: held_out.columns[name] + more.columns[name] for name in self.columns})
+
     def batches(self, batch_size: int, seed: int) -> Iterator[PromptSet]:
         """Endless batches: every prompt once, in a seeded order, then all again in another; a batch may span two rounds."""
         rng, waiting = random.Random(f"batches {seed}"), []
@@ -42,15 +49,19 @@ class PromptSet:
 
 def split_rows(prompts: Sequence[str], held_out: int, seed: int) -> tuple[list[int], list[int]]:
     """Row numbers of (the rest, `held_out` rows drawn with the seed, but at most half). Rows with one prompt stay together, so that no held-out
-    prompt is trained on; with such rows there may be a few more or fewer than asked for."""
+    prompt is trained on; where that leaves none, the prompt with the fewest rows is held out."""
     held_out = min(held_out, len(prompts) // 2)
     order = list(range(len(prompts)))
     random.Random(f"held out {seed}").shuffle(order)
     rows_of: dict[str, list[int]] = {}
     for row in order:
         rows_of.setdefault(prompts[row], []).append(row)
-    train, test = [], []
+    test: list[int] = []
     for rows in rows_of.values():
-        fits = len(test) < held_out and len(test) + len(rows) <= len(prompts) // 2
-        (test if fits else train).extend(rows)
-    return train, test
+        if len(test) + len(rows) <= held_out:
+            test += rows
+    fewest = min(rows_of.values(), key=len, default=[])
+    if held_out and not test and len(fewest) < len(prompts):
+        test = fewest
+    taken = set(test)
+    return [row for row in order if row not in taken], test

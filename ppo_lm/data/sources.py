@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -48,7 +47,7 @@ class Records:
 
 
 def read_records(source: str | Sequence, role: str, text_column: str, split: str = "train", subset: str | None = None) -> Records:
-    """Read every row of `source`. Texts (a .txt line, a text in a list) become records with the one column `text_column`.
+    """Read every row of `source`. Texts (a .txt line, a text or conversation in a list) become records with the one column `text_column`.
 
     `role` names the setting in messages. Raises `DataError` for a source that is missing, empty, or of no known kind.
     """
@@ -63,7 +62,7 @@ def read_records(source: str | Sequence, role: str, text_column: str, split: str
 def _rows(source, role, text_column, split, subset) -> Iterator[tuple[str, dict | RowProblem]]:
     if not isinstance(source, str):
         for number, row in enumerate(source, start=1):
-            yield f"row {number}", {text_column: row} if isinstance(row, str) else row
+            yield f"row {number}", {text_column: row} if isinstance(row, (str, list)) else row
         return
     path = Path(source).expanduser()
     if path.is_dir():
@@ -110,8 +109,8 @@ def _parse_json(line: str):
         return json.loads(line)
     except json.JSONDecodeError as error:
         return RowProblem(f"is not JSON: {error.msg} at column {error.colno}")
-    except RecursionError:
-        return RowProblem("is not JSON that can be read: it is nested too deep")
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, deep nesting
+        return RowProblem(f"is not JSON that can be read: {first_line(error)}")
 
 
 def _read_json(file: Path, role: str, text_column: str):
@@ -119,6 +118,8 @@ def _read_json(file: Path, role: str, text_column: str):
         rows = json.loads(_text_of(file))
     except json.JSONDecodeError as error:
         raise DataError(f"{role} {str(file)!r}: line {error.lineno} is not JSON: {error.msg} at column {error.colno}") from None
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{role} {str(file)!r}: it is not JSON that can be read: {first_line(error)}") from None
     if isinstance(rows, dict) and len(rows) == 1 and isinstance(next(iter(rows.values())), list):
         rows = next(iter(rows.values()))
     if not isinstance(rows, list):
@@ -129,21 +130,26 @@ def _read_json(file: Path, role: str, text_column: str):
 
 def _read_csv(file: Path, role: str, text_column: str):
     csv.field_size_limit(2**31 - 1)  # `Records.add` refuses long rows itself, and keeps the others
-    reader = csv.reader(io.StringIO(_text_of(file), newline=""), strict=True)
-    header = next(reader, [])
-    while True:
-        line = reader.line_num + 1
+    lines = _text_of(file).split("\n")
+    header, place = None, 0
+    while place < len(lines):
+        reader = csv.reader((line + "\n" for line in lines[place:]), strict=True)
+        start = place
         try:
-            cells = next(reader, None)
-        except csv.Error as error:
-            yield f"{file}: line {line}", RowProblem(f"is not CSV: {error}")
-            continue
-        if cells is None:
+            for cells in reader:
+                if header is None:
+                    header = cells
+                elif cells and len(cells) != len(header):
+                    yield f"{file}: line {start + 1}", RowProblem(f"has {len(cells)} cells, but the header has {len(header)}")
+                elif cells:
+                    yield f"{file}: line {start + 1}", dict(zip(header, cells))
+                start = place + reader.line_num
             return
-        if cells and len(cells) != len(header):
-            yield f"{file}: line {line}", RowProblem(f"has {len(cells)} cells, but the header has {len(header)}")
-        elif cells:
-            yield f"{file}: line {line}", dict(zip(header, cells))
+        except csv.Error as error:  # begin anew behind the line that the bad row begins with
+            if header is None:
+                raise DataError(f"{role} {str(file)!r}: the header in line 1 is not CSV: {error}") from None
+            yield f"{file}: line {start + 1}", RowProblem(f"is not CSV: {error}")
+            place = start + 1
 
 
 def _read_parquet(file: Path, role: str, text_column: str):
@@ -209,7 +215,7 @@ def _problem_of(record) -> str | None:
         return _too_long(length)
     if any("\0" in text for text in texts):
         return "is not UTF-8 (it holds null bytes); save the file as UTF-8"
-    if any("\udc80" <= character <= "\udcff" for text in texts if not text.isascii() for character in text):
+    if any("\ud800" <= character <= "\udfff" for text in (*texts, *map(str, record)) if not text.isascii() for character in text):
         return "is not UTF-8; save the file as UTF-8"
     if record and all(value is None for value in record.values()):
         return "is empty: every column is null"

@@ -17,7 +17,7 @@ class Generator(Protocol):
     def generate_sequences(self, prompts: list[str]) -> tuple[SAPairs, list[str]]: ...
 
 
-class Scorer(Protocol):
+class ResponseScorer(Protocol):
     def compute_rewards(self, prompts, generated_texts, columns, sa_pairs) -> torch.Tensor: ...
 
 
@@ -46,7 +46,7 @@ class Evaluation:
         return {name: value for name, value in asdict(self).items() if isinstance(value, (int, float)) and name != "step"}
 
 
-def evaluate(generator: Generator, scorer: Scorer, monitor: Callable | None, prompts: PromptSet, batch_size: int) -> Evaluation:
+def evaluate(generator: Generator, scorer: ResponseScorer, monitor: Callable | None, prompts: PromptSet, batch_size: int) -> Evaluation:
     """Sample one response a prompt with `generator`, in order, and score it."""
     scores, monitors, texts, kl, surprise, lengths, ended = [], [], [], [], [], [], []
     for start in range(0, len(prompts), batch_size):
@@ -66,9 +66,10 @@ def evaluate(generator: Generator, scorer: Scorer, monitor: Callable | None, pro
     )  # fmt: skip
 
 
-def evaluate_texts(texts: list[str], lengths: list[int], scorer: Scorer, prompts: PromptSet) -> Evaluation:
-    """Score completions that are there already, such as people's; all count as ended. `lengths` in tokens."""
-    columns = {**prompts.columns, "terminated": [True] * len(texts)}
+def evaluate_texts(texts: list[str], ids: list[list[int]], scorer: ResponseScorer, prompts: PromptSet) -> Evaluation:
+    """Score completions that are there already, such as people's; all count as ended. `ids`: their tokens, end token included."""
+    columns = {**prompts.columns, "terminated": [True] * len(texts), "completion_ids": ids}
+    lengths = [len(tokens) for tokens in ids]
     scores = scorer.compute_rewards(prompts.prompts, texts, columns, None).tolist()
     return Evaluation(
         score=_mean(scores), kl=None, entropy=None, length=_mean(lengths), ended=1.0, monitor=None, scores=scores, monitors=None, lengths=lengths, texts=texts

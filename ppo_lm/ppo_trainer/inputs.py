@@ -39,7 +39,7 @@ def load_inputs(config: PPOConfig, reward: Callable | Sequence[Callable] | None 
     if reward is None:
         given = [tldr_heuristics] if not config.rewards else config.rewards
     else:
-        given = list(reward) if isinstance(reward, Sequence) else [reward]
+        given = list(reward) if isinstance(reward, Sequence) and not isinstance(reward, str) else [reward]
     rewards = [attempt(load_reward, each) for each in given]
     if config.reward_weights is not None and len(config.reward_weights) != len(rewards):
         problems.append(ConfigError([f"reward_weights has {len(config.reward_weights)} numbers for {len(rewards)} rewards; give one for each"]))
@@ -106,7 +106,7 @@ def check_lengths(encoded: list[list[int]], max_new_tokens: int, context_length:
         more = f", and {len(problems) - 5} more" if len(problems) > 5 else ""
         raise DataError(
             f"{', '.join(problems[:5])}{more} (counted from 0); a prompt needs at least 1 token and at most {room}: the model's context of "
-            f"{context_length} less max_new_tokens {max_new_tokens}; shorten the prompt or lower max_new_tokens"
+            f"{context_length} less max_new_tokens {max_new_tokens}; shorten it, set max_prompt_tokens to cut long prompts, or lower max_new_tokens"
         )
 
 

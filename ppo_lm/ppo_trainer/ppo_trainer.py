@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ppo_lm.advantage import GAEAdvantage, ReturnCalculator, TDError
 from ppo_lm.base_setup import load_base, set_up_roles
-from ppo_lm.checkpointing import load_checkpoint, save_checkpoint, save_models
+from ppo_lm.checkpointing import load_checkpoint, remove_checkpoints, save_checkpoint, save_models
 from ppo_lm.config import PPOConfig
 from ppo_lm.data import DataReport, Prompt, PromptSet, load_prompts
 from ppo_lm.errors import ConfigError, RewardError, RunPaused
@@ -24,7 +24,7 @@ from ppo_lm.ppo_trainer.reward_computer import RewardComputer
 from ppo_lm.ppo_trainer.run_state import Evaluations, put_state, random_states, restore_random_states, take_state
 from ppo_lm.ppo_trainer.value_adder import ValueAdder
 from ppo_lm.reward_kl import KLDivergence, RewardAdjuster
-from ppo_lm.rewards import response_columns
+from ppo_lm.rewards import ClassifierReward, response_columns
 from ppo_lm.rollout import SamplingSettings
 from ppo_lm.tracking import RunLog
 from ppo_lm.types import SAPairs
@@ -39,6 +39,7 @@ class PPOTrainer:
 
     def __init__(self, config: PPOConfig, reward: Callable | Sequence[Callable] | None = None, monitor: Callable | None = None):
         inputs = load_inputs(config, reward, monitor)
+        self.has_callables = reward is not None or monitor is not None
         self.config, self.monitor, self.prompts, self.report = config, inputs.monitor, inputs.prompts, inputs.report
         self.base = load_base(config.model_name, config.dtype, config.device, full_weights=config.lora_r == 0, seed=config.seed)
         self.roles = set_up_roles(
@@ -50,7 +51,11 @@ class PPOTrainer:
         self.generator = SequenceGenerator(self.roles.policy, self.roles.sft, sampling, size, config.seed)
         models = iter(self.roles.rewards)
         rewards = [next(models) if isinstance(reward, Path) else reward for reward in inputs.rewards]
+        for reward in rewards:
+            if isinstance(reward, ClassifierReward):
+                reward.load(self.base.device)
         self.reward_computer = RewardComputer(rewards, size, config.reward_weights, config.reward_clip, config.reward_normalise)
+        self.evaluation_rewards = RewardComputer(rewards, size, config.reward_weights, config.reward_clip)
         self.kl_divergence = KLDivergence(config.kl_estimator)
         self.reward_adjuster = RewardAdjuster(config.kl_coef, config.missing_eos_score, config.whiten_rewards)
         self.value_adder = ValueAdder(self.roles.value, size)
@@ -85,7 +90,7 @@ class PPOTrainer:
         seconds = time.perf_counter() - started
         return {
             "generated_texts": texts, "rewards": scores.tolist(), **describe_rollout(sa_pairs), **describe_components(self.reward_computer.components),
-            **monitored, **value_metrics, **policy_metrics, "seconds": seconds, "tokens_per_second": len(sa_pairs) / seconds,
+            "score": float(self.reward_computer.plain_scores.mean()), **monitored, **value_metrics, **policy_metrics, "seconds": seconds, "tokens_per_second": len(sa_pairs) / seconds,
         }  # fmt: skip
 
     def train(self, prompts: PromptSet | list[Prompt] | None = None, log: RunLog | None = None, resume: str | Path | None = None) -> Evaluations:
@@ -115,6 +120,7 @@ class PPOTrainer:
             self._pause(step, evaluations, log, error)
         if log.folder:
             self.save(log.folder)
+            remove_checkpoints(log.folder)
         log.finish(held_out, evaluations)
         return evaluations
 
@@ -127,7 +133,8 @@ class PPOTrainer:
         if log.folder is None:
             raise error
         save_checkpoint(log.folder, step, take_state(self, step, evaluations))
-        raise RunPaused(f"{error}\nThe run is saved as it was after step {step}; go on with: ppo-lm train --resume {log.folder}") from error
+        how = f"trainer.train(..., resume={str(log.folder)!r})" if self.has_callables else f"ppo-lm train --resume {log.folder}"
+        raise RunPaused(f"{error}\nThe run is saved as it was after step {step}; go on with: {how}") from error
 
     def _monitor(self, prompts: list[Prompt], texts: list[str], columns: Mapping[str, list] | None, sa_pairs: SAPairs) -> dict[str, float]:
         if self.monitor is None:
@@ -161,7 +168,7 @@ class PPOTrainer:
         sampling, found = self.generator.sampling, {}
         kinds = {"sampled": sampling, "near_greedy": SamplingSettings(sampling.max_new_tokens, config.eval_temperature)}
         for name, settings in kinds.items():
-            evaluation = evaluate(self._evaluation_generator(settings), self.reward_computer, self.monitor, held_out, config.batch_size)
+            evaluation = evaluate(self._evaluation_generator(settings), self.evaluation_rewards, self.monitor, held_out, config.batch_size)
             kl = evaluation.kl if settings == sampling else None  # at another temperature it compares two other distributions
             found[name] = replace(evaluation, step=step, kl=kl)
         for name, evaluation in found.items():

@@ -8,6 +8,7 @@ import torch
 
 from ppo_lm.data import Prompt
 from ppo_lm.data.encoding import encode_completion, encode_prompt, find_end_token, pad
+from ppo_lm.errors import RewardError
 from ppo_lm.experience_buffer import micro_batches
 from ppo_lm.models import RewardModel
 from ppo_lm.rewards import FunctionReward, combine, response_columns, unique_names
@@ -20,7 +21,8 @@ class RewardComputer:
     """Scores responses by one reward or several, weighted: reward models on the shared base, functions `fn(prompts, completions, **columns)`, and
     whatever else `rewards.load_scorer` makes.
 
-    `components` holds the last batch's scores by each reward's name, before they were clipped, normalised and weighted; NaN: no opinion.
+    `components` holds the last batch's scores by each reward's name, before they were normalised, clipped and weighted (NaN: no opinion), and
+    `plain_scores` their weighted sum, not normalised: the number to follow over a run.
     """
 
     def __init__(
@@ -31,6 +33,7 @@ class RewardComputer:
         self.names = unique_names([getattr(reward, "name", "reward_model") for reward in self.rewards])
         self.micro_batch_size, self.weights, self.clip, self.normalise = micro_batch_size, weights, clip, normalise
         self.components: dict[str, torch.Tensor] = {}
+        self.plain_scores = torch.zeros(0)
 
     def compute_rewards(
         self, prompts: list[Prompt], generated_texts: list[str], columns: Mapping[str, list] | None = None, sa_pairs: SAPairs | None = None
@@ -44,6 +47,7 @@ class RewardComputer:
             columns = response_columns(columns, sa_pairs)
         scores = [self._score(reward, prompts, generated_texts, columns, sa_pairs) for reward in self.rewards]
         self.components = dict(zip(self.names, scores))
+        self.plain_scores = combine(torch.stack(scores), self.weights, clip=self.clip)
         return combine(torch.stack(scores), self.weights, clip=self.clip, normalise=self.normalise)
 
     def _score(self, reward, prompts, texts, columns, sa_pairs: SAPairs | None) -> torch.Tensor:
@@ -57,7 +61,7 @@ class RewardComputer:
         scores = torch.zeros(sa_pairs.sequences, device=sa_pairs.action_ids.device)
         for rows, part in micro_batches(sa_pairs, self.micro_batch_size):
             scores[rows] = reward.scores(part.input_ids, part.attention_mask)
-        return scores
+        return check_finite(scores)
 
     @torch.no_grad()
     def _score_texts(self, reward: RewardModel, prompts: list[Prompt], texts: list[str]) -> torch.Tensor:
@@ -67,5 +71,12 @@ class RewardComputer:
             for p, t in zip(prompts, texts, strict=True)
         ]
         parts = [ids[i : i + self.micro_batch_size] for i in range(0, len(ids), self.micro_batch_size)]
-        return torch.cat([reward.scores(*pad(part, base.pad_token_id, side="right", device=base.device)) for part in parts])
+        return check_finite(torch.cat([reward.scores(*pad(part, base.pad_token_id, side="right", device=base.device)) for part in parts]))
+
+
+def check_finite(scores: torch.Tensor) -> torch.Tensor:
+    """The scores (B,) of a reward model; raises `RewardError` if one is NaN or infinite, which would read as "no opinion"."""
+    if not scores.isfinite().all():
+        raise RewardError("the reward model gave a score that is no finite number; its weights may be damaged")
+    return scores
 

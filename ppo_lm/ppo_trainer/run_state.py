@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ppo_lm.ppo_trainer.ppo_trainer import PPOTrainer
 
 Evaluations = dict[str, list[Evaluation]]
+MAY_CHANGE = ("output_dir", "reward", "monitor", "device", "samples_every")
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # what AdamW keeps of each weight
 
 
@@ -34,13 +35,14 @@ def take_state(trainer: PPOTrainer, step: int, evaluations: Evaluations) -> Chec
         }
         schedules[name] = {"steps_done": optimiser.steps_done, "scheduler": _plain(optimiser.scheduler.state_dict())}
     kept = {name: [dataclasses.asdict(evaluation) for evaluation in made] for name, made in evaluations.items()}
-    return Checkpoint(tensors, {"step": step, "config": dataclasses.asdict(trainer.config), "schedules": schedules, "evaluations": kept})
+    state = {"step": step, "config": dataclasses.asdict(trainer.config), "scorers": scorers(trainer), "schedules": schedules, "evaluations": kept}
+    return Checkpoint(tensors, state)
 
 
 def put_state(trainer: PPOTrainer, checkpoint: Checkpoint) -> tuple[int, Evaluations]:
     """Undo `take_state`; returns its step and evaluations. Raises `CheckpointError` for a checkpoint of another run."""
     tensors, state = checkpoint
-    _check_config(dataclasses.asdict(trainer.config), state["config"])
+    _check_same(dataclasses.asdict(trainer.config) | scorers(trainer), state["config"] | state["scorers"])
     restore_random_states(trainer, tensors)
     with torch.no_grad():
         for name, model in _models(trainer).items():
@@ -49,6 +51,11 @@ def put_state(trainer: PPOTrainer, checkpoint: Checkpoint) -> tuple[int, Evaluat
     for name, optimiser in _optimisers(trainer).items():
         _restore_optimiser(optimiser, name, tensors, state["schedules"][name])
     return state["step"], {name: [Evaluation(**numbers) for numbers in made] for name, made in state["evaluations"].items()}
+
+
+def scorers(trainer: PPOTrainer) -> dict:
+    """The names of what scores; where it is, such as a service's address, may change."""
+    return {"the rewards": trainer.reward_computer.names, "the monitor": trainer.monitor and trainer.monitor.name}
 
 
 def random_states(trainer: PPOTrainer) -> dict[str, torch.Tensor]:
@@ -95,7 +102,7 @@ def _is_list_of_numbers(value) -> bool:
     return isinstance(value, list) and all(isinstance(item, (int, float)) for item in value)
 
 
-def _check_config(now: dict, then: dict) -> None:
-    changed = [f"{name} was {then.get(name)!r} and is {now[name]!r}" for name in now if name != "output_dir" and now[name] != then.get(name)]
+def _check_same(now: dict, then: dict) -> None:
+    changed = [f"{name} was {then.get(name)!r} and is {now[name]!r}" for name in now if name not in MAY_CHANGE and now[name] != then.get(name)]
     if changed:
         raise CheckpointError(f"the run to resume had other settings: {'; '.join(changed)}; a resumed run keeps its settings")

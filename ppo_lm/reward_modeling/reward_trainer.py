@@ -10,6 +10,7 @@ from torch.nn.functional import logsigmoid
 
 from ppo_lm.base_setup import minimise
 from ppo_lm.data.encoding import pad
+from ppo_lm.errors import ModelError
 from ppo_lm.models import RewardModel
 
 
@@ -55,7 +56,12 @@ def score_all(model: RewardModel, sequences: list[list[int]], batch_size: int = 
 
 
 def normalise(model: RewardModel, reference_sequences: list[list[int]]) -> None:
-    """Set `model.mean` and `model.std` so that reference completions score 0 on average, with standard deviation 1 (2403.17031)."""
+    """Set `model.mean` and `model.std` so that reference completions score 0 on average, with standard deviation 1 (2403.17031).
+
+    Raises `ModelError` where all score the same.
+    """
     model.mean, model.std = 0.0, 1.0
     scores = score_all(model, reference_sequences)
+    if not scores.std() > 0:
+        raise ModelError(f"the reward model gives {len(scores)} reference completions the same score, so it has learnt nothing; train it longer, or look at the data")
     model.mean, model.std = float(scores.mean()), float(scores.std())

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
 
-from ppo_lm.base_setup import load_base, make_lora_config
+from ppo_lm.base_setup import add_adapter, load_base, make_lora_config
 from ppo_lm.config import RewardConfig
 from ppo_lm.data import DataReport, Demonstration, Preference, load_demonstrations, load_preferences, split_rows
 from ppo_lm.data.encoding import encode_completion, encode_prompt, find_end_token, fit_prompt
@@ -16,8 +17,6 @@ from ppo_lm.models import BaseModel, RewardModel
 from ppo_lm.reward_modeling.report import RewardReport, write_report
 from ppo_lm.reward_modeling.reward_trainer import Comparison, normalise, score_all, train_reward_model
 from ppo_lm.tracking import StageLog, check_output_dir
-
-REFERENCES = 1000  # completions that the normalisation is measured on, at most
 
 
 class EncodedPreferences(NamedTuple):
@@ -49,11 +48,13 @@ def run_reward(config: RewardConfig, quiet: bool = False) -> dict[str, float]:
     train, held_out = found.select(train_rows), found.select(held_out_rows)
     report.describe_split([str(p.prompt) for p in train.texts], [str(p.prompt) for p in held_out.texts])
 
+    references = reference_sequences(base, demonstrations, train, config)
+
     log = StageLog(config, config.output_dir, quiet)
     log.say(f"reward model on {config.model_name} ({base.description})")
     log.data(*reports)
     torch.manual_seed(config.seed)
-    base.add_adapter("reward", make_lora_config(config.lora_r, config.lora_alpha, config.lora_dropout, config.lora_targets))
+    add_adapter(base, "reward", make_lora_config(config.lora_r, config.lora_alpha, config.lora_dropout, config.lora_targets))
     model = RewardModel(base)
     log.evaluation("before", measure(model, held_out).headline())
     train_reward_model(
@@ -61,7 +62,7 @@ def run_reward(config: RewardConfig, quiet: bool = False) -> dict[str, float]:
         micro_batch_size=config.micro_batch_size, max_steps=config.max_steps, max_grad_norm=config.max_grad_norm, log=log.step,
     )  # fmt: skip
     result = measure(model, held_out)  # before normalising: the probabilities that were trained
-    normalise(model, reference_sequences(base, demonstrations, train, config))
+    normalise(model, references)
     log.evaluation("after", result.headline())
     model.save(log.folder / "reward")
     (log.folder / "report.json").write_text(json.dumps(result.as_dict(), indent=1) + "\n", encoding="utf-8")
@@ -86,7 +87,7 @@ def encode_preferences(base: BaseModel, preferences: list[Preference], config: R
             continue
         report.cut += prompt != pair.prompt
         report.lengths.append(longest)
-        found.texts.append(pair)
+        found.texts.append(replace(pair, prompt=prompt))
         found.tokens.append(tokens)
     if not found.tokens:
         raise DataError(f"preferences: none of {len(preferences)} fits: {report.dropped[-1]}; raise max_tokens, or cut prompts with max_prompt_tokens")
@@ -100,11 +101,16 @@ def encode_sequence(base: BaseModel, prompt, completion: str) -> list[int]:
 
 
 def reference_sequences(base: BaseModel, demonstrations: list[Demonstration] | None, train: EncodedPreferences, config: RewardConfig) -> list[list[int]]:
-    """What scores are normalised on: demonstrations that fit, or the chosen completions of the training data."""
+    """What scores are normalised on: demonstrations that fit, or the chosen completions of the training data. Raises `DataError` for fewer than two."""
     if demonstrations is None:
-        return [tokens.chosen_ids for tokens in train.tokens[:REFERENCES]]
-    encoded = [encode_sequence(base, d.prompt, d.completion) for d in demonstrations[:REFERENCES]]
-    return [ids for ids in encoded if len(ids) <= min(config.max_tokens, base.context_length)]
+        found = [tokens.chosen_ids for tokens in train.tokens[: config.normalise_on]]
+    else:
+        cut = [(fit_prompt(base.tokenizer, d.prompt, config.max_prompt_tokens), d.completion) for d in demonstrations[: config.normalise_on]]
+        encoded = [encode_sequence(base, prompt, completion) for prompt, completion in cut if prompt is not None]
+        found = [ids for ids in encoded if len(ids) <= min(config.max_tokens, base.context_length)]
+    if len(found) < 2:
+        raise DataError(f"there are {len(found)} reference completions that fit into max_tokens {config.max_tokens} to normalise the scores on; give at least two")
+    return found
 
 
 def measure(model: RewardModel, held_out: EncodedPreferences) -> RewardReport:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -22,7 +23,7 @@ def is_classifier_folder(folder: Path) -> bool:
 class ClassifierReward:
     """Scores prompt and completion together: the logit of a model with one label; of one with two, the second's over the first's.
 
-    Conversations go through the classifier's own chat template. It is a second model in memory: its base is its own.
+    A text longer than the classifier can read loses its beginning. Conversations go through the classifier's own chat template. It is a second model in memory: its base is its own.
     """
 
     def __init__(self, source: str, name: str, *, batch_size: int = 16, device="cpu"):
@@ -66,6 +67,8 @@ class ClassifierReward:
                 logits = model(**batch).logits.float()
             for row, values in zip(rows, logits.tolist()):
                 scores[row] = values[0] if len(values) == 1 else values[1] - values[0]
+        if not all(map(math.isfinite, scores)):
+            raise RewardError(f"reward {self.name!r} gave a score that is no finite number; its weights may be damaged")
         return scores
 
     def _encode(self, prompt: Prompt, completion: str) -> list[int]:
@@ -77,7 +80,5 @@ class ClassifierReward:
         else:
             text = tokenizer.apply_chat_template([*prompt, *wrap_completion(prompt, completion)], tokenize=False)
             ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-        longest = getattr(model.config, "max_position_embeddings", len(ids))
-        if len(ids) > longest:
-            raise RewardError(f"reward {self.name!r} reads at most {longest} tokens, but a prompt with its completion has {len(ids)}; cut prompts with max_prompt_tokens")
-        return ids
+        longest = min(tokenizer.model_max_length, getattr(model.config, "max_position_embeddings", len(ids)))
+        return ids if len(ids) <= longest else ids[len(ids) - longest :]

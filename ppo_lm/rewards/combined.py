@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import count
 
 import torch
 
@@ -34,4 +35,8 @@ def _normalise(row: torch.Tensor) -> torch.Tensor:
 
 def unique_names(names: Sequence[str]) -> list[str]:
     """The names, with _2, _3, … behind those that came before."""
-    return [name if names[:i].count(name) == 0 else f"{name}_{names[:i].count(name) + 1}" for i, name in enumerate(names)]
+    found: list[str] = []
+    for name in names:
+        candidates = (name if number == 1 else f"{name}_{number}" for number in count(1))
+        found.append(next(candidate for candidate in candidates if candidate not in found))
+    return found

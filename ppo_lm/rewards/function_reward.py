@@ -7,6 +7,7 @@ import inspect
 import math
 import threading
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from functools import cache
 from numbers import Real
 
 from ppo_lm.data.examples import Prompt, wrap_completion
@@ -91,25 +92,16 @@ class FunctionReward:
 
 
 def run(coroutine: Coroutine):
-    """Run a coroutine to its end, also where an event loop is running already (a notebook), and return its result."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return asyncio.run(coroutine)
-    outcome = {}
+    """Run a coroutine to its end and return its result. All run on one event loop in a thread of its own, so that clients and semaphores that a
+    function keeps go on working, and so that it works where a loop is running already (a notebook)."""
+    return asyncio.run_coroutine_threadsafe(coroutine, _event_loop()).result()
 
-    def in_a_thread():
-        try:
-            outcome["result"] = asyncio.run(coroutine)
-        except BaseException as error:  # handed to the caller's thread
-            outcome["error"] = error
 
-    thread = threading.Thread(target=in_a_thread)
-    thread.start()
-    thread.join()
-    if "error" in outcome:
-        raise outcome["error"]
-    return outcome["result"]
+@cache
+def _event_loop() -> asyncio.AbstractEventLoop:
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, name="ppo_lm rewards", daemon=True).start()
+    return loop
 
 
 def _show(value) -> str:

@@ -47,10 +47,13 @@ def load_scorer(spec: str, role: str = "reward") -> Scorer:
         return FunctionReward(built_in, spec.split("(")[0].strip())
     if ":" in spec:
         return FunctionReward(load_function(spec, role))
+    if spec == "embedded" or role == "monitor" and Path(spec).is_dir():
+        raise RewardError(f"{role} {spec!r}: a reward model cannot be a {role}; name a function, a built-in or the address of a scorer")
     folder = Path(spec).expanduser()
     if is_classifier_folder(folder):
         return ClassifierReward(str(folder), folder.name)
-    if not folder.exists() and spec.count("/") == 1 and not spec.startswith((".", "~", "/")):
+    looks_like_a_hub_id = spec.count("/") == 1 and not spec.startswith((".", "~", "/")) and not folder.parent.is_dir()
+    if not folder.exists() and looks_like_a_hub_id:
         return ClassifierReward(spec, spec.split("/")[1])
     raise RewardError(f"{role} {spec!r}: there is no such function, folder or built-in; {KINDS}")
 

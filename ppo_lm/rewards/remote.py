@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import json
 import math
 from collections.abc import Mapping, Sequence
 from numbers import Real
@@ -31,6 +32,9 @@ class RemoteReward:
     """
 
     def __init__(self, url: str, *, timeout: float = 30.0, attempts: int = 5, wait: float = 0.5, batch_size: int = 16, concurrency: int = 8):
+        for name, value in (("timeout", timeout), ("attempts", attempts), ("batch_size", batch_size), ("concurrency", concurrency)):
+            if not value > 0:
+                raise ValueError(f"{name} is {value!r}; it must be above 0")
         self.url, self.name = url, "remote"
         self.timeout, self.attempts, self.wait = timeout, attempts, wait
         self.batch_size, self.concurrency = batch_size, concurrency
@@ -44,7 +48,7 @@ class RemoteReward:
         requests = []
         for start in range(0, len(completions), self.batch_size):
             rows = slice(start, start + self.batch_size)
-            parts = {name: [_plain(value) for value in values[rows]] for name, values in (columns or {}).items()}
+            parts = {name: [_plain(value) for value in values[rows]] for name, values in (columns or {}).items()}  # a list a column
             requests.append({"prompts": list(prompts[rows]), "completions": list(completions[rows]), "columns": parts})
         return [score for scores in run(self._ask_all(requests)) for score in scores]
 
@@ -83,7 +87,8 @@ class RemoteReward:
             raise RewardError(f"the scorer at {self.url} failed {self.attempts} times: {said}; see that it runs and can be reached") from error
 
     async def _ask(self, session, request: dict) -> list[float | None]:
-        async with session.post(self.url, json=request) as response:
+        body = json.dumps(request, default=str).encode()
+        async with session.post(self.url, data=body, headers={"Content-Type": "application/json"}) as response:
             if response.status in RETRIED_STATUS or response.status >= 500:
                 raise BadAnswer(f"it answered {response.status} {response.reason}")
             if response.status != 200:
@@ -110,5 +115,11 @@ def check_answer(answer, count: int) -> list[float | None]:
 
 
 def _plain(value):
-    """A value that JSON can hold."""
-    return dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value
+    """A value that JSON can hold: dataclasses as objects, NaN and infinities as null; what is left, such as dates, is sent as text."""
+    if dataclasses.is_dataclass(value):
+        value = dataclasses.asdict(value)
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

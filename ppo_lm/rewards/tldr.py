@@ -46,5 +46,6 @@ def _brief(summary_words: int, post_words: int) -> float:
 
 
 def tldr_heuristics(prompts: list[str], completions: list[str]) -> list[float]:
-    """`tldr_score` of every pair, as a reward function."""
-    return [tldr_score(prompt, completion) for prompt, completion in zip(prompts, completions)]
+    """`tldr_score` of every pair, as a reward function; of a conversation, its last turn is the post."""
+    last = lambda messages: messages if isinstance(messages, str) else messages[-1]["content"]  # noqa: E731
+    return [tldr_score(last(prompt), last(completion)) for prompt, completion in zip(prompts, completions)]

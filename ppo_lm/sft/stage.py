@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import torch
 
-from ppo_lm.base_setup import load_base, make_lora_config
+from ppo_lm.base_setup import add_adapter, load_base, make_lora_config
 from ppo_lm.checkpointing import save_models
 from ppo_lm.config import SFTConfig
 from ppo_lm.data import DataReport, Demonstration, load_demonstrations, split_rows
@@ -69,7 +69,7 @@ def set_up_policy(base: BaseModel, config: SFTConfig) -> PolicyModel:
     if config.lora_r == 0:
         base.network.requires_grad_(True)
         return PolicyModel(base, None)
-    base.add_adapter("policy", make_lora_config(config.lora_r, config.lora_alpha, config.lora_dropout, config.lora_targets))
+    add_adapter(base, "policy", make_lora_config(config.lora_r, config.lora_alpha, config.lora_dropout, config.lora_targets))
     return PolicyModel(base)
 
 
@@ -97,11 +97,14 @@ def encode_demonstrations(base: BaseModel, demonstrations: list[Demonstration], 
 
 
 def measure(policy: PolicyModel, held_out: EncodedSet, config: SFTConfig) -> dict[str, float]:
-    """The loss on held-out demonstrations, and ROUGE of near-greedy completions of the first `rouge_samples` prompts against the human ones."""
+    """The loss on held-out demonstrations, and ROUGE of near-greedy completions of the first `rouge_samples` prompts that leave room for
+    one, against the human ones."""
     if not held_out.tokens:
         return {}
     numbers = {"loss": completion_loss(policy, held_out.tokens, config.micro_batch_size)}
-    texts = held_out.texts[: config.rouge_samples]
+    room = policy.base.context_length - config.max_new_tokens
+    fitting = [text for text, tokens in zip(held_out.texts, held_out.tokens) if len(tokens.prompt_ids) <= room]
+    texts = fitting[: config.rouge_samples]
     if texts:
         sampling = SamplingSettings(config.max_new_tokens, NEAR_GREEDY)
         written = write_completions(policy, [d.prompt for d in texts], sampling, config.batch_size, config.seed)

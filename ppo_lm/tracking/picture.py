@@ -16,7 +16,8 @@ def draw_learning_curve(history: list[dict], monitor_name: str, file: Path) -> N
     panels = {name: title for name, title in panels.items() if any(name in row for row in history)}
     figure, axes = pyplot.subplots(1, len(panels), figsize=(4.2 * len(panels), 3.2), layout="constrained", squeeze=False)
     for axis, (name, title) in zip(axes[0], panels.items()):
-        axis.plot([row["step"] for row in history], [row[name] for row in history], color="#1f6feb", linewidth=1.5)
+        known = [row for row in history if name in row]
+        axis.plot([row["step"] for row in known], [row[name] for row in known], color="#1f6feb", linewidth=1.5)
         axis.set(title=title, xlabel="PPO step")
         axis.xaxis.get_major_locator().set_params(integer=True)
         axis.grid(alpha=0.3)

@@ -46,12 +46,13 @@ def append_record(file: Path, record: dict) -> None:
 
 
 def drop_later_steps(folder: Path, step: int) -> list[dict]:
-    """Cut metrics.jsonl and samples.jsonl back to what was recorded up to `step`. Returns the metrics left."""
+    """Cut metrics.jsonl and samples.jsonl back to what was recorded up to `step`; a last line that was torn in writing goes too. Returns the metrics left."""
     for name in ("metrics.jsonl", "samples.jsonl"):
         file = folder / name
-        records = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.is_file() else []
+        *lines, torn = file.read_text(encoding="utf-8").split("\n") if file.is_file() else [""]
+        records = [json.loads(line) for line in lines]
         kept = [record for record in records if record["step"] <= step]
-        if len(kept) < len(records):
+        if len(kept) < len(records) or torn:
             file.write_text("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in kept), encoding="utf-8")
         if name == "metrics.jsonl":
             metrics = kept

@@ -57,7 +57,7 @@ def test_config_embedded_names_the_shipped_settings_of_each_stage():
         for arguments in ([], ["--config", "embedded"], ["--config=embedded"]):
             assert read_any_config(kind, arguments, "ppo-lm", "", name) == kind(**settings)
     named = read_config(["--config", "embedded", "--model_name", "my/model", "--reward", "mine.py:f"])
-    assert (named.model_name, named.reward, named.steps, named.monitor) == ("my/model", "mine.py:f", 20, "ppo_lm.embedded.gold:gold")
+    assert (named.model_name, named.reward, named.steps, named.monitor) == ("my/model", ["mine.py:f"], 20, "ppo_lm.embedded.gold:gold")
 
 
 def test_an_option_given_several_times_is_a_list():
@@ -65,6 +65,9 @@ def test_an_option_given_several_times_is_a_list():
     assert config.rewards == ["a.py:f", "sentiment", "length_target(words=30)"]
     assert config.reward_weights == [1, 0.5, 2]
     assert read_config(["--reward", "a.py:f"]).rewards == ["a.py:f"]
+    assert read_config(["--reward", "matches(pattern='^Answer: .*')"]).rewards == ["matches(pattern='^Answer: .*')"]
+    assert read_config(["--monitor", "remote(url='http://a: b')"]).monitor == "remote(url='http://a: b')"
+    assert read_any_config(RewardConfig, ["--preferences", "mine.jsonl"], "", "", "reward.yaml").demonstrations is None
     with pytest.raises(ConfigError, match="reward_weights has 1 numbers for 2 rewards"):
         read_config(["--reward", "a.py:f", "--reward", "b.py:g", "--reward_weights", "[1]"])
     compared = read_any_config(EvaluateConfig, ["--models", "a=x", "--models", "b=y", "--prompts", "p.txt"], "", "", "evaluate.yaml")

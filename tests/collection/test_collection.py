@@ -8,7 +8,7 @@ from ppo_lm.collection.answers import AnswerStore
 from ppo_lm.collection.pairs import FilePairs, LivePairs, load_pairs
 from ppo_lm.collection.schedule import Schedule
 from ppo_lm.collection.server import make_app
-from ppo_lm.collection.stage import check_same_collection
+from ppo_lm.collection.stage import check_same_collection, check_same_pairs, lock_folder
 from ppo_lm.config import CollectConfig
 from ppo_lm.data import Preference, load_preferences
 from ppo_lm.errors import ConfigError, DataError
@@ -143,9 +143,31 @@ def test_with_a_token_every_request_needs_it(tmp_path):
 
 def test_a_folder_with_other_settings_is_refused(tmp_path):
     write_config(tmp_path, CollectConfig(pairs="a.jsonl"))
-    check_same_collection(CollectConfig(pairs="a.jsonl", port=1, annotator="you"), tmp_path)
+    check_same_collection(CollectConfig(pairs="a.jsonl", port=1, annotator="you", output_dir="./elsewhere"), tmp_path)
     with pytest.raises(ConfigError, match="other settings .pairs was 'a.jsonl' and is 'b.jsonl'; seed was 0 and is 1."):
         check_same_collection(CollectConfig(pairs="b.jsonl", seed=1), tmp_path)
+
+
+def test_a_folder_with_answers_to_other_pairs_is_refused(tmp_path):
+    check_same_pairs(PAIRS, tmp_path)
+    check_same_pairs(FilePairs(list(PAIRS._pairs)), tmp_path)
+    with pytest.raises(ConfigError, match="the pairs or prompts have changed since the answers"):
+        check_same_pairs(FilePairs(PAIRS._pairs[:-1]), tmp_path)
+
+
+def test_one_folder_serves_one_program_at_a_time(tmp_path):
+    lock = lock_folder(tmp_path)
+    with pytest.raises(ConfigError, match="another ppo-lm collect is at work"):
+        lock_folder(tmp_path)
+    lock.release()
+    lock_folder(tmp_path).release()
+
+
+def test_preferences_from_elsewhere_are_never_overwritten(tmp_path):
+    (tmp_path / "preferences.jsonl").write_text("precious\n")
+    with pytest.raises(DataError, match="is not from here and would be overwritten"):
+        AnswerStore(tmp_path)
+    assert (tmp_path / "preferences.jsonl").read_text() == "precious\n"
 
 
 @pytest.mark.parametrize(

@@ -5,10 +5,10 @@ import torch
 
 from ppo_lm.base_setup import make_lora_config
 from ppo_lm.comparison import compare, run_comparison
-from ppo_lm.comparison.contestants import load_policies, read_contestants
+from ppo_lm.comparison.contestants import Bases, load_policies, read_contestants
 from ppo_lm.config import EvaluateConfig
 from ppo_lm.data import PromptSet
-from ppo_lm.errors import ConfigError
+from ppo_lm.errors import ConfigError, DataError
 from ppo_lm.evaluation import Evaluation
 from tests.conftest import make_base
 
@@ -73,7 +73,7 @@ def test_three_contestants_share_one_base_and_leave_a_report(models, tmp_path, c
 
 def test_a_base_is_loaded_once_however_it_is_named(models, tmp_path):
     settings = config(models, tmp_path, models=[f"a={models / 'base'}", f"b={models / 'adapter'}", f"c={models / '.' / 'base'}"])
-    policies = load_policies(read_contestants(settings, PromptSet(["p"])), settings)
+    policies = load_policies(read_contestants(settings, PromptSet(["p"])), Bases(settings))
     assert policies["a"].base is policies["b"].base is policies["c"].base
     assert (policies["a"].role, policies["b"].role) == (None, "contestant_1")
 
@@ -96,3 +96,28 @@ def test_the_same_seed_gives_the_same_comparison(models, tmp_path):
 def test_contestants_are_checked_before_any_model_loads(models, tmp_path, names, message):
     with pytest.raises(ConfigError, match=message):
         run_comparison(config(models, tmp_path, models=names))
+
+
+def test_a_reward_model_judges_on_its_own_base_whatever_comes_first_and_by_text_where_vocabularies_differ(models, tmp_path):
+    from ppo_lm.base_setup import EMBEDDED_MODEL, load_base
+    from ppo_lm.data import load_prompts
+    from ppo_lm.models import RewardModel
+    from ppo_lm.ppo_trainer import RewardComputer
+
+    rows = [{"prompt": f"SUBREDDIT: r/life My boss number {n} TL;DR:", "human": "My boss yelled at me." + " Hm" * n} for n in range(4)]
+    settings = config(models, tmp_path, judge="embedded", judge_base="embedded", temperature=0)
+    (tmp_path / "prompts.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    results = run_comparison(settings, quiet=True)
+    base = load_base("embedded", "float32", "cpu")
+    scorer = RewardComputer(RewardModel.load(base, EMBEDDED_MODEL / "reward"))
+    prompts = load_prompts(str(tmp_path / "prompts.jsonl"))[0].draw(4, settings.seed)
+    expected = scorer.compute_rewards(prompts.prompts, [" " + text for text in prompts.columns["human"]])
+    assert results["sampled"][2].score.estimate == pytest.approx(float(expected.mean()), abs=1e-4)
+    assert results["sampled"][0].kl is None  # nothing is sampled at temperature 0
+
+
+def test_a_column_without_a_text_is_named(models, tmp_path):
+    settings = config(models, tmp_path)
+    (tmp_path / "prompts.jsonl").write_text("\n".join(map(json.dumps, [ROWS[0], {"prompt": "TL;DR:", "human": None}])))
+    with pytest.raises(DataError, match="column 'human' has no text for held-out prompt .: None"):
+        run_comparison(settings)

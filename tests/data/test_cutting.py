@@ -29,6 +29,11 @@ def test_never_inside_a_word_and_always_as_long_as_possible():
         assert kept is None or kept == text[: max(end for end in ends if end <= most)]
 
 
+def test_a_long_end_without_a_full_stop_is_no_cue():
+    text = "I moved out. He left. " + "and then " * 50
+    assert cut_text(text, lambda shorter: len(shorter) < 60) == "I moved out. He left."
+
+
 def test_a_text_without_a_sentence_end_cannot_be_cut():
     assert cut_text("one two three", lambda text: len(text) < 5) is None
 

@@ -81,6 +81,7 @@ def test_columns_are_mapped_by_name(tmp_path):
     rows = [{"query": "p", "better": "a", "worse": "b", "judge": "ann"}]
     found, _ = load_preferences(rows, SourceSettings(prompt_column="query"), "better", "worse", "judge")
     assert found == [Preference("p", " a", " b", "ann")]
+    assert load_preferences([{"prompt": "p", "chosen": "a", "rejected": "b", "judge": None}], source_column="judge")[0][0].source is None
 
 
 def test_completions_reach_reward_functions_as_trl_gives_them():

@@ -11,13 +11,13 @@ from ppo_lm.data.report import histogram
 from ppo_lm.errors import DataError
 
 
-def test_other_columns_are_passed_on_where_every_row_has_them(tmp_path):
+def test_other_columns_are_passed_on_with_none_where_a_row_lacks_them(tmp_path):
     lines = tmp_path / "prompts.jsonl"
     records = [{"query": "a", "facts": [1], "id": 1}, {"query": "b", "facts": [2]}]
     lines.write_text("\n".join(map(json.dumps, records)), encoding="utf-8")
     loaded, _ = load_prompts(str(lines), SourceSettings(prompt_column="query"))
     assert loaded.prompts == ["a", "b"]
-    assert loaded.columns == {"facts": [[1], [2]]}  # `id` is not in every record
+    assert loaded.columns == {"facts": [[1], [2]], "id": [1, None]}
 
 
 def test_a_column_with_a_reserved_name_is_refused(tmp_path):
@@ -42,6 +42,21 @@ def test_rows_with_one_prompt_are_held_out_together():
     train, held_out = prompts.split(8, seed=0)
     assert not set(train.prompts) & set(held_out.prompts)
     assert len(train) + len(held_out) == 40 and len(held_out) <= 20
+
+
+def test_no_more_rows_are_held_out_than_asked_for_but_for_one_prompts():
+    prompts = PromptSet(["common"] * 400 + [f"p{i}" for i in range(600)])
+    assert [len(part) for part in prompts.split(10, seed=0)] == [990, 10]
+    assert [len(part) for part in PromptSet(["a"] * 6 + ["b"] * 4).split(2, seed=0)] == [6, 4]
+    assert [len(part) for part in PromptSet(["a"] * 6).split(2, seed=0)] == [6, 0]
+
+
+def test_drawing_begins_with_what_is_held_out_and_takes_as_many_as_there_are():
+    prompts = PromptSet([str(i) for i in range(20)], {"n": list(range(20))})
+    assert prompts.draw(5, seed=1).prompts == prompts.split(5, seed=1)[1].prompts
+    whole = prompts.draw(50, seed=1)
+    assert sorted(whole.columns["n"]) == list(range(20)) and [str(n) for n in whole.columns["n"]] == whole.prompts
+    assert PromptSet(["a"]).draw(3, seed=0).prompts == ["a"]
 
 
 def test_the_report_counts_duplicates_leaks_and_lengths():

@@ -56,6 +56,8 @@ def test_a_folder_of_files_a_saved_data_set_and_a_list(tmp_path):
         read_records(str(tmp_path / "saved"), "prompts", "prompt", split="dev")
 
     assert load_prompts(["a", "b"])[0].prompts == ["a", "b"]
+    talk = [{"role": "user", "content": "hi"}]
+    assert load_prompts([talk, "b"])[0].prompts == [talk, "b"]
     assert load_prompts(ROWS)[0].columns == {"completion": ["one", ROWS[1]["completion"]], "label": [1, 2]}
 
 
@@ -65,6 +67,8 @@ BAD_ROWS = {
     "empty text": ({"prompt": " "}, "has no text in column 'prompt'"),
     "null": ({"prompt": None, "completion": None}, "is empty: every column is null"),
     "list": (["a"], "is a list, not an object"),
+    "surrogate": ({"prompt": "half an emoji \ud83d"}, "is not UTF-8"),
+    "name": ({"prompt": "a", "na\udc80me": "x"}, "is not UTF-8"),
     "long": ({"prompt": "x" * 10_000_000}, r"has 10,000,0.. characters, more than the 1,000,000"),
     "role": ({"prompt": [{"role": "human", "content": "hi"}]}, "has the role 'human' in message 1 of 'prompt'; the roles are system"),
     "order": ({"prompt": [{"role": "user", "content": "a"}, {"role": "user", "content": "b"}]}, "two messages by 'user' in a row"),
@@ -93,6 +97,9 @@ BAD_FILES = {
     "latin.jsonl": ('{"prompt": "a"}\n{"prompt": "schön"}\n{"prompt": "b"}'.encode("latin-1"), "line 2 is not UTF-8"),
     "latin.csv": ("prompt,n\na,1\nschön,2\nb,3\n".encode("latin-1"), "line 3 is not UTF-8"),
     "cut.jsonl": (b'{"prompt": "a"}\n{"prompt": \n{"prompt": "b"}', "line 2 is not JSON"),
+    "digits.jsonl": (b'{"prompt": "a"}\n{"prompt": ' + b"1" * 5000 + b'}\n{"prompt": "b"}', "line 2 is not JSON that can be read"),
+    "deep.jsonl": (b'{"prompt": "a"}\n' + b"[" * 100_000 + b'\n{"prompt": "b"}', "line 2 is not JSON"),
+    "quote.csv": (b'prompt,n\n"a\nlong one",1\n"open,2\nb,3\n', "line 4 is not CSV"),
     "cells.csv": (b"prompt,n\na,1\nb\nc,3\n", "line 3 has 1 cells, but the header has 2"),
     "long.jsonl": (b'{"prompt": "a"}\n{"prompt": "' + b"x" * 10_000_000 + b'"}\n{"prompt": "b"}', "line 2 has 10,000,0.. characters"),
     "long.txt": (b"a\n" + b"x" * (LONGEST_ROW + 1) + b"\nb", "line 2 has 1,000,001 characters"),
@@ -129,10 +136,12 @@ def test_bad_rows_of_a_parquet_file_are_named_and_the_others_kept(tmp_path):
         ("header.csv", b"prompt,n\n", "there is no row in it"),
         ("broken.json", b'[{"prompt": "a"},\n oops]', "line 2 is not JSON"),
         ("number.json", b"3", "must hold a list of objects"),
+        ("deep.json", b"[" * 100_000, "it is not JSON that can be read|is not JSON"),
+        ("header.quote.csv", b'"prompt" ,n\na,1\n', "the header in line 1 is not CSV"),
         ("broken.parquet", b"PAR1 not really", "is no Parquet file that can be read"),
         ("empty_folder", "folder", "holds no .txt, .jsonl, .json, .csv, .parquet file"),
         ("table.xlsx", b"..", "files of this kind cannot be read; use .txt, .jsonl"),
-        ("column.jsonl", b'{"text": "a"}\n{"text": "b"}', "no row can be used: .*line 1 has no column 'prompt'; it has text; .*Set the column names"),
+        ("column.jsonl", b'{"text": "a"}\n{"text": "b"}', "no row can be used: .*line 1 has no column 'prompt'; it has text; .*Set the names of the columns"),
         ("utf16.txt", "nur\ndas".encode("utf-16"), "no row can be used: .*line 1 is not UTF-8"),
     ],
 )

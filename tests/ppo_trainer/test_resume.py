@@ -57,7 +57,7 @@ def metrics(out):
 def test_a_paused_run_ends_bit_for_bit_like_one_that_was_not(folder, tmp_path, fails, after, lora_r):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     expected = make(folder, whole, Flaky(), lora_r=lora_r).train(PROMPTS)
-    with pytest.raises(RunPaused, match=rf"the judge is out\nThe run is saved as it was after step {after}; go on with: ppo-lm train --resume {parts}"):
+    with pytest.raises(RunPaused, match=rf"the judge is out\nThe run is saved as it was after step {after}; go on with: trainer.train\(..., resume='{parts}'\)"):
         make(folder, parts, Flaky(fails), lora_r=lora_r).train(PROMPTS)
     found = make(folder, parts, Flaky(), lora_r=lora_r).train(PROMPTS, resume=parts)
     weights = "adapter/adapter_model.safetensors" if lora_r else "merged/model.safetensors"
@@ -65,6 +65,7 @@ def test_a_paused_run_ends_bit_for_bit_like_one_that_was_not(folder, tmp_path, f
     assert metrics(parts) == metrics(whole)
     assert (parts / "samples.jsonl").read_text() == (whole / "samples.jsonl").read_text()
     assert found == expected
+    assert not (parts / "checkpoints").exists()  # nothing is left to go on to
 
 
 def test_a_run_can_be_paused_twice(folder, tmp_path):
@@ -89,6 +90,8 @@ def test_another_run_cannot_be_resumed(folder, tmp_path):
         make(folder, out, Flaky(4)).train(PROMPTS)
     with pytest.raises(CheckpointError, match="other settings: kl_coef was 0.1 and is 0.3; a resumed run keeps its settings"):
         make(folder, out, Flaky(), kl_coef=0.3).train(PROMPTS, resume=out)
+    with pytest.raises(CheckpointError, match=r"the rewards was \['Flaky'\] and is \['tldr_heuristics'\]"):
+        make(folder, out, None).train(PROMPTS, resume=out)
     with pytest.raises(CheckpointError, match="there is no checkpoint in it"):
         make(folder, out, Flaky()).train(PROMPTS, resume=tmp_path)
     (out / "checkpoints" / "step-000001" / "tensors.safetensors").write_bytes(b"torn")

@@ -97,6 +97,7 @@ def test_combining_by_hand():
     with pytest.raises(RewardError, match=r"no reward has an opinion .* on completion 1 of 2"):
         combine(torch.tensor([[1.0, math.nan]]))
     assert unique_names(["a", "b", "a", "a"]) == ["a", "b", "a_2", "a_3"]
+    assert unique_names(["a", "a_2", "a"]) == ["a", "a_2", "a_3"]
 
 
 @pytest.mark.parametrize(
@@ -183,11 +184,57 @@ def test_a_classifier_that_is_no_reward_is_one_sentence(tmp_path):
     with pytest.raises(ModelError, match="has 3 labels; a reward needs one, or two"):
         load_scorer(str(tmp_path / "three"))(["p"], ["c"])
     make_classifier(tmp_path / "one", 1)
-    with pytest.raises(RewardError, match="reads at most 64 tokens"):
-        load_scorer(str(tmp_path / "one"))(["My boss yelled. " * 40], ["c"])
     (tmp_path / "one" / "model.safetensors").unlink()
     with pytest.raises(ModelError, match="cannot be loaded as a sequence classifier"):
         load_scorer(str(tmp_path / "one"))(["p"], ["c"])
+
+
+def test_a_classifier_reads_the_end_of_what_is_too_long_for_it(tmp_path):
+    make_classifier(tmp_path / "judge", 1)
+    scorer = load_scorer(str(tmp_path / "judge"))
+    tokenizer = scorer.load("cpu") or scorer._loaded[0]
+    prompt = "My boss yelled at me. " * 40
+    end = tokenizer.decode(tokenizer(prompt + " I left.")["input_ids"][-64:])
+    assert scorer([prompt], [" I left."]) == pytest.approx(scorer([""], [end]), abs=1e-5)
+
+
+def test_a_classifier_with_damaged_weights_is_one_sentence(tmp_path):
+    make_classifier(tmp_path / "judge", 1)
+    scorer = load_scorer(str(tmp_path / "judge"))
+    scorer.load("cpu")
+    with torch.no_grad():
+        scorer._loaded[1].score.weight.fill_(math.nan)
+    with pytest.raises(RewardError, match="gave a score that is no finite number"):
+        scorer(["p"], ["c"])
+
+
+def test_a_folder_that_is_not_there_is_no_hub_id(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    with pytest.raises(RewardError, match="there is no such function, folder or built-in"):
+        load_scorer("runs/reward")
+    with pytest.raises(RewardError, match="a reward model cannot be a monitor"):
+        load_scorer("embedded", "monitor")
+
+
+def test_a_client_that_a_function_keeps_lives_on_between_batches():
+    lock = asyncio.Semaphore(1)
+
+    async def judge(completion):
+        async with lock:
+            await asyncio.sleep(0.001)
+        return 1.0
+
+    scorer = FunctionReward(judge)
+    assert [scorer(["p"] * 4, ["c"] * 4) for _ in range(3)] == [[1.0] * 4] * 3
+
+
+def test_the_default_reward_reads_conversations():
+    from ppo_lm.rewards import tldr_heuristics
+
+    post = "My boss yelled at me last week. I quit."
+    talk = FunctionReward(tldr_heuristics)([[{"role": "user", "content": post}]], ["My boss yelled, so I quit."])
+    assert talk == tldr_heuristics([post], ["My boss yelled, so I quit."])
 
 
 def test_a_chat_reaches_the_classifier_by_its_own_template(tmp_path):

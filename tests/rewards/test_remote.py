@@ -1,6 +1,7 @@
 """A remote scorer that fails in every way it can: asked again, its good answers kept, and in the end one sentence."""
 
 import asyncio
+import datetime
 import json
 import threading
 import time
@@ -71,6 +72,17 @@ def test_the_schema_and_the_order_of_the_scores():
     bodies = sorted(server.requests, key=lambda body: body["columns"]["id"])
     assert [len(body["completions"]) for body in bodies] == [4, 4, 2]
     assert bodies[0] == {"prompts": ["p"] * 4, "completions": texts[:4], "columns": {"facts": [{"name": str(n)} for n in range(4)], "id": [0, 1, 2, 3]}}
+
+
+def test_any_column_can_be_sent():
+    @dataclass
+    class Fact:
+        when: datetime.date
+
+    columns = {"facts": [[Fact(datetime.date(2026, 1, 2))]], "n": [float("nan")], "day": [datetime.date(2026, 1, 2)]}
+    with Server(lambda _, body: lengths(body)) as server:
+        RemoteReward(server.url)(["p"], ["c"], columns)
+    assert server.requests[0]["columns"] == {"facts": [[{"when": "2026-01-02"}]], "n": [None], "day": ["2026-01-02"]}
 
 
 def test_requests_run_side_by_side():
@@ -146,3 +158,5 @@ def test_how_a_configuration_names_it():
     assert (scorer.url, scorer.timeout, scorer.attempts, scorer.batch_size) == ("https://scores.example/v1", 5, 2, 4)
     with pytest.raises(RewardError, match="unexpected keyword argument 'retries'"):
         load_scorer("remote(url='http://a', retries=2)")
+    with pytest.raises(RewardError, match="concurrency is 0; it must be above 0"):
+        load_scorer("remote(url='http://a', concurrency=0)")

@@ -6,7 +6,7 @@ from transformers import AutoModelForCausalLM
 
 from ppo_lm.base_setup import load_base
 from ppo_lm.config import RewardConfig, SFTConfig
-from ppo_lm.errors import ConfigError, DataError
+from ppo_lm.errors import ConfigError, DataError, ModelError
 from ppo_lm.reward_modeling import run_reward
 from ppo_lm.sft import run_sft
 from tests.conftest import make_base
@@ -101,3 +101,31 @@ def test_a_reward_model_from_a_file_with_its_report(folder, tmp_path):
     model = RewardModel.load(base, find_reward_folder(str(out)))
     chosen = [encode_prompt(base.tokenizer, row["prompt"]) + encode_completion(base.tokenizer, " " + row["chosen"], 1) for row in rows]
     assert abs(float(score_all(model, chosen).mean())) < 0.5  # normalised on chosen completions
+
+
+def test_a_reward_model_of_cut_prompts_measures_lengths_of_completions(folder, tmp_path):
+    long = "My boss yelled at me. " * 12 + "TL;DR:"
+    rows = [{"prompt": f"{n} {long}", "chosen": "I am upset.", "rejected": "My boss."} for n in range(20)]
+    config = RewardConfig(
+        model_name=folder, preferences=write(tmp_path / "p.jsonl", rows), held_out=6, max_prompt_tokens=30, max_steps=1, lora_r=4, output_dir=str(tmp_path / "reward")
+    )
+    run_reward(config, quiet=True)
+    from ppo_lm.data import load_preferences
+    from ppo_lm.models import RewardModel
+    from ppo_lm.reward_modeling.stage import encode_preferences, measure
+
+    base = load_base(folder, "float32", "cpu")
+    preferences, report = load_preferences(rows)
+    found = encode_preferences(base, preferences, config, report)
+    base.load_adapter("reward", tmp_path / "reward" / "reward")
+    lengths = measure(RewardModel(base), found)
+    assert set(lengths.chosen_lengths) == {len(base.tokenizer(" I am upset.")["input_ids"]) + 1}
+    assert report.cut == 20
+
+
+def test_too_few_references_and_wrong_targets_are_said_before_training(folder, tmp_path):
+    source = write(tmp_path / "p.jsonl", [{"prompt": "p", "chosen": "I am upset.", "rejected": "My boss."}])
+    with pytest.raises(DataError, match="there are 1 reference completions"):
+        run_reward(RewardConfig(model_name=folder, preferences=source, output_dir=str(tmp_path / "reward")), quiet=True)
+    with pytest.raises(ModelError, match="lora_targets .*q_prj.* cannot be used with this model"):
+        run_sft(sft_config(folder, tmp_path, lora_targets="q_prj"), quiet=True)

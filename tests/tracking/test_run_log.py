@@ -69,6 +69,17 @@ def test_a_resumed_run_drops_what_was_recorded_after_its_checkpoint(tmp_path):
         log.step(step, ["p", "q"], RESULTS, COMPONENTS)
     resumed = RunLog(config, quiet=True, resume=(log.folder, 2))
     assert resumed.folder == log.folder and [row["step"] for row in resumed.history] == [1, 2]
-    resumed.step(3, ["p", "q"], RESULTS, COMPONENTS)
+    resumed.step(3, ["p\u2028\u0085", "q"], RESULTS, COMPONENTS)
+    with (log.folder / "samples.jsonl").open("a") as file:
+        file.write('{"step": 3, "pro')  # torn by a kill
+    RunLog(config, quiet=True, resume=(log.folder, 3))
     for name, steps in (("metrics.jsonl", [1, 2, 3]), ("samples.jsonl", [1, 1, 2, 2, 3, 3])):
-        assert [json.loads(line)["step"] for line in (log.folder / name).read_text().splitlines()] == steps
+        assert [json.loads(line)["step"] for line in (log.folder / name).read_text(encoding="utf-8").split("\n")[:-1]] == steps
+
+
+def test_a_monitor_that_says_nothing_of_a_batch_leaves_a_gap_in_the_picture(tmp_path):
+    log = RunLog(PPOConfig(steps=2, output_dir=str(tmp_path / "run")), quiet=True)
+    log.step(1, ["p", "q"], {**RESULTS, "monitor": 0.5}, COMPONENTS)
+    log.step(2, ["p", "q"], RESULTS, COMPONENTS)
+    log.finish(PromptSet([]), {})
+    assert (log.folder / "learning_curve.png").is_file()
