@@ -33,6 +33,15 @@ def base() -> BaseModel:
     return make_base()
 
 
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory) -> str:
+    """The random model, on disk."""
+    path, base = tmp_path_factory.mktemp("model"), make_base()
+    base.network.save_pretrained(path)
+    base.tokenizer.save_pretrained(path)
+    return str(path)
+
+
 def make_pairs(rows=5, prompt=6, actions=7, vocabulary=1500, dtype=torch.float64, seed=0, **columns) -> SAPairs:
     """Random pairs with prompts of 1..`prompt` tokens and responses of 1..`actions`; every number column filled, noise in the padding."""
     g = torch.Generator().manual_seed(seed)

@@ -102,7 +102,7 @@ def test_main_is_short():
     assert len((CHECKOUT / "main.py").read_text(encoding="utf-8").splitlines()) <= 40
 
 
-def test_every_link_of_the_readme_leads_somewhere():
-    links = re.findall(r"\]\(([^)#]+)\)", (CHECKOUT / "README.md").read_text(encoding="utf-8"))
-    assert len(links) > 5
-    assert [link for link in links if "://" not in link and not (CHECKOUT / link).exists()] == []
+@pytest.mark.parametrize("page", [CHECKOUT / "README.md", *sorted((CHECKOUT / "docs").glob("*.md"))], ids=lambda page: page.name)
+def test_every_link_of_the_docs_leads_somewhere(page):
+    links = re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8"))
+    assert [link for link in links if "://" not in link and not (page.parent / link).exists()] == []

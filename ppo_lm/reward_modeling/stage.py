@@ -3,30 +3,19 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
-from typing import NamedTuple
 
 import torch
 
 from ppo_lm.base_setup import add_adapter, load_base, make_lora_config
 from ppo_lm.config import RewardConfig
-from ppo_lm.data import DataReport, Demonstration, Preference, load_demonstrations, load_preferences, split_rows
+from ppo_lm.data import DataReport, Demonstration, Preference, load_demonstrations, load_preferences
+from ppo_lm.data.encoded import Encoded, encode_all
 from ppo_lm.data.encoding import encode_completion, encode_prompt, find_end_token, fit_prompt
 from ppo_lm.errors import ConfigError, DataError
 from ppo_lm.models import BaseModel, RewardModel
 from ppo_lm.reward_modeling.report import RewardReport, write_report
 from ppo_lm.reward_modeling.reward_trainer import Comparison, normalise, score_all, train_reward_model
 from ppo_lm.tracking import StageLog, check_output_dir
-
-
-class EncodedPreferences(NamedTuple):
-    """Preferences and their token ids, row by row."""
-
-    texts: list[Preference]
-    tokens: list[Comparison]
-
-    def select(self, rows: list[int]) -> EncodedPreferences:
-        return EncodedPreferences([self.texts[row] for row in rows], [self.tokens[row] for row in rows])
 
 
 def run_reward(config: RewardConfig, quiet: bool = False) -> dict[str, float]:
@@ -43,10 +32,7 @@ def run_reward(config: RewardConfig, quiet: bool = False) -> dict[str, float]:
         demonstrations, other = load_demonstrations(config.demonstrations, config, config.completion_column)
         reports.append(other)
     base = load_base(config.model_name, config.dtype, config.device, seed=config.seed)
-    found = encode_preferences(base, preferences, config, report)
-    train_rows, held_out_rows = split_rows([str(p.prompt) for p in found.texts], config.held_out, config.seed)
-    train, held_out = found.select(train_rows), found.select(held_out_rows)
-    report.describe_split([str(p.prompt) for p in train.texts], [str(p.prompt) for p in held_out.texts])
+    train, held_out = encode_preferences(base, preferences, config, report).split(config.held_out, config.seed, report)
 
     references = reference_sequences(base, demonstrations, train, config)
 
@@ -71,27 +57,15 @@ def run_reward(config: RewardConfig, quiet: bool = False) -> dict[str, float]:
     return result.headline()
 
 
-def encode_preferences(base: BaseModel, preferences: list[Preference], config: RewardConfig, report: DataReport) -> EncodedPreferences:
-    """Token ids of every comparison whose longer side fits into `max_tokens`; the others are counted out of the report. Raises `DataError` if none fits."""
+def encode_preferences(base: BaseModel, preferences: list[Preference], config: RewardConfig, report: DataReport) -> Encoded:
+    """Token ids of every comparison whose longer side fits into `max_tokens`."""
+
+    def encode(pair: Preference) -> tuple[Comparison, int]:
+        tokens = Comparison(*(encode_sequence(base, pair.prompt, completion) for completion in (pair.chosen, pair.rejected)))
+        return tokens, max(len(tokens.chosen_ids), len(tokens.rejected_ids))
+
     limit = min(config.max_tokens, base.context_length)
-    found = EncodedPreferences([], [])
-    for number, pair in enumerate(preferences, start=1):
-        prompt = fit_prompt(base.tokenizer, pair.prompt, config.max_prompt_tokens)
-        if prompt is None:
-            report.drop(f"comparison {number}", f"has no sentence that ends within max_prompt_tokens {config.max_prompt_tokens}")
-            continue
-        tokens = Comparison(*(encode_sequence(base, prompt, completion) for completion in (pair.chosen, pair.rejected)))
-        longest = max(len(tokens.chosen_ids), len(tokens.rejected_ids))
-        if longest > limit:
-            report.drop(f"comparison {number}", f"has {longest} tokens, more than max_tokens or the model's context, {limit}")
-            continue
-        report.cut += prompt != pair.prompt
-        report.lengths.append(longest)
-        found.texts.append(replace(pair, prompt=prompt))
-        found.tokens.append(tokens)
-    if not found.tokens:
-        raise DataError(f"preferences: none of {len(preferences)} fits: {report.dropped[-1]}; raise max_tokens, or cut prompts with max_prompt_tokens")
-    return found
+    return encode_all(preferences, base.tokenizer, encode, report, role="preferences", max_prompt_tokens=config.max_prompt_tokens, limit=limit)
 
 
 def encode_sequence(base: BaseModel, prompt, completion: str) -> list[int]:
@@ -100,7 +74,7 @@ def encode_sequence(base: BaseModel, prompt, completion: str) -> list[int]:
     return encode_prompt(base.tokenizer, prompt) + encode_completion(base.tokenizer, completion, end)
 
 
-def reference_sequences(base: BaseModel, demonstrations: list[Demonstration] | None, train: EncodedPreferences, config: RewardConfig) -> list[list[int]]:
+def reference_sequences(base: BaseModel, demonstrations: list[Demonstration] | None, train: Encoded, config: RewardConfig) -> list[list[int]]:
     """What scores are normalised on: demonstrations that fit, or the chosen completions of the training data. Raises `DataError` for fewer than two."""
     if demonstrations is None:
         found = [tokens.chosen_ids for tokens in train.tokens[: config.normalise_on]]
@@ -113,7 +87,7 @@ def reference_sequences(base: BaseModel, demonstrations: list[Demonstration] | N
     return found
 
 
-def measure(model: RewardModel, held_out: EncodedPreferences) -> RewardReport:
+def measure(model: RewardModel, held_out: Encoded) -> RewardReport:
     """Score both sides of every held-out comparison."""
     prompts = [encode_prompt(model.base.tokenizer, pair.prompt) for pair in held_out.texts]
     lengths = lambda sides: [len(ids) - len(prompt) for ids, prompt in zip(sides, prompts)]  # noqa: E731

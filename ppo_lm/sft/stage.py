@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 
 from ppo_lm.base_setup import add_adapter, load_base, make_lora_config
 from ppo_lm.checkpointing import save_models
 from ppo_lm.config import SFTConfig
-from ppo_lm.data import DataReport, Demonstration, load_demonstrations, split_rows
-from ppo_lm.data.encoding import encode_completion, encode_prompt, find_end_token, fit_prompt
-from ppo_lm.errors import ConfigError, DataError
+from ppo_lm.data import DataReport, Demonstration, load_demonstrations
+from ppo_lm.data.encoded import Encoded, encode_all
+from ppo_lm.data.encoding import encode_completion, encode_prompt, find_end_token
+from ppo_lm.errors import ConfigError
 from ppo_lm.evaluation import rouge
 from ppo_lm.models import BaseModel, PolicyModel
 from ppo_lm.rollout import SamplingSettings, write_completions
@@ -19,16 +18,6 @@ from ppo_lm.sft.sft_trainer import EncodedDemonstration, completion_loss, train_
 from ppo_lm.tracking import StageLog, check_output_dir
 
 NEAR_GREEDY = 0.01  # temperature (2403.17031, detail 26)
-
-
-class EncodedSet(NamedTuple):
-    """Demonstrations and their token ids, row by row."""
-
-    texts: list[Demonstration]
-    tokens: list[EncodedDemonstration]
-
-    def select(self, rows: list[int]) -> EncodedSet:
-        return EncodedSet([self.texts[row] for row in rows], [self.tokens[row] for row in rows])
 
 
 def run_sft(config: SFTConfig, quiet: bool = False) -> dict[str, float]:
@@ -41,10 +30,7 @@ def run_sft(config: SFTConfig, quiet: bool = False) -> dict[str, float]:
     check_output_dir(config.output_dir)
     demonstrations, report = load_demonstrations(config.demonstrations, config, config.completion_column)
     base = load_base(config.model_name, config.dtype, config.device, full_weights=config.lora_r == 0, seed=config.seed)
-    found = encode_demonstrations(base, demonstrations, config, report)
-    train_rows, held_out_rows = split_rows([str(d.prompt) for d in found.texts], config.held_out, config.seed)
-    train, held_out = found.select(train_rows), found.select(held_out_rows)
-    report.describe_split([str(d.prompt) for d in train.texts], [str(d.prompt) for d in held_out.texts])
+    train, held_out = encode_demonstrations(base, demonstrations, config, report).split(config.held_out, config.seed, report)
 
     log = StageLog(config, config.output_dir, quiet)
     log.say(f"SFT on {config.model_name} ({base.description})")
@@ -73,30 +59,20 @@ def set_up_policy(base: BaseModel, config: SFTConfig) -> PolicyModel:
     return PolicyModel(base)
 
 
-def encode_demonstrations(base: BaseModel, demonstrations: list[Demonstration], config: SFTConfig, report: DataReport) -> EncodedSet:
-    """Token ids of every demonstration that fits into `max_tokens`; the others are counted out of the report. Raises `DataError` if none fits."""
-    tokenizer, limit = base.tokenizer, min(config.max_tokens, base.context_length)
-    found = EncodedSet([], [])
-    for number, demonstration in enumerate(demonstrations, start=1):
-        prompt = fit_prompt(tokenizer, demonstration.prompt, config.max_prompt_tokens)
-        if prompt is None:
-            report.drop(f"example {number}", f"has no sentence that ends within max_prompt_tokens {config.max_prompt_tokens}")
-            continue
-        end = find_end_token(tokenizer, base.eos_token_ids, prompt)
-        tokens = EncodedDemonstration(encode_prompt(tokenizer, prompt), encode_completion(tokenizer, demonstration.completion, end))
-        if len(tokens) > limit:
-            report.drop(f"example {number}", f"has {len(tokens)} tokens, more than max_tokens or the model's context, {limit}")
-            continue
-        report.cut += prompt != demonstration.prompt
-        report.lengths.append(len(tokens))
-        found.texts.append(Demonstration(prompt, demonstration.completion))
-        found.tokens.append(tokens)
-    if not found.tokens:
-        raise DataError(f"demonstrations: none of {len(demonstrations)} fits: {report.dropped[-1]}; raise max_tokens, or cut prompts with max_prompt_tokens")
-    return found
+def encode_demonstrations(base: BaseModel, demonstrations: list[Demonstration], config: SFTConfig, report: DataReport) -> Encoded:
+    """Token ids of every demonstration that fits into `max_tokens`."""
+    tokenizer = base.tokenizer
+
+    def encode(demonstration: Demonstration) -> tuple[EncodedDemonstration, int]:
+        end = find_end_token(tokenizer, base.eos_token_ids, demonstration.prompt)
+        tokens = EncodedDemonstration(encode_prompt(tokenizer, demonstration.prompt), encode_completion(tokenizer, demonstration.completion, end))
+        return tokens, len(tokens)
+
+    limit = min(config.max_tokens, base.context_length)
+    return encode_all(demonstrations, tokenizer, encode, report, role="demonstrations", max_prompt_tokens=config.max_prompt_tokens, limit=limit)
 
 
-def measure(policy: PolicyModel, held_out: EncodedSet, config: SFTConfig) -> dict[str, float]:
+def measure(policy: PolicyModel, held_out: Encoded, config: SFTConfig) -> dict[str, float]:
     """The loss on held-out demonstrations, and ROUGE of near-greedy completions of the first `rouge_samples` prompts that leave room for
     one, against the human ones."""
     if not held_out.tokens:

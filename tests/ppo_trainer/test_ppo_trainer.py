@@ -14,18 +14,9 @@ from ppo_lm.embedded.posts import generate_posts
 from ppo_lm.errors import ConfigError, DataError, RewardError
 from ppo_lm.ppo_trainer import RewardComputer
 from ppo_lm.ppo_trainer.metrics import describe_rollout, explained_variance
-from tests.conftest import make_base, make_pairs
+from tests.conftest import make_pairs
 
 PROMPTS = ["SUBREDDIT: r/advice TITLE: My boss TL;DR:", "POST: I moved out. TL;DR:", "TL;DR:", "My sister Karen got arrested. TL;DR:"]
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """A random model on disk."""
-    path, base = tmp_path_factory.mktemp("model"), make_base()
-    base.network.save_pretrained(path)
-    base.tokenizer.save_pretrained(path)
-    return str(path)
 
 
 def length_reward(prompts, completions):

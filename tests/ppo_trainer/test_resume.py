@@ -11,18 +11,8 @@ import yaml
 from ppo_lm import PPOConfig, PPOTrainer
 from ppo_lm.cli.main import main
 from ppo_lm.errors import CheckpointError, RewardError, RunPaused
-from tests.conftest import make_base
 
 PROMPTS = [f"SUBREDDIT: r/advice TITLE: My boss number {n} TL;DR:" for n in range(12)]
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """A random model on disk."""
-    path, base = tmp_path_factory.mktemp("model"), make_base()
-    base.network.save_pretrained(path)
-    base.tokenizer.save_pretrained(path)
-    return str(path)
 
 
 class Flaky:

@@ -9,17 +9,8 @@ from ppo_lm.config import RewardConfig, SFTConfig
 from ppo_lm.errors import ConfigError, DataError, ModelError
 from ppo_lm.reward_modeling import run_reward
 from ppo_lm.sft import run_sft
-from tests.conftest import make_base
 
 DEMONSTRATIONS = [{"prompt": f"POST: I moved out {n} times. TL;DR:", "completion": "I am upset."} for n in range(40)]
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    path, base = tmp_path_factory.mktemp("model"), make_base()
-    base.network.save_pretrained(path)
-    base.tokenizer.save_pretrained(path)
-    return str(path)
 
 
 def write(file, rows):
