@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 
 
@@ -40,6 +41,12 @@ class RunPaused(UserError):
     """The run could not go on, and was saved so that it can be resumed: EX_TEMPFAIL of sysexits.h."""
 
     exit_code = 75
+
+
+def require(package: str, what: str) -> None:
+    """Raise `UserError`, before it is needed, if a package that only `what` uses is not installed."""
+    if importlib.util.find_spec(package) is None:
+        raise UserError(f"{what} needs the package {package}; install it with `pip install {package}`")
 
 
 def first_line(error: Exception) -> str:

@@ -14,7 +14,7 @@ from ppo_lm.collection.answers import AnswerStore
 from ppo_lm.collection.pairs import Pairs, load_pairs
 from ppo_lm.collection.schedule import Schedule
 from ppo_lm.config import CollectConfig
-from ppo_lm.errors import ConfigError, first_line
+from ppo_lm.errors import ConfigError, first_line, require
 from ppo_lm.tracking import check_output_dir, write_config
 
 MAY_CHANGE = ("host", "port", "annotator", "output_dir")  # when a collection goes on
@@ -22,6 +22,8 @@ MAY_CHANGE = ("host", "port", "annotator", "output_dir")  # when a collection go
 
 def run_collection(config: CollectConfig) -> None:
     """Serve the page until it is interrupted. Every answer is on disk before the next pair is shown; the same folder given again goes on."""
+    for package in ("aiohttp", "filelock"):
+        require(package, "ppo-lm collect")
     check_output_dir(config.output_dir)
     folder = Path(config.output_dir).expanduser()
     check_same_collection(config, folder)

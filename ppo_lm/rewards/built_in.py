@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 
-from ppo_lm.errors import RewardError
+from ppo_lm.errors import RewardError, require
 from ppo_lm.rewards.tldr import tldr_heuristics
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
@@ -57,6 +57,7 @@ def rouge(column: str = "completion", key: str = "rougeL") -> Reward:
     """The F-measure of rouge1, rouge2 or rougeL between the completion and the data's column `column`, in [0, 1]. None where that is empty."""
     if key not in ("rouge1", "rouge2", "rougeL"):
         raise ValueError(f"key is {key!r}; it must be one of rouge1, rouge2, rougeL")
+    require("torchmetrics", "reward 'rouge'")
 
     def rouge_score(completions, **columns):
         from torchmetrics.functional.text.rouge import rouge_score as compute
@@ -69,10 +70,9 @@ def rouge(column: str = "completion", key: str = "rougeL") -> Reward:
 
 def sentiment() -> Reward:
     """VADER's compound score of the completion, from -1 (negative) to 1 (positive)."""
-    try:
-        from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
-    except ImportError:
-        raise RewardError("reward 'sentiment' needs the package vaderSentiment; install it with `pip install vaderSentiment`") from None
+    require("vaderSentiment", "reward 'sentiment'")
+    from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
+
     analyzer = SentimentIntensityAnalyzer()
 
     def sentiment_score(completions):

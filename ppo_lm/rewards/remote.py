@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from numbers import Real
 
 from ppo_lm.data.examples import Prompt
-from ppo_lm.errors import RewardError, first_line
+from ppo_lm.errors import RewardError, first_line, require
 from ppo_lm.rewards.function_reward import run
 
 RETRIED_STATUS = (408, 425, 429)  # and every 5xx
@@ -32,6 +32,8 @@ class RemoteReward:
     """
 
     def __init__(self, url: str, *, timeout: float = 30.0, attempts: int = 5, wait: float = 0.5, batch_size: int = 16, concurrency: int = 8):
+        for package in ("aiohttp", "tenacity"):
+            require(package, "a scorer over HTTP")
         for name, value in (("timeout", timeout), ("attempts", attempts), ("batch_size", batch_size), ("concurrency", concurrency)):
             if not value > 0:
                 raise ValueError(f"{name} is {value!r}; it must be above 0")

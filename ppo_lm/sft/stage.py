@@ -10,7 +10,7 @@ from ppo_lm.config import SFTConfig
 from ppo_lm.data import DataReport, Demonstration, load_demonstrations
 from ppo_lm.data.encoded import Encoded, encode_all
 from ppo_lm.data.encoding import encode_completion, encode_prompt, find_end_token
-from ppo_lm.errors import ConfigError
+from ppo_lm.errors import ConfigError, require
 from ppo_lm.evaluation import rouge
 from ppo_lm.models import BaseModel, PolicyModel
 from ppo_lm.rollout import SamplingSettings, write_completions
@@ -28,6 +28,8 @@ def run_sft(config: SFTConfig, quiet: bool = False) -> dict[str, float]:
     if config.demonstrations is None:
         raise ConfigError(['demonstrations is not set; name a file, a hub data set, or "embedded"'], "SFTConfig")
     check_output_dir(config.output_dir)
+    if config.rouge_samples:
+        require("torchmetrics", f"ROUGE (rouge_samples {config.rouge_samples}; 0 does without)")
     demonstrations, report = load_demonstrations(config.demonstrations, config, config.completion_column)
     base = load_base(config.model_name, config.dtype, config.device, full_weights=config.lora_r == 0, seed=config.seed)
     train, held_out = encode_demonstrations(base, demonstrations, config, report).split(config.held_out, config.seed, report)

@@ -1,6 +1,7 @@
 """Async functions, one-sample functions, other projects' functions, built-ins, several rewards at once, classifiers."""
 
 import asyncio
+import importlib.util
 import json
 import math
 import time
@@ -8,7 +9,7 @@ import time
 import pytest
 import torch
 
-from ppo_lm.errors import ModelError, RewardError
+from ppo_lm.errors import ModelError, RewardError, UserError
 from ppo_lm.ppo_trainer import RewardComputer
 from ppo_lm.rewards import FunctionReward, combine, load_scorer, unique_names
 from ppo_lm.rewards.classifier import ClassifierReward
@@ -247,3 +248,11 @@ def test_a_chat_reaches_the_classifier_by_its_own_template(tmp_path):
     file.write_text(json.dumps({**json.loads(file.read_text()), "chat_template": template}))
     scorer = load_scorer(str(tmp_path / "judge"))
     assert scorer([ASK], ["Because."]) == pytest.approx(scorer(["user: Why?\nassistant:"], [" Because.\n"]), abs=1e-5)
+
+
+@pytest.mark.parametrize(("spec", "package"), [("sentiment", "vaderSentiment"), ("rouge", "torchmetrics"), ("http://localhost", "aiohttp")])
+def test_a_package_that_is_not_installed_is_named_before_a_run(spec, package, monkeypatch):
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == package else found(name))
+    with pytest.raises(UserError, match=f"needs the package {package}; install it with `pip install {package}`"):
+        load_scorer(spec)
