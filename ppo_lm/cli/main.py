@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+import json
 import sys
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from ppo_lm.errors import ConfigError, UserError, first_line
 set_parsing_settings(docstring_parse_attribute_docstrings=True)  # each field's help is the line under it
 
 EMBEDDED_SETTINGS = Path(__file__).parents[1] / "embedded" / "settings"
-TEXTS, LISTS = ("monitor", "judge"), ("reward", "models")  # taken word for word; those of LISTS may be given several times
+LISTS = ("--reward", "--models")  # options that may be given several times
 
 
 def main(arguments: list[str] | None = None, prog: str | None = None) -> None:
@@ -139,15 +139,14 @@ def read_config(kind: type, arguments: list[str], prog: str, description: str, e
     """
     if embedded is not None:
         description += " Without --config and a model: the embedded task."
-    parser = ArgumentParser(prog=prog, description=description, exit_on_error=True)
+    parser = ArgumentParser(prog=prog, description=description, exit_on_error=True, allow_abbrev=False)
     parser.add_argument("--config", action="config", help="a YAML file with any of the fields below" + (', or "embedded"' if embedded else ""))
     parser.add_class_arguments(kind, instantiate=False)
     arguments = _join(arguments)
     if embedded is not None:
         arguments = _with_embedded_settings(arguments, f"--config={EMBEDDED_SETTINGS / embedded}")
-    arguments, texts = _take_texts(arguments, {field.name for field in dataclasses.fields(kind)})
-    values = {name: value for name, value in vars(parser.parse_args(arguments)).items() if name != "config"}
-    return kind(**values | texts)
+    values = vars(parser.parse_args(_join_lists(arguments)))
+    return kind(**{name: value for name, value in values.items() if name != "config"})
 
 
 def _with_embedded_settings(arguments: list[str], option: str) -> list[str]:
@@ -171,20 +170,19 @@ def _join(arguments: list[str]) -> list[str]:
     return joined
 
 
-def _take_texts(arguments: list[str], fields: set[str]) -> tuple[list[str], dict[str, str | list[str]]]:
-    """(the other arguments, the values of `TEXTS` and `LISTS` as they were typed): YAML would read a meaning into `matches(pattern='a: b')`."""
-    rest, texts = [], {}
+def _join_lists(arguments: list[str]) -> list[str]:
+    """The values of each option of `LISTS`, given once or several times, as one list of texts; a value that is a list already, or null, stands alone."""
+    rest, lists = [], {}
     for argument in arguments:
-        name, equals, value = argument.removeprefix("--").partition("=")
-        if name not in fields or not equals or value == "null" or value.startswith("["):
-            rest.append(argument)
+        name, equals, value = argument.partition("=")
+        if name in LISTS and equals and value != "null" and not value.startswith("["):
+            lists.setdefault(name, []).append(value)
         elif name in LISTS:
-            texts.setdefault(name, []).append(value)
-        elif name in TEXTS:
-            texts[name] = value
+            lists.pop(name, None)  # the last one counts
+            rest.append(argument)
         else:
             rest.append(argument)
-    return rest, texts
+    return rest + [f"{name}={json.dumps(values)}" for name, values in lists.items()]
 
 
 def _quiet_transformers() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ppo_lm.errors import DataError
 
+ANSWERS = "answers.jsonl"
 CHOICES = ("a", "b", "tie", "skip")
 
 
@@ -16,7 +17,7 @@ class AnswerStore:
 
     def __init__(self, folder: Path):
         folder.mkdir(parents=True, exist_ok=True)
-        self.file, self.export = folder / "answers.jsonl", folder / "preferences.jsonl"
+        self.file, self.export = folder / ANSWERS, folder / "preferences.jsonl"
         if not self.file.exists() and self.export.exists() and self.export.stat().st_size:
             raise DataError(f"{self.export} is there without answers.jsonl, so it is not from here and would be overwritten; name another output_dir")
         self.answers = self._read()

@@ -46,14 +46,14 @@ class LivePairs:
 
     TRIES = 8  # to get two that differ
 
-    def __init__(self, prompts: list[Prompt], config: CollectConfig):
+    def __init__(self, prompts: list[Prompt], config: CollectConfig, report: DataReport):
         from ppo_lm.base_setup import load_base
         from ppo_lm.models import PolicyModel
 
         self._prompts, self._config, self._lock = prompts, config, threading.Lock()
         self._written: dict[int, tuple[Prompt, str, str]] = {}
         self._policy = PolicyModel(load_base(config.model_name, config.dtype, config.device), None)
-        self._fit_prompts()
+        self._fit_prompts(report)
 
     def __len__(self) -> int:
         return len(self._prompts)
@@ -76,11 +76,15 @@ class LivePairs:
     def fingerprint(self) -> str:
         return _hash(self._prompts)
 
-    def _fit_prompts(self) -> None:
+    def _fit_prompts(self, report: DataReport) -> None:
         from ppo_lm.data.encoding import encode_prompt, fit_prompt
 
         base, config = self._policy.base, self._config
         fitted = [fit_prompt(base.tokenizer, prompt, config.max_prompt_tokens) for prompt in self._prompts]
+        for number, prompt in enumerate(fitted, start=1):
+            if prompt is None:
+                report.drop(f"prompt {number}", f"has no sentence that ends within max_prompt_tokens {config.max_prompt_tokens}")
+        report.cut = sum(prompt is not None and prompt != whole for prompt, whole in zip(fitted, self._prompts))
         self._prompts = [prompt for prompt in fitted if prompt is not None]
         if not self._prompts:
             raise DataError(f"prompts: none has a sentence that ends within max_prompt_tokens {config.max_prompt_tokens}; raise it")
@@ -100,4 +104,4 @@ def load_pairs(config: CollectConfig) -> tuple[Pairs, DataReport]:
         found, report = load_preferences(config.pairs, config, config.first_column, config.second_column)
         return FilePairs(found), report
     prompts, report = load_prompts(config.prompts, config)
-    return LivePairs(prompts.prompts, config), report
+    return LivePairs(prompts.prompts, config, report), report

@@ -10,13 +10,14 @@ from pathlib import Path
 import yaml
 from rich.console import Console
 
-from ppo_lm.collection.answers import AnswerStore
+from ppo_lm.collection.answers import ANSWERS, AnswerStore
 from ppo_lm.collection.pairs import Pairs, load_pairs
 from ppo_lm.collection.schedule import Schedule
 from ppo_lm.config import CollectConfig
 from ppo_lm.errors import ConfigError, first_line, require
 from ppo_lm.tracking import check_output_dir, write_config
 
+FINGERPRINT = "pairs.sha256"
 MAY_CHANGE = ("host", "port", "annotator", "output_dir")  # when a collection goes on
 
 
@@ -30,9 +31,10 @@ def run_collection(config: CollectConfig) -> None:
     pairs, report = load_pairs(config)
     lock = lock_folder(folder)
     check_same_pairs(pairs, folder)
+    store = AnswerStore(folder)
+    (folder / FINGERPRINT).write_text(pairs.fingerprint() + "\n", encoding="utf-8")
     from ppo_lm.collection.server import is_loopback, make_app
 
-    store = AnswerStore(folder)
     write_config(folder, config)
     schedule = Schedule(min(config.count or len(pairs), len(pairs)), config.repeat_every, config.seed)
     token = None if is_loopback(config.host) else secrets.token_urlsafe(16)
@@ -58,7 +60,8 @@ async def serve(app, config: CollectConfig, token: str | None, console: Console)
     site = web.TCPSite(runner, config.host, config.port)
     await site.start()
     port = site._server.sockets[0].getsockname()[1]
-    console.print(f"Open http://{config.host}:{port}/" + (f"?token={token}" if token else ""), markup=False, soft_wrap=True)
+    host = f"[{config.host}]" if ":" in config.host else config.host
+    console.print(f"Open http://{host}:{port}/" + (f"?token={token}" if token else ""), markup=False, soft_wrap=True)
     try:
         await asyncio.Event().wait()
     finally:
@@ -68,7 +71,7 @@ async def serve(app, config: CollectConfig, token: str | None, console: Console)
 def check_same_collection(config: CollectConfig, folder: Path) -> None:
     """Raise `ConfigError` if the folder holds a collection with other settings: its answers are to other pairs."""
     file = folder / "config.yaml"
-    if not file.is_file():
+    if not file.is_file() or not has_answers(folder):
         return
     then, now = yaml.safe_load(file.read_text(encoding="utf-8")), dataclasses.asdict(config)
     changed = [f"{name} was {then.get(name)!r} and is {now[name]!r}" for name in now if name not in MAY_CHANGE and then.get(name) != now[name]]
@@ -78,10 +81,13 @@ def check_same_collection(config: CollectConfig, folder: Path) -> None:
 
 def check_same_pairs(pairs: Pairs, folder: Path) -> None:
     """Raise `ConfigError` if the folder's answers are to other pairs than these: then the order would be another."""
-    file = folder / "pairs.sha256"
-    if file.is_file() and file.read_text(encoding="utf-8").strip() != pairs.fingerprint():
+    file = folder / FINGERPRINT
+    if has_answers(folder) and file.is_file() and file.read_text(encoding="utf-8").strip() != pairs.fingerprint():
         raise ConfigError([f"the pairs or prompts have changed since the answers in {str(folder)!r} were given; name another output_dir for the new ones"], "CollectConfig")
-    file.write_text(pairs.fingerprint() + "\n", encoding="utf-8")
+
+
+def has_answers(folder: Path) -> bool:
+    return (folder / ANSWERS).is_file() and (folder / ANSWERS).stat().st_size > 0
 
 
 def lock_folder(folder: Path):

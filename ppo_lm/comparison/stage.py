@@ -11,13 +11,13 @@ from ppo_lm.comparison.report import print_tables, write_results
 from ppo_lm.comparison.results import Standing, compare
 from ppo_lm.config import EvaluateConfig
 from ppo_lm.data import PromptSet, load_prompts
-from ppo_lm.data.encoding import encode_completion
+from ppo_lm.data.encoding import encode_completion, encode_prompt
 from ppo_lm.data.examples import with_leading_space
 from ppo_lm.errors import ConfigError, DataError
 from ppo_lm.evaluation import Evaluation, evaluate, evaluate_texts
 from ppo_lm.models import PolicyModel, RewardModel
 from ppo_lm.ppo_trainer import RewardComputer, SequenceGenerator
-from ppo_lm.ppo_trainer.inputs import check_columns, fit_prompts, load_reward
+from ppo_lm.ppo_trainer.inputs import check_columns, check_lengths, fit_prompts, load_reward
 from ppo_lm.rewards import ClassifierReward, Scorer, response_columns, tldr_heuristics
 from ppo_lm.rollout import SamplingSettings
 from ppo_lm.tracking import StageLog, append_record, check_output_dir
@@ -40,11 +40,15 @@ def run_comparison(config: EvaluateConfig, quiet: bool = False) -> dict[str, lis
     bases = Bases(config)
     policies = load_policies(contestants, bases)
     prompts, report = fit_prompts(prompts, report, config, next(iter(policies.values())).base)
-    held_out = prompts.draw(config.eval_prompts, config.seed)
+    for base in {id(policy.base): policy.base for policy in policies.values()}.values():
+        check_lengths([encode_prompt(base.tokenizer, prompt) for prompt in prompts.prompts], config.max_new_tokens, base.context_length)
+    held_out, beyond = prompts.draw(config.eval_prompts, config.seed)
     report.describe_split([], [str(prompt) for prompt in held_out.prompts])
     texts = {c.name: read_column(held_out, c.column) for c in contestants if c.column is not None}
     log = StageLog(config, config.output_dir, quiet)
     log.data(report)
+    if beyond:
+        log.say(f"  {beyond} of these are not among those that a run on the same prompts, seed and eval_prompts holds out: it has trained on them")
     judge = _load_judge(judge, config, bases)
     scorer = RewardComputer(judge, config.micro_batch_size)
 

@@ -59,6 +59,8 @@ class CollectConfig(SourceSettings):
     def clashes(self) -> list[str]:
         if (self.pairs is None) == (self.prompts is None):
             return ["give either pairs (completions from a file) or prompts (completions from a model)"]
+        if self.pairs is not None and self.max_prompt_tokens:
+            return ["max_prompt_tokens cuts prompts for a model, but pairs have their completions already; leave it out"]
         if self.repeat_every == 1:
             return ["repeat_every is 1, so there would be no new pair; it must be 0, or 2 or more"]
         return []

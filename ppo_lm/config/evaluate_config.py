@@ -15,6 +15,8 @@ class EvaluateConfig(PromptSettings):
     models: Optional[List[str]] = None
     """The policies to compare, each as NAME=MODEL or MODEL: whatever model_name takes, the adapter folder of a run, or column:NAME for the completions
     in a column of the prompts. The first is the baseline; the first that is a model, the reference of the KL."""
+    eval_prompts: int = 128
+    """How many prompts to evaluate on, or all there are: first those that a run with the same prompts, seed and eval_prompts has held out."""
     dtype: str = "auto"
     """Weights: float32 or bfloat16; auto is bfloat16 on a GPU, float32 on a CPU."""
     device: str = "auto"

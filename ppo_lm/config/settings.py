@@ -49,6 +49,8 @@ def settings(cls: type) -> type:
         if problems:
             raise ConfigError(problems, cls.__name__)
 
+    hints = _hints(cls)
+    checked.__annotations__ = initialise.__annotations__ = {name: hints[name] for name in known}  # resolved here, where they are known, for the command line
     cls.__init__ = checked
     return cls
 

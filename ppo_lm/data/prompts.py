@@ -28,12 +28,13 @@ class PromptSet:
         train, test = split_rows([str(prompt) for prompt in self.prompts], held_out, seed)
         return self.select(train), self.select(test)
 
-    def draw(self, count: int, seed: int) -> PromptSet:
-        """`count` prompts, or all there are: those that `split` holds out with the same seed and count, and others where these are not enough."""
+    def draw(self, count: int, seed: int) -> tuple[PromptSet, int]:
+        """(`count` prompts, or all there are; how many of them are not among those that `split` holds out with the same seed and count)."""
         rest, held_out = self.split(count, seed)
         missing = list(range(min(count - len(held_out), len(rest))))
         more = rest.select(missing)
-        return PromptSet(held_out.prompts + more.prompts, {name: held_out.columns[name] + more.columns[name] for name in self.columns})
+        drawn = PromptSet(held_out.prompts + more.prompts, {name: held_out.columns[name] + more.columns[name] for name in self.columns})
+        return drawn, len(more)
 
     def batches(self, batch_size: int, seed: int) -> Iterator[PromptSet]:
         """Endless batches: every prompt once, in a seeded order, then all again in another; a batch may span two rounds."""

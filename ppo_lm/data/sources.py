@@ -133,11 +133,11 @@ def _read_csv(file: Path, role: str, text_column: str):
     lines = _text_of(file).split("\n")
     header, place = None, 0
     while place < len(lines):
-        reader = csv.reader((line + "\n" for line in lines[place:]), strict=True)
+        reader = csv.reader((lines[i] + "\n" for i in range(place, len(lines))), strict=True)
         start = place
         try:
             for cells in reader:
-                if header is None:
+                if not header:
                     header = cells
                 elif cells and len(cells) != len(header):
                     yield f"{file}: line {start + 1}", RowProblem(f"has {len(cells)} cells, but the header has {len(header)}")
@@ -145,11 +145,19 @@ def _read_csv(file: Path, role: str, text_column: str):
                     yield f"{file}: line {start + 1}", dict(zip(header, cells))
                 start = place + reader.line_num
             return
-        except csv.Error as error:  # begin anew behind the line that the bad row begins with
-            if header is None:
-                raise DataError(f"{role} {str(file)!r}: the header in line 1 is not CSV: {error}") from None
+        except csv.Error as error:
+            if not header:
+                raise DataError(f"{role} {str(file)!r}: the header in line {start + 1} is not CSV: {error}") from None
             yield f"{file}: line {start + 1}", RowProblem(f"is not CSV: {error}")
-            place = start + 1
+            place = _end_of_bad_row(lines, start, place + reader.line_num)
+
+
+def _end_of_bad_row(lines: list[str], start: int, read: int) -> int:
+    """Where to read on after a bad row that begins in line `start`, of which lines up to `read` were consumed: behind its last line with an open or closing
+    quote; or, where a quote was never closed and swallowed the rest of the file, in the next line."""
+    if read >= len(lines):
+        return start + 1
+    return 1 + max((i for i in range(start + 1, read) if lines[i].count('"') % 2), default=start)
 
 
 def _read_parquet(file: Path, role: str, text_column: str):

@@ -11,10 +11,8 @@ from ppo_lm.types import SAPairs
 def describe_rollout(sa_pairs: SAPairs) -> dict[str, float]:
     """Numbers of a batch before it is trained on. KL is in nats a sequence; entropy is estimated as the mean −log π_old, in nats a token."""
     mask = sa_pairs.action_mask
-    scores, kl = sa_pairs.require("scores"), sa_pairs.require("kl")
+    kl = sa_pairs.require("kl")
     return {
-        "score": float(scores.mean()),
-        "score_std": float(scores.std(correction=0)),
         "kl": float(torch.where(mask, kl, 0.0).sum(dim=1).mean()),
         "entropy": float(-masked_mean(sa_pairs.old_logprobs, mask)),
         "length": float(sa_pairs.lengths.float().mean()),
@@ -23,10 +21,11 @@ def describe_rollout(sa_pairs: SAPairs) -> dict[str, float]:
     }
 
 
-def describe_components(components: dict[str, torch.Tensor]) -> dict[str, float]:
-    """The mean of every reward (B,) over the completions it has an opinion on, as `reward/NAME`."""
+def describe_scores(plain_scores: torch.Tensor, components: dict[str, torch.Tensor]) -> dict[str, float]:
+    """Mean and standard deviation of the scores (B,), and the mean of every reward (B,) over the completions it has an opinion on, as `reward/NAME`."""
     known = {name: scores[~scores.isnan()] for name, scores in components.items()}
-    return {f"reward/{name}": float(scores.mean()) for name, scores in known.items() if len(scores)}
+    means = {f"reward/{name}": float(scores.mean()) for name, scores in known.items() if len(scores)}
+    return {"score": float(plain_scores.mean()), "score_std": float(plain_scores.std(correction=0)), **means}
 
 
 def explained_variance(values: torch.Tensor, targets: torch.Tensor, mask: torch.Tensor) -> float:

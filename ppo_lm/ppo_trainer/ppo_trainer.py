@@ -18,7 +18,7 @@ from ppo_lm.evaluation import evaluate
 from ppo_lm.ops import masked_whiten
 from ppo_lm.ppo_trainer.generator import SequenceGenerator
 from ppo_lm.ppo_trainer.inputs import check_batch, check_prompts, fit_prompts, load_inputs
-from ppo_lm.ppo_trainer.metrics import describe_components, describe_rollout
+from ppo_lm.ppo_trainer.metrics import describe_rollout, describe_scores
 from ppo_lm.ppo_trainer.model_trainer import ModelTrainer
 from ppo_lm.ppo_trainer.reward_computer import RewardComputer
 from ppo_lm.ppo_trainer.run_state import Evaluations, put_state, random_states, restore_random_states, take_state
@@ -51,11 +51,11 @@ class PPOTrainer:
         self.generator = SequenceGenerator(self.roles.policy, self.roles.sft, sampling, size, config.seed)
         models = iter(self.roles.rewards)
         rewards = [next(models) if isinstance(reward, Path) else reward for reward in inputs.rewards]
-        for reward in rewards:
+        for reward in (*rewards, self.monitor):
             if isinstance(reward, ClassifierReward):
                 reward.load(self.base.device)
         self.reward_computer = RewardComputer(rewards, size, config.reward_weights, config.reward_clip, config.reward_normalise)
-        self.evaluation_rewards = RewardComputer(rewards, size, config.reward_weights, config.reward_clip)
+        self.evaluation_rewards = RewardComputer(rewards, size, config.reward_weights, 0.0 if config.reward_normalise else config.reward_clip)
         self.kl_divergence = KLDivergence(config.kl_estimator)
         self.reward_adjuster = RewardAdjuster(config.kl_coef, config.missing_eos_score, config.whiten_rewards)
         self.value_adder = ValueAdder(self.roles.value, size)
@@ -89,8 +89,8 @@ class PPOTrainer:
 
         seconds = time.perf_counter() - started
         return {
-            "generated_texts": texts, "rewards": scores.tolist(), **describe_rollout(sa_pairs), **describe_components(self.reward_computer.components),
-            "score": float(self.reward_computer.plain_scores.mean()), **monitored, **value_metrics, **policy_metrics, "seconds": seconds, "tokens_per_second": len(sa_pairs) / seconds,
+            "generated_texts": texts, "rewards": scores.tolist(), **describe_scores(self.reward_computer.plain_scores, self.reward_computer.components),
+            **describe_rollout(sa_pairs), **monitored, **value_metrics, **policy_metrics, "seconds": seconds, "tokens_per_second": len(sa_pairs) / seconds,
         }  # fmt: skip
 
     def train(self, prompts: PromptSet | list[Prompt] | None = None, log: RunLog | None = None, resume: str | Path | None = None) -> Evaluations:
@@ -101,8 +101,9 @@ class PPOTrainer:
         """
         config = self.config
         train_set, held_out, report = self._prompt_sets(prompts)
-        step, evaluations = (0, {}) if resume is None else put_state(self, load_checkpoint(Path(resume)))
-        log = log or RunLog(config, monitor_name=self.monitor and self.monitor.name, resume=None if resume is None else (Path(resume), step))
+        resume = resume and Path(resume).expanduser()
+        step, evaluations = put_state(self, load_checkpoint(resume)) if resume else (0, {})
+        log = log or RunLog(config, monitor_name=self.monitor and self.monitor.name, resume=(resume, step) if resume else None)
         log.start(f"{config.model_name} ({self.base.description})", report)
         batches = islice(train_set.batches(config.batch_size, config.seed), step, None)
         before = random_states(self)
@@ -117,7 +118,7 @@ class PPOTrainer:
                 self._evaluate_if_due(step, held_out, evaluations, log)
         except RewardError as error:
             restore_random_states(self, before)
-            self._pause(step, evaluations, log, error)
+            self._pause(step, evaluations, log, error, by_command=prompts is None and not self.has_callables)
         if log.folder:
             self.save(log.folder)
             remove_checkpoints(log.folder)
@@ -128,12 +129,12 @@ class PPOTrainer:
         """Write `adapter/` (plain PEFT) and `merged/` (plain transformers, if `save_merged`) into `folder`; lora_r 0 has only the latter."""
         save_models(self.roles.policy, Path(folder), merged=self.config.save_merged)
 
-    def _pause(self, step: int, evaluations: Evaluations, log: RunLog, error: RewardError) -> None:
+    def _pause(self, step: int, evaluations: Evaluations, log: RunLog, error: RewardError, *, by_command: bool) -> None:
         """Save the run as it was after `step` steps; the batch whose reward failed is drawn again when it is resumed."""
         if log.folder is None:
             raise error
         save_checkpoint(log.folder, step, take_state(self, step, evaluations))
-        how = f"trainer.train(..., resume={str(log.folder)!r})" if self.has_callables else f"ppo-lm train --resume {log.folder}"
+        how = f"ppo-lm train --resume {log.folder}" if by_command else f"trainer.train(..., resume={str(log.folder)!r})"
         raise RunPaused(f"{error}\nThe run is saved as it was after step {step}; go on with: {how}") from error
 
     def _monitor(self, prompts: list[Prompt], texts: list[str], columns: Mapping[str, list] | None, sa_pairs: SAPairs) -> dict[str, float]:

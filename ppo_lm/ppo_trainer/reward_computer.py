@@ -22,7 +22,7 @@ class RewardComputer:
     whatever else `rewards.load_scorer` makes.
 
     `components` holds the last batch's scores by each reward's name, before they were normalised, clipped and weighted (NaN: no opinion), and
-    `plain_scores` their weighted sum, not normalised: the number to follow over a run.
+    `plain_scores` their weighted sum before normalising and the clipping that goes with it: the number to follow over a run.
     """
 
     def __init__(
@@ -41,18 +41,19 @@ class RewardComputer:
         """The score of every response, (B,) fp32.
 
         `columns` are the data set's other columns, for functions. With `sa_pairs` a reward model reads the very tokens that were
-        sampled; without, it reads the texts tokenised anew, each with an EOS.
+        sampled; without, it reads the texts tokenised anew, each with an EOS unless the column `terminated` says that it did not end.
         """
         if sa_pairs is not None:
             columns = response_columns(columns, sa_pairs)
         scores = [self._score(reward, prompts, generated_texts, columns, sa_pairs) for reward in self.rewards]
         self.components = dict(zip(self.names, scores))
-        self.plain_scores = combine(torch.stack(scores), self.weights, clip=self.clip)
+        self.plain_scores = combine(torch.stack(scores), self.weights, clip=0.0 if self.normalise else self.clip)
         return combine(torch.stack(scores), self.weights, clip=self.clip, normalise=self.normalise)
 
     def _score(self, reward, prompts, texts, columns, sa_pairs: SAPairs | None) -> torch.Tensor:
         if isinstance(reward, RewardModel):
-            return self._score_texts(reward, prompts, texts) if sa_pairs is None else self._score_pairs(reward, sa_pairs)
+            ended = (columns or {}).get("terminated") or [True] * len(texts)
+            return self._score_texts(reward, prompts, texts, ended) if sa_pairs is None else self._score_pairs(reward, sa_pairs)
         scores = [float("nan") if score is None else score for score in reward(prompts, texts, columns)]
         return torch.tensor(scores, device=None if sa_pairs is None else sa_pairs.action_ids.device)
 
@@ -64,12 +65,11 @@ class RewardComputer:
         return check_finite(scores)
 
     @torch.no_grad()
-    def _score_texts(self, reward: RewardModel, prompts: list[Prompt], texts: list[str]) -> torch.Tensor:
-        base = reward.base
-        ids = [
-            encode_prompt(base.tokenizer, p) + encode_completion(base.tokenizer, t, find_end_token(base.tokenizer, base.eos_token_ids, p))
-            for p, t in zip(prompts, texts, strict=True)
-        ]
+    def _score_texts(self, reward: RewardModel, prompts: list[Prompt], texts: list[str], ended: list[bool]) -> torch.Tensor:
+        base, ids = reward.base, []
+        for prompt, text, has_end in zip(prompts, texts, ended, strict=True):
+            completion = encode_completion(base.tokenizer, text, find_end_token(base.tokenizer, base.eos_token_ids, prompt))
+            ids.append(encode_prompt(base.tokenizer, prompt) + (completion if has_end else completion[:-1]))
         parts = [ids[i : i + self.micro_batch_size] for i in range(0, len(ids), self.micro_batch_size)]
         return check_finite(torch.cat([reward.scores(*pad(part, base.pad_token_id, side="right", device=base.device)) for part in parts]))
 

@@ -9,7 +9,7 @@ import torch
 
 from ppo_lm.base_setup import Optimiser
 from ppo_lm.checkpointing import Checkpoint
-from ppo_lm.errors import CheckpointError
+from ppo_lm.errors import CheckpointError, first_line
 from ppo_lm.evaluation import Evaluation
 
 if TYPE_CHECKING:
@@ -54,8 +54,14 @@ def put_state(trainer: PPOTrainer, checkpoint: Checkpoint) -> tuple[int, Evaluat
 
 
 def scorers(trainer: PPOTrainer) -> dict:
-    """The names of what scores; where it is, such as a service's address, may change."""
-    return {"the rewards": trainer.reward_computer.names, "the monitor": trainer.monitor and trainer.monitor.name}
+    """What scores: what the configuration names, or else the functions' names. The address of a service may change."""
+    config, monitor = trainer.config, trainer.monitor and trainer.monitor.name
+    rewards = trainer.reward_computer.names if trainer.has_callables else list(map(_without_address, config.rewards))
+    return {"the rewards": rewards, "the monitor": monitor if trainer.has_callables or config.monitor is None else _without_address(config.monitor)}
+
+
+def _without_address(spec: str) -> str:
+    return "a service" if spec.startswith(("http://", "https://", "remote(")) else spec
 
 
 def random_states(trainer: PPOTrainer) -> dict[str, torch.Tensor]:
@@ -66,7 +72,10 @@ def random_states(trainer: PPOTrainer) -> dict[str, torch.Tensor]:
 def restore_random_states(trainer: PPOTrainer, states: dict[str, torch.Tensor]) -> None:
     """Set the streams back to what `random_states` returned."""
     for name, stream in _streams(trainer).items():
-        stream.set_state(states[f"random.{name}"])
+        try:
+            stream.set_state(states[f"random.{name}"])
+        except RuntimeError as error:
+            raise CheckpointError(f"the random stream of a run on another kind of device cannot go on here ({first_line(error)}); resume it on its own") from error
 
 
 def _models(trainer: PPOTrainer) -> dict:

@@ -10,7 +10,7 @@ from ppo_lm.collection.schedule import Schedule
 from ppo_lm.collection.server import make_app
 from ppo_lm.collection.stage import check_same_collection, check_same_pairs, lock_folder
 from ppo_lm.config import CollectConfig
-from ppo_lm.data import Preference, load_preferences
+from ppo_lm.data import DataReport, Preference, load_preferences
 from ppo_lm.errors import ConfigError, DataError
 from ppo_lm.tracking import write_config
 
@@ -143,13 +143,17 @@ def test_with_a_token_every_request_needs_it(tmp_path):
 
 def test_a_folder_with_other_settings_is_refused(tmp_path):
     write_config(tmp_path, CollectConfig(pairs="a.jsonl"))
+    check_same_collection(CollectConfig(pairs="b.jsonl"), tmp_path)  # nothing is answered yet
+    (tmp_path / "answers.jsonl").write_text("{}\n")
     check_same_collection(CollectConfig(pairs="a.jsonl", port=1, annotator="you", output_dir="./elsewhere"), tmp_path)
     with pytest.raises(ConfigError, match="other settings .pairs was 'a.jsonl' and is 'b.jsonl'; seed was 0 and is 1."):
         check_same_collection(CollectConfig(pairs="b.jsonl", seed=1), tmp_path)
 
 
 def test_a_folder_with_answers_to_other_pairs_is_refused(tmp_path):
-    check_same_pairs(PAIRS, tmp_path)
+    (tmp_path / "pairs.sha256").write_text(PAIRS.fingerprint())
+    check_same_pairs(FilePairs(PAIRS._pairs[:-1]), tmp_path)  # nothing is answered yet
+    (tmp_path / "answers.jsonl").write_text("{}\n")
     check_same_pairs(FilePairs(list(PAIRS._pairs)), tmp_path)
     with pytest.raises(ConfigError, match="the pairs or prompts have changed since the answers"):
         check_same_pairs(FilePairs(PAIRS._pairs[:-1]), tmp_path)
@@ -176,6 +180,7 @@ def test_preferences_from_elsewhere_are_never_overwritten(tmp_path):
         (dict(), "give either pairs .* or prompts"),
         (dict(pairs="a", prompts="b"), "give either pairs"),
         (dict(pairs="a", repeat_every=1), "repeat_every is 1"),
+        (dict(pairs="a", max_prompt_tokens=5), "max_prompt_tokens cuts prompts for a model"),
         (dict(pairs="a", port=70000), "port is 70000; it must be between 0 and 65535"),
     ],
 )
@@ -187,12 +192,15 @@ def test_settings_that_cannot_be_are_named(settings, message):
 def test_live_pairs_are_two_different_samples_and_the_same_after_a_new_start():
     config = CollectConfig(prompts="unused", model_name="embedded", max_new_tokens=12)
     prompts = ["SUBREDDIT: r/work TITLE: My boss POST: My boss Tom yelled at me. TL;DR:", "POST: I moved out. TL;DR:"]
-    pairs = LivePairs(prompts, config)
+    report = DataReport("prompts", 2, 2, 0)
+    pairs = LivePairs(prompts, config, report)
     found = [pairs.pair(number) for number in (0, 1, 0)]
     assert [prompt for prompt, _, _ in found] == [prompts[0], prompts[1], prompts[0]]
     assert all(first != second for _, first, second in found)
-    again = LivePairs(prompts, config)
+    again = LivePairs(prompts, config, report)
     assert [again.pair(1), again.pair(0)] == [found[1], found[0]]
+    LivePairs([*prompts, "word " * 80], CollectConfig(prompts="unused", max_prompt_tokens=30), report)
+    assert report.used == 1 and "prompt 3 has no sentence that ends within max_prompt_tokens 30" in str(report.dropped[0])
 
 
 def test_pairs_load_from_a_file(tmp_path):

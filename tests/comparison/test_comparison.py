@@ -110,7 +110,7 @@ def test_a_reward_model_judges_on_its_own_base_whatever_comes_first_and_by_text_
     results = run_comparison(settings, quiet=True)
     base = load_base("embedded", "float32", "cpu")
     scorer = RewardComputer(RewardModel.load(base, EMBEDDED_MODEL / "reward"))
-    prompts = load_prompts(str(tmp_path / "prompts.jsonl"))[0].draw(4, settings.seed)
+    prompts = load_prompts(str(tmp_path / "prompts.jsonl"))[0].draw(4, settings.seed)[0]
     expected = scorer.compute_rewards(prompts.prompts, [" " + text for text in prompts.columns["human"]])
     assert results["sampled"][2].score.estimate == pytest.approx(float(expected.mean()), abs=1e-4)
     assert results["sampled"][0].kl is None  # nothing is sampled at temperature 0

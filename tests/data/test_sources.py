@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 
 import pytest
 
@@ -100,6 +101,8 @@ BAD_FILES = {
     "digits.jsonl": (b'{"prompt": "a"}\n{"prompt": ' + b"1" * 5000 + b'}\n{"prompt": "b"}', "line 2 is not JSON that can be read"),
     "deep.jsonl": (b'{"prompt": "a"}\n' + b"[" * 100_000 + b'\n{"prompt": "b"}', "line 2 is not JSON"),
     "quote.csv": (b'prompt,n\n"a\nlong one",1\n"open,2\nb,3\n', "line 4 is not CSV"),
+    "quotes.csv": (b'prompt,n\na,1\n"line one\nline two with "bad" quote",2\nb,3\n', "line 3 is not CSV"),
+    "blank.csv": (b'\nprompt,n\na,1\nb\nc,3\n', "line 4 has 1 cells"),
     "cells.csv": (b"prompt,n\na,1\nb\nc,3\n", "line 3 has 1 cells, but the header has 2"),
     "long.jsonl": (b'{"prompt": "a"}\n{"prompt": "' + b"x" * 10_000_000 + b'"}\n{"prompt": "b"}', "line 2 has 10,000,0.. characters"),
     "long.txt": (b"a\n" + b"x" * (LONGEST_ROW + 1) + b"\nb", "line 2 has 1,000,001 characters"),
@@ -164,3 +167,12 @@ def test_only_a_newline_ends_a_line(tmp_path):
     file = tmp_path / "prompts.jsonl"
     file.write_bytes('{"prompt": "a\u2028b\u0085c"}\r\n{"prompt": "d"}\n'.encode())
     assert load_prompts(str(file))[0].prompts == ["a\u2028b\u0085c", "d"]
+
+
+def test_a_csv_file_of_bad_rows_is_read_in_good_time(tmp_path):
+    file = tmp_path / "escaped.csv"
+    file.write_text("prompt,n\n" + '"a \\"b\\" c",1\n' * 50_000 + "good,1\n")
+    started = time.perf_counter()
+    prompts, report = load_prompts(str(file))
+    assert time.perf_counter() - started < 10
+    assert prompts.prompts == ["good"] and len(report.dropped) == 50_000

@@ -10,11 +10,12 @@ import torch
 import ppo_lm.advantage
 import ppo_lm.reward_kl
 from ppo_lm import PPOConfig, PPOTrainer
+from ppo_lm.base_setup import make_lora_config
 from ppo_lm.embedded.posts import generate_posts
 from ppo_lm.errors import ConfigError, DataError, RewardError
 from ppo_lm.ppo_trainer import RewardComputer
 from ppo_lm.ppo_trainer.metrics import describe_rollout, explained_variance
-from tests.conftest import make_pairs
+from tests.conftest import make_base, make_pairs
 
 PROMPTS = ["SUBREDDIT: r/advice TITLE: My boss TL;DR:", "POST: I moved out. TL;DR:", "TL;DR:", "My sister Karen got arrested. TL;DR:"]
 
@@ -198,6 +199,32 @@ def test_several_rewards_are_separate_columns_whose_weighted_sum_is_the_score(fo
         assert sample["score"] == pytest.approx(sample["rewards"]["length_reward"] + 0.5 * sample["rewards"]["brevity"], abs=1e-5)
     with pytest.raises(ConfigError, match="reward_weights has 2 numbers for 1 rewards"):
         PPOTrainer(config, reward=length_reward)
+
+
+def test_normalised_rewards_are_reported_as_they_are(folder, tmp_path):
+    config = PPOConfig(
+        model_name=folder, batch_size=4, steps=1, eval_prompts=2, reward_normalise=True, reward_clip=2, output_dir=str(tmp_path / "run"), save_merged=False
+    )
+    long = lambda completions: [100.0 + len(c) for c in completions]  # noqa: E731
+    evaluations = PPOTrainer(config, reward=long).train(PROMPTS * 2)
+    assert evaluations["sampled"][0].score > 100
+    step = next(row for row in map(json.loads, (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) if "evaluation" not in row)
+    assert step["score"] == pytest.approx(step["reward/<lambda>"], rel=1e-6) and step["score"] > 100 and step["score_std"] > 0
+    samples = [json.loads(line)["score"] for line in (tmp_path / "run" / "samples.jsonl").read_text().splitlines()]
+    assert sum(samples) == pytest.approx(0, abs=1e-4) and max(map(abs, samples)) <= 2
+
+
+def test_a_text_that_did_not_end_is_scored_without_an_end(folder):
+    from ppo_lm.models import RewardModel
+    from ppo_lm.reward_modeling import score_all
+
+    base = make_base()
+    base.add_adapter("reward", make_lora_config(4, 8, 0.0))
+    model = RewardModel(base)
+    computer = RewardComputer(model)
+    found = computer.compute_rewards(["TL;DR:"] * 2, [" My boss"] * 2, {"terminated": [True, False]})
+    ids = base.tokenizer("TL;DR:")["input_ids"] + base.tokenizer(" My boss")["input_ids"]
+    torch.testing.assert_close(found, score_all(model, [[*ids, 1], ids]), rtol=0, atol=1e-5)
 
 
 def test_conversations_go_through_the_chat_template_and_reach_the_reward_as_messages(folder, tmp_path):

@@ -80,13 +80,30 @@ def test_another_run_cannot_be_resumed(folder, tmp_path):
         make(folder, out, Flaky(4)).train(PROMPTS)
     with pytest.raises(CheckpointError, match="other settings: kl_coef was 0.1 and is 0.3; a resumed run keeps its settings"):
         make(folder, out, Flaky(), kl_coef=0.3).train(PROMPTS, resume=out)
-    with pytest.raises(CheckpointError, match=r"the rewards was \['Flaky'\] and is \['tldr_heuristics'\]"):
+    with pytest.raises(CheckpointError, match=r"the rewards was \['Flaky'\] and is \[\]"):
         make(folder, out, None).train(PROMPTS, resume=out)
     with pytest.raises(CheckpointError, match="there is no checkpoint in it"):
         make(folder, out, Flaky()).train(PROMPTS, resume=tmp_path)
     (out / "checkpoints" / "step-000001" / "tensors.safetensors").write_bytes(b"torn")
     with pytest.raises(CheckpointError, match="step-000001 cannot be read"):
         make(folder, out, Flaky()).train(PROMPTS, resume=out)
+
+
+def test_the_way_to_go_on_fits_how_the_run_was_started(folder, tmp_path):
+    broken = tmp_path / "judge.py"
+    broken.write_text("def judge(completions):\n    raise ConnectionError('out')\n")
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("\n".join(PROMPTS))
+    by_name = dict(reward=f"{broken}:judge", prompts=str(prompts), eval_prompts=0)
+    config = PPOConfig(model_name=folder, output_dir=str(tmp_path / "a"), **by_name)
+    with pytest.raises(RunPaused, match="go on with: ppo-lm train --resume"):
+        PPOTrainer(config).train()
+    config = PPOConfig(model_name=folder, output_dir=str(tmp_path / "b"), **by_name)
+    with pytest.raises(RunPaused, match=r"go on with: trainer.train\(..., resume="):
+        PPOTrainer(config).train(PROMPTS)
+    other = PPOConfig(model_name=folder, output_dir=str(tmp_path / "a"), **{**by_name, "reward": "length_target(words=3)"})
+    with pytest.raises(CheckpointError, match=r"the rewards was \['.*judge.py:judge'\] and is \['length_target\(words=3\)'\]"):
+        PPOTrainer(other).train(resume=tmp_path / "a")
 
 
 def test_resume_on_the_command_line(tmp_path, capsys):
