@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import threading
 from typing import Protocol
 
 from ppo_lm.config import CollectConfig
-from ppo_lm.data import DataReport, Preference, Prompt, load_preferences, load_prompts
+from ppo_lm.data import DataReport, Preference, Prompt, fingerprint, load_preferences, load_prompts
 from ppo_lm.errors import DataError
 
 
@@ -38,7 +36,7 @@ class FilePairs:
         return pair.prompt, pair.chosen, pair.rejected
 
     def fingerprint(self) -> str:
-        return _hash([(pair.prompt, pair.chosen, pair.rejected) for pair in self._pairs])
+        return fingerprint([(pair.prompt, pair.chosen, pair.rejected) for pair in self._pairs])
 
 
 class LivePairs:
@@ -74,7 +72,7 @@ class LivePairs:
         return self._written[number]
 
     def fingerprint(self) -> str:
-        return _hash(self._prompts)
+        return fingerprint(self._prompts)
 
     def _fit_prompts(self, report: DataReport) -> None:
         from ppo_lm.data.encoding import encode_prompt, fit_prompt
@@ -92,10 +90,6 @@ class LivePairs:
         lengths = [len(encode_prompt(base.tokenizer, prompt)) for prompt in self._prompts]
         if max(lengths) > room:
             raise DataError(f"prompt {lengths.index(max(lengths))} has {max(lengths)} tokens (counted from 0), but only {room} leave room for a completion; shorten it")
-
-
-def _hash(value) -> str:
-    return hashlib.sha256(json.dumps(value).encode()).hexdigest()
 
 
 def load_pairs(config: CollectConfig) -> tuple[Pairs, DataReport]:

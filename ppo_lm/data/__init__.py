@@ -2,7 +2,7 @@
 
 from ppo_lm.data.examples import Demonstration, Preference, Prompt, wrap_completion
 from ppo_lm.data.loading import load_demonstrations, load_preferences, load_prompts
-from ppo_lm.data.prompts import PromptSet, split_rows
+from ppo_lm.data.prompts import PromptSet, fingerprint, split_rows
 from ppo_lm.data.report import DataReport
 
-__all__ = ["DataReport", "Demonstration", "Preference", "Prompt", "PromptSet", "load_demonstrations", "load_preferences", "load_prompts", "split_rows", "wrap_completion"]
+__all__ = ["DataReport", "Demonstration", "Preference", "Prompt", "PromptSet", "fingerprint", "load_demonstrations", "load_preferences", "load_prompts", "split_rows", "wrap_completion"]

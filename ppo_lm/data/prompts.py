@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -46,6 +48,11 @@ class PromptSet:
                 waiting += round_
             yield self.select(waiting[:batch_size])
             waiting = waiting[batch_size:]
+
+
+def fingerprint(value) -> str:
+    """The same text for the same value (anything that JSON can hold), to notice that data has changed."""
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()
 
 
 def split_rows(prompts: Sequence[str], held_out: int, seed: int) -> tuple[list[int], list[int]]:

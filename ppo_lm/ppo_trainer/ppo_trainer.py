@@ -10,9 +10,9 @@ from pathlib import Path
 
 from ppo_lm.advantage import GAEAdvantage, ReturnCalculator, TDError
 from ppo_lm.base_setup import load_base, set_up_roles
-from ppo_lm.checkpointing import load_checkpoint, remove_checkpoints, save_checkpoint, save_models
+from ppo_lm.checkpointing import Checkpoint, load_checkpoint, remove_checkpoints, save_checkpoint, save_models
 from ppo_lm.config import PPOConfig
-from ppo_lm.data import DataReport, Prompt, PromptSet, load_prompts
+from ppo_lm.data import DataReport, Prompt, PromptSet, fingerprint, load_prompts
 from ppo_lm.errors import ConfigError, RewardError, RunPaused
 from ppo_lm.evaluation import evaluate
 from ppo_lm.ops import masked_whiten
@@ -101,8 +101,8 @@ class PPOTrainer:
         """
         config = self.config
         train_set, held_out, report = self._prompt_sets(prompts)
-        resume = resume and Path(resume).expanduser()
-        step, evaluations = put_state(self, load_checkpoint(resume)) if resume else (0, {})
+        resume, data = resume and Path(resume).expanduser(), fingerprint([train_set.prompts, held_out.prompts])
+        step, evaluations = put_state(self, load_checkpoint(resume), data) if resume else (0, {})
         log = log or RunLog(config, monitor_name=self.monitor and self.monitor.name, resume=(resume, step) if resume else None)
         log.start(f"{config.model_name} ({self.base.description})", report)
         batches = islice(train_set.batches(config.batch_size, config.seed), step, None)
@@ -118,7 +118,7 @@ class PPOTrainer:
                 self._evaluate_if_due(step, held_out, evaluations, log)
         except RewardError as error:
             restore_random_states(self, before)
-            self._pause(step, evaluations, log, error, by_command=prompts is None and not self.has_callables)
+            self._pause(take_state(self, step, evaluations, data), log, error, by_command=prompts is None and not self.has_callables)
         if log.folder:
             self.save(log.folder)
             remove_checkpoints(log.folder)
@@ -129,11 +129,12 @@ class PPOTrainer:
         """Write `adapter/` (plain PEFT) and `merged/` (plain transformers, if `save_merged`) into `folder`; lora_r 0 has only the latter."""
         save_models(self.roles.policy, Path(folder), merged=self.config.save_merged)
 
-    def _pause(self, step: int, evaluations: Evaluations, log: RunLog, error: RewardError, *, by_command: bool) -> None:
-        """Save the run as it was after `step` steps; the batch whose reward failed is drawn again when it is resumed."""
+    def _pause(self, checkpoint: Checkpoint, log: RunLog, error: RewardError, *, by_command: bool) -> None:
+        """Save the run as it was before the batch whose reward failed; that batch is drawn again when it is resumed."""
         if log.folder is None:
             raise error
-        save_checkpoint(log.folder, step, take_state(self, step, evaluations))
+        step = checkpoint.state["step"]
+        save_checkpoint(log.folder, step, checkpoint)
         how = f"ppo-lm train --resume {log.folder}" if by_command else f"trainer.train(..., resume={str(log.folder)!r})"
         raise RunPaused(f"{error}\nThe run is saved as it was after step {step}; go on with: {how}") from error
 

@@ -20,8 +20,8 @@ MAY_CHANGE = ("output_dir", "reward", "monitor", "device", "samples_every")
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # what AdamW keeps of each weight
 
 
-def take_state(trainer: PPOTrainer, step: int, evaluations: Evaluations) -> Checkpoint:
-    """Weights, optimisers, schedules and random streams after `step` steps, and the evaluations made so far."""
+def take_state(trainer: PPOTrainer, step: int, evaluations: Evaluations, data: str) -> Checkpoint:
+    """Weights, optimisers, schedules and random streams after `step` steps, the evaluations made so far, and the fingerprint of the prompts."""
     tensors = dict(random_states(trainer))
     for name, model in _models(trainer).items():
         tensors |= {f"{name}.{i}": weight for i, weight in enumerate(model.parameters())}
@@ -35,14 +35,16 @@ def take_state(trainer: PPOTrainer, step: int, evaluations: Evaluations) -> Chec
         }
         schedules[name] = {"steps_done": optimiser.steps_done, "scheduler": _plain(optimiser.scheduler.state_dict())}
     kept = {name: [dataclasses.asdict(evaluation) for evaluation in made] for name, made in evaluations.items()}
-    state = {"step": step, "config": dataclasses.asdict(trainer.config), "scorers": scorers(trainer), "schedules": schedules, "evaluations": kept}
+    state = {"step": step, "config": dataclasses.asdict(trainer.config), "scorers": scorers(trainer), "data": data, "schedules": schedules, "evaluations": kept}
     return Checkpoint(tensors, state)
 
 
-def put_state(trainer: PPOTrainer, checkpoint: Checkpoint) -> tuple[int, Evaluations]:
-    """Undo `take_state`; returns its step and evaluations. Raises `CheckpointError` for a checkpoint of another run."""
+def put_state(trainer: PPOTrainer, checkpoint: Checkpoint, data: str) -> tuple[int, Evaluations]:
+    """Undo `take_state`; returns its step and evaluations. Raises `CheckpointError` for a checkpoint of another run or of other prompts."""
     tensors, state = checkpoint
     _check_same(dataclasses.asdict(trainer.config) | scorers(trainer), state["config"] | state["scorers"])
+    if state["data"] != data:
+        raise CheckpointError("the prompts have changed since the run was paused; resume it with the same prompts in the same order, or start a new run")
     restore_random_states(trainer, tensors)
     with torch.no_grad():
         for name, model in _models(trainer).items():

@@ -82,6 +82,8 @@ def test_another_run_cannot_be_resumed(folder, tmp_path):
         make(folder, out, Flaky(), kl_coef=0.3).train(PROMPTS, resume=out)
     with pytest.raises(CheckpointError, match=r"the rewards was \['Flaky'\] and is \[\]"):
         make(folder, out, None).train(PROMPTS, resume=out)
+    with pytest.raises(CheckpointError, match="the prompts have changed since the run was paused"):
+        make(folder, out, Flaky()).train(PROMPTS[::-1], resume=out)
     with pytest.raises(CheckpointError, match="there is no checkpoint in it"):
         make(folder, out, Flaky()).train(PROMPTS, resume=tmp_path)
     (out / "checkpoints" / "step-000001" / "tensors.safetensors").write_bytes(b"torn")
