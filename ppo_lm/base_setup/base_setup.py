@@ -101,16 +101,18 @@ def read_adapter_base(folder: Path) -> str:
     return name
 
 
-def _load_adapter(folder: Path, dtype: str, device: str, full_weights: bool):
-    base = load_base(read_adapter_base(folder), dtype, device, full_weights=full_weights)
+def load_adapter(base: BaseModel, role: str, folder: Path) -> None:
+    """`base.load_adapter`, with a `ModelError` if the adapter does not fit its base."""
     try:
-        base.load_adapter("merged", folder)
+        base.load_adapter(role, folder)
     except (RuntimeError, ValueError, KeyError, OSError) as error:
         raise ModelError(f"adapter {str(folder)!r} cannot be put onto its base {base.name!r}: {first_line(error)}") from error
-    network = AutoModelForCausalLM.from_config(base.network.config, dtype=base.dtype)
-    network.load_state_dict(base.merged_weights("merged"))
-    network.generation_config = base.network.generation_config
-    return network, base.tokenizer
+
+
+def _load_adapter(folder: Path, dtype: str, device: str, full_weights: bool):
+    base = load_base(read_adapter_base(folder), dtype, device, full_weights=full_weights)
+    load_adapter(base, "merged", folder)
+    return base.merged_network("merged"), base.tokenizer
 
 
 def _load_folder(model_name: str, folder: Path, dtype: torch.dtype):

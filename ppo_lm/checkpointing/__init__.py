@@ -1,6 +1,6 @@
 """Saving."""
 
 from ppo_lm.checkpointing.checkpoint import Checkpoint, load_checkpoint, remove_checkpoints, save_checkpoint
-from ppo_lm.checkpointing.save_models import merged_network, save_models
+from ppo_lm.checkpointing.save_models import save_models
 
-__all__ = ["Checkpoint", "load_checkpoint", "merged_network", "remove_checkpoints", "save_checkpoint", "save_models"]
+__all__ = ["Checkpoint", "load_checkpoint", "remove_checkpoints", "save_checkpoint", "save_models"]

@@ -13,6 +13,7 @@ from aiohttp import web
 from ppo_lm.collection.answers import CHOICES, AnswerStore
 from ppo_lm.collection.pairs import Pairs
 from ppo_lm.collection.schedule import Schedule
+from ppo_lm.data.examples import show_prompt
 
 PAGE = Path(__file__).parent / "page.html"
 
@@ -43,7 +44,7 @@ def make_app(pairs: Pairs, schedule: Schedule, store: AnswerStore, annotator: st
         if number >= schedule.tasks:
             return web.json_response({**progress, "finished": True})
         prompt, a, b = await asyncio.to_thread(shown, pairs, schedule, number)
-        return web.json_response({**progress, "finished": False, "task": number, "prompt": prompt_text(prompt), "a": a, "b": b})
+        return web.json_response({**progress, "finished": False, "task": number, "prompt": show_prompt(prompt, between="\n\n"), "a": a, "b": b})
 
     async def take_answer(request: web.Request) -> web.Response:
         if request.content_type != "application/json":  # another site cannot send this without asking
@@ -83,11 +84,6 @@ def make_answer(pairs: Pairs, schedule: Schedule, number: int, choice: str, anno
         "answer": choice, "preferred": preferred, "annotator": annotator, "seconds": seconds if isinstance(seconds, (int, float)) else None,
         "at": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     }  # fmt: skip
-
-
-def prompt_text(prompt) -> str:
-    """A text as it is, a conversation turn by turn."""
-    return prompt if isinstance(prompt, str) else "\n\n".join(f"{message['role']}: {message['content']}" for message in prompt)
 
 
 def is_loopback(host: str) -> bool:

@@ -14,6 +14,7 @@ from ppo_lm.collection.answers import ANSWERS, AnswerStore
 from ppo_lm.collection.pairs import Pairs, load_pairs
 from ppo_lm.collection.schedule import Schedule
 from ppo_lm.config import CollectConfig
+from ppo_lm.config.settings import differences
 from ppo_lm.errors import ConfigError, first_line, require
 from ppo_lm.tracking import check_output_dir, write_config
 
@@ -73,8 +74,7 @@ def check_same_collection(config: CollectConfig, folder: Path) -> None:
     file = folder / "config.yaml"
     if not file.is_file() or not has_answers(folder):
         return
-    then, now = yaml.safe_load(file.read_text(encoding="utf-8")), dataclasses.asdict(config)
-    changed = [f"{name} was {then.get(name)!r} and is {now[name]!r}" for name in now if name not in MAY_CHANGE and then.get(name) != now[name]]
+    changed = differences(dataclasses.asdict(config), yaml.safe_load(file.read_text(encoding="utf-8")), MAY_CHANGE)
     if changed:
         raise ConfigError([f"output_dir {str(folder)!r} holds a collection with other settings ({'; '.join(changed)}); go on with those, or name another folder"], "CollectConfig")
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-from ppo_lm.base_setup import EMBEDDED_MODEL, load_base, read_adapter_base
+from ppo_lm.base_setup import EMBEDDED_MODEL, load_adapter, load_base, read_adapter_base
 from ppo_lm.config import EvaluateConfig
 from ppo_lm.data import PromptSet
-from ppo_lm.errors import ConfigError, ModelError, first_line
+from ppo_lm.errors import ConfigError
 from ppo_lm.models import BaseModel, PolicyModel
 
 COLUMN = "column:"
@@ -70,7 +70,7 @@ def load_policies(contestants: list[Contestant], bases: Bases) -> dict[str, Poli
         base = bases.load(read_adapter_base(folder) if is_adapter else contestant.source)
         role = f"contestant_{number}" if is_adapter else None
         if is_adapter:
-            _load_adapter(base, role, folder)
+            load_adapter(base, role, folder)
         policies[contestant.name] = PolicyModel(base, role)
     return policies
 
@@ -86,10 +86,3 @@ def _resolve(name: str) -> str:
         return str(EMBEDDED_MODEL)
     place = Path(name).expanduser()
     return str(place.resolve()) if place.exists() else name
-
-
-def _load_adapter(base: BaseModel, role: str, folder: Path) -> None:
-    try:
-        base.load_adapter(role, folder)
-    except (RuntimeError, ValueError, KeyError, OSError) as error:
-        raise ModelError(f"adapter {str(folder)!r} cannot be put onto its base {base.name!r}: {first_line(error)}") from error

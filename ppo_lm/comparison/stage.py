@@ -39,8 +39,9 @@ def run_comparison(config: EvaluateConfig, quiet: bool = False) -> dict[str, lis
 
     bases = Bases(config)
     policies = load_policies(contestants, bases)
-    prompts, report = fit_prompts(prompts, report, config, next(iter(policies.values())).base)
-    for base in {id(policy.base): policy.base for policy in policies.values()}.values():
+    first, *others = {id(policy.base): policy.base for policy in policies.values()}.values()
+    prompts, report = fit_prompts(prompts, report, config, first)
+    for base in others:
         check_lengths([encode_prompt(base.tokenizer, prompt) for prompt in prompts.prompts], config.max_new_tokens, base.context_length)
     held_out, beyond = prompts.draw(config.eval_prompts, config.seed)
     report.describe_split([], [str(prompt) for prompt in held_out.prompts])

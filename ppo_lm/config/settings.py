@@ -122,6 +122,11 @@ def sampling_clashes(top_k: int, top_p: float) -> list[str]:
     return []
 
 
+def differences(now: dict, then: dict, may_change: tuple[str, ...]) -> list[str]:
+    """A phrase for each setting that is another now than it was, but for those that may change."""
+    return [f"{name} was {then.get(name)!r} and is {now[name]!r}" for name in now if name not in may_change and now[name] != then.get(name)]
+
+
 def _unknown_field(name: str, known: list[str]) -> str:
     near = difflib.get_close_matches(name, known, n=1)
     return f"there is no field {name!r}" + (f"; did you mean {near[0]!r}?" if near else "; `--help` lists them")

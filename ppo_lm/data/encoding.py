@@ -41,6 +41,12 @@ def find_end_token(tokenizer: PreTrainedTokenizerBase, eos_token_ids: list[int],
     return eos_token_ids[0]
 
 
+def encode_pair(tokenizer: PreTrainedTokenizerBase, eos_token_ids: list[int], prompt: Prompt, completion: str) -> tuple[list[int], list[int]]:
+    """The token ids of a prompt, and of a completion of it with the token that ends it."""
+    prompt_ids = encode_prompt(tokenizer, prompt)
+    return prompt_ids, encode_completion(tokenizer, completion, find_end_token(tokenizer, eos_token_ids, prompt))
+
+
 def fit_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, max_tokens: int) -> Prompt | None:
     """The prompt, cut at the end of a sentence where it has more than `max_tokens` tokens; None if it cannot be cut so short. 0 cuts none."""
     if max_tokens == 0:

@@ -76,6 +76,11 @@ def with_leading_space(prompt: Prompt, completion: str) -> str:
     return completion
 
 
+def show_prompt(prompt: Prompt, between: str = "\n") -> str:
+    """A text as it is; a conversation turn by turn, with `between` them."""
+    return prompt if isinstance(prompt, str) else between.join(f"{message['role']}: {message['content']}" for message in prompt)
+
+
 def wrap_completion(prompt: Prompt, completion: str) -> str | list[Message]:
     """The completion as TRL gives it to reward functions: text after a text, an assistant's message after a conversation."""
     return completion if isinstance(prompt, str) else [{"role": "assistant", "content": completion}]

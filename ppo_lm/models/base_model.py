@@ -15,7 +15,7 @@ from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from ppo_lm.ops import position_ids
 
@@ -155,6 +155,13 @@ class BaseModel:
                 weight, delta = weights[f"{name}.weight"], module.get_delta_weight(role).float().cpu()
                 weights[f"{name}.weight"] = (weight.float() + delta).to(weight.dtype)
         return weights
+
+    def merged_network(self, role: str | None) -> PreTrainedModel:
+        """A plain transformers network on the CPU, with the adapter of `role` added to the base's weights."""
+        merged = AutoModelForCausalLM.from_config(copy.deepcopy(self.network.config), dtype=self.dtype)
+        merged.load_state_dict(self.merged_weights(role))
+        merged.generation_config = copy.deepcopy(self.network.generation_config)
+        return merged.eval()
 
     def hidden_states(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """The last hidden states. (B, T) int64, (B, T) bool → (B, T, H). Padding on either side changes nothing."""

@@ -110,7 +110,7 @@ class PPOTrainer:
         try:
             self._evaluate_if_due(step, held_out, evaluations, log)
             while step < config.steps:
-                before, batch = random_states(self), next(batches)
+                batch = next(batches)
                 results = self.ppo_step(batch.prompts, batch.columns)
                 step += 1
                 log.step(step, batch.prompts, results, self.reward_computer.components)

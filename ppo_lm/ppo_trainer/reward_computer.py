@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 
 from ppo_lm.data import Prompt
-from ppo_lm.data.encoding import encode_completion, encode_prompt, find_end_token, pad
+from ppo_lm.data.encoding import encode_pair, pad
 from ppo_lm.errors import RewardError
 from ppo_lm.experience_buffer import micro_batches
 from ppo_lm.models import RewardModel
@@ -68,8 +68,8 @@ class RewardComputer:
     def _score_texts(self, reward: RewardModel, prompts: list[Prompt], texts: list[str], ended: list[bool]) -> torch.Tensor:
         base, ids = reward.base, []
         for prompt, text, has_end in zip(prompts, texts, ended, strict=True):
-            completion = encode_completion(base.tokenizer, text, find_end_token(base.tokenizer, base.eos_token_ids, prompt))
-            ids.append(encode_prompt(base.tokenizer, prompt) + (completion if has_end else completion[:-1]))
+            prompt_ids, completion_ids = encode_pair(base.tokenizer, base.eos_token_ids, prompt, text)
+            ids.append(prompt_ids + (completion_ids if has_end else completion_ids[:-1]))
         parts = [ids[i : i + self.micro_batch_size] for i in range(0, len(ids), self.micro_batch_size)]
         return check_finite(torch.cat([reward.scores(*pad(part, base.pad_token_id, side="right", device=base.device)) for part in parts]))
 

@@ -9,6 +9,7 @@ import torch
 
 from ppo_lm.base_setup import Optimiser
 from ppo_lm.checkpointing import Checkpoint
+from ppo_lm.config.settings import differences
 from ppo_lm.errors import CheckpointError, first_line
 from ppo_lm.evaluation import Evaluation
 
@@ -114,6 +115,6 @@ def _is_list_of_numbers(value) -> bool:
 
 
 def _check_same(now: dict, then: dict) -> None:
-    changed = [f"{name} was {then.get(name)!r} and is {now[name]!r}" for name in now if name not in MAY_CHANGE and now[name] != then.get(name)]
+    changed = differences(now, then, MAY_CHANGE)
     if changed:
         raise CheckpointError(f"the run to resume had other settings: {'; '.join(changed)}; a resumed run keeps its settings")

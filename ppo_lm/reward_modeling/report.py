@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +34,7 @@ class RewardReport:
         """σ(|margin|): the probability that the model gives the side it prefers."""
         return 1 / (1 + np.exp(-np.abs(self.margins)))
 
-    @property
+    @cached_property
     def accuracy(self) -> Interval:
         return bootstrap_mean(self.correct)
 

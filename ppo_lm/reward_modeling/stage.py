@@ -10,7 +10,7 @@ from ppo_lm.base_setup import add_adapter, load_base, make_lora_config
 from ppo_lm.config import RewardConfig
 from ppo_lm.data import DataReport, Demonstration, Preference, load_demonstrations, load_preferences
 from ppo_lm.data.encoded import Encoded, encode_all
-from ppo_lm.data.encoding import encode_completion, encode_prompt, find_end_token, fit_prompt
+from ppo_lm.data.encoding import encode_pair, encode_prompt, fit_prompt
 from ppo_lm.errors import ConfigError, DataError
 from ppo_lm.models import BaseModel, RewardModel
 from ppo_lm.reward_modeling.report import RewardReport, write_report
@@ -70,8 +70,8 @@ def encode_preferences(base: BaseModel, preferences: list[Preference], config: R
 
 def encode_sequence(base: BaseModel, prompt, completion: str) -> list[int]:
     """Token ids of prompt, completion and end token, as a reward model reads them."""
-    end = find_end_token(base.tokenizer, base.eos_token_ids, prompt)
-    return encode_prompt(base.tokenizer, prompt) + encode_completion(base.tokenizer, completion, end)
+    prompt_ids, completion_ids = encode_pair(base.tokenizer, base.eos_token_ids, prompt, completion)
+    return prompt_ids + completion_ids
 
 
 def reference_sequences(base: BaseModel, demonstrations: list[Demonstration] | None, train: Encoded, config: RewardConfig) -> list[list[int]]:

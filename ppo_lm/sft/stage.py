@@ -9,7 +9,7 @@ from ppo_lm.checkpointing import save_models
 from ppo_lm.config import SFTConfig
 from ppo_lm.data import DataReport, Demonstration, load_demonstrations
 from ppo_lm.data.encoded import Encoded, encode_all
-from ppo_lm.data.encoding import encode_completion, encode_prompt, find_end_token
+from ppo_lm.data.encoding import encode_pair
 from ppo_lm.errors import ConfigError, require
 from ppo_lm.evaluation import rouge
 from ppo_lm.models import BaseModel, PolicyModel
@@ -66,8 +66,7 @@ def encode_demonstrations(base: BaseModel, demonstrations: list[Demonstration], 
     tokenizer = base.tokenizer
 
     def encode(demonstration: Demonstration) -> tuple[EncodedDemonstration, int]:
-        end = find_end_token(tokenizer, base.eos_token_ids, demonstration.prompt)
-        tokens = EncodedDemonstration(encode_prompt(tokenizer, demonstration.prompt), encode_completion(tokenizer, demonstration.completion, end))
+        tokens = EncodedDemonstration(*encode_pair(tokenizer, base.eos_token_ids, demonstration.prompt, demonstration.completion))
         return tokens, len(tokens)
 
     limit = min(config.max_tokens, base.context_length)

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from ppo_lm.config import PPOConfig
 from ppo_lm.data import DataReport, Prompt, PromptSet
+from ppo_lm.data.examples import show_prompt
 from ppo_lm.evaluation import Evaluation
 from ppo_lm.tracking.picture import draw_learning_curve
 from ppo_lm.tracking.run_folder import append_record, clock, drop_later_steps, make_run_folder, write_config
@@ -103,8 +104,3 @@ class RunLog:
     def _append(self, name: str, record: dict) -> None:
         if self.folder:
             append_record(self.folder / name, record)
-
-
-def show_prompt(prompt: Prompt) -> str:
-    """A text as it is, a conversation line by line."""
-    return prompt if isinstance(prompt, str) else "\n".join(f"{message['role']}: {message['content']}" for message in prompt)
