@@ -38,4 +38,4 @@ if __name__ == "__main__":
     arguments = parser.parse_args()
     folder = find_reward_folder(arguments.reward) or parser.error(f"{arguments.reward} is no reward model's folder")
     model = RewardModel.load(load_base(arguments.model_name), folder)
-    web.run_app(make_app(RewardComputer(model, micro_batch_size=32)), host="127.0.0.1", port=arguments.port)
+    web.run_app(make_app(RewardComputer(model)), host="127.0.0.1", port=arguments.port)

@@ -20,12 +20,12 @@ ADAPTER_CONFIG = "adapter_config.json"  # peft's name
 HUB_TIMEOUT = 5  # seconds
 
 
-def load_base(model_name: str, dtype: str = "auto", device: str = "auto", *, full_weights: bool = False, seed: int = 0) -> BaseModel:
+def load_base(model_name: str, dtype: str = "auto", device: str = "auto", *, full_weights: bool = False, seed: int = 0, fast: bool = True) -> BaseModel:
     """Load the network and its tokenizer, frozen.
 
     dtype "auto" is bfloat16 on a GPU and float32 on a CPU, and float32 wherever `full_weights` are to be trained. Raises
     `ModelError`, one sentence with the ways out, when the model cannot be reached or is no causal language model with a plain head.
-    An adapter's folder is its base with the adapter merged in. "embedded-blank" is the embedded network before training, drawn with `seed`.
+    `fast` as in `BaseModel`. An adapter's folder is its base with the adapter merged in. "embedded-blank" is the embedded network before training, drawn with `seed`.
     """
     where = pick_device(device)
     kind = pick_dtype(dtype, where, full_weights)
@@ -47,7 +47,7 @@ def load_base(model_name: str, dtype: str = "auto", device: str = "auto", *, ful
     eos_token_ids = find_eos_token_ids(network, tokenizer)
     if not eos_token_ids:
         raise ModelError(f"model {model_name!r}: neither its tokenizer nor its configuration names an end-of-sequence token; set one in tokenizer_config.json")
-    base = BaseModel(network.to(where), tokenizer, eos_token_ids, name)
+    base = BaseModel(network.to(where), tokenizer, eos_token_ids, name, fast)
     _check_network(base, model_name)
     return base
 

@@ -33,5 +33,9 @@ class Optimiser:
         self.adamw.step()
         self.scheduler.step()
         self.steps_done += 1
-        self.adamw.zero_grad(set_to_none=True)
+        self.forget_gradients()
         return float(norm)
+
+    def forget_gradients(self) -> None:
+        """Clear what the backward passes have added up so far."""
+        self.adamw.zero_grad(set_to_none=True)

@@ -51,7 +51,7 @@ def run_comparison(config: EvaluateConfig, quiet: bool = False) -> dict[str, lis
     if beyond:
         log.say(f"  {beyond} of these are not among those that a run on the same prompts, seed and eval_prompts holds out: it has trained on them")
     judge = _load_judge(judge, config, bases)
-    scorer = RewardComputer(judge, config.micro_batch_size)
+    scorer = RewardComputer(judge, config.micro_batch_tokens)
 
     kinds = {
         "sampled": SamplingSettings(config.max_new_tokens, config.temperature, config.top_k, config.top_p),
@@ -85,7 +85,7 @@ def evaluate_contestant(
         return evaluate_texts(texts[name], [encode_completion(tokenizer, text, end) for text in texts[name]], scorer, prompts)
     policy = policies[name]
     comparable = same_vocabulary(policy, first)
-    generator = SequenceGenerator(policy, first if comparable else policy, sampling, config.micro_batch_size, config.seed)
+    generator = SequenceGenerator(policy, first if comparable else policy, sampling, config.micro_batch_tokens, config.seed)
     reads_tokens = [reward for reward in scorer.rewards if isinstance(reward, RewardModel) and not same_vocabulary(policy, reward)]
     made = evaluate(generator, ByText(scorer) if reads_tokens else scorer, None, prompts, config.batch_size)
     return made if comparable and sampling.temperature > 0 else replace(made, kl=None)

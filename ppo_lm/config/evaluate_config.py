@@ -29,8 +29,8 @@ class EvaluateConfig(PromptSettings):
     """The model that a reward model's folder was trained on; none: the one that the folder names."""
     batch_size: int = 64
     """Prompts sampled at once."""
-    micro_batch_size: int = 16
-    """Sequences in memory at once while scoring."""
+    micro_batch_tokens: int = 2048
+    """Tokens, prompts included, in memory at once while scoring; halved when memory runs out."""
     max_new_tokens: int = 64
     """Longest completion, in tokens."""
     temperature: float = 1.0
@@ -47,7 +47,7 @@ class EvaluateConfig(PromptSettings):
     RULES: ClassVar = {
         NOT_EMPTY: ("output_dir",),
         one_of("auto", "float32", "bfloat16"): ("dtype",),
-        AT_LEAST_ONE: ("eval_prompts", "batch_size", "micro_batch_size", "max_new_tokens"),
+        AT_LEAST_ONE: ("eval_prompts", "batch_size", "micro_batch_tokens", "max_new_tokens"),
         NOT_NEGATIVE: ("seed", "top_k", "temperature", "eval_temperature"),
         PROBABILITY: ("top_p",),
     }

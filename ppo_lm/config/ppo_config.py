@@ -61,8 +61,17 @@ class PPOConfig(PromptSettings, ModelSettings):
     """Passes over each batch."""
     mini_batches: int = 1
     """Optimiser steps a pass; each sees batch_size / mini_batches responses."""
-    micro_batch_size: int = 8
-    """Responses in memory at once while scoring and training; changes memory and speed, no result."""
+    micro_batch_tokens: int = 2048
+    """Tokens, prompts included, in memory at once while scoring and training; halved when memory runs out. Changes memory and speed, no result."""
+    rollout_slots: int = 64
+    """Responses sampled at once; the next prompt takes the place of one that ends. Changes memory and speed, no distribution."""
+    old_logprobs: str = "auto"
+    """The old policy's log-probabilities: sampled (as computed while sampling), recomputed (by the training pass), or auto: recomputed where rounding
+    makes these two differ, which is wherever the weights are not float32."""
+    gradient_checkpointing: bool = False
+    """Compute activations again in the backward pass instead of keeping them: less memory, more time."""
+    fast: bool = True
+    """Passes without padding, adapters in one operation, sampling in slots; false goes through transformers' and peft's own code."""
     learning_rate: float = 1e-5
     """Peak learning rate of the policy."""
     value_learning_rate: float = 1e-4
@@ -88,13 +97,14 @@ class PPOConfig(PromptSettings, ModelSettings):
     """Also save the policy merged into the base, as a plain transformers model."""
 
     RULES: ClassVar = {
-        AT_LEAST_ONE: ("batch_size", "max_new_tokens", "ppo_epochs", "mini_batches", "micro_batch_size", "steps", "samples_every"),
+        AT_LEAST_ONE: ("batch_size", "max_new_tokens", "ppo_epochs", "mini_batches", "micro_batch_tokens", "rollout_slots", "steps", "samples_every"),
         NOT_NEGATIVE: ("top_k", "eval_every", "kl_coef", "value_clip", "eval_temperature", "reward_clip"),
         POSITIVE: ("temperature", "learning_rate", "value_learning_rate", "clip_epsilon", "value_coef", "max_grad_norm"),
         SHARE: ("gamma", "lam"),
         PROBABILITY: ("top_p",),
         one_of("linear", "constant", "cosine"): ("lr_schedule",),
         one_of("k1", "k2", "k3"): ("kl_estimator",),
+        one_of("auto", "sampled", "recomputed"): ("old_logprobs",),
         one_of("reward_to_go", "returns"): ("value_target",),
     }
 

@@ -1,5 +1,5 @@
 """The experience of one step, in batches."""
 
-from ppo_lm.experience_buffer.buffer import ExperienceBuffer, compute_in_micro_batches, micro_batches, trim_padding
+from ppo_lm.experience_buffer.buffer import ExperienceBuffer, TokenBudget, compute_in_micro_batches, micro_batches, split_by_tokens, trim_padding, try_micro_batches
 
-__all__ = ["ExperienceBuffer", "compute_in_micro_batches", "micro_batches", "trim_padding"]
+__all__ = ["ExperienceBuffer", "TokenBudget", "compute_in_micro_batches", "micro_batches", "split_by_tokens", "trim_padding", "try_micro_batches"]

@@ -16,8 +16,10 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.modeling_layers import GradientCheckpointingLayer
 
-from ppo_lm.ops import position_ids
+from ppo_lm.models.lora_linear import use_own_passes
+from ppo_lm.models.reading import can_read_packed_rows, read_packed_rows, read_padded_rows
 
 ADAPTER_FILE = "adapter_model.safetensors"  # peft's name
 
@@ -29,7 +31,8 @@ class BaseModel:
     A role is activated for the length of a `with base.role(name):` block; None means the network without any adapter.
     """
 
-    def __init__(self, network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, eos_token_ids: list[int], name: str):
+    def __init__(self, network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, eos_token_ids: list[int], name: str, fast: bool = True):
+        """`fast`: read rows without their padding, where the network can, and pass through adapters in one operation (`LoraLinear`)."""
         self.network = network.eval().requires_grad_(False)
         self.tokenizer = tokenizer
         self.eos_token_ids = eos_token_ids
@@ -37,6 +40,8 @@ class BaseModel:
         self.name = name
         self.peft: PeftModel | None = None
         self._lora_layers: list[BaseTunerLayer] = []
+        self.fast = fast
+        self.packs = fast and can_read_packed_rows(self.network)
 
     @property
     def device(self) -> torch.device:
@@ -65,7 +70,7 @@ class BaseModel:
         """A trainable copy of the network in memory of its own, for training all weights instead of an adapter."""
         if self.peft is not None:
             raise ValueError("copy the base before adapters are added to it")
-        twin = BaseModel(copy.deepcopy(self.network), self.tokenizer, self.eos_token_ids, self.name)
+        twin = BaseModel(copy.deepcopy(self.network), self.tokenizer, self.eos_token_ids, self.name, self.fast)
         twin.network.requires_grad_(True)
         return twin
 
@@ -110,6 +115,8 @@ class BaseModel:
     def _adapters_changed(self) -> None:
         self.peft.eval()
         self._lora_layers = [module for module in self.network.modules() if isinstance(module, BaseTunerLayer)]
+        for layer in self._lora_layers if self.fast else []:
+            use_own_passes(layer)
         for name, parameter in self.network.named_parameters():
             parameter.requires_grad_("lora_" in name)
         self._activate(None)
@@ -165,10 +172,15 @@ class BaseModel:
 
     def hidden_states(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """The last hidden states. (B, T) int64, (B, T) bool → (B, T, H). Padding on either side changes nothing."""
-        output = self.network.get_decoder()(
-            input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids(attention_mask), use_cache=False
-        )
-        return output.last_hidden_state
+        read = read_packed_rows if self.packs else read_padded_rows
+        return read(self.network.get_decoder(), input_ids, attention_mask)
+
+    def checkpoint_activations(self) -> None:
+        """Keep only the layers' inputs for the backward pass, which computes the rest anew ("Training deep nets with sublinear memory cost", 1604.06174)."""
+        self.network.gradient_checkpointing_enable({"use_reentrant": False})
+        for module in self.network.modules():
+            if isinstance(module, GradientCheckpointingLayer):
+                module.training = True  # it checkpoints only then; the modules in it, dropout among them, stay as they are
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Next-token logits, (n, H) → (n, V)."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from ppo_lm.ops import masked_mean
+from ppo_lm.tracking import PhaseClock, peak_memory
 from ppo_lm.types import SAPairs
 
 
@@ -19,6 +20,14 @@ def describe_rollout(sa_pairs: SAPairs) -> dict[str, float]:
         "ended": float(sa_pairs.terminated.float().mean()),
         "explained_variance": explained_variance(sa_pairs.require("values"), sa_pairs.require("reward_to_go"), mask),
     }
+
+
+def describe_cost(clock: PhaseClock, tokens: int) -> dict[str, float]:
+    """Seconds of the step and of its phases, sampled tokens a second of the whole step and of sampling alone, and the peak of memory so far, in MiB."""
+    seconds = sum(clock.seconds.values())
+    phases = {f"seconds/{phase}": spent for phase, spent in clock.seconds.items()}
+    rates = {"tokens_per_second": tokens / seconds, "sampled_tokens_per_second": tokens / clock.seconds["sampling"]}
+    return {"seconds": seconds, **phases, **rates, "peak_memory_mib": peak_memory(clock.device)}
 
 
 def describe_scores(plain_scores: torch.Tensor, components: dict[str, torch.Tensor]) -> dict[str, float]:

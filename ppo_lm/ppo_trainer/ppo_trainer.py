@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
@@ -18,15 +17,15 @@ from ppo_lm.evaluation import evaluate
 from ppo_lm.ops import masked_whiten
 from ppo_lm.ppo_trainer.generator import SequenceGenerator
 from ppo_lm.ppo_trainer.inputs import check_batch, check_prompts, fit_prompts, load_inputs
-from ppo_lm.ppo_trainer.metrics import describe_rollout, describe_scores
+from ppo_lm.ppo_trainer.metrics import describe_cost, describe_rollout, describe_scores
 from ppo_lm.ppo_trainer.model_trainer import ModelTrainer
 from ppo_lm.ppo_trainer.reward_computer import RewardComputer
 from ppo_lm.ppo_trainer.run_state import Evaluations, put_state, random_states, restore_random_states, take_state
 from ppo_lm.ppo_trainer.value_adder import ValueAdder
 from ppo_lm.reward_kl import KLDivergence, RewardAdjuster
 from ppo_lm.rewards import ClassifierReward, response_columns
-from ppo_lm.rollout import SamplingSettings
-from ppo_lm.tracking import RunLog
+from ppo_lm.rollout import SamplingSettings, pick_engine
+from ppo_lm.tracking import PhaseClock, RunLog
 from ppo_lm.types import SAPairs
 
 
@@ -41,14 +40,17 @@ class PPOTrainer:
         inputs = load_inputs(config, reward, monitor)
         self.has_callables = reward is not None or monitor is not None
         self.config, self.monitor, self.prompts, self.report = config, inputs.monitor, inputs.prompts, inputs.report
-        self.base = load_base(config.model_name, config.dtype, config.device, full_weights=config.lora_r == 0, seed=config.seed)
+        self.base = load_base(config.model_name, config.dtype, config.device, full_weights=config.lora_r == 0, seed=config.seed, fast=config.fast)
         self.roles = set_up_roles(
             self.base, lora_r=config.lora_r, lora_alpha=config.lora_alpha, lora_dropout=config.lora_dropout,
             lora_targets=config.lora_targets, reward_folders=[r for r in inputs.rewards if isinstance(r, Path)], seed=config.seed,
         )  # fmt: skip
         sampling = SamplingSettings(config.max_new_tokens, config.temperature, config.top_k, config.top_p)
-        size = config.micro_batch_size
-        self.generator = SequenceGenerator(self.roles.policy, self.roles.sft, sampling, size, config.seed)
+        for model in (self.roles.policy, self.roles.value) if config.gradient_checkpointing else ():
+            model.base.checkpoint_activations()
+        self.clock = PhaseClock(self.base.device)
+        self.generator = self._make_generator(sampling, self.clock)
+        size = config.micro_batch_tokens
         models = iter(self.roles.rewards)
         rewards = [next(models) if isinstance(reward, Path) else reward for reward in inputs.rewards]
         for reward in (*rewards, self.monitor):
@@ -69,11 +71,14 @@ class PPOTrainer:
 
         Returns `generated_texts` (B texts), `rewards` (their B scores), `value_loss`, `policy_loss`, and the step's other metrics.
         """
-        config, started = self.config, time.perf_counter()
+        config, clock = self.config, self.clock
         check_batch(prompts, columns, config.mini_batches)
+        clock.start()
         sa_pairs, texts = self.generator.generate_sequences(prompts)
+        clock.lap("scoring")
         scores = self.reward_computer.compute_rewards(prompts, texts, columns, sa_pairs)
         monitored = self._monitor(prompts, texts, columns, sa_pairs)
+        clock.lap("reward")
         sa_pairs = sa_pairs.with_columns(scores=scores)
         sa_pairs = self.kl_divergence.add_kl_to_sa_pairs(sa_pairs)
         sa_pairs = self.reward_adjuster.adjust_rewards_with_kl(sa_pairs)
@@ -84,13 +89,13 @@ class PPOTrainer:
         sa_pairs = self.return_calculator.add_returns(sa_pairs)
         if config.whiten_advantages:
             sa_pairs = sa_pairs.with_columns(advantages=masked_whiten(sa_pairs.advantages, sa_pairs.action_mask))
+        clock.lap("scoring")
         value_metrics = self.model_trainer.train_value_model(sa_pairs)
         policy_metrics = self.model_trainer.train_policy_model(sa_pairs)
-
-        seconds = time.perf_counter() - started
+        clock.lap("training")
         return {
             "generated_texts": texts, "rewards": scores.tolist(), **describe_scores(self.reward_computer.plain_scores, self.reward_computer.components),
-            **describe_rollout(sa_pairs), **monitored, **value_metrics, **policy_metrics, "seconds": seconds, "tokens_per_second": len(sa_pairs) / seconds,
+            **describe_rollout(sa_pairs), **monitored, **value_metrics, **policy_metrics, **describe_cost(clock, len(sa_pairs)),
         }  # fmt: skip
 
     def train(self, prompts: PromptSet | list[Prompt] | None = None, log: RunLog | None = None, resume: str | Path | None = None) -> Evaluations:
@@ -170,13 +175,16 @@ class PPOTrainer:
         sampling, found = self.generator.sampling, {}
         kinds = {"sampled": sampling, "near_greedy": SamplingSettings(sampling.max_new_tokens, config.eval_temperature)}
         for name, settings in kinds.items():
-            evaluation = evaluate(self._evaluation_generator(settings), self.evaluation_rewards, self.monitor, held_out, config.batch_size)
+            evaluation = evaluate(self._make_generator(settings), self.evaluation_rewards, self.monitor, held_out, config.batch_size)
             kl = evaluation.kl if settings == sampling else None  # at another temperature it compares two other distributions
             found[name] = replace(evaluation, step=step, kl=kl)
         for name, evaluation in found.items():
             evaluations.setdefault(name, []).append(evaluation)
         log.evaluation(step, held_out, found)
 
-    def _evaluation_generator(self, settings: SamplingSettings) -> SequenceGenerator:
-        """A generator with a random stream of its own, so that evaluating changes nothing in training and every evaluation sees the same noise."""
-        return SequenceGenerator(self.roles.policy, self.roles.sft, settings, self.config.micro_batch_size, self.config.seed)
+    def _make_generator(self, sampling: SamplingSettings, clock: PhaseClock | None = None) -> SequenceGenerator:
+        """A generator with a random stream of its own; one for each evaluation, so that it changes nothing in training and all see the same noise."""
+        config, policy = self.config, self.roles.policy
+        recompute = {"auto": None, "sampled": False, "recomputed": True}[config.old_logprobs]
+        engine = pick_engine(policy, config.rollout_slots)
+        return SequenceGenerator(policy, self.roles.sft, sampling, config.micro_batch_tokens, config.seed, engine, recompute, clock)

@@ -9,7 +9,7 @@ import torch
 from ppo_lm.data import Prompt
 from ppo_lm.data.encoding import encode_pair, pad
 from ppo_lm.errors import RewardError
-from ppo_lm.experience_buffer import micro_batches
+from ppo_lm.experience_buffer import TokenBudget, compute_in_micro_batches, split_by_tokens
 from ppo_lm.models import RewardModel
 from ppo_lm.rewards import FunctionReward, combine, response_columns, unique_names
 from ppo_lm.types import SAPairs
@@ -26,12 +26,12 @@ class RewardComputer:
     """
 
     def __init__(
-        self, rewards: Reward | Sequence[Reward], micro_batch_size: int = 8, weights: Sequence[float] | None = None, clip: float = 0.0, normalise: bool = False
+        self, rewards: Reward | Sequence[Reward], micro_batch_tokens: int = 2048, weights: Sequence[float] | None = None, clip: float = 0.0, normalise: bool = False
     ):
         rewards = list(rewards) if isinstance(rewards, Sequence) else [rewards]
         self.rewards = [reward if hasattr(reward, "name") or isinstance(reward, RewardModel) else FunctionReward(reward) for reward in rewards]
         self.names = unique_names([getattr(reward, "name", "reward_model") for reward in self.rewards])
-        self.micro_batch_size, self.weights, self.clip, self.normalise = micro_batch_size, weights, clip, normalise
+        self.budget, self.weights, self.clip, self.normalise = TokenBudget(micro_batch_tokens), weights, clip, normalise
         self.components: dict[str, torch.Tensor] = {}
         self.plain_scores = torch.zeros(0)
 
@@ -57,12 +57,8 @@ class RewardComputer:
         scores = [float("nan") if score is None else score for score in reward(prompts, texts, columns)]
         return torch.tensor(scores, device=None if sa_pairs is None else sa_pairs.action_ids.device)
 
-    @torch.no_grad()
     def _score_pairs(self, reward: RewardModel, sa_pairs: SAPairs) -> torch.Tensor:
-        scores = torch.zeros(sa_pairs.sequences, device=sa_pairs.action_ids.device)
-        for rows, part in micro_batches(sa_pairs, self.micro_batch_size):
-            scores[rows] = reward.scores(part.input_ids, part.attention_mask)
-        return check_finite(scores)
+        return check_finite(compute_in_micro_batches(sa_pairs, self.budget, lambda part: reward.scores(part.input_ids, part.attention_mask)))
 
     @torch.no_grad()
     def _score_texts(self, reward: RewardModel, prompts: list[Prompt], texts: list[str], ended: list[bool]) -> torch.Tensor:
@@ -70,8 +66,10 @@ class RewardComputer:
         for prompt, text, has_end in zip(prompts, texts, ended, strict=True):
             prompt_ids, completion_ids = encode_pair(base.tokenizer, base.eos_token_ids, prompt, text)
             ids.append(prompt_ids + (completion_ids if has_end else completion_ids[:-1]))
-        parts = [ids[i : i + self.micro_batch_size] for i in range(0, len(ids), self.micro_batch_size)]
-        return check_finite(torch.cat([reward.scores(*pad(part, base.pad_token_id, side="right", device=base.device)) for part in parts]))
+        scores = torch.zeros(len(ids), device=base.device)
+        for rows in split_by_tokens(torch.tensor([len(tokens) for tokens in ids]), self.budget.tokens):
+            scores[rows] = reward.scores(*pad([ids[row] for row in rows], base.pad_token_id, side="right", device=base.device))
+        return check_finite(scores)
 
 
 def check_finite(scores: torch.Tensor) -> torch.Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ppo_lm.experience_buffer import compute_in_micro_batches
+from ppo_lm.experience_buffer import TokenBudget, compute_in_micro_batches
 from ppo_lm.models import ValueModel
 from ppo_lm.types import SAPairs
 
@@ -10,9 +10,9 @@ from ppo_lm.types import SAPairs
 class ValueAdder:
     """Runs the value model over every state, in micro-batches, without gradients."""
 
-    def __init__(self, value_model: ValueModel, micro_batch_size: int = 8):
-        self.value_model, self.micro_batch_size = value_model, micro_batch_size
+    def __init__(self, value_model: ValueModel, micro_batch_tokens: int = 2048):
+        self.value_model, self.budget = value_model, TokenBudget(micro_batch_tokens)
 
     def add_values_to_sa_pairs(self, sa_pairs: SAPairs) -> SAPairs:
         """Add the column `values`: V of the state before each action, 0 where masked."""
-        return sa_pairs.with_columns(values=compute_in_micro_batches(sa_pairs, self.micro_batch_size, self.value_model.values))
+        return sa_pairs.with_columns(values=compute_in_micro_batches(sa_pairs, self.budget, self.value_model.values))

@@ -8,13 +8,13 @@ from ppo_lm.data.encoding import encode_prompt, pad
 from ppo_lm.data.examples import Prompt
 from ppo_lm.models import PolicyModel
 from ppo_lm.rollout.engine import SamplingSettings
-from ppo_lm.rollout.local_engine import LocalEngine
+from ppo_lm.rollout.pick import pick_engine
 from ppo_lm.token_attribution import extract_actions
 
 
 def write_completions(policy: PolicyModel, prompts: list[Prompt], sampling: SamplingSettings, batch_size: int = 32, seed: int = 0) -> list[str]:
     """One completion a prompt, in order, cut at its first EOS and decoded without special tokens."""
-    base, engine, texts = policy.base, LocalEngine(policy), []
+    base, engine, texts = policy.base, pick_engine(policy), []
     generator = torch.Generator(base.device).manual_seed(seed)
     for start in range(0, len(prompts), batch_size):
         encoded = [encode_prompt(base.tokenizer, prompt) for prompt in prompts[start : start + batch_size]]

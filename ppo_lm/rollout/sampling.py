@@ -7,13 +7,18 @@ import torch
 from ppo_lm.rollout.engine import SamplingSettings
 
 
-def sample_tokens(
-    logits: torch.Tensor, settings: SamplingSettings, generator: torch.Generator | None = None
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+def draw_uniforms(rows: int, settings: SamplingSettings, generator: torch.Generator) -> torch.Tensor:
+    """The chance in a rollout: one number in [0, 1) a response and token, (rows, max_new_tokens) fp64. What a response becomes depends on its
+    own numbers alone, not on the responses sampled beside it."""
+    return torch.rand(rows, settings.max_new_tokens, generator=generator, device=generator.device, dtype=torch.float64)
+
+
+def sample_tokens(logits: torch.Tensor, settings: SamplingSettings, uniforms: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
     """Temperature, then top-k, then top-p on what top-k left ("The curious case of neural text degeneration", 1904.09751).
 
-    logits: (B, V). Returns tokens (B,) int64, log-probabilities (B,) fp32 on the support, and the support (B, K) int64 with
-    -1 = none, or None when it is the whole vocabulary. Greedy (temperature 0) has log-probability 0.
+    logits: (B, V). uniforms: (B,) fp64 in [0, 1); the token is the one in whose stretch of the cumulative distribution the number falls.
+    Returns tokens (B,) int64, log-probabilities (B,) fp32 on the support, and the support (B, K) int64 with -1 = none, or None when it
+    is the whole vocabulary. Greedy (temperature 0) has log-probability 0.
     """
     logits = logits.float()
     if settings.temperature == 0:
@@ -21,21 +26,23 @@ def sample_tokens(
     logits = logits / settings.temperature
     cuts_k, cuts_p = 0 < settings.top_k < logits.shape[1], settings.top_p < 1
     if not (cuts_k or cuts_p):
-        logprobs = logits.log_softmax(dim=1)
-        choice = _draw(logprobs, generator)
-        return choice, logprobs.gather(1, choice[:, None])[:, 0], None
+        token, logprob = _draw(logits, uniforms)
+        return token, logprob, None
     logits, ids = logits.topk(settings.top_k if cuts_k else logits.shape[1], dim=1)
     if cuts_p:
         probabilities = logits.softmax(dim=1)
         outside = probabilities.cumsum(dim=1) - probabilities >= settings.top_p
-        widest = int((~outside).sum(dim=1).max())
-        logits = logits.masked_fill(outside, -torch.inf)[:, :widest]
-        ids = ids.masked_fill(outside, -1)[:, :widest]
-    logprobs = logits.log_softmax(dim=1)
-    choice = _draw(logprobs, generator)[:, None]
-    return ids.gather(1, choice)[:, 0], logprobs.gather(1, choice)[:, 0], ids
+        logits, ids = logits.masked_fill(outside, -torch.inf), ids.masked_fill(outside, -1)
+    choice, logprob = _draw(logits, uniforms)
+    return ids.gather(1, choice[:, None])[:, 0], logprob, ids
 
 
-def _draw(logprobs: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
-    """Sample a column of each row: argmax p / Exp(1), an exponential race."""
-    return (logprobs - torch.empty_like(logprobs).exponential_(generator=generator).log()).argmax(dim=1)
+def _draw(logits: torch.Tensor, uniforms: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """(columns, their log-probabilities), (B,) each: the inverse of the cumulative distribution at `uniforms`."""
+    highest = logits.amax(dim=1, keepdim=True)
+    cumulative = (logits - highest).exp_().cumsum(dim=1)
+    total = cumulative[:, -1:]
+    threshold = (uniforms[:, None] * total.double()).to(cumulative.dtype)
+    threshold = torch.minimum(threshold, torch.nextafter(total, torch.zeros_like(total)))  # rounding up to the total would leave no column
+    choice = torch.searchsorted(cumulative, threshold, right=True)
+    return choice[:, 0], (logits.gather(1, choice) - highest - total.log())[:, 0]

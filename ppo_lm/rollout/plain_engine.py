@@ -1,18 +1,17 @@
-"""Sampling with the training weights themselves, token by token with a key–value cache."""
+"""Sampling through transformers' own forward pass and cache: every causal language model, one token of every row at a time."""
 
 from __future__ import annotations
 
 import torch
-from torch.nn.functional import pad
 from transformers import DynamicCache
 
 from ppo_lm.models import PolicyModel
 from ppo_lm.ops import position_ids
 from ppo_lm.rollout.engine import Sampled, SamplingSettings
-from ppo_lm.rollout.sampling import sample_tokens
+from ppo_lm.rollout.sampling import draw_uniforms, sample_tokens
 
 
-class LocalEngine:
+class PlainEngine:
     """Samples from a `PolicyModel` in process. Only the last position's logits ever exist: (B, V)."""
 
     def __init__(self, policy: PolicyModel):
@@ -24,30 +23,23 @@ class LocalEngine:
         base = self.policy.base
         eos = torch.tensor(base.eos_token_ids, device=base.device)
         rows, width = prompt_ids.shape
+        uniforms = draw_uniforms(rows, settings, generator)
         mask = torch.cat([prompt_mask, prompt_mask.new_ones(rows, settings.max_new_tokens)], dim=1)
         positions = position_ids(mask)
         decoder, cache = base.network.get_decoder(), DynamicCache(config=base.network.config)
         step_ids, start = prompt_ids, 0
         ended = torch.zeros(rows, dtype=torch.bool, device=base.device)
-        ids, logprobs, supports = [], [], []
+        steps = []
         with base.role(self.policy.role):
             for end in range(width, width + settings.max_new_tokens):
                 output = decoder(
                     input_ids=step_ids, attention_mask=mask[:, :end], position_ids=positions[:, start:end], past_key_values=cache, use_cache=True
                 )
-                token, logprob, support = sample_tokens(base.logits(output.last_hidden_state[:, -1]), settings, generator)
-                ids.append(token)
-                logprobs.append(logprob)
-                supports.append(support)
+                steps.append(sample_tokens(base.logits(output.last_hidden_state[:, -1]), settings, uniforms[:, end - width]))
+                token = steps[-1][0]
                 ended |= torch.isin(token, eos)
                 if bool(ended.all()):
                     break
                 step_ids, start = token[:, None], end
-        return Sampled(torch.stack(ids, dim=1), torch.stack(logprobs, dim=1), _stack_supports(supports))
-
-
-def _stack_supports(supports: list[torch.Tensor | None]) -> torch.Tensor | None:
-    if supports[0] is None:
-        return None
-    widest = max(support.shape[1] for support in supports)
-    return torch.stack([pad(support, (0, widest - support.shape[1]), value=-1) for support in supports], dim=1)
+        ids, logprobs, supports = zip(*steps)
+        return Sampled(torch.stack(ids, dim=1), torch.stack(logprobs, dim=1), None if supports[0] is None else torch.stack(supports, dim=1))

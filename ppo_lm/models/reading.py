@@ -1,0 +1,52 @@
+"""From token ids to last hidden states: with padding, as transformers does, or without."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from ppo_lm.models.attention import NAME, PackedBatch
+from ppo_lm.models.packing import Packing
+from ppo_lm.ops import position_ids
+
+NO_MASK = torch.ones(1, 1, 1, 1, dtype=torch.bool)  # of four dimensions, so that transformers builds none of its own
+TOLERANCE = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}  # relative; rounding alone stays well below, a wrong mask far above
+
+
+def read_padded_rows(decoder: nn.Module, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+    """(B, T) int64, (B, T) bool → (B, T, H); what stands at padding means nothing."""
+    output = decoder(input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids(attention_mask), use_cache=False)
+    return output.last_hidden_state
+
+
+def read_packed_rows(decoder: nn.Module, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+    """As `read_padded_rows`, but all real tokens go through the network as one row, attention keeping them apart; 0 at padding."""
+    packing = Packing.of(attention_mask)
+    output = decoder(
+        input_ids=packing.take(input_ids)[None],
+        attention_mask=NO_MASK.to(input_ids.device),
+        position_ids=packing.position_ids[None],
+        use_cache=False,
+        packed=PackedBatch(packing),
+    )
+    return packing.spread(output.last_hidden_state[0], input_ids.shape)
+
+
+@torch.no_grad()
+def can_read_packed_rows(network: PreTrainedModel) -> bool:
+    """Give the network our attention and see whether packed rows read as padded ones do; if not, it gets its own attention back."""
+    decoder, before = network.get_decoder(), network.config._attn_implementation
+    lengths = torch.tensor([5, 3, 9], device=network.device)
+    mask = torch.arange(9, device=network.device) < lengths[:, None]
+    ids = torch.arange(27, device=network.device).view(3, 9) % network.get_input_embeddings().num_embeddings
+    try:
+        expected = read_padded_rows(decoder, ids, mask)[mask].float()
+        network.set_attn_implementation(NAME)
+        found = read_packed_rows(decoder, ids, mask)[mask].float()
+        if (found - expected).norm() <= TOLERANCE[network.dtype] * expected.norm():
+            return True
+    except (TypeError, ValueError, KeyError, RuntimeError, AttributeError):  # the network takes no such argument, or lets no other attention in
+        pass
+    network.set_attn_implementation(before)
+    return False

@@ -1,0 +1,139 @@
+"""A forward pass for sampling, of networks built like Llama: weights with the adapter merged in, fused, and laid out for few rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from peft.tuners.lora import LoraLayer
+from torch import nn
+from torch.nn.functional import linear, rms_norm, silu
+
+from ppo_lm.models import BaseModel
+
+FAMILIES = ("llama", "mistral", "qwen2", "qwen3")  # transformers' model_type
+FIXED_ROPE = ("default", "linear", "llama3", "yarn")  # rotary embeddings that do not change with the length of the text
+Attend = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+def why_not(base: BaseModel) -> str | None:
+    """Why `LlamaDecoder` does not run this network; None if it does."""
+    network, config = base.network, base.network.config
+    if not base.fast:
+        return "the fast paths are off"
+    if config.model_type not in FAMILIES:
+        return f"model_type {config.model_type!r} is none of {', '.join(FAMILIES)}"
+    if getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True):
+        return "its attention has a sliding window"
+    if config.hidden_act != "silu":
+        return f"hidden_act is {config.hidden_act!r}"
+    rope = getattr(network.get_decoder().rotary_emb, "rope_type", "default")
+    return None if rope in FIXED_ROPE else f"its rotary embedding is of type {rope!r}"
+
+
+class PackedLinear:
+    """y = x·Wᵀ + b. On a CPU the weight is laid out once for oneDNN, which then need not do so in every call with few rows."""
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, rows: int):
+        self.bias, self.is_packed = bias, weight.device.type == "cpu" and weight.dtype in (torch.float32, torch.bfloat16) and _has_onednn()
+        self.weight = torch.ops.mkldnn._reorder_linear_weight(weight, rows) if self.is_packed else weight
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """(n, in) → (n, out)."""
+        if self.is_packed:
+            return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
+        return linear(x, self.weight, self.bias)
+
+
+def pack_head(base: BaseModel, rows: int) -> PackedLinear:
+    """The output layer, which adapters leave alone."""
+    head = base.network.get_output_embeddings()
+    return PackedLinear(head.weight.detach(), head.bias, rows)
+
+
+def _has_onednn() -> bool:
+    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
+
+
+@dataclass
+class _Layer:
+    qkv: PackedLinear
+    out: PackedLinear
+    gate_up: PackedLinear
+    down: PackedLinear
+    attention: nn.Module
+    norms: tuple[nn.Module, nn.Module]
+
+
+class LlamaDecoder:
+    """π(·|s) of the policy as it is when this is made."""
+
+    def __init__(self, base: BaseModel, role: str | None, rows: int, head: PackedLinear | None = None):
+        """`rows`: how many tokens a step decodes, at most; a hint for the weights' layout. `head`: what `pack_head` returned, if it has not changed since."""
+        network, config = base.network.get_decoder(), base.network.config
+        self.config, self.rows, self.role = config, rows, role
+        self.heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
+        self.head_size = getattr(config, "head_dim", None) or config.hidden_size // self.heads
+        self.embedding, self.norm, self.rotary = network.embed_tokens, network.norm, network.rotary_emb
+        self.layers = [self._layer(layer) for layer in network.layers]
+        self.head = head or pack_head(base, rows)
+
+    def _layer(self, layer: nn.Module) -> _Layer:
+        attention, mlp = layer.self_attn, layer.mlp
+        return _Layer(
+            self._fuse(attention.q_proj, attention.k_proj, attention.v_proj), self._fuse(attention.o_proj),
+            self._fuse(mlp.gate_proj, mlp.up_proj), self._fuse(mlp.down_proj), attention, (layer.input_layernorm, layer.post_attention_layernorm),
+        )  # fmt: skip
+
+    @torch.no_grad()
+    def _fuse(self, *modules: nn.Module) -> PackedLinear:
+        bases = [module.get_base_layer() if isinstance(module, LoraLayer) else module for module in modules]
+        weight = bases[0].weight.new_empty(sum(len(base.weight) for base in bases), bases[0].weight.shape[1])
+        for module, base, part in zip(modules, bases, weight.split([len(base.weight) for base in bases])):
+            if isinstance(module, LoraLayer) and self.role in module.lora_A:
+                a, b = module.lora_A[self.role].weight.to(weight.dtype), module.lora_B[self.role].weight.to(weight.dtype)
+                torch.addmm(base.weight, b, a, alpha=module.scaling[self.role], out=part)
+            else:
+                part.copy_(base.weight)
+        bias = torch.cat([base.bias for base in bases]) if bases[0].bias is not None else None
+        return PackedLinear(weight, bias, self.rows)
+
+    def rotations(self, length: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """(cos, sin) of positions 0 … length − 1, (length, 1, D) each; sin is negative in its first half, see `_rotate`."""
+        positions = torch.arange(length, device=self.embedding.weight.device)[None]
+        cos, sin = self.rotary(self.embedding.weight[:1, None], positions)
+        half = self.head_size // 2
+        return cos[0][:, None], torch.cat([-sin[0, :, :half], sin[0, :, half:]], dim=1)[:, None]
+
+    def hidden_states(self, ids: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, attend: Attend) -> torch.Tensor:
+        """Last hidden states of n tokens, (n,) int64 → (n, H). `attend(layer, q, k, v)`: (n, heads, D) each → (n, heads·D)."""
+        heads, sizes = self.heads, [(self.heads + self.kv_heads) * self.head_size, self.kv_heads * self.head_size]
+        x = self.embedding(ids)
+        for index, layer in enumerate(self.layers):
+            qk, v = (part.unflatten(1, (-1, self.head_size)) for part in layer.qkv(_normalise(x, layer.norms[0])).split(sizes, dim=1))
+            if hasattr(layer.attention, "q_norm"):
+                qk = torch.cat([_normalise(qk[:, :heads], layer.attention.q_norm), _normalise(qk[:, heads:], layer.attention.k_norm)], dim=1)
+            qk = _rotate(qk, cos, sin)
+            x = x + layer.out(attend(index, qk[:, :heads], qk[:, heads:], v))
+            gate, up = layer.gate_up(_normalise(x, layer.norms[1])).chunk(2, dim=1)
+            x = x + layer.down(silu(gate).mul_(up))
+        return _normalise(x, self.norm)
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """(n, H) → (n, V)."""
+        return self.head(hidden)
+
+
+def _normalise(x: torch.Tensor, norm: nn.Module) -> torch.Tensor:
+    """Root-mean-square normalisation (1910.07467) over the last dimension, computed in fp32."""
+    if x.dtype == torch.float32:
+        return rms_norm(x, norm.weight.shape, norm.weight, norm.variance_epsilon)
+    length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
+    scale = length.square_().div_(x.shape[-1]).add_(norm.variance_epsilon).rsqrt_()
+    return (x * scale).to(x.dtype).mul_(norm.weight)
+
+
+def _rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """Rotary position embedding (2104.09864) with the halves of each head as the two coordinates: x·cos + (x₂, x₁)·(−sin, sin). (n, heads, D)."""
+    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, dims=-1), sin)
