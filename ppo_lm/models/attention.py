@@ -14,6 +14,7 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 from ppo_lm.models.packing import Packing
 
 NAME = "ppo_lm"
+NO_PART_OF_ATTENTION = {"dropout", "position_ids", "cache_position", "use_cache", "output_attentions", "output_hidden_states", "return_dict"}
 SHORT = 512  # tokens a row, up to which the matrix of attention weights is cheaper to keep than to compute again
 
 
@@ -122,9 +123,15 @@ def attend_rows(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, rows: PackedR
 
 
 def attention(module, query, key, value, attention_mask, *, scaling=None, packed: PackedBatch | None = None, sliding_window=None, **options):
-    """transformers' attention function, (1, H, N, D) and (1, KV, N, D) → (1, N, H, D): `packed` rows in the way above, all else as its own "sdpa" does."""
+    """transformers' attention function, (1, H, N, D) and (1, KV, N, D) → (1, N, H, D): `packed` rows in the way above, all else as its own "sdpa" does.
+
+    Raises `TypeError` for packed rows if the network wants more than that, such as capped scores.
+    """
     if packed is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **options)
+    unknown = [name for name, value in options.items() if value is not None and name not in NO_PART_OF_ATTENTION]
+    if unknown or not getattr(module, "is_causal", True):
+        raise TypeError(f"packed rows know no attention that is not causal, or with {', '.join(unknown) or 'nothing more'}")
     rows = packed.rows_for(key.shape[1], query.shape[1] // key.shape[1])
     out = attend_rows(*(x[0].transpose(0, 1) for x in (query, key, value)), rows, scaling, sliding_window)
     return out.view(1, query.shape[2], query.shape[1], -1), None

@@ -40,6 +40,7 @@ class BaseModel:
         self.name = name
         self.peft: PeftModel | None = None
         self._lora_layers: list[BaseTunerLayer] = []
+        self._checkpointed: list[GradientCheckpointingLayer] = []
         self.fast = fast
         self.packs = fast and can_read_packed_rows(self.network)
 
@@ -172,15 +173,28 @@ class BaseModel:
 
     def hidden_states(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """The last hidden states. (B, T) int64, (B, T) bool → (B, T, H). Padding on either side changes nothing."""
-        read = read_packed_rows if self.packs else read_padded_rows
-        return read(self.network.get_decoder(), input_ids, attention_mask)
+        drops_attention = self.network.training and getattr(self.network.config.get_text_config(), "attention_dropout", 0.0)
+        read = read_packed_rows if self.packs and not drops_attention else read_padded_rows
+        with self._checkpointing():
+            return read(self.network.get_decoder(), input_ids, attention_mask)
 
     def checkpoint_activations(self) -> None:
         """Keep only the layers' inputs for the backward pass, which computes the rest anew ("Training deep nets with sublinear memory cost", 1604.06174)."""
-        self.network.gradient_checkpointing_enable({"use_reentrant": False})
-        for module in self.network.modules():
-            if isinstance(module, GradientCheckpointingLayer):
-                module.training = True  # it checkpoints only then; the modules in it, dropout among them, stay as they are
+        enable = getattr(self.network, "activation_checkpointing_enable", None) or self.network.gradient_checkpointing_enable  # its new and its old name
+        enable({"use_reentrant": False})
+        self._checkpointed = [module for module in self.network.modules() if isinstance(module, GradientCheckpointingLayer)]
+
+    @contextmanager
+    def _checkpointing(self) -> Iterator[None]:
+        """A layer checkpoints only while it is in training mode, and keeps no cache then; the modules in it, dropout among them, stay as they are."""
+        modes = [layer.training for layer in self._checkpointed]
+        for layer in self._checkpointed:
+            layer.training = torch.is_grad_enabled()
+        try:
+            yield
+        finally:
+            for layer, mode in zip(self._checkpointed, modes):
+                layer.training = mode
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Next-token logits, (n, H) → (n, V)."""

@@ -15,18 +15,20 @@ class LoraLinear(lora.Linear):
     """
 
     def forward(self, x: torch.Tensor, *args, **kwargs) -> torch.Tensor:
-        if self.disable_adapters and not self.merged:
-            return self.base_layer(x)
         if not self._is_plain(args, kwargs):
             return super().forward(x, *args, **kwargs)
+        if self.disable_adapters:
+            return self.base_layer(x)
         role, base = self.active_adapters[0], self.base_layer
         return _LoraLinear.apply(x, base.weight, base.bias, self.lora_A[role].weight, self.lora_B[role].weight, self.scaling[role])
 
     def _is_plain(self, args, kwargs) -> bool:
-        if args or kwargs or self.merged or len(self.active_adapters) != 1 or type(self.base_layer) is not torch.nn.Linear:
+        if args or kwargs or self.merged or type(self.base_layer) is not torch.nn.Linear or self.base_layer.weight.requires_grad:
             return False
+        if self.disable_adapters:
+            return True
         role = self.active_adapters[0]
-        if role not in self.lora_A or role in self.lora_variant or self.lora_B[role].bias is not None or self.base_layer.weight.requires_grad:
+        if len(self.active_adapters) != 1 or role not in self.lora_A or role in self.lora_variant or self.lora_B[role].bias is not None:
             return False
         return not self.training or isinstance(self.lora_dropout[role], torch.nn.Identity)
 

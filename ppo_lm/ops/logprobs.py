@@ -7,7 +7,8 @@ from collections.abc import Callable
 import torch
 from torch.utils.checkpoint import checkpoint
 
-CHUNK = 1024  # rows of logits in memory at once
+CHUNK = 64  # rows of logits in memory at once: with the usual vocabularies some 10 MB, which a CPU's cache holds
+GPU_CHUNK = 2048
 
 
 def action_logprobs(
@@ -18,7 +19,7 @@ def action_logprobs(
     *,
     temperature: float = 1.0,
     support_ids: torch.Tensor | None = None,
-    chunk: int = CHUNK,
+    chunk: int | None = None,
 ) -> torch.Tensor:
     """log π(a|s) of every action, under the distribution it was sampled from.
 
@@ -32,6 +33,7 @@ def action_logprobs(
     """
     if hidden.shape[:2] != action_ids.shape or action_mask.shape != action_ids.shape:
         raise ValueError(f"hidden {tuple(hidden.shape)}, action_ids {tuple(action_ids.shape)}, action_mask {tuple(action_mask.shape)}: (B, A) differ")
+    chunk = chunk or (CHUNK if hidden.device.type == "cpu" else GPU_CHUNK)
     rows, ids = hidden[action_mask], action_ids[action_mask]
     supports = None if support_ids is None else support_ids[action_mask]
     recompute = torch.is_grad_enabled() and rows.shape[0] > chunk
@@ -46,7 +48,8 @@ def action_logprobs(
 
 def _chunk_logprobs(hidden, head, action_ids, temperature, support_ids):
     logits = head(hidden)
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    logits = logits if temperature == 1 else logits / temperature
     chosen = logits.gather(1, action_ids[:, None])[:, 0]
     if support_ids is not None:
         logits = logits.gather(1, support_ids.clamp(min=0)).masked_fill(support_ids < 0, -torch.inf)

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import torch
 from peft.tuners.lora import LoraLayer
 from torch import nn
-from torch.nn.functional import linear, rms_norm, silu
+from torch.nn.functional import rms_norm, silu
 
 from ppo_lm.models import BaseModel
+from ppo_lm.rollout.packed_linear import PackedLinear
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")  # transformers' model_type
 FIXED_ROPE = ("default", "linear", "llama3", "yarn")  # rotary embeddings that do not change with the length of the text
@@ -32,28 +33,10 @@ def why_not(base: BaseModel) -> str | None:
     return None if rope in FIXED_ROPE else f"its rotary embedding is of type {rope!r}"
 
 
-class PackedLinear:
-    """y = x·Wᵀ + b. On a CPU the weight is laid out once for oneDNN, which then need not do so in every call with few rows."""
-
-    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, rows: int):
-        self.bias, self.is_packed = bias, weight.device.type == "cpu" and weight.dtype in (torch.float32, torch.bfloat16) and _has_onednn()
-        self.weight = torch.ops.mkldnn._reorder_linear_weight(weight, rows) if self.is_packed else weight
-
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """(n, in) → (n, out)."""
-        if self.is_packed:
-            return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
-        return linear(x, self.weight, self.bias)
-
-
 def pack_head(base: BaseModel, rows: int) -> PackedLinear:
     """The output layer, which adapters leave alone."""
     head = base.network.get_output_embeddings()
     return PackedLinear(head.weight.detach(), head.bias, rows)
-
-
-def _has_onednn() -> bool:
-    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
 
 
 @dataclass

@@ -8,6 +8,7 @@ from torch.nn.functional import pad
 from ppo_lm.models import PolicyModel
 from ppo_lm.models.attention import PackedBatch, attend_rows
 from ppo_lm.models.packing import Packing
+from ppo_lm.ops import is_out_of_memory
 from ppo_lm.rollout.engine import Sampled, SamplingSettings
 from ppo_lm.rollout.llama_decoder import LlamaDecoder
 from ppo_lm.rollout.sampling import draw_uniforms, sample_tokens
@@ -25,11 +26,20 @@ class SlotEngine:
 
     @torch.no_grad()
     def sample(self, prompt_ids: torch.Tensor, prompt_mask: torch.Tensor, settings: SamplingSettings, generator: torch.Generator) -> Sampled:
-        """See `RolloutEngine.sample`. At most `slots` responses are under way at once."""
+        """See `RolloutEngine.sample`. At most `slots` responses are under way at once; half as many when memory runs out, from then on."""
+        uniforms = draw_uniforms(len(prompt_ids), settings, generator)
+        while True:
+            try:
+                return self._sample(prompt_ids, prompt_mask, settings, uniforms)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error) or self.slots == 1:
+                    raise
+                self.slots = max(min(self.slots, len(prompt_ids)) // 2, 1)
+
+    def _sample(self, prompt_ids: torch.Tensor, prompt_mask: torch.Tensor, settings: SamplingSettings, uniforms: torch.Tensor) -> Sampled:
         base, slots = self.policy.base, min(self.slots, len(prompt_ids))
         decoder = LlamaDecoder(base, self.policy.role, slots, self._head)
         self._head = decoder.head if self.policy.role else None  # with an adapter, nothing trains it
-        uniforms = draw_uniforms(len(prompt_ids), settings, generator)
         responses = _Responses(len(prompt_ids), settings, uniforms, base.eos_token_ids, base.pad_token_id)
         lengths = prompt_mask.sum(dim=1).tolist()
         waiting = sorted(range(len(lengths)), key=lengths.__getitem__)  # the longest prompt starts first

@@ -15,7 +15,7 @@ PROMPTS = [f"SUBREDDIT: r/advice TITLE: {'My boss ' * i}TL;DR:" for i in range(1
 
 def setup(pairs=None, lora_r=4, **settings):
     """A trainer over a random model whose adapters are not zero, with plain SGD-like capture of its gradients."""
-    config = PPOConfig(**{**dict(lora_r=lora_r, ppo_epochs=1, lr_schedule="constant", micro_batch_size=8), **settings})
+    config = PPOConfig(**{**dict(lora_r=lora_r, ppo_epochs=1, lr_schedule="constant", micro_batch_tokens=200), **settings})
     roles = set_up_roles(make_base(), lora_r=lora_r, lora_alpha=8, lora_dropout=0.1, lora_targets="all-linear")
     torch.manual_seed(1)
     with torch.no_grad():
@@ -41,13 +41,13 @@ def fixed_pairs(seed=0):
 
 
 @pytest.mark.parametrize("role", ["policy", "value"])
-@pytest.mark.parametrize("change", ["micro-batch of 1", "micro-batch of 4", "row order"])
+@pytest.mark.parametrize("change", ["micro-batches of 1 token", "micro-batches of 60 tokens", "micro-batches of 5000 tokens", "row order"])
 def test_what_must_change_nothing_changes_loss_and_gradient_by_less_than_1e_5(role, change):
     pairs = fixed_pairs()
     expected, loss = gradients(pairs, role)
     settings = {}
     if change.startswith("micro"):
-        settings["micro_batch_size"] = int(change[-1])
+        settings["micro_batch_tokens"] = int(change.split()[2])
     else:
         pairs = pairs.select(torch.randperm(9, generator=torch.Generator().manual_seed(5)))
     gradient, changed_loss = gradients(pairs, role, **settings)
@@ -162,9 +162,9 @@ def test_logits_never_exist_for_the_whole_batch():
     vocabulary = 1531  # prime: no other tensor has it as its width
     base = make_base(vocab_size=vocabulary)
     roles = set_up_roles(base, lora_r=4, lora_alpha=8, lora_dropout=0.1, lora_targets="all-linear")
-    trainer = ModelTrainer(roles.policy, roles.value, PPOConfig(micro_batch_size=2, ppo_epochs=1))
+    trainer = ModelTrainer(roles.policy, roles.value, PPOConfig(micro_batch_tokens=60, ppo_epochs=1))
     with LargestLogits(vocabulary) as watch:
-        pairs, _ = SequenceGenerator(roles.policy, roles.sft, SamplingSettings(16), micro_batch_size=2).generate_sequences(PROMPTS)
+        pairs, _ = SequenceGenerator(roles.policy, roles.sft, SamplingSettings(16), micro_batch_tokens=60).generate_sequences(PROMPTS)
         pairs = pairs.with_columns(advantages=torch.randn(pairs.action_ids.shape))
         trainer.train_policy_model(pairs)
     assert pairs.sequences == 8

@@ -25,7 +25,7 @@ def length_reward(prompts, completions):
 
 
 def trainer(folder, reward=length_reward, **settings):
-    return PPOTrainer(PPOConfig(**{**dict(model_name=folder, batch_size=4, micro_batch_size=3, steps=3), **settings}), reward=reward)
+    return PPOTrainer(PPOConfig(**{**dict(model_name=folder, batch_size=4, micro_batch_tokens=60, steps=3), **settings}), reward=reward)
 
 
 @pytest.mark.parametrize("settings", [{}, {"lora_r": 0}, {"whiten_rewards": True, "value_target": "returns", "kl_estimator": "k3"}], ids=str)
@@ -58,7 +58,7 @@ def test_ppo_raises_the_reward_of_a_real_model():
         return [float("?" in completion) for completion in completions]
 
     config = PPOConfig(
-        model_name="embedded", batch_size=32, micro_batch_size=32, max_new_tokens=60, top_k=0, top_p=1.0, gamma=1.0, kl_coef=0.0,
+        model_name="embedded", batch_size=32, micro_batch_tokens=602, max_new_tokens=60, top_k=0, top_p=1.0, gamma=1.0, kl_coef=0.0,
         steps=8, ppo_epochs=2, mini_batches=2, learning_rate=2e-3, value_learning_rate=2e-3,
     )  # fmt: skip
     posts = [post.prompt for post in generate_posts(32 * 8, seed=11)]

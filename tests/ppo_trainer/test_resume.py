@@ -30,7 +30,7 @@ class Flaky:
 
 def make(folder, out, reward, **settings):
     defaults = dict(
-        model_name=folder, batch_size=4, mini_batches=2, ppo_epochs=2, micro_batch_size=3, steps=5, eval_prompts=2, eval_every=2, samples_every=1, learning_rate=1e-2,
+        model_name=folder, batch_size=4, mini_batches=2, ppo_epochs=2, micro_batch_tokens=60, steps=5, eval_prompts=2, eval_every=2, samples_every=1, learning_rate=1e-2,
         output_dir=str(out), save_merged=False,
     )  # fmt: skip
     return PPOTrainer(PPOConfig(**{**defaults, **settings}), reward=reward)

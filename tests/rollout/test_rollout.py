@@ -19,7 +19,7 @@ def generated(base, settings, seed=0, prompts=PROMPTS):
             if "lora_B" in name:
                 torch.nn.init.normal_(parameter, std=0.3)
     policy, sft = PolicyModel(base), SFTModel(base)
-    generator = SequenceGenerator(policy, sft, settings, micro_batch_size=3, seed=seed)
+    generator = SequenceGenerator(policy, sft, settings, micro_batch_tokens=60, seed=seed)
     return policy, sft, *generator.generate_sequences(prompts)
 
 
@@ -107,7 +107,7 @@ def test_responses_end_at_eos_and_padding_follows():
 def test_samples_follow_the_truncated_distribution(settings, allowed):
     probabilities = torch.tensor([0.5, 0.3, 0.15, 0.05])
     logits = probabilities.log().expand(40_000, 4)
-    tokens, logprobs, support = sample_tokens(logits, settings, torch.Generator().manual_seed(0))
+    tokens, logprobs, support = sample_tokens(logits, settings, torch.rand(40_000, generator=torch.Generator().manual_seed(0), dtype=torch.float64))
     expected = torch.zeros(4)
     expected[allowed] = probabilities[allowed] / probabilities[allowed].sum()
     counts = torch.bincount(tokens, minlength=4) / len(tokens)
@@ -120,7 +120,7 @@ def test_samples_follow_the_truncated_distribution(settings, allowed):
 
 def test_temperature_0_is_greedy():
     logits = torch.tensor([[0.0, 3.0, 1.0], [5.0, 3.0, 1.0]])
-    assert sample_tokens(logits, SamplingSettings(1, temperature=0))[0].tolist() == [1, 0]
+    assert sample_tokens(logits, SamplingSettings(1, temperature=0), torch.zeros(2))[0].tolist() == [1, 0]
 
 
 def test_greedy_equals_transformers_generate():

@@ -1,0 +1,28 @@
+"""A linear layer whose weight does not change, in the layout that the processor likes best."""
+
+from __future__ import annotations
+
+import torch
+from torch.nn.functional import linear
+
+
+class PackedLinear:
+    """y = x·Wᵀ + b. On a CPU the weight is laid out for oneDNN once; otherwise that happens in every call, and takes
+    up to half of its time when the rows are few. It costs a second copy of the weight."""
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, rows: int):
+        """`rows`: how many rows x will have, about; a hint for the layout."""
+        self.bias, self.is_packed = bias, can_pack(weight)
+        self.weight = torch.ops.mkldnn._reorder_linear_weight(weight, rows) if self.is_packed else weight
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """(n, in) → (n, out)."""
+        if self.is_packed:
+            return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
+        return linear(x, self.weight, self.bias)
+
+
+def can_pack(weight: torch.Tensor) -> bool:
+    """Whether torch has oneDNN's layouts for a weight of this dtype on this device; they are what its own compiler uses."""
+    has_layouts = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
+    return has_layouts and weight.device.type == "cpu" and weight.dtype in (torch.float32, torch.bfloat16)

@@ -1,0 +1,153 @@
+"""The package's own passes against transformers' and peft's."""
+
+import pytest
+import torch
+from peft.tuners import lora
+from transformers import Gemma2Config, Gemma2ForCausalLM, MistralConfig, MistralForCausalLM, Qwen3Config, Qwen3ForCausalLM
+
+from ppo_lm.base_setup import make_lora_config
+from ppo_lm.models import BaseModel
+from ppo_lm.models import attention as attention_module
+from ppo_lm.models.lora_linear import LoraLinear
+from ppo_lm.models.packing import Packing
+from tests.conftest import make_base
+
+SMALL = dict(
+    vocab_size=1536, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, head_dim=8,
+    max_position_embeddings=128, pad_token_id=0, bos_token_id=None, eos_token_id=1, initializer_range=0.3,
+)  # fmt: skip
+
+
+def with_adapter(fast, network=None, dropout=0.0):
+    torch.manual_seed(0)
+    plain = make_base()
+    base = BaseModel(network or plain.network, plain.tokenizer, [1], "random", fast)
+    base.add_adapter("policy", make_lora_config(4, 8, dropout))
+    torch.manual_seed(1)
+    for name, parameter in base.network.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.3)
+    return base
+
+
+def left_and_right_padded(rows=5, width=14):
+    g = torch.Generator().manual_seed(0)
+    ids = torch.randint(2, 1500, (rows, width), generator=g)
+    starts, ends = torch.randint(0, 4, (rows, 1), generator=g), torch.randint(6, width + 1, (rows, 1), generator=g)
+    places = torch.arange(width)
+    return ids, (places >= starts) & (places < ends)
+
+
+def states_and_gradients(base, ids, mask):
+    with base.role("policy"):
+        hidden = base.hidden_states(ids, mask)[mask]
+    weights = torch.randn(hidden.shape, generator=torch.Generator().manual_seed(2))
+    (hidden * weights).sum().backward()
+    return hidden.detach(), {name: p.grad for name, p in base.network.named_parameters() if p.grad is not None}
+
+
+NETWORKS = {
+    "llama": lambda: make_base().network,
+    "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**SMALL)),
+    "mistral, a window of 5 tokens": lambda: MistralForCausalLM(MistralConfig(**SMALL, sliding_window=5)),
+}
+
+
+@pytest.mark.parametrize("family", NETWORKS)
+@pytest.mark.parametrize("short", [512, 4], ids=["matrix products", "torch's kernel"])
+def test_packed_rows_and_own_adapters_give_the_states_and_gradients_of_transformers_and_peft(family, short, monkeypatch):
+    monkeypatch.setattr(attention_module, "SHORT", short)
+    results = []
+    for fast in (False, True):
+        torch.manual_seed(3)
+        base = with_adapter(fast, NETWORKS[family]())
+        assert base.packs is fast
+        results.append(states_and_gradients(base, *left_and_right_padded()))
+    (states, gradients), (fast_states, fast_gradients) = results
+    torch.testing.assert_close(fast_states, states, rtol=1e-4, atol=1e-4)
+    assert gradients.keys() == fast_gradients.keys() and len(gradients) == 2 * 2 * 7
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(fast_gradients[name], gradient, rtol=1e-3, atol=1e-4 * float(gradient.abs().max()))
+
+
+def test_the_window_of_the_test_above_matters():
+    ids, mask = left_and_right_padded()
+    torch.manual_seed(3)
+    windowed = with_adapter(True, MistralForCausalLM(MistralConfig(**SMALL, sliding_window=5)))
+    torch.manual_seed(3)
+    whole = with_adapter(True, MistralForCausalLM(MistralConfig(**SMALL, sliding_window=None)))
+    assert (states_and_gradients(windowed, ids, mask)[0] - states_and_gradients(whole, ids, mask)[0]).abs().max() > 0.1
+
+
+def test_a_network_whose_attention_does_more_keeps_its_own_passes():
+    """Gemma 2 caps its attention scores, at a height that a short trial would not reach."""
+    torch.manual_seed(0)
+    network = Gemma2ForCausalLM(Gemma2Config(**{**SMALL, "initializer_range": 1.0}, attn_logit_softcapping=50.0, query_pre_attn_scalar=8))
+    before = network.config._attn_implementation
+    base = with_adapter(True, network)
+    assert base.packs is False
+    assert base.network.config._attn_implementation == before
+    ids, mask = left_and_right_padded()
+    torch.manual_seed(0)
+    assert torch.equal(states_and_gradients(base, ids, mask)[0], states_and_gradients(base, ids, mask)[0])
+
+
+def test_dropout_goes_through_pefts_own_pass():
+    base = with_adapter(True, dropout=0.5)
+    ids, mask = left_and_right_padded()
+    with base.role("policy"), torch.no_grad():
+        still = [base.hidden_states(ids, mask)[mask] for _ in range(2)]
+        with base.dropout():
+            dropped = [base.hidden_states(ids, mask)[mask] for _ in range(2)]
+    assert torch.equal(*still)
+    assert not torch.allclose(*dropped)
+
+
+def test_every_adapter_layer_has_the_passes_and_only_in_fast_models():
+    kinds = {fast: {type(m) for m in with_adapter(fast).network.modules() if isinstance(m, lora.Linear)} for fast in (True, False)}
+    assert kinds == {True: {LoraLinear}, False: {lora.Linear}}
+
+
+def test_packing_and_spreading_undo_each_other():
+    _, mask = left_and_right_padded()
+    packing = Packing.of(mask)
+    numbers = torch.randn(*mask.shape, 3)
+    packed = packing.take(torch.arange(mask.numel()).view(mask.shape))
+    assert torch.equal(packing.spread(numbers[mask], mask.shape), numbers * mask[:, :, None])
+    assert torch.equal(packed, torch.arange(mask.numel())[mask.flatten()])
+    for row in range(len(mask)):
+        assert packing.position_ids[packing.row_of == row].tolist() == list(range(int(mask[row].sum())))
+
+
+def test_checkpointed_activations_give_the_same_gradients_and_keep_fewer_bytes():
+    ids, mask = left_and_right_padded()
+    kept, found = [], []
+    for checkpointed in (False, True):
+        base = with_adapter(True)
+        if checkpointed:
+            base.checkpoint_activations()
+        total = 0
+
+        def note(tensor):
+            nonlocal total
+            total += tensor.numel()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor), base.role("policy"):
+            loss = base.hidden_states(ids, mask)[mask].square().sum()
+        kept.append(total)
+        with base.role("policy"):
+            loss.backward()
+        found.append({name: p.grad for name, p in base.network.named_parameters() if p.grad is not None})
+    assert kept[1] < kept[0] / 3
+    for name, gradient in found[0].items():
+        torch.testing.assert_close(found[1][name], gradient)
+
+
+def test_dropout_of_attention_weights_is_not_lost():
+    torch.manual_seed(0)
+    base = with_adapter(True, make_base(attention_dropout=0.5).network)
+    ids, mask = left_and_right_padded()
+    assert base.packs
+    with torch.no_grad(), base.dropout():
+        assert not torch.allclose(base.hidden_states(ids, mask)[mask], base.hidden_states(ids, mask)[mask])

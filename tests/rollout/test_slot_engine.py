@@ -1,0 +1,144 @@
+"""Sampling in slots against sampling through transformers."""
+
+import pytest
+import torch
+from transformers import MistralConfig, MistralForCausalLM, Qwen3Config, Qwen3ForCausalLM
+
+from ppo_lm.base_setup import make_lora_config
+from ppo_lm.models import BaseModel, PolicyModel
+from ppo_lm.rollout import PlainEngine, SamplingSettings, SlotEngine, pick_engine, sample_tokens
+from ppo_lm.rollout import slot_engine as slot_engine_module
+from ppo_lm.rollout.pick import describe_engine
+from ppo_lm.token_attribution import extract_actions
+from tests.conftest import make_base
+from tests.models.test_fast_passes import SMALL
+
+EOS = list(range(1, 150))  # a tenth of the vocabulary: responses end at different times
+
+
+def make_policy(network=None, full=False, dtype=torch.float32):
+    plain = make_base()
+    base = BaseModel((network or plain.network).to(dtype), plain.tokenizer, EOS, "random")
+    if not full:
+        base.add_adapter("policy", make_lora_config(4, 8, 0.0))
+        torch.manual_seed(1)
+        for name, parameter in base.network.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(parameter, std=0.3)
+    return PolicyModel(base, None if full else "policy")
+
+
+def make_prompts(rows=13, width=9):
+    g = torch.Generator().manual_seed(0)
+    mask = torch.arange(width) >= torch.randint(0, width, (rows, 1), generator=g)
+    return torch.randint(200, 1500, (rows, width), generator=g) * mask, mask
+
+
+def sample(engine, settings, prompts):
+    sampled = engine.sample(*prompts, settings, torch.Generator().manual_seed(5))
+    ids, mask, _ = extract_actions(sampled.ids, EOS, 0)
+    support = None if sampled.support_ids is None else [row[m].tolist() for row, m in zip(sampled.support_ids, mask)]
+    return [row[m].tolist() for row, m in zip(ids, mask)], torch.where(mask, sampled.logprobs, 0.0), support
+
+
+NETWORKS = {
+    "llama": (None, False),
+    "all weights": (None, True),
+    "qwen3": (lambda: Qwen3ForCausalLM(Qwen3Config(**SMALL)), False),
+    "mistral": (lambda: MistralForCausalLM(MistralConfig(**SMALL, sliding_window=None)), False),
+    "biases": (lambda: make_base(attention_bias=True, mlp_bias=True).network, False),
+}
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("slots", [64, 13, 4, 1])
+def test_slots_sample_what_transformers_samples_however_many_there_are(network, slots):
+    torch.manual_seed(0)
+    make, full = NETWORKS[network]
+    policy, prompts = make_policy(make and make(), full), make_prompts()
+    if network == "biases":
+        for name, parameter in policy.base.network.named_parameters():
+            if name.endswith("bias"):
+                torch.nn.init.normal_(parameter.data, std=0.5)
+    settings = SamplingSettings(40, temperature=1.1)
+    texts, logprobs, _ = sample(PlainEngine(policy), settings, prompts)
+    slot_texts, slot_logprobs, _ = sample(SlotEngine(policy, slots), settings, prompts)
+    assert len({len(text) for text in texts}) > 4
+    assert slot_texts == texts
+    width = min(logprobs.shape[1], slot_logprobs.shape[1])
+    torch.testing.assert_close(slot_logprobs[:, :width], logprobs[:, :width], rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("settings", [SamplingSettings(12, top_k=7), SamplingSettings(12, top_k=30, top_p=0.7), SamplingSettings(12, temperature=0)], ids=str)
+def test_supports_and_greedy_are_the_same_too(settings):
+    policy, prompts = make_policy(), make_prompts()
+    assert sample(SlotEngine(policy, 4), settings, prompts)[0] == sample(PlainEngine(policy), settings, prompts)[0]
+    theirs, ours = (sample(engine, settings, prompts)[2] for engine in (PlainEngine(policy), SlotEngine(policy, 4)))
+    assert (theirs is None) == (ours is None)
+    if ours is not None:
+        assert [[set(t) for t in row] for row in ours] == [[set(t) for t in row] for row in theirs]
+
+
+def test_the_adapter_is_read_anew_in_every_call():
+    policy, prompts, settings = make_policy(), make_prompts(), SamplingSettings(10)
+    engine = SlotEngine(policy, 8)
+    before = sample(engine, settings, prompts)[1]
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            parameter.mul_(1.3)
+    after = sample(engine, settings, prompts)
+    assert after[0] == sample(PlainEngine(policy), settings, prompts)[0]
+    assert not torch.allclose(after[1][:, :3], before[:, :3], atol=1e-2)
+
+
+def test_bf16_weights_sample_from_nearly_the_same_distribution():
+    policy, prompts = make_policy(make_base(initializer_range=0.1).network, dtype=torch.bfloat16), make_prompts()
+    settings = SamplingSettings(1)
+    (_, plain, _), (_, slots, _) = (sample(engine, settings, prompts) for engine in (PlainEngine(policy), SlotEngine(policy, 8)))
+    assert (plain - slots).abs().mean() < 0.05
+
+
+def test_finished_slots_are_refilled(monkeypatch):
+    """Steps, not seconds: four times as many prompts as slots, half of the responses ending at once."""
+    policy, (ids, mask) = make_policy(), make_prompts(rows=32)
+    steps = []
+    step = slot_engine_module._Cache.step
+    monkeypatch.setattr(slot_engine_module._Cache, "step", lambda cache, ids: steps.append(len(ids)) or step(cache, ids))
+    texts, _, _ = sample(SlotEngine(policy, 8), SamplingSettings(40), (ids, mask))
+    decoded = sum(len(text) - 1 for text in texts)  # each first token comes from reading the prompt
+    assert sum(steps) == decoded  # no slot ever decodes for a response that has ended
+    assert max(steps) <= 8
+    longest = sum(max(len(text) for text in texts[i : i + 8]) for i in range(0, 32, 8))
+    assert len(steps) < longest  # and the groups do not wait for their longest
+
+
+def test_running_out_of_memory_halves_the_slots_and_changes_no_token(monkeypatch):
+    policy, prompts, settings = make_policy(), make_prompts(), SamplingSettings(10)
+    expected = sample(SlotEngine(policy, 8), settings, prompts)[0]
+    make_cache = slot_engine_module._Cache.__init__
+
+    def cramped(cache, decoder, slots, *rest):
+        if slots > 3:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+        make_cache(cache, decoder, slots, *rest)
+
+    monkeypatch.setattr(slot_engine_module._Cache, "__init__", cramped)
+    engine = SlotEngine(policy, 8)
+    assert sample(engine, settings, prompts)[0] == expected
+    assert engine.slots == 2
+
+
+def test_networks_of_other_families_are_sampled_through_transformers():
+    policy = make_policy(MistralForCausalLM(MistralConfig(**SMALL, sliding_window=5)))
+    assert isinstance(pick_engine(policy), PlainEngine)
+    assert describe_engine(policy).endswith("its attention has a sliding window")
+    assert isinstance(pick_engine(make_policy()), SlotEngine)
+
+
+@pytest.mark.parametrize("uniform", [0.0, 0.4999999, 0.5, 0.7999999, 0.8, 0.9999999999])
+def test_a_uniform_number_picks_the_token_in_whose_stretch_it_falls(uniform):
+    logits = torch.tensor([[0.5, 0.0, 0.3, 0.2, 0.0]]).log()
+    expected = 0 if uniform < 0.5 else 2 if uniform < 0.8 else 3
+    token, logprob, _ = sample_tokens(logits, SamplingSettings(1), torch.tensor([uniform], dtype=torch.float64))
+    assert token.item() == expected
+    assert logprob.item() == pytest.approx(logits[0, expected].item(), abs=1e-6)
