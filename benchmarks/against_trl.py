@@ -1,0 +1,80 @@
+"""TRL 1.12's PPO and ppo_lm's on the same models, prompt lengths and sizes, in turns, each in a process of its own.
+
+    uv run benchmarks/against_trl.py [--repeats 5] [--workloads smollm2 tiny] [--out benchmarks.json]
+
+Prints, for each workload and way of running ours, the median over the repeats of TRL's seconds divided by ours, with the least and the greatest ratio.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from workloads import WORKLOADS, prepare
+
+HERE = Path(__file__).parent
+OURS = {  # name → lora_r, dtype, settings
+    "smollm2": {"LoRA, bf16": (16, "bfloat16", ["micro_batch_tokens=512"]), "LoRA, fp32": (16, "float32", ["micro_batch_tokens=512"])},
+    "tiny": {"LoRA, bf16": (16, "bfloat16", []), "LoRA, fp32": (16, "float32", []), "all weights, fp32": (0, "float32", [])},
+}
+COLUMNS = ("sampling", "scoring", "training", "step", "peak_memory_mib")
+
+
+def run(script: str, *arguments) -> dict[str, float]:
+    """The medians over the steps of one process."""
+    threads = {"OMP_NUM_THREADS": str(len(os.sched_getaffinity(0)))} if hasattr(os, "sched_getaffinity") else {}
+    environment = os.environ | threads | {"HF_HUB_OFFLINE": "1", "TRL_EXPERIMENTAL_SILENCE": "1", "TOKENIZERS_PARALLELISM": "false", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run([sys.executable, str(HERE / script), *map(str, arguments)], env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"{script} {' '.join(map(str, arguments))} failed:\n{done.stderr[-3000:]}")
+    steps = json.loads(done.stdout.strip().splitlines()[-1])
+    return {column: statistics.median(step[column] for step in steps) for column in COLUMNS[:-1]} | {"peak_memory_mib": steps[-1]["peak_memory_mib"]}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=2, help="measured steps of each process, after one to warm up")
+    parser.add_argument("--workloads", nargs="+", choices=WORKLOADS, default=list(WORKLOADS))
+    parser.add_argument("--folder", type=Path, default=Path("runs/benchmarks"), help="for the models")
+    parser.add_argument("--out", type=Path, help="write all numbers to this JSON file")
+    arguments = parser.parse_args()
+    console, everything = Console(width=160), {}
+    for name in arguments.workloads:
+        folder = prepare(arguments.folder, name)
+        runs: dict[str, list[dict[str, float]]] = {"TRL 1.12": [], **{way: [] for way in OURS[name]}}
+        for repeat in range(arguments.repeats):
+            runs["TRL 1.12"].append(run("trl_ppo.py", name, folder, arguments.steps, 1))
+            for way, (lora_r, dtype, settings) in OURS[name].items():
+                runs[way].append(run("our_ppo.py", name, folder, arguments.steps, 1, lora_r, dtype, *settings))
+            console.print(f"{name}, repeat {repeat + 1} of {arguments.repeats}: " + ", ".join(f"{way} {made[-1]['step']:.2f} s" for way, made in runs.items()))
+        console.print(make_table(name, runs))
+        everything[name] = runs
+        if arguments.out:
+            arguments.out.write_text(json.dumps(everything, indent=1) + "\n", encoding="utf-8")
+
+
+def make_table(name: str, runs: dict[str, list[dict[str, float]]]) -> Table:
+    """Medians of both, and TRL's divided by ours: median [least, greatest] over the repeats."""
+    table = Table(title=f"{name}: {WORKLOADS[name]}")
+    for heading in ("", *COLUMNS):
+        table.add_column(heading, justify="left" if not heading else "right")
+    theirs = runs["TRL 1.12"]
+    for way, made in runs.items():
+        table.add_row(way, *[f"{statistics.median(run[column] for run in made):.2f}" for column in COLUMNS])
+        if made is not theirs:
+            ratios = {column: [their[column] / our[column] for their, our in zip(theirs, made)] for column in COLUMNS}
+            table.add_row("  TRL / ours", *[f"{statistics.median(r):.2f} [{min(r):.2f}, {max(r):.2f}]" for r in ratios.values()])
+    return table
+
+
+if __name__ == "__main__":
+    main()

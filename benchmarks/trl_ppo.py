@@ -1,0 +1,86 @@
+"""TRL 1.12's PPO on a workload, timed by phase: one process, one JSON line. `against_trl.py` calls this.
+
+Nothing in TRL is changed; its phases are cut where it calls its own functions: sampling ends with `batch_generation`, scoring with the first forward pass
+that has gradients, training with `log`.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+import transformers
+import trl.experimental.ppo.ppo_trainer as trl_ppo
+from datasets import Dataset
+from peft import LoraConfig
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+from trl.experimental.ppo import PPOConfig, PPOTrainer
+
+from workloads import WORKLOADS, make_prompts
+
+
+def main(name: str, folder: Path, steps: int, warm_up: int) -> None:
+    workload, marks, done = WORKLOADS[name], {}, []
+
+    def timed(function, start: str | None, end: str | None):
+        def call(*arguments, **options):
+            if start:
+                marks.setdefault(start, time.perf_counter())
+            elif torch.is_grad_enabled():
+                marks.setdefault("training", time.perf_counter())
+            result = function(*arguments, **options)
+            if end:
+                marks[end] = time.perf_counter()
+            return result
+
+        return call
+
+    trl_ppo.batch_generation = timed(trl_ppo.batch_generation, "sampling", "sampled")
+    trl_ppo.forward = timed(trl_ppo.forward, None, None)
+
+    class Timed(PPOTrainer):
+        def log(self, *arguments, **options):
+            end = time.perf_counter()
+            done.append(
+                {
+                    "sampling": marks["sampled"] - marks["sampling"], "scoring": marks["training"] - marks["sampled"], "training": end - marks["training"],
+                    "step": end - marks["sampling"], "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+                }
+            )  # fmt: skip
+            marks.clear()
+            return super().log(*arguments, **options)
+
+    def load(kind, role):
+        return kind.from_pretrained(folder / role, dtype=torch.float32)
+
+    lora = None
+    if workload.lora_r:
+        lora = LoraConfig(r=workload.lora_r, lora_alpha=2 * workload.lora_r, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM")
+    tokenizer = AutoTokenizer.from_pretrained(folder / "policy", padding_side="left")
+    updates = warm_up + steps
+    prompts = make_prompts(workload, workload.prompts * updates, load(AutoModelForCausalLM, "policy").config.vocab_size)
+    rows = Dataset.from_list([{"input_ids": ids} for ids in prompts])
+    with tempfile.TemporaryDirectory() as out:
+        config = PPOConfig(
+            output_dir=out, report_to="none", save_strategy="no", disable_tqdm=True, use_cpu=True, bf16=False, gradient_checkpointing=False,
+            per_device_train_batch_size=workload.prompts, gradient_accumulation_steps=1, num_mini_batches=1, num_ppo_epochs=workload.epochs,
+            total_episodes=workload.prompts * updates, local_rollout_forward_batch_size=workload.prompts, response_length=workload.new_tokens,
+            temperature=1.0, stop_token=None, missing_eos_penalty=None, learning_rate=1e-5, num_sample_generations=0,
+        )  # fmt: skip
+        trainer = Timed(
+            args=config, processing_class=tokenizer, model=load(AutoModelForCausalLM, "policy"), ref_model=None if lora else load(AutoModelForCausalLM, "policy"),
+            reward_model=load(AutoModelForSequenceClassification, "reward"), value_model=load(AutoModelForSequenceClassification, "value"),
+            train_dataset=rows, eval_dataset=rows.select(range(1)), peft_config=lora,
+        )  # fmt: skip
+        trainer.remove_callback(transformers.PrinterCallback)
+        trainer.train()
+    print(json.dumps(done[warm_up:]))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]))

