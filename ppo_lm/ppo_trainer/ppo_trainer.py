@@ -24,7 +24,7 @@ from ppo_lm.ppo_trainer.run_state import Evaluations, put_state, random_states, 
 from ppo_lm.ppo_trainer.value_adder import ValueAdder
 from ppo_lm.reward_kl import KLDivergence, RewardAdjuster
 from ppo_lm.rewards import ClassifierReward, response_columns
-from ppo_lm.rollout import SamplingSettings, pick_engine
+from ppo_lm.rollout import SamplingSettings, describe_engine, pick_engine
 from ppo_lm.tracking import PhaseClock, RunLog
 from ppo_lm.types import SAPairs
 
@@ -109,7 +109,7 @@ class PPOTrainer:
         resume, data = resume and Path(resume).expanduser(), fingerprint([train_set.prompts, held_out.prompts])
         step, evaluations = put_state(self, load_checkpoint(resume), data) if resume else (0, {})
         log = log or RunLog(config, monitor_name=self.monitor and self.monitor.name, resume=(resume, step) if resume else None)
-        log.start(f"{config.model_name} ({self.base.description})", report)
+        log.start(f"{config.model_name} ({self.base.description}; {describe_engine(self.roles.policy)})", report)
         batches = islice(train_set.batches(config.batch_size, config.seed), step, None)
         before = random_states(self)
         try:

@@ -2,9 +2,9 @@
 
 from ppo_lm.rollout.completions import write_completions
 from ppo_lm.rollout.engine import RolloutEngine, Sampled, SamplingSettings
-from ppo_lm.rollout.pick import pick_engine
+from ppo_lm.rollout.pick import describe_engine, pick_engine
 from ppo_lm.rollout.plain_engine import PlainEngine
 from ppo_lm.rollout.sampling import draw_uniforms, sample_tokens
 from ppo_lm.rollout.slot_engine import SlotEngine
 
-__all__ = ["PlainEngine", "RolloutEngine", "Sampled", "SamplingSettings", "SlotEngine", "draw_uniforms", "pick_engine", "sample_tokens", "write_completions"]
+__all__ = ["PlainEngine", "RolloutEngine", "Sampled", "SamplingSettings", "SlotEngine", "describe_engine", "draw_uniforms", "pick_engine", "sample_tokens", "write_completions"]

@@ -83,11 +83,21 @@ class RunLog:
         """Print samples from the first and the last evaluation, draw the learning curve, and say where everything is."""
         for made in list(evaluations.values())[:1]:
             self._print_samples(prompts, made[0], made[-1])
+        self._print_phases()
         if self.folder:
             draw_learning_curve(self.history, self.names["monitor"], self.folder / "learning_curve.png")
             self.console.print(f"Run took {clock(time.monotonic() - self.started)}. Written to {self.folder}:", soft_wrap=True)
             for path in sorted(self.folder.iterdir()):
                 self.console.print(f"  {path.name}{'/' if path.is_dir() else ''}")
+
+    def _print_phases(self) -> None:
+        """Where the seconds of the steps went."""
+        total = sum(row["seconds"] for row in self.history)
+        phases = {name.removeprefix("seconds/"): sum(row[name] for row in self.history) for name in self.history[-1] if name.startswith("seconds/")}
+        if phases:
+            parts = ", ".join(f"{phase} {clock(spent)} ({spent / total:.0%})" for phase, spent in phases.items())
+            memory = self.history[-1]["peak_memory_mib"]
+            self.console.print(f"The steps took {clock(total)}: {parts}; peak memory {memory:,.0f} MiB", soft_wrap=True)
 
     def _print_samples(self, prompts: PromptSet, before: Evaluation, after: Evaluation) -> None:
         for row in range(min(SHOWN_SAMPLES, len(prompts))):

@@ -14,6 +14,8 @@ from ppo_lm.errors import CheckpointError, RewardError, RunPaused
 
 PROMPTS = [f"SUBREDDIT: r/advice TITLE: My boss number {n} TL;DR:" for n in range(12)]
 
+COSTS = ("tokens_per_second", "sampled_tokens_per_second", "peak_memory_mib")
+
 
 class Flaky:
     """A reward by length that fails at its `fails`-th call."""
@@ -38,7 +40,7 @@ def make(folder, out, reward, **settings):
 
 def metrics(out):
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in row.items() if name not in ("seconds", "tokens_per_second")} for row in rows]
+    return [{name: value for name, value in row.items() if not name.startswith("seconds") and name not in COSTS} for row in rows]
 
 
 # With evaluations of two calls at steps 0, 2, 4 and 5, the calls are: e e 1 2 e e 3 4 e e 5 e e
