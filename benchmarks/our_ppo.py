@@ -13,15 +13,15 @@ from peft import LoraConfig
 
 from ppo_lm import PPOConfig, PPOTrainer
 from ppo_lm.models import RewardModel
-from workloads import WORKLOADS, make_prompts
+from workloads import WORKLOADS, Workload, make_prompts
 
 NO_TOKEN = -1
 
 
-def main(name: str, folder: Path, steps: int, warm_up: int, lora_r: int, dtype: str, **settings) -> None:
-    workload = WORKLOADS[name]
+def make_trainer(workload: Workload, folder: Path, steps: int, lora_r: int, dtype: str, **settings) -> PPOTrainer:
+    """A trainer whose prompts are the numbers of the workload's."""
     config = PPOConfig(
-        model_name=str(folder / "policy"), dtype=dtype, lora_r=lora_r, lora_alpha=2 * max(lora_r, 1), lora_dropout=0.0, steps=warm_up + steps,
+        model_name=str(folder / "policy"), dtype=dtype, lora_r=lora_r, lora_alpha=2 * max(lora_r, 1), lora_dropout=0.0, steps=steps,
         batch_size=workload.prompts, max_new_tokens=workload.new_tokens, top_k=0, top_p=1.0, ppo_epochs=workload.epochs, mini_batches=1, **settings,
     )  # fmt: skip
     trainer = PPOTrainer(config, reward=len)
@@ -31,10 +31,15 @@ def main(name: str, folder: Path, steps: int, warm_up: int, lora_r: int, dtype: 
     trainer.reward_computer.rewards = [RewardModel(base, "reward" if lora_r else None)]
     for shared in {id(b): b for b in (base, trainer.roles.policy.base)}.values():
         shared.eos_token_ids = [NO_TOKEN]
-    prompts = make_prompts(workload, workload.prompts * config.steps, base.network.config.vocab_size)
+    prompts = make_prompts(workload, workload.prompts * steps, base.network.config.vocab_size)
     trainer.generator._encode = lambda rows: [prompts[int(row)] for row in rows]  # random tokens have no text
+    return trainer
+
+
+def time_steps(trainer: PPOTrainer, workload: Workload, steps: int) -> list[dict[str, float]]:
+    """The seconds of each step's phases, and the peak of memory after it."""
     done = []
-    for step in range(config.steps):
+    for step in range(steps):
         results = trainer.ppo_step([str(row) for row in range(step * workload.prompts, (step + 1) * workload.prompts)])
         scoring = results["seconds/scoring"] + results["seconds/reward"]
         done.append(
@@ -43,9 +48,12 @@ def main(name: str, folder: Path, steps: int, warm_up: int, lora_r: int, dtype: 
                 "peak_memory_mib": results["peak_memory_mib"],
             }
         )  # fmt: skip
-    print(json.dumps(done[warm_up:]))
+    return done
 
 
 if __name__ == "__main__":
-    settings = dict(pair.split("=") for pair in sys.argv[7:])
-    main(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]), int(sys.argv[5]), sys.argv[6], **{k: int(v) if v.isdigit() else v for k, v in settings.items()})
+    name, folder, steps, warm_up, lora_r, dtype, *pairs = sys.argv[1:]
+    settings = {key: int(value) if value.isdigit() else value for key, value in (pair.split("=") for pair in pairs)}
+    total = int(warm_up) + int(steps)
+    trainer = make_trainer(WORKLOADS[name], Path(folder), total, int(lora_r), dtype, **settings)
+    print(json.dumps(time_steps(trainer, WORKLOADS[name], total)[int(warm_up) :]))

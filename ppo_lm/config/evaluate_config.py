@@ -29,7 +29,7 @@ class EvaluateConfig(PromptSettings):
     """The model that a reward model's folder was trained on; none: the one that the folder names."""
     batch_size: int = 64
     """Prompts sampled at once."""
-    micro_batch_tokens: int = 2048
+    micro_batch_tokens: int = 1024
     """Tokens, prompts included, in memory at once while scoring; halved when memory runs out."""
     max_new_tokens: int = 64
     """Longest completion, in tokens."""

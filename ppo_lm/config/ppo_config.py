@@ -61,7 +61,7 @@ class PPOConfig(PromptSettings, ModelSettings):
     """Passes over each batch."""
     mini_batches: int = 1
     """Optimiser steps a pass; each sees batch_size / mini_batches responses."""
-    micro_batch_tokens: int = 2048
+    micro_batch_tokens: int = 1024
     """Tokens, prompts included, in memory at once while scoring and training; halved when memory runs out. Changes memory and speed, no result."""
     rollout_slots: int = 64
     """Responses sampled at once; the next prompt takes the place of one that ends. Changes memory and speed, no distribution."""

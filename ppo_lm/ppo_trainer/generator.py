@@ -23,7 +23,7 @@ class SequenceGenerator:
     """
 
     def __init__(
-        self, policy: PolicyModel, sft: SFTModel, sampling: SamplingSettings, micro_batch_tokens: int = 2048, seed: int = 0,
+        self, policy: PolicyModel, sft: SFTModel, sampling: SamplingSettings, micro_batch_tokens: int = 1024, seed: int = 0,
         engine: RolloutEngine | None = None, recompute: bool | None = None, clock: PhaseClock | None = None,
     ):  # fmt: skip
         self.policy, self.sft, self.sampling, self.budget = policy, sft, sampling, TokenBudget(micro_batch_tokens)

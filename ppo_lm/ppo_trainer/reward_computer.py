@@ -26,7 +26,7 @@ class RewardComputer:
     """
 
     def __init__(
-        self, rewards: Reward | Sequence[Reward], micro_batch_tokens: int = 2048, weights: Sequence[float] | None = None, clip: float = 0.0, normalise: bool = False
+        self, rewards: Reward | Sequence[Reward], micro_batch_tokens: int = 1024, weights: Sequence[float] | None = None, clip: float = 0.0, normalise: bool = False
     ):
         rewards = list(rewards) if isinstance(rewards, Sequence) else [rewards]
         self.rewards = [reward if hasattr(reward, "name") or isinstance(reward, RewardModel) else FunctionReward(reward) for reward in rewards]

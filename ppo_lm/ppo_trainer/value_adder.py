@@ -10,7 +10,7 @@ from ppo_lm.types import SAPairs
 class ValueAdder:
     """Runs the value model over every state, in micro-batches, without gradients."""
 
-    def __init__(self, value_model: ValueModel, micro_batch_tokens: int = 2048):
+    def __init__(self, value_model: ValueModel, micro_batch_tokens: int = 1024):
         self.value_model, self.budget = value_model, TokenBudget(micro_batch_tokens)
 
     def add_values_to_sa_pairs(self, sa_pairs: SAPairs) -> SAPairs:
