@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
@@ -25,6 +25,7 @@ class PackedRows:
     packing: Packing
     kv_heads: int
     groups: int  # query heads a key–value head
+    biases: dict = field(default_factory=dict, repr=False)
 
     @cached_property
     def gather(self) -> torch.Tensor:
@@ -45,9 +46,13 @@ class PackedRows:
         missing = (self.packing.sources < 0).view(self.packing.rows, 1, self.packing.width)
         return missing.expand(-1, self.kv_heads, -1).flatten()
 
-    @lru_cache
     def bias(self, dtype: torch.dtype, window: int | None) -> torch.Tensor:
         """(1, T·G, T): 0 where a query may look, −inf at what comes after it, or lies `window` or more tokens before it."""
+        if (dtype, window) not in self.biases:
+            self.biases[dtype, window] = self._make_bias(dtype, window)
+        return self.biases[dtype, window]
+
+    def _make_bias(self, dtype: torch.dtype, window: int | None) -> torch.Tensor:
         places = torch.arange(self.packing.width, device=self.packing.tokens.device)
         ahead = places[None] > places[:, None]
         if window is not None:
