@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch.nn.functional import pad
 
+from ppo_lm.errors import UserError, first_line
 from ppo_lm.models import PolicyModel
 from ppo_lm.models.attention import PackedBatch, attend_rows
 from ppo_lm.models.packing import Packing
@@ -18,7 +19,7 @@ BLOCK = 32  # tokens that the memory of keys and values grows by
 
 class SlotEngine:
     """Samples from a `PolicyModel` whose network is built like Llama (`llama_decoder.why_not`). Its adapter is merged anew in every call, into weights
-    of the engine's own; prompts are read without padding; keys and values lie in memory taken once.
+    of the engine's own; prompts are read without padding.
     """
 
     def __init__(self, policy: PolicyModel, slots: int):
@@ -32,8 +33,10 @@ class SlotEngine:
             try:
                 return self._sample(prompt_ids, prompt_mask, settings, uniforms)
             except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error) or self.slots == 1:
+                if not is_out_of_memory(error):
                     raise
+                if min(self.slots, len(prompt_ids)) == 1:
+                    raise UserError(f"out of memory while sampling one response at a time ({first_line(error)}); set max_new_tokens lower, or take a smaller model") from error
                 self.slots = max(min(self.slots, len(prompt_ids)) // 2, 1)
 
     def _sample(self, prompt_ids: torch.Tensor, prompt_mask: torch.Tensor, settings: SamplingSettings, uniforms: torch.Tensor) -> Sampled:

@@ -5,6 +5,7 @@ import torch
 from transformers import MistralConfig, MistralForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from ppo_lm.base_setup import make_lora_config
+from ppo_lm.errors import UserError
 from ppo_lm.models import BaseModel, PolicyModel
 from ppo_lm.rollout import PlainEngine, SamplingSettings, SlotEngine, pick_engine, sample_tokens
 from ppo_lm.rollout import slot_engine as slot_engine_module
@@ -126,6 +127,15 @@ def test_running_out_of_memory_halves_the_slots_and_changes_no_token(monkeypatch
     engine = SlotEngine(policy, 8)
     assert sample(engine, settings, prompts)[0] == expected
     assert engine.slots == 2
+
+
+def test_memory_that_does_not_suffice_for_one_response_is_one_sentence(monkeypatch):
+    def never(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr(slot_engine_module._Cache, "__init__", never)
+    with pytest.raises(UserError, match="out of memory while sampling one response at a time .* set max_new_tokens lower"):
+        sample(SlotEngine(make_policy(), 8), SamplingSettings(4), make_prompts())
 
 
 def test_networks_of_other_families_are_sampled_through_transformers():
