@@ -9,9 +9,8 @@ import json
 import sys
 from pathlib import Path
 
-from peft import LoraConfig
-
 from ppo_lm import PPOConfig, PPOTrainer
+from ppo_lm.base_setup import make_lora_config
 from ppo_lm.models import RewardModel
 from workloads import WORKLOADS, Workload, make_prompts
 
@@ -27,7 +26,7 @@ def make_trainer(workload: Workload, folder: Path, steps: int, lora_r: int, dtyp
     trainer = PPOTrainer(config, reward=len)
     base = trainer.base
     if lora_r:
-        base.add_adapter("reward", LoraConfig(r=lora_r, lora_alpha=2 * lora_r, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM"))
+        base.add_adapter("reward", make_lora_config(lora_r, 2 * lora_r, 0.0))
     trainer.reward_computer.rewards = [RewardModel(base, "reward" if lora_r else None)]
     for shared in {id(b): b for b in (base, trainer.roles.policy.base)}.values():
         shared.eos_token_ids = [NO_TOKEN]

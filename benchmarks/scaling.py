@@ -20,6 +20,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from ppo_lm.data.encoding import pad
 from our_ppo import make_trainer, time_steps
 from workloads import WORKLOADS, prepare
 
@@ -44,11 +45,9 @@ def measure_early_ends(folder: Path, ends: bool) -> dict[str, float]:
     if ends:  # with random weights all tokens are about as likely; so many as EOS make the mean length half the limit
         trainer.base.eos_token_ids = list(range(2, 2 + round(1.6 / LIMIT * trainer.base.network.config.vocab_size)))
     for step in range(3):
-        pairs, _ = trainer.generator.generate_sequences([str(row) for row in range(step * 4 * SLOTS, (step + 1) * 4 * SLOTS)])
-        trainer.clock.start()
+        prompts = trainer.generator._encode(range(step * 4 * SLOTS, (step + 1) * 4 * SLOTS))
+        ids, mask = pad(prompts, trainer.base.pad_token_id, side="left", device=trainer.base.device)
         started = time.perf_counter()
-        ids = pairs.input_ids[:, : -pairs.action_ids.shape[1]]
-        mask = pairs.attention_mask[:, : -pairs.action_ids.shape[1]]
         sampled = trainer.generator.engine.sample(ids, mask, trainer.generator.sampling, torch.Generator().manual_seed(step))
         seconds = time.perf_counter() - started
     eos = torch.isin(sampled.ids, torch.tensor(trainer.base.eos_token_ids)).long()

@@ -18,7 +18,7 @@ import transformers
 import trl.experimental.ppo.ppo_trainer as trl_ppo
 from datasets import Dataset
 from peft import LoraConfig
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 from trl.experimental.ppo import PPOConfig, PPOTrainer
 
 from workloads import WORKLOADS, make_prompts
@@ -63,7 +63,7 @@ def main(name: str, folder: Path, steps: int, warm_up: int) -> None:
         lora = LoraConfig(r=workload.lora_r, lora_alpha=2 * workload.lora_r, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM")
     tokenizer = AutoTokenizer.from_pretrained(folder / "policy", padding_side="left")
     updates = warm_up + steps
-    prompts = make_prompts(workload, workload.prompts * updates, load(AutoModelForCausalLM, "policy").config.vocab_size)
+    prompts = make_prompts(workload, workload.prompts * updates, AutoConfig.from_pretrained(folder / "policy").vocab_size)
     rows = Dataset.from_list([{"input_ids": ids} for ids in prompts])
     with tempfile.TemporaryDirectory() as out:
         config = PPOConfig(
