@@ -28,30 +28,32 @@ class Roles(NamedTuple):
 
 
 def set_up_roles(
-    base: BaseModel, *, lora_r: int, lora_alpha: float, lora_dropout: float, lora_targets: str, reward_folders: Sequence[Path] = (), seed: int = 0
-) -> Roles:
+    base: BaseModel, *, lora_r: int, lora_alpha: float, lora_dropout: float, lora_targets: str, reward_folders: Sequence[Path] = (), seed: int = 0,
+    shared_trunk: bool = False,
+) -> Roles:  # fmt: skip
     """Add the adapters and heads to `base`, their random parts drawn with `seed`.
 
     With lora_r 0, policy and value get a copy of all weights each; the base stays the reference. With reward models on the same
-    base, the value model starts from the first one's adapter and its normalised head (2403.17031).
+    base, the value model starts from the first one's adapter and its normalised head (2403.17031). With `shared_trunk` it is a head on the
+    policy's hidden states instead, and starts from 0.
     """
     torch.manual_seed(seed)
     full = lora_r == 0
     policy_base = base.copy_of_all_weights() if full else base
-    value_base = base.copy_of_all_weights() if full else base
+    value_base = base.copy_of_all_weights() if full and not shared_trunk else base
     rewards = [load_reward_model(base, folder, "reward" if i == 0 else f"reward_{i + 1}") for i, folder in enumerate(reward_folders)]
-    if full and rewards:
+    if full and rewards and not shared_trunk:
         value_base.network.load_state_dict(base.merged_weights("reward"))
     if not full:
         lora = make_lora_config(lora_r, lora_alpha, lora_dropout, lora_targets)
         add_adapter(base, "policy", lora)
-        if not rewards:
+        if not rewards and not shared_trunk:
             base.add_adapter("value", lora)
-        else:
+        elif not shared_trunk:
             base.copy_adapter("reward", "value")
     policy = PolicyModel(policy_base, None if full else "policy")
-    value = ValueModel(value_base, None if full else "value")
-    if rewards:
+    value = ValueModel.on_trunk_of(policy) if shared_trunk else ValueModel(value_base, None if full else "value")
+    if rewards and not shared_trunk:
         value.head.start_from(rewards[0].head, rewards[0].mean, rewards[0].std)
     for reward in rewards:
         freeze(reward)

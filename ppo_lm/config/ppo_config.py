@@ -65,9 +65,12 @@ class PPOConfig(PromptSettings, ModelSettings):
     """Tokens, prompts included, in memory at once while scoring and training; halved when memory runs out. Changes memory and speed, no result."""
     rollout_slots: int = 64
     """Responses sampled at once; the next prompt takes the place of one that ends. Changes memory and speed, no distribution."""
-    old_logprobs: str = "auto"
-    """The old policy's log-probabilities: sampled (as computed while sampling), recomputed (by the training pass), or auto: recomputed where rounding
-    makes these two differ, which is wherever the weights are not float32."""
+    old_logprobs: str = "sampled"
+    """The old policy's log-probabilities: sampled (of the distribution that was sampled from, which makes the ratio an exact importance weight) or
+    recomputed (by the training pass, which rounds differently where the weights are not float32)."""
+    value_backbone: str = "separate"
+    """Where the value model reads: separate (an adapter, or a copy, of its own) or shared (a head on the policy's hidden states, both trained in one
+    pass: less time and memory)."""
     gradient_checkpointing: bool = False
     """Compute activations again in the backward pass instead of keeping them: less memory, more time."""
     fast: bool = True
@@ -104,7 +107,8 @@ class PPOConfig(PromptSettings, ModelSettings):
         PROBABILITY: ("top_p",),
         one_of("linear", "constant", "cosine"): ("lr_schedule",),
         one_of("k1", "k2", "k3"): ("kl_estimator",),
-        one_of("auto", "sampled", "recomputed"): ("old_logprobs",),
+        one_of("sampled", "recomputed"): ("old_logprobs",),
+        one_of("separate", "shared"): ("value_backbone",),
         one_of("reward_to_go", "returns"): ("value_target",),
     }
 

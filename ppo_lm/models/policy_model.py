@@ -18,10 +18,12 @@ class PolicyModel:
 
     def action_logprobs(self, sa_pairs: SAPairs, temperature: float = 1.0) -> torch.Tensor:
         """log π_θ(a|s) of every pair, (B, A) fp32, 0 where masked, on the support it was sampled from (see `ops.action_logprobs`)."""
-        with self.base.role(self.role):
-            hidden = self.base.hidden_states(sa_pairs.input_ids, sa_pairs.attention_mask)
+        return self.logprobs_at(states_before_actions(self.base, self.role, sa_pairs), sa_pairs, temperature)
+
+    def logprobs_at(self, states: torch.Tensor, sa_pairs: SAPairs, temperature: float = 1.0) -> torch.Tensor:
+        """`action_logprobs` from hidden states that are known already, (B, A, H)."""
         return action_logprobs(
-            states_before_actions(hidden, sa_pairs),
+            states,
             self.base.logits,
             sa_pairs.action_ids,
             sa_pairs.action_mask,
@@ -34,6 +36,8 @@ class PolicyModel:
         return self.base.role_parameters(self.role)
 
 
-def states_before_actions(hidden: torch.Tensor, sa_pairs: SAPairs) -> torch.Tensor:
-    """The hidden state that each action was chosen from, one position before it: (B, P+A, H) → (B, A, H)."""
+def states_before_actions(base: BaseModel, role: str | None, sa_pairs: SAPairs) -> torch.Tensor:
+    """The hidden state that each action was chosen from, one position before it, as the network in `role` computes it: (B, A, H)."""
+    with base.role(role):
+        hidden = base.hidden_states(sa_pairs.input_ids, sa_pairs.attention_mask)
     return hidden[:, -sa_pairs.action_ids.shape[1] - 1 : -1]

@@ -6,24 +6,33 @@ import torch
 from torch import nn
 
 from ppo_lm.models.base_model import BaseModel
-from ppo_lm.models.policy_model import states_before_actions
+from ppo_lm.models.policy_model import PolicyModel, states_before_actions
 from ppo_lm.models.score_head import ScoreHead
 from ppo_lm.types import SAPairs
 
 
 class ValueModel:
-    """V(s): an adapter of its own on the shared base (or a base of its own, `role=None`), and a head."""
+    """V(s): an adapter of its own on the shared base (or a base of its own, `role=None`), and a head; with `trunk_of`, a head on the policy's hidden states."""
 
-    def __init__(self, base: BaseModel, role: str | None = "value"):
-        self.base, self.role = base, role
+    def __init__(self, base: BaseModel, role: str | None = "value", trunk_of: PolicyModel | None = None):
+        self.base, self.role, self.trunk_of = base, role, trunk_of
         self.head = ScoreHead(base.hidden_size).to(base.device)
 
     def values(self, sa_pairs: SAPairs) -> torch.Tensor:
         """V of the state before every action, (B, A) fp32, 0 where masked."""
-        with self.base.role(self.role):
-            hidden = self.base.hidden_states(sa_pairs.input_ids, sa_pairs.attention_mask)
-        return torch.where(sa_pairs.action_mask, self.head(states_before_actions(hidden, sa_pairs)), 0.0)
+        return self.values_at(states_before_actions(self.base, self.role, sa_pairs), sa_pairs)
+
+    def values_at(self, states: torch.Tensor, sa_pairs: SAPairs) -> torch.Tensor:
+        """`values` from hidden states that are known already, (B, A, H)."""
+        return torch.where(sa_pairs.action_mask, self.head(states), 0.0)
 
     def parameters(self) -> list[nn.Parameter]:
-        """The trainable weights."""
-        return [*self.base.role_parameters(self.role), *self.head.parameters()]
+        """The trainable weights that are not the policy's."""
+        return [*([] if self.trunk_of else self.base.role_parameters(self.role)), *self.head.parameters()]
+
+    @classmethod
+    def on_trunk_of(cls, policy: PolicyModel) -> ValueModel:
+        """A head that reads the policy's own hidden states, and starts from V = 0."""
+        model = cls(policy.base, policy.role, policy)
+        nn.init.zeros_(model.head.linear.weight)
+        return model

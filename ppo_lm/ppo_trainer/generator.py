@@ -19,16 +19,16 @@ class SequenceGenerator:
     """Samples responses, and records the policy's and the reference's log-probability of every action.
 
     The old log-probabilities are those of sampling itself, or, with `recompute`, those of the training path. In fp32 both are the same to 1e-4; in bf16
-    they round differently, by some 0.03 nats a token (the metric `sampler_gap`). None recomputes where the weights are not fp32.
+    they round differently, by some 0.03 nats a token (the metric `sampler_gap`).
     """
 
     def __init__(
         self, policy: PolicyModel, sft: SFTModel, sampling: SamplingSettings, micro_batch_tokens: int = 1024, seed: int = 0,
-        engine: RolloutEngine | None = None, recompute: bool | None = None, clock: PhaseClock | None = None,
+        engine: RolloutEngine | None = None, recompute: bool = False, clock: PhaseClock | None = None,
     ):  # fmt: skip
         self.policy, self.sft, self.sampling, self.budget = policy, sft, sampling, TokenBudget(micro_batch_tokens)
         self.engine = engine or pick_engine(policy)
-        self.recompute = policy.base.dtype != torch.float32 if recompute is None else recompute
+        self.recompute = recompute
         self.random = torch.Generator(policy.base.device).manual_seed(seed)
         self.clock = clock or PhaseClock(policy.base.device)
 

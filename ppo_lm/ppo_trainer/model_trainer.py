@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import torch
@@ -13,6 +13,7 @@ from ppo_lm.config import PPOConfig
 from ppo_lm.errors import ConfigError
 from ppo_lm.experience_buffer import ExperienceBuffer, TokenBudget, try_micro_batches
 from ppo_lm.models import PolicyModel, ValueModel
+from ppo_lm.models.policy_model import states_before_actions
 from ppo_lm.training import policy_loss, value_loss
 from ppo_lm.types import SAPairs
 
@@ -22,6 +23,11 @@ class Part(NamedTuple):
 
     loss: torch.Tensor
     sums: dict[str, torch.Tensor]
+
+
+PartLoss = Callable[[SAPairs, int], Part]  # of a micro-batch, and its mini-batch's number of tokens
+BEFORE_UPDATES = ("sampler_gap",)  # sums that mean something in the first mini-batch only
+LEARNING_RATES = {"policy": "learning_rate", "value": "value_learning_rate"}  # names of their metrics
 
 
 class ModelTrainer:
@@ -39,56 +45,75 @@ class ModelTrainer:
         self.policy_buffer, self.value_buffer = ExperienceBuffer(config.seed), ExperienceBuffer(config.seed)
         self.budget = TokenBudget(config.micro_batch_tokens)
 
+    def train_models(self, sa_pairs: SAPairs) -> dict[str, float]:
+        """Both models, one after the other, or in one pass if they share a trunk."""
+        if self.value_model.trunk_of:
+            return self.train_shared_model(sa_pairs)
+        return self.train_value_model(sa_pairs) | self.train_policy_model(sa_pairs)
+
     def train_value_model(self, sa_pairs: SAPairs) -> dict[str, float]:
         """Move V towards the column `config.value_target`; needs `values`. Returns means over tokens and optimiser steps."""
-        config, target = self.config, self.config.value_target
-        self._check_schedule()
 
         def part_loss(part: SAPairs, tokens: int) -> Part:
-            new_values = self.value_model.values(part)
-            result = value_loss(new_values, part.require("values"), part.require(target), part.action_mask, config.value_clip, tokens)
-            return Part(config.value_coef * result.loss, {"value_loss": result.loss * tokens, "value_clip_fraction": result.clipped_sum})
+            return self._value_part(part, self.value_model.values(part), tokens)
 
-        metrics, grad_norm = self._train(sa_pairs, self.value_model, self.value_buffer, self.value_optimiser, part_loss)
-        return metrics | {"value_grad_norm": grad_norm, "value_learning_rate": self.value_optimiser.learning_rate}
+        return self._train(sa_pairs, self.value_model, self.value_buffer, {"value": self.value_optimiser}, part_loss)
 
     def train_policy_model(self, sa_pairs: SAPairs) -> dict[str, float]:
         """Climb PPO's clipped objective; needs `advantages`. Returns means over tokens and optimiser steps, and `sampler_gap`: the mean absolute difference,
         in nats a token, between the log-probabilities of the first mini-batch in training, before any update, and while sampling."""
-        config, optimiser, gap = self.config, self.policy_optimiser, []
-        first = optimiser.steps_done
 
         def part_loss(part: SAPairs, tokens: int) -> Part:
-            new_logprobs = self.policy.action_logprobs(part, config.temperature)
-            result = policy_loss(new_logprobs, part.old_logprobs, part.require("advantages"), part.action_mask, config.clip_epsilon, tokens)
-            if optimiser.steps_done == first and part.sampler_logprobs is not None:
-                gap.append((new_logprobs.detach() - part.sampler_logprobs).abs()[part.action_mask])
-            sums = {"policy_loss": result.loss * tokens, "ratio": result.ratio_sum, "clip_fraction": result.clipped_sum, "approx_kl": result.approx_kl_sum}
-            return Part(result.loss, sums)
+            return self._policy_part(part, self.policy.action_logprobs(part, self.config.temperature), tokens)
 
-        metrics, grad_norm = self._train(sa_pairs, self.policy, self.policy_buffer, optimiser, part_loss)
-        if gap:
-            metrics["sampler_gap"] = float(torch.cat(gap).mean())
-        return metrics | {"policy_grad_norm": grad_norm, "learning_rate": optimiser.learning_rate}
+        return self._train(sa_pairs, self.policy, self.policy_buffer, {"policy": self.policy_optimiser}, part_loss)
 
-    def _check_schedule(self) -> None:
-        """Refuse to go on when the learning rate has run out: nothing would be learnt any more."""
-        config, done = self.config, self.policy_optimiser.steps_done
-        if config.lr_schedule != "constant" and done >= self.total_steps:
-            raise ConfigError([f"steps is {config.steps} and all are done, so the {config.lr_schedule} schedule has ended; set steps higher, or lr_schedule to constant"])
+    def train_shared_model(self, sa_pairs: SAPairs) -> dict[str, float]:
+        """Both of the above in one pass, for a value head on the policy's hidden states: the loss is the sum of the two."""
+
+        def part_loss(part: SAPairs, tokens: int) -> Part:
+            states = states_before_actions(self.policy.base, self.policy.role, part)
+            policy = self._policy_part(part, self.policy.logprobs_at(states, part, self.config.temperature), tokens)
+            value = self._value_part(part, self.value_model.values_at(states, part), tokens)
+            return Part(policy.loss + value.loss, policy.sums | value.sums)
+
+        return self._train(sa_pairs, self.policy, self.policy_buffer, {"policy": self.policy_optimiser, "value": self.value_optimiser}, part_loss)
+
+    def _policy_part(self, part: SAPairs, new_logprobs: torch.Tensor, tokens: int) -> Part:
+        result = policy_loss(new_logprobs, part.old_logprobs, part.require("advantages"), part.action_mask, self.config.clip_epsilon, tokens)
+        sums = {"policy_loss": result.loss * tokens, "ratio": result.ratio_sum, "clip_fraction": result.clipped_sum, "approx_kl": result.approx_kl_sum}
+        if part.sampler_logprobs is not None:
+            sums["sampler_gap"] = (new_logprobs - part.sampler_logprobs).abs()[part.action_mask].sum()
+        return Part(result.loss, sums)
+
+    def _value_part(self, part: SAPairs, new_values: torch.Tensor, tokens: int) -> Part:
+        config = self.config
+        result = value_loss(new_values, part.require("values"), part.require(config.value_target), part.action_mask, config.value_clip, tokens)
+        return Part(config.value_coef * result.loss, {"value_loss": result.loss * tokens, "value_clip_fraction": result.clipped_sum})
 
     def _train(
-        self, sa_pairs: SAPairs, model: PolicyModel | ValueModel, buffer: ExperienceBuffer, optimiser: Optimiser, part_loss: Callable[[SAPairs, int], Part]
-    ) -> tuple[dict[str, float], float]:
-        sums, norms, seen = Counter(), [], 0
+        self, sa_pairs: SAPairs, model: PolicyModel | ValueModel, buffer: ExperienceBuffer, optimisers: dict[str, Optimiser], part_loss: PartLoss
+    ) -> dict[str, float]:
+        self._check_schedule(*optimisers.values())
+        sums, norms, first, seen = Counter(), Counter(), {}, 0
         for _ in range(self.config.ppo_epochs):
             for batch in buffer.mini_batches(sa_pairs, self.config.mini_batches):
-                sums.update(self._accumulate(batch, model, optimiser, part_loss))
-                norms.append(optimiser.step())
+                found = self._accumulate(batch, model, optimisers.values(), part_loss)
+                first = first or {name: float(found[name]) / len(batch) for name in BEFORE_UPDATES if name in found}
+                sums.update(found)
+                norms.update({f"{name}_grad_norm": optimiser.step() for name, optimiser in optimisers.items()})
                 seen += len(batch)
-        return {name: float(value) / seen for name, value in sums.items()}, sum(norms) / len(norms)
+        updates = self.config.ppo_epochs * self.config.mini_batches
+        rates = {LEARNING_RATES[name]: optimiser.learning_rate for name, optimiser in optimisers.items()}
+        return {name: float(value) / seen for name, value in sums.items()} | first | {name: norm / updates for name, norm in norms.items()} | rates
 
-    def _accumulate(self, batch: SAPairs, model: PolicyModel | ValueModel, optimiser: Optimiser, part_loss: Callable[[SAPairs, int], Part]) -> dict[str, torch.Tensor]:
+    def _check_schedule(self, *optimisers: Optimiser) -> None:
+        """Refuse to go on when the learning rate has run out: nothing would be learnt any more."""
+        config = self.config
+        if config.lr_schedule != "constant" and any(optimiser.steps_done >= self.total_steps for optimiser in optimisers):
+            raise ConfigError([f"steps is {config.steps} and all are done, so the {config.lr_schedule} schedule has ended; set steps higher, or lr_schedule to constant"])
+
+    def _accumulate(self, batch: SAPairs, model: PolicyModel | ValueModel, optimisers: Iterable[Optimiser], part_loss: PartLoss) -> dict[str, torch.Tensor]:
         """Add up a mini-batch's gradient over its micro-batches. Returns the sums for metrics."""
         tokens, sums = len(batch), Counter()
 
@@ -100,7 +125,8 @@ class ModelTrainer:
 
         def start_over() -> None:
             sums.clear()
-            optimiser.forget_gradients()
+            for optimiser in optimisers:
+                optimiser.forget_gradients()
 
         try_micro_batches(batch, self.budget, work, start_over)
         return sums

@@ -44,6 +44,7 @@ class PPOTrainer:
         self.roles = set_up_roles(
             self.base, lora_r=config.lora_r, lora_alpha=config.lora_alpha, lora_dropout=config.lora_dropout,
             lora_targets=config.lora_targets, reward_folders=[r for r in inputs.rewards if isinstance(r, Path)], seed=config.seed,
+            shared_trunk=config.value_backbone == "shared",
         )  # fmt: skip
         sampling = SamplingSettings(config.max_new_tokens, config.temperature, config.top_k, config.top_p)
         for model in (self.roles.policy, self.roles.value) if config.gradient_checkpointing else ():
@@ -90,12 +91,11 @@ class PPOTrainer:
         if config.whiten_advantages:
             sa_pairs = sa_pairs.with_columns(advantages=masked_whiten(sa_pairs.advantages, sa_pairs.action_mask))
         clock.lap("scoring")
-        value_metrics = self.model_trainer.train_value_model(sa_pairs)
-        policy_metrics = self.model_trainer.train_policy_model(sa_pairs)
+        trained = self.model_trainer.train_models(sa_pairs)
         clock.lap("training")
         return {
             "generated_texts": texts, "rewards": scores.tolist(), **describe_scores(self.reward_computer.plain_scores, self.reward_computer.components),
-            **describe_rollout(sa_pairs), **monitored, **value_metrics, **policy_metrics, **describe_cost(clock, len(sa_pairs)),
+            **describe_rollout(sa_pairs), **monitored, **trained, **describe_cost(clock, len(sa_pairs)),
         }  # fmt: skip
 
     def train(self, prompts: PromptSet | list[Prompt] | None = None, log: RunLog | None = None, resume: str | Path | None = None) -> Evaluations:
@@ -185,6 +185,6 @@ class PPOTrainer:
     def _make_generator(self, sampling: SamplingSettings, clock: PhaseClock | None = None) -> SequenceGenerator:
         """A generator with a random stream of its own; one for each evaluation, so that it changes nothing in training and all see the same noise."""
         config, policy = self.config, self.roles.policy
-        recompute = {"auto": None, "sampled": False, "recomputed": True}[config.old_logprobs]
+        recompute = config.old_logprobs == "recomputed"
         engine = pick_engine(policy, config.rollout_slots)
         return SequenceGenerator(policy, self.roles.sft, sampling, config.micro_batch_tokens, config.seed, engine, recompute, clock)
