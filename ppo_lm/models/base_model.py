@@ -19,7 +19,8 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from ppo_lm.models.lora_linear import use_own_passes
-from ppo_lm.models.reading import can_read_packed_rows, read_packed_rows, read_padded_rows
+from ppo_lm.models.llama_layers import is_plain_as, read_llama_rows
+from ppo_lm.models.reading import can_read_llama_rows, can_read_packed_rows, read_packed_rows, read_padded_rows
 
 ADAPTER_FILE = "adapter_model.safetensors"  # peft's name
 
@@ -32,7 +33,7 @@ class BaseModel:
     """
 
     def __init__(self, network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, eos_token_ids: list[int], name: str, fast: bool = True):
-        """`fast`: read rows without their padding, where the network can, and pass through adapters in one operation (`LoraLinear`)."""
+        """`fast`: read rows without their padding, by passes of our own (`llama_layers`) or, in other networks, through adapters in one operation (`LoraLinear`)."""
         self.network = network.eval().requires_grad_(False)
         self.tokenizer = tokenizer
         self.eos_token_ids = eos_token_ids
@@ -43,6 +44,8 @@ class BaseModel:
         self._checkpointed: list[GradientCheckpointingLayer] = []
         self.fast = fast
         self.packs = fast and can_read_packed_rows(self.network)
+        self.is_llama = fast and can_read_llama_rows(self.network)
+        self._active: str | None = None
 
     @property
     def device(self) -> torch.device:
@@ -124,6 +127,7 @@ class BaseModel:
 
     def _activate(self, role: str | None) -> None:
         # PEFT's set_adapter takes 20-60 ms, and clears requires_grad of the other roles; this sets the same two fields and no more.
+        self._active = role
         for layer in self._lora_layers:
             layer._disable_adapters = role is None
             if role is not None:
@@ -171,8 +175,12 @@ class BaseModel:
         merged.generation_config = copy.deepcopy(self.network.generation_config)
         return merged.eval()
 
-    def hidden_states(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        """The last hidden states. (B, T) int64, (B, T) bool → (B, T, H). Padding on either side changes nothing."""
+    def hidden_states(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, wanted: torch.Tensor | None = None) -> torch.Tensor:
+        """The last hidden states. (B, T) int64, (B, T) bool → (B, T, H). Padding on either side changes nothing. `wanted` (B, T) bool: no other
+        places need be right."""
+        if self.is_llama and not self.network.training and is_plain_as(self.network, self._active):
+            keep_inputs_only = bool(self._checkpointed) and torch.is_grad_enabled()
+            return read_llama_rows(self.network.get_decoder(), self._active, input_ids, attention_mask, wanted, keep_inputs_only)
         drops_attention = self.network.training and getattr(self.network.config.get_text_config(), "attention_dropout", 0.0)
         read = read_packed_rows if self.packs and not drops_attention else read_padded_rows
         with self._checkpointing():

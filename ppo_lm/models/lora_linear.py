@@ -1,60 +1,65 @@
-"""A linear layer with LoRA adapters whose passes cost little more than the layer's own."""
+"""peft's linear layer with passes that cost little more than the layer's own."""
 
 from __future__ import annotations
 
 import torch
 from peft.tuners import lora
-from torch.nn.functional import linear
+
+from ppo_lm.models.adapted_linear import AdaptedLinear, apply, input_gradient, weight_gradients
 
 
 class LoraLinear(lora.Linear):
-    """peft's layer with a forward and a backward pass of its own: y = x·Wᵀ + s·(x·Aᵀ)·Bᵀ ("LoRA", 2106.09685), all in x's dtype.
+    """peft's layer with the forward and backward passes of `adapted_linear`; of the activations only its input is kept for the backward pass.
 
-    The adapter's weights keep their own dtype (fp32), and so do their gradients; of the activations only x is kept for the backward pass.
     peft's pass is used where it does more: dropout that is on, DoRA and other variants, several adapters at once, a bias of the adapter's.
     """
 
     def forward(self, x: torch.Tensor, *args, **kwargs) -> torch.Tensor:
-        if not self._is_plain(args, kwargs):
+        role = None if self.disable_adapters else self.active_adapters[0]
+        if args or kwargs or len(self.active_adapters) > 1 or not is_plain(self, role):
             return super().forward(x, *args, **kwargs)
-        if self.disable_adapters:
+        if role is None:
             return self.base_layer(x)
-        role, base = self.active_adapters[0], self.base_layer
-        return _LoraLinear.apply(x, base.weight, base.bias, self.lora_A[role].weight, self.lora_B[role].weight, self.scaling[role])
-
-    def _is_plain(self, args, kwargs) -> bool:
-        if args or kwargs or self.merged or type(self.base_layer) is not torch.nn.Linear or self.base_layer.weight.requires_grad:
-            return False
-        if self.disable_adapters:
-            return True
-        role = self.active_adapters[0]
-        if len(self.active_adapters) != 1 or role not in self.lora_A or role in self.lora_variant or self.lora_B[role].bias is not None:
-            return False
-        return not self.training or isinstance(self.lora_dropout[role], torch.nn.Identity)
+        layer = adapted(self, role)
+        return _Linear.apply(x.flatten(0, -2), layer.scale, *layer.tensors).view(*x.shape[:-1], -1)
 
 
-class _LoraLinear(torch.autograd.Function):
+class _Linear(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, weight, bias, a, b, scale: float):
-        ctx.save_for_backward(x, weight, a, b)
+    def forward(ctx, x, scale: float, *tensors):
+        ctx.save_for_backward(x, *tensors)
         ctx.scale = scale
-        rows = x.flatten(0, -2)
-        y = linear(rows, weight, bias).addmm_(rows @ a.to(x.dtype).T, b.to(x.dtype).T, alpha=scale)
-        return y.view(*x.shape[:-1], -1)
+        return apply(x, AdaptedLinear(*tensors, scale))
 
     @staticmethod
     def backward(ctx, grad):
-        x, weight, a, b = ctx.saved_tensors
-        rows, grad_rows = x.flatten(0, -2), grad.flatten(0, -2)
-        low, high = a.to(x.dtype), b.to(x.dtype)
-        down = grad_rows @ high
-        grad_x = grad_a = grad_b = None
-        if ctx.needs_input_grad[3]:
-            grad_a = (down.T @ rows).to(a.dtype).mul_(ctx.scale)
-            grad_b = (grad_rows.T @ (rows @ low.T)).to(b.dtype).mul_(ctx.scale)
-        if ctx.needs_input_grad[0]:
-            grad_x = (grad_rows @ weight).addmm_(down, low, alpha=ctx.scale).view_as(x)
-        return grad_x, None, None, grad_a, grad_b, None
+        x, *tensors = ctx.saved_tensors
+        layer = AdaptedLinear(*tensors, ctx.scale)
+        grad_x = input_gradient(grad, layer) if ctx.needs_input_grad[0] else None
+        return grad_x, None, *weight_gradients(grad, x, layer, ctx.needs_input_grad[2:])
+
+
+def is_plain(module: torch.nn.Module, role: str | None) -> bool:
+    """Whether `module` as `role` is no more than y = x·(W + s·B·A)ᵀ + c, now that dropout is on or off."""
+    if type(module) is torch.nn.Linear:
+        return True
+    if not isinstance(module, lora.Linear) or module.merged or type(module.base_layer) is not torch.nn.Linear:
+        return False
+    if role is None or role not in module.lora_A:
+        return role is None
+    if role in module.lora_variant or module.lora_B[role].bias is not None:
+        return False
+    return not module.training or isinstance(module.lora_dropout[role], torch.nn.Identity)
+
+
+def adapted(module: torch.nn.Module, role: str | None) -> AdaptedLinear:
+    """The weights of a layer that `is_plain`."""
+    if not isinstance(module, lora.Linear):
+        return AdaptedLinear(module.weight, module.bias, None, None)
+    base = module.base_layer
+    if role is None:
+        return AdaptedLinear(base.weight, base.bias, None, None)
+    return AdaptedLinear(base.weight, base.bias, module.lora_A[role].weight, module.lora_B[role].weight, module.scaling[role])
 
 
 def use_own_passes(layer: torch.nn.Module) -> None:

@@ -44,7 +44,8 @@ class Packing:
         sources = torch.full((self.rows * self.width,), -1, device=self.tokens.device)
         return sources.scatter(0, self.places, torch.arange(len(self.tokens), device=self.tokens.device))
 
-    def spread(self, packed: torch.Tensor, shape: torch.Size) -> torch.Tensor:
-        """Undo the packing: (N, H) → (B, T, H) for the batch's `shape` (B, T), 0 where there is padding."""
+    def spread(self, packed: torch.Tensor, shape: torch.Size, tokens: torch.Tensor | None = None) -> torch.Tensor:
+        """Undo the packing: (N, H) → (B, T, H) for the batch's `shape` (B, T), 0 where there is padding. With `tokens` (M,), some of `self.tokens`,
+        for theirs alone, (M, H)."""
         batch = packed.new_zeros(shape[0] * shape[1], packed.shape[-1])
-        return batch.index_copy(0, self.tokens, packed).view(*shape, -1)
+        return batch.index_copy(0, self.tokens if tokens is None else tokens, packed).view(*shape, -1)

@@ -38,6 +38,8 @@ class PolicyModel:
 
 def states_before_actions(base: BaseModel, role: str | None, sa_pairs: SAPairs) -> torch.Tensor:
     """The hidden state that each action was chosen from, one position before it, as the network in `role` computes it: (B, A, H)."""
+    before = slice(-sa_pairs.action_ids.shape[1] - 1, -1)
+    wanted = torch.zeros_like(sa_pairs.attention_mask)
+    wanted[:, before] = sa_pairs.action_mask
     with base.role(role):
-        hidden = base.hidden_states(sa_pairs.input_ids, sa_pairs.attention_mask)
-    return hidden[:, -sa_pairs.action_ids.shape[1] - 1 : -1]
+        return base.hidden_states(sa_pairs.input_ids, sa_pairs.attention_mask, wanted)[:, before]

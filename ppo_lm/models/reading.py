@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from torch import nn
 from transformers import PreTrainedModel
 
 from ppo_lm.models.attention import NAME, PackedBatch
+from ppo_lm.models.llama_layers import read_llama_rows, why_not_llama
 from ppo_lm.models.packing import Packing
 from ppo_lm.ops import position_ids
 
@@ -33,20 +37,34 @@ def read_packed_rows(decoder: nn.Module, input_ids: torch.Tensor, attention_mask
     return packing.spread(output.last_hidden_state[0], input_ids.shape)
 
 
-@torch.no_grad()
 def can_read_packed_rows(network: PreTrainedModel) -> bool:
     """Give the network our attention and see whether packed rows read as padded ones do; if not, it gets its own attention back."""
-    decoder, before = network.get_decoder(), network.config._attn_implementation
+    before = network.config._attn_implementation
+
+    def read(*batch: torch.Tensor) -> torch.Tensor:
+        network.set_attn_implementation(NAME)
+        return read_packed_rows(network.get_decoder(), *batch)
+
+    if _reads_alike(network, read):
+        return True
+    network.set_attn_implementation(before)
+    return False
+
+
+def can_read_llama_rows(network: PreTrainedModel) -> bool:
+    """Whether `read_llama_rows` is for networks of this kind, and reads as transformers does."""
+    return why_not_llama(network) is None and _reads_alike(network, partial(read_llama_rows, network.get_decoder(), None))
+
+
+@torch.no_grad()
+def _reads_alike(network: PreTrainedModel, read: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> bool:
+    """Whether `read` gives what `read_padded_rows` does, on three short rows."""
     lengths = torch.tensor([5, 3, 9], device=network.device)
     mask = torch.arange(9, device=network.device) < lengths[:, None]
     ids = torch.arange(27, device=network.device).view(3, 9) % network.get_input_embeddings().num_embeddings
     try:
-        expected = read_padded_rows(decoder, ids, mask)[mask].float()
-        network.set_attn_implementation(NAME)
-        found = read_packed_rows(decoder, ids, mask)[mask].float()
-        if (found - expected).norm() <= TOLERANCE[network.dtype] * expected.norm():
-            return True
+        expected = read_padded_rows(network.get_decoder(), ids, mask)[mask].float()
+        found = read(ids, mask)[mask].float()
     except (TypeError, ValueError, KeyError, RuntimeError, AttributeError):  # the network takes no such argument, or lets no other attention in
-        pass
-    network.set_attn_implementation(before)
-    return False
+        return False
+    return bool((found - expected).norm() <= TOLERANCE[network.dtype] * expected.norm())

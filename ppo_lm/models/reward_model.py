@@ -28,10 +28,10 @@ class RewardModel:
 
     def scores(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """Score sequences of prompt and response, padded on either side. (B, T) int64, (B, T) bool → (B,) fp32."""
-        with self.base.role(self.role):
-            hidden = self.base.hidden_states(input_ids, attention_mask)
         positions = torch.arange(input_ids.shape[1], device=input_ids.device)
         last = torch.where(attention_mask, positions, -1).argmax(dim=1)
+        with self.base.role(self.role):
+            hidden = self.base.hidden_states(input_ids, attention_mask, wanted=positions == last[:, None])
         rows = torch.arange(input_ids.shape[0], device=input_ids.device)
         return (self.head(hidden[rows, last]) - self.mean) / self.std
 

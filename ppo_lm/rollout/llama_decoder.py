@@ -11,26 +11,20 @@ from torch import nn
 from torch.nn.functional import rms_norm, silu
 
 from ppo_lm.models import BaseModel
+from ppo_lm.models.llama_layers import inverse_length, normalise, rotate, rotations, why_not_llama
 from ppo_lm.rollout.packed_linear import PackedLinear
 
-FAMILIES = ("llama", "mistral", "qwen2", "qwen3")  # transformers' model_type
-FIXED_ROPE = ("default", "linear", "llama3", "yarn")  # rotary embeddings that do not change with the length of the text
 Attend = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 def why_not(base: BaseModel) -> str | None:
     """Why `LlamaDecoder` does not run this network; None if it does."""
-    network, config = base.network, base.network.config
+    config = base.network.config
     if not base.fast:
         return "the fast paths are off"
-    if config.model_type not in FAMILIES:
-        return f"model_type {config.model_type!r} is none of {', '.join(FAMILIES)}"
     if getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True):
         return "its attention has a sliding window"
-    if config.hidden_act != "silu":
-        return f"hidden_act is {config.hidden_act!r}"
-    rope = getattr(network.get_decoder().rotary_emb, "rope_type", "default")
-    return None if rope in FIXED_ROPE else f"its rotary embedding is of type {rope!r}"
+    return why_not_llama(base.network)
 
 
 def pack_head(base: BaseModel, rows: int) -> PackedLinear:
@@ -83,11 +77,8 @@ class LlamaDecoder:
         return PackedLinear(weight, bias, self.rows)
 
     def rotations(self, length: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """(cos, sin) of positions 0 … length − 1, (length, 1, D) each; sin is negative in its first half, see `_rotate`."""
-        positions = torch.arange(length, device=self.embedding.weight.device)[None]
-        cos, sin = self.rotary(self.embedding.weight[:1, None], positions)
-        half = self.head_size // 2
-        return cos[0][:, None], torch.cat([-sin[0, :, :half], sin[0, :, half:]], dim=1)[:, None]
+        """(cos, sin) of positions 0 … length − 1, (length, 1, D) each; see `llama_layers.rotate`."""
+        return rotations(self.rotary, self.embedding.weight, torch.arange(length, device=self.embedding.weight.device))
 
     def hidden_states(self, ids: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, attend: Attend) -> torch.Tensor:
         """Last hidden states of n tokens, (n,) int64 → (n, H). `attend(layer, q, k, v)`: (n, heads, D) each → (n, heads·D)."""
@@ -97,7 +88,7 @@ class LlamaDecoder:
             qk, v = (part.unflatten(1, (-1, self.head_size)) for part in layer.qkv(_normalise(x, layer.norms[0])).split(sizes, dim=1))
             if hasattr(layer.attention, "q_norm"):
                 qk = torch.cat([_normalise(qk[:, :heads], layer.attention.q_norm), _normalise(qk[:, heads:], layer.attention.k_norm)], dim=1)
-            qk = _rotate(qk, cos, sin)
+            qk = rotate(qk, cos, sin)
             x = x + layer.out(attend(index, qk[:, :heads], qk[:, heads:], v))
             gate, up = layer.gate_up(_normalise(x, layer.norms[1])).chunk(2, dim=1)
             x = x + layer.down(silu(gate).mul_(up))
@@ -112,11 +103,4 @@ def _normalise(x: torch.Tensor, norm: nn.Module) -> torch.Tensor:
     """Root-mean-square normalisation (1910.07467) over the last dimension, computed in fp32."""
     if x.dtype == torch.float32:
         return rms_norm(x, norm.weight.shape, norm.weight, norm.variance_epsilon)
-    length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
-    scale = length.square_().div_(x.shape[-1]).add_(norm.variance_epsilon).rsqrt_()
-    return (x * scale).to(x.dtype).mul_(norm.weight)
-
-
-def _rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Rotary position embedding (2104.09864) with the halves of each head as the two coordinates: x·cos + (x₂, x₁)·(−sin, sin). (n, heads, D)."""
-    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, dims=-1), sin)
+    return normalise(x, inverse_length(x, norm.variance_epsilon), norm.weight)

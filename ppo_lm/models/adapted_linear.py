@@ -1,0 +1,68 @@
+"""A linear layer with at most one LoRA adapter ("LoRA", 2106.09685), forwards and backwards: y = x·(W + s·B·A)ᵀ + c.
+
+Plain functions, for autograd functions that keep only what they must. The adapter's weights keep their own dtype (fp32) and so do their gradients; products
+are in x's dtype.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch.nn.functional import linear
+
+
+class AdaptedLinear(NamedTuple):
+    """weight: (O, I), bias: (O,) or None, a: (r, I) and b: (O, r), None without an adapter."""
+
+    weight: torch.Tensor
+    bias: torch.Tensor | None
+    a: torch.Tensor | None
+    b: torch.Tensor | None
+    scale: float = 1.0
+
+    @property
+    def tensors(self) -> tuple:
+        return self[:4]
+
+
+Gradients = tuple  # of weight, bias, a and b; None where not needed
+
+
+def apply(x: torch.Tensor, layer: AdaptedLinear) -> torch.Tensor:
+    """(N, I) → (N, O)."""
+    whole = _whole_weight(layer, len(x))
+    if whole is not None:
+        return linear(x, whole, layer.bias)
+    return linear(x, layer.weight, layer.bias).addmm_(x @ layer.a.to(x.dtype).T, layer.b.to(x.dtype).T, alpha=layer.scale)
+
+
+def input_gradient(grad: torch.Tensor, layer: AdaptedLinear, add_to: torch.Tensor | None = None) -> torch.Tensor:
+    """(N, O) → (N, I), added in place to `add_to` if there is one."""
+    whole = _whole_weight(layer, len(grad))
+    weight = layer.weight if whole is None else whole
+    found = grad @ weight if add_to is None else add_to.addmm_(grad, weight)
+    if whole is None:
+        found.addmm_(grad @ layer.b.to(grad.dtype), layer.a.to(grad.dtype), alpha=layer.scale)
+    return found
+
+
+def weight_gradients(grad: torch.Tensor, x: torch.Tensor, layer: AdaptedLinear, needs: tuple[bool, ...]) -> Gradients:
+    """Of y = apply(x), with grad: (N, O) and x: (N, I); `needs` says which of the four are wanted."""
+    of_weight, of_bias, of_a, _ = needs
+    grad_a = grad_b = None
+    if of_a:
+        a, b = layer.a.to(x.dtype), layer.b.to(x.dtype)
+        grad_a = ((grad @ b).T @ x).to(layer.a.dtype).mul_(layer.scale)
+        grad_b = (grad.T @ (x @ a.T)).to(layer.b.dtype).mul_(layer.scale)
+    return grad.T @ x if of_weight else None, grad.sum(dim=0) if of_bias else None, grad_a, grad_b
+
+
+def _whole_weight(layer: AdaptedLinear, rows: int) -> torch.Tensor | None:
+    """W + s·B·A, where that costs less than two thin products of `rows` rows and W has no coarser dtype than the adapter."""
+    if layer.a is None:
+        return layer.weight
+    outputs, inputs = layer.weight.shape
+    if layer.weight.dtype != layer.a.dtype or rows * (outputs + inputs) < outputs * inputs:
+        return None
+    return torch.addmm(layer.weight, layer.b, layer.a, alpha=layer.scale)
