@@ -22,8 +22,16 @@ from workloads import WORKLOADS, prepare
 
 HERE = Path(__file__).parent
 OURS = {  # name → lora_r, dtype, settings
-    "smollm2": {"LoRA, bf16": (16, "bfloat16", ["micro_batch_tokens=512"]), "LoRA, fp32": (16, "float32", ["micro_batch_tokens=512"])},
-    "tiny": {"LoRA, bf16": (16, "bfloat16", []), "LoRA, fp32": (16, "float32", []), "all weights, fp32": (0, "float32", [])},
+    "smollm2": {
+        "LoRA, bf16": (16, "bfloat16", []),
+        "LoRA, bf16, value head on the policy": (16, "bfloat16", ["value_backbone=shared"]),
+        "LoRA, fp32": (16, "float32", []),
+    },
+    "tiny": {
+        "LoRA, bf16": (16, "bfloat16", []),
+        "LoRA, bf16, value head on the policy": (16, "bfloat16", ["value_backbone=shared"]),
+        "all weights, fp32": (0, "float32", []),
+    },
 }
 COLUMNS = ("sampling", "scoring", "training", "step", "peak_memory_mib")
 
