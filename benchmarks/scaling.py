@@ -30,7 +30,8 @@ SIZES = {
     "new tokens": [replace(TINY, new_tokens=n) for n in (32, 64, 128, 256)],
     "model": [TINY, replace(WORKLOADS["smollm2"], prompts=64, shortest=32, longest=64, new_tokens=32)],
 }
-SLOTS, LIMIT = 32, 64
+SLOTS = 32
+ENDS = [(limit, ends) for limit in (64, 128) for ends in (False, True)]  # new tokens, and whether responses end early
 
 
 def measure(workload, folder: Path) -> dict[str, float]:
@@ -38,12 +39,12 @@ def measure(workload, folder: Path) -> dict[str, float]:
     return time_steps(make_trainer(workload, folder, 2, 16, "float32"), workload, 2)[-1]
 
 
-def measure_early_ends(folder: Path, ends: bool) -> dict[str, float]:
+def measure_early_ends(folder: Path, limit: int, ends: bool) -> dict[str, float]:
     """Seconds to sample four times as many responses as there are slots, of the full length or, with `ends`, of half of it on average."""
-    workload = replace(TINY, prompts=4 * SLOTS, new_tokens=LIMIT)
+    workload = replace(TINY, prompts=4 * SLOTS, new_tokens=limit)
     trainer = make_trainer(workload, folder, 3, 16, "float32", rollout_slots=SLOTS)
     if ends:  # with random weights all tokens are about as likely; so many as EOS make the mean length half the limit
-        trainer.base.eos_token_ids = list(range(2, 2 + round(1.6 / LIMIT * trainer.base.network.config.vocab_size)))
+        trainer.base.eos_token_ids = list(range(2, 2 + round(1.6 / limit * trainer.base.network.config.vocab_size)))
     for step in range(3):
         prompts = trainer.generator._encode(range(step * 4 * SLOTS, (step + 1) * 4 * SLOTS))
         ids, mask = pad(prompts, trainer.base.pad_token_id, side="left", device=trainer.base.device)
@@ -73,14 +74,14 @@ def main() -> None:
     if arguments.one:
         kind, index = arguments.one[0], int(arguments.one[1])
         if kind == "early ends":
-            found = measure_early_ends(prepare(arguments.folder, "tiny"), bool(index))
+            found = measure_early_ends(prepare(arguments.folder, "tiny"), *ENDS[index])
         else:
             found = measure(SIZES[kind][index], prepare(arguments.folder, SIZES[kind][index].model))
         print(json.dumps(found))
         return
     console, everything = Console(width=140), {}
     for kind in arguments.kinds:
-        sizes = SIZES.get(kind, ["full length", "half on average"])
+        sizes = SIZES.get(kind, [f"{limit} tokens{', half of them on average' if ends else ''}" for limit, ends in ENDS])
         runs = [[] for _ in sizes]
         for _ in range(arguments.repeats):
             for index, made in enumerate(runs):

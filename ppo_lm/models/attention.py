@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import pad, scaled_dot_product_attention
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
@@ -105,8 +105,9 @@ def _rows(x: torch.Tensor, rows: PackedRows, size: int) -> torch.Tensor:
 
 
 def _tokens(x: torch.Tensor, rows: PackedRows, width: int) -> torch.Tensor:
-    """(B·KV, T·G, D) → (N·KV, G·D)."""
-    return x.view(-1, width).index_select(0, rows.scatter)
+    """(B·KV, T·G, D) → (size·KV, G·D), 0 after the N real tokens."""
+    real = x.view(-1, width).index_select(0, rows.scatter)
+    return pad(real, (0, 0, 0, rows.packing.size * rows.kv_heads - len(real)))
 
 
 def attend_rows(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, rows: PackedRows, scale: float | None = None, window: int | None = None) -> torch.Tensor:

@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import torch
 from torch import nn
-from torch.nn.functional import silu
+from torch.nn.functional import pad, silu
 from torch.utils.checkpoint import checkpoint
 
 from ppo_lm.models.adapted_linear import AdaptedLinear, apply, input_gradient, weight_gradients
 from ppo_lm.models.attention import PackedBatch, attend_rows
 from ppo_lm.models.lora_linear import adapted, is_plain
-from ppo_lm.models.packing import Packing
+from ppo_lm.models.packing import CPU_MULTIPLE, Packing, round_up
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")  # transformers' model_type
 FIXED_ROPE = ("default", "linear", "llama3", "yarn")  # rotary embeddings that do not change with the length of the text
@@ -40,13 +40,15 @@ def read_llama_rows(
 
     `keep_inputs_only`: of a layer's activations keep but its input for the backward pass, and compute the others anew (1604.06174).
     """
-    packing = Packing.of(attention_mask)
+    multiple = CPU_MULTIPLE if input_ids.device.type == "cpu" else 1
+    packing = Packing.of(attention_mask, multiple)
     batch, tokens, keep = PackedBatch(packing), packing.tokens, None
     if wanted is not None:
         keep = packing.take(wanted).nonzero()[:, 0]
         tokens = tokens[keep]
+        keep = pad(keep, (0, round_up(len(keep), multiple) - len(keep)))
     x = decoder.embed_tokens(packing.take(input_ids))
-    cos, sin = rotations(decoder.rotary_emb, x, packing.position_ids)
+    cos, sin = rotations(decoder.rotary_emb, x, packing.fill(packing.position_ids))
     last = len(decoder.layers) - 1
     for index, layer in enumerate(decoder.layers):
         arguments = (layer, role, x, cos, sin, batch, keep if index == last else None)

@@ -5,33 +5,42 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from torch.nn.functional import pad
+
+CPU_MULTIPLE = 32  # of rows: oneDNN spends up to a millisecond on every new shape of a matrix product, so there should be few
 
 
 @dataclass(frozen=True)
 class Packing:
-    """Where the N real tokens of a padded batch (B, T) lie, row after row.
+    """Where the N real tokens of a padded batch (B, T) lie, row after row. Packed tensors have `size` ≥ N rows; what is in those after N means nothing.
 
     `width` is the longest row's number of real tokens; "the rows" below are (B, width), every row starting with its first real token.
     """
 
     rows: int
     width: int
+    size: int
     tokens: torch.Tensor  # (N,) int64: places of the real tokens in the flattened (B·T,) batch
     position_ids: torch.Tensor  # (N,) int64: each token's place in its row, padding not counted
     row_of: torch.Tensor  # (N,) int64
 
     @classmethod
-    def of(cls, attention_mask: torch.Tensor) -> Packing:
-        """attention_mask: (B, T) bool, at least one True."""
+    def of(cls, attention_mask: torch.Tensor, multiple: int = 1) -> Packing:
+        """attention_mask: (B, T) bool, at least one True. `size` becomes a multiple of `multiple`."""
         lengths = attention_mask.sum(dim=1)
         tokens = attention_mask.flatten().nonzero()[:, 0]
         row_of = torch.arange(len(lengths), device=lengths.device).repeat_interleave(lengths, output_size=len(tokens))
         starts = lengths.cumsum(dim=0) - lengths
-        return cls(len(lengths), int(lengths.max()), tokens, torch.arange(len(tokens), device=lengths.device) - starts[row_of], row_of)
+        size = round_up(len(tokens), multiple)
+        return cls(len(lengths), int(lengths.max()), size, tokens, torch.arange(len(tokens), device=lengths.device) - starts[row_of], row_of)
 
     def take(self, batch: torch.Tensor) -> torch.Tensor:
-        """The real tokens' part of a padded batch: (B, T) → (N,)."""
-        return batch.flatten()[self.tokens]
+        """The real tokens' part of a padded batch, and zeros: (B, T) → (size,)."""
+        return self.fill(batch.flatten()[self.tokens])
+
+    def fill(self, packed: torch.Tensor) -> torch.Tensor:
+        """(N, ...) → (size, ...), with zeros."""
+        return pad(packed, (*[0] * (2 * packed.ndim - 1), self.size - len(self.tokens)))
 
     @property
     def places(self) -> torch.Tensor:
@@ -45,7 +54,12 @@ class Packing:
         return sources.scatter(0, self.places, torch.arange(len(self.tokens), device=self.tokens.device))
 
     def spread(self, packed: torch.Tensor, shape: torch.Size, tokens: torch.Tensor | None = None) -> torch.Tensor:
-        """Undo the packing: (N, H) → (B, T, H) for the batch's `shape` (B, T), 0 where there is padding. With `tokens` (M,), some of `self.tokens`,
-        for theirs alone, (M, H)."""
+        """Undo the packing: (size, H) → (B, T, H) for the batch's `shape` (B, T), 0 where there is padding. With `tokens` (M,), some of
+        `self.tokens`, for theirs alone, (M or more, H)."""
+        tokens = self.tokens if tokens is None else tokens
         batch = packed.new_zeros(shape[0] * shape[1], packed.shape[-1])
-        return batch.index_copy(0, self.tokens if tokens is None else tokens, packed).view(*shape, -1)
+        return batch.index_copy(0, tokens, packed[: len(tokens)]).view(*shape, -1)
+
+
+def round_up(count: int, multiple: int) -> int:
+    return -(-count // multiple) * multiple

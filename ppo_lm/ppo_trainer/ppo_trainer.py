@@ -186,5 +186,5 @@ class PPOTrainer:
         """A generator with a random stream of its own; one for each evaluation, so that it changes nothing in training and all see the same noise."""
         config, policy = self.config, self.roles.policy
         recompute = config.old_logprobs == "recomputed"
-        engine = pick_engine(policy, config.rollout_slots)
+        engine = pick_engine(policy, config.rollout_slots, config.micro_batch_tokens)
         return SequenceGenerator(policy, self.roles.sft, sampling, config.micro_batch_tokens, config.seed, engine, recompute, clock)

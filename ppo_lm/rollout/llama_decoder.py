@@ -8,12 +8,14 @@ from dataclasses import dataclass
 import torch
 from peft.tuners.lora import LoraLayer
 from torch import nn
-from torch.nn.functional import rms_norm, silu
+from torch.nn.functional import pad, silu
 
 from ppo_lm.models import BaseModel
 from ppo_lm.models.llama_layers import inverse_length, normalise, rotate, rotations, why_not_llama
+from ppo_lm.models.packing import round_up
 from ppo_lm.rollout.packed_linear import PackedLinear
 
+CPU_ROW_MULTIPLE = 4  # responses decoded at once are rounded up to it, for the same reason as `packing.CPU_MULTIPLE`
 Attend = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
@@ -96,11 +98,10 @@ class LlamaDecoder:
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """(n, H) → (n, V)."""
-        return self.head(hidden)
+        multiple = CPU_ROW_MULTIPLE if hidden.device.type == "cpu" else 1
+        return self.head(pad(hidden, (0, 0, 0, round_up(len(hidden), multiple) - len(hidden))))[: len(hidden)]
 
 
 def _normalise(x: torch.Tensor, norm: nn.Module) -> torch.Tensor:
     """Root-mean-square normalisation (1910.07467) over the last dimension, computed in fp32."""
-    if x.dtype == torch.float32:
-        return rms_norm(x, norm.weight.shape, norm.weight, norm.variance_epsilon)
     return normalise(x, inverse_length(x, norm.variance_epsilon), norm.weight)

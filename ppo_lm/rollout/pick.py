@@ -8,12 +8,12 @@ from ppo_lm.rollout.llama_decoder import why_not
 from ppo_lm.rollout.plain_engine import PlainEngine
 from ppo_lm.rollout.slot_engine import SlotEngine
 
-SLOTS = 64
+SLOTS, PROMPT_TOKENS = 64, 1024
 
 
-def pick_engine(policy: PolicyModel, slots: int = SLOTS) -> RolloutEngine:
+def pick_engine(policy: PolicyModel, slots: int = SLOTS, prompt_tokens: int = PROMPT_TOKENS) -> RolloutEngine:
     """`SlotEngine` where it can run the policy's network, else `PlainEngine`, which runs them all."""
-    return PlainEngine(policy) if why_not(policy.base) else SlotEngine(policy, slots)
+    return PlainEngine(policy) if why_not(policy.base) else SlotEngine(policy, slots, prompt_tokens)
 
 
 def describe_engine(policy: PolicyModel) -> str:

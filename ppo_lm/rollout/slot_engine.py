@@ -8,10 +8,10 @@ from torch.nn.functional import pad
 from ppo_lm.errors import UserError, first_line
 from ppo_lm.models import PolicyModel
 from ppo_lm.models.attention import PackedBatch, attend_rows
-from ppo_lm.models.packing import Packing
+from ppo_lm.models.packing import CPU_MULTIPLE, Packing, round_up
 from ppo_lm.ops import is_out_of_memory
 from ppo_lm.rollout.engine import Sampled, SamplingSettings
-from ppo_lm.rollout.llama_decoder import LlamaDecoder
+from ppo_lm.rollout.llama_decoder import CPU_ROW_MULTIPLE, LlamaDecoder
 from ppo_lm.rollout.sampling import draw_uniforms, sample_tokens
 
 BLOCK = 32  # tokens that the memory of keys and values grows by
@@ -22,8 +22,9 @@ class SlotEngine:
     of the engine's own; prompts are read without padding.
     """
 
-    def __init__(self, policy: PolicyModel, slots: int):
-        self.policy, self.slots, self._head = policy, slots, None
+    def __init__(self, policy: PolicyModel, slots: int, prompt_tokens: int):
+        """`slots`: responses under way at once. `prompt_tokens`: tokens of prompts read at once, at least one prompt; both bound the memory."""
+        self.policy, self.slots, self.prompt_tokens, self._head = policy, slots, prompt_tokens, None
 
     @torch.no_grad()
     def sample(self, prompt_ids: torch.Tensor, prompt_mask: torch.Tensor, settings: SamplingSettings, generator: torch.Generator) -> Sampled:
@@ -49,7 +50,7 @@ class SlotEngine:
         cache = _Cache(decoder, slots, max(lengths) + settings.max_new_tokens, base.dtype)
         while waiting or cache.rows:
             if waiting and slots - len(cache.rows) >= (slots + 7) // 8:
-                rows = [waiting.pop() for _ in range(min(slots - len(cache.rows), len(waiting)))]
+                rows = _take(waiting, slots - len(cache.rows), self.prompt_tokens, lengths)
                 hidden = cache.read(rows, prompt_ids[rows], prompt_mask[rows])
                 started = len(cache.rows) - len(rows)
             else:
@@ -57,6 +58,14 @@ class SlotEngine:
             ended = responses.extend(cache.rows[started:], decoder.logits(hidden))
             cache.remove([started + place for place in ended])
         return responses.sampled()
+
+
+def _take(waiting: list[int], most: int, tokens: int, lengths: list[int]) -> list[int]:
+    """Remove rows from the end of `waiting`: at most `most`, of at most `tokens` tokens together, at least one."""
+    taken = [waiting.pop()]
+    while waiting and len(taken) < most and (tokens := tokens - lengths[taken[-1]]) >= lengths[waiting[-1]]:
+        taken.append(waiting.pop())
+    return taken
 
 
 class _Responses:
@@ -107,29 +116,32 @@ class _Cache:
         device = decoder.embedding.weight.device
         self.keys = self.values = torch.zeros(len(decoder.layers), slots, decoder.kv_heads, 0, decoder.head_size, dtype=dtype, device=device)
         self.cos, self.sin = decoder.rotations(length)
+        self.multiple, self.row_multiple = (CPU_MULTIPLE, CPU_ROW_MULTIPLE) if device.type == "cpu" else (1, 1)
         self.heads = torch.arange(slots * decoder.kv_heads, device=device)
 
     def read(self, rows: list[int], ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Put the prompts (b, P), padded anywhere, into the slots after those in use. Returns the last hidden state of each, (b, H)."""
-        packing = Packing.of(mask)
-        slot, place = packing.row_of + len(self.rows), packing.position_ids
+        packing = Packing.of(mask, self.multiple)
+        slot, place, size = packing.row_of + len(self.rows), packing.position_ids, len(packing.tokens)
         self._make_room(packing.width)
         indices = PackedBatch(packing).rows_for(self.decoder.kv_heads, self.decoder.heads // self.decoder.kv_heads)
 
         def attend(layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-            self.keys[layer][slot, :, place], self.values[layer][slot, :, place] = k, v
+            self.keys[layer][slot, :, place], self.values[layer][slot, :, place] = k[:size], v[:size]
             return attend_rows(q, k, v, indices)
 
-        hidden = self.decoder.hidden_states(ids.flatten()[packing.tokens], self.cos[place], self.sin[place], attend)
+        positions = packing.fill(place)
+        hidden = self.decoder.hidden_states(packing.take(ids), self.cos[positions], self.sin[positions], attend)
         lengths = mask.sum(dim=1)
         self.rows, self.lengths = self.rows + rows, self.lengths + lengths.tolist()
         return hidden[lengths.cumsum(dim=0) - 1]
 
     def step(self, ids: torch.Tensor) -> torch.Tensor:
         """Add one token to every response, (n,) int64. Returns its hidden state, (n, H)."""
-        count, decoder = len(self.rows), self.decoder
+        used, decoder = len(self.rows), self.decoder
+        count = min(round_up(used, self.row_multiple), self.keys.shape[1])  # slots after those in use compute nothing that is read
         self._make_room(max(self.lengths) + 1)
-        size, place = decoder.head_size, torch.tensor(self.lengths, device=ids.device)
+        size, place = decoder.head_size, torch.tensor(self.lengths + [0] * (count - used), device=ids.device)
         target = (self.heads[: count * decoder.kv_heads].view(count, -1) * self.keys.shape[3] + place[:, None]).flatten()
         ahead = torch.arange(self.keys.shape[3], device=ids.device) > place[:, None]
         bias = torch.zeros(ahead.shape, dtype=self.keys.dtype, device=ids.device).masked_fill(ahead, -torch.inf)
@@ -143,10 +155,10 @@ class _Cache:
             return (scores.softmax(dim=-1) @ values).view(count, -1)
 
         self.lengths = [length + 1 for length in self.lengths]
-        return decoder.hidden_states(ids, self.cos[place], self.sin[place], attend)
+        return decoder.hidden_states(pad(ids, (0, count - used)), self.cos[place], self.sin[place], attend)[:used]
 
     def _make_room(self, width: int) -> None:
-        more = -(-width // BLOCK) * BLOCK - self.keys.shape[3]
+        more = round_up(width, BLOCK) - self.keys.shape[3]
         if more > 0:
             self.keys, self.values = pad(self.keys, (0, 0, 0, more)), pad(self.values, (0, 0, 0, more))
 

@@ -63,7 +63,7 @@ def test_slots_sample_what_transformers_samples_however_many_there_are(network, 
                 torch.nn.init.normal_(parameter.data, std=0.5)
     settings = SamplingSettings(40, temperature=1.1)
     texts, logprobs, _ = sample(PlainEngine(policy), settings, prompts)
-    slot_texts, slot_logprobs, _ = sample(SlotEngine(policy, slots), settings, prompts)
+    slot_texts, slot_logprobs, _ = sample(SlotEngine(policy, slots, 1024), settings, prompts)
     assert len({len(text) for text in texts}) > 4
     assert slot_texts == texts
     width = min(logprobs.shape[1], slot_logprobs.shape[1])
@@ -73,8 +73,8 @@ def test_slots_sample_what_transformers_samples_however_many_there_are(network, 
 @pytest.mark.parametrize("settings", [SamplingSettings(12, top_k=7), SamplingSettings(12, top_k=30, top_p=0.7), SamplingSettings(12, temperature=0)], ids=str)
 def test_supports_and_greedy_are_the_same_too(settings):
     policy, prompts = make_policy(), make_prompts()
-    assert sample(SlotEngine(policy, 4), settings, prompts)[0] == sample(PlainEngine(policy), settings, prompts)[0]
-    theirs, ours = (sample(engine, settings, prompts)[2] for engine in (PlainEngine(policy), SlotEngine(policy, 4)))
+    assert sample(SlotEngine(policy, 4, 1024), settings, prompts)[0] == sample(PlainEngine(policy), settings, prompts)[0]
+    theirs, ours = (sample(engine, settings, prompts)[2] for engine in (PlainEngine(policy), SlotEngine(policy, 4, 1024)))
     assert (theirs is None) == (ours is None)
     if ours is not None:
         assert [[set(t) for t in row] for row in ours] == [[set(t) for t in row] for row in theirs]
@@ -82,7 +82,7 @@ def test_supports_and_greedy_are_the_same_too(settings):
 
 def test_the_adapter_is_read_anew_in_every_call():
     policy, prompts, settings = make_policy(), make_prompts(), SamplingSettings(10)
-    engine = SlotEngine(policy, 8)
+    engine = SlotEngine(policy, 8, 1024)
     before = sample(engine, settings, prompts)[1]
     with torch.no_grad():
         for parameter in policy.parameters():
@@ -95,7 +95,7 @@ def test_the_adapter_is_read_anew_in_every_call():
 def test_bf16_weights_sample_from_nearly_the_same_distribution():
     policy, prompts = make_policy(make_base(initializer_range=0.1).network, dtype=torch.bfloat16), make_prompts()
     settings = SamplingSettings(1)
-    (_, plain, _), (_, slots, _) = (sample(engine, settings, prompts) for engine in (PlainEngine(policy), SlotEngine(policy, 8)))
+    (_, plain, _), (_, slots, _) = (sample(engine, settings, prompts) for engine in (PlainEngine(policy), SlotEngine(policy, 8, 1024)))
     assert (plain - slots).abs().mean() < 0.05
 
 
@@ -105,7 +105,7 @@ def test_finished_slots_are_refilled(monkeypatch):
     steps = []
     step = slot_engine_module._Cache.step
     monkeypatch.setattr(slot_engine_module._Cache, "step", lambda cache, ids: steps.append(len(ids)) or step(cache, ids))
-    texts, _, _ = sample(SlotEngine(policy, 8), SamplingSettings(40), (ids, mask))
+    texts, _, _ = sample(SlotEngine(policy, 8, 1024), SamplingSettings(40), (ids, mask))
     decoded = sum(len(text) - 1 for text in texts)  # each first token comes from reading the prompt
     assert sum(steps) == decoded  # no slot ever decodes for a response that has ended
     assert max(steps) <= 8
@@ -115,7 +115,7 @@ def test_finished_slots_are_refilled(monkeypatch):
 
 def test_running_out_of_memory_halves_the_slots_and_changes_no_token(monkeypatch):
     policy, prompts, settings = make_policy(), make_prompts(), SamplingSettings(10)
-    expected = sample(SlotEngine(policy, 8), settings, prompts)[0]
+    expected = sample(SlotEngine(policy, 8, 1024), settings, prompts)[0]
     make_cache = slot_engine_module._Cache.__init__
 
     def cramped(cache, decoder, slots, *rest):
@@ -124,7 +124,7 @@ def test_running_out_of_memory_halves_the_slots_and_changes_no_token(monkeypatch
         make_cache(cache, decoder, slots, *rest)
 
     monkeypatch.setattr(slot_engine_module._Cache, "__init__", cramped)
-    engine = SlotEngine(policy, 8)
+    engine = SlotEngine(policy, 8, 1024)
     assert sample(engine, settings, prompts)[0] == expected
     assert engine.slots == 2
 
@@ -135,7 +135,7 @@ def test_memory_that_does_not_suffice_for_one_response_is_one_sentence(monkeypat
 
     monkeypatch.setattr(slot_engine_module._Cache, "__init__", never)
     with pytest.raises(UserError, match="out of memory while sampling one response at a time .* set max_new_tokens lower"):
-        sample(SlotEngine(make_policy(), 8), SamplingSettings(4), make_prompts())
+        sample(SlotEngine(make_policy(), 8, 1024), SamplingSettings(4), make_prompts())
 
 
 def test_networks_of_other_families_are_sampled_through_transformers():
