@@ -37,25 +37,26 @@ def apply(x: torch.Tensor, layer: AdaptedLinear) -> torch.Tensor:
     return linear(x, layer.weight, layer.bias).addmm_(x @ layer.a.to(x.dtype).T, layer.b.to(x.dtype).T, alpha=layer.scale)
 
 
-def input_gradient(grad: torch.Tensor, layer: AdaptedLinear, add_to: torch.Tensor | None = None) -> torch.Tensor:
-    """(N, O) → (N, I), added in place to `add_to` if there is one."""
-    whole = _whole_weight(layer, len(grad))
-    weight = layer.weight if whole is None else whole
-    found = grad @ weight if add_to is None else add_to.addmm_(grad, weight)
-    if whole is None:
-        found.addmm_(grad @ layer.b.to(grad.dtype), layer.a.to(grad.dtype), alpha=layer.scale)
-    return found
-
-
-def weight_gradients(grad: torch.Tensor, x: torch.Tensor, layer: AdaptedLinear, needs: tuple[bool, ...]) -> Gradients:
-    """Of y = apply(x), with grad: (N, O) and x: (N, I); `needs` says which of the four are wanted."""
+def gradients(
+    grad: torch.Tensor, x: torch.Tensor, layer: AdaptedLinear, needs: tuple[bool, ...], of_x: bool = True, add_to: torch.Tensor | None = None
+) -> tuple[torch.Tensor | None, Gradients]:
+    """Of y = apply(x), with grad: (N, O) and x: (N, I): x's gradient (N, I), added in place to `add_to` if there is one, and those of the four tensors;
+    None for what `of_x` and `needs` say is not wanted."""
     of_weight, of_bias, of_a, _ = needs
+    whole = _whole_weight(layer, len(grad))
     grad_a = grad_b = None
-    if of_a:
+    if of_a or (of_x and whole is None):
         a, b = layer.a.to(x.dtype), layer.b.to(x.dtype)
-        grad_a = ((grad @ b).T @ x).to(layer.a.dtype).mul_(layer.scale)
+        down = grad @ b
+    if of_a:
+        grad_a = (down.T @ x).to(layer.a.dtype).mul_(layer.scale)
         grad_b = (grad.T @ (x @ a.T)).to(layer.b.dtype).mul_(layer.scale)
-    return grad.T @ x if of_weight else None, grad.sum(dim=0) if of_bias else None, grad_a, grad_b
+    if of_x:
+        weight = layer.weight if whole is None else whole
+        add_to = grad @ weight if add_to is None else add_to.addmm_(grad, weight)
+        if whole is None:
+            add_to.addmm_(down, a, alpha=layer.scale)
+    return add_to, (grad.T @ x if of_weight else None, grad.sum(dim=0) if of_bias else None, grad_a, grad_b)
 
 
 def _whole_weight(layer: AdaptedLinear, rows: int) -> torch.Tensor | None:

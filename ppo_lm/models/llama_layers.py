@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.functional import pad, silu
 from torch.utils.checkpoint import checkpoint
 
-from ppo_lm.models.adapted_linear import AdaptedLinear, apply, input_gradient, weight_gradients
+from ppo_lm.models.adapted_linear import AdaptedLinear, apply, gradients
 from ppo_lm.models.attention import PackedBatch, attend_rows
 from ppo_lm.models.lora_linear import adapted, is_plain
 from ppo_lm.models.packing import CPU_MULTIPLE, Packing, round_up
@@ -150,8 +150,8 @@ class _NormedLinears(torch.autograd.Function):
         normed, grad_normed, found = normalise(x, inverse, weight), None, []
         needs_input = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
         for i, (grad, layer) in enumerate(zip(grads, _layers(tensors, ctx.scales))):
-            found += weight_gradients(grad, normed, layer, ctx.needs_input_grad[4 + 4 * i : 8 + 4 * i])
-            grad_normed = input_gradient(grad, layer, grad_normed) if needs_input else None
+            grad_normed, of_layer = gradients(grad, normed, layer, ctx.needs_input_grad[4 + 4 * i : 8 + 4 * i], needs_input, grad_normed)
+            found += of_layer
         grad_x, grad_weight = _normalise_gradients(grad_normed, x, inverse, weight, ctx.needs_input_grad[1]) if needs_input else (None, None)
         return grad_x, grad_weight, None, None, *found
 
@@ -168,8 +168,8 @@ class _AddLinear(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         x, *tensors = ctx.saved_tensors
-        layer = AdaptedLinear(*tensors, ctx.scale)
-        return grad, input_gradient(grad, layer), None, *weight_gradients(grad, x, layer, ctx.needs_input_grad[3:])
+        grad_x, found = gradients(grad, x, AdaptedLinear(*tensors, ctx.scale), ctx.needs_input_grad[3:])
+        return grad, grad_x, None, *found
 
 
 class _Mlp(torch.autograd.Function):
@@ -189,15 +189,14 @@ class _Mlp(torch.autograd.Function):
         x, inverse, weight, gated, raised, *tensors = ctx.saved_tensors
         (gate, up, down), needs = _layers(tensors, ctx.scales), ctx.needs_input_grad[4:]
         active = silu(gated)
-        of_down = weight_gradients(grad, active * raised, down, needs[8:])
-        grad_product = input_gradient(grad, down)
+        grad_product, of_down = gradients(grad, active * raised, down, needs[8:])
         grad_raised = active.mul_(grad_product)
         grad_gated = torch.ops.aten.silu_backward(grad_product.mul_(raised), gated)
-        normed = normalise(x, inverse, weight)
-        of_gate, of_up = weight_gradients(grad_gated, normed, gate, needs[:4]), weight_gradients(grad_raised, normed, up, needs[4:8])
-        grad_x = grad_weight = None
-        if ctx.needs_input_grad[0] or ctx.needs_input_grad[1]:
-            grad_normed = input_gradient(grad_raised, up, input_gradient(grad_gated, gate))
+        normed, grad_x, grad_weight = normalise(x, inverse, weight), None, None
+        needs_input = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
+        grad_normed, of_gate = gradients(grad_gated, normed, gate, needs[:4], needs_input)
+        grad_normed, of_up = gradients(grad_raised, normed, up, needs[4:8], needs_input, grad_normed)
+        if needs_input:
             grad_x, grad_weight = _normalise_gradients(grad_normed, x, inverse, weight, ctx.needs_input_grad[1])
             grad_x.add_(grad)
         return grad_x, grad_weight, None, None, *of_gate, *of_up, *of_down

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from peft.tuners import lora
 
-from ppo_lm.models.adapted_linear import AdaptedLinear, apply, input_gradient, weight_gradients
+from ppo_lm.models.adapted_linear import AdaptedLinear, apply, gradients
 
 
 class LoraLinear(lora.Linear):
@@ -34,9 +34,8 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         x, *tensors = ctx.saved_tensors
-        layer = AdaptedLinear(*tensors, ctx.scale)
-        grad_x = input_gradient(grad, layer) if ctx.needs_input_grad[0] else None
-        return grad_x, None, *weight_gradients(grad, x, layer, ctx.needs_input_grad[2:])
+        grad_x, found = gradients(grad, x, AdaptedLinear(*tensors, ctx.scale), ctx.needs_input_grad[2:], ctx.needs_input_grad[0])
+        return grad_x, None, *found
 
 
 def is_plain(module: torch.nn.Module, role: str | None) -> bool:
