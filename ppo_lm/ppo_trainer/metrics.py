@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from ppo_lm.ops import masked_mean
-from ppo_lm.tracking import PhaseClock, peak_memory
+from ppo_lm.tracking import Floor, PhaseClock, peak_memory
 from ppo_lm.types import SAPairs
 
 
@@ -22,12 +22,14 @@ def describe_rollout(sa_pairs: SAPairs) -> dict[str, float]:
     }
 
 
-def describe_cost(clock: PhaseClock, tokens: int) -> dict[str, float]:
-    """Seconds of the step and of its phases, sampled tokens a second of the whole step and of sampling alone, and the peak of memory so far, in MiB."""
-    seconds = sum(clock.seconds.values())
+def describe_cost(clock: PhaseClock, sa_pairs: SAPairs, floor: Floor) -> dict[str, float]:
+    """Seconds of the step and of its phases, how much of these the machine could not have done without, sampled tokens a second of the whole step and
+    of sampling alone, and the peak of memory so far, in MiB."""
+    seconds, tokens = sum(clock.seconds.values()), len(sa_pairs)
     phases = {f"seconds/{phase}": spent for phase, spent in clock.seconds.items()}
+    shares = {f"floor/{phase}": least / clock.seconds[phase] for phase, least in floor.seconds(sa_pairs).items() if least}
     rates = {"tokens_per_second": tokens / seconds, "sampled_tokens_per_second": tokens / clock.seconds["sampling"]}
-    return {"seconds": seconds, **phases, **rates, "peak_memory_mib": peak_memory(clock.device)}
+    return {"seconds": seconds, **phases, **shares, **rates, "peak_memory_mib": peak_memory(clock.device)}
 
 
 def describe_scores(plain_scores: torch.Tensor, components: dict[str, torch.Tensor]) -> dict[str, float]:

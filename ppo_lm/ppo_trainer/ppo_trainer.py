@@ -25,7 +25,7 @@ from ppo_lm.ppo_trainer.value_adder import ValueAdder
 from ppo_lm.reward_kl import KLDivergence, RewardAdjuster
 from ppo_lm.rewards import ClassifierReward, response_columns
 from ppo_lm.rollout import SamplingSettings, describe_engine, pick_engine
-from ppo_lm.tracking import PhaseClock, RunLog
+from ppo_lm.tracking import Floor, Passes, PhaseClock, RunLog, measure_machine
 from ppo_lm.types import SAPairs
 
 
@@ -66,6 +66,7 @@ class PPOTrainer:
         self.gae_advantage = GAEAdvantage()
         self.return_calculator = ReturnCalculator(config.gamma)
         self.model_trainer = ModelTrainer(self.roles.policy, self.roles.value, config)
+        self.floor = Floor(self.base, measure_machine(self.base.device, self.base.dtype), self._passes(), config.rollout_slots)
 
     def ppo_step(self, prompts: list[Prompt], columns: Mapping[str, list] | None = None) -> dict:
         """Sample, score and train on one batch of prompts. `columns`: lists as long, passed on to reward functions.
@@ -95,7 +96,7 @@ class PPOTrainer:
         clock.lap("training")
         return {
             "generated_texts": texts, "rewards": scores.tolist(), **describe_scores(self.reward_computer.plain_scores, self.reward_computer.components),
-            **describe_rollout(sa_pairs), **monitored, **trained, **describe_cost(clock, len(sa_pairs)),
+            **describe_rollout(sa_pairs), **monitored, **trained, **describe_cost(clock, sa_pairs, self.floor),
         }  # fmt: skip
 
     def train(self, prompts: PromptSet | list[Prompt] | None = None, log: RunLog | None = None, resume: str | Path | None = None) -> Evaluations:
@@ -181,6 +182,10 @@ class PPOTrainer:
         for name, evaluation in found.items():
             evaluations.setdefault(name, []).append(evaluation)
         log.evaluation(step, held_out, found)
+
+    def _passes(self) -> Passes:
+        config, recomputed, shared = self.config, self.config.old_logprobs == "recomputed", self.config.value_backbone == "shared"
+        return Passes(2 + recomputed, 1 + recomputed, len(self.roles.rewards), 2 - shared, config.ppo_epochs, config.lora_r == 0)
 
     def _make_generator(self, sampling: SamplingSettings, clock: PhaseClock | None = None) -> SequenceGenerator:
         """A generator with a random stream of its own; one for each evaluation, so that it changes nothing in training and all see the same noise."""

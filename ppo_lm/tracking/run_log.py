@@ -98,6 +98,10 @@ class RunLog:
             parts = ", ".join(f"{phase} {clock(spent)} ({spent / total:.0%})" for phase, spent in phases.items())
             memory = self.history[-1]["peak_memory_mib"]
             self.console.print(f"The steps took {clock(total)}: {parts}; peak memory {memory:,.0f} MiB", soft_wrap=True)
+        floors = {phase: sum(row[f"floor/{phase}"] * row[f"seconds/{phase}"] for row in self.history) / spent for phase, spent in phases.items() if f"floor/{phase}" in self.history[-1]}
+        if floors:
+            shares = ", ".join(f"{phase} {share:.0%}" for phase, share in floors.items())
+            self.console.print(f"Of that, this machine's matrix products and memory need no less than: {shares}", soft_wrap=True)
 
     def _print_samples(self, prompts: PromptSet, before: Evaluation, after: Evaluation) -> None:
         for row in range(min(SHOWN_SAMPLES, len(prompts))):
