@@ -28,6 +28,7 @@ def make_trainer(workload: Workload, folder: Path, steps: int, lora_r: int, dtyp
     if lora_r:
         base.add_adapter("reward", make_lora_config(lora_r, 2 * lora_r, 0.0))
     trainer.reward_computer.rewards = [RewardModel(base, "reward" if lora_r else None)]
+    trainer.floor.passes = trainer.floor.passes._replace(rewards=1)
     for shared in {id(b): b for b in (base, trainer.roles.policy.base)}.values():
         shared.eos_token_ids = [NO_TOKEN]
     prompts = make_prompts(workload, workload.prompts * steps, base.network.config.vocab_size)
@@ -41,10 +42,11 @@ def time_steps(trainer: PPOTrainer, workload: Workload, steps: int) -> list[dict
     for step in range(steps):
         results = trainer.ppo_step([str(row) for row in range(step * workload.prompts, (step + 1) * workload.prompts)])
         scoring = results["seconds/scoring"] + results["seconds/reward"]
+        least = {phase: results[f"floor/{phase}"] * results[f"seconds/{phase}"] for phase in ("sampling", "scoring", "reward", "training")}
         done.append(
             {
                 "sampling": results["seconds/sampling"], "scoring": scoring, "training": results["seconds/training"], "step": results["seconds"],
-                "peak_memory_mib": results["peak_memory_mib"],
+                "peak_memory_mib": results["peak_memory_mib"], "least": {**least, "scoring": least["scoring"] + least["reward"], "step": sum(least.values())},
             }
         )  # fmt: skip
     return done

@@ -24,18 +24,31 @@ from trl.experimental.ppo import PPOConfig, PPOTrainer
 from workloads import WORKLOADS, make_prompts
 
 
+def now() -> float:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def peak_memory() -> float:
+    """MiB: what torch held on the GPU, or what the process held."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
 def main(name: str, folder: Path, steps: int, warm_up: int) -> None:
     workload, marks, done = WORKLOADS[name], {}, []
 
     def timed(function, start: str | None, end: str | None):
         def call(*arguments, **options):
             if start:
-                marks.setdefault(start, time.perf_counter())
+                marks.setdefault(start, now())
             elif torch.is_grad_enabled():
-                marks.setdefault("training", time.perf_counter())
+                marks.setdefault("training", now())
             result = function(*arguments, **options)
             if end:
-                marks[end] = time.perf_counter()
+                marks[end] = now()
             return result
 
         return call
@@ -45,11 +58,11 @@ def main(name: str, folder: Path, steps: int, warm_up: int) -> None:
 
     class Timed(PPOTrainer):
         def log(self, *arguments, **options):
-            end = time.perf_counter()
+            end = now()
             done.append(
                 {
                     "sampling": marks["sampled"] - marks["sampling"], "scoring": marks["training"] - marks["sampled"], "training": end - marks["training"],
-                    "step": end - marks["sampling"], "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+                    "step": end - marks["sampling"], "peak_memory_mib": peak_memory(),
                 }
             )  # fmt: skip
             marks.clear()
@@ -58,24 +71,25 @@ def main(name: str, folder: Path, steps: int, warm_up: int) -> None:
     def load(kind, role):
         return kind.from_pretrained(folder / role, dtype=torch.float32)
 
+    rows, on_gpu = workload.trl_rows or workload.prompts, torch.cuda.is_available()
     lora = None
     if workload.lora_r:
         lora = LoraConfig(r=workload.lora_r, lora_alpha=2 * workload.lora_r, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM")
     tokenizer = AutoTokenizer.from_pretrained(folder / "policy", padding_side="left")
     updates = warm_up + steps
     prompts = make_prompts(workload, workload.prompts * updates, AutoConfig.from_pretrained(folder / "policy").vocab_size)
-    rows = Dataset.from_list([{"input_ids": ids} for ids in prompts])
+    dataset = Dataset.from_list([{"input_ids": ids} for ids in prompts])
     with tempfile.TemporaryDirectory() as out:
         config = PPOConfig(
-            output_dir=out, report_to="none", save_strategy="no", disable_tqdm=True, use_cpu=True, bf16=False, gradient_checkpointing=False,
-            per_device_train_batch_size=workload.prompts, gradient_accumulation_steps=1, num_mini_batches=1, num_ppo_epochs=workload.epochs,
-            total_episodes=workload.prompts * updates, local_rollout_forward_batch_size=workload.prompts, response_length=workload.new_tokens,
+            output_dir=out, report_to="none", save_strategy="no", disable_tqdm=True, use_cpu=not on_gpu, bf16=on_gpu, gradient_checkpointing=False,
+            per_device_train_batch_size=rows, gradient_accumulation_steps=workload.prompts // rows, num_mini_batches=1, num_ppo_epochs=workload.epochs,
+            total_episodes=workload.prompts * updates, local_rollout_forward_batch_size=rows, response_length=workload.new_tokens,
             temperature=1.0, stop_token=None, missing_eos_penalty=None, learning_rate=1e-5, num_sample_generations=0,
         )  # fmt: skip
         trainer = Timed(
             args=config, processing_class=tokenizer, model=load(AutoModelForCausalLM, "policy"), ref_model=None if lora else load(AutoModelForCausalLM, "policy"),
             reward_model=load(AutoModelForSequenceClassification, "reward"), value_model=load(AutoModelForSequenceClassification, "value"),
-            train_dataset=rows, eval_dataset=rows.select(range(1)), peft_config=lora,
+            train_dataset=dataset, eval_dataset=dataset.select(range(1)), peft_config=lora,
         )  # fmt: skip
         trainer.remove_callback(transformers.PrinterCallback)
         trainer.train()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
@@ -25,11 +25,14 @@ class Workload:
     new_tokens: int
     epochs: int
     lora_r: int
+    trl_rows: int = 0  # responses in memory at once in TRL; 0: all
 
 
+ON_GPU = {"qwen3"}
 WORKLOADS = {
     "smollm2": Workload("smollm2", 8, 40, 100, 24, 1, 16),
     "tiny": Workload("tiny", 64, 32, 64, 32, 4, 0),
+    "qwen3": Workload("qwen3", 128, 256, 256, 256, 1, 16, trl_rows=16),
 }
 
 
@@ -38,7 +41,7 @@ def prepare(folder: Path, model: str) -> Path:
     folder = folder / model
     if (folder / "done").exists():
         return folder
-    network, tokenizer = {"tiny": _tiny, "smollm2": _smollm2}[model]()
+    network, tokenizer = {"tiny": _tiny, "smollm2": _smollm2, "qwen3": _qwen3}[model]()
     network.save_pretrained(folder / "policy")
     tokenizer.save_pretrained(folder / "policy")
     for seed, role in enumerate(("reward", "value"), start=1):
@@ -59,16 +62,31 @@ def make_prompts(workload: Workload, count: int, vocabulary: int) -> list[list[i
 
 def _tiny():
     """A Llama of 4.7M parameters with random weights."""
-    words = {"<pad>": 0, "<s>": 1, "</s>": 2, "<unk>": 3} | {f"w{i}": i for i in range(4, 3072)}
-    tokenizer = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=3072, hidden_size=256, intermediate_size=688, num_hidden_layers=5, num_attention_heads=4, num_key_value_heads=4,
         max_position_embeddings=512, pad_token_id=0, bos_token_id=1, eos_token_id=2, tie_word_embeddings=True,
     )  # fmt: skip
-    wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="<unk>")
-    return LlamaForCausalLM(config), wrapped
+    return LlamaForCausalLM(config), _words(config.vocab_size)
+
+
+def _qwen3():
+    """The shape of Qwen3-0.6B with random weights."""
+    torch.manual_seed(0)
+    config = Qwen3Config(
+        vocab_size=151936, hidden_size=1024, intermediate_size=3072, num_hidden_layers=28, num_attention_heads=16, num_key_value_heads=8, head_dim=128,
+        max_position_embeddings=4096, rope_parameters={"rope_type": "default", "rope_theta": 1e6}, pad_token_id=0, bos_token_id=1, eos_token_id=2,
+        tie_word_embeddings=True,
+    )  # fmt: skip
+    return Qwen3ForCausalLM(config), _words(config.vocab_size)
+
+
+def _words(count: int) -> PreTrainedTokenizerFast:
+    """A tokenizer of `count` made-up words."""
+    words = {"<pad>": 0, "<s>": 1, "</s>": 2, "<unk>": 3} | {f"w{i}": i for i in range(4, count)}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="<unk>")
 
 
 def _smollm2():

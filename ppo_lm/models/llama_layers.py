@@ -63,7 +63,8 @@ def _pass_layer(layer: nn.Module, role: str | None, x, cos, sin, batch: PackedBa
     if hasattr(attention, "q_norm"):
         q, k = attention.q_norm(q), attention.k_norm(k)
     rows = batch.rows_for(k.shape[1], q.shape[1] // k.shape[1])
-    mixed = attend_rows(_Rotate.apply(q, cos, sin), _Rotate.apply(k, cos, sin), v, rows, attention.scaling, getattr(attention, "sliding_window", None))
+    window = getattr(attention, "sliding_window", getattr(attention.config, "sliding_window", None))  # a layer's own, or the network's
+    mixed = attend_rows(_Rotate.apply(q, cos, sin), _Rotate.apply(k, cos, sin), v, rows, attention.scaling, window)
     if keep is not None:
         x, mixed = x.index_select(0, keep), mixed.index_select(0, keep)
     out = adapted(attention.o_proj, role)

@@ -94,7 +94,7 @@ class ModelTrainer:
     def _train(
         self, sa_pairs: SAPairs, model: PolicyModel | ValueModel, buffer: ExperienceBuffer, optimisers: dict[str, Optimiser], part_loss: PartLoss
     ) -> dict[str, float]:
-        self._check_schedule(*optimisers.values())
+        self._check_schedule()
         sums, norms, first, seen = Counter(), Counter(), {}, 0
         for _ in range(self.config.ppo_epochs):
             for batch in buffer.mini_batches(sa_pairs, self.config.mini_batches):
@@ -107,10 +107,10 @@ class ModelTrainer:
         rates = {LEARNING_RATES[name]: optimiser.learning_rate for name, optimiser in optimisers.items()}
         return {name: float(value) / seen for name, value in sums.items()} | first | {name: norm / updates for name, norm in norms.items()} | rates
 
-    def _check_schedule(self, *optimisers: Optimiser) -> None:
+    def _check_schedule(self) -> None:
         """Refuse to go on when the learning rate has run out: nothing would be learnt any more."""
-        config = self.config
-        if config.lr_schedule != "constant" and any(optimiser.steps_done >= self.total_steps for optimiser in optimisers):
+        config, done = self.config, self.policy_optimiser.steps_done
+        if config.lr_schedule != "constant" and done >= self.total_steps:
             raise ConfigError([f"steps is {config.steps} and all are done, so the {config.lr_schedule} schedule has ended; set steps higher, or lr_schedule to constant"])
 
     def _accumulate(self, batch: SAPairs, model: PolicyModel | ValueModel, optimisers: Iterable[Optimiser], part_loss: PartLoss) -> dict[str, torch.Tensor]:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from peft.tuners import lora
-from transformers import Gemma2Config, Gemma2ForCausalLM, MistralConfig, MistralForCausalLM, Qwen3Config, Qwen3ForCausalLM
+from transformers import Gemma2Config, Gemma2ForCausalLM, MistralConfig, MistralForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from ppo_lm.base_setup import make_lora_config
 from ppo_lm.models import BaseModel
@@ -48,6 +48,7 @@ def states_and_gradients(base, ids, mask):
 
 NETWORKS = {
     "llama": lambda: make_base().network,
+    "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**{name: value for name, value in SMALL.items() if name != "head_dim"})),
     "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**SMALL)),
     "mistral, a window of 5 tokens": lambda: MistralForCausalLM(MistralConfig(**SMALL, sliding_window=5)),
 }
@@ -55,19 +56,65 @@ NETWORKS = {
 
 @pytest.mark.parametrize("family", NETWORKS)
 @pytest.mark.parametrize("short", [512, 4], ids=["matrix products", "torch's kernel"])
-def test_packed_rows_and_own_adapters_give_the_states_and_gradients_of_transformers_and_peft(family, short, monkeypatch):
+@pytest.mark.parametrize("own_layers", [True, False], ids=["own layers", "transformers' layers"])
+def test_packed_rows_and_own_adapters_give_the_states_and_gradients_of_transformers_and_peft(family, short, own_layers, monkeypatch):
     monkeypatch.setattr(attention_module, "SHORT", short)
     results = []
     for fast in (False, True):
         torch.manual_seed(3)
         base = with_adapter(fast, NETWORKS[family]())
-        assert base.packs is fast
+        assert base.packs is fast and base.is_llama is fast
+        base.is_llama = fast and own_layers
         results.append(states_and_gradients(base, *left_and_right_padded()))
     (states, gradients), (fast_states, fast_gradients) = results
     torch.testing.assert_close(fast_states, states, rtol=1e-4, atol=1e-4)
     assert gradients.keys() == fast_gradients.keys() and len(gradients) == 2 * 2 * 7
     for name, gradient in gradients.items():
         torch.testing.assert_close(fast_gradients[name], gradient, rtol=1e-3, atol=1e-4 * float(gradient.abs().max()))
+
+
+@pytest.mark.parametrize("family", NETWORKS)
+@pytest.mark.parametrize("checkpointed", [False, True])
+def test_all_weights_get_the_gradients_of_transformers(family, checkpointed):
+    results = []
+    for fast in (False, True):
+        torch.manual_seed(3)
+        base = BaseModel(NETWORKS[family](), make_base().tokenizer, [1], "random", fast).copy_of_all_weights()
+        if checkpointed:
+            base.checkpoint_activations()
+        ids, mask = left_and_right_padded()
+        with base.role(None):
+            hidden = base.hidden_states(ids, mask)[mask]
+            (hidden * torch.randn(hidden.shape, generator=torch.Generator().manual_seed(2))).sum().backward()
+        results.append({name: p.grad for name, p in base.network.named_parameters() if p.grad is not None})
+    theirs, ours = results
+    assert ours.keys() == theirs.keys()
+    for name, gradient in theirs.items():
+        torch.testing.assert_close(ours[name], gradient, rtol=1e-3, atol=1e-4 * float(gradient.abs().max()))
+
+
+@pytest.mark.parametrize("family", NETWORKS)
+def test_wanted_states_and_their_gradients_are_what_they_are_when_all_are_wanted(family):
+    ids, mask = left_and_right_padded()
+    wanted = mask & (torch.rand(mask.shape, generator=torch.Generator().manual_seed(4)) < 0.3)
+    results = []
+    for asked in (None, wanted):
+        torch.manual_seed(3)
+        base = with_adapter(True, NETWORKS[family]())
+        with base.role("policy"):
+            hidden = base.hidden_states(ids, mask, asked)
+        hidden[wanted].square().sum().backward()
+        results.append((hidden.detach(), torch.cat([p.grad.flatten() for p in base.role_parameters("policy")])))
+    (everything, gradients), (some, fewer) = results
+    torch.testing.assert_close(some[wanted], everything[wanted], rtol=1e-5, atol=1e-5)
+    assert torch.equal(some[~wanted], torch.zeros_like(some[~wanted]))
+    torch.testing.assert_close(fewer, gradients, rtol=1e-4, atol=1e-5 * float(gradients.abs().max()))
+
+
+def test_a_bfloat16_network_reads_within_rounding_of_its_float32_self():
+    ids, mask = left_and_right_padded()
+    states = [states_and_gradients(BaseWithAdapter, ids, mask)[0].float() for BaseWithAdapter in (with_adapter(True), with_adapter(True, make_base(torch.bfloat16).network))]
+    assert 1e-4 < (states[1] - states[0]).norm() / states[0].norm() < 0.05
 
 
 def test_the_window_of_the_test_above_matters():

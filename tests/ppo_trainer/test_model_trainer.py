@@ -35,6 +35,35 @@ def gradients(pairs, role, **settings):
     return caught[0], metrics[f"{role}_loss"]
 
 
+def test_a_shared_trunk_gets_the_sum_of_both_gradients_in_one_pass():
+    pairs, config = fixed_pairs(), PPOConfig(value_coef=0.3, lr_schedule="constant", ppo_epochs=1, micro_batch_tokens=60, max_grad_norm=1e9)
+    roles = set_up_roles(make_base(), lora_r=4, lora_alpha=8, lora_dropout=0.0, lora_targets="all-linear", shared_trunk=True)
+    assert [tuple(p.shape) for p in roles.value.parameters()] == [(1, roles.policy.base.hidden_size), (1,)]
+    assert torch.equal(roles.value.values(pairs), torch.zeros(pairs.action_ids.shape))  # it starts from 0
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter in [*roles.policy.parameters(), *roles.value.parameters()]:
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    weights = [*roles.policy.parameters(), *roles.value.parameters()]
+    policy = policy_loss(roles.policy.action_logprobs(pairs), pairs.old_logprobs, pairs.advantages, pairs.action_mask, 0.2).loss
+    value = value_loss(roles.value.values(pairs), pairs.values, pairs.reward_to_go, pairs.action_mask, 0.2).loss
+    expected = torch.autograd.grad(policy + 0.3 * value, weights)
+    trainer, caught = ModelTrainer(roles.policy, roles.value, config), {}
+    for optimiser in (trainer.policy_optimiser, trainer.value_optimiser):
+        optimiser.adamw.register_step_pre_hook(lambda adamw, *_: caught.update({p: p.grad.clone() for g in adamw.param_groups for p in g["params"]}))
+    metrics = trainer.train_models(pairs)
+    assert metrics["policy_loss"] == pytest.approx(policy.item(), abs=1e-5)
+    assert metrics["value_loss"] == pytest.approx(value.item(), abs=1e-5)
+    for weight, gradient in zip(weights, expected):
+        torch.testing.assert_close(caught[weight], gradient, rtol=0, atol=1e-5)
+    assert max(float(g.abs().max()) for g in expected) > 1e-3
+
+
+def test_a_shared_trunk_needs_no_second_copy_of_all_weights():
+    roles = set_up_roles(make_base(), lora_r=0, lora_alpha=8, lora_dropout=0.0, lora_targets="all-linear", shared_trunk=True)
+    assert roles.value.base is roles.policy.base is not roles.sft._policy.base
+
+
 def fixed_pairs(seed=0):
     pairs = make_pairs(rows=9, dtype=torch.float32, seed=seed)
     return pairs.with_columns(old_logprobs=pairs.old_logprobs - 7)
