@@ -31,7 +31,8 @@ def save_checkpoint(run_folder: Path, step: int, checkpoint: Checkpoint) -> Path
     becomes step-NNNNNN-002, and so on."""
     place = _free_place(run_folder / "checkpoints" / f"step-{step:06d}")
     unfinished = place.with_name(f".{place.name}.unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
+    for half_written in place.parent.glob(".*.unfinished"):  # by a process that was killed
+        shutil.rmtree(half_written, ignore_errors=True)
     unfinished.mkdir(parents=True)
     save_file({name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.tensors.items()}, unfinished / TENSORS)
     (unfinished / STATE).write_text(json.dumps(checkpoint.state), encoding="utf-8")
