@@ -37,6 +37,10 @@ class CheckpointError(UserError):
     """There is no checkpoint to go on from, or it does not fit."""
 
 
+class Interrupted(UserError):
+    """The process was asked to stop."""
+
+
 class RunPaused(UserError):
     """The run could not go on, and was saved so that it can be resumed: EX_TEMPFAIL of sysexits.h."""
 

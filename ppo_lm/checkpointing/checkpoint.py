@@ -1,7 +1,9 @@
-"""Checkpoints on disk: a folder a step, written beside its place and moved there whole. Tensors in safetensors, the rest in JSON: nothing is unpickled."""
+"""Checkpoints on disk: a folder a step, written beside its place and moved there whole, with a checksum for every file. Tensors in safetensors, the rest in
+JSON: nothing is unpickled."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -14,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from ppo_lm.errors import CheckpointError, first_line
 
 KEPT = 2
-TENSORS, STATE = "tensors.safetensors", "state.json"
+TENSORS, STATE, MANIFEST = "tensors.safetensors", "state.json", "manifest.json"
 
 
 class Checkpoint(NamedTuple):
@@ -25,20 +27,31 @@ class Checkpoint(NamedTuple):
 
 
 def save_checkpoint(run_folder: Path, step: int, checkpoint: Checkpoint) -> Path:
-    """Write `run_folder/checkpoints/step-NNNNNN`, flushed to disk; the `KEPT` newest are kept."""
-    place = run_folder / "checkpoints" / f"step-{step:06d}"
+    """Write `run_folder/checkpoints/step-NNNNNN`, flushed to disk; the `KEPT` newest are kept. One of the same step is not written over: the new one
+    becomes step-NNNNNN-002, and so on."""
+    place = _free_place(run_folder / "checkpoints" / f"step-{step:06d}")
     unfinished = place.with_name(f".{place.name}.unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
+    for half_written in place.parent.glob(".*.unfinished"):  # by a process that was killed
+        shutil.rmtree(half_written, ignore_errors=True)
     unfinished.mkdir(parents=True)
     save_file({name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.tensors.items()}, unfinished / TENSORS)
     (unfinished / STATE).write_text(json.dumps(checkpoint.state), encoding="utf-8")
-    for path in (unfinished / TENSORS, unfinished / STATE, unfinished):
+    sums = {name: _checksum(unfinished / name) for name in (TENSORS, STATE)}
+    (unfinished / MANIFEST).write_text(json.dumps({"sha256": sums}, indent=1) + "\n", encoding="utf-8")
+    for path in (*sorted(unfinished.iterdir()), unfinished):
         _flush(path)
-    shutil.rmtree(place, ignore_errors=True)
     os.replace(unfinished, place)
     _flush(place.parent)
     for old in list_checkpoints(run_folder)[:-KEPT]:
         shutil.rmtree(old)
+    return place
+
+
+def _free_place(wanted: Path) -> Path:
+    number, place = 1, wanted
+    while place.exists():
+        number += 1
+        place = wanted.with_name(f"{wanted.name}-{number:03d}")
     return place
 
 
@@ -47,15 +60,39 @@ def list_checkpoints(run_folder: Path) -> list[Path]:
     return sorted((run_folder / "checkpoints").glob("step-*"))
 
 
-def load_checkpoint(run_folder: Path) -> Checkpoint:
-    """The newest checkpoint of a run. Raises `CheckpointError` if there is none or it cannot be read."""
-    found = list_checkpoints(run_folder)
-    if not found:
-        raise CheckpointError(f"resume {str(run_folder)!r}: there is no checkpoint in it (checkpoints/step-...); name the folder of a run that was paused")
+def load_checkpoint(run_folder: Path) -> tuple[Checkpoint, list[str]]:
+    """The newest checkpoint of a run that is whole, and a sentence for each newer one that is damaged. Raises `CheckpointError` if there is none."""
+    damage = []
+    for folder in reversed(list_checkpoints(run_folder)):
+        problem = _damage(folder)
+        if problem is None:
+            return Checkpoint(load_file(folder / TENSORS), json.loads((folder / STATE).read_text(encoding="utf-8"))), damage
+        damage.append(f"checkpoint {folder} is damaged: {problem}; it is left alone, and the one before it is used")
+    if damage:
+        raise CheckpointError("\n".join([*damage, f"resume {str(run_folder)!r}: no checkpoint in it is whole; start the run anew"]))
+    raise CheckpointError(f"resume {str(run_folder)!r}: there is no checkpoint in it (checkpoints/step-...); name the folder of a run that did not end")
+
+
+def _damage(folder: Path) -> str | None:
+    """What is wrong with a checkpoint's files; None if they are as they were written."""
     try:
-        return Checkpoint(load_file(found[-1] / TENSORS), json.loads((found[-1] / STATE).read_text(encoding="utf-8")))
-    except Exception as error:  # safetensors has errors of its own
-        raise CheckpointError(f"checkpoint {found[-1]} cannot be read: {first_line(error)}; remove it, and the one before it is used") from error
+        sums = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["sha256"]
+        for name in (TENSORS, STATE):
+            if _checksum(folder / name) != sums[name]:
+                return f"{name} is not what was written"
+    except FileNotFoundError as error:
+        return f"{Path(error.filename).name} is missing"
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return f"{MANIFEST} or what it names cannot be read ({first_line(error)})"
+    return None
+
+
+def _checksum(file: Path) -> str:
+    digest = hashlib.sha256()
+    with file.open("rb") as content:
+        while piece := content.read(2**20):
+            digest.update(piece)
+    return digest.hexdigest()
 
 
 def remove_checkpoints(run_folder: Path) -> None:

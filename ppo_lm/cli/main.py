@@ -30,6 +30,8 @@ def main(arguments: list[str] | None = None, prog: str | None = None) -> None:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(error.exit_code) from None
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None  # as a shell does: 128 + SIGINT
 
 
 USAGE = """usage: ppo-lm COMMAND [options]; `ppo-lm COMMAND --help` lists the options

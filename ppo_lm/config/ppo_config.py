@@ -96,12 +96,15 @@ class PPOConfig(PromptSettings, ModelSettings):
     """Folder of the run: config, metrics, samples, picture, adapter, merged model; none writes nothing."""
     samples_every: int = 10
     """Write a step's samples to samples.jsonl every so many steps, and at the last."""
+    save_every: int = 10
+    """Save a checkpoint to resume from before the first step and every so many steps; the two newest are kept, and none when the run has ended. 0: only
+    when the run is paused."""
     save_merged: bool = True
     """Also save the policy merged into the base, as a plain transformers model."""
 
     RULES: ClassVar = {
         AT_LEAST_ONE: ("batch_size", "max_new_tokens", "ppo_epochs", "mini_batches", "micro_batch_tokens", "rollout_slots", "steps", "samples_every"),
-        NOT_NEGATIVE: ("top_k", "eval_every", "kl_coef", "value_clip", "eval_temperature", "reward_clip"),
+        NOT_NEGATIVE: ("top_k", "eval_every", "save_every", "kl_coef", "value_clip", "eval_temperature", "reward_clip"),
         POSITIVE: ("temperature", "learning_rate", "value_learning_rate", "clip_epsilon", "value_coef", "max_grad_norm"),
         SHARE: ("gamma", "lam"),
         PROBABILITY: ("top_p",),

@@ -18,7 +18,7 @@ class LoraLinear(lora.Linear):
         role = None if self.disable_adapters else self.active_adapters[0]
         if args or kwargs or len(self.active_adapters) > 1 or not is_plain(self, role):
             return super().forward(x, *args, **kwargs)
-        if role is None:
+        if role not in self.lora_A:
             return self.base_layer(x)
         layer = adapted(self, role)
         return _Linear.apply(x.flatten(0, -2), layer.scale, *layer.tensors).view(*x.shape[:-1], -1)
@@ -39,13 +39,13 @@ class _Linear(torch.autograd.Function):
 
 
 def is_plain(module: torch.nn.Module, role: str | None) -> bool:
-    """Whether `module` as `role` is no more than y = x·(W + s·B·A)ᵀ + c, now that dropout is on or off."""
+    """Whether `module` as `role` (None, or one that has no adapter here: the layer alone) is no more than y = x·(W + s·B·A)ᵀ + c, now that dropout is on or off."""
     if type(module) is torch.nn.Linear:
         return True
     if not isinstance(module, lora.Linear) or module.merged or type(module.base_layer) is not torch.nn.Linear:
         return False
-    if role is None or role not in module.lora_A:
-        return role is None
+    if role not in module.lora_A:
+        return True
     if role in module.lora_variant or module.lora_B[role].bias is not None:
         return False
     return not module.training or isinstance(module.lora_dropout[role], torch.nn.Identity)
@@ -56,7 +56,7 @@ def adapted(module: torch.nn.Module, role: str | None) -> AdaptedLinear:
     if not isinstance(module, lora.Linear):
         return AdaptedLinear(module.weight, module.bias, None, None)
     base = module.base_layer
-    if role is None:
+    if role not in module.lora_A:
         return AdaptedLinear(base.weight, base.bias, None, None)
     return AdaptedLinear(base.weight, base.bias, module.lora_A[role].weight, module.lora_B[role].weight, module.scaling[role])
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from ppo_lm.advantage import GAEAdvantage, ReturnCalculator, TDError
 from ppo_lm.base_setup import load_base, set_up_roles
-from ppo_lm.checkpointing import Checkpoint, load_checkpoint, remove_checkpoints, save_checkpoint, save_models
+from ppo_lm.checkpointing import Checkpoint, Interrupts, load_checkpoint, remove_checkpoints, save_checkpoint, save_models
 from ppo_lm.config import PPOConfig
 from ppo_lm.data import DataReport, Prompt, PromptSet, fingerprint, load_prompts
-from ppo_lm.errors import ConfigError, RewardError, RunPaused
+from ppo_lm.errors import ConfigError, Interrupted, RewardError, RunPaused
 from ppo_lm.evaluation import evaluate
 from ppo_lm.ops import masked_whiten
 from ppo_lm.ppo_trainer.generator import SequenceGenerator
@@ -103,26 +103,32 @@ class PPOTrainer:
         """A whole run of `config.steps` steps over `prompts` (None: `config.prompts`), with evaluations on prompts held out of them.
 
         Writes `config.output_dir` and prints progress through `log`. Returns the evaluations, by name, first to last. `resume` is the folder
-        of a run with the same settings that was paused. Raises `RunPaused`, with the run saved, when a reward fails.
+        of a run with the same settings that did not end. Raises `RunPaused`, with the run saved, when a reward fails, or after the step in which SIGINT
+        or SIGTERM came.
         """
         config = self.config
         train_set, held_out, report = self._prompt_sets(prompts)
         resume, data = resume and Path(resume).expanduser(), fingerprint([train_set.prompts, held_out.prompts])
-        step, evaluations = put_state(self, load_checkpoint(resume), data) if resume else (0, {})
+        checkpoint, damage = load_checkpoint(resume) if resume else (None, [])
+        step, evaluations = put_state(self, checkpoint, data) if checkpoint else (0, {})
         log = log or RunLog(config, monitor_name=self.monitor and self.monitor.name, resume=(resume, step) if resume else None)
-        log.start(f"{config.model_name} ({self.base.description}; {describe_engine(self.roles.policy)})", report)
+        log.start(f"{config.model_name} ({self.base.description}; {describe_engine(self.roles.policy)})", report, damage)
         batches = islice(train_set.batches(config.batch_size, config.seed), step, None)
         before = random_states(self)
         try:
-            self._evaluate_if_due(step, held_out, evaluations, log)
-            while step < config.steps:
-                batch = next(batches)
-                results = self.ppo_step(batch.prompts, batch.columns)
-                step += 1
-                log.step(step, batch.prompts, results, self.reward_computer.components)
-                before = random_states(self)
+            with Interrupts() as interrupts:
                 self._evaluate_if_due(step, held_out, evaluations, log)
-        except RewardError as error:
+                while step < config.steps:
+                    interrupts.check()
+                    if config.save_every and step % config.save_every == 0 and log.folder:
+                        save_checkpoint(log.folder, step, take_state(self, step, evaluations, data))
+                    batch = next(batches)
+                    results = self.ppo_step(batch.prompts, batch.columns)
+                    step += 1
+                    log.step(step, batch.prompts, results, self.reward_computer.components)
+                    before = random_states(self)
+                    self._evaluate_if_due(step, held_out, evaluations, log)
+        except (RewardError, Interrupted) as error:
             restore_random_states(self, before)
             self._pause(take_state(self, step, evaluations, data), log, error, by_command=prompts is None and not self.has_callables)
         if log.folder:
@@ -135,10 +141,10 @@ class PPOTrainer:
         """Write `adapter/` (plain PEFT) and `merged/` (plain transformers, if `save_merged`) into `folder`; lora_r 0 has only the latter."""
         save_models(self.roles.policy, Path(folder), merged=self.config.save_merged)
 
-    def _pause(self, checkpoint: Checkpoint, log: RunLog, error: RewardError, *, by_command: bool) -> None:
-        """Save the run as it was before the batch whose reward failed; that batch is drawn again when it is resumed."""
+    def _pause(self, checkpoint: Checkpoint, log: RunLog, error: RewardError | Interrupted, *, by_command: bool) -> None:
+        """Save the run as it was before the batch that was not finished; that batch is drawn again when it is resumed."""
         if log.folder is None:
-            raise error
+            raise type(error)(f"{error}; nothing of the run is saved, because output_dir is not set") from error
         step = checkpoint.state["step"]
         save_checkpoint(log.folder, step, checkpoint)
         how = f"ppo-lm train --resume {log.folder}" if by_command else f"trainer.train(..., resume={str(log.folder)!r})"
@@ -185,7 +191,10 @@ class PPOTrainer:
 
     def _passes(self) -> Passes:
         config, recomputed, shared = self.config, self.config.old_logprobs == "recomputed", self.config.value_backbone == "shared"
-        return Passes(2 + recomputed, 1 + recomputed, len(self.roles.rewards), 2 - shared, config.ppo_epochs, config.lora_r == 0)
+        return Passes(
+            scored=2 + recomputed, scored_logprobs=1 + recomputed, rewards=len(self.roles.rewards), trained=2 - shared, epochs=config.ppo_epochs,
+            all_weights=config.lora_r == 0,
+        )  # fmt: skip
 
     def _make_generator(self, sampling: SamplingSettings, clock: PhaseClock | None = None) -> SequenceGenerator:
         """A generator with a random stream of its own; one for each evaluation, so that it changes nothing in training and all see the same noise."""

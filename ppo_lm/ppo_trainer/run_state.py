@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ppo_lm.ppo_trainer.ppo_trainer import PPOTrainer
 
 Evaluations = dict[str, list[Evaluation]]
-MAY_CHANGE = ("output_dir", "reward", "monitor", "device", "samples_every")
+MAY_CHANGE = ("output_dir", "reward", "monitor", "device", "samples_every", "save_every")
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # what AdamW keeps of each weight
 
 

@@ -57,12 +57,13 @@ class Floor:
     def __init__(self, base: BaseModel, machine: Machine, passes: Passes, slots: int):
         config = base.network.config.get_text_config()
         self.machine, self.passes, self.slots, self.itemsize = machine, passes, slots, base.dtype.itemsize
-        layers = base.network.get_decoder().layers
+        layers = next(module for module in base.network.get_decoder().modules() if isinstance(module, nn.ModuleList))
         self.layer_weights = _count(layers)
         self.last_layer_alone = _count(layers[-1]) - sum(_count(module) for name, module in layers[-1].named_modules() if name.endswith(("k_proj", "v_proj")))
         self.head_weights = base.network.get_output_embeddings().weight.numel()
         head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        self.cached_numbers = 2 * len(layers) * config.num_key_value_heads * head_size  # a token's keys and values
+        kv_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        self.cached_numbers = 2 * len(layers) * kv_heads * head_size  # a token's keys and values
 
     def seconds(self, sa_pairs: SAPairs) -> dict[str, float]:
         """By phase, for one step's pairs."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -42,11 +43,11 @@ class RunLog:
         else:
             self.folder = None
 
-    def start(self, model: str, report: DataReport) -> None:
-        """Say what is about to be trained, where, and on what."""
+    def start(self, model: str, report: DataReport, warnings: Sequence[str] = ()) -> None:
+        """Say what is about to be trained, where, on what, and what there is to know of a resumed run."""
         config, done = self.config, len(self.history)
         self.console.print(f"PPO on {model}: {config.steps} steps of {config.batch_size} prompts" + (f", {done} done" if done else ""), soft_wrap=True)
-        self.console.print("\n".join(report.lines()), markup=False, soft_wrap=True)
+        self.console.print("\n".join([*report.lines(), *warnings]), markup=False, soft_wrap=True)
         if self.folder:
             (self.folder / "data_report.json").write_text(json.dumps(report.as_dict(), indent=1, default=str) + "\n", encoding="utf-8")
 

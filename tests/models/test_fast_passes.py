@@ -150,6 +150,23 @@ def test_dropout_goes_through_pefts_own_pass():
     assert not torch.allclose(*dropped)
 
 
+def test_a_role_without_an_adapter_in_some_layers_reads_them_plainly():
+    """As when the reward model was trained on fewer layers than the policy."""
+    ids, mask = left_and_right_padded()
+    results = []
+    for fast in (False, True):
+        base = with_adapter(fast)
+        base.add_adapter("few", make_lora_config(4, 8, 0.0, "q_proj,v_proj"))
+        torch.manual_seed(2)
+        for parameter in base.role_parameters("few"):
+            torch.nn.init.normal_(parameter, std=0.3)
+        with base.role("few"):
+            results.append(base.hidden_states(ids, mask)[mask].detach())
+    torch.testing.assert_close(results[1], results[0], rtol=1e-4, atol=1e-4)
+    with base.role(None):
+        assert (base.hidden_states(ids, mask)[mask] - results[1]).abs().max() > 0.1
+
+
 def test_every_adapter_layer_has_the_passes_and_only_in_fast_models():
     kinds = {fast: {type(m) for m in with_adapter(fast).network.modules() if isinstance(m, lora.Linear)} for fast in (True, False)}
     assert kinds == {True: {LoraLinear}, False: {lora.Linear}}

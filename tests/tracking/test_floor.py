@@ -2,8 +2,10 @@
 
 import pytest
 import torch
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from ppo_lm.base_setup import make_lora_config
+from ppo_lm.models import BaseModel
 from ppo_lm.tracking.floor import Floor, Machine, Passes, measure_machine
 from tests.conftest import make_base, make_pairs
 
@@ -34,6 +36,14 @@ def test_operations_and_bytes_by_hand():
     assert found["sampling"] == pytest.approx(4 * numbers / 1e-9, rel=1e-6)  # this machine hardly reads
     all_weights = Floor(base, Machine(1.0, 1e-9), PASSES._replace(all_weights=True), slots=2).seconds(pairs)
     assert all_weights["training"] == 1.5 * found["training"]
+
+
+def test_a_network_of_another_kind_has_a_floor_too():
+    network = GPT2LMHeadModel(GPT2Config(vocab_size=1536, n_embd=32, n_layer=2, n_head=4, n_positions=64))
+    base = BaseModel(network, make_base().tokenizer, [1], "random")
+    floor = Floor(base, Machine(1.0, 1e-9), PASSES, slots=2)
+    assert floor.layer_weights == 2 * 12 * 32**2
+    assert all(seconds > 0 for seconds in floor.seconds(make_pairs()).values())
 
 
 def test_a_machine_multiplies_and_copies():

@@ -1,0 +1,38 @@
+"""Being asked to stop."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+
+from ppo_lm.errors import Interrupted
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Interrupts:
+    """Inside the block, the first SIGINT or SIGTERM is remembered for the next `check`; a second one acts at once, as it would outside."""
+
+    def __init__(self) -> None:
+        self._received: signal.Signals | None = None
+        self._before = {}
+
+    def __enter__(self) -> Interrupts:
+        if threading.current_thread() is threading.main_thread():  # Python lets no other thread set handlers
+            self._before = {number: signal.signal(number, self._remember) for number in SIGNALS}
+        return self
+
+    def __exit__(self, *_) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def check(self) -> None:
+        """Raise `Interrupted` if a signal has come."""
+        if self._received is not None:
+            raise Interrupted(f"{self._received.name} was received")
+
+    def _remember(self, number: int, _) -> None:
+        self._received = signal.Signals(number)
+        self.__exit__()
+        os.write(2, f"{self._received.name}: the run stops after this step; send it again to stop at once\n".encode())  # print may not be called in here

@@ -1,0 +1,137 @@
+"""Runs that are killed, asked to stop, or whose checkpoints are damaged."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from ppo_lm.checkpointing import load_checkpoint
+from ppo_lm.errors import CheckpointError, Interrupted, RunPaused
+from tests.ppo_trainer.test_resume import PROMPTS, Flaky, make, metrics
+
+WEIGHTS = "adapter/adapter_model.safetensors"
+
+
+class Signals:
+    """A reward by length that sends its own process a signal at its `at`-th call, and then answers."""
+
+    def __init__(self, at, number):
+        self.calls, self.at, self.number = 0, at, number
+
+    def __call__(self, prompts, completions):
+        self.calls += 1
+        if self.calls == self.at:
+            os.kill(os.getpid(), self.number)
+        return [len(c) / 10 for c in completions]
+
+
+def end_alike(parts, whole):
+    assert (parts / WEIGHTS).read_bytes() == (whole / WEIGHTS).read_bytes()
+    assert metrics(parts) == metrics(whole)
+    assert (parts / "samples.jsonl").read_text() == (whole / "samples.jsonl").read_text()
+
+
+@pytest.mark.parametrize(("call", "step"), [(1, "step-000000"), (3, "step-000000"), (4, "step-000000"), (8, "step-000002")])
+def test_a_run_killed_inside_a_step_goes_on_bit_for_bit(folder, tmp_path, call, step):
+    """The calls of the reward are: e e 1 2 e e 3 4 e e 5 e e; a checkpoint is saved before step 1 and after steps 2 and 4."""
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    expected = make(folder, whole, Flaky(), save_every=2).train(PROMPTS)
+    script = (
+        "import signal; from pathlib import Path; from tests.ppo_trainer.test_interrupted import *\n"
+        f"make({folder!r}, Path({str(parts)!r}), Signals({call}, signal.SIGKILL), save_every=2).train(PROMPTS)"
+    )
+    killed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    if call == 1:  # in the first evaluation: there is nothing yet to go on from, and that is said
+        with pytest.raises(CheckpointError, match="there is no checkpoint in it"):
+            make(folder, parts, Flaky(), save_every=2).train(PROMPTS, resume=parts)
+        return
+    assert sorted(path.name for path in (parts / "checkpoints").iterdir())[-1] == step
+    assert make(folder, parts, Flaky(), save_every=2).train(PROMPTS, resume=parts) == expected
+    end_alike(parts, whole)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_lets_the_step_end_and_saves(folder, tmp_path, number):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    before = signal.getsignal(number)
+    expected = make(folder, whole, Flaky()).train(PROMPTS)
+    with pytest.raises(RunPaused, match=rf"{number.name} was received\nThe run is saved as it was after step 2; go on with:") as paused:
+        make(folder, parts, Signals(4, number)).train(PROMPTS)
+    assert paused.value.exit_code == 75
+    assert signal.getsignal(number) is before
+    assert make(folder, parts, Flaky()).train(PROMPTS, resume=parts) == expected
+    end_alike(parts, whole)
+
+
+def test_a_second_signal_acts_at_once(folder, tmp_path):
+    class Twice(Signals):
+        def __call__(self, prompts, completions):
+            scores = super().__call__(prompts, completions)
+            if self.calls == self.at:
+                os.kill(os.getpid(), self.number)
+            return scores
+
+    with pytest.raises(KeyboardInterrupt):
+        make(folder, tmp_path / "run", Twice(4, signal.SIGINT)).train(PROMPTS)
+
+
+def test_a_signal_that_comes_in_the_last_step_changes_nothing(folder, tmp_path):
+    whole, other = tmp_path / "whole", tmp_path / "other"
+    make(folder, whole, Flaky()).train(PROMPTS)
+    make(folder, other, Signals(11, signal.SIGTERM)).train(PROMPTS)
+    end_alike(other, whole)
+
+
+def test_without_a_folder_a_signal_ends_the_run_with_a_sentence(folder):
+    with pytest.raises(Interrupted, match="SIGTERM was received; nothing of the run is saved, because output_dir is not set"):
+        make(folder, "", Signals(4, signal.SIGTERM), output_dir=None).train(PROMPTS)
+
+
+@pytest.fixture(scope="module")
+def two_checkpoints(folder, tmp_path_factory):
+    """A run that was paused after step 4 and has a checkpoint of step 2 as well."""
+    out = tmp_path_factory.mktemp("paused") / "run"
+    with pytest.raises(RunPaused):
+        make(folder, out, Signals(8, signal.SIGTERM), save_every=2).train(PROMPTS)
+    return out
+
+
+def truncate(file):
+    file.write_bytes(file.read_bytes()[:-7])
+
+
+def flip_a_bit(file):
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 4
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize("harm", [truncate, flip_a_bit, lambda file: file.write_bytes(b""), os.remove], ids=["truncated", "a bit flipped", "emptied", "deleted"])
+@pytest.mark.parametrize("name", ["tensors.safetensors", "state.json", "manifest.json"])
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_used(two_checkpoints, tmp_path, name, harm):
+    run = tmp_path / "run"
+    shutil.copytree(two_checkpoints, run)
+    whole, none = load_checkpoint(run)
+    assert whole.state["step"] == 4 and none == []
+    harm(run / "checkpoints" / "step-000004" / name)
+    checkpoint, damage = load_checkpoint(run)
+    assert checkpoint.state["step"] == 2
+    assert len(damage) == 1 and "step-000004 is damaged" in damage[0]
+    harm(run / "checkpoints" / "step-000002" / name)
+    with pytest.raises(CheckpointError, match="no checkpoint in it is whole; start the run anew"):
+        load_checkpoint(run)
+
+
+def test_a_run_with_a_damaged_checkpoint_goes_on_from_the_one_before_and_says_so(folder, two_checkpoints, tmp_path, capsys):
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    expected = make(folder, whole, Flaky(), save_every=2).train(PROMPTS)
+    shutil.copytree(two_checkpoints, run)
+    truncate(run / "checkpoints" / "step-000004" / "tensors.safetensors")
+    capsys.readouterr()
+    assert make(folder, run, Flaky(), save_every=2).train(PROMPTS, resume=run) == expected
+    assert "step-000004 is damaged: tensors.safetensors is not what was written" in capsys.readouterr().out
+    end_alike(run, whole)
