@@ -20,25 +20,24 @@ ADAPTER_CONFIG = "adapter_config.json"  # peft's name
 HUB_TIMEOUT = 5  # seconds
 
 
-def load_base(model_name: str, dtype: str = "auto", device: str = "auto", *, full_weights: bool = False, seed: int = 0, fast: bool = True) -> BaseModel:
+def load_base(model_name: str, dtype: str = "auto", device: str = "auto", *, seed: int = 0, fast: bool = True) -> BaseModel:
     """Load the network and its tokenizer, frozen.
 
-    dtype "auto" is bfloat16 on a GPU and float32 on a CPU, and float32 wherever `full_weights` are to be trained. Raises
-    `ModelError`, one sentence with the ways out, when the model cannot be reached or is no causal language model with a plain head.
-    `fast` as in `BaseModel`. An adapter's folder is its base with the adapter merged in. "embedded-blank" is the embedded network before training, drawn with `seed`.
+    dtype "auto" is bfloat16 on a GPU and float32 on a CPU. Raises `ModelError`, one sentence with the ways out, when the model cannot be
+    reached or is no causal language model with a plain head. `fast` as in `BaseModel`. An adapter's folder is its base with the adapter merged in. "embedded-blank" is the embedded network before training, drawn with `seed`.
     """
     where = pick_device(device)
-    kind = pick_dtype(dtype, where, full_weights)
+    kind = pick_dtype(dtype, where)
     source = EMBEDDED_MODEL if model_name == "embedded" else Path(model_name).expanduser()
     name = str(source.resolve()) if source.exists() else model_name
     if model_name == "embedded-blank":
-        if kind != torch.float32:
-            raise ModelError("model 'embedded-blank' is for training all weights; set lora_r 0, or dtype float32")
         network, tokenizer = make_blank_network(seed)
+        for weight in network.parameters():
+            weight.data = weight.data.to(kind)
     elif source.suffix == ".gguf":
         network, tokenizer = _load_gguf(source, kind)
     elif (source / ADAPTER_CONFIG).is_file():
-        network, tokenizer = _load_adapter(source, dtype, device, full_weights)
+        network, tokenizer = _load_adapter(source, dtype, device)
     elif source.is_dir() or _is_local_path(model_name):
         network, tokenizer = _load_folder(model_name, source, kind)
     else:
@@ -62,11 +61,11 @@ def pick_device(device: str) -> torch.device:
     return torch.device(device)
 
 
-def pick_dtype(dtype: str, device: torch.device, full_weights: bool) -> torch.dtype:
+def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
     """"auto" as `load_base` says; otherwise torch's dtype of that name."""
     if dtype != "auto":
         return getattr(torch, dtype)
-    return torch.bfloat16 if device.type == "cuda" and not full_weights else torch.float32
+    return torch.bfloat16 if device.type == "cuda" else torch.float32
 
 
 def _is_local_path(model_name: str) -> bool:
@@ -109,8 +108,8 @@ def load_adapter(base: BaseModel, role: str, folder: Path) -> None:
         raise ModelError(f"adapter {str(folder)!r} cannot be put onto its base {base.name!r}: {first_line(error)}") from error
 
 
-def _load_adapter(folder: Path, dtype: str, device: str, full_weights: bool):
-    base = load_base(read_adapter_base(folder), dtype, device, full_weights=full_weights)
+def _load_adapter(folder: Path, dtype: str, device: str):
+    base = load_base(read_adapter_base(folder), dtype, device)
     load_adapter(base, "merged", folder)
     return base.merged_network("merged"), base.tokenizer
 

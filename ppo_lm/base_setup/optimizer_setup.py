@@ -9,17 +9,23 @@ from torch import nn
 from transformers import get_scheduler
 
 ADAM_EPS = 1e-5  # as in OpenAI's PPO (2403.17031)
+MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # what AdamW keeps of each weight
 
 
 class Optimiser:
-    """AdamW without weight decay, gradient clipping, and a schedule that counts optimiser steps."""
+    """AdamW without weight decay, gradient clipping, and a schedule that counts optimiser steps.
+
+    Weights of a coarser dtype than fp32 have a copy in fp32, in which gradients are added up and updates are made; the weights are that copy, rounded
+    ("Mixed precision training", 1710.03740).
+    """
 
     def __init__(
-        self, parameters: Iterable[nn.Parameter], learning_rate: float, *, schedule: str, total_steps: int, max_grad_norm: float, warmup_steps: int = 0
+        self, weights: Iterable[nn.Parameter], learning_rate: float, *, schedule: str, total_steps: int, max_grad_norm: float, warmup_steps: int = 0
     ):
-        self.parameters = [parameter for parameter in parameters if parameter.requires_grad]
+        self.weights = [weight for weight in weights if weight.requires_grad]
+        self.parameters = [weight if weight.dtype == torch.float32 else _copy_in_fp32(weight) for weight in self.weights]
         self.max_grad_norm = max_grad_norm
-        self.adamw = torch.optim.AdamW(self.parameters, lr=learning_rate, eps=ADAM_EPS, weight_decay=0.0)
+        self.adamw = torch.optim.AdamW(self.parameters, lr=learning_rate, eps=ADAM_EPS, weight_decay=0.0, fused=True)
         self.steps_done = 0
         self.scheduler = get_scheduler(schedule, self.adamw, num_warmup_steps=warmup_steps, num_training_steps=max(total_steps, 1))
 
@@ -31,6 +37,7 @@ class Optimiser:
         """Clip the gradients' norm, move, and clear them. Returns the norm before clipping."""
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.max_grad_norm)
         self.adamw.step()
+        self._round()
         self.scheduler.step()
         self.steps_done += 1
         self.forget_gradients()
@@ -39,3 +46,47 @@ class Optimiser:
     def forget_gradients(self) -> None:
         """Clear what the backward passes have added up so far."""
         self.adamw.zero_grad(set_to_none=True)
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """AdamW's moments, and the copies in fp32, by the place of their weight."""
+        state = self.adamw.state
+        moments = {f"{i}.{moment}": state[weight][moment] for i, weight in enumerate(self.parameters) for moment in MOMENTS if weight in state}
+        return moments | {f"{i}.fp32": copy for i, copy in self._copies()}
+
+    def numbers(self) -> dict:
+        """Where the schedule is, in types that JSON holds."""
+        scheduler = {name: value for name, value in self.scheduler.state_dict().items() if isinstance(value, (int, float, bool, str, list))}
+        return {"steps_done": self.steps_done, "scheduler": {name: value for name, value in scheduler.items() if name != "lr_lambdas"}}
+
+    @torch.no_grad()
+    def restore(self, tensors: dict[str, torch.Tensor], numbers: dict) -> None:
+        """Undo `tensors` and `numbers`; the weights themselves are not touched."""
+        for i, weight in enumerate(self.parameters):
+            if f"{i}.step" in tensors:
+                self.adamw.state[weight] = {moment: tensors[f"{i}.{moment}"].to(weight.device, copy=True) for moment in MOMENTS}
+        for i, copy in self._copies():
+            copy.copy_(tensors[f"{i}.fp32"])
+        self.steps_done = numbers["steps_done"]
+        self.scheduler.load_state_dict({**self.scheduler.state_dict(), **numbers["scheduler"]})
+        for group, rate in zip(self.adamw.param_groups, self.scheduler.get_last_lr()):
+            group["lr"] = rate
+
+    def _copies(self) -> list[tuple[int, torch.Tensor]]:
+        return [(i, copy) for i, (weight, copy) in enumerate(zip(self.weights, self.parameters)) if weight is not copy]
+
+    @torch.no_grad()
+    def _round(self) -> None:
+        for i, copy in self._copies():
+            self.weights[i].copy_(copy)
+
+
+def _copy_in_fp32(weight: nn.Parameter) -> torch.Tensor:
+    """A copy of `weight`, to which every gradient of it is added, and which it does not keep itself."""
+    copy = weight.detach().float().requires_grad_()
+
+    def move_gradient(_) -> None:
+        copy.grad = weight.grad.float() if copy.grad is None else copy.grad.add_(weight.grad)
+        weight.grad = None
+
+    weight.register_post_accumulate_grad_hook(move_gradient)
+    return copy

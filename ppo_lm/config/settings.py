@@ -83,7 +83,7 @@ class ModelSettings(Settings):
     model_name: str = "Qwen/Qwen3-0.6B-Base"
     """The base model: a hub id, a folder (a model's or an adapter's), a .gguf file, or "embedded" for the small one that comes with the package."""
     dtype: str = "auto"
-    """Weights of the base: float32 or bfloat16; auto is bfloat16 on a GPU (float32 if lora_r is 0), float32 on a CPU."""
+    """Weights of the base: float32 or bfloat16; auto is bfloat16 on a GPU, float32 on a CPU. What is trained is kept in float32 as well."""
     device: str = "auto"
     """Where to run: cuda, cuda:1, mps or cpu; auto takes the first GPU, if there is one."""
     seed: int = 0
@@ -105,11 +105,6 @@ class ModelSettings(Settings):
         POSITIVE: ("lora_alpha",),
         BELOW_ONE: ("lora_dropout",),
     }
-
-    def clashes(self) -> list[str]:
-        if self.lora_r == 0 and self.dtype == "bfloat16":
-            return ["lora_r is 0 but dtype is bfloat16; training all weights needs dtype float32 (or auto)"]
-        return []
 
 
 def sampling_clashes(top_k: int, top_p: float) -> list[str]:

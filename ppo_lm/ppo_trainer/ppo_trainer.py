@@ -40,7 +40,7 @@ class PPOTrainer:
         inputs = load_inputs(config, reward, monitor)
         self.has_callables = reward is not None or monitor is not None
         self.config, self.monitor, self.prompts, self.report = config, inputs.monitor, inputs.prompts, inputs.report
-        self.base = load_base(config.model_name, config.dtype, config.device, full_weights=config.lora_r == 0, seed=config.seed, fast=config.fast)
+        self.base = load_base(config.model_name, config.dtype, config.device, seed=config.seed, fast=config.fast)
         self.roles = set_up_roles(
             self.base, lora_r=config.lora_r, lora_alpha=config.lora_alpha, lora_dropout=config.lora_dropout,
             lora_targets=config.lora_targets, reward_folders=[r for r in inputs.rewards if isinstance(r, Path)], seed=config.seed,

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 Evaluations = dict[str, list[Evaluation]]
 MAY_CHANGE = ("output_dir", "reward", "monitor", "device", "samples_every", "save_every")
-MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # what AdamW keeps of each weight
 
 
 def take_state(trainer: PPOTrainer, step: int, evaluations: Evaluations, data: str) -> Checkpoint:
@@ -26,15 +25,9 @@ def take_state(trainer: PPOTrainer, step: int, evaluations: Evaluations, data: s
     tensors = dict(random_states(trainer))
     for name, model in _models(trainer).items():
         tensors |= {f"{name}.{i}": weight for i, weight in enumerate(model.parameters())}
-    schedules = {}
     for name, optimiser in _optimisers(trainer).items():
-        tensors |= {
-            f"{name}.{i}.{moment}": optimiser.adamw.state[weight][moment]
-            for i, weight in enumerate(optimiser.parameters)
-            for moment in MOMENTS
-            if weight in optimiser.adamw.state
-        }
-        schedules[name] = {"steps_done": optimiser.steps_done, "scheduler": _plain(optimiser.scheduler.state_dict())}
+        tensors |= {f"{name}.{part}": tensor for part, tensor in optimiser.tensors().items()}
+    schedules = {name: optimiser.numbers() for name, optimiser in _optimisers(trainer).items()}
     kept = {name: [dataclasses.asdict(evaluation) for evaluation in made] for name, made in evaluations.items()}
     state = {"step": step, "config": dataclasses.asdict(trainer.config), "scorers": scorers(trainer), "data": data, "schedules": schedules, "evaluations": kept}
     return Checkpoint(tensors, state)
@@ -52,7 +45,8 @@ def put_state(trainer: PPOTrainer, checkpoint: Checkpoint, data: str) -> tuple[i
             for i, weight in enumerate(model.parameters()):
                 weight.copy_(tensors[f"{name}.{i}"])
     for name, optimiser in _optimisers(trainer).items():
-        _restore_optimiser(optimiser, name, tensors, state["schedules"][name])
+        own = {part.removeprefix(f"{name}."): tensor for part, tensor in tensors.items() if part.startswith(f"{name}.")}
+        optimiser.restore(own, state["schedules"][name])
     return state["step"], {name: [Evaluation(**numbers) for numbers in made] for name, made in state["evaluations"].items()}
 
 
@@ -92,26 +86,6 @@ def _optimisers(trainer: PPOTrainer) -> dict[str, Optimiser]:
 def _streams(trainer: PPOTrainer) -> dict[str, torch.Generator]:
     steps = trainer.model_trainer
     return {"sampling": trainer.generator.random, "policy_batches": steps.policy_buffer.random, "value_batches": steps.value_buffer.random}
-
-
-def _restore_optimiser(optimiser: Optimiser, name: str, tensors: dict[str, torch.Tensor], schedule: dict) -> None:
-    for i, weight in enumerate(optimiser.parameters):
-        if f"{name}.{i}.step" in tensors:
-            moments = {moment: tensors[f"{name}.{i}.{moment}"] for moment in MOMENTS}
-            optimiser.adamw.state[weight] = {m: value if m == "step" else value.to(weight.device) for m, value in moments.items()}
-    optimiser.steps_done = schedule["steps_done"]
-    optimiser.scheduler.load_state_dict({**optimiser.scheduler.state_dict(), **schedule["scheduler"]})
-    for group, rate in zip(optimiser.adamw.param_groups, optimiser.scheduler.get_last_lr()):
-        group["lr"] = rate
-
-
-def _plain(state: dict) -> dict:
-    """The entries that JSON can hold."""
-    return {name: value for name, value in state.items() if isinstance(value, (int, float, bool, str)) or _is_list_of_numbers(value)}
-
-
-def _is_list_of_numbers(value) -> bool:
-    return isinstance(value, list) and all(isinstance(item, (int, float)) for item in value)
 
 
 def _check_same(now: dict, then: dict) -> None:

@@ -31,7 +31,7 @@ def run_sft(config: SFTConfig, quiet: bool = False) -> dict[str, float]:
     if config.rouge_samples:
         require("torchmetrics", f"ROUGE (rouge_samples {config.rouge_samples}; 0 does without)")
     demonstrations, report = load_demonstrations(config.demonstrations, config, config.completion_column)
-    base = load_base(config.model_name, config.dtype, config.device, full_weights=config.lora_r == 0, seed=config.seed)
+    base = load_base(config.model_name, config.dtype, config.device, seed=config.seed)
     train, held_out = encode_demonstrations(base, demonstrations, config, report).split(config.held_out, config.seed, report)
 
     log = StageLog(config, config.output_dir, quiet)

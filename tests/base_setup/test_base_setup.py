@@ -81,10 +81,9 @@ def test_a_reward_model_of_another_base_is_refused(tmp_path):
 
 def test_auto_dtype():
     cpu, gpu = torch.device("cpu"), torch.device("cuda")
-    assert pick_dtype("auto", cpu, full_weights=False) == torch.float32
-    assert pick_dtype("auto", gpu, full_weights=False) == torch.bfloat16
-    assert pick_dtype("auto", gpu, full_weights=True) == torch.float32
-    assert pick_dtype("bfloat16", cpu, full_weights=False) == torch.bfloat16
+    assert pick_dtype("auto", cpu) == torch.float32
+    assert pick_dtype("auto", gpu) == torch.bfloat16
+    assert pick_dtype("bfloat16", cpu) == torch.bfloat16
 
 
 def test_a_reward_folder_is_checked_before_any_model_loads(tmp_path):

@@ -36,7 +36,6 @@ def test_all_problems_are_named_at_once():
         (dict(lr_schedule="step"), "lr_schedule is 'step'; it must be one of linear, constant, cosine"),
         (dict(batch_size=4, mini_batches=8), "mini_batches is 8 but batch_size is 4"),
         (dict(top_k=0), "top_p is 0.95 but top_k is 0"),
-        (dict(lora_r=0, dtype="bfloat16"), "lora_r is 0 but dtype is bfloat16"),
         (dict(eval_every=5, eval_prompts=0), "eval_every is 5 but eval_prompts is 0"),
         (dict(model_name=" "), "model_name is ' '; it must be not empty"),
         (dict(temperature=0), "temperature is 0; it must be above 0"),

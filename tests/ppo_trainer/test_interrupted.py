@@ -10,7 +10,7 @@ import pytest
 
 from ppo_lm.checkpointing import load_checkpoint
 from ppo_lm.errors import CheckpointError, Interrupted, RunPaused
-from tests.ppo_trainer.test_resume import PROMPTS, Flaky, make, metrics
+from tests.ppo_trainer.test_resume import PROMPTS, make, metrics
 
 WEIGHTS = "adapter/adapter_model.safetensors"
 
@@ -18,7 +18,7 @@ WEIGHTS = "adapter/adapter_model.safetensors"
 class Signals:
     """A reward by length that sends its own process a signal at its `at`-th call, and then answers."""
 
-    def __init__(self, at, number):
+    def __init__(self, at=0, number=None):
         self.calls, self.at, self.number = 0, at, number
 
     def __call__(self, prompts, completions):
@@ -38,7 +38,7 @@ def end_alike(parts, whole):
 def test_a_run_killed_inside_a_step_goes_on_bit_for_bit(folder, tmp_path, call, step):
     """The calls of the reward are: e e 1 2 e e 3 4 e e 5 e e; a checkpoint is saved before step 1 and after steps 2 and 4."""
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    expected = make(folder, whole, Flaky(), save_every=2).train(PROMPTS)
+    expected = make(folder, whole, Signals(), save_every=2).train(PROMPTS)
     script = (
         "import signal; from pathlib import Path; from tests.ppo_trainer.test_interrupted import *\n"
         f"make({folder!r}, Path({str(parts)!r}), Signals({call}, signal.SIGKILL), save_every=2).train(PROMPTS)"
@@ -47,10 +47,10 @@ def test_a_run_killed_inside_a_step_goes_on_bit_for_bit(folder, tmp_path, call, 
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     if call == 1:  # in the first evaluation: there is nothing yet to go on from, and that is said
         with pytest.raises(CheckpointError, match="there is no checkpoint in it"):
-            make(folder, parts, Flaky(), save_every=2).train(PROMPTS, resume=parts)
+            make(folder, parts, Signals(), save_every=2).train(PROMPTS, resume=parts)
         return
     assert sorted(path.name for path in (parts / "checkpoints").iterdir())[-1] == step
-    assert make(folder, parts, Flaky(), save_every=2).train(PROMPTS, resume=parts) == expected
+    assert make(folder, parts, Signals(), save_every=2).train(PROMPTS, resume=parts) == expected
     end_alike(parts, whole)
 
 
@@ -58,12 +58,12 @@ def test_a_run_killed_inside_a_step_goes_on_bit_for_bit(folder, tmp_path, call, 
 def test_a_signal_lets_the_step_end_and_saves(folder, tmp_path, number):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     before = signal.getsignal(number)
-    expected = make(folder, whole, Flaky()).train(PROMPTS)
+    expected = make(folder, whole, Signals()).train(PROMPTS)
     with pytest.raises(RunPaused, match=rf"{number.name} was received\nThe run is saved as it was after step 2; go on with:") as paused:
         make(folder, parts, Signals(4, number)).train(PROMPTS)
     assert paused.value.exit_code == 75
     assert signal.getsignal(number) is before
-    assert make(folder, parts, Flaky()).train(PROMPTS, resume=parts) == expected
+    assert make(folder, parts, Signals()).train(PROMPTS, resume=parts) == expected
     end_alike(parts, whole)
 
 
@@ -81,7 +81,7 @@ def test_a_second_signal_acts_at_once(folder, tmp_path):
 
 def test_a_signal_that_comes_in_the_last_step_changes_nothing(folder, tmp_path):
     whole, other = tmp_path / "whole", tmp_path / "other"
-    make(folder, whole, Flaky()).train(PROMPTS)
+    make(folder, whole, Signals()).train(PROMPTS)
     make(folder, other, Signals(11, signal.SIGTERM)).train(PROMPTS)
     end_alike(other, whole)
 
@@ -128,10 +128,10 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_used(two_checkpo
 
 def test_a_run_with_a_damaged_checkpoint_goes_on_from_the_one_before_and_says_so(folder, two_checkpoints, tmp_path, capsys):
     whole, run = tmp_path / "whole", tmp_path / "run"
-    expected = make(folder, whole, Flaky(), save_every=2).train(PROMPTS)
+    expected = make(folder, whole, Signals(), save_every=2).train(PROMPTS)
     shutil.copytree(two_checkpoints, run)
     truncate(run / "checkpoints" / "step-000004" / "tensors.safetensors")
     capsys.readouterr()
-    assert make(folder, run, Flaky(), save_every=2).train(PROMPTS, resume=run) == expected
+    assert make(folder, run, Signals(), save_every=2).train(PROMPTS, resume=run) == expected
     assert "step-000004 is damaged: tensors.safetensors is not what was written" in capsys.readouterr().out
     end_alike(run, whole)

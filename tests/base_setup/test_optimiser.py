@@ -1,0 +1,54 @@
+"""The optimiser on weights of a coarser dtype than fp32."""
+
+import torch
+
+from ppo_lm.base_setup import Optimiser
+
+SETTINGS = dict(schedule="constant", total_steps=0, max_grad_norm=1e9)
+
+
+def train(start: torch.Tensor, inputs: torch.Tensor, learning_rate: float, parts: int = 1) -> tuple[torch.nn.Parameter, Optimiser]:
+    weight = torch.nn.Parameter(start.clone())
+    optimiser = Optimiser([weight], learning_rate, **SETTINGS)
+    for x in inputs:
+        for part in x.chunk(parts):
+            (weight * part.to(weight.dtype)).sum().backward()
+        optimiser.step()
+    return weight, optimiser
+
+
+def test_steps_too_small_for_bfloat16_add_up():
+    """Each step moves by 1e-5, bf16's spacing at 1 is 8e-3: without a copy in fp32 nothing would ever move."""
+    start, inputs = torch.ones(4), torch.ones(1000, 4)
+    exact, _ = train(start, inputs, 1e-5)
+    rounded, optimiser = train(start.bfloat16(), inputs, 1e-5)
+    assert rounded.dtype == torch.bfloat16
+    torch.testing.assert_close(optimiser.parameters[0].detach(), exact.detach(), rtol=0, atol=1e-7)
+    assert torch.equal(rounded.detach(), exact.detach().bfloat16())
+    assert (rounded < 1).all()
+
+
+def test_gradients_of_micro_batches_are_added_up_in_float32():
+    """256 + 1 is 256 in bf16."""
+    weight = torch.nn.Parameter(torch.zeros(1, dtype=torch.bfloat16))
+    optimiser = Optimiser([weight], 0.1, **SETTINGS)
+    for size in (256.0, 1.0, 1.0):
+        (weight * size).sum().backward()
+    assert optimiser.parameters[0].grad.tolist() == [258.0]
+    assert weight.grad is None
+    assert optimiser.step() == 258.0
+
+
+def test_a_restored_optimiser_goes_on_bit_for_bit():
+    torch.manual_seed(0)
+    start, inputs = torch.randn(8), torch.randn(20, 8)
+    for dtype in (torch.float32, torch.bfloat16):
+        whole, _ = train(start.to(dtype), inputs, 0.01)
+        half, first = train(start.to(dtype), inputs[:9], 0.01)
+        weight = torch.nn.Parameter(half.detach().clone())
+        second = Optimiser([weight], 0.01, **SETTINGS)
+        second.restore({name: tensor.clone() for name, tensor in first.tensors().items()}, first.numbers())
+        for x in inputs[9:]:
+            (weight * x.to(dtype)).sum().backward()
+            second.step()
+        assert torch.equal(weight, whole)
