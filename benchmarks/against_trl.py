@@ -33,6 +33,7 @@ OURS = {  # name → lora_r, dtype, settings
     "tiny": {
         "LoRA, bf16": (16, "bfloat16", []),
         "LoRA, bf16, value head on the policy": (16, "bfloat16", ["value_backbone=shared"]),
+        "all weights, bf16": (0, "bfloat16", []),
         "all weights, fp32": (0, "float32", []),
     },
     "qwen3": {"LoRA, bf16": (16, "bfloat16", ["micro_batch_tokens=16384", "rollout_slots=128"])},
