@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from safetensors import SafetensorError
 
 
 class UserError(Exception):
@@ -41,10 +46,37 @@ class Interrupted(UserError):
     """The process was asked to stop."""
 
 
+class NumericalFault(UserError):
+    """A number that a step is computed from is NaN or infinite. `batch`: the `SAPairs` it was found in, where there are any yet."""
+
+    batch = None
+
+
+class RunStopped(UserError):
+    """The run cannot go on as it is, and the last checkpoint is from before that: EX_SOFTWARE of sysexits.h."""
+
+    exit_code = 70
+
+
+class StorageError(UserError):
+    """A file of the run cannot be written: EX_IOERR of sysexits.h."""
+
+    exit_code = 74
+
+
 class RunPaused(UserError):
     """The run could not go on, and was saved so that it can be resumed: EX_TEMPFAIL of sysexits.h."""
 
     exit_code = 75
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Raise `StorageError` with the system's own reason if what is done inside the block cannot write `path`."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        raise StorageError(f"{path} cannot be written: {getattr(error, 'strerror', None) or first_line(error)}") from error
 
 
 def require(package: str, what: str) -> None:

@@ -121,10 +121,13 @@ class SAPairs:
         """A copy with these columns set; shapes, dtypes and devices are checked."""
         return dataclasses.replace(self, **columns)
 
+    def columns(self) -> dict[str, torch.Tensor]:
+        """The columns that are set, by name."""
+        return {field.name: column for field in dataclasses.fields(self) if (column := getattr(self, field.name)) is not None}
+
     def select(self, rows: torch.Tensor) -> SAPairs:
         """The sequences at `rows`, an int64 index tensor, in that order."""
-        columns = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return SAPairs(**{name: column if column is None else column[rows] for name, column in columns.items()})
+        return SAPairs(**{name: column[rows] for name, column in self.columns().items()})
 
     def pair(self, row: int, step: int) -> Pair:
         """The pair of sequence `row` at response token `step`, copied out for reading."""

@@ -84,7 +84,7 @@ def test_ppo_step_fits_on_one_screen_and_shows_the_steps_in_order():
 
 @pytest.mark.parametrize("config", [SFTConfig, RewardConfig, PPOConfig, EvaluateConfig, CollectConfig], ids=lambda config: config.__name__)
 def test_every_config_field_is_read_and_has_a_help_line(config):
-    rooms = {SFTConfig: ["sft"], RewardConfig: ["reward_modeling"], PPOConfig: ["ppo_trainer", "tracking"], EvaluateConfig: ["comparison"], CollectConfig: ["collection"]}
+    rooms = {SFTConfig: ["sft", "checkpointing"], RewardConfig: ["reward_modeling", "checkpointing"], PPOConfig: ["ppo_trainer", "tracking"], EvaluateConfig: ["comparison"], CollectConfig: ["collection"]}
     readers = [ROOT / "data" / "loading.py", ROOT / "ppo_trainer" / "inputs.py", *[file for room in rooms[config] for file in (ROOT / room).rglob("*.py")]]
     code = "\n".join(file.read_text(encoding="utf-8") for file in readers)
     helped = {}

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 import torch
 from torch import nn
 from transformers import get_scheduler
+
+from ppo_lm.errors import NumericalFault
 
 ADAM_EPS = 1e-5  # as in OpenAI's PPO (2403.17031)
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # what AdamW keeps of each weight
@@ -34,14 +37,18 @@ class Optimiser:
         return self.scheduler.get_last_lr()[0]
 
     def step(self) -> float:
-        """Clip the gradients' norm, move, and clear them. Returns the norm before clipping."""
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.max_grad_norm)
+        """Clip the gradients' norm, move, and clear them. Returns the norm before clipping. Raises `NumericalFault`, with nothing moved, if that is NaN or
+        infinite."""
+        norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, self.max_grad_norm))
+        if not math.isfinite(norm):
+            self.forget_gradients()
+            raise NumericalFault(f"the gradient is NaN or infinite in update {self.steps_done + 1}")
         self.adamw.step()
         self._round()
         self.scheduler.step()
         self.steps_done += 1
         self.forget_gradients()
-        return float(norm)
+        return norm
 
     def forget_gradients(self) -> None:
         """Clear what the backward passes have added up so far."""
@@ -61,6 +68,8 @@ class Optimiser:
     @torch.no_grad()
     def restore(self, tensors: dict[str, torch.Tensor], numbers: dict) -> None:
         """Undo `tensors` and `numbers`; the weights themselves are not touched."""
+        self.forget_gradients()
+        self.adamw.state.clear()
         for i, weight in enumerate(self.parameters):
             if f"{i}.step" in tensors:
                 self.adamw.state[weight] = {moment: tensors[f"{i}.{moment}"].to(weight.device, copy=True) for moment in MOMENTS}
@@ -70,6 +79,19 @@ class Optimiser:
         self.scheduler.load_state_dict({**self.scheduler.state_dict(), **numbers["scheduler"]})
         for group, rate in zip(self.adamw.param_groups, self.scheduler.get_last_lr()):
             group["lr"] = rate
+
+    def snapshot(self) -> tuple[list[torch.Tensor], dict[str, torch.Tensor], dict]:
+        """Copies, on the CPU, of the weights and of `tensors`, and `numbers`."""
+        weights = [weight.detach().to("cpu", copy=True) for weight in self.weights]
+        return weights, {name: tensor.detach().to("cpu", copy=True) for name, tensor in self.tensors().items()}, self.numbers()
+
+    @torch.no_grad()
+    def go_back_to(self, snapshot: tuple[list[torch.Tensor], dict[str, torch.Tensor], dict]) -> None:
+        """Undo all that has happened since `snapshot`."""
+        weights, *rest = snapshot
+        for weight, before in zip(self.weights, weights, strict=True):
+            weight.copy_(before)
+        self.restore(*rest)
 
     def _copies(self) -> list[tuple[int, torch.Tensor]]:
         return [(i, copy) for i, (weight, copy) in enumerate(zip(self.weights, self.parameters)) if weight is not copy]

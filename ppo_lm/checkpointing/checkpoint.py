@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from safetensors.torch import load_file, save_file
 
-from ppo_lm.errors import CheckpointError, first_line
+from ppo_lm.errors import CheckpointError, StorageError, first_line, writing
 
 KEPT = 2
 TENSORS, STATE, MANIFEST = "tensors.safetensors", "state.json", "manifest.json"
@@ -33,18 +33,27 @@ def save_checkpoint(run_folder: Path, step: int, checkpoint: Checkpoint) -> Path
     unfinished = place.with_name(f".{place.name}.unfinished")
     for half_written in place.parent.glob(".*.unfinished"):  # by a process that was killed
         shutil.rmtree(half_written, ignore_errors=True)
-    unfinished.mkdir(parents=True)
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.tensors.items()}, unfinished / TENSORS)
-    (unfinished / STATE).write_text(json.dumps(checkpoint.state), encoding="utf-8")
-    sums = {name: _checksum(unfinished / name) for name in (TENSORS, STATE)}
-    (unfinished / MANIFEST).write_text(json.dumps({"sha256": sums}, indent=1) + "\n", encoding="utf-8")
-    for path in (*sorted(unfinished.iterdir()), unfinished):
-        _flush(path)
-    os.replace(unfinished, place)
-    _flush(place.parent)
+    try:
+        with writing(place):
+            _write(unfinished, checkpoint)
+            os.replace(unfinished, place)
+            _flush(place.parent)
+    except StorageError:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
     for old in list_checkpoints(run_folder)[:-KEPT]:
-        shutil.rmtree(old)
+        shutil.rmtree(old, ignore_errors=True)
     return place
+
+
+def _write(folder: Path, checkpoint: Checkpoint) -> None:
+    folder.mkdir(parents=True)
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.tensors.items()}, folder / TENSORS)
+    (folder / STATE).write_text(json.dumps(checkpoint.state), encoding="utf-8")
+    sums = {name: _checksum(folder / name) for name in (TENSORS, STATE)}
+    (folder / MANIFEST).write_text(json.dumps({"sha256": sums}, indent=1) + "\n", encoding="utf-8")
+    for path in (*sorted(folder.iterdir()), folder):
+        _flush(path)
 
 
 def _free_place(wanted: Path) -> Path:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ppo_lm.errors import writing
 from ppo_lm.models import PolicyModel
 
 
 def save_models(policy: PolicyModel, folder: Path, *, merged: bool = True) -> None:
     """Write `folder/adapter` for plain peft, and `folder/merged` for plain transformers, each with the tokenizer."""
     tokenizer = policy.base.tokenizer
-    if policy.role is not None:
-        policy.base.save_adapter(policy.role, folder / "adapter")
-        tokenizer.save_pretrained(folder / "adapter")
-    if merged or policy.role is None:
-        policy.base.merged_network(policy.role).save_pretrained(folder / "merged")
-        tokenizer.save_pretrained(folder / "merged")
+    with writing(folder):
+        if policy.role is not None:
+            policy.base.save_adapter(policy.role, folder / "adapter")
+            tokenizer.save_pretrained(folder / "adapter")
+        if merged or policy.role is None:
+            policy.base.merged_network(policy.role).save_pretrained(folder / "merged")
+            tokenizer.save_pretrained(folder / "merged")

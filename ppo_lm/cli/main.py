@@ -20,7 +20,7 @@ LISTS = ("--reward", "--models")  # options that may be given several times
 def main(arguments: list[str] | None = None, prog: str | None = None) -> None:
     """Run a subcommand; a user's mistake ends it with one sentence and exit code 1. `prog` is the name to show in its usage line."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    commands = {"sft": sft, "reward": reward, "train": train, "evaluate": evaluate, "collect": collect, "build-embedded": build_embedded}
+    commands = {"sft": sft, "reward": reward, "train": train, "evaluate": evaluate, "collect": collect, "doctor": doctor, "build-embedded": build_embedded}
     if not arguments or arguments[0] not in commands:
         known = bool(arguments) and arguments[0] in ("-h", "--help")
         print(USAGE, file=None if known else sys.stderr)
@@ -41,6 +41,7 @@ USAGE = """usage: ppo-lm COMMAND [options]; `ppo-lm COMMAND --help` lists the op
   train           PPO, from prompts and a reward
   evaluate        compare policies on held-out prompts
   collect         judge pairs of completions in a browser
+  doctor          look for the known ways in which PPO fails in a run's folder
   build-embedded  build the small model that comes with the package
 
 Without --config and a model, sft, reward, train and evaluate do the embedded task; --config embedded names its settings."""
@@ -48,36 +49,45 @@ Without --config and a model, sft, reward, train and evaluate do the embedded ta
 
 def sft(arguments: list[str], prog: str) -> None:
     """Supervised fine-tuning, from `--config FILE.yaml` and any field of `SFTConfig` as an option."""
-    config = read_config(SFTConfig, arguments, prog, "Supervised fine-tuning of a language model.", "sft.yaml")
-    _quiet_transformers()
+    config, folder = read_run(SFTConfig, arguments, prog, "Supervised fine-tuning of a language model.", "sft.yaml")
     from ppo_lm.sft import run_sft
 
-    run_sft(config)
+    run_sft(config, resume=folder)
 
 
 def reward(arguments: list[str], prog: str) -> None:
     """A reward model, from `--config FILE.yaml` and any field of `RewardConfig` as an option."""
-    config = read_config(RewardConfig, arguments, prog, "A reward model from preferences.", "reward.yaml")
-    _quiet_transformers()
+    config, folder = read_run(RewardConfig, arguments, prog, "A reward model from preferences.", "reward.yaml")
     from ppo_lm.reward_modeling import run_reward
 
-    run_reward(config)
+    run_reward(config, resume=folder)
 
 
 def train(arguments: list[str], prog: str) -> None:
     """PPO, from `--config FILE.yaml` and any field of `PPOConfig` as an option."""
-    folder = find_resume(arguments)
-    if folder is None:
-        description = "PPO fine-tuning of a language model. A run that was paused goes on with --resume FOLDER, which takes no other option."
-        config = read_config(PPOConfig, arguments, prog, description, "train.yaml")
-    else:
-        config = PPOConfig(**read_settings(folder / "config.yaml"))
+    config, folder = read_run(PPOConfig, arguments, prog, "PPO fine-tuning of a language model.", "train.yaml")
     if config.prompts is None:
         raise ConfigError(['prompts is not set; name a file, a hub data set, or "embedded"'])
-    _quiet_transformers()
     from ppo_lm.ppo_trainer import PPOTrainer
 
     PPOTrainer(config).train(resume=folder)
+
+
+def read_run(kind: type, arguments: list[str], prog: str, description: str, embedded: str):
+    """The configuration, and the folder of `--resume FOLDER` or None."""
+    folder = find_resume(arguments)
+    if folder is None:
+        config = read_config(kind, arguments, prog, f"{description} A run that did not end goes on with --resume FOLDER, which takes no other option.", embedded)
+    else:
+        config = kind(**read_settings(folder / "config.yaml"))
+    _quiet_transformers()
+    if folder is not None:
+        from ppo_lm.checkpointing import load_checkpoint
+        from ppo_lm.tracking import lock_run_folder
+
+        lock_run_folder(folder).release()  # another process at work in it, or nothing to go on from, is said before a model is loaded
+        load_checkpoint(folder)
+    return config, folder
 
 
 def find_resume(arguments: list[str]) -> Path | None:
@@ -99,9 +109,12 @@ def read_settings(file: Path) -> dict:
     import yaml
 
     try:
-        return yaml.safe_load(file.read_text(encoding="utf-8"))
+        settings = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise ConfigError([f"{file} cannot be read: {first_line(error)}"], "--resume") from None
+    if not isinstance(settings, dict) or not all(isinstance(name, str) for name in settings):
+        raise ConfigError([f"{file} holds no settings; it must be one `field: value` a line"], "--resume")
+    return settings
 
 
 def evaluate(arguments: list[str], prog: str) -> None:
@@ -120,6 +133,16 @@ def collect(arguments: list[str], prog: str) -> None:
     from ppo_lm.collection import run_collection
 
     run_collection(config)
+
+
+def doctor(arguments: list[str], prog: str) -> None:
+    """Print what the folder of a PPO run shows, a line each."""
+    parser = ArgumentParser(prog=prog, description="Look for the known ways in which PPO fails in the folder of a run, finished or not.")
+    parser.add_argument("run", type=str, help="the run's folder")
+    folder = Path(parser.parse_args(arguments).run).expanduser()
+    from ppo_lm.tracking import examine
+
+    print("\n".join(examine(folder)))
 
 
 def build_embedded(arguments: list[str], prog: str) -> None:

@@ -20,7 +20,7 @@ from ppo_lm.ppo_trainer import RewardComputer, SequenceGenerator
 from ppo_lm.ppo_trainer.inputs import check_columns, check_lengths, fit_prompts, load_reward
 from ppo_lm.rewards import ClassifierReward, Scorer, response_columns, tldr_heuristics
 from ppo_lm.rollout import SamplingSettings
-from ppo_lm.tracking import StageLog, append_record, check_output_dir
+from ppo_lm.tracking import StageLog, check_output_dir
 from ppo_lm.types import SAPairs
 
 
@@ -67,10 +67,11 @@ def run_comparison(config: EvaluateConfig, quiet: bool = False) -> dict[str, lis
         results[kind] = compare(made, config.seed)
         for name, evaluation in made.items():
             for prompt, text, score in zip(held_out.prompts, evaluation.texts, evaluation.scores):
-                append_record(log.folder / "completions.jsonl", {"sampling": kind, "model": name, "prompt": prompt, "completion": text, "score": score})
+                log.append("completions.jsonl", {"sampling": kind, "model": name, "prompt": prompt, "completion": text, "score": score})
     print_tables(results, len(held_out), log.console)
     write_results(results, len(held_out), scorer.names[0], log.folder)
-    log.finish()
+    log.say_where()
+    log.close()
     return results
 
 

@@ -90,6 +90,11 @@ class PPOConfig(PromptSettings, ModelSettings):
     max_grad_norm: float = 1.0
     """Gradients longer than this are scaled down to it, policy and value each on their own."""
 
+    max_dropped: int = 3
+    """Stop the run after so many steps in a row that were dropped because a number in them was NaN or infinite."""
+    kl_limit: float = 0.0
+    """Stop the run when a step's KL to the reference, in nats a response, exceeds this; 0 for never."""
+
     steps: int = 100
     """PPO steps of `train`: each samples, scores and trains on one batch."""
     output_dir: Optional[str] = None
@@ -103,8 +108,8 @@ class PPOConfig(PromptSettings, ModelSettings):
     """Also save the policy merged into the base, as a plain transformers model."""
 
     RULES: ClassVar = {
-        AT_LEAST_ONE: ("batch_size", "max_new_tokens", "ppo_epochs", "mini_batches", "micro_batch_tokens", "rollout_slots", "steps", "samples_every"),
-        NOT_NEGATIVE: ("top_k", "eval_every", "save_every", "kl_coef", "value_clip", "eval_temperature", "reward_clip"),
+        AT_LEAST_ONE: ("batch_size", "max_new_tokens", "ppo_epochs", "mini_batches", "micro_batch_tokens", "rollout_slots", "steps", "samples_every", "max_dropped"),
+        NOT_NEGATIVE: ("top_k", "eval_every", "save_every", "kl_coef", "kl_limit", "value_clip", "eval_temperature", "reward_clip"),
         POSITIVE: ("temperature", "learning_rate", "value_learning_rate", "clip_epsilon", "value_coef", "max_grad_norm"),
         SHARE: ("gamma", "lam"),
         PROBABILITY: ("top_p",),

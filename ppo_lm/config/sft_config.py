@@ -30,9 +30,13 @@ class SupervisedSettings(SourceSettings, ModelSettings):
     max_grad_norm: float = 1.0
     """Gradients longer than this are scaled down to it."""
 
+    save_every: int = 100
+    """Save a checkpoint to resume from before the first step and every so many steps; the two newest are kept, and none when the run has ended. 0: only
+    the first, and when the run is paused."""
+
     RULES: ClassVar = {
         AT_LEAST_ONE: ("max_tokens", "batch_size", "micro_batch_size", "epochs"),
-        NOT_NEGATIVE: ("held_out", "max_steps"),
+        NOT_NEGATIVE: ("held_out", "max_steps", "save_every"),
         POSITIVE: ("learning_rate", "max_grad_norm"),
     }
 

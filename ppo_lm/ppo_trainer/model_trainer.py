@@ -10,7 +10,7 @@ import torch
 
 from ppo_lm.base_setup import Optimiser
 from ppo_lm.config import PPOConfig
-from ppo_lm.errors import ConfigError
+from ppo_lm.errors import ConfigError, NumericalFault
 from ppo_lm.experience_buffer import ExperienceBuffer, TokenBudget, try_micro_batches
 from ppo_lm.models import PolicyModel, ValueModel
 from ppo_lm.models.policy_model import states_before_actions
@@ -46,10 +46,19 @@ class ModelTrainer:
         self.budget = TokenBudget(config.micro_batch_tokens)
 
     def train_models(self, sa_pairs: SAPairs) -> dict[str, float]:
-        """Both models, one after the other, or in one pass if they share a trunk."""
-        if self.value_model.trunk_of:
-            return self.train_shared_model(sa_pairs)
-        return self.train_value_model(sa_pairs) | self.train_policy_model(sa_pairs)
+        """Both models, one after the other, or in one pass if they share a trunk. All of it or nothing: raises `NumericalFault`, with weights and optimisers
+        as they were, if a gradient is NaN or infinite."""
+        optimisers = (self.value_optimiser, self.policy_optimiser)
+        before = [optimiser.snapshot() for optimiser in optimisers]
+        try:
+            if self.value_model.trunk_of:
+                return self.train_shared_model(sa_pairs)
+            return self.train_value_model(sa_pairs) | self.train_policy_model(sa_pairs)
+        except NumericalFault as fault:
+            for optimiser, snapshot in zip(optimisers, before):
+                optimiser.go_back_to(snapshot)
+            fault.batch = sa_pairs
+            raise
 
     def train_value_model(self, sa_pairs: SAPairs) -> dict[str, float]:
         """Move V towards the column `config.value_target`; needs `values`. Returns means over tokens and optimiser steps."""

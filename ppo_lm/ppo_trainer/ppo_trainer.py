@@ -9,17 +9,19 @@ from pathlib import Path
 
 from ppo_lm.advantage import GAEAdvantage, ReturnCalculator, TDError
 from ppo_lm.base_setup import load_base, set_up_roles
-from ppo_lm.checkpointing import Checkpoint, Interrupts, load_checkpoint, remove_checkpoints, save_checkpoint, save_models
+from ppo_lm.checkpointing import Interrupts, load_checkpoint, remove_checkpoints, save_models
 from ppo_lm.config import PPOConfig
 from ppo_lm.data import DataReport, Prompt, PromptSet, fingerprint, load_prompts
-from ppo_lm.errors import ConfigError, Interrupted, RewardError, RunPaused
+from ppo_lm.errors import ConfigError, Interrupted, NumericalFault, RewardError, StorageError
 from ppo_lm.evaluation import evaluate
 from ppo_lm.ops import masked_whiten
+from ppo_lm.ppo_trainer.faults import check_pairs
 from ppo_lm.ppo_trainer.generator import SequenceGenerator
 from ppo_lm.ppo_trainer.inputs import check_batch, check_prompts, fit_prompts, load_inputs
 from ppo_lm.ppo_trainer.metrics import describe_cost, describe_rollout, describe_scores
 from ppo_lm.ppo_trainer.model_trainer import ModelTrainer
 from ppo_lm.ppo_trainer.reward_computer import RewardComputer
+from ppo_lm.ppo_trainer.run_guard import RunGuard
 from ppo_lm.ppo_trainer.run_state import Evaluations, put_state, random_states, restore_random_states, take_state
 from ppo_lm.ppo_trainer.value_adder import ValueAdder
 from ppo_lm.reward_kl import KLDivergence, RewardAdjuster
@@ -91,6 +93,7 @@ class PPOTrainer:
         sa_pairs = self.return_calculator.add_returns(sa_pairs)
         if config.whiten_advantages:
             sa_pairs = sa_pairs.with_columns(advantages=masked_whiten(sa_pairs.advantages, sa_pairs.action_mask))
+        check_pairs(sa_pairs)
         clock.lap("scoring")
         trained = self.model_trainer.train_models(sa_pairs)
         clock.lap("training")
@@ -104,7 +107,7 @@ class PPOTrainer:
 
         Writes `config.output_dir` and prints progress through `log`. Returns the evaluations, by name, first to last. `resume` is the folder
         of a run with the same settings that did not end. Raises `RunPaused`, with the run saved, when a reward fails, or after the step in which SIGINT
-        or SIGTERM came.
+        or SIGTERM came; `RunStopped` when numbers break (see `run_guard`); `StorageError` when a file cannot be written.
         """
         config = self.config
         train_set, held_out, report = self._prompt_sets(prompts)
@@ -112,43 +115,43 @@ class PPOTrainer:
         checkpoint, damage = load_checkpoint(resume) if resume else (None, [])
         step, evaluations = put_state(self, checkpoint, data) if checkpoint else (0, {})
         log = log or RunLog(config, monitor_name=self.monitor and self.monitor.name, resume=(resume, step) if resume else None)
-        log.start(f"{config.model_name} ({self.base.description}; {describe_engine(self.roles.policy)})", report, damage)
+        guard = RunGuard(self, log, "ppo-lm train --resume {}" if prompts is None and not self.has_callables else "trainer.train(..., resume={!r})")
         batches = islice(train_set.batches(config.batch_size, config.seed), step, None)
         before = random_states(self)
         try:
+            log.start(f"{config.model_name} ({self.base.description}; {describe_engine(self.roles.policy)})", report, damage)
             with Interrupts() as interrupts:
                 self._evaluate_if_due(step, held_out, evaluations, log)
                 while step < config.steps:
                     interrupts.check()
-                    if config.save_every and step % config.save_every == 0 and log.folder:
-                        save_checkpoint(log.folder, step, take_state(self, step, evaluations, data))
+                    if config.save_every and step % config.save_every == 0:
+                        guard.save(take_state(self, step, evaluations, data))
                     batch = next(batches)
-                    results = self.ppo_step(batch.prompts, batch.columns)
+                    try:
+                        results = self.ppo_step(batch.prompts, batch.columns)
+                        log.step(step + 1, batch.prompts, results, self.reward_computer.components)
+                        guard.passed(step + 1, results["kl"])
+                    except NumericalFault as fault:
+                        guard.drop(step + 1, batch.prompts, fault)
                     step += 1
-                    log.step(step, batch.prompts, results, self.reward_computer.components)
                     before = random_states(self)
                     self._evaluate_if_due(step, held_out, evaluations, log)
-        except (RewardError, Interrupted) as error:
+            if log.folder:
+                self.save(log.folder)
+                remove_checkpoints(log.folder)
+            log.finish(held_out, evaluations)
+        except (RewardError, NumericalFault, Interrupted) as error:
             restore_random_states(self, before)
-            self._pause(take_state(self, step, evaluations, data), log, error, by_command=prompts is None and not self.has_callables)
-        if log.folder:
-            self.save(log.folder)
-            remove_checkpoints(log.folder)
-        log.finish(held_out, evaluations)
+            guard.pause(take_state(self, step, evaluations, data), error)
+        except StorageError as error:
+            guard.stop(error)
+        finally:
+            log.close()
         return evaluations
 
     def save(self, folder: str | Path) -> None:
         """Write `adapter/` (plain PEFT) and `merged/` (plain transformers, if `save_merged`) into `folder`; lora_r 0 has only the latter."""
         save_models(self.roles.policy, Path(folder), merged=self.config.save_merged)
-
-    def _pause(self, checkpoint: Checkpoint, log: RunLog, error: RewardError | Interrupted, *, by_command: bool) -> None:
-        """Save the run as it was before the batch that was not finished; that batch is drawn again when it is resumed."""
-        if log.folder is None:
-            raise type(error)(f"{error}; nothing of the run is saved, because output_dir is not set") from error
-        step = checkpoint.state["step"]
-        save_checkpoint(log.folder, step, checkpoint)
-        how = f"ppo-lm train --resume {log.folder}" if by_command else f"trainer.train(..., resume={str(log.folder)!r})"
-        raise RunPaused(f"{error}\nThe run is saved as it was after step {step}; go on with: {how}") from error
 
     def _monitor(self, prompts: list[Prompt], texts: list[str], columns: Mapping[str, list] | None, sa_pairs: SAPairs) -> dict[str, float]:
         if self.monitor is None:

@@ -8,7 +8,7 @@ import torch
 
 from ppo_lm.data import Prompt
 from ppo_lm.data.encoding import encode_pair, pad
-from ppo_lm.errors import RewardError
+from ppo_lm.errors import NumericalFault
 from ppo_lm.experience_buffer import TokenBudget, compute_in_micro_batches, split_by_tokens
 from ppo_lm.models import RewardModel
 from ppo_lm.rewards import FunctionReward, combine, response_columns, unique_names
@@ -38,14 +38,18 @@ class RewardComputer:
     def compute_rewards(
         self, prompts: list[Prompt], generated_texts: list[str], columns: Mapping[str, list] | None = None, sa_pairs: SAPairs | None = None
     ) -> torch.Tensor:
-        """The score of every response, (B,) fp32.
+        """The score of every response, (B,) fp32. Raises `NumericalFault` if a reward is NaN or infinite.
 
         `columns` are the data set's other columns, for functions. With `sa_pairs` a reward model reads the very tokens that were
         sampled; without, it reads the texts tokenised anew, each with an EOS unless the column `terminated` says that it did not end.
         """
         if sa_pairs is not None:
             columns = response_columns(columns, sa_pairs)
-        scores = [self._score(reward, prompts, generated_texts, columns, sa_pairs) for reward in self.rewards]
+        try:
+            scores = [self._score(reward, prompts, generated_texts, columns, sa_pairs) for reward in self.rewards]
+        except NumericalFault as fault:
+            fault.batch = sa_pairs
+            raise
         self.components = dict(zip(self.names, scores))
         self.plain_scores = combine(torch.stack(scores), self.weights, clip=0.0 if self.normalise else self.clip)
         return combine(torch.stack(scores), self.weights, clip=self.clip, normalise=self.normalise)
@@ -73,8 +77,8 @@ class RewardComputer:
 
 
 def check_finite(scores: torch.Tensor) -> torch.Tensor:
-    """The scores (B,) of a reward model; raises `RewardError` if one is NaN or infinite, which would read as "no opinion"."""
+    """The scores (B,) of a reward model; raises `NumericalFault` if one is NaN or infinite, which would read as "no opinion"."""
     if not scores.isfinite().all():
-        raise RewardError("the reward model gave a score that is no finite number; its weights may be damaged")
+        raise NumericalFault("the reward model gave a score that is no finite number; its weights may be damaged")
     return scores
 

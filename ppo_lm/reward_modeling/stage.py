@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+from pathlib import Path
 
 import torch
 
 from ppo_lm.base_setup import add_adapter, load_base, make_lora_config
+from ppo_lm.checkpointing import Interrupts, StageSaver, remove_checkpoints
 from ppo_lm.config import RewardConfig
 from ppo_lm.data import DataReport, Demonstration, Preference, load_demonstrations, load_preferences
 from ppo_lm.data.encoded import Encoded, encode_all
 from ppo_lm.data.encoding import encode_pair, encode_prompt, fit_prompt
-from ppo_lm.errors import ConfigError, DataError
+from ppo_lm.data.prompts import fingerprint
+from ppo_lm.errors import ConfigError, DataError, writing
 from ppo_lm.models import BaseModel, RewardModel
 from ppo_lm.reward_modeling.report import RewardReport, write_report
 from ppo_lm.reward_modeling.reward_trainer import Comparison, normalise, score_all, train_reward_model
 from ppo_lm.tracking import StageLog, check_output_dir
 
 
-def run_reward(config: RewardConfig, quiet: bool = False) -> dict[str, float]:
+def run_reward(config: RewardConfig, quiet: bool = False, resume: Path | None = None) -> dict[str, float]:
     """Train, normalise, measure on held-out comparisons, and save. Returns what was measured.
 
     Writes into `config.output_dir`: `reward` (the model, for PPO's `reward`), report.md with pictures, report.json, config, data report, metrics.
+    `resume` is the folder of a run with the same settings that did not end. Raises `RunPaused`, with the run saved, after the step in which SIGINT or
+    SIGTERM came.
     """
     if config.preferences is None:
         raise ConfigError(['preferences is not set; name a file, a hub data set, or "embedded"'], "RewardConfig")
@@ -35,25 +41,30 @@ def run_reward(config: RewardConfig, quiet: bool = False) -> dict[str, float]:
     train, held_out = encode_preferences(base, preferences, config, report).split(config.held_out, config.seed, report)
 
     references = reference_sequences(base, demonstrations, train, config)
+    saver = StageSaver(config, fingerprint([dataclasses.astuple(tokens) for tokens in train.tokens]), resume, "ppo-lm reward --resume {}")
 
-    log = StageLog(config, config.output_dir, quiet)
-    log.say(f"reward model on {config.model_name} ({base.description})")
-    log.data(*reports)
-    torch.manual_seed(config.seed)
-    add_adapter(base, "reward", make_lora_config(config.lora_r, config.lora_alpha, config.lora_dropout, config.lora_targets))
-    model = RewardModel(base)
-    log.evaluation("before", measure(model, held_out).headline())
-    train_reward_model(
-        model, train.tokens, seed=config.seed, learning_rate=config.learning_rate, epochs=config.epochs, batch_size=config.batch_size,
-        micro_batch_size=config.micro_batch_size, max_steps=config.max_steps, max_grad_norm=config.max_grad_norm, log=log.step,
-    )  # fmt: skip
-    result = measure(model, held_out)  # before normalising: the probabilities that were trained
-    normalise(model, references)
-    log.evaluation("after", result.headline())
-    model.save(log.folder / "reward")
-    (log.folder / "report.json").write_text(json.dumps(result.as_dict(), indent=1) + "\n", encoding="utf-8")
-    write_report(result, log.folder)
-    log.finish()
+    with StageLog(config, config.output_dir, quiet, resume=resume and (resume, saver.step)) as log, Interrupts() as interrupts:
+        log.say(f"reward model on {config.model_name} ({base.description})" + (f", {saver.step} steps done" if resume else ""))
+        log.data(*reports)
+        log.warn(saver.damage)
+        torch.manual_seed(config.seed)
+        add_adapter(base, "reward", make_lora_config(config.lora_r, config.lora_alpha, config.lora_dropout, config.lora_targets))
+        model = RewardModel(base)
+        log.evaluation(0, "before", lambda: measure(model, held_out).headline())
+        train_reward_model(
+            model, train.tokens, seed=config.seed, learning_rate=config.learning_rate, epochs=config.epochs, batch_size=config.batch_size,
+            micro_batch_size=config.micro_batch_size, max_steps=config.max_steps, max_grad_norm=config.max_grad_norm, log=log.step,
+            saver=saver.start(log.folder, model.parameters(), interrupts),
+        )  # fmt: skip
+        result = measure(model, held_out)  # before normalising: the probabilities that were trained
+        normalise(model, references)
+        log.evaluation(log.last_step, "after", result.headline)
+        with writing(log.folder):
+            model.save(log.folder / "reward")
+            (log.folder / "report.json").write_text(json.dumps(result.as_dict(), indent=1) + "\n", encoding="utf-8")
+            write_report(result, log.folder)
+        remove_checkpoints(log.folder)
+        log.say_where()
     return result.headline()
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ppo_lm.data.examples import Prompt, wrap_completion
-from ppo_lm.errors import ModelError, RewardError, first_line
+from ppo_lm.errors import ModelError, NumericalFault, RewardError, first_line
 
 
 def is_classifier_folder(folder: Path) -> bool:
@@ -68,7 +68,7 @@ class ClassifierReward:
             for row, values in zip(rows, logits.tolist()):
                 scores[row] = values[0] if len(values) == 1 else values[1] - values[0]
         if not all(map(math.isfinite, scores)):
-            raise RewardError(f"reward {self.name!r} gave a score that is no finite number; its weights may be damaged")
+            raise NumericalFault(f"reward {self.name!r} gave a score that is no finite number; its weights may be damaged")
         return scores
 
     def _encode(self, prompt: Prompt, completion: str) -> list[int]:

@@ -11,7 +11,7 @@ from functools import cache
 from numbers import Real
 
 from ppo_lm.data.examples import Prompt, wrap_completion
-from ppo_lm.errors import RewardError
+from ppo_lm.errors import NumericalFault, RewardError
 
 GIVEN = ("prompts", "completions", "terminated", "completion_ids")  # by ppo_lm itself, besides the data's columns
 SINGULAR = {"prompt": "prompts", "completion": "completions"}
@@ -45,7 +45,8 @@ class FunctionReward:
         return [name for name in self._needs if name not in given]
 
     def __call__(self, prompts: Sequence[Prompt], completions: Sequence[str], columns: Mapping[str, list] | None = None) -> list[float | None]:
-        """One finite number, or None, a completion. Raises `RewardError` with the place when the function raises or returns anything else."""
+        """One finite number, or None, a completion. Raises, with the place, `NumericalFault` for a number that is NaN or infinite, and
+        `RewardError` when the function raises or returns anything else."""
         wrapped = [wrap_completion(prompt, completion) for prompt, completion in zip(prompts, completions, strict=True)]
         offered = {"prompts": list(prompts), "completions": wrapped, **{name: list(values) for name, values in (columns or {}).items()}}
         try:
@@ -83,8 +84,9 @@ class FunctionReward:
         if len(scores) != len(completions):
             raise RewardError(f"reward function {self.name} returned {len(scores)} scores for {len(completions)} completions; it must return one for each")
         for place, (score, completion) in enumerate(zip(scores, completions)):
-            if score is not None and (not isinstance(score, Real) or not math.isfinite(score)):
-                raise RewardError(
+            is_number = isinstance(score, Real)
+            if score is not None and not (is_number and math.isfinite(score)):
+                raise (NumericalFault if is_number else RewardError)(
                     f"reward function {self.name} returned {_show(score)} for completion {place} of {len(completions)} "
                     f"({_show(completion)}); it must return a finite number, or None for no opinion"
                 )

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
+from pathlib import Path
+
 import torch
 
 from ppo_lm.base_setup import add_adapter, load_base, make_lora_config
-from ppo_lm.checkpointing import save_models
+from ppo_lm.checkpointing import Interrupts, StageSaver, remove_checkpoints, save_models
 from ppo_lm.config import SFTConfig
 from ppo_lm.data import DataReport, Demonstration, load_demonstrations
 from ppo_lm.data.encoded import Encoded, encode_all
 from ppo_lm.data.encoding import encode_pair
+from ppo_lm.data.prompts import fingerprint
 from ppo_lm.errors import ConfigError, require
 from ppo_lm.evaluation import rouge
 from ppo_lm.models import BaseModel, PolicyModel
@@ -20,10 +24,12 @@ from ppo_lm.tracking import StageLog, check_output_dir
 NEAR_GREEDY = 0.01  # temperature (2403.17031, detail 26)
 
 
-def run_sft(config: SFTConfig, quiet: bool = False) -> dict[str, float]:
+def run_sft(config: SFTConfig, quiet: bool = False, resume: Path | None = None) -> dict[str, float]:
     """Train, measure on held-out demonstrations before and after, and save. Returns what was measured, as `loss_before`, `loss_after`, ….
 
     Writes into `config.output_dir`: `merged` (a plain transformers model), `adapter` if lora_r is above 0, config, data report, metrics.
+    `resume` is the folder of a run with the same settings that did not end. Raises `RunPaused`, with the run saved, after the step in which SIGINT or
+    SIGTERM came.
     """
     if config.demonstrations is None:
         raise ConfigError(['demonstrations is not set; name a file, a hub data set, or "embedded"'], "SFTConfig")
@@ -33,21 +39,23 @@ def run_sft(config: SFTConfig, quiet: bool = False) -> dict[str, float]:
     demonstrations, report = load_demonstrations(config.demonstrations, config, config.completion_column)
     base = load_base(config.model_name, config.dtype, config.device, seed=config.seed)
     train, held_out = encode_demonstrations(base, demonstrations, config, report).split(config.held_out, config.seed, report)
+    saver = StageSaver(config, fingerprint([dataclasses.astuple(tokens) for tokens in train.tokens]), resume, "ppo-lm sft --resume {}")
 
-    log = StageLog(config, config.output_dir, quiet)
-    log.say(f"SFT on {config.model_name} ({base.description})")
-    log.data(report)
-    policy = set_up_policy(base, config)
-    before = measure(policy, held_out, config)
-    log.evaluation("before", before)
-    train_sft(
-        policy, train.tokens, seed=config.seed, learning_rate=config.learning_rate, epochs=config.epochs, batch_size=config.batch_size,
-        micro_batch_size=config.micro_batch_size, max_steps=config.max_steps, max_grad_norm=config.max_grad_norm, log=log.step,
-    )  # fmt: skip
-    after = measure(policy, held_out, config)
-    log.evaluation("after", after)
-    save_models(policy, log.folder)
-    log.finish()
+    with StageLog(config, config.output_dir, quiet, resume=resume and (resume, saver.step)) as log, Interrupts() as interrupts:
+        log.say(f"SFT on {config.model_name} ({base.description})" + (f", {saver.step} steps done" if resume else ""))
+        log.data(report)
+        log.warn(saver.damage)
+        policy = set_up_policy(base, config)
+        before = log.evaluation(0, "before", lambda: measure(policy, held_out, config))
+        train_sft(
+            policy, train.tokens, seed=config.seed, learning_rate=config.learning_rate, epochs=config.epochs, batch_size=config.batch_size,
+            micro_batch_size=config.micro_batch_size, max_steps=config.max_steps, max_grad_norm=config.max_grad_norm, log=log.step,
+            saver=saver.start(log.folder, policy.parameters(), interrupts),
+        )  # fmt: skip
+        after = log.evaluation(log.last_step, "after", lambda: measure(policy, held_out, config))
+        save_models(policy, log.folder)
+        remove_checkpoints(log.folder)
+        log.say_where()
     return {f"{name}_before": value for name, value in before.items()} | {f"{name}_after": value for name, value in after.items()}
 
 

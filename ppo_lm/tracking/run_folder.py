@@ -7,10 +7,15 @@ import json
 import os
 from pathlib import Path
 
+import torch
 import yaml
+from filelock import FileLock, Timeout
+from safetensors.torch import save_file
 
 from ppo_lm.config.settings import Settings
-from ppo_lm.errors import ConfigError
+from ppo_lm.errors import ConfigError, StorageError, UserError, writing
+
+LOCK = ".lock"
 
 
 def check_output_dir(output_dir: str) -> None:
@@ -23,25 +28,71 @@ def check_output_dir(output_dir: str) -> None:
         raise ConfigError([f"output_dir is {output_dir!r}, but {there} cannot be written to; name another folder"])
 
 
-def make_run_folder(wanted: Path) -> Path:
-    """Make and return `wanted`, or `wanted-2`, `wanted-3`, … if a run is in it already: no run overwrites another."""
-    folder, number = wanted, 1
-    while folder.exists() and any(folder.iterdir()):
+def make_run_folder(wanted: Path) -> tuple[Path, FileLock]:
+    """Make and lock `wanted`, or `wanted-2`, `wanted-3`, … if a run is in it already: no run overwrites another."""
+    number = 1
+    while True:
+        folder = wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}")
+        if not _is_taken(folder):
+            with writing(folder):
+                folder.mkdir(parents=True, exist_ok=True)
+            lock = _lock(folder)
+            if lock and not _is_taken(folder):
+                return folder, lock
         number += 1
-        folder = wanted.with_name(f"{wanted.name}-{number}")
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+
+
+def lock_run_folder(folder: Path) -> FileLock:
+    """Lock the folder of a run to go on with. Raises `UserError` if a process is at work in it."""
+    lock = _lock(folder)
+    if lock is None:
+        raise UserError(f"{folder} is in use by another process; wait for its end, or stop it")
+    return lock
+
+
+def _is_taken(folder: Path) -> bool:
+    return folder.exists() and any(path.name != LOCK for path in folder.iterdir())
+
+
+def _lock(folder: Path) -> FileLock | None:
+    """Hold the folder until `release`, or the end of the process; None if another holds it."""
+    lock = FileLock(folder / LOCK, timeout=0)
+    try:
+        with writing(lock.lock_file):
+            lock.acquire()
+    except StorageError as error:
+        if isinstance(error.__cause__, Timeout):  # which is an OSError
+            return None
+        raise
+    return lock
 
 
 def write_config(folder: Path, config: Settings) -> None:
     """Write `config.yaml`, which `--config` reads."""
-    settings = yaml.safe_dump(dataclasses.asdict(config), sort_keys=False)
-    (folder / "config.yaml").write_text(settings, encoding="utf-8")
+    write_text(folder / "config.yaml", yaml.safe_dump(dataclasses.asdict(config), sort_keys=False))
+
+
+def write_text(file: Path, text: str) -> None:
+    """Replace a file at once: a reader, and a process that is killed, sees the old one or the new one whole."""
+    unfinished = file.with_name(f".{file.name}.unfinished")
+    with writing(file):
+        unfinished.write_text(text, encoding="utf-8")
+        os.replace(unfinished, file)
+
+
+def write_json(file: Path, content) -> None:
+    write_text(file, json.dumps(content, indent=1, default=str) + "\n")
+
+
+def write_tensors(file: Path, tensors: dict[str, torch.Tensor]) -> None:
+    """As safetensors."""
+    with writing(file):
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, file)
 
 
 def append_record(file: Path, record: dict) -> None:
     """Add a line to a .jsonl file."""
-    with file.open("a", encoding="utf-8") as lines:
+    with writing(file), file.open("a", encoding="utf-8") as lines:
         lines.write(json.dumps(record, ensure_ascii=False) + "\n")
 
 
@@ -50,13 +101,23 @@ def drop_later_steps(folder: Path, step: int) -> list[dict]:
     for name in ("metrics.jsonl", "samples.jsonl"):
         file = folder / name
         *lines, torn = file.read_text(encoding="utf-8").split("\n") if file.is_file() else [""]
-        records = [json.loads(line) for line in lines]
+        records = [_read_record(file, number, line) for number, line in enumerate(lines, start=1)]
         kept = [record for record in records if record["step"] <= step]
         if len(kept) < len(records) or torn:
-            file.write_text("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in kept), encoding="utf-8")
+            write_text(file, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in kept))
         if name == "metrics.jsonl":
             metrics = kept
     return metrics
+
+
+def _read_record(file: Path, number: int, line: str) -> dict:
+    try:
+        record = json.loads(line)
+        if not isinstance(record["step"], int):
+            raise TypeError("step is no whole number")
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{file}, line {number} is damaged: it holds no record of a step; take the line out, and resume again") from None
+    return record
 
 
 def clock(seconds: float) -> str:

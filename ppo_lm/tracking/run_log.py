@@ -2,70 +2,76 @@
 
 from __future__ import annotations
 
-import json
 import math
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from rich.console import Console
 from rich.table import Table
 
 from ppo_lm.config import PPOConfig
 from ppo_lm.data import DataReport, Prompt, PromptSet
 from ppo_lm.data.examples import show_prompt
+from ppo_lm.errors import NumericalFault, writing
 from ppo_lm.evaluation import Evaluation
+from ppo_lm.tracking.health import check_health, steps_of
+from ppo_lm.tracking.log import Log
 from ppo_lm.tracking.picture import draw_learning_curve
-from ppo_lm.tracking.run_folder import append_record, clock, drop_later_steps, make_run_folder, write_config
+from ppo_lm.tracking.run_folder import clock, write_json, write_tensors
 
 SHOWN_SAMPLES = 3
 COLUMNS = {"score": "reward", "kl": "KL", "monitor": "monitor", "length": "length", "ended": "ended"}
 
 
-class RunLog:
-    """Prints a line a step and an evaluation table; writes config.yaml, metrics.jsonl, samples.jsonl and learning_curve.png.
-
-    With `config.output_dir` None it only prints; with `quiet` it only writes.
-    """
+class RunLog(Log):
+    """Prints a line a step and an evaluation table; writes config.yaml, metrics.jsonl, samples.jsonl and learning_curve.png."""
 
     def __init__(self, config: PPOConfig, *, monitor_name: str | None = None, quiet: bool = False, resume: tuple[Path, int] | None = None):
         """`resume`: the folder of a paused run and the step it was saved after; what was recorded later is dropped."""
-        self.config, self.console = config, Console(quiet=quiet, highlight=False)
+        super().__init__(config, config.output_dir, quiet=quiet, resume=resume)
+        self.config, self.done = config, resume[1] if resume else 0
         self.names = {**COLUMNS, "monitor": monitor_name or "monitor"}
-        self.started, self.history = time.monotonic(), []
-        if resume is not None:
-            self.folder = resume[0].expanduser()
-            self.history = [row for row in drop_later_steps(self.folder, resume[1]) if "evaluation" not in row]
-        elif config.output_dir:
-            self.folder = make_run_folder(Path(config.output_dir).expanduser())
-            write_config(self.folder, config)
-        else:
-            self.folder = None
+        self.steps = steps_of(self.rows)
+        self._told = {finding.name for finding in check_health(self.steps, config)}
 
     def start(self, model: str, report: DataReport, warnings: Sequence[str] = ()) -> None:
         """Say what is about to be trained, where, on what, and what there is to know of a resumed run."""
-        config, done = self.config, len(self.history)
-        self.console.print(f"PPO on {model}: {config.steps} steps of {config.batch_size} prompts" + (f", {done} done" if done else ""), soft_wrap=True)
-        self.console.print("\n".join([*report.lines(), *warnings]), markup=False, soft_wrap=True)
-        if self.folder:
-            (self.folder / "data_report.json").write_text(json.dumps(report.as_dict(), indent=1, default=str) + "\n", encoding="utf-8")
+        config, done = self.config, self.done
+        self.say(f"PPO on {model}: {config.steps} steps of {config.batch_size} prompts" + (f", {done} done" if done else ""))
+        self.data(report)
+        self.warn(warnings)
 
     def step(self, step: int, prompts: list[Prompt], results: dict, components: dict[str, torch.Tensor]) -> None:
-        """Record one `ppo_step`. `components`: the scores (B,) by each reward's name."""
+        """Record one `ppo_step`, and say so if the run looks ill. `components`: the scores (B,) by each reward's name."""
         metrics = {name: value for name, value in results.items() if isinstance(value, (int, float))}
-        self.history.append({"step": step, **metrics})
-        self._append("metrics.jsonl", self.history[-1])
+        self.steps.append({"step": step, **metrics})
+        self.record(self.steps[-1])
         if step % self.config.samples_every == 0 or step == self.config.steps:
             parts = [dict(zip(components, values)) for values in zip(*(scores.tolist() for scores in components.values()))]
             for prompt, text, score, part in zip(prompts, results["generated_texts"], results["rewards"], parts):
                 rewards = {name: None if math.isnan(value) else value for name, value in part.items()}
-                self._append("samples.jsonl", {"step": step, "prompt": prompt, "completion": text, "score": score, "rewards": rewards})
-        left = sum(row["seconds"] for row in self.history) / step * (self.config.steps - step)
+                self.append("samples.jsonl", {"step": step, "prompt": prompt, "completion": text, "score": score, "rewards": rewards})
+        left = sum(row["seconds"] for row in self.steps) / len(self.steps) * (self.config.steps - step)
         shown = "  ".join(f"{title} {metrics[name]:6.3f}" for name, title in self.names.items() if name in metrics)
-        self.console.print(
-            f"step {step:>4}/{self.config.steps}  {shown}  {metrics['tokens_per_second']:5.0f} tokens/s  {clock(left)} left", soft_wrap=True
-        )
+        self.say(f"step {step:>4}/{self.config.steps}  {shown}  {metrics['tokens_per_second']:5.0f} tokens/s  {clock(left)} left")
+        for finding in check_health(self.steps, self.config):
+            if finding.name not in self._told:
+                self._told.add(finding.name)
+                self.say(f"health: {finding.text}")
+
+    def dropped(self, step: int, prompts: list[Prompt], fault: NumericalFault) -> None:
+        """Record a step that was dropped, and write its batch to `dropped/step-NNNNNN`, for study: prompts.json, and what there was of the pairs."""
+        self.record({"step": step, "dropped": str(fault)})
+        where = ""
+        if self.folder:
+            aside = self.folder / "dropped" / f"step-{step:06d}"
+            with writing(aside):
+                aside.mkdir(parents=True, exist_ok=True)
+            write_json(aside / "prompts.json", {"fault": str(fault), "prompts": prompts})
+            if fault.batch is not None:
+                write_tensors(aside / "pairs.safetensors", fault.batch.columns())
+            where = f"; its batch is in {aside}"
+        self.say(f"step {step:>4}/{self.config.steps}  dropped, nothing was trained: {fault}{where}")
 
     def evaluation(self, step: int, prompts: PromptSet, results: dict[str, Evaluation]) -> None:
         """Record and print the evaluations made at `step`."""
@@ -76,7 +82,7 @@ class RunLog:
             table.add_column(title, justify="right")
         for name, evaluation in results.items():
             means = evaluation.means()
-            self._append("metrics.jsonl", {"step": step, "evaluation": name, **means})
+            self.record({"step": step, "evaluation": name, **means})
             table.add_row(name.replace("_", " "), *[f"{means[column]:.3f}" if column in means else "" for column in shown])
         self.console.print(table)
 
@@ -84,22 +90,22 @@ class RunLog:
         """Print samples from the first and the last evaluation, draw the learning curve, and say where everything is."""
         for made in list(evaluations.values())[:1]:
             self._print_samples(prompts, made[0], made[-1])
-        self._print_phases()
-        if self.folder:
-            draw_learning_curve(self.history, self.names["monitor"], self.folder / "learning_curve.png")
-            self.console.print(f"Run took {clock(time.monotonic() - self.started)}. Written to {self.folder}:", soft_wrap=True)
-            for path in sorted(self.folder.iterdir()):
-                self.console.print(f"  {path.name}{'/' if path.is_dir() else ''}")
+        if self.steps:
+            self._print_phases(self.steps)
+        if self.folder and self.steps:
+            with writing(self.folder / "learning_curve.png"):
+                draw_learning_curve(self.steps, self.names["monitor"], self.folder / "learning_curve.png")
+        self.say_where()
 
-    def _print_phases(self) -> None:
+    def _print_phases(self, steps: list[dict]) -> None:
         """Where the seconds of the steps went."""
-        total = sum(row["seconds"] for row in self.history)
-        phases = {name.removeprefix("seconds/"): sum(row[name] for row in self.history) for name in self.history[-1] if name.startswith("seconds/")}
+        total = sum(row["seconds"] for row in steps)
+        phases = {name.removeprefix("seconds/"): sum(row[name] for row in steps) for name in steps[-1] if name.startswith("seconds/")}
         if phases:
             parts = ", ".join(f"{phase} {clock(spent)} ({spent / total:.0%})" for phase, spent in phases.items())
-            memory = self.history[-1]["peak_memory_mib"]
+            memory = steps[-1]["peak_memory_mib"]
             self.console.print(f"The steps took {clock(total)}: {parts}; peak memory {memory:,.0f} MiB", soft_wrap=True)
-        floors = {phase: sum(row[f"floor/{phase}"] * row[f"seconds/{phase}"] for row in self.history) / spent for phase, spent in phases.items() if f"floor/{phase}" in self.history[-1]}
+        floors = {phase: sum(row[f"floor/{phase}"] * row[f"seconds/{phase}"] for row in steps) / spent for phase, spent in phases.items() if f"floor/{phase}" in steps[-1]}
         if floors:
             shares = ", ".join(f"{phase} {share:.0%}" for phase, share in floors.items())
             self.console.print(f"Of that, this machine's matrix products and memory need no less than: {shares}", soft_wrap=True)
@@ -115,7 +121,3 @@ class RunLog:
 
     def _monitored(self, results: dict[str, Evaluation]) -> bool:
         return all(evaluation.monitor is not None for evaluation in results.values())
-
-    def _append(self, name: str, record: dict) -> None:
-        if self.folder:
-            append_record(self.folder / name, record)

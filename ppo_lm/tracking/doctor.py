@@ -1,0 +1,56 @@
+"""`ppo-lm doctor`: what the folder of a PPO run shows, finished or not."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import yaml
+
+from ppo_lm.config import PPOConfig
+from ppo_lm.errors import ConfigError, UserError, first_line
+from ppo_lm.tracking.health import WINDOW, check_health, steps_of
+
+
+def examine(folder: Path) -> list[str]:
+    """A line for every finding of `check_health`, and for the steps that were dropped, after one that says how far the run is. Raises `UserError`."""
+    config, rows = _read_config(folder / "config.yaml"), _read_rows(folder / "metrics.jsonl")
+    steps, dropped = steps_of(rows), [row for row in rows if "dropped" in row]
+    done = max((row["step"] for row in rows), default=0)
+    lines = [f"{folder}: {done} of {config.steps} steps"]
+    if dropped:
+        lines.append(f"{len(dropped)} steps were dropped, the last one step {dropped[-1]['step']}: {dropped[-1]['dropped']}; dropped/ has their batches")
+    try:
+        found = check_health(steps, config)
+    except KeyError as error:
+        raise UserError(f"{folder / 'metrics.jsonl'} has a step without {error}, so it was written by another version of ppo_lm") from None
+    lines += [finding.text for finding in found]
+    if len(lines) == 1:
+        lines.append("nothing looks wrong" if len(steps) >= WINDOW else f"nothing is looked for before step {WINDOW}")
+    return lines
+
+
+def _read_config(file: Path) -> PPOConfig:
+    try:
+        settings = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"there is no run in {str(file.parent)!r}: it has no config.yaml") from None
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise UserError(f"{file} cannot be read: {first_line(error)}") from None
+    if not isinstance(settings, dict) or "ppo_epochs" not in settings:
+        raise ConfigError([f"{file} is not that of a PPO run"], "doctor")
+    return PPOConfig(**settings)
+
+
+def _read_rows(file: Path) -> list[dict]:
+    """The rows that are whole: a run that is under way may be writing the last one."""
+    try:
+        *lines, _ = file.read_text(encoding="utf-8").split("\n")
+        rows = [json.loads(line) for line in lines]
+        if not all(isinstance(row, dict) and isinstance(row.get("step"), int) for row in rows):
+            raise ValueError("a line holds no record of a step")
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file} cannot be read: {first_line(error)}") from None
+    return rows

@@ -1,0 +1,137 @@
+"""The known ways in which PPO fails, looked for in a run's metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from statistics import fmean, stdev
+from typing import NamedTuple
+
+from ppo_lm.config import PPOConfig
+
+WINDOW = 10  # the latest steps, that a number is averaged over
+KL_A_TOKEN = 1.0  # nats
+ENTROPY_LEFT = 0.1  # of what it was in the first steps
+CLIPPED = 0.4  # share of tokens
+SAMPLER_GAP = 0.1  # nats a token; rounding to bfloat16 makes some 0.03
+UNENDED = 0.5  # share of responses
+SURELY = 4.0  # standard errors that a monitor must have fallen by
+
+
+class Finding(NamedTuple):
+    """`name`, one of `CHECKS`; `text`: what was seen, with its number, and the usual cures."""
+
+    name: str
+    text: str
+
+
+def check_health(steps: Sequence[dict], config: PPOConfig) -> list[Finding]:
+    """What the metrics of a run's steps (rows of metrics.jsonl, first to last) show now; nothing before there are `WINDOW` of them."""
+    if len(steps) < WINDOW:
+        return []
+    found = {name: check(steps, config) for name, check in CHECKS.items()}
+    return [Finding(name, text) for name, text in found.items() if text]
+
+
+def steps_of(rows: Sequence[dict]) -> list[dict]:
+    """The rows of metrics.jsonl that belong to steps that were not dropped."""
+    return [row for row in rows if "evaluation" not in row and "dropped" not in row]
+
+
+def _latest(steps: Sequence[dict], name: str) -> float:
+    return fmean(row[name] for row in steps[-WINDOW:])
+
+
+def _first(steps: Sequence[dict], name: str) -> float:
+    return fmean(row[name] for row in steps[:WINDOW])
+
+
+def _kl(steps: Sequence[dict], config: PPOConfig) -> str | None:
+    kl, length = _latest(steps, "kl"), max(_latest(steps, "length"), 1.0)
+    if kl / length > KL_A_TOKEN:
+        return f"the KL to the reference runs away: {kl:.1f} nats a response, {kl / length:.2f} a token; raise kl_coef ({config.kl_coef}), or lower learning_rate"
+
+
+def _entropy(steps: Sequence[dict], config: PPOConfig) -> str | None:
+    then, now = _first(steps, "entropy"), _latest(steps, "entropy")
+    if now < ENTROPY_LEFT * then:
+        return f"the entropy has collapsed, from {then:.3f} to {now:.3f} nats a token: responses hardly vary; lower learning_rate, raise kl_coef, or stop earlier"
+
+
+def _clipped_often(steps: Sequence[dict], config: PPOConfig) -> str | None:
+    share = _latest(steps, "clip_fraction")
+    if share > CLIPPED:
+        return f"{share:.0%} of the tokens are clipped: updates are too long; lower learning_rate, or ppo_epochs ({config.ppo_epochs})"
+
+
+def _clipped_never(steps: Sequence[dict], config: PPOConfig) -> str | None:
+    if config.ppo_epochs * config.mini_batches > 1 and all(row["clip_fraction"] == 0 for row in steps):
+        return f"no token has been clipped in {len(steps)} steps: the policy hardly moves; raise learning_rate ({config.learning_rate:g})"
+
+
+def _critic(steps: Sequence[dict], config: PPOConfig) -> str | None:
+    explained = _latest(steps, "explained_variance")
+    if len(steps) >= 2 * WINDOW and explained < 0:
+        return (
+            f"the value model explains less than nothing of the returns (explained variance {explained:.2f}): advantages are noise; raise value_learning_rate "
+            f"({config.value_learning_rate:g}), or start it from a reward model"
+        )
+
+
+def _sampler(steps: Sequence[dict], config: PPOConfig) -> str | None:
+    gap = _latest(steps, "sampler_gap")
+    if gap > SAMPLER_GAP:
+        return f"sampling and training disagree by {gap:.2f} nats a token before any update, so ratios start far from 1; set dtype to float32, or old_logprobs to recomputed"
+
+
+def _length(steps: Sequence[dict], config: PPOConfig) -> str | None:
+    then, now = _first(steps, "ended"), _latest(steps, "ended")
+    if now < UNENDED and now < then - 0.2:
+        return (
+            f"responses drift to the length limit: {1 - now:.0%} of them run into max_new_tokens ({config.max_new_tokens}), {1 - then:.0%} did at first; "
+            "set missing_eos_score, or take a reward that does not pay for length"
+        )
+
+
+def _equal_rewards(steps: Sequence[dict], config: PPOConfig) -> str | None:
+    if all(row["score_std"] <= 1e-6 for row in steps[-WINDOW:]):
+        return f"all responses of a batch score the same ({_latest(steps, 'score'):.3g}), so there is nothing to learn; look at the reward and at samples.jsonl"
+
+
+def _monitor(steps: Sequence[dict], config: PPOConfig) -> str | None:
+    windows = [steps[end - WINDOW : end] for end in range(WINDOW, len(steps) + 1, WINDOW)]
+    known = [[row["monitor"] for row in window] for window in windows if all("monitor" in row for row in window)]
+    if len(known) != len(windows) or len(windows) < 2:
+        return None
+    best = max(range(len(windows)), key=lambda i: fmean(known[i]))
+    then, now = known[best], known[-1]
+    error = ((stdev(then) ** 2 + stdev(now) ** 2) / WINDOW) ** 0.5
+    if fmean(then) - fmean(now) > SURELY * error and _latest(windows[-1], "score") > _latest(windows[best], "score"):
+        return (
+            f"the reward rises but the monitor falls, from {fmean(then):.3f} around step {windows[best][-1]['step']} to {fmean(now):.3f}: the policy finds the "
+            "reward's mistakes; stop there, raise kl_coef, or better the reward"
+        )
+
+
+def _gradient(name: str) -> Callable:
+    def check(steps: Sequence[dict], config: PPOConfig) -> str | None:
+        if all(row[name] > config.max_grad_norm for row in steps[-WINDOW:]):
+            whose, norm = name.split("_")[0], _latest(steps, name)
+            rate = {"policy": "learning_rate", "value": "value_learning_rate"}[whose]
+            return f"the gradient of the {whose} is always clipped (norm {norm:.2g} against max_grad_norm {config.max_grad_norm:g}); raise max_grad_norm, or lower {rate}"
+
+    return check
+
+
+CHECKS: dict[str, Callable[[Sequence[dict], PPOConfig], str | None]] = {
+    "kl": _kl,
+    "entropy": _entropy,
+    "clipped often": _clipped_often,
+    "clipped never": _clipped_never,
+    "critic": _critic,
+    "sampler": _sampler,
+    "length": _length,
+    "equal rewards": _equal_rewards,
+    "monitor": _monitor,
+    "policy gradient": _gradient("policy_grad_norm"),
+    "value gradient": _gradient("value_grad_norm"),
+}
