@@ -86,6 +86,8 @@ def _damage(folder: Path) -> str | None:
     """What is wrong with a checkpoint's files; None if they are as they were written."""
     try:
         sums = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["sha256"]
+        if not isinstance(sums, dict):
+            raise TypeError("it holds no checksums")
         for name in (TENSORS, STATE):
             if _checksum(folder / name) != sums[name]:
                 return f"{name} is not what was written"

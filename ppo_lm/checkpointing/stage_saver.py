@@ -13,7 +13,7 @@ from ppo_lm.checkpointing.checkpoint import Checkpoint, load_checkpoint, save_ch
 from ppo_lm.checkpointing.interrupts import Interrupts
 from ppo_lm.config.settings import differences
 from ppo_lm.config.sft_config import SupervisedSettings
-from ppo_lm.errors import CheckpointError, Interrupted, RunPaused, StorageError
+from ppo_lm.errors import CheckpointError, Interrupted, RunPaused, StorageError, first_line
 
 MAY_CHANGE = ("output_dir", "device", "save_every")
 
@@ -51,9 +51,13 @@ class StageSaver:
             self._save(0, optimiser)
             return 0
         tensors = self.checkpoint.tensors
-        for i, weight in enumerate(self.weights):
-            weight.copy_(tensors[f"weight.{i}"])
-        optimiser.restore({name.removeprefix("optimiser."): t for name, t in tensors.items() if name.startswith("optimiser.")}, self.checkpoint.state["optimiser"])
+        try:
+            for i, weight in enumerate(self.weights):
+                weight.copy_(tensors[f"weight.{i}"])
+            own = {name.removeprefix("optimiser."): tensor for name, tensor in tensors.items() if name.startswith("optimiser.")}
+            optimiser.restore(own, self.checkpoint.state["optimiser"])
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise CheckpointError(f"the checkpoint does not fit, so it was written by another version of ppo_lm, torch or peft ({first_line(error)})") from error
         torch.set_rng_state(tensors["random.cpu"])
         if "random.cuda" in tensors and torch.cuda.is_available():
             torch.cuda.set_rng_state(tensors["random.cuda"])

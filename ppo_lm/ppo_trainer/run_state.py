@@ -34,7 +34,14 @@ def take_state(trainer: PPOTrainer, step: int, evaluations: Evaluations, data: s
 
 
 def put_state(trainer: PPOTrainer, checkpoint: Checkpoint, data: str) -> tuple[int, Evaluations]:
-    """Undo `take_state`; returns its step and evaluations. Raises `CheckpointError` for a checkpoint of another run or of other prompts."""
+    """Undo `take_state`; returns its step and evaluations. Raises `CheckpointError` for a checkpoint of another run, of other prompts, or of another version."""
+    try:
+        return _put_state(trainer, checkpoint, data)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"the checkpoint does not fit, so it was written by another version of ppo_lm, torch or peft ({type(error).__name__}: {first_line(error)})") from error
+
+
+def _put_state(trainer: PPOTrainer, checkpoint: Checkpoint, data: str) -> tuple[int, Evaluations]:
     tensors, state = checkpoint
     _check_same(dataclasses.asdict(trainer.config) | scorers(trainer), state["config"] | state["scorers"])
     if state["data"] != data:

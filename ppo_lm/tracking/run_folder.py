@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 from safetensors.torch import save_file
 
 from ppo_lm.config.settings import Settings
-from ppo_lm.errors import ConfigError, StorageError, UserError, writing
+from ppo_lm.errors import ConfigError, StorageError, UserError, first_line, writing
 
 LOCK = ".lock"
 
@@ -100,7 +100,7 @@ def drop_later_steps(folder: Path, step: int) -> list[dict]:
     """Cut metrics.jsonl and samples.jsonl back to what was recorded up to `step`; a last line that was torn in writing goes too. Returns the metrics left."""
     for name in ("metrics.jsonl", "samples.jsonl"):
         file = folder / name
-        *lines, torn = file.read_text(encoding="utf-8").split("\n") if file.is_file() else [""]
+        *lines, torn = _text_of(file).split("\n") if file.is_file() else [""]
         records = [_read_record(file, number, line) for number, line in enumerate(lines, start=1)]
         kept = [record for record in records if record["step"] <= step]
         if len(kept) < len(records) or torn:
@@ -108,6 +108,13 @@ def drop_later_steps(folder: Path, step: int) -> list[dict]:
         if name == "metrics.jsonl":
             metrics = kept
     return metrics
+
+
+def _text_of(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file} cannot be read: {first_line(error)}") from None
 
 
 def _read_record(file: Path, number: int, line: str) -> dict:

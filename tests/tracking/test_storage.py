@@ -1,0 +1,147 @@
+"""Files that cannot be written, and folders that are in use."""
+
+import errno
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ppo_lm.checkpointing import checkpoint as checkpoints
+from ppo_lm.checkpointing import load_checkpoint
+from ppo_lm.errors import StorageError, UserError
+from ppo_lm.tracking import lock_run_folder, make_run_folder
+from tests.ppo_trainer.test_interrupted import Signals, end_alike
+from tests.ppo_trainer.test_resume import PROMPTS, make
+
+FULL = Path("/dev/full")  # every write to it fails as on a full disk
+needs_full = pytest.mark.skipif(not FULL.exists(), reason="this system has no /dev/full")
+
+
+@needs_full
+@pytest.mark.parametrize("name", ["metrics.jsonl", "samples.jsonl"])
+def test_a_disk_that_fills_up_under_a_log_ends_the_run_with_a_sentence_and_it_goes_on(folder, tmp_path, name):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    expected = make(folder, whole, Signals(), save_every=2).train(PROMPTS)
+    trainer = make(folder, parts, Signals(), save_every=2)
+    step, calls = trainer.ppo_step, []
+
+    def filling(prompts, columns=None):
+        calls.append(1)
+        if len(calls) == 4:
+            (parts / name).rename(tmp_path / "kept")
+            (parts / name).symlink_to(FULL)
+        return step(prompts, columns)
+
+    trainer.ppo_step = filling
+    with pytest.raises(StorageError, match=f"{name} cannot be written: No space left on device; make room there") as full:
+        trainer.train(PROMPTS)
+    assert full.value.exit_code == 74
+    assert f"The last checkpoint is {parts / 'checkpoints' / 'step-000002'}; go on from it with:" in str(full.value)
+    (parts / name).unlink()
+    (tmp_path / "kept").rename(parts / name)
+    assert make(folder, parts, Signals(), save_every=2).train(PROMPTS, resume=parts) == expected
+    end_alike(parts, whole)
+
+
+@pytest.mark.parametrize("fails", [1, 3, 4, 9])  # the place among the flushes: of files, of the folder, of the folder above; of the second checkpoint
+def test_a_disk_that_fills_up_under_a_checkpoint_keeps_the_one_before(folder, tmp_path, monkeypatch, fails):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    expected = make(folder, whole, Signals(), save_every=2).train(PROMPTS)
+    flush, calls = os.fsync, []
+
+    def full(descriptor):
+        calls.append(1)
+        if len(calls) == 5 + fails:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return flush(descriptor)
+
+    monkeypatch.setattr(checkpoints.os, "fsync", full)
+    with pytest.raises(StorageError, match="cannot be written: No space left on device"):
+        make(folder, parts, Signals(), save_every=2).train(PROMPTS)
+    monkeypatch.undo()
+    assert not list((parts / "checkpoints").glob(".*"))
+    assert load_checkpoint(parts)[1] == []
+    assert make(folder, parts, Signals(), save_every=2).train(PROMPTS, resume=parts) == expected
+    end_alike(parts, whole)
+
+
+def test_a_place_that_is_taken_away_is_named(folder, tmp_path):
+    out = tmp_path / "run"
+    trainer = make(folder, out, Signals(), save_every=2)
+    step = trainer.ppo_step
+
+    def losing(prompts, columns=None):
+        (out / "adapter").write_text("in the way")
+        return step(prompts, columns)
+
+    trainer.ppo_step = losing
+    with pytest.raises(StorageError, match=r"run cannot be written: (File exists|Not a directory)"):
+        trainer.train(PROMPTS)
+    (out / "adapter").unlink()
+    make(folder, out, Signals(), save_every=2).train(PROMPTS, resume=out)
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0 or not Path("/proc/mounts").exists(), reason="only root can mount a small disk")
+def test_a_whole_run_on_a_disk_that_is_too_small(folder, tmp_path):
+    """The sizes let it fail in the settings, in a checkpoint, and when the model is saved."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4k", "tmpfs", str(disk)], capture_output=True, check=False).returncode:
+        pytest.skip("this sandbox lets root mount nothing")
+    try:
+        for size in ("4k", "64k", "256k", "400k"):
+            subprocess.run(["mount", "-o", f"remount,size={size}", str(disk)], check=True)
+            with pytest.raises(StorageError, match="cannot be written: No space left on device"):
+                make(folder, disk / "run", Signals(), save_every=2, save_merged=True).train(PROMPTS)
+        subprocess.run(["mount", "-o", "remount,size=64m", str(disk)], check=True)
+        runs = [run for run in disk.iterdir() if (run / "checkpoints").exists()]
+        assert runs
+        make(folder, runs[-1], Signals(), save_every=2, save_merged=True).train(PROMPTS, resume=runs[-1])
+        subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+        with pytest.raises(UserError, match="cannot be written"):
+            make(folder, disk / "other", Signals()).train(PROMPTS)
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+HOLD = """
+import sys
+from pathlib import Path
+from ppo_lm.tracking import lock_run_folder
+lock = lock_run_folder(Path(sys.argv[1]))
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_two_processes_cannot_work_in_one_folder(folder, tmp_path):
+    out = tmp_path / "run"
+    out.mkdir()
+    holder = subprocess.Popen([sys.executable, "-c", HOLD, str(out)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(UserError, match="run is in use by another process"):
+            lock_run_folder(out)
+        other, lock = make_run_folder(out)
+        assert other == tmp_path / "run-2"
+        lock.release()
+    finally:
+        holder.kill()
+        holder.wait()
+    lock_run_folder(out).release()  # a process that is killed holds nothing
+
+
+def test_a_resumed_run_is_not_disturbed_by_another(folder, tmp_path):
+    trainer = make(folder, tmp_path / "run", Signals(), save_every=2)
+    step = trainer.ppo_step
+
+    def second(prompts, columns=None):
+        with pytest.raises(UserError, match="run is in use by another process"):
+            make(folder, tmp_path / "run", Signals(), save_every=2).train(PROMPTS, resume=tmp_path / "run")
+        return step(prompts, columns)
+
+    trainer.ppo_step = second
+    trainer.train(PROMPTS)
+    assert not (tmp_path / "run" / ".lock").exists()
