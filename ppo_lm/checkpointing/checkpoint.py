@@ -15,7 +15,6 @@ from safetensors.torch import load_file, save_file
 
 from ppo_lm.errors import CheckpointError, StorageError, first_line, writing
 
-KEPT = 2
 TENSORS, STATE, MANIFEST = "tensors.safetensors", "state.json", "manifest.json"
 
 
@@ -26,8 +25,8 @@ class Checkpoint(NamedTuple):
     state: dict
 
 
-def save_checkpoint(run_folder: Path, step: int, checkpoint: Checkpoint) -> Path:
-    """Write `run_folder/checkpoints/step-NNNNNN`, flushed to disk; the `KEPT` newest are kept. One of the same step is not written over: the new one
+def save_checkpoint(run_folder: Path, step: int, checkpoint: Checkpoint, keep: int = 2) -> Path:
+    """Write `run_folder/checkpoints/step-NNNNNN`, flushed to disk; the `keep` newest are kept. One of the same step is not written over: the new one
     becomes step-NNNNNN-002, and so on."""
     place = _free_place(run_folder / "checkpoints" / f"step-{step:06d}")
     unfinished = place.with_name(f".{place.name}.unfinished")
@@ -41,7 +40,7 @@ def save_checkpoint(run_folder: Path, step: int, checkpoint: Checkpoint) -> Path
     except StorageError:
         shutil.rmtree(unfinished, ignore_errors=True)
         raise
-    for old in list_checkpoints(run_folder)[:-KEPT]:
+    for old in list_checkpoints(run_folder)[:-keep]:
         shutil.rmtree(old, ignore_errors=True)
     return place
 

@@ -15,7 +15,7 @@ from ppo_lm.config.settings import differences
 from ppo_lm.config.sft_config import SupervisedSettings
 from ppo_lm.errors import CheckpointError, Interrupted, RunPaused, StorageError, first_line
 
-MAY_CHANGE = ("output_dir", "device", "save_every")
+MAY_CHANGE = ("output_dir", "device", "save_every", "keep_checkpoints")
 
 
 class StageSaver:
@@ -81,7 +81,7 @@ class StageSaver:
             tensors["random.cuda"] = torch.cuda.get_rng_state()
         state = {"step": step, "config": dataclasses.asdict(self.config), "data": self.data, "optimiser": optimiser.numbers()}
         try:
-            save_checkpoint(self.folder, step, Checkpoint(tensors, state))
+            save_checkpoint(self.folder, step, Checkpoint(tensors, state), self.config.keep_checkpoints)
         except StorageError as error:
             raise StorageError(f"{error}; make room there, or set it right, and go on from the checkpoint before with: {self._resume()}") from error
 

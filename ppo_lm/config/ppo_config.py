@@ -13,7 +13,7 @@ class PPOConfig(PromptSettings, ModelSettings):
     """Every setting of a run. All problems are reported at once, when the config is made."""
 
     eval_every: int = 0
-    """Evaluate every so many steps; 0 only before and after training."""
+    """Evaluate every so many steps, and keep the policy that did best, by the monitor or else by the score, in best/; 0: only before and after training."""
     eval_temperature: float = 0.01
     """Temperature of the evaluations, over the full vocabulary; 0 is greedy."""
 
@@ -102,13 +102,14 @@ class PPOConfig(PromptSettings, ModelSettings):
     samples_every: int = 10
     """Write a step's samples to samples.jsonl every so many steps, and at the last."""
     save_every: int = 10
-    """Save a checkpoint to resume from before the first step and every so many steps; the two newest are kept, and none when the run has ended. 0: only
-    when the run is paused."""
+    """Save a checkpoint to resume from before the first step and every so many steps; none is left when the run has ended. 0: only when it is paused."""
+    keep_checkpoints: int = 2
+    """How many of the newest checkpoints to keep; with one alone, a damaged disk has none to fall back on."""
     save_merged: bool = True
     """Also save the policy merged into the base, as a plain transformers model."""
 
     RULES: ClassVar = {
-        AT_LEAST_ONE: ("batch_size", "max_new_tokens", "ppo_epochs", "mini_batches", "micro_batch_tokens", "rollout_slots", "steps", "samples_every", "max_dropped"),
+        AT_LEAST_ONE: ("batch_size", "max_new_tokens", "ppo_epochs", "mini_batches", "micro_batch_tokens", "rollout_slots", "steps", "samples_every", "max_dropped", "keep_checkpoints"),
         NOT_NEGATIVE: ("top_k", "eval_every", "save_every", "kl_coef", "kl_limit", "value_clip", "eval_temperature", "reward_clip"),
         POSITIVE: ("temperature", "learning_rate", "value_learning_rate", "clip_epsilon", "value_coef", "max_grad_norm"),
         SHARE: ("gamma", "lam"),

@@ -31,11 +31,13 @@ class SupervisedSettings(SourceSettings, ModelSettings):
     """Gradients longer than this are scaled down to it."""
 
     save_every: int = 100
-    """Save a checkpoint to resume from before the first step and every so many steps; the two newest are kept, and none when the run has ended. 0: only
-    the first, and when the run is paused."""
+    """Save a checkpoint to resume from before the first step and every so many steps; none is left when the run has ended. 0: only the first, and when
+    it is paused."""
+    keep_checkpoints: int = 2
+    """How many of the newest checkpoints to keep; with one alone, a damaged disk has none to fall back on."""
 
     RULES: ClassVar = {
-        AT_LEAST_ONE: ("max_tokens", "batch_size", "micro_batch_size", "epochs"),
+        AT_LEAST_ONE: ("max_tokens", "batch_size", "micro_batch_size", "epochs", "keep_checkpoints"),
         NOT_NEGATIVE: ("held_out", "max_steps", "save_every"),
         POSITIVE: ("learning_rate", "max_grad_norm"),
     }

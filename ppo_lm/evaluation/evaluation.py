@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Protocol
 
@@ -44,6 +44,12 @@ class Evaluation:
     def means(self) -> dict[str, float]:
         """The numbers without the lists."""
         return {name: value for name, value in asdict(self).items() if isinstance(value, (int, float)) and name != "step"}
+
+
+def is_best(made: Sequence[Evaluation]) -> bool:
+    """Whether the last of a run's evaluations is better than all before it: by the monitor, where there is one, which is never trained on; else by the score."""
+    measured = [evaluation.score if evaluation.monitor is None else evaluation.monitor for evaluation in made]
+    return all(measured[-1] > earlier for earlier in measured[:-1])
 
 
 def evaluate(generator: Generator, scorer: ResponseScorer, monitor: Callable | None, prompts: PromptSet, batch_size: int) -> Evaluation:

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from ppo_lm.advantage import GAEAdvantage, ReturnCalculator, TDError
 from ppo_lm.base_setup import load_base, set_up_roles
-from ppo_lm.checkpointing import Interrupts, load_checkpoint, remove_checkpoints, save_models
+from ppo_lm.checkpointing import Interrupts, load_checkpoint, remove_checkpoints, save_best, save_models
 from ppo_lm.config import PPOConfig
 from ppo_lm.data import DataReport, Prompt, PromptSet, fingerprint, load_prompts
 from ppo_lm.errors import ConfigError, Interrupted, NumericalFault, RewardError, StorageError
-from ppo_lm.evaluation import evaluate
+from ppo_lm.evaluation import evaluate, is_best
 from ppo_lm.ops import masked_whiten
 from ppo_lm.ppo_trainer.faults import check_pairs
 from ppo_lm.ppo_trainer.generator import SequenceGenerator
@@ -191,6 +191,8 @@ class PPOTrainer:
         for name, evaluation in found.items():
             evaluations.setdefault(name, []).append(evaluation)
         log.evaluation(step, held_out, found)
+        if config.eval_every and step and log.folder and is_best(evaluations["sampled"]):
+            save_best(self.roles.policy, log.folder)
 
     def _passes(self) -> Passes:
         config, recomputed, shared = self.config, self.config.old_logprobs == "recomputed", self.config.value_backbone == "shared"

@@ -27,7 +27,7 @@ class RunGuard:
     def save(self, checkpoint: Checkpoint) -> None:
         """Save a checkpoint, unless a weight is NaN or infinite, which the next step will find."""
         if self.log.folder and not self._broken_weights():
-            save_checkpoint(self.log.folder, checkpoint.state["step"], checkpoint)
+            save_checkpoint(self.log.folder, checkpoint.state["step"], checkpoint, self.trainer.config.keep_checkpoints)
 
     def passed(self, step: int, kl: float) -> None:
         """A step is done. Raises `RunStopped` if its `kl`, in nats a response, is over `kl_limit`."""
@@ -56,7 +56,7 @@ class RunGuard:
         if self.log.folder is None:
             raise type(error)(f"{error}; nothing of the run is saved, because output_dir is not set") from error
         step = checkpoint.state["step"]
-        save_checkpoint(self.log.folder, step, checkpoint)
+        save_checkpoint(self.log.folder, step, checkpoint, self.trainer.config.keep_checkpoints)
         raise RunPaused(f"{error}\nThe run is saved as it was after step {step}; go on with: {self._resume()}") from error
 
     def stop(self, error: StorageError) -> NoReturn:

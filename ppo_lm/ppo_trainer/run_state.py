@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ppo_lm.ppo_trainer.ppo_trainer import PPOTrainer
 
 Evaluations = dict[str, list[Evaluation]]
-MAY_CHANGE = ("output_dir", "reward", "monitor", "device", "samples_every", "save_every")
+MAY_CHANGE = ("output_dir", "reward", "monitor", "device", "samples_every", "save_every", "keep_checkpoints", "max_dropped", "kl_limit")
 
 
 def take_state(trainer: PPOTrainer, step: int, evaluations: Evaluations, data: str) -> Checkpoint:

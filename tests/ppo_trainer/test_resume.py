@@ -176,3 +176,31 @@ server = HTTPServer(("127.0.0.1", int(sys.argv[1])), Handler)
 print("port", server.server_port)
 server.serve_forever()
 """
+
+
+def test_the_policy_that_did_best_on_held_out_prompts_is_kept(folder, tmp_path):
+    """By the monitor, which likes short texts, while the reward, a text's length, is learnt."""
+    from safetensors.torch import load_file
+
+    def short(prompts, completions):
+        return [-len(c) / 10 for c in completions]
+
+    config = PPOConfig(
+        model_name=folder, batch_size=4, steps=6, eval_prompts=4, eval_every=2, learning_rate=0.05, kl_coef=0.0, output_dir=str(tmp_path / "run"), save_merged=False, lora_r=4
+    )
+    trainer = PPOTrainer(config, reward=Flaky(), monitor=short)
+    made, save = {}, trainer.roles.policy.base.save_adapter
+
+    def remember(role, target):
+        made[len(made)] = (target, [p.detach().clone() for p in trainer.roles.policy.parameters()])
+        save(role, target)
+
+    trainer.roles.policy.base.save_adapter = remember
+    evaluations = trainer.train(PROMPTS)
+    seen = [evaluation.monitor for evaluation in evaluations["sampled"]]
+    better = [i for i in range(1, 4) if seen[i] > max(seen[:i])]
+    assert len(made) == len(better) + 1  # and the last policy
+    assert (tmp_path / "run" / "best").exists() == bool(better)
+    if better:
+        kept = load_file(tmp_path / "run" / "best" / "adapter" / "adapter_model.safetensors")
+        assert sorted(t.sum().item() for t in kept.values()) == pytest.approx(sorted(t.sum().item() for t in made[len(better) - 1][1]))
