@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 from ppo_lm.models.adapted_linear import AdaptedLinear, apply, gradients
 from ppo_lm.models.attention import PackedBatch, attend_rows
 from ppo_lm.models.lora_linear import adapted, is_plain
-from ppo_lm.models.packing import CPU_MULTIPLE, Packing, round_up
+from ppo_lm.models.packing import Packing, few_sizes
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")  # transformers' model_type
 FIXED_ROPE = ("default", "linear", "llama3", "yarn")  # rotary embeddings that do not change with the length of the text
@@ -40,13 +40,13 @@ def read_llama_rows(
 
     `keep_inputs_only`: of a layer's activations keep but its input for the backward pass, and compute the others anew (1604.06174).
     """
-    multiple = CPU_MULTIPLE if input_ids.device.type == "cpu" else 1
-    packing = Packing.of(attention_mask, multiple)
+    few = input_ids.device.type == "cpu"
+    packing = Packing.of(attention_mask, few)
     batch, tokens, keep = PackedBatch(packing), packing.tokens, None
     if wanted is not None:
         keep = packing.take(wanted).nonzero()[:, 0]
         tokens = tokens[keep]
-        keep = pad(keep, (0, round_up(len(keep), multiple) - len(keep)))
+        keep = pad(keep, (0, few_sizes(len(keep)) - len(keep))) if few else keep
     x = decoder.embed_tokens(packing.take(input_ids))
     cos, sin = rotations(decoder.rotary_emb, x, packing.fill(packing.position_ids))
     last = len(decoder.layers) - 1

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn.functional import pad
 
-CPU_MULTIPLE = 32  # of rows: oneDNN spends up to a millisecond on every new shape of a matrix product, so there should be few
+SMALLEST, STEPS = 64, 8  # see `few_sizes`
 
 
 @dataclass(frozen=True)
@@ -25,13 +25,13 @@ class Packing:
     row_of: torch.Tensor  # (N,) int64
 
     @classmethod
-    def of(cls, attention_mask: torch.Tensor, multiple: int = 1) -> Packing:
-        """attention_mask: (B, T) bool, at least one True. `size` becomes a multiple of `multiple`."""
+    def of(cls, attention_mask: torch.Tensor, few: bool = False) -> Packing:
+        """attention_mask: (B, T) bool, at least one True. `few`: round `size` up by `few_sizes`."""
         lengths = attention_mask.sum(dim=1)
         tokens = attention_mask.flatten().nonzero()[:, 0]
         row_of = torch.arange(len(lengths), device=lengths.device).repeat_interleave(lengths, output_size=len(tokens))
         starts = lengths.cumsum(dim=0) - lengths
-        size = round_up(len(tokens), multiple)
+        size = few_sizes(len(tokens)) if few else len(tokens)
         return cls(len(lengths), int(lengths.max()), size, tokens, torch.arange(len(tokens), device=lengths.device) - starts[row_of], row_of)
 
     def take(self, batch: torch.Tensor) -> torch.Tensor:
@@ -59,6 +59,12 @@ class Packing:
         tokens = self.tokens if tokens is None else tokens
         batch = packed.new_zeros(shape[0] * shape[1], packed.shape[-1])
         return batch.index_copy(0, tokens, packed[: len(tokens)]).view(*shape, -1)
+
+
+def few_sizes(count: int) -> int:
+    """The least number ≥ count that is a multiple of 64 and of an eighth of the power of two below it. oneDNN keeps a program for every shape of a matrix
+    product on a CPU, and takes up to a millisecond to make one: there should be few."""
+    return round_up(count, max(SMALLEST, (1 << max(count - 1, 0).bit_length()) // (2 * STEPS)))
 
 
 def round_up(count: int, multiple: int) -> int:

@@ -15,7 +15,7 @@ from ppo_lm.models.llama_layers import inverse_length, normalise, rotate, rotati
 from ppo_lm.models.packing import round_up
 from ppo_lm.rollout.packed_linear import PackedLinear
 
-CPU_ROW_MULTIPLE = 4  # responses decoded at once are rounded up to it, for the same reason as `packing.CPU_MULTIPLE`
+CPU_ROW_MULTIPLE = 4  # responses decoded at once are rounded up to it, for the same reason as `packing.few_sizes`
 Attend = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 

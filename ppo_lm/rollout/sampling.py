@@ -44,5 +44,5 @@ def _draw(logits: torch.Tensor, uniforms: torch.Tensor) -> tuple[torch.Tensor, t
     total = cumulative[:, -1:]
     threshold = (uniforms[:, None] * total.double()).to(cumulative.dtype)
     threshold = torch.minimum(threshold, torch.nextafter(total, torch.zeros_like(total)))  # rounding up to the total would leave no column
-    choice = torch.searchsorted(cumulative, threshold, right=True)
+    choice = torch.searchsorted(cumulative, threshold, right=True).clamp_(max=logits.shape[1] - 1)  # NaN lies after all columns
     return choice[:, 0], (logits.gather(1, choice) - highest - total.log())[:, 0]

@@ -8,7 +8,7 @@ from torch.nn.functional import pad
 from ppo_lm.errors import UserError, first_line
 from ppo_lm.models import PolicyModel
 from ppo_lm.models.attention import PackedBatch, attend_rows
-from ppo_lm.models.packing import CPU_MULTIPLE, Packing, round_up
+from ppo_lm.models.packing import Packing, round_up
 from ppo_lm.ops import is_out_of_memory
 from ppo_lm.rollout.engine import Sampled, SamplingSettings
 from ppo_lm.rollout.llama_decoder import CPU_ROW_MULTIPLE, LlamaDecoder
@@ -116,12 +116,12 @@ class _Cache:
         device = decoder.embedding.weight.device
         self.keys = self.values = torch.zeros(len(decoder.layers), slots, decoder.kv_heads, 0, decoder.head_size, dtype=dtype, device=device)
         self.cos, self.sin = decoder.rotations(length)
-        self.multiple, self.row_multiple = (CPU_MULTIPLE, CPU_ROW_MULTIPLE) if device.type == "cpu" else (1, 1)
+        self.few, self.row_multiple = (True, CPU_ROW_MULTIPLE) if device.type == "cpu" else (False, 1)
         self.heads = torch.arange(slots * decoder.kv_heads, device=device)
 
     def read(self, rows: list[int], ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Put the prompts (b, P), padded anywhere, into the slots after those in use. Returns the last hidden state of each, (b, H)."""
-        packing = Packing.of(mask, self.multiple)
+        packing = Packing.of(mask, self.few)
         slot, place, size = packing.row_of + len(self.rows), packing.position_ids, len(packing.tokens)
         self._make_room(packing.width)
         indices = PackedBatch(packing).rows_for(self.decoder.kv_heads, self.decoder.heads // self.decoder.kv_heads)

@@ -87,7 +87,7 @@ def write_json(file: Path, content) -> None:
 def write_tensors(file: Path, tensors: dict[str, torch.Tensor]) -> None:
     """As safetensors."""
     with writing(file):
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, file)
+        save_file({name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}, file)
 
 
 def append_record(file: Path, record: dict) -> None:

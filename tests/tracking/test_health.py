@@ -1,5 +1,6 @@
 """Every finding is provoked by a small run; a run without its cause does not have it."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -38,19 +39,28 @@ def sampler_is_off(trainer):
 
     def off(*arguments):
         sampled = sample(*arguments)
-        return sampled._replace(logprobs=sampled.logprobs - 0.5)
+        return dataclasses.replace(sampled, logprobs=sampled.logprobs - 0.5)
 
     trainer.generator.engine.sample = off
 
 
+def ends_often(trainer):
+    """A quarter of the vocabulary ends a response."""
+    trainer.base.eos_token_ids = list(range(2, 400))
+
+
+def letters(prompts, completions):
+    return [completion.count("e") / 2 for completion in completions]
+
+
 PROVOKED = {
     "kl": dict(kl_coef=0.0, learning_rate=0.1),
-    "entropy": dict(kl_coef=0.0, learning_rate=0.1, steps=2 * WINDOW),
-    "clipped often": dict(kl_coef=0.0, learning_rate=0.3),
+    "entropy": dict(reward=letters, kl_coef=0.0, learning_rate=0.03, steps=35, batch_size=8, mini_batches=1),
+    "clipped often": dict(kl_coef=0.0, learning_rate=0.3, ppo_epochs=8, mini_batches=1, clip_epsilon=0.01),
     "clipped never": dict(learning_rate=1e-9),
     "critic": dict(value_learning_rate=0.5, steps=2 * WINDOW),
     "sampler": dict(change=sampler_is_off),
-    "length": dict(reward=lambda prompts, completions: [-1.0 * c.count(".") + len(c) / 10 for c in completions], learning_rate=0.03, steps=4 * WINDOW, kl_coef=0.0),
+    "length": dict(change=ends_often, learning_rate=0.03, steps=4 * WINDOW, kl_coef=0.0, batch_size=8),
     "equal rewards": dict(reward=constant),
     "monitor": dict(monitor=lambda prompts, completions: [-len(c) for c in completions], steps=3 * WINDOW, learning_rate=0.03, kl_coef=0.0, batch_size=8),
     "policy gradient": dict(max_grad_norm=1e-6),

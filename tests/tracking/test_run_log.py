@@ -51,10 +51,13 @@ def test_quiet_prints_nothing_and_no_folder_writes_nothing(tmp_path, capsys):
 
 
 def test_a_folder_that_holds_a_run_is_not_used_again(tmp_path):
-    first = make_run_folder(tmp_path / "run")
-    assert make_run_folder(tmp_path / "run") == first  # still empty
+    first, lock = make_run_folder(tmp_path / "run")
+    assert first == tmp_path / "run"
+    assert make_run_folder(tmp_path / "run")[0] == tmp_path / "run-2"  # the first is empty, but held
+    lock.release()
+    assert make_run_folder(tmp_path / "run")[0] == first  # still empty
     (first / "config.yaml").write_text("")
-    assert make_run_folder(tmp_path / "run") == tmp_path / "run-2"
+    assert make_run_folder(tmp_path / "run")[0] == tmp_path / "run-2"
 
 
 def test_the_monitor_is_shown_by_its_name(capsys):
@@ -67,12 +70,14 @@ def test_a_resumed_run_drops_what_was_recorded_after_its_checkpoint(tmp_path):
     log = RunLog(config, quiet=True)
     for step in (1, 2, 3):
         log.step(step, ["p", "q"], RESULTS, COMPONENTS)
+    log.close()
     resumed = RunLog(config, quiet=True, resume=(log.folder, 2))
-    assert resumed.folder == log.folder and [row["step"] for row in resumed.history] == [1, 2]
+    assert resumed.folder == log.folder and [row["step"] for row in resumed.steps] == [1, 2]
     resumed.step(3, ["p\u2028\u0085", "q"], RESULTS, COMPONENTS)
     with (log.folder / "samples.jsonl").open("a") as file:
         file.write('{"step": 3, "pro')  # torn by a kill
-    RunLog(config, quiet=True, resume=(log.folder, 3))
+    resumed.close()
+    RunLog(config, quiet=True, resume=(log.folder, 3)).close()
     for name, steps in (("metrics.jsonl", [1, 2, 3]), ("samples.jsonl", [1, 1, 2, 2, 3, 3])):
         assert [json.loads(line)["step"] for line in (log.folder / name).read_text(encoding="utf-8").split("\n")[:-1]] == steps
 
