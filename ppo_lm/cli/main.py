@@ -79,7 +79,7 @@ def read_run(kind: type, arguments: list[str], prog: str, description: str, embe
     if folder is None:
         config = read_config(kind, arguments, prog, f"{description} A run that did not end goes on with --resume FOLDER, which takes no other option.", embedded)
     else:
-        config = kind(**read_settings(folder / "config.yaml"))
+        config = kind(**read_settings(folder / "config.yaml", "--resume"))
     _quiet_transformers()
     if folder is not None:
         from ppo_lm.checkpointing import load_checkpoint
@@ -104,16 +104,16 @@ def find_resume(arguments: list[str]) -> Path | None:
     return folder
 
 
-def read_settings(file: Path) -> dict:
-    """The settings in a YAML file. Raises `ConfigError` if it cannot be read."""
+def read_settings(file: Path, option: str) -> dict:
+    """The settings in the YAML file that `option` names. Raises `ConfigError` if it cannot be read."""
     import yaml
 
     try:
         settings = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
-        raise ConfigError([f"{file} cannot be read: {first_line(error)}"], "--resume") from None
+        raise ConfigError([f"{file} cannot be read: {first_line(error)}"], option) from None
     if not isinstance(settings, dict) or not all(isinstance(name, str) for name in settings):
-        raise ConfigError([f"{file} holds no settings; it must be one `field: value` a line"], "--resume")
+        raise ConfigError([f"{file} holds no settings; it must be one `field: value` a line"], option)
     return settings
 
 
@@ -170,6 +170,9 @@ def read_config(kind: type, arguments: list[str], prog: str, description: str, e
     arguments = _join(arguments)
     if embedded is not None:
         arguments = _with_embedded_settings(arguments, f"--config={EMBEDDED_SETTINGS / embedded}")
+    for argument in arguments:
+        if argument.startswith("--config="):
+            read_settings(Path(argument.partition("=")[2]).expanduser(), "--config")  # what jsonargparse says of such a file is no sentence
     values = vars(parser.parse_args(_join_lists(arguments)))
     return kind(**{name: value for name, value in values.items() if name != "config"})
 

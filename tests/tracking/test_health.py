@@ -49,18 +49,22 @@ def ends_often(trainer):
     trainer.base.eos_token_ids = list(range(2, 400))
 
 
+def words(prompts, completions):
+    return [float(len(completion.split())) for completion in completions]
+
+
 def letters(prompts, completions):
     return [completion.count("e") / 2 for completion in completions]
 
 
 PROVOKED = {
     "kl": dict(kl_coef=0.0, learning_rate=0.1),
-    "entropy": dict(reward=letters, kl_coef=0.0, learning_rate=0.03, steps=35, batch_size=8, mini_batches=1),
+    "entropy": dict(reward=letters, kl_coef=0.0, learning_rate=0.01, steps=60, batch_size=12, mini_batches=1, max_new_tokens=2, top_k=5, seed=2),
     "clipped often": dict(kl_coef=0.0, learning_rate=0.3, ppo_epochs=8, mini_batches=1, clip_epsilon=0.01),
     "clipped never": dict(learning_rate=1e-9),
     "critic": dict(value_learning_rate=0.5, steps=2 * WINDOW),
     "sampler": dict(change=sampler_is_off),
-    "length": dict(change=ends_often, learning_rate=0.03, steps=4 * WINDOW, kl_coef=0.0, batch_size=8),
+    "length": dict(reward=words, change=ends_often, learning_rate=0.01, steps=90, kl_coef=0.0, batch_size=12, mini_batches=1),
     "equal rewards": dict(reward=constant),
     "monitor": dict(monitor=lambda prompts, completions: [-len(c) for c in completions], steps=3 * WINDOW, learning_rate=0.03, kl_coef=0.0, batch_size=8),
     "policy gradient": dict(max_grad_norm=1e-6),

@@ -2,6 +2,8 @@
 
 import errno
 import os
+import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +12,7 @@ import pytest
 
 from ppo_lm.checkpointing import checkpoint as checkpoints
 from ppo_lm.checkpointing import load_checkpoint
-from ppo_lm.errors import StorageError, UserError
+from ppo_lm.errors import RunPaused, StorageError, UserError
 from ppo_lm.tracking import lock_run_folder, make_run_folder
 from tests.ppo_trainer.test_interrupted import Signals, end_alike
 from tests.ppo_trainer.test_resume import PROMPTS, make
@@ -85,20 +87,25 @@ def test_a_place_that_is_taken_away_is_named(folder, tmp_path):
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0 or not Path("/proc/mounts").exists(), reason="only root can mount a small disk")
 def test_a_whole_run_on_a_disk_that_is_too_small(folder, tmp_path):
-    """The sizes let it fail in the settings, in a checkpoint, and when the model is saved."""
-    disk = tmp_path / "disk"
+    """Too small for the settings, for the first checkpoint, for a third one beside two, and at last large enough; then read-only."""
+    disk, whole = tmp_path / "disk", tmp_path / "whole"
     disk.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4k", "tmpfs", str(disk)], capture_output=True, check=False).returncode:
         pytest.skip("this sandbox lets root mount nothing")
+    expected = make(folder, whole, Signals(), save_every=2).train(PROMPTS)
+    with pytest.raises(RunPaused):
+        make(folder, tmp_path / "one", Signals(3, signal.SIGTERM), save_every=0).train(PROMPTS)
+    size = sum(file.stat().st_size for file in (tmp_path / "one" / "checkpoints").rglob("*") if file.is_file())
     try:
-        for size in ("4k", "64k", "256k", "400k"):
-            subprocess.run(["mount", "-o", f"remount,size={size}", str(disk)], check=True)
+        for room, whole_ones in ((4096, 0), (size // 8, 0), (int(2.5 * size), 2)):
+            shutil.rmtree(disk / "run", ignore_errors=True)
+            subprocess.run(["mount", "-o", f"remount,size={room}", str(disk)], check=True)
             with pytest.raises(StorageError, match="cannot be written: .*No space left on device"):
-                make(folder, disk / "run", Signals(), save_every=2, save_merged=True).train(PROMPTS)
+                make(folder, disk / "run", Signals(), save_every=2).train(PROMPTS)
+            assert len(list((disk / "run").glob("checkpoints/step-*"))) == whole_ones
         subprocess.run(["mount", "-o", "remount,size=64m", str(disk)], check=True)
-        runs = [run for run in disk.iterdir() if (run / "checkpoints").exists()]
-        assert runs
-        make(folder, runs[-1], Signals(), save_every=2, save_merged=True).train(PROMPTS, resume=runs[-1])
+        assert make(folder, disk / "run", Signals(), save_every=2).train(PROMPTS, resume=disk / "run") == expected
+        end_alike(disk / "run", whole)
         subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
         with pytest.raises(UserError, match="cannot be written"):
             make(folder, disk / "other", Signals()).train(PROMPTS)
