@@ -56,7 +56,10 @@ class RunGuard:
         if self.log.folder is None:
             raise type(error)(f"{error}; nothing of the run is saved, because output_dir is not set") from error
         step = checkpoint.state["step"]
-        save_checkpoint(self.log.folder, step, checkpoint, self.trainer.config.keep_checkpoints)
+        try:
+            save_checkpoint(self.log.folder, step, checkpoint, self.trainer.config.keep_checkpoints)
+        except StorageError as full:
+            self.stop(StorageError(f"{error}\n{full}"))
         raise RunPaused(f"{error}\nThe run is saved as it was after step {step}; go on with: {self._resume()}") from error
 
     def stop(self, error: StorageError) -> NoReturn:
