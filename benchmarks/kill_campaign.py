@@ -3,7 +3,8 @@
     uv run benchmarks/kill_campaign.py [--kills 100] [--steps 200] [--seed 0]
 
 A very small model with random weights; a checkpoint before every second step, so that many kills fall into the writing of one. Every process is forked from one that
-has the libraries loaded. A kill that comes before the first checkpoint means to start anew, and is counted too. Exit code 1 if anything differs.
+has the libraries loaded. One in five is killed while it starts or resumes; kill k of the others comes within three steps after step k · steps / kills. A kill that comes
+before the first checkpoint means to start anew, and is counted too. Exit code 1 if anything differs.
 """
 
 from __future__ import annotations
@@ -69,6 +70,13 @@ def in_a_process(model: Path, out: Path, steps: int) -> int:
     return child
 
 
+def wait_for(child_ended, out: Path, lines: int) -> None:
+    """Until the run has recorded so many steps, or its process has ended."""
+    metrics = out / "metrics.jsonl"
+    while not child_ended() and (metrics.read_bytes().count(b"\n") if metrics.exists() else 0) < lines:
+        time.sleep(0.002)
+
+
 def results(out: Path) -> dict[str, object]:
     """What must be equal."""
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
@@ -92,7 +100,7 @@ def main() -> None:
         _, status = os.waitpid(in_a_process(model, whole, arguments.steps), 0)
         if status:
             sys.exit("the undisturbed run failed")
-        longest = 2.5 * (time.monotonic() - started) / arguments.kills  # so that the kills spread over the run
+        a_step = (time.monotonic() - started) / arguments.steps
         kills = writing = anew = damaged = failed = 0
         while not (parts / "adapter" / "adapter_config.json").exists() and not failed:
             if parts.exists() and not list_checkpoints(parts):
@@ -100,7 +108,11 @@ def main() -> None:
                 anew += 1
             child = in_a_process(model, parts, arguments.steps)
             if kills < arguments.kills:
-                time.sleep(0.4 + moments.uniform(0, longest))
+                if moments.random() < 0.2:
+                    time.sleep(moments.uniform(0, 0.5))
+                else:
+                    wait_for(lambda: os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT), parts, kills * arguments.steps // arguments.kills)  # noqa: B023
+                    time.sleep(moments.uniform(0, 3 * a_step))
                 os.kill(child, signal.SIGKILL)
             _, status = os.waitpid(child, 0)
             if os.WIFSIGNALED(status):

@@ -9,7 +9,7 @@ import time
 import pytest
 import torch
 
-from ppo_lm.errors import ModelError, RewardError, UserError
+from ppo_lm.errors import ModelError, NumericalFault, RewardError, UserError
 from ppo_lm.ppo_trainer import RewardComputer
 from ppo_lm.rewards import FunctionReward, combine, load_scorer, unique_names
 from ppo_lm.rewards.classifier import ClassifierReward
@@ -199,13 +199,13 @@ def test_a_classifier_reads_the_end_of_what_is_too_long_for_it(tmp_path):
     assert scorer([prompt], [" I left."]) == pytest.approx(scorer([""], [end]), abs=1e-5)
 
 
-def test_a_classifier_with_damaged_weights_is_one_sentence(tmp_path):
+def test_a_classifier_with_damaged_weights_is_a_numerical_fault(tmp_path):
     make_classifier(tmp_path / "judge", 1)
     scorer = load_scorer(str(tmp_path / "judge"))
     scorer.load("cpu")
     with torch.no_grad():
         scorer._loaded[1].score.weight.fill_(math.nan)
-    with pytest.raises(RewardError, match="gave a score that is no finite number"):
+    with pytest.raises(NumericalFault, match="gave a score that is no finite number"):
         scorer(["p"], ["c"])
 
 

@@ -4,7 +4,7 @@ import numpy
 import pytest
 import torch
 
-from ppo_lm.errors import RewardError
+from ppo_lm.errors import NumericalFault, RewardError
 from ppo_lm.rewards import FunctionReward, load_function, tldr_heuristics
 from ppo_lm.rewards.tldr import tldr_score
 
@@ -20,8 +20,6 @@ def test_any_list_of_numbers_is_taken(scores):
     ("result", "message"),
     [
         ([1.0], "returned 1 scores for 2 completions"),
-        ([1.0, math.nan], r"returned nan for completion 1 of 2 \('two words'\); it must return a finite number"),
-        ([math.inf, 1.0], "returned inf for completion 0"),
         (["good", 1.0], "returned 'good' for completion 0"),
         ("0.5", "returned '0.5'; it must return a list of 2 numbers"),
         (0.5, "returned 0.5; it must return a list of 2 numbers"),
@@ -34,6 +32,12 @@ def test_anything_else_is_one_sentence_with_the_place(result, message):
 
     with pytest.raises(RewardError, match=f"reward function judge {message}"):
         FunctionReward(judge)(PROMPTS, COMPLETIONS)
+
+
+@pytest.mark.parametrize(("result", "message"), [([1.0, math.nan], r"nan for completion 1 of 2 \('two words'\)"), ([math.inf, 1.0], "inf for completion 0")])
+def test_a_score_that_is_not_finite_is_a_numerical_fault(result, message):
+    with pytest.raises(NumericalFault, match=f"returned {message}.*; it must return a finite number"):
+        FunctionReward(lambda prompts, completions: result, name="judge")(PROMPTS, COMPLETIONS)
 
 
 def test_a_function_that_raises_is_named_and_its_error_kept():
