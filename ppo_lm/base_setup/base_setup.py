@@ -124,8 +124,8 @@ def _load_folder(model_name: str, folder: Path, dtype: torch.dtype):
 
 def _load_pretrained(model_name: str, source: str, dtype: torch.dtype, **options):
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, **options)
-        network = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, **options)
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **options)
+        network = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, trust_remote_code=False, **options)
     except Exception as error:  # a missing or damaged file, an unknown architecture, a package that is not installed
         raise ModelError(f"model {model_name!r} cannot be loaded: {first_line(error)}. {WAYS_OUT}.") from error
     return network, tokenizer

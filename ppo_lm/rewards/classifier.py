@@ -40,8 +40,8 @@ class ClassifierReward:
 
         self.device = device
         try:
-            tokenizer = AutoTokenizer.from_pretrained(self.source)
-            model = AutoModelForSequenceClassification.from_pretrained(self.source).to(device).eval()
+            tokenizer = AutoTokenizer.from_pretrained(self.source, trust_remote_code=False)
+            model = AutoModelForSequenceClassification.from_pretrained(self.source, trust_remote_code=False).to(device).eval()
         except Exception as error:
             raise ModelError(f"reward {self.name!r} cannot be loaded as a sequence classifier: {first_line(error)}") from error
         if model.config.num_labels > 2:

@@ -12,6 +12,7 @@ from ppo_lm.base_setup.base_setup import pick_device, pick_dtype
 from ppo_lm.errors import ModelError
 from ppo_lm.models import RewardModel
 from ppo_lm.models.base_model import pick_pad_token_id
+from ppo_lm.rewards.classifier import ClassifierReward
 from tests.conftest import make_base
 
 
@@ -140,3 +141,19 @@ def test_in_a_script_it_prints_one_sentence_and_no_traceback_within_15_seconds(c
     assert "Traceback" not in done.stderr
     sentences = [line for line in done.stderr.splitlines() if "nobody/no-such-model" in line]
     assert len(sentences) == 1 and sentences[0].startswith("error: model 'nobody/no-such-model' cannot be reached")
+
+
+@pytest.mark.parametrize("kind", ["AutoModelForCausalLM", "AutoModelForSequenceClassification"])
+def test_code_in_a_model_folder_is_never_run(tmp_path, kind):
+    folder, ran = tmp_path / "model", tmp_path / "ran"
+    shutil.copytree(EMBEDDED_MODEL, folder)
+    (folder / "code.py").write_text(f"open({str(ran)!r}, 'w').close()\nfrom transformers import LlamaConfig, LlamaForCausalLM\nclass C(LlamaConfig): model_type = 'mine'\nclass M(LlamaForCausalLM): pass\n")
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"model_type": "mine", "auto_map": {"AutoConfig": "code.C", kind: "code.M"}}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        if kind == "AutoModelForCausalLM":
+            load_base(str(folder), "float32", "cpu")
+        else:
+            ClassifierReward(str(folder), "judge").load("cpu")
+    assert not ran.exists()

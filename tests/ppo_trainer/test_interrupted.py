@@ -1,10 +1,13 @@
 """Runs that are killed, asked to stop, or whose checkpoints are damaged."""
 
+import asyncio
 import os
+import random
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -53,6 +56,41 @@ def test_a_run_killed_inside_a_step_goes_on_bit_for_bit(folder, tmp_path, call, 
     assert sorted(path.name for path in (parts / "checkpoints").iterdir())[-1] == step
     assert make(folder, parts, Signals(), save_every=2).train(PROMPTS, resume=parts) == expected
     end_alike(parts, whole)
+
+
+class AsyncJudge:
+    """A reward by length, answered out of order; in its `at`-th call a thread kills the process at a random moment of what follows."""
+
+    def __init__(self, at=0):
+        self.calls, self.at = 0, at
+
+    async def __call__(self, prompts, completions):
+        self.calls += 1
+        if self.calls == self.at:
+            threading.Timer(random.uniform(0, 0.1), os.kill, (os.getpid(), signal.SIGKILL)).start()
+        return await asyncio.gather(*(self.one(place, completion) for place, completion in enumerate(completions)))
+
+    async def one(self, place, completion):
+        await asyncio.sleep(0.001 * (7 - place % 7))
+        return len(completion) / 10
+
+
+def test_twelve_steps_killed_after_the_third_and_the_seventh_end_like_twelve_undisturbed(folder, tmp_path):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    settings = dict(steps=12, save_every=1, eval_every=0, save_merged=True)
+    expected = make(folder, whole, AsyncJudge(), **settings).train(PROMPTS)
+    for steps_done in (3, 4):  # in the first process, and in the one that goes on
+        script = (
+            "from pathlib import Path; from tests.ppo_trainer.test_interrupted import *\n"
+            f"out = Path({str(parts)!r})\n"
+            f"make({folder!r}, out, AsyncJudge({steps_done} + (2 if not out.exists() else 0) + 1), **{settings!r}).train(PROMPTS, resume=out if out.exists() else None)"
+        )
+        killed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+        assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert make(folder, parts, AsyncJudge(), **settings).train(PROMPTS, resume=parts) == expected
+    end_alike(parts, whole)
+    files = {path.relative_to(whole): path.read_bytes() for path in whole.rglob("*.safetensors")}
+    assert len(files) > 1 and files == {path.relative_to(parts): path.read_bytes() for path in parts.rglob("*.safetensors")}
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
