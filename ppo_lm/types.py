@@ -10,6 +10,7 @@ import torch
 
 ADDED_BY = {
     "sampler_logprobs": "SequenceGenerator.generate_sequences",
+    "entropies": "SequenceGenerator.generate_sequences",
     "ref_logprobs": "SequenceGenerator.generate_sequences",
     "scores": "RewardComputer.compute_rewards",
     "kl": "KLDivergence.add_kl_to_sa_pairs",
@@ -57,6 +58,7 @@ class SAPairs:
     terminated: torch.Tensor  # (B,) bool: the response ended with EOS
     support_ids: torch.Tensor | None = None  # (B, A, K) int64: the tokens top-k/top-p left to choose from, -1 = none; None: all
     sampler_logprobs: torch.Tensor | None = None  # (B, A) nats, as computed while sampling; `old_logprobs` may be the training path's instead
+    entropies: torch.Tensor | None = None  # (B, A) nats, of the distribution that each action was sampled from
     ref_logprobs: torch.Tensor | None = None  # (B, A) nats, of the frozen reference on the same support; 0 where masked
     scores: torch.Tensor | None = None  # (B,): what the reward model or function gave the sequence
     kl: torch.Tensor | None = None  # (B, A) nats

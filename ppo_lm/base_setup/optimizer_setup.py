@@ -26,7 +26,7 @@ class Optimiser:
         self, weights: Iterable[nn.Parameter], learning_rate: float, *, schedule: str, total_steps: int, max_grad_norm: float, warmup_steps: int = 0
     ):
         self.weights = [weight for weight in weights if weight.requires_grad]
-        self.parameters = [weight if weight.dtype == torch.float32 else _copy_in_fp32(weight) for weight in self.weights]
+        self.parameters = [_copy_in_fp32(weight) if weight.dtype.itemsize < 4 else weight for weight in self.weights]
         self.max_grad_norm = max_grad_norm
         self.adamw = torch.optim.AdamW(self.parameters, lr=learning_rate, eps=ADAM_EPS, weight_decay=0.0, fused=True)
         self.steps_done = 0
@@ -49,6 +49,13 @@ class Optimiser:
         self.steps_done += 1
         self.forget_gradients()
         return norm
+
+    def skip(self, steps: int) -> None:
+        """Leave out so many steps, and what gradient there is: the schedule alone goes on."""
+        self.forget_gradients()
+        for _ in range(steps):
+            self.scheduler.step()
+        self.steps_done += steps
 
     def forget_gradients(self) -> None:
         """Clear what the backward passes have added up so far."""

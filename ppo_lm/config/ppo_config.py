@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar, List, Optional, Union
 
 from ppo_lm.config.data_settings import PromptSettings
-from ppo_lm.config.settings import AT_LEAST_ONE, NOT_NEGATIVE, POSITIVE, PROBABILITY, SHARE, ModelSettings, one_of, sampling_clashes, settings
+from ppo_lm.config.settings import AT_LEAST_ONE, NOT_NEGATIVE, OFF_OR_ABOVE_ONE, POSITIVE, PROBABILITY, SHARE, ModelSettings, one_of, sampling_clashes, settings
 
 
 @settings
@@ -18,7 +18,9 @@ class PPOConfig(PromptSettings, ModelSettings):
     """Temperature of the evaluations, over the full vocabulary; 0 is greedy."""
 
     batch_size: int = 32
-    """Prompts, and so sampled responses, a step."""
+    """Sampled responses a step."""
+    responses_per_prompt: int = 1
+    """Responses to each prompt of a step, so that it has batch_size / responses_per_prompt prompts."""
     max_new_tokens: int = 10
     """Longest response, in tokens."""
     temperature: float = 1.0
@@ -45,17 +47,31 @@ class PPOConfig(PromptSettings, ModelSettings):
     """Weight of the per-token KL penalty towards the reference: reward = score - kl_coef * kl."""
     kl_estimator: str = "k1"
     """Estimator of the per-token KL: k1, k2 or k3 (Schulman, "Approximating KL divergence")."""
+    kl_in: str = "reward"
+    """Where the KL penalty goes: reward (a part of every token's reward) or loss (a part of the policy's loss, with an unbiased gradient)."""
+    kl_target: float = 0.0
+    """Steer kl_coef so that the KL stays near so many nats a response (Ziegler et al. start with kl_coef 0.15 and take 6); 0 leaves it as it is."""
+    kl_horizon: int = 10_000
+    """Responses over which kl_coef grows or shrinks by a fifth at most, when it is steered."""
 
     gamma: float = 0.99
     """Discount per token."""
+    advantage_estimator: str = "gae"
+    """gae (with the value model), or, without one, rloo or group: each response against the others to its prompt (RLOO, GRPO); those need responses_per_prompt."""
     lam: float = 0.95
     """The λ of generalised advantage estimation."""
+    lam_length_scale: float = 0.0
+    """Use λ = 1 - 1 / (scale * length) of each response in place of lam (VAPO takes 0.05, for long responses); 0 for lam."""
     whiten_rewards: bool = False
     """Scale rewards to variance 1 over the batch, keeping their mean."""
     whiten_advantages: bool = True
     """Shift and scale advantages to mean 0 and variance 1 over the batch."""
     value_target: str = "reward_to_go"
-    """What the value model learns: reward_to_go (discounted sum of rewards) or returns (advantages + values)."""
+    """What the value model learns: reward_to_go (discounted sum of rewards, which is λ = 1) or returns (advantages + values)."""
+    value_lam: Optional[float] = None
+    """The λ of the advantages in returns; none: that of the policy's advantages."""
+    value_warmup_steps: int = 0
+    """Train the value model alone in the first so many steps."""
 
     ppo_epochs: int = 4
     """Passes over each batch."""
@@ -83,6 +99,18 @@ class PPOConfig(PromptSettings, ModelSettings):
     """How both learning rates fall over the run: linear (to 0), cosine or constant."""
     clip_epsilon: float = 0.2
     """PPO's clip range: the ratio counts within 1 ± clip_epsilon."""
+    clip_epsilon_high: Optional[float] = None
+    """The upper half of the clip range, where it is another ("clip-higher", DAPO); none: clip_epsilon."""
+    dual_clip: float = 0.0
+    """Where the advantage is negative, no token's loss is over dual_clip times it, whatever the ratio; above 1, usually 3; 0 for no such bound."""
+    target_kl: float = 0.0
+    """Leave out the rest of a step's policy updates once the policy has moved so many nats a token from the one that sampled; 0 for never."""
+    importance_cap: float = 0.0
+    """With old_logprobs recomputed: weight each token by the recomputed over the sampled probability, at most by so much, usually 2; 0 for no weights."""
+    loss_aggregation: str = "token_mean"
+    """The policy's loss is a mean over tokens (token_mean) or over responses of means over their tokens (sequence_mean)."""
+    entropy_coef: float = 0.0
+    """Weight of the entropy, in nats a token, that the policy is paid for in its loss."""
     value_clip: float = 0.2
     """Clip range of the value around its old estimate; 0 for none."""
     value_coef: float = 1.0
@@ -109,13 +137,23 @@ class PPOConfig(PromptSettings, ModelSettings):
     """Also save the policy merged into the base, as a plain transformers model."""
 
     RULES: ClassVar = {
-        AT_LEAST_ONE: ("batch_size", "max_new_tokens", "ppo_epochs", "mini_batches", "micro_batch_tokens", "rollout_slots", "steps", "samples_every", "max_dropped", "keep_checkpoints"),
-        NOT_NEGATIVE: ("top_k", "eval_every", "save_every", "kl_coef", "kl_limit", "value_clip", "eval_temperature", "reward_clip"),
-        POSITIVE: ("temperature", "learning_rate", "value_learning_rate", "clip_epsilon", "value_coef", "max_grad_norm"),
-        SHARE: ("gamma", "lam"),
+        AT_LEAST_ONE: (
+            "batch_size", "responses_per_prompt", "max_new_tokens", "kl_horizon", "ppo_epochs", "mini_batches", "micro_batch_tokens", "rollout_slots", "steps",
+            "samples_every", "max_dropped", "keep_checkpoints",
+        ),
+        NOT_NEGATIVE: (
+            "top_k", "eval_every", "save_every", "kl_coef", "kl_target", "kl_limit", "lam_length_scale", "value_warmup_steps", "value_clip", "target_kl",
+            "importance_cap", "entropy_coef", "eval_temperature", "reward_clip",
+        ),
+        POSITIVE: ("temperature", "learning_rate", "value_learning_rate", "clip_epsilon", "clip_epsilon_high", "value_coef", "max_grad_norm"),
+        SHARE: ("gamma", "lam", "value_lam"),
+        OFF_OR_ABOVE_ONE: ("dual_clip",),
         PROBABILITY: ("top_p",),
         one_of("linear", "constant", "cosine"): ("lr_schedule",),
         one_of("k1", "k2", "k3"): ("kl_estimator",),
+        one_of("reward", "loss"): ("kl_in",),
+        one_of("gae", "rloo", "group"): ("advantage_estimator",),
+        one_of("token_mean", "sequence_mean"): ("loss_aggregation",),
         one_of("sampled", "recomputed"): ("old_logprobs",),
         one_of("separate", "shared"): ("value_backbone",),
         one_of("reward_to_go", "returns"): ("value_target",),
@@ -132,8 +170,28 @@ class PPOConfig(PromptSettings, ModelSettings):
         clashes = [*super().clashes(), *sampling_clashes(self.top_k, self.top_p)]
         if self.mini_batches > self.batch_size:
             clashes.append(f"mini_batches is {self.mini_batches} but batch_size is {self.batch_size}; a mini-batch needs at least one response")
+        if self.batch_size % self.responses_per_prompt:
+            clashes.append(f"batch_size is {self.batch_size} but responses_per_prompt is {self.responses_per_prompt}; make the first a multiple of the second")
+        if self.advantage_estimator != "gae":
+            clashes += self._clashes_without_value_model()
+        if self.value_warmup_steps and self.value_backbone == "shared":
+            clashes.append("value_warmup_steps is set but value_backbone is shared, so that the value model has no weights but its head; set value_backbone to separate")
+        if self.value_warmup_steps >= self.steps > 0:
+            clashes.append(f"value_warmup_steps is {self.value_warmup_steps} but steps is {self.steps}; the policy would never be trained")
+        if self.importance_cap and self.old_logprobs == "sampled":
+            clashes.append("importance_cap is set but old_logprobs is sampled, where the ratio is an exact importance weight already; set old_logprobs to recomputed")
+        if self.value_lam is not None and self.value_target == "reward_to_go":
+            clashes.append("value_lam is set but value_target is reward_to_go, which is λ = 1; set value_target to returns")
         if self.eval_every > 0 and self.eval_prompts == 0:
             clashes.append(f"eval_every is {self.eval_every} but eval_prompts is 0; hold some prompts out to evaluate on")
         if self.rewards and self.reward_weights is not None and len(self.reward_weights) != len(self.rewards):
             clashes.append(f"reward_weights has {len(self.reward_weights)} numbers for {len(self.rewards)} rewards; give one for each")
         return clashes
+
+    def _clashes_without_value_model(self) -> list[str]:
+        estimator = f"advantage_estimator is {self.advantage_estimator}"
+        return [
+            *([f"{estimator} but responses_per_prompt is 1; it compares the responses to one prompt, so set at least 2"] if self.responses_per_prompt < 2 else []),
+            *([f"{estimator}, which trains no value model, but value_warmup_steps is set"] if self.value_warmup_steps else []),
+            *([f"{estimator}, which trains no value model, but value_backbone is shared"] if self.value_backbone == "shared" else []),
+        ]

@@ -26,6 +26,7 @@ NOT_NEGATIVE = Rule("0 or more", lambda value: value >= 0)
 POSITIVE = Rule("above 0", lambda value: value > 0)
 SHARE = Rule("between 0 and 1", lambda value: 0 <= value <= 1)
 PROBABILITY = Rule("above 0 and at most 1", lambda value: 0 < value <= 1)
+OFF_OR_ABOVE_ONE = Rule("0, for off, or above 1", lambda value: value == 0 or value > 1)
 BELOW_ONE = Rule("at least 0 and below 1", lambda value: 0 <= value < 1)
 NOT_EMPTY = Rule("not empty", lambda value: bool(value.strip()))
 

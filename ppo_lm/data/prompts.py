@@ -38,16 +38,17 @@ class PromptSet:
         drawn = PromptSet(held_out.prompts + more.prompts, {name: held_out.columns[name] + more.columns[name] for name in self.columns})
         return drawn, len(more)
 
-    def batches(self, batch_size: int, seed: int) -> Iterator[PromptSet]:
-        """Endless batches: every prompt once, in a seeded order, then all again in another; a batch may span two rounds."""
+    def batches(self, batch_size: int, seed: int, copies: int = 1) -> Iterator[PromptSet]:
+        """Endless batches: every prompt once, in a seeded order, then all again in another; a batch may span two rounds. It has
+        batch_size / copies prompts, each `copies` times in a row."""
         rng, waiting = random.Random(f"batches {seed}"), []
         while True:
-            while len(waiting) < batch_size:
+            while len(waiting) < batch_size // copies:
                 round_ = list(range(len(self)))
                 rng.shuffle(round_)
                 waiting += round_
-            yield self.select(waiting[:batch_size])
-            waiting = waiting[batch_size:]
+            yield self.select([row for row in waiting[: batch_size // copies] for _ in range(copies)])
+            waiting = waiting[batch_size // copies :]
 
 
 def fingerprint(value) -> str:

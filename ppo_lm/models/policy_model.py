@@ -20,8 +20,8 @@ class PolicyModel:
         """log π_θ(a|s) of every pair, (B, A) fp32, 0 where masked, on the support it was sampled from (see `ops.action_logprobs`)."""
         return self.logprobs_at(states_before_actions(self.base, self.role, sa_pairs), sa_pairs, temperature)
 
-    def logprobs_at(self, states: torch.Tensor, sa_pairs: SAPairs, temperature: float = 1.0) -> torch.Tensor:
-        """`action_logprobs` from hidden states that are known already, (B, A, H)."""
+    def logprobs_at(self, states: torch.Tensor, sa_pairs: SAPairs, temperature: float = 1.0, entropy: bool = False) -> torch.Tensor:
+        """`action_logprobs` from hidden states that are known already, (B, A, H); with `entropy`, (2, B, A): these, and the entropies."""
         return action_logprobs(
             states,
             self.base.logits,
@@ -29,6 +29,7 @@ class PolicyModel:
             sa_pairs.action_mask,
             temperature=temperature,
             support_ids=sa_pairs.support_ids,
+            entropy=entropy,
         )
 
     def parameters(self) -> list[nn.Parameter]:

@@ -1,4 +1,4 @@
-"""From hidden states to the log-probabilities of actions: the one function that old, new and reference numbers all come from."""
+"""From hidden states to the log-probabilities of actions, and the entropies: the one function that old, new and reference numbers all come from."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from torch.utils.checkpoint import checkpoint
 
 CHUNK = 64  # rows of logits in memory at once: with the usual vocabularies some 10 MB, which a CPU's cache holds
 GPU_CHUNK = 2048
+LOWEST = -1e4  # nats: e to it is 0, and 0 times it as well
 
 
 def action_logprobs(
@@ -20,6 +21,7 @@ def action_logprobs(
     temperature: float = 1.0,
     support_ids: torch.Tensor | None = None,
     chunk: int | None = None,
+    entropy: bool = False,
 ) -> torch.Tensor:
     """log π(a|s) of every action, under the distribution it was sampled from.
 
@@ -28,7 +30,7 @@ def action_logprobs(
 
     hidden: (B, A, H), the last hidden state at the position BEFORE each action. head: (n, H) → (n, V) logits.
     action_ids: (B, A) int64. action_mask: (B, A) bool. support_ids: (B, A, K) int64 with -1 = none, or None.
-    Returns (B, A) fp32 (fp64 for fp64 logits), 0 where masked. Logits exist for `chunk` real tokens at a time, never for padding;
+    Returns (B, A) fp32 (fp64 for fp64 logits), 0 where masked; with `entropy`, (2, B, A): these, and the entropies −Σ_{j ∈ S} π_j log π_j. Logits exist for `chunk` real tokens at a time, never for padding;
     under autograd they are recomputed in the backward pass rather than kept.
     """
     if hidden.shape[:2] != action_ids.shape or action_mask.shape != action_ids.shape:
@@ -40,20 +42,25 @@ def action_logprobs(
     parts = []
     for start in range(0, rows.shape[0], chunk):
         piece = slice(start, start + chunk)
-        arguments = (rows[piece], head, ids[piece], temperature, None if supports is None else supports[piece])
+        arguments = (rows[piece], head, ids[piece], temperature, None if supports is None else supports[piece], entropy)
         parts.append(checkpoint(_chunk_logprobs, *arguments, use_reentrant=False) if recompute else _chunk_logprobs(*arguments))
-    flat = torch.cat(parts) if parts else rows.new_zeros(0, dtype=torch.float32)
-    return torch.zeros(action_ids.shape, dtype=flat.dtype, device=flat.device).masked_scatter(action_mask, flat)
+    flat = torch.cat(parts, dim=-1) if parts else rows.new_zeros((2, 0) if entropy else 0, dtype=torch.float32)
+    shape = (*flat.shape[:-1], *action_ids.shape)
+    return torch.zeros(shape, dtype=flat.dtype, device=flat.device).masked_scatter(action_mask, flat)
 
 
-def _chunk_logprobs(hidden, head, action_ids, temperature, support_ids):
+def _chunk_logprobs(hidden, head, action_ids, temperature, support_ids, entropy):
     logits = head(hidden)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     logits = logits if temperature == 1 else logits / temperature
     chosen = logits.gather(1, action_ids[:, None])[:, 0]
     if support_ids is not None:
         logits = logits.gather(1, support_ids.clamp(min=0)).masked_fill(support_ids < 0, -torch.inf)
-    return chosen - torch.logsumexp(logits, dim=1)
+    normaliser = torch.logsumexp(logits, dim=1)
+    if not entropy:
+        return chosen - normaliser
+    logprobs = (logits - normaliser[:, None]).clamp(min=LOWEST)
+    return torch.stack([chosen - normaliser, -(logprobs.exp() * logprobs).sum(dim=1)])
 
 
 def position_ids(attention_mask: torch.Tensor) -> torch.Tensor:

@@ -33,14 +33,14 @@ class SequenceGenerator:
         self.clock = clock or PhaseClock(policy.base.device)
 
     def generate_sequences(self, prompts: list[Prompt]) -> tuple[SAPairs, list[str]]:
-        """Sample one response a prompt. Returns the pairs, with `old_logprobs`, `sampler_logprobs` and `ref_logprobs`, and the B texts without EOS."""
+        """Sample one response a prompt. Returns the pairs, with `old_logprobs`, `sampler_logprobs`, `entropies` and `ref_logprobs`, and the B texts without EOS."""
         base = self.policy.base
         prompt_ids, prompt_mask = pad(self._encode(prompts), base.pad_token_id, side="left", device=base.device)
         sampled = self.engine.sample(prompt_ids, prompt_mask, self.sampling, self.random)
         action_ids, action_mask, terminated = extract_actions(sampled.ids, base.eos_token_ids, base.pad_token_id)
         pairs = build_sa_pairs(prompt_ids, prompt_mask, action_ids, action_mask, terminated, sampled.logprobs, sampled.support_ids)
         self.clock.lap("sampling")
-        pairs = pairs.with_columns(sampler_logprobs=pairs.old_logprobs)
+        pairs = pairs.with_columns(sampler_logprobs=pairs.old_logprobs, entropies=torch.where(action_mask, sampled.entropies, 0.0))
         if self.recompute:
             pairs = pairs.with_columns(old_logprobs=self._logprobs(self.policy, pairs))
         pairs = pairs.with_columns(ref_logprobs=self._logprobs(self.sft, pairs))

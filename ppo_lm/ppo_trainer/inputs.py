@@ -82,11 +82,15 @@ def check_columns(function: Scorer | Path | None, prompts: PromptSet, source: st
         raise RewardError(f"function {function.name} needs {', '.join(map(repr, missing))}, but the prompts {source!r} have {have}; add the column, or name another function")
 
 
-def check_batch(prompts: list, columns: Mapping[str, list] | None, mini_batches: int) -> None:
-    """Raise `DataError` unless `prompts` is a list of prompts, at least one a mini-batch, and every column is as long."""
+def check_batch(prompts: list, columns: Mapping[str, list] | None, mini_batches: int, responses_per_prompt: int) -> None:
+    """Raise `DataError` unless `prompts` is a list of prompts, at least one a mini-batch, each `responses_per_prompt` times in a row, and every column is
+    as long."""
     check_prompts(prompts)
     if len(prompts) < mini_batches:
         raise DataError(f"there are {len(prompts)} prompts but mini_batches is {mini_batches}; give at least one prompt a mini-batch, or lower mini_batches")
+    groups = [prompts[start : start + responses_per_prompt] for start in range(0, len(prompts), responses_per_prompt)]
+    if any(group != [group[0]] * responses_per_prompt for group in groups):
+        raise DataError(f"responses_per_prompt is {responses_per_prompt}; give every prompt {responses_per_prompt} times in a row")
     for name, values in (columns or {}).items():
         if len(values) != len(prompts):
             raise DataError(f"column {name!r} has {len(values)} values for {len(prompts)} prompts; give one a prompt")

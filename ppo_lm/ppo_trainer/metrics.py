@@ -10,12 +10,12 @@ from ppo_lm.types import SAPairs
 
 
 def describe_rollout(sa_pairs: SAPairs) -> dict[str, float]:
-    """Numbers of a batch before it is trained on. KL is in nats a sequence; entropy is estimated as the mean −log π_old, in nats a token."""
+    """Numbers of a batch before it is trained on. KL is in nats a sequence; entropy, in nats a token, is that of the distributions that were sampled from."""
     mask = sa_pairs.action_mask
     kl = sa_pairs.require("kl")
     return {
         "kl": float(torch.where(mask, kl, 0.0).sum(dim=1).mean()),
-        "entropy": float(-masked_mean(sa_pairs.old_logprobs, mask)),
+        "entropy": float(masked_mean(sa_pairs.require("entropies"), mask)),
         "length": float(sa_pairs.lengths.float().mean()),
         "ended": float(sa_pairs.terminated.float().mean()),
         "explained_variance": explained_variance(sa_pairs.require("values"), sa_pairs.require("reward_to_go"), mask),

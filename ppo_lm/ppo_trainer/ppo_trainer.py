@@ -7,7 +7,7 @@ from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
-from ppo_lm.advantage import GAEAdvantage, ReturnCalculator, TDError
+from ppo_lm.advantage import GAEAdvantage, GroupAdvantage, ReturnCalculator, TDError, length_adaptive_lam
 from ppo_lm.base_setup import load_base, set_up_roles
 from ppo_lm.checkpointing import Interrupts, load_checkpoint, remove_checkpoints, save_best, save_models
 from ppo_lm.config import PPOConfig
@@ -23,8 +23,8 @@ from ppo_lm.ppo_trainer.model_trainer import ModelTrainer
 from ppo_lm.ppo_trainer.reward_computer import RewardComputer
 from ppo_lm.ppo_trainer.run_guard import RunGuard
 from ppo_lm.ppo_trainer.run_state import Evaluations, put_state, random_states, restore_random_states, take_state
-from ppo_lm.ppo_trainer.value_adder import ValueAdder
-from ppo_lm.reward_kl import KLDivergence, RewardAdjuster
+from ppo_lm.ppo_trainer.value_adder import NoValues, ValueAdder
+from ppo_lm.reward_kl import KLController, KLDivergence, RewardAdjuster
 from ppo_lm.rewards import ClassifierReward, response_columns
 from ppo_lm.rollout import SamplingSettings, describe_engine, pick_engine
 from ppo_lm.tracking import Floor, Passes, PhaseClock, RunLog, measure_machine
@@ -61,22 +61,25 @@ class PPOTrainer:
                 reward.load(self.base.device)
         self.reward_computer = RewardComputer(rewards, size, config.reward_weights, config.reward_clip, config.reward_normalise)
         self.evaluation_rewards = RewardComputer(rewards, size, config.reward_weights, 0.0 if config.reward_normalise else config.reward_clip)
+        self.kl_controller = KLController(config.kl_coef, config.kl_target, config.kl_horizon)
         self.kl_divergence = KLDivergence(config.kl_estimator)
         self.reward_adjuster = RewardAdjuster(config.kl_coef, config.missing_eos_score, config.whiten_rewards)
-        self.value_adder = ValueAdder(self.roles.value, size)
+        critic = config.advantage_estimator == "gae"
+        self.value_adder = ValueAdder(self.roles.value, size) if critic else NoValues()
         self.td_error = TDError(config.gamma)
         self.gae_advantage = GAEAdvantage()
+        self.group_advantage = None if critic else GroupAdvantage(config.advantage_estimator, config.responses_per_prompt)
         self.return_calculator = ReturnCalculator(config.gamma)
         self.model_trainer = ModelTrainer(self.roles.policy, self.roles.value, config)
         self.floor = Floor(self.base, measure_machine(self.base.device, self.base.dtype), self._passes(), config.rollout_slots)
 
     def ppo_step(self, prompts: list[Prompt], columns: Mapping[str, list] | None = None) -> dict:
-        """Sample, score and train on one batch of prompts. `columns`: lists as long, passed on to reward functions.
+        """Sample, score and train on one batch of prompts, each `responses_per_prompt` times in a row. `columns`: lists as long, passed on to reward functions.
 
         Returns `generated_texts` (B texts), `rewards` (their B scores), `value_loss`, `policy_loss`, and the step's other metrics.
         """
-        config, clock = self.config, self.clock
-        check_batch(prompts, columns, config.mini_batches)
+        config, clock, kl_coef = self.config, self.clock, self.kl_controller.coef
+        check_batch(prompts, columns, config.mini_batches, config.responses_per_prompt)
         clock.start()
         sa_pairs, texts = self.generator.generate_sequences(prompts)
         clock.lap("scoring")
@@ -85,21 +88,30 @@ class PPOTrainer:
         clock.lap("reward")
         sa_pairs = sa_pairs.with_columns(scores=scores)
         sa_pairs = self.kl_divergence.add_kl_to_sa_pairs(sa_pairs)
+        self.reward_adjuster.kl_coef = kl_coef if config.kl_in == "reward" else 0.0
         sa_pairs = self.reward_adjuster.adjust_rewards_with_kl(sa_pairs)
         sa_pairs = self.value_adder.add_values_to_sa_pairs(sa_pairs)
         sa_pairs = sa_pairs.with_columns(td_errors=self.td_error.compute_td_errors(sa_pairs))
-        sa_pairs = sa_pairs.with_columns(advantages=self.gae_advantage.compute_gae_advantages(sa_pairs, config.gamma, config.lam))
+        lam = length_adaptive_lam(sa_pairs.lengths, config.lam_length_scale) if config.lam_length_scale else config.lam
+        if self.group_advantage:
+            advantages = self.group_advantage.compute_group_advantages(sa_pairs)
+        else:
+            advantages = self.gae_advantage.compute_gae_advantages(sa_pairs, config.gamma, lam)
+        sa_pairs = sa_pairs.with_columns(advantages=advantages)
         sa_pairs = self.return_calculator.add_reward_to_go(sa_pairs)
-        sa_pairs = self.return_calculator.add_returns(sa_pairs)
+        value_lam = lam if config.value_lam is None else config.value_lam
+        sa_pairs = self.return_calculator.add_returns(sa_pairs, self.gae_advantage.compute_gae_advantages(sa_pairs, config.gamma, value_lam))
         if config.whiten_advantages:
             sa_pairs = sa_pairs.with_columns(advantages=masked_whiten(sa_pairs.advantages, sa_pairs.action_mask))
         check_pairs(sa_pairs)
         clock.lap("scoring")
-        trained = self.model_trainer.train_models(sa_pairs)
+        trained = self.model_trainer.train_models(sa_pairs, kl_coef if config.kl_in == "loss" else 0.0)
         clock.lap("training")
+        rollout = describe_rollout(sa_pairs) | {"kl_coef": kl_coef}
+        self.kl_controller.update(rollout["kl"], sa_pairs.sequences)
         return {
             "generated_texts": texts, "rewards": scores.tolist(), **describe_scores(self.reward_computer.plain_scores, self.reward_computer.components),
-            **describe_rollout(sa_pairs), **monitored, **trained, **describe_cost(clock, sa_pairs, self.floor),
+            **rollout, **monitored, **trained, **describe_cost(clock, sa_pairs, self.floor),
         }  # fmt: skip
 
     def train(self, prompts: PromptSet | list[Prompt] | None = None, log: RunLog | None = None, resume: str | Path | None = None) -> Evaluations:
@@ -116,7 +128,7 @@ class PPOTrainer:
         step, evaluations = put_state(self, checkpoint, data) if checkpoint else (0, {})
         log = log or RunLog(config, monitor_name=self.monitor and self.monitor.name, resume=(resume, step) if resume else None)
         guard = RunGuard(self, log, "ppo-lm train --resume {}" if prompts is None and not self.has_callables else "trainer.train(..., resume={!r})")
-        batches = islice(train_set.batches(config.batch_size, config.seed), step, None)
+        batches = islice(train_set.batches(config.batch_size, config.seed, config.responses_per_prompt), step, None)
         before = random_states(self)
         try:
             log.start(f"{config.model_name} ({self.base.description}; {describe_engine(self.roles.policy)})", report, damage)
@@ -195,9 +207,10 @@ class PPOTrainer:
             save_best(self.roles.policy, log.folder)
 
     def _passes(self) -> Passes:
-        config, recomputed, shared = self.config, self.config.old_logprobs == "recomputed", self.config.value_backbone == "shared"
+        config, recomputed, critic = self.config, self.config.old_logprobs == "recomputed", self.config.advantage_estimator == "gae"
+        trained = 1 + (critic and config.value_backbone == "separate")
         return Passes(
-            scored=2 + recomputed, scored_logprobs=1 + recomputed, rewards=len(self.roles.rewards), trained=2 - shared, epochs=config.ppo_epochs,
+            scored=1 + critic + recomputed, scored_logprobs=1 + recomputed, rewards=len(self.roles.rewards), trained=trained, epochs=config.ppo_epochs,
             all_weights=config.lora_r == 0,
         )  # fmt: skip
 

@@ -29,7 +29,7 @@ def take_state(trainer: PPOTrainer, step: int, evaluations: Evaluations, data: s
         tensors |= {f"{name}.{part}": tensor for part, tensor in optimiser.tensors().items()}
     schedules = {name: optimiser.numbers() for name, optimiser in _optimisers(trainer).items()}
     kept = {name: [dataclasses.asdict(evaluation) for evaluation in made] for name, made in evaluations.items()}
-    state = {"step": step, "config": dataclasses.asdict(trainer.config), "scorers": scorers(trainer), "data": data, "schedules": schedules, "evaluations": kept}
+    state = {"step": step, "kl_coef": trainer.kl_controller.coef, "config": dataclasses.asdict(trainer.config), "scorers": scorers(trainer), "data": data, "schedules": schedules, "evaluations": kept}
     return Checkpoint(tensors, state)
 
 
@@ -54,6 +54,7 @@ def _put_state(trainer: PPOTrainer, checkpoint: Checkpoint, data: str) -> tuple[
     for name, optimiser in _optimisers(trainer).items():
         own = {part.removeprefix(f"{name}."): tensor for part, tensor in tensors.items() if part.startswith(f"{name}.")}
         optimiser.restore(own, state["schedules"][name])
+    trainer.kl_controller.coef = state["kl_coef"]
     return state["step"], {name: [Evaluation(**numbers) for numbers in made] for name, made in state["evaluations"].items()}
 
 

@@ -24,6 +24,7 @@ class Sampled:
 
     ids: torch.Tensor  # (B, A) int64
     logprobs: torch.Tensor  # (B, A) fp32 nats, under the distribution that was sampled from
+    entropies: torch.Tensor  # (B, A) fp32 nats, of the distribution that was sampled from
     support_ids: torch.Tensor | None  # (B, A, K) int64, -1 = none; None when the whole vocabulary was open
 
 

@@ -36,10 +36,9 @@ class PlainEngine:
                     input_ids=step_ids, attention_mask=mask[:, :end], position_ids=positions[:, start:end], past_key_values=cache, use_cache=True
                 )
                 steps.append(sample_tokens(base.logits(output.last_hidden_state[:, -1]), settings, uniforms[:, end - width]))
-                token = steps[-1][0]
+                token = steps[-1].ids
                 ended |= torch.isin(token, eos)
                 if bool(ended.all()):
                     break
                 step_ids, start = token[:, None], end
-        ids, logprobs, supports = zip(*steps)
-        return Sampled(torch.stack(ids, dim=1), torch.stack(logprobs, dim=1), None if supports[0] is None else torch.stack(supports, dim=1))
+        return Sampled(*(None if column[0] is None else torch.stack(column, dim=1) for column in zip(*steps)))

@@ -75,7 +75,7 @@ class _Responses:
         self.settings, self.uniforms = settings, uniforms
         self.eos = torch.tensor(eos_token_ids, device=uniforms.device)
         self.ids = torch.full(uniforms.shape, pad_token_id, device=uniforms.device)
-        self.logprobs = torch.zeros(uniforms.shape, device=uniforms.device)
+        self.logprobs, self.entropies = torch.zeros(2, *uniforms.shape, device=uniforms.device)
         self.support: torch.Tensor | None = None
         self.made = [0] * rows
         self.check_every = 1 if uniforms.device.type == "cpu" else 8  # reading "has it ended?" makes a GPU wait; tokens after EOS are cut off later
@@ -87,8 +87,8 @@ class _Responses:
     def extend(self, rows: list[int], logits: torch.Tensor) -> list[int]:
         """Sample one token for each of `rows` from its logits (n, V). Returns the places in `rows` of those that have ended."""
         places = [self.made[row] for row in rows]
-        token, logprob, support = sample_tokens(logits, self.settings, self.uniforms[rows, places])
-        self.ids[rows, places], self.logprobs[rows, places] = token, logprob
+        token, logprob, entropy, support = sample_tokens(logits, self.settings, self.uniforms[rows, places])
+        self.ids[rows, places], self.logprobs[rows, places], self.entropies[rows, places] = token, logprob, entropy
         if support is not None:
             if self.support is None:
                 self.support = torch.full((*self.ids.shape, support.shape[1]), -1, device=support.device)
@@ -102,7 +102,8 @@ class _Responses:
 
     def sampled(self) -> Sampled:
         width = max(self.made)
-        return Sampled(self.ids[:, :width], self.logprobs[:, :width], None if self.support is None else self.support[:, :width])
+        columns = (self.ids, self.logprobs, self.entropies, self.support)
+        return Sampled(*(None if column is None else column[:, :width] for column in columns))
 
 
 class _Cache:

@@ -12,6 +12,7 @@ WINDOW = 10  # the latest steps, that a number is averaged over
 KL_A_TOKEN = 1.0  # nats
 ENTROPY_LEFT = 0.1  # of what it was in the first steps
 CLIPPED = 0.4  # share of tokens
+CLIPPED_TO = 10.0  # times max_grad_norm
 SAMPLER_GAP = 0.1  # nats a token; rounding to bfloat16 makes some 0.03
 UNENDED = 0.5  # share of responses
 SURELY = 4.0  # standard errors that a monitor must have fallen by
@@ -25,7 +26,8 @@ class Finding(NamedTuple):
 
 
 def check_health(steps: Sequence[dict], config: PPOConfig) -> list[Finding]:
-    """What the metrics of a run's steps (rows of metrics.jsonl, first to last) show now; nothing before there are `WINDOW` of them."""
+    """What the metrics of a run's steps (rows of metrics.jsonl, first to last) show now; nothing before the policy was trained in `WINDOW` of them."""
+    steps = [row for row in steps if "policy_loss" in row]
     if len(steps) < WINDOW:
         return []
     found = {name: check(steps, config) for name, check in CHECKS.items()}
@@ -114,10 +116,10 @@ def _monitor(steps: Sequence[dict], config: PPOConfig) -> str | None:
 
 def _gradient(name: str) -> Callable:
     def check(steps: Sequence[dict], config: PPOConfig) -> str | None:
-        if all(row[name] > config.max_grad_norm for row in steps[-WINDOW:]):
+        if all(row.get(name, 0.0) > CLIPPED_TO * config.max_grad_norm for row in steps[-WINDOW:]):
             whose, norm = name.split("_")[0], _latest(steps, name)
             rate = {"policy": "learning_rate", "value": "value_learning_rate"}[whose]
-            return f"the gradient of the {whose} is always clipped (norm {norm:.2g} against max_grad_norm {config.max_grad_norm:g}); raise max_grad_norm, or lower {rate}"
+            return f"the gradient of the {whose} is always clipped to less than a tenth (norm {norm:.2g} against max_grad_norm {config.max_grad_norm:g}); raise max_grad_norm, or lower {rate}"
 
     return check
 

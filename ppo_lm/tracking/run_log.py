@@ -37,7 +37,8 @@ class RunLog(Log):
     def start(self, model: str, report: DataReport, warnings: Sequence[str] = ()) -> None:
         """Say what is about to be trained, where, on what, and what there is to know of a resumed run."""
         config, done = self.config, self.done
-        self.say(f"PPO on {model}: {config.steps} steps of {config.batch_size} prompts" + (f", {done} done" if done else ""))
+        copies = f" with {config.responses_per_prompt} responses each" if config.responses_per_prompt > 1 else ""
+        self.say(f"PPO on {model}: {config.steps} steps of {config.batch_size // config.responses_per_prompt} prompts{copies}" + (f", {done} done" if done else ""))
         self.data(report)
         self.warn(warnings)
 

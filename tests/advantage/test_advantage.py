@@ -1,7 +1,10 @@
+import math
+
 import pytest
 import torch
 
-from ppo_lm.advantage import GAEAdvantage, ReturnCalculator, TDError
+from ppo_lm.advantage import GAEAdvantage, GroupAdvantage, ReturnCalculator, TDError, length_adaptive_lam
+from ppo_lm.advantage.group_advantage import leave_one_out
 from tests.conftest import make_pairs
 
 
@@ -83,3 +86,39 @@ def test_a_missing_column_says_which_step_adds_it():
         GAEAdvantage().compute_gae_advantages(pairs, 1.0, 1.0)
     with pytest.raises(ValueError, match="no 'values' yet: ValueAdder.add_values_to_sa_pairs"):
         TDError(1.0).compute_td_errors(pairs)
+
+
+def test_a_lambda_a_row_is_each_row_with_its_own():
+    pairs = make_pairs()
+    lams = torch.tensor([0.9, 0.5, 0.0, 1.0, 0.3], dtype=torch.float64)
+    found = advantages(pairs, 0.99, lams)
+    for row, lam in enumerate(lams.tolist()):
+        torch.testing.assert_close(found[row], advantages(pairs, 0.99, lam)[row], rtol=0, atol=1e-12)
+
+
+def test_length_adaptive_lambda_by_hand():
+    torch.testing.assert_close(length_adaptive_lam(torch.tensor([1, 10, 40, 200, 0]), 0.05), torch.tensor([0.0, 0.0, 0.5, 0.9, 0.0]))
+
+
+def test_returns_take_a_lambda_of_their_own():
+    """With λ = 1 the return is the reward-to-go, whatever λ the policy's advantages have."""
+    pairs = make_pairs()
+    pairs = pairs.with_columns(td_errors=TDError(0.9).compute_td_errors(pairs))
+    pairs = ReturnCalculator(0.9).add_reward_to_go(pairs)
+    own = GAEAdvantage().compute_gae_advantages(pairs, 0.9, 1.0)
+    torch.testing.assert_close(ReturnCalculator(0.9).add_returns(pairs, own).returns, pairs.reward_to_go, rtol=0, atol=1e-12)
+
+
+def test_group_advantages_by_hand():
+    mask = torch.tensor([[True, True], [True, False], [True, True], [True, True]])
+    rewards = torch.tensor([[1.0, 2.0], [5.0, math.nan], [0.0, 1.0], [2.0, -1.0]], dtype=torch.float64)
+    pairs = make_pairs(rows=4, actions=2).with_columns(action_mask=mask, rewards=rewards)  # totals 3 and 5; 1 and 1
+    rloo = GroupAdvantage("rloo", 2).compute_group_advantages(pairs)
+    assert rloo.tolist() == [[-2.0, -2.0], [2.0, 0.0], [0.0, 0.0], [0.0, 0.0]]
+    group = GroupAdvantage("group", 2).compute_group_advantages(pairs)
+    spread = math.sqrt(2) + 1e-4
+    torch.testing.assert_close(group, torch.tensor([[-1, -1], [1, 0], [0, 0], [0, 0]], dtype=torch.float64) / spread, rtol=0, atol=1e-12)
+
+
+def test_leave_one_out_of_three_is_the_mean_of_the_other_two():
+    assert leave_one_out(torch.tensor([[3.0, 6.0, 0.0]])).tolist() == [[0.0, 4.5, -4.5]]

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from ppo_lm.reward_kl import KLDivergence, RewardAdjuster
+from ppo_lm.reward_kl import KLController, KLDivergence, RewardAdjuster
 from tests.conftest import make_pairs
 
 
@@ -58,3 +58,19 @@ def test_whitened_rewards_keep_their_mean_and_have_variance_1():
     torch.testing.assert_close(white[pairs.action_mask].mean(), plain.mean(), rtol=0, atol=1e-9)
     torch.testing.assert_close(white[pairs.action_mask].var(correction=0), torch.tensor(1.0, dtype=torch.float64), rtol=0, atol=1e-6)
     assert torch.all(white[~pairs.action_mask] == 0)
+
+
+def test_the_controller_steers_towards_its_target_by_hand():
+    controller = KLController(0.15, target=6.0, horizon=10_000)
+    controller.update(6.6, responses=500)  # 10% too far: 1 + 0.1 · 500 / 10,000
+    assert controller.coef == pytest.approx(0.15 * 1.005, abs=1e-12)
+    controller.update(60.0, responses=500)  # the error is cut off at 0.2
+    assert controller.coef == pytest.approx(0.15 * 1.005 * 1.01, abs=1e-12)
+    controller.update(0.0, responses=10_000)
+    assert controller.coef == pytest.approx(0.15 * 1.005 * 1.01 * 0.8, abs=1e-12)
+
+
+def test_without_a_target_the_weight_stays():
+    controller = KLController(0.1)
+    controller.update(100.0, responses=10_000)
+    assert controller.coef == 0.1

@@ -107,13 +107,14 @@ def test_responses_end_at_eos_and_padding_follows():
 def test_samples_follow_the_truncated_distribution(settings, allowed):
     probabilities = torch.tensor([0.5, 0.3, 0.15, 0.05])
     logits = probabilities.log().expand(40_000, 4)
-    tokens, logprobs, support = sample_tokens(logits, settings, torch.rand(40_000, generator=torch.Generator().manual_seed(0), dtype=torch.float64))
+    tokens, logprobs, entropies, support = sample_tokens(logits, settings, torch.rand(40_000, generator=torch.Generator().manual_seed(0), dtype=torch.float64))
     expected = torch.zeros(4)
     expected[allowed] = probabilities[allowed] / probabilities[allowed].sum()
     counts = torch.bincount(tokens, minlength=4) / len(tokens)
     assert torch.all(counts[expected == 0] == 0)
     assert (counts - expected).abs().max() < 4 * 0.5 / len(tokens) ** 0.5  # four standard errors
     torch.testing.assert_close(logprobs.exp(), expected[tokens], rtol=0, atol=1e-6)
+    torch.testing.assert_close(entropies, torch.special.entr(expected).sum().expand(40_000), rtol=0, atol=1e-6)
     if support is not None:
         assert sorted(support[0][support[0] >= 0].tolist()) == allowed
 

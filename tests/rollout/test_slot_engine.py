@@ -149,6 +149,6 @@ def test_networks_of_other_families_are_sampled_through_transformers():
 def test_a_uniform_number_picks_the_token_in_whose_stretch_it_falls(uniform):
     logits = torch.tensor([[0.5, 0.0, 0.3, 0.2, 0.0]]).log()
     expected = 0 if uniform < 0.5 else 2 if uniform < 0.8 else 3
-    token, logprob, _ = sample_tokens(logits, SamplingSettings(1), torch.tensor([uniform], dtype=torch.float64))
+    token, logprob, *_ = sample_tokens(logits, SamplingSettings(1), torch.tensor([uniform], dtype=torch.float64))
     assert token.item() == expected
     assert logprob.item() == pytest.approx(logits[0, expected].item(), abs=1e-6)

@@ -1,0 +1,158 @@
+"""How far the embedded task is learnt, sample by sample: our PPO with one option changed at a time, over seeds.
+
+    uv run benchmarks/learning.py [--seeds 5] [--only default no_warmup ...] [--out runs/learning]
+
+Every run is `main.py` with the options of its line in `VARIANTS`, a process and a core each; runs that are there already are not repeated. Printed are, over
+seeds: the gold score and the KL of the last evaluation, on held-out posts that no run has seen; samples until the gold score of the last 3 batches reaches
+0.85; the area under the curve of gold by sample. Differences to the default are paired by seed, with Student's 95% interval. `--out` gets the numbers and a
+picture, with bands from a bootstrap over seeds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import statistics
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+ROOT = Path(__file__).parents[1]
+GOAL, SMOOTH = 0.85, 3
+T_95 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}  # Student's, by degrees of freedom
+
+VARIANTS: dict[str, dict[str, object]] = {
+    "default": {},
+    "no value warm-up": {"value_warmup_steps": 0},
+    "2 steps of value warm-up": {"value_warmup_steps": 2},
+    "value target: λ-return": {"value_target": "returns"},
+    "λ 1": {"lam": 1.0},
+    "λ adapted to length": {"lam_length_scale": 0.5},
+    "clip-higher 0.28": {"clip_epsilon_high": 0.28},
+    "dual clip 3": {"dual_clip": 3.0},
+    "KL k3 in the reward": {"kl_estimator": "k3"},
+    "KL k2 in the loss": {"kl_in": "loss", "kl_estimator": "k2"},
+    "KL k3 in the loss": {"kl_in": "loss", "kl_estimator": "k3"},
+    "KL steered to 6 nats": {"kl_target": 6.0, "kl_horizon": 2000},
+    "target KL 0.05": {"target_kl": 0.05},
+    "mean over sequences": {"loss_aggregation": "sequence_mean"},
+    "no missing-EOS score": {"missing_eos_score": "null"},
+    "reward normalised": {"reward_normalise": True},
+    "rewards whitened": {"whiten_rewards": True},
+    "advantages not whitened": {"whiten_advantages": False},
+    "entropy bonus 0.01": {"entropy_coef": 0.01},
+    "value not clipped": {"value_clip": 0.0},
+    "1 PPO epoch": {"ppo_epochs": 1},
+    "4 PPO epochs": {"ppo_epochs": 4},
+    "shared trunk": {"value_backbone": "shared", "value_coef": 0.02, "value_learning_rate": 0.005},
+    "RLOO": {"advantage_estimator": "rloo", "responses_per_prompt": 4, "whiten_advantages": False},
+    "group-normalised": {"advantage_estimator": "group", "responses_per_prompt": 4, "whiten_advantages": False},
+    "kl_coef 0": {"kl_coef": 0.0},
+    "kl_coef 0.02": {"kl_coef": 0.02},
+    "kl_coef 0.1": {"kl_coef": 0.1},
+    "kl_coef 0.2": {"kl_coef": 0.2},
+}
+
+
+def run(folder: Path, options: dict[str, object], seed: int) -> dict:
+    """One run, if it is not there yet; its numbers."""
+    if not (folder / "adapter").is_dir():
+        arguments = [f"--{name}={value}" for name, value in {**options, "seed": seed, "save_merged": False, "output_dir": folder}.items()]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        subprocess.run([sys.executable, "main.py", *arguments], cwd=ROOT, env=environment, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    steps, last = [row for row in rows if "seconds" in row], [row for row in rows if row.get("evaluation") == "sampled"][-1]
+    gold = [row["monitor"] for row in steps]
+    return {"gold": gold, "score": [row["score"] for row in steps], "kl": [row["kl"] for row in steps], "final": last["monitor"], "final_score": last["score"], "final_kl": last["kl"]}
+
+
+def samples_to_goal(gold: list[float], batch: int) -> float:
+    """Samples until the mean of `SMOOTH` batches is over the goal; infinite if it never is."""
+    return next((end * batch for end in range(SMOOTH, len(gold) + 1) if statistics.fmean(gold[end - SMOOTH : end]) >= GOAL), math.inf)
+
+
+def paired(ours: list[float], others: list[float]) -> str:
+    """The mean difference, paired by seed, and Student's 95% interval."""
+    differences = [one - other for one, other in zip(ours, others)]
+    mean = statistics.fmean(differences)
+    if len(differences) < 2:
+        return f"{mean:+.3f}"
+    half = T_95[len(differences) - 1] * statistics.stdev(differences) / len(differences) ** 0.5
+    return f"{mean:+.3f} [{mean - half:+.3f}, {mean + half:+.3f}]"
+
+
+def draw(found: dict[str, list[dict]], batch: int, file: Path) -> None:
+    """Gold by sample: means over seeds, and bands that hold 95% of bootstrapped means."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(7, 4.5))
+    rng = np.random.default_rng(0)
+    for name, runs in found.items():
+        curves = np.array([one["gold"] for one in runs])
+        means = np.array([curves[rng.integers(len(curves), size=len(curves))].mean(axis=0) for _ in range(2000)])
+        samples = batch * np.arange(1, curves.shape[1] + 1)
+        axes.plot(samples, curves.mean(axis=0), label=name)
+        axes.fill_between(samples, *np.quantile(means, [0.025, 0.975], axis=0), alpha=0.2)
+    axes.set(xlabel="samples", ylabel="gold score of the batch")
+    axes.legend(fontsize=7)
+    figure.tight_layout()
+    figure.savefig(file, dpi=120)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--only", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
+    parser.add_argument("--out", type=Path, default=Path("runs/learning"))
+    parser.add_argument("--batch", type=int, default=64, help="batch_size of the embedded settings")
+    arguments = parser.parse_args()
+    names = [name for name in VARIANTS if name in arguments.only or name == "default"]
+    jobs = [(name, seed) for seed in range(arguments.seeds) for name in names]
+    place = arguments.out.resolve()
+
+    def do(job: tuple[str, int]) -> dict:
+        name, seed = job
+        result = run(place / f"{_slug(name)}-{seed}", VARIANTS[name], seed)
+        print(f"{name}, seed {seed}: gold {result['final']:.3f}, KL {result['final_kl']:.2f}", flush=True)
+        return result
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        results = dict(zip(jobs, pool.map(do, jobs)))
+    found = {name: [results[name, seed] for seed in range(arguments.seeds)] for name in names}
+    print_table(found, arguments.batch)
+    (place / "learning.json").write_text(json.dumps(found), encoding="utf-8")
+    draw(found, arguments.batch, place / "learning.png")
+
+
+def print_table(found: dict[str, list[dict]], batch: int) -> None:
+    table = Table(title=f"the embedded task, {len(found['default'])} seeds")
+    for column in ("", "gold at the end", "against the default", "area under gold", "against the default", f"samples to {GOAL}", "KL at the end"):
+        table.add_column(column)
+    finals = {name: [one["final"] for one in runs] for name, runs in found.items()}
+    areas = {name: [statistics.fmean(one["gold"]) for one in runs] for name, runs in found.items()}
+    for name, runs in found.items():
+        goal = statistics.median(samples_to_goal(one["gold"], batch) for one in runs)
+        against = ["", ""] if name == "default" else [paired(finals[name], finals["default"]), paired(areas[name], areas["default"])]
+        table.add_row(
+            name, f"{statistics.fmean(finals[name]):.3f}", against[0], f"{statistics.fmean(areas[name]):.3f}", against[1], f"{goal:.0f}",
+            f"{statistics.fmean(one['final_kl'] for one in runs):.2f}",
+        )  # fmt: skip
+    Console(width=160).print(table)
+
+
+def _slug(name: str) -> str:
+    return "".join(letter if letter.isalnum() else "_" for letter in name)
+
+
+if __name__ == "__main__":
+    main()
