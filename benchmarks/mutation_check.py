@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parents[1]
+PASSED, FAILED = 0, 1  # pytest's exit codes
 
 
 class Detail(NamedTuple):
@@ -74,7 +75,7 @@ DETAILS = [
 
 
 def passes_when_broken(detail: Detail) -> bool:
-    """Whether the detail's test passes in a copy in which its code is broken."""
+    """Whether the detail's test passes in a copy in which its code is broken. A test that could not be run at all raises `RuntimeError`."""
     with tempfile.TemporaryDirectory() as place:
         copy = Path(place) / "copy"
         shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".git", ".venv", "runs", "__pycache__", ".pytest_cache"))
@@ -82,7 +83,10 @@ def passes_when_broken(detail: Detail) -> bool:
         file.write_text(file.read_text(encoding="utf-8").replace(detail.code, detail.broken), encoding="utf-8")
         environment = {**os.environ, "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}
         command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *detail.test.split()]
-        return subprocess.run(command, cwd=copy, env=environment, check=False, capture_output=True).returncode == 0
+        result = subprocess.run(command, cwd=copy, env=environment, check=False, capture_output=True, text=True)
+    if result.returncode not in (PASSED, FAILED):
+        raise RuntimeError(f"{detail.test} could not be run: {result.stdout[-2000:]}")
+    return result.returncode == PASSED
 
 
 def main() -> None:
