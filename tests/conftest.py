@@ -56,7 +56,7 @@ def make_pairs(rows=5, prompt=6, actions=7, vocabulary=1500, dtype=torch.float64
     ids = ids.masked_fill(~attention_mask, 0)
     numbers = {
         name: draw(rows, actions)
-        for name in ("old_logprobs", "ref_logprobs", "kl", "rewards", "values", "td_errors", "advantages", "reward_to_go", "returns")
+        for name in ("old_logprobs", "entropies", "ref_logprobs", "kl", "rewards", "values", "td_errors", "advantages", "reward_to_go", "returns")
     }
     return SAPairs(
         input_ids=ids, attention_mask=attention_mask, action_ids=ids[:, prompt:], action_mask=action_mask,

@@ -13,6 +13,7 @@ from ppo_lm.base_setup.tokenizer_setup import find_eos_token_ids
 from ppo_lm.embedded.network import make_blank_network
 from ppo_lm.errors import ModelError, first_line
 from ppo_lm.models import BaseModel
+from ppo_lm.models.reading import reads_alike, trial_ids
 
 EMBEDDED_MODEL = Path(__file__).parents[1] / "embedded" / "model"
 WAYS_OUT = 'Give a folder with the model, a .gguf file, or "embedded" for the small model that comes with ppo_lm'
@@ -154,17 +155,15 @@ def _load_gguf(file: Path, dtype: torch.dtype):
 @torch.no_grad()
 def _check_network(base: BaseModel, model_name: str) -> None:
     """The package computes logits as head(last hidden state) of padded rows; refuse a network whose own forward pass says otherwise."""
-    ids = torch.arange(1, 6, device=base.device)[None]
+    ids = trial_ids(base.network, 9)[None]
     real = torch.ones_like(ids, dtype=torch.bool)
     try:
-        expected = base.network(input_ids=ids, use_cache=False).logits
-        plain = base.logits(base.hidden_states(ids, real))
-        padded = base.logits(base.hidden_states(pad(ids, (3, 0)), pad(real, (3, 0))))[:, 3:]
+        expected = base.network(input_ids=ids, use_cache=False).logits[0]
+        plain = base.logits(base.network.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state)[0]
+        padded = base.logits(base.hidden_states(pad(ids, (3, 0)), pad(real, (3, 0))))[0, 3:]
     except Exception as error:
         raise ModelError(f"model {model_name!r} cannot be run as a decoder with position ids, which ppo_lm needs: {first_line(error)}") from error
-    tolerance = 1e-3 if base.dtype == torch.float32 else 0.1
-    scale = expected.abs().max()
-    if (plain - expected).abs().max() > tolerance * scale:
+    if not reads_alike(plain, expected, base.dtype):
         raise ModelError(f"model {model_name!r} changes its logits after the output layer (soft-capping or scaling), which ppo_lm does not support yet")
-    if (padded - expected).abs().max() > tolerance * scale:
+    if not reads_alike(padded, expected, base.dtype):
         raise ModelError(f"model {model_name!r} gives other logits when a prompt is padded on the left, so its numbers could not be trusted")

@@ -117,8 +117,12 @@ def test_a_second_signal_acts_at_once(folder, tmp_path):
                 os.kill(os.getpid(), self.number)
             return scores
 
-    with pytest.raises(KeyboardInterrupt):
-        make(folder, tmp_path / "run", Twice(4, signal.SIGINT)).train(PROMPTS)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have started the tests with SIGINT ignored
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            make(folder, tmp_path / "run", Twice(4, signal.SIGINT)).train(PROMPTS)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_a_signal_that_comes_in_the_last_step_changes_nothing(folder, tmp_path):

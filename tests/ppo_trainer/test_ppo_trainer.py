@@ -263,7 +263,7 @@ def test_long_prompts_are_cut_at_a_sentence_and_counted(folder, capsys):
 def test_metrics_ignore_padding():
     pairs = make_pairs(rows=6)
     poison = lambda column: column.masked_fill(~pairs.action_mask, torch.nan)  # noqa: E731
-    dirty = pairs.with_columns(kl=poison(pairs.kl), old_logprobs=poison(pairs.old_logprobs), values=poison(pairs.values))
+    dirty = pairs.with_columns(kl=poison(pairs.kl), old_logprobs=poison(pairs.old_logprobs), values=poison(pairs.values), entropies=poison(pairs.entropies))
     assert describe_rollout(dirty) == describe_rollout(pairs)
     rows = [pairs.kl[i, :n].sum().item() for i, n in enumerate(pairs.lengths.tolist())]
     assert describe_rollout(pairs)["kl"] == pytest.approx(sum(rows) / len(rows))

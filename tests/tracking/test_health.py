@@ -97,7 +97,7 @@ def test_a_run_is_told_once_and_a_healthy_one_nothing(folder, tmp_path, capsys):
 
 def rows(**columns):
     plain = dict(
-        kl=1.0, length=10.0, entropy=1.0, clip_fraction=0.1, explained_variance=0.5, sampler_gap=0.0, ended=1.0, score=1.0, score_std=1.0, policy_grad_norm=0.5, value_grad_norm=0.5
+        kl=1.0, length=10.0, entropy=1.0, clip_fraction=0.1, explained_variance=0.5, sampler_gap=0.0, ended=1.0, score=1.0, score_std=1.0, policy_grad_norm=0.5, value_grad_norm=0.5, policy_loss=0.1
     )
     count = max([2 * WINDOW, *[len(values) for values in columns.values()]])
     return [{"step": i + 1, **plain, **{name: values[i] for name, values in columns.items()}} for i in range(count)]
@@ -113,7 +113,7 @@ def test_thresholds():
     assert names(clip_fraction=[0.41] * 20) == ["clipped often"]
     assert names(explained_variance=[-0.5] * 10 + [0.1] * 10) == [] and names(explained_variance=[-0.1] * 20) == ["critic"]
     assert names(ended=[0.4] * 20) == [] and names(ended=[0.9] * 10 + [0.4] * 10) == ["length"]
-    assert names(policy_grad_norm=[1.1] * 20) == ["policy gradient"] and names(value_grad_norm=[1.1] * 19 + [0.9]) == []
+    assert names(policy_grad_norm=[10.1] * 20) == ["policy gradient"] and names(value_grad_norm=[10.1] * 19 + [9.9]) == []
     noisy = [0.5 + 0.01 * (i % 2) for i in range(10)]
     rising = dict(score=[1.0] * 10 + [2.0] * 10)
     assert names(monitor=[x + 0.1 for x in noisy] + noisy, **rising) == ["monitor"]
