@@ -51,7 +51,7 @@ DETAILS = [
     Detail(17, "ppo_lm/reward_kl/reward_adjuster.py", "- self.kl_coef * torch.where", "+ self.kl_coef * torch.where", "tests/reward_kl/test_reward_kl.py"),
     Detail(18, "ppo_lm/reward_kl/reward_adjuster.py", "shift_mean=False", "shift_mean=True", "tests/reward_kl/test_reward_kl.py"),
     Detail(19, "ppo_lm/ops/masked.py", "mean = masked_mean(values, mask)", "mean = values.mean()", "tests/ops/test_ops.py::test_mean_and_whitening_ignore_padding"),
-    Detail(20, "ppo_lm/ppo_trainer/ppo_trainer.py", "sa_pairs = sa_pairs.with_columns(advantages=advantages)", "sa_pairs = sa_pairs.with_columns(advantages=masked_whiten(advantages, sa_pairs.action_mask))", "tests/ppo_trainer/test_options.py::test_returns_come_before_whitening"),
+    Detail(20, "ppo_lm/ppo_trainer/ppo_trainer.py", "self.gae_advantage.compute_gae_advantages(sa_pairs, config.gamma, value_lam))", "masked_whiten(self.gae_advantage.compute_gae_advantages(sa_pairs, config.gamma, value_lam), sa_pairs.action_mask))", "tests/ppo_trainer/test_options.py::test_returns_come_before_whitening"),
     Detail(21, "ppo_lm/training/value_loss.py", "torch.maximum(error, clipped_error)", "clipped_error", "tests/training/test_losses.py::test_value_loss_by_hand"),
     Detail(21, "ppo_lm/training/value_loss.py", "masked_sum(error, mask) / (2 * count)", "masked_sum(error, mask) / count", "tests/training/test_losses.py::test_value_loss_by_hand"),
     Detail(22, "ppo_lm/experience_buffer/buffer.py", "torch.randperm(sa_pairs.sequences, generator=self.random)", "torch.arange(sa_pairs.sequences)", "tests/experience_buffer/test_buffer.py::test_every_sequence_once_a_pass_and_a_new_order_every_pass"),

@@ -48,7 +48,10 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another(folder):
         steps = [trained.ppo_step(PROMPTS) for _ in range(2)]
         return [(step["generated_texts"], step["policy_loss"], step["value_loss"]) for step in steps]
 
-    assert run(0) == run(0) != run(1)
+    first, again, other = run(0), run(0), run(1)
+    assert first == again
+    assert [texts for texts, *_ in first][0] != [texts for texts, *_ in other][0]  # sampled before anything was trained
+    assert all(one[1:] != two[1:] for one, two in zip(first, other))
 
 
 def test_ppo_raises_the_reward_of_a_real_model():
