@@ -61,16 +61,38 @@ VARIANTS: dict[str, dict[str, object]] = {
 }
 
 
+PEERS: dict[str, list[dict[str, object]]] = {  # what each of TRL's trainers is tried with; its best is what it is compared with
+    "TRL PPO": [{"trainer": "ppo", "lora_r": 0, "learning_rate": rate} for rate in (1e-4, 3e-4, 1e-3)]
+    + [{"trainer": "ppo", "lora_r": 16, "learning_rate": rate} for rate in (3e-4, 1e-3)],
+    "TRL GRPO": [{"trainer": "grpo", "lora_r": 16, "learning_rate": rate, "beta": 0.05} for rate in (1e-3, 3e-3)]
+    + [{"trainer": "grpo", "lora_r": 0, "learning_rate": 3e-4, "beta": 0.05}],
+    "TRL RLOO": [{"trainer": "rloo", "lora_r": 16, "learning_rate": rate, "beta": 0.05} for rate in (1e-3, 3e-3)]
+    + [{"trainer": "rloo", "lora_r": 0, "learning_rate": 3e-4, "beta": 0.05}],
+}
+
+
 def run(folder: Path, options: dict[str, object], seed: int) -> dict:
-    """One run, if it is not there yet; its numbers."""
+    """One run of ours, if it is not there yet; its numbers."""
     if not (folder / "adapter").is_dir():
-        arguments = [f"--{name}={value}" for name, value in {**options, "seed": seed, "save_merged": False, "output_dir": folder}.items()]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        subprocess.run([sys.executable, "main.py", *arguments], cwd=ROOT, env=environment, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        _start("main.py", *[f"--{name}={value}" for name, value in {**options, "seed": seed, "save_merged": False, "output_dir": folder}.items()])
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     steps, last = [row for row in rows if "seconds" in row], [row for row in rows if row.get("evaluation") == "sampled"][-1]
     gold = [row["monitor"] for row in steps]
     return {"gold": gold, "score": [row["score"] for row in steps], "kl": [row["kl"] for row in steps], "final": last["monitor"], "final_score": last["score"], "final_kl": last["kl"]}
+
+
+def run_peer(folder: Path, options: dict[str, object], seed: int) -> dict:
+    """One run of TRL's, if it is not there yet; its numbers."""
+    if not (folder / "result.json").is_file():
+        _start("benchmarks/trl_learning.py", folder, seed, json.dumps(options))
+    return json.loads((folder / "result.json").read_text(encoding="utf-8"))
+
+
+def _start(script: str, *arguments: object) -> None:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TRL_EXPERIMENTAL_SILENCE": "1"}
+    done = subprocess.run([sys.executable, script, *map(str, arguments)], cwd=ROOT, env=environment, check=False, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"{script} {' '.join(map(str, arguments))} failed:\n{done.stderr[-3000:]}")
 
 
 def samples_to_goal(gold: list[float], batch: int) -> float:
