@@ -2,9 +2,11 @@
 
     uv run benchmarks/learning.py [--seeds 5] [--only default no_warmup ...] [--out runs/learning]
 
-Every run is `main.py` with the options of its line in `VARIANTS`, a process and a core each; runs that are there already are not repeated. Printed are, over
-seeds: the gold score and the KL of the last evaluation, on held-out posts that no run has seen; samples until the gold score of the last 3 batches reaches
-0.85; the area under the curve of gold by sample. Differences to the default are paired by seed, with Student's 95% interval. `--out` gets the numbers and a
+    uv run benchmarks/learning.py --only default --peers "TRL PPO" "TRL GRPO" "TRL RLOO"
+
+Every run is `main.py` with the options of its line in `VARIANTS`, or `trl_learning.py` with one of `PEERS`, a process and a core each; runs that are there
+already are not repeated. Printed are, over seeds: the gold score and the KL of the last evaluation, on held-out posts that no run has seen; samples until the
+gold score of the last 192 reaches 0.85; the mean gold score over all samples, which is the area under the curve. Differences to the default are paired by seed, with Student's 95% interval. `--out` gets the numbers and a
 picture, with bands from a bootstrap over seeds.
 """
 
@@ -21,11 +23,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import yaml
 from rich.console import Console
 from rich.table import Table
 
 ROOT = Path(__file__).parents[1]
-GOAL, SMOOTH = 0.85, 3
+GOAL, WINDOW = 0.85, 192  # samples
 T_95 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}  # Student's, by degrees of freedom
 
 VARIANTS: dict[str, dict[str, object]] = {
@@ -61,14 +64,14 @@ VARIANTS: dict[str, dict[str, object]] = {
 }
 
 
-PEERS: dict[str, list[dict[str, object]]] = {  # what each of TRL's trainers is tried with; its best is what it is compared with
-    "TRL PPO": [{"trainer": "ppo", "lora_r": 0, "learning_rate": rate} for rate in (1e-4, 3e-4, 1e-3)]
-    + [{"trainer": "ppo", "lora_r": 16, "learning_rate": rate} for rate in (3e-4, 1e-3)],
-    "TRL GRPO": [{"trainer": "grpo", "lora_r": 16, "learning_rate": rate, "beta": 0.05} for rate in (1e-3, 3e-3)]
-    + [{"trainer": "grpo", "lora_r": 0, "learning_rate": 3e-4, "beta": 0.05}],
-    "TRL RLOO": [{"trainer": "rloo", "lora_r": 16, "learning_rate": rate, "beta": 0.05} for rate in (1e-3, 3e-3)]
-    + [{"trainer": "rloo", "lora_r": 0, "learning_rate": 3e-4, "beta": 0.05}],
-}
+PEERS: dict[str, list[dict[str, object]]] = {  # what each of TRL's trainers is tried with, on the first seed; the best of it is run with all
+    "TRL PPO": [
+        {"trainer": "ppo", "lora_r": lora_r, "learning_rate": rate, "batch_size": batch}
+        for lora_r, rate in ((0, 1e-4), (0, 3e-4), (0, 1e-3), (16, 3e-4), (16, 1e-3)) for batch in (32, 64)
+    ],
+    "TRL GRPO": [{"trainer": "grpo", "lora_r": 16, "learning_rate": rate, "beta": 0.05, "batch_size": batch} for rate in (1e-3, 3e-3) for batch in (32, 64)],
+    "TRL RLOO": [{"trainer": "rloo", "lora_r": 16, "learning_rate": rate, "beta": 0.05, "batch_size": batch} for rate in (1e-3, 3e-3) for batch in (32, 64)],
+}  # fmt: skip
 
 
 def run(folder: Path, options: dict[str, object], seed: int) -> dict:
@@ -78,7 +81,8 @@ def run(folder: Path, options: dict[str, object], seed: int) -> dict:
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     steps, last = [row for row in rows if "seconds" in row], [row for row in rows if row.get("evaluation") == "sampled"][-1]
     gold = [row["monitor"] for row in steps]
-    return {"gold": gold, "score": [row["score"] for row in steps], "kl": [row["kl"] for row in steps], "final": last["monitor"], "final_score": last["score"], "final_kl": last["kl"]}
+    batch = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))["batch_size"]
+    return {"batch": batch, "gold": gold, "score": [row["score"] for row in steps], "kl": [row["kl"] for row in steps], "final": last["monitor"], "final_score": last["score"], "final_kl": last["kl"]}
 
 
 def run_peer(folder: Path, options: dict[str, object], seed: int) -> dict:
@@ -95,9 +99,10 @@ def _start(script: str, *arguments: object) -> None:
         sys.exit(f"{script} {' '.join(map(str, arguments))} failed:\n{done.stderr[-3000:]}")
 
 
-def samples_to_goal(gold: list[float], batch: int) -> float:
-    """Samples until the mean of `SMOOTH` batches is over the goal; infinite if it never is."""
-    return next((end * batch for end in range(SMOOTH, len(gold) + 1) if statistics.fmean(gold[end - SMOOTH : end]) >= GOAL), math.inf)
+def samples_to_goal(run: dict) -> float:
+    """Samples until the mean gold score of the last `WINDOW` of them is over the goal; infinite if it never is."""
+    gold, batch, batches = run["gold"], run["batch"], WINDOW // run["batch"]
+    return next((end * batch for end in range(batches, len(gold) + 1) if statistics.fmean(gold[end - batches : end]) >= GOAL), math.inf)
 
 
 def paired(ours: list[float], others: list[float]) -> str:
@@ -110,8 +115,55 @@ def paired(ours: list[float], others: list[float]) -> str:
     return f"{mean:+.3f} [{mean - half:+.3f}, {mean + half:+.3f}]"
 
 
-def draw(found: dict[str, list[dict]], batch: int, file: Path) -> None:
-    """Gold by sample: means over seeds, and bands that hold 95% of bootstrapped means."""
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--only", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
+    parser.add_argument("--peers", nargs="*", choices=list(PEERS), default=[], help="TRL's trainers, each at the best of its settings")
+    parser.add_argument("--out", type=Path, default=Path("runs/learning"))
+    arguments = parser.parse_args()
+    place, seeds = arguments.out.resolve(), range(arguments.seeds)
+    names = [name for name in VARIANTS if name in arguments.only or name == "default"]
+
+    def ours(name: str, seed: int) -> dict:
+        return _say(f"{name}, seed {seed}", run(place / f"{_slug(name)}-{seed}", VARIANTS[name], seed))
+
+    def theirs(options: dict[str, object], seed: int) -> dict:
+        name = ", ".join(f"{key} {value}" for key, value in options.items())
+        return _say(f"{name}, seed {seed}", run_peer(place / f"{_slug(name)}-{seed}", options, seed))
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        tried = {peer: [pool.submit(theirs, options, 0) for options in PEERS[peer]] for peer in arguments.peers}
+        made = {name: [pool.submit(ours, name, seed) for seed in seeds] for name in names}
+        for peer, runs in tried.items():
+            areas = [area(one.result()) for one in runs]
+            best = PEERS[peer][areas.index(max(areas))]
+            made[f"{peer}, {', '.join(f'{key} {value}' for key, value in best.items() if key != 'trainer')}"] = [pool.submit(theirs, best, seed) for seed in seeds]
+        found = {name: [one.result() for one in runs] for name, runs in made.items()}
+    Console(width=170).print(make_table(found))
+    (place / "learning.json").write_text(json.dumps(found), encoding="utf-8")
+    draw(found, place / "learning.png")
+
+
+def make_table(found: dict[str, list[dict]]) -> Table:
+    table = Table(title=f"the embedded task, {len(found['default'])} seeds")
+    for column in ("", "gold at the end", "against the default", "area under gold", "against the default", f"samples to {GOAL}", "KL at the end"):
+        table.add_column(column)
+    default = found["default"]
+    for name, runs in found.items():
+        against = ["", ""]
+        if runs is not default:
+            against = [paired([one["final"] for one in runs], [one["final"] for one in default]), paired([*map(area, runs)], [*map(area, default)])]
+        goals = [samples_to_goal(one) for one in runs]
+        table.add_row(
+            name, f"{_mean(runs, 'final'):.3f}", against[0], f"{statistics.fmean(map(area, runs)):.3f}", against[1],
+            f"{statistics.median(goals):.0f} ({min(goals):.0f}–{max(goals):.0f})", f"{_mean(runs, 'final_kl'):.2f}",
+        )  # fmt: skip
+    return table
+
+
+def draw(found: dict[str, list[dict]], file: Path) -> None:
+    """Gold of the last `WINDOW` samples by sample: means over seeds, and bands that hold 95% of bootstrapped means."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -120,56 +172,31 @@ def draw(found: dict[str, list[dict]], batch: int, file: Path) -> None:
     figure, axes = plt.subplots(figsize=(7, 4.5))
     rng = np.random.default_rng(0)
     for name, runs in found.items():
-        curves = np.array([one["gold"] for one in runs])
+        batch = runs[0]["batch"]
+        width = WINDOW // batch
+        curves = np.array([np.convolve(one["gold"], np.full(width, 1 / width), mode="valid") for one in runs])
         means = np.array([curves[rng.integers(len(curves), size=len(curves))].mean(axis=0) for _ in range(2000)])
-        samples = batch * np.arange(1, curves.shape[1] + 1)
+        samples = WINDOW + batch * np.arange(curves.shape[1])
         axes.plot(samples, curves.mean(axis=0), label=name)
         axes.fill_between(samples, *np.quantile(means, [0.025, 0.975], axis=0), alpha=0.2)
-    axes.set(xlabel="samples", ylabel="gold score of the batch")
+    axes.set(xlabel="samples", ylabel=f"gold score of the last {WINDOW}")
     axes.legend(fontsize=7)
     figure.tight_layout()
     figure.savefig(file, dpi=120)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--only", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
-    parser.add_argument("--out", type=Path, default=Path("runs/learning"))
-    parser.add_argument("--batch", type=int, default=64, help="batch_size of the embedded settings")
-    arguments = parser.parse_args()
-    names = [name for name in VARIANTS if name in arguments.only or name == "default"]
-    jobs = [(name, seed) for seed in range(arguments.seeds) for name in names]
-    place = arguments.out.resolve()
-
-    def do(job: tuple[str, int]) -> dict:
-        name, seed = job
-        result = run(place / f"{_slug(name)}-{seed}", VARIANTS[name], seed)
-        print(f"{name}, seed {seed}: gold {result['final']:.3f}, KL {result['final_kl']:.2f}", flush=True)
-        return result
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        results = dict(zip(jobs, pool.map(do, jobs)))
-    found = {name: [results[name, seed] for seed in range(arguments.seeds)] for name in names}
-    print_table(found, arguments.batch)
-    (place / "learning.json").write_text(json.dumps(found), encoding="utf-8")
-    draw(found, arguments.batch, place / "learning.png")
+def area(run: dict) -> float:
+    """Mean gold score over all samples."""
+    return statistics.fmean(run["gold"])
 
 
-def print_table(found: dict[str, list[dict]], batch: int) -> None:
-    table = Table(title=f"the embedded task, {len(found['default'])} seeds")
-    for column in ("", "gold at the end", "against the default", "area under gold", "against the default", f"samples to {GOAL}", "KL at the end"):
-        table.add_column(column)
-    finals = {name: [one["final"] for one in runs] for name, runs in found.items()}
-    areas = {name: [statistics.fmean(one["gold"]) for one in runs] for name, runs in found.items()}
-    for name, runs in found.items():
-        goal = statistics.median(samples_to_goal(one["gold"], batch) for one in runs)
-        against = ["", ""] if name == "default" else [paired(finals[name], finals["default"]), paired(areas[name], areas["default"])]
-        table.add_row(
-            name, f"{statistics.fmean(finals[name]):.3f}", against[0], f"{statistics.fmean(areas[name]):.3f}", against[1], f"{goal:.0f}",
-            f"{statistics.fmean(one['final_kl'] for one in runs):.2f}",
-        )  # fmt: skip
-    Console(width=160).print(table)
+def _mean(runs: list[dict], name: str) -> float:
+    return statistics.fmean(one[name] for one in runs)
+
+
+def _say(name: str, result: dict) -> dict:
+    print(f"{name}: gold {result['final']:.3f}, area {area(result):.3f}, samples to {GOAL} {samples_to_goal(result)}, KL {result['final_kl']:.2f}", flush=True)
+    return result
 
 
 def _slug(name: str) -> str:
