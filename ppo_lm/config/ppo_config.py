@@ -180,6 +180,8 @@ class PPOConfig(PromptSettings, ModelSettings):
             clashes.append(f"value_warmup_steps is {self.value_warmup_steps} but steps is {self.steps}; the policy would never be trained")
         if self.importance_cap and self.old_logprobs == "sampled":
             clashes.append("importance_cap is set but old_logprobs is sampled, where the ratio is an exact importance weight already; set old_logprobs to recomputed")
+        if self.kl_target and not self.kl_coef:
+            clashes.append("kl_target is set but kl_coef is 0, which no steering changes; set kl_coef to what it starts from")
         if self.value_lam is not None and self.value_target == "reward_to_go":
             clashes.append("value_lam is set but value_target is reward_to_go, which is λ = 1; set value_target to returns")
         if self.eval_every > 0 and self.eval_prompts == 0:

@@ -48,6 +48,4 @@ def policy_loss(
         surrogate = torch.where(advantages < 0, torch.maximum(surrogate, dual_clip * advantages), surrogate)
     loss = -masked_sum(surrogate if weights is None else surrogate * weights, mask) / count
     with torch.no_grad():
-        return PolicyLoss(
-            loss, masked_sum(ratio, mask), (mask & (surrogate != unclipped)).sum(), masked_sum(ratio - 1 - ratio.log(), mask)
-        )
+        return PolicyLoss(loss, masked_sum(ratio, mask), (mask & (surrogate != unclipped)).sum(), masked_sum(ratio - 1 - ratio.log(), mask))

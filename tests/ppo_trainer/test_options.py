@@ -146,6 +146,7 @@ def test_prompts_that_are_not_repeated_as_announced_are_refused(folder):
     ("settings", "message"),
     [
         ({"advantage_estimator": "rloo"}, "advantage_estimator is rloo but responses_per_prompt is 1"),
+        ({"kl_target": 6.0, "kl_coef": 0.0}, "kl_target is set but kl_coef is 0, which no steering changes"),
         ({"responses_per_prompt": 5}, "batch_size is 32 but responses_per_prompt is 5; make the first a multiple of the second"),
         ({"value_warmup_steps": 100}, "the policy would never be trained"),
         ({"value_warmup_steps": 1, "value_backbone": "shared"}, "set value_backbone to separate"),
