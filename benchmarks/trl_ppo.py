@@ -7,7 +7,6 @@ that has gradients, training with `log`.
 from __future__ import annotations
 
 import json
-import resource
 import sys
 import tempfile
 import time
@@ -21,6 +20,7 @@ from peft import LoraConfig
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 from trl.experimental.ppo import PPOConfig, PPOTrainer
 
+from ppo_lm.tracking import peak_memory
 from workloads import WORKLOADS, make_prompts
 
 
@@ -28,13 +28,6 @@ def now() -> float:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter()
-
-
-def peak_memory() -> float:
-    """MiB: what torch held on the GPU, or what the process held."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def main(name: str, folder: Path, steps: int, warm_up: int) -> None:
@@ -62,7 +55,7 @@ def main(name: str, folder: Path, steps: int, warm_up: int) -> None:
             done.append(
                 {
                     "sampling": marks["sampled"] - marks["sampling"], "scoring": marks["training"] - marks["sampled"], "training": end - marks["training"],
-                    "step": end - marks["sampling"], "peak_memory_mib": peak_memory(),
+                    "step": end - marks["sampling"], "peak_memory_mib": peak_memory(next(self.model.parameters()).device),
                 }
             )  # fmt: skip
             marks.clear()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import resource
 import sys
 import time
+from pathlib import Path
 
 import torch
 
@@ -35,5 +37,9 @@ def peak_memory(device: torch.device) -> float:
     """The most memory used so far, in MiB: on a GPU what torch had allocated there, on a CPU what the whole process held."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
+    status = Path("/proc/self/status")  # Linux; getrusage there counts what the parent process held when it started this one
+    found = re.search(r"^VmHWM:\s+(\d+) kB$", status.read_text(encoding="ascii"), re.MULTILINE) if status.exists() else None
+    if found:
+        return int(found[1]) / 2**10
     held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return held / 2**20 if sys.platform == "darwin" else held / 2**10
