@@ -1,11 +1,11 @@
 """How far the embedded task is learnt, sample by sample: our PPO with one option changed at a time, over seeds.
 
-    uv run benchmarks/learning.py [--seeds 5] [--only default no_warmup ...] [--out runs/learning]
+    uv run benchmarks/learning.py [--seeds 5] [--only "clip-higher 0.28" ...] [--out runs/learning]
 
     uv run benchmarks/learning.py --only default --peers "TRL PPO" "TRL GRPO" "TRL RLOO"
 
 Every run is `main.py` with the options of its line in `VARIANTS`, or `trl_learning.py` with one of `PEERS`, a process and a core each; runs that are there
-already are not repeated. Printed are, over seeds: the gold score and the KL of the last evaluation, on held-out posts that no run has seen; samples until the
+already are not repeated (so give new code or options a new `--out`). Printed are, over seeds: the gold score and the KL of the last evaluation, on held-out posts that no run has seen; samples until the
 gold score of the last 192 reaches 0.85; the mean gold score over all samples, which is the area under the curve. Differences to the default are paired by seed, with Student's 95% interval. `--out` gets the numbers and a
 picture, with bands from a bootstrap over seeds.
 """
@@ -16,6 +16,7 @@ import argparse
 import json
 import math
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -33,7 +34,7 @@ T_95 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8
 
 VARIANTS: dict[str, dict[str, object]] = {
     "default": {},
-    "no value warm-up": {"value_warmup_steps": 0},
+    "1 step of value warm-up": {"value_warmup_steps": 1},
     "2 steps of value warm-up": {"value_warmup_steps": 2},
     "value target: λ-return": {"value_target": "returns"},
     "λ 1": {"lam": 1.0},
@@ -55,8 +56,8 @@ VARIANTS: dict[str, dict[str, object]] = {
     "1 PPO epoch": {"ppo_epochs": 1},
     "4 PPO epochs": {"ppo_epochs": 4},
     "shared trunk": {"value_backbone": "shared", "value_coef": 0.02, "value_learning_rate": 0.005},
-    "RLOO": {"advantage_estimator": "rloo", "responses_per_prompt": 4, "whiten_advantages": False},
-    "group-normalised": {"advantage_estimator": "group", "responses_per_prompt": 4, "whiten_advantages": False},
+    "RLOO": {"advantage_estimator": "rloo", "responses_per_prompt": 4},
+    "group-normalised": {"advantage_estimator": "group", "responses_per_prompt": 4},
     "kl_coef 0": {"kl_coef": 0.0},
     "kl_coef 0.02": {"kl_coef": 0.02},
     "kl_coef 0.1": {"kl_coef": 0.1},
@@ -77,6 +78,7 @@ PEERS: dict[str, list[dict[str, object]]] = {  # what each of TRL's trainers is 
 def run(folder: Path, options: dict[str, object], seed: int) -> dict:
     """One run of ours, if it is not there yet; its numbers."""
     if not (folder / "adapter").is_dir():
+        shutil.rmtree(folder, ignore_errors=True)  # of a run that was cut off
         _start("main.py", *[f"--{name}={value}" for name, value in {**options, "seed": seed, "save_merged": False, "output_dir": folder}.items()])
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     steps, last = [row for row in rows if "seconds" in row], [row for row in rows if row.get("evaluation") == "sampled"][-1]
@@ -117,7 +119,7 @@ def paired(ours: list[float], others: list[float]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, default=5, choices=range(1, 11), metavar="1..10")
     parser.add_argument("--only", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
     parser.add_argument("--peers", nargs="*", choices=list(PEERS), default=[], help="TRL's trainers, each at the best of its settings")
     parser.add_argument("--out", type=Path, default=Path("runs/learning"))

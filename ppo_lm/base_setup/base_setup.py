@@ -13,12 +13,13 @@ from ppo_lm.base_setup.tokenizer_setup import find_eos_token_ids
 from ppo_lm.embedded.network import make_blank_network
 from ppo_lm.errors import ModelError, first_line
 from ppo_lm.models import BaseModel
-from ppo_lm.models.reading import reads_alike, trial_ids
+from ppo_lm.models.reading import TOLERANCE, reads_alike, trial_ids
 
 EMBEDDED_MODEL = Path(__file__).parents[1] / "embedded" / "model"
 WAYS_OUT = 'Give a folder with the model, a .gguf file, or "embedded" for the small model that comes with ppo_lm'
 ADAPTER_CONFIG = "adapter_config.json"  # peft's name
 HUB_TIMEOUT = 5  # seconds
+SAME = 1e-3  # relative: two calls of the same layers
 
 
 def load_base(model_name: str, dtype: str = "auto", device: str = "auto", *, seed: int = 0, fast: bool = True) -> BaseModel:
@@ -163,7 +164,7 @@ def _check_network(base: BaseModel, model_name: str) -> None:
         padded = base.logits(base.hidden_states(pad(ids, (3, 0)), pad(real, (3, 0))))[0, 3:]
     except Exception as error:
         raise ModelError(f"model {model_name!r} cannot be run as a decoder with position ids, which ppo_lm needs: {first_line(error)}") from error
-    if not reads_alike(plain, expected, base.dtype):
+    if not reads_alike(plain, expected, SAME):
         raise ModelError(f"model {model_name!r} changes its logits after the output layer (soft-capping or scaling), which ppo_lm does not support yet")
-    if not reads_alike(padded, expected, base.dtype):
+    if not reads_alike(padded, expected, TOLERANCE.get(base.dtype, 0.0)):
         raise ModelError(f"model {model_name!r} gives other logits when a prompt is padded on the left, so its numbers could not be trusted")

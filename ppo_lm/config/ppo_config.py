@@ -48,7 +48,7 @@ class PPOConfig(PromptSettings, ModelSettings):
     kl_estimator: str = "k1"
     """Estimator of the per-token KL: k1, k2 or k3 (Schulman, "Approximating KL divergence")."""
     kl_in: str = "reward"
-    """Where the KL penalty goes: reward (a part of every token's reward) or loss (a part of the policy's loss, with an unbiased gradient)."""
+    """Where the KL penalty goes: reward (a part of every token's reward) or loss (a part of the policy's loss, with a gradient that is unbiased in each state)."""
     kl_target: float = 0.0
     """Steer kl_coef so that the KL stays near so many nats a response (Ziegler et al. start with kl_coef 0.15 and take 6); 0 leaves it as it is."""
     kl_horizon: int = 10_000
@@ -64,8 +64,8 @@ class PPOConfig(PromptSettings, ModelSettings):
     """Use λ = 1 - 1 / (scale * length) of each response in place of lam (VAPO takes 0.05, for long responses); 0 for lam."""
     whiten_rewards: bool = False
     """Scale rewards to variance 1 over the batch, keeping their mean."""
-    whiten_advantages: bool = True
-    """Shift and scale advantages to mean 0 and variance 1 over the batch."""
+    whiten_advantages: Optional[bool] = None
+    """Shift and scale advantages to mean 0 and variance 1 over the batch; none: with the estimator gae only, as the others compare responses already."""
     value_target: str = "reward_to_go"
     """What the value model learns: reward_to_go (discounted sum of rewards, which is λ = 1) or returns (advantages + values)."""
     value_lam: Optional[float] = None
@@ -106,7 +106,7 @@ class PPOConfig(PromptSettings, ModelSettings):
     target_kl: float = 0.0
     """Leave out the rest of a step's policy updates once the policy has moved so many nats a token from the one that sampled; 0 for never."""
     importance_cap: float = 0.0
-    """With old_logprobs recomputed: weight each token by the recomputed over the sampled probability, at most by so much, usually 2; 0 for no weights."""
+    """With old_logprobs recomputed: weight each token by the recomputed over the sampled probability, at most by so much; above 1, usually 2; 0 for no weights."""
     loss_aggregation: str = "token_mean"
     """The policy's loss is a mean over tokens (token_mean) or over responses of means over their tokens (sequence_mean)."""
     entropy_coef: float = 0.0
@@ -143,12 +143,12 @@ class PPOConfig(PromptSettings, ModelSettings):
         ),
         NOT_NEGATIVE: (
             "top_k", "eval_every", "save_every", "kl_coef", "kl_target", "kl_limit", "lam_length_scale", "value_warmup_steps", "value_clip", "target_kl",
-            "importance_cap", "entropy_coef", "eval_temperature", "reward_clip",
+            "entropy_coef", "eval_temperature", "reward_clip",
         ),
-        POSITIVE: ("temperature", "learning_rate", "value_learning_rate", "clip_epsilon", "clip_epsilon_high", "value_coef", "max_grad_norm"),
+        POSITIVE: ("temperature", "learning_rate", "value_learning_rate", "clip_epsilon_high", "value_coef", "max_grad_norm"),
         SHARE: ("gamma", "lam", "value_lam"),
-        OFF_OR_ABOVE_ONE: ("dual_clip",),
-        PROBABILITY: ("top_p",),
+        OFF_OR_ABOVE_ONE: ("dual_clip", "importance_cap"),
+        PROBABILITY: ("top_p", "clip_epsilon"),
         one_of("linear", "constant", "cosine"): ("lr_schedule",),
         one_of("k1", "k2", "k3"): ("kl_estimator",),
         one_of("reward", "loss"): ("kl_in",),
@@ -180,8 +180,7 @@ class PPOConfig(PromptSettings, ModelSettings):
             clashes.append(f"value_warmup_steps is {self.value_warmup_steps} but steps is {self.steps}; the policy would never be trained")
         if self.importance_cap and self.old_logprobs == "sampled":
             clashes.append("importance_cap is set but old_logprobs is sampled, where the ratio is an exact importance weight already; set old_logprobs to recomputed")
-        if self.kl_target and not self.kl_coef:
-            clashes.append("kl_target is set but kl_coef is 0, which no steering changes; set kl_coef to what it starts from")
+        clashes += [*self._kl_clashes(), *self._target_kl_clashes()]
         if self.value_lam is not None and self.value_target == "reward_to_go":
             clashes.append("value_lam is set but value_target is reward_to_go, which is λ = 1; set value_target to returns")
         if self.eval_every > 0 and self.eval_prompts == 0:
@@ -190,10 +189,30 @@ class PPOConfig(PromptSettings, ModelSettings):
             clashes.append(f"reward_weights has {len(self.reward_weights)} numbers for {len(self.rewards)} rewards; give one for each")
         return clashes
 
+    def _kl_clashes(self) -> list[str]:
+        clashes = []
+        if self.kl_target and not self.kl_coef:
+            clashes.append("kl_target is set but kl_coef is 0, which no steering changes; set kl_coef to what it starts from")
+        if self.kl_target and self.batch_size > self.kl_horizon:
+            clashes.append(f"kl_horizon is {self.kl_horizon} but batch_size is {self.batch_size}; one step would overshoot, so set kl_horizon to some ten times batch_size")
+        if self.kl_in == "loss" and not self.kl_coef:
+            clashes.append("kl_in is loss but kl_coef is 0, so that there is no KL in it; set kl_coef, or leave kl_in out")
+        return clashes
+
+    def _target_kl_clashes(self) -> list[str]:
+        if not self.target_kl:
+            return []
+        return [
+            *(["target_kl is set but ppo_epochs and mini_batches are 1, so that no update is left to leave out"] if self.ppo_epochs * self.mini_batches == 1 else []),
+            *(["target_kl is set but value_backbone is shared, where policy and value model have their updates together"] if self.value_backbone == "shared" else []),
+        ]
+
     def _clashes_without_value_model(self) -> list[str]:
         estimator = f"advantage_estimator is {self.advantage_estimator}"
         return [
             *([f"{estimator} but responses_per_prompt is 1; it compares the responses to one prompt, so set at least 2"] if self.responses_per_prompt < 2 else []),
             *([f"{estimator}, which trains no value model, but value_warmup_steps is set"] if self.value_warmup_steps else []),
             *([f"{estimator}, which trains no value model, but value_backbone is shared"] if self.value_backbone == "shared" else []),
+            *([f"{estimator}, which trains no value model, but value_target is {self.value_target}"] if self.value_target != "reward_to_go" else []),
+            *([f"{estimator}, which has no λ, but lam_length_scale is set"] if self.lam_length_scale else []),
         ]

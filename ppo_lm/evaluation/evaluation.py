@@ -26,7 +26,7 @@ class Evaluation:
     """Means over prompts; `scores`, `monitors`, `lengths` and `texts` hold each prompt's own.
 
     kl is in nats a sequence, between the policy and the reference as they were sampled (None: not meant to be read); entropy is the mean
-    −log π of the sampled tokens, in nats a token; length in tokens; ended is a share.
+    of the distributions that were sampled from, in nats a token; length in tokens; ended is a share.
     """
 
     score: float
@@ -54,7 +54,7 @@ def is_best(made: Sequence[Evaluation]) -> bool:
 
 def evaluate(generator: Generator, scorer: ResponseScorer, monitor: Callable | None, prompts: PromptSet, batch_size: int) -> Evaluation:
     """Sample one response a prompt with `generator`, in order, and score it."""
-    scores, monitors, texts, kl, surprise, lengths, ended = [], [], [], [], [], [], []
+    scores, monitors, texts, kl, entropies, lengths, ended = [], [], [], [], [], [], []
     for start in range(0, len(prompts), batch_size):
         batch = prompts.select(list(range(start, min(start + batch_size, len(prompts)))))
         sa_pairs, generated = generator.generate_sequences(batch.prompts)
@@ -63,11 +63,11 @@ def evaluate(generator: Generator, scorer: ResponseScorer, monitor: Callable | N
         if monitor is not None:
             monitors += monitor(batch.prompts, generated, response_columns(batch.columns, sa_pairs))
         kl += (sa_pairs.old_logprobs - sa_pairs.require("ref_logprobs")).sum(dim=1).tolist()
-        surprise += (-sa_pairs.old_logprobs).sum(dim=1).tolist()
+        entropies += sa_pairs.require("entropies").sum(dim=1).tolist()
         lengths += sa_pairs.lengths.tolist()
         ended += sa_pairs.terminated.tolist()
     return Evaluation(
-        score=_mean(scores), kl=_mean(kl), entropy=sum(surprise) / sum(lengths), length=_mean(lengths), ended=_mean(ended), monitor=_mean(monitors),
+        score=_mean(scores), kl=_mean(kl), entropy=sum(entropies) / sum(lengths), length=_mean(lengths), ended=_mean(ended), monitor=_mean(monitors),
         scores=scores, monitors=monitors or None, lengths=lengths, texts=texts,
     )  # fmt: skip
 

@@ -63,9 +63,9 @@ def trial_ids(network: PreTrainedModel, count: int) -> torch.Tensor:
     return (words // 2 + torch.arange(count, device=network.device)) % words
 
 
-def reads_alike(found: torch.Tensor, expected: torch.Tensor, dtype: torch.dtype) -> bool:
-    """Whether two ways of computing the same differ, taken together, by no more than rounding in `dtype` does."""
-    return bool((found - expected).float().norm() <= TOLERANCE.get(dtype, 0.0) * expected.float().norm())
+def reads_alike(found: torch.Tensor, expected: torch.Tensor, tolerance: float) -> bool:
+    """Whether two ways of computing the same differ, taken together, by no more than `tolerance` times their size."""
+    return bool((found - expected).float().norm() <= tolerance * expected.float().norm())
 
 
 @torch.no_grad()
@@ -79,4 +79,4 @@ def _passes_try(network: PreTrainedModel, read: Callable[[torch.Tensor, torch.Te
         found = read(ids, mask)[mask].float()
     except (TypeError, ValueError, KeyError, RuntimeError, AttributeError):  # the network takes no such argument, or lets no other attention in
         return False
-    return reads_alike(found, expected, network.dtype)
+    return reads_alike(found, expected, TOLERANCE.get(network.dtype, 0.0))

@@ -22,12 +22,12 @@ def describe_rollout(sa_pairs: SAPairs) -> dict[str, float]:
     }
 
 
-def describe_cost(clock: PhaseClock, sa_pairs: SAPairs, floor: Floor) -> dict[str, float]:
+def describe_cost(clock: PhaseClock, sa_pairs: SAPairs, floor: Floor, all_updates: bool = True) -> dict[str, float]:
     """Seconds of the step and of its phases, how much of these the machine could not have done without, sampled tokens a second of the whole step and
-    of sampling alone, and the peak of memory so far, in MiB."""
+    of sampling alone, and the peak of memory so far, in MiB. Without `all_updates`, what training could not have done without is not said."""
     seconds, tokens = sum(clock.seconds.values()), len(sa_pairs)
     phases = {f"seconds/{phase}": spent for phase, spent in clock.seconds.items()}
-    shares = {f"floor/{phase}": least / clock.seconds[phase] for phase, least in floor.seconds(sa_pairs).items() if least}
+    shares = {f"floor/{phase}": least / clock.seconds[phase] for phase, least in floor.seconds(sa_pairs).items() if least and (all_updates or phase != "training")}
     rates = {"tokens_per_second": tokens / seconds, "sampled_tokens_per_second": tokens / clock.seconds["sampling"]}
     return {"seconds": seconds, **phases, **shares, **rates, "peak_memory_mib": peak_memory(clock.device)}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
@@ -114,7 +115,7 @@ class ModelTrainer:
         sums = {"policy_loss": result.loss * size.tokens, "ratio": result.ratio_sum, "clip_fraction": result.clipped_sum, "approx_kl": result.approx_kl_sum}
         loss = result.loss
         if kl_coef:
-            kl = kl_loss(new_logprobs, old_logprobs, part.require("ref_logprobs"), mask, config.kl_estimator, count, weights)
+            kl = kl_loss(new_logprobs, old_logprobs, part.require("ref_logprobs"), mask, config.kl_estimator, count, weights * trust)
             loss, sums["kl_loss"] = loss + kl_coef * kl, kl * size.tokens
         if config.entropy_coef:
             loss = loss - config.entropy_coef * masked_sum(entropies * weights, mask) / count
@@ -134,18 +135,27 @@ class ModelTrainer:
         config, sums, norms, first, seen, updates = self.config, Counter(), Counter(), {}, 0, 0
         for batch in (batch for _ in range(config.ppo_epochs) for batch in buffer.mini_batches(sa_pairs, config.mini_batches)):
             found = self._accumulate(batch, model, optimisers.values(), part_loss)
-            if config.target_kl and updates and float(found.get("approx_kl", 0.0)) > config.target_kl * len(batch):
-                break
             first = first or {name: float(found[name]) / len(batch) for name in BEFORE_UPDATES if name in found}
             sums.update(found)
+            seen += len(batch)
+            if config.target_kl and updates and self._mean_kl(found, batch) > config.target_kl:
+                break
             norms.update({f"{name}_grad_norm": optimiser.step() for name, optimiser in optimisers.items()})
-            seen, updates = seen + len(batch), updates + 1
+            updates += 1
         for optimiser in optimisers.values():
             optimiser.skip(self.updates - updates)
         if "policy" in optimisers:
             first["policy_updates"] = float(updates)
         rates = {LEARNING_RATES[name]: optimiser.learning_rate for name, optimiser in optimisers.items()}
         return {name: float(value) / seen for name, value in sums.items()} | first | {name: norm / updates for name, norm in norms.items()} | rates
+
+    @staticmethod
+    def _mean_kl(found: dict[str, torch.Tensor], batch: SAPairs) -> float:
+        """How far the policy has moved from the one that sampled, in nats a token; 0 of a value model alone."""
+        kl = float(found.get("approx_kl", 0.0)) / len(batch)
+        if not math.isfinite(kl):
+            raise NumericalFault("the KL to the policy that sampled is NaN or infinite")
+        return kl
 
     def _check_schedule(self) -> None:
         """Refuse to go on when the learning rate has run out: nothing would be learnt any more."""

@@ -66,6 +66,7 @@ class PPOTrainer:
         self.reward_adjuster = RewardAdjuster(config.kl_coef, config.missing_eos_score, config.whiten_rewards)
         critic = config.advantage_estimator == "gae"
         self.value_adder = ValueAdder(self.roles.value, size) if critic else NoValues()
+        self.whiten_advantages = critic if config.whiten_advantages is None else config.whiten_advantages
         self.td_error = TDError(config.gamma)
         self.gae_advantage = GAEAdvantage()
         self.group_advantage = None if critic else GroupAdvantage(config.advantage_estimator, config.responses_per_prompt)
@@ -76,7 +77,7 @@ class PPOTrainer:
     def ppo_step(self, prompts: list[Prompt], columns: Mapping[str, list] | None = None) -> dict:
         """Sample, score and train on one batch of prompts, each `responses_per_prompt` times in a row. `columns`: lists as long, passed on to reward functions.
 
-        Returns `generated_texts` (B texts), `rewards` (their B scores), `value_loss`, `policy_loss`, and the step's other metrics.
+        Returns `generated_texts` (B texts), `rewards` (their B scores), `value_loss`, `policy_loss` (of what was trained), and the step's other metrics.
         """
         config, clock, kl_coef = self.config, self.clock, self.kl_controller.coef
         check_batch(prompts, columns, config.mini_batches, config.responses_per_prompt)
@@ -101,17 +102,17 @@ class PPOTrainer:
         sa_pairs = self.return_calculator.add_reward_to_go(sa_pairs)
         value_lam = lam if config.value_lam is None else config.value_lam
         sa_pairs = self.return_calculator.add_returns(sa_pairs, self.gae_advantage.compute_gae_advantages(sa_pairs, config.gamma, value_lam))
-        if config.whiten_advantages:
+        if self.whiten_advantages:
             sa_pairs = sa_pairs.with_columns(advantages=masked_whiten(sa_pairs.advantages, sa_pairs.action_mask))
         check_pairs(sa_pairs)
         clock.lap("scoring")
         trained = self.model_trainer.train_models(sa_pairs, kl_coef if config.kl_in == "loss" else 0.0)
         clock.lap("training")
         rollout = describe_rollout(sa_pairs) | {"kl_coef": kl_coef}
-        self.kl_controller.update(rollout["kl"], sa_pairs.sequences)
+        self.kl_controller.update(rollout["kl"], sa_pairs.sequences if "policy_updates" in trained else 0)
         return {
             "generated_texts": texts, "rewards": scores.tolist(), **describe_scores(self.reward_computer.plain_scores, self.reward_computer.components),
-            **rollout, **monitored, **trained, **describe_cost(clock, sa_pairs, self.floor),
+            **rollout, **monitored, **trained, **describe_cost(clock, sa_pairs, self.floor, trained.get("policy_updates") == self.model_trainer.updates),
         }  # fmt: skip
 
     def train(self, prompts: PromptSet | list[Prompt] | None = None, log: RunLog | None = None, resume: str | Path | None = None) -> Evaluations:

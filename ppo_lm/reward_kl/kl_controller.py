@@ -13,7 +13,7 @@ class KLController:
         self.coef, self.target, self.horizon = coef, target, horizon
 
     def update(self, kl: float, responses: int) -> None:
-        """`kl`: the mean over `responses` responses, in nats a response."""
+        """`kl`: the mean over `responses` responses that the policy was trained on, in nats a response."""
         if self.target:
             error = min(max(kl / self.target - 1, -ERROR_CLIP), ERROR_CLIP)
             self.coef *= 1 + error * responses / self.horizon
