@@ -106,9 +106,9 @@ class RunLog(Log):
             parts = ", ".join(f"{phase} {clock(spent)} ({spent / total:.0%})" for phase, spent in phases.items())
             memory = steps[-1]["peak_memory_mib"]
             self.console.print(f"The steps took {clock(total)}: {parts}; peak memory {memory:,.0f} MiB", soft_wrap=True)
-        floors = {phase: sum(row[f"floor/{phase}"] * row[f"seconds/{phase}"] for row in steps) / spent for phase, spent in phases.items() if f"floor/{phase}" in steps[-1]}
-        if floors:
-            shares = ", ".join(f"{phase} {share:.0%}" for phase, share in floors.items())
+        floors = {phase: [(row[f"floor/{phase}"], row[f"seconds/{phase}"]) for row in steps if f"floor/{phase}" in row] for phase in phases}
+        if any(floors.values()):
+            shares = ", ".join(f"{phase} {sum(a * b for a, b in said) / sum(b for _, b in said):.0%}" for phase, said in floors.items() if said)
             self.console.print(f"Of that, this machine's matrix products and memory need no less than: {shares}", soft_wrap=True)
 
     def _print_samples(self, prompts: PromptSet, before: Evaluation, after: Evaluation) -> None:

@@ -51,6 +51,22 @@ def test_a_model_that_changes_its_logits_after_the_head_is_refused(tmp_path):
         load_base(str(tmp_path), "float32", "cpu")
 
 
+def test_a_soft_cap_is_found_in_bfloat16_where_rounding_is_coarse(tmp_path):
+    from transformers import Gemma2Config, Gemma2ForCausalLM
+
+    base = make_base()
+    settings = dict(
+        vocab_size=len(base.tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=4, num_key_value_heads=4, head_dim=8, pad_token_id=0
+    )  # fmt: skip
+    network = Gemma2ForCausalLM(Gemma2Config(**settings, final_logit_softcapping=30.0))
+    with torch.no_grad():
+        network.get_input_embeddings().weight.normal_(std=1.0)  # tied to the head: some logits come near the cap, most do not
+    network.save_pretrained(tmp_path)
+    base.tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="changes its logits after the output layer"):
+        load_base(str(tmp_path), "bfloat16", "cpu")
+
+
 def test_pad_is_never_eos_and_the_tokenizer_is_left_as_it_is():
     tokenizer = make_base().tokenizer
     assert pick_pad_token_id(tokenizer, [1]) == tokenizer.pad_token_id == 0

@@ -5,9 +5,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ppo_lm.base_setup import set_up_roles
 from ppo_lm.config import PPOConfig
 from ppo_lm.errors import ConfigError
+from ppo_lm.models.policy_model import states_before_actions
 from ppo_lm.ppo_trainer import ModelTrainer, SequenceGenerator
 from ppo_lm.rollout import SamplingSettings
-from ppo_lm.training import policy_loss, policy_ratio, value_loss
+from ppo_lm.training import kl_loss, policy_loss, policy_ratio, value_loss
 from tests.conftest import make_base, make_pairs
 
 PROMPTS = [f"SUBREDDIT: r/advice TITLE: {'My boss ' * i}TL;DR:" for i in range(1, 9)]
@@ -35,8 +36,10 @@ def gradients(pairs, role, **settings):
     return caught[0], metrics[f"{role}_loss"]
 
 
-def test_a_shared_trunk_gets_the_sum_of_both_gradients_in_one_pass():
-    pairs, config = fixed_pairs(), PPOConfig(value_coef=0.3, lr_schedule="constant", ppo_epochs=1, micro_batch_tokens=60, max_grad_norm=1e9)
+@pytest.mark.parametrize(("kl_coef", "entropy_coef"), [(0.0, 0.0), (0.5, 0.2)])
+def test_a_shared_trunk_gets_the_sum_of_all_gradients_in_one_pass(kl_coef, entropy_coef):
+    pairs = fixed_pairs()
+    config = PPOConfig(value_coef=0.3, lr_schedule="constant", ppo_epochs=1, micro_batch_tokens=60, max_grad_norm=1e9, entropy_coef=entropy_coef, temperature=1.0)
     roles = set_up_roles(make_base(), lora_r=4, lora_alpha=8, lora_dropout=0.0, lora_targets="all-linear", shared_trunk=True)
     assert [tuple(p.shape) for p in roles.value.parameters()] == [(1, roles.policy.base.hidden_size), (1,)]
     assert torch.equal(roles.value.values(pairs), torch.zeros(pairs.action_ids.shape))  # it starts from 0
@@ -47,15 +50,18 @@ def test_a_shared_trunk_gets_the_sum_of_both_gradients_in_one_pass():
     weights = [*roles.policy.parameters(), *roles.value.parameters()]
     policy = policy_loss(roles.policy.action_logprobs(pairs), pairs.old_logprobs, pairs.advantages, pairs.action_mask, 0.2).loss
     value = value_loss(roles.value.values(pairs), pairs.values, pairs.reward_to_go, pairs.action_mask, 0.2).loss
-    expected = torch.autograd.grad(policy + 0.3 * value, weights)
+    states = states_before_actions(roles.policy.base, roles.policy.role, pairs)
+    new_logprobs, entropies = roles.policy.logprobs_at(states, pairs, entropy=True)
+    kl = kl_loss(new_logprobs, pairs.old_logprobs, pairs.ref_logprobs, pairs.action_mask, "k1")
+    expected = torch.autograd.grad(policy + 0.3 * value + kl_coef * kl - entropy_coef * entropies[pairs.action_mask].mean(), weights)
     trainer, caught = ModelTrainer(roles.policy, roles.value, config), {}
     for optimiser in (trainer.policy_optimiser, trainer.value_optimiser):
         optimiser.adamw.register_step_pre_hook(lambda adamw, *_: caught.update({p: p.grad.clone() for g in adamw.param_groups for p in g["params"]}))
-    metrics = trainer.train_models(pairs)
+    metrics = trainer.train_models(pairs, kl_coef)
     assert metrics["policy_loss"] == pytest.approx(policy.item(), abs=1e-5)
     assert metrics["value_loss"] == pytest.approx(value.item(), abs=1e-5)
     for weight, gradient in zip(weights, expected):
-        torch.testing.assert_close(caught[weight], gradient, rtol=0, atol=1e-5)
+        torch.testing.assert_close(caught[weight], gradient, rtol=0, atol=1e-5 * max(1.0, float(gradient.abs().max())))
     assert max(float(g.abs().max()) for g in expected) > 1e-3
 
 

@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from ppo_lm.config import PPOConfig
-from ppo_lm.errors import ConfigError, DataError, RunPaused
+from ppo_lm.errors import ConfigError, DataError, NumericalFault, RunPaused
+from ppo_lm.models.policy_model import states_before_actions
 from ppo_lm.ppo_trainer import PPOTrainer
-from ppo_lm.training import kl_loss
+from ppo_lm.training import kl_loss, policy_loss
 from tests.conftest import make_pairs
 from tests.ppo_trainer.test_model_trainer import fixed_pairs, gradients, setup
 from tests.ppo_trainer.test_resume import PROMPTS, make
@@ -53,6 +54,80 @@ def test_a_target_kl_leaves_out_the_rest_of_a_steps_updates_and_the_schedule_goe
     assert stopped["approx_kl"] < found["approx_kl"] / 4
     assert held.policy_optimiser.steps_done == held.value_optimiser.steps_done == 6
     assert held.policy_optimiser.learning_rate == pytest.approx(0.5e-2, rel=1e-6)
+
+
+def test_the_mini_batch_that_a_target_kl_stops_on_is_counted():
+    trainer, _ = setup(ppo_epochs=4, learning_rate=0.1, target_kl=1e-3)
+    pairs = fixed_pairs()
+    found = trainer.train_models(pairs.with_columns(old_logprobs=trainer.policy.action_logprobs(pairs).detach()))
+    assert found["policy_updates"] == 1
+    assert found["approx_kl"] > 1e-3 and found["clip_fraction"] > 0
+
+
+def test_a_target_kl_does_not_take_a_broken_policy_for_one_that_has_moved():
+    trainer, _ = setup(ppo_epochs=4, learning_rate=1e30, target_kl=1e-3)
+    pairs = fixed_pairs()
+    pairs = pairs.with_columns(old_logprobs=trainer.policy.action_logprobs(pairs).detach())
+    before = weights(trainer.policy)
+    with pytest.raises(NumericalFault, match="the KL to the policy that sampled is NaN or infinite"):
+        trainer.train_models(pairs)
+    assert torch.equal(weights(trainer.policy), before)
+
+
+def test_truncated_importance_weights_the_surrogate_and_the_kl():
+    pairs = fixed_pairs()
+    pairs = pairs.with_columns(sampler_logprobs=pairs.old_logprobs - 0.5 * pairs.values)
+    trainer, roles = setup(max_grad_norm=1e9, importance_cap=1.5, old_logprobs="recomputed")
+    trust = (0.5 * pairs.values).exp().clamp(max=1.5)  # old over sampler
+    new = roles.policy.action_logprobs(pairs)
+    expected = policy_loss(new, pairs.old_logprobs, pairs.advantages, pairs.action_mask, 0.2, weights=trust).loss
+    expected = expected + 0.5 * kl_loss(new, pairs.old_logprobs, pairs.ref_logprobs, pairs.action_mask, "k1", weights=trust)
+    expected = torch.cat([g.flatten() for g in torch.autograd.grad(expected, roles.policy.parameters())])
+    optimiser, caught = trainer.policy_optimiser, []
+    optimiser.adamw.register_step_pre_hook(lambda *_: caught.append(torch.cat([p.grad.flatten() for p in optimiser.parameters])))
+    trainer.train_policy_model(pairs, kl_coef=0.5)
+    torch.testing.assert_close(caught[0], expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
+
+
+def test_a_step_takes_the_lambdas_of_its_options(folder):
+    config = PPOConfig(
+        model_name=folder, batch_size=4, lam_length_scale=0.3, value_target="returns", value_lam=0.4, whiten_advantages=False, lora_r=4, steps=3, device="cpu"
+    )  # fmt: skip
+    trainer, seen = PPOTrainer(config, reward=by_length), []
+    with torch.no_grad():
+        trainer.roles.value.head.linear.weight.normal_()  # with values of 0 the returns would not depend on λ alone
+    trainer.model_trainer.train_models = lambda pairs, kl_coef: seen.append(pairs) or {}
+    trainer.ppo_step(PROMPTS[:4])
+    (pairs,) = seen
+    gae = trainer.gae_advantage.compute_gae_advantages
+    own = gae(pairs, config.gamma, (1 - 1 / (0.3 * pairs.lengths)).clamp(min=0))
+    torch.testing.assert_close(pairs.advantages, own)
+    torch.testing.assert_close(pairs.returns, torch.where(pairs.action_mask, gae(pairs, config.gamma, 0.4) + pairs.values, 0.0))
+    assert (own - gae(pairs, config.gamma, 0.95)).abs().max() > 1e-3 < (own - gae(pairs, config.gamma, 0.4)).abs().max()
+
+
+@pytest.mark.parametrize("fast", [True, False])
+@pytest.mark.parametrize("cut", [{"top_k": 0, "top_p": 1.0}, {"top_k": 20, "top_p": 0.8}], ids=str)
+def test_entropies_are_those_of_the_distributions_that_were_sampled_from(folder, fast, cut):
+    trainer = PPOTrainer(PPOConfig(model_name=folder, temperature=0.7, fast=fast, rollout_slots=2, max_new_tokens=6, device="cpu", **cut), reward=by_length)
+    pairs, _ = trainer.generator.generate_sequences(PROMPTS[:5])
+    policy = trainer.roles.policy
+    with torch.no_grad():
+        _, expected = policy.logprobs_at(states_before_actions(policy.base, policy.role, pairs), pairs, 0.7, entropy=True)
+    torch.testing.assert_close(pairs.entropies, expected, rtol=0, atol=1e-4)
+    assert expected.max() > 0.5 and (pairs.entropies + pairs.old_logprobs).abs().max() > 0.1
+
+
+def test_the_controller_waits_while_the_value_model_warms_up(folder, tmp_path):
+    make(folder, tmp_path / "run", by_length, value_warmup_steps=2, steps=4, eval_every=0, kl_target=6.0, kl_horizon=20).train(PROMPTS)
+    coefs = [row["kl_coef"] for row in rows_of(tmp_path / "run")]
+    assert coefs[:3] == [0.1] * 3 and coefs[3] < 0.1
+
+
+def test_advantages_are_whitened_only_where_no_others_are_compared_with(folder):
+    settings = dict(model_name=folder, batch_size=4, responses_per_prompt=2, lora_r=4, device="cpu")
+    found = [PPOTrainer(PPOConfig(**settings, **options), reward=by_length).whiten_advantages for options in ({}, {"advantage_estimator": "rloo"}, {"whiten_advantages": False})]
+    assert found == [True, False, False]
 
 
 def test_the_kl_in_the_loss_adds_its_gradient():
@@ -147,6 +222,13 @@ def test_prompts_that_are_not_repeated_as_announced_are_refused(folder):
     [
         ({"advantage_estimator": "rloo"}, "advantage_estimator is rloo but responses_per_prompt is 1"),
         ({"kl_target": 6.0, "kl_coef": 0.0}, "kl_target is set but kl_coef is 0, which no steering changes"),
+        ({"kl_target": 6.0, "kl_horizon": 20}, "kl_horizon is 20 but batch_size is 32; one step would overshoot"),
+        ({"kl_in": "loss", "kl_coef": 0.0}, "kl_in is loss but kl_coef is 0"),
+        ({"target_kl": 0.1, "ppo_epochs": 1}, "no update is left to leave out"),
+        ({"target_kl": 0.1, "value_backbone": "shared"}, "policy and value model have their updates together"),
+        ({"advantage_estimator": "rloo", "responses_per_prompt": 2, "value_target": "returns"}, "which trains no value model, but value_target is returns"),
+        ({"advantage_estimator": "rloo", "responses_per_prompt": 2, "lam_length_scale": 0.1}, "which has no λ, but lam_length_scale is set"),
+        ({"clip_epsilon": 1.5}, "clip_epsilon is 1.5; it must be above 0 and at most 1"),
         ({"responses_per_prompt": 5}, "batch_size is 32 but responses_per_prompt is 5; make the first a multiple of the second"),
         ({"value_warmup_steps": 100}, "the policy would never be trained"),
         ({"value_warmup_steps": 1, "value_backbone": "shared"}, "set value_backbone to separate"),
