@@ -1,9 +1,10 @@
-"""The reward rises, and what it stands for falls: gold score and reward against KL, with no KL penalty and with the embedded one, over a run of 5 times the samples.
+"""The reward rises, and what it stands for falls: gold score and reward against KL, with no KL penalty and with the embedded one, over a run of 4 times the samples.
 
-    uv run benchmarks/overoptimisation.py [--seeds 3] [--steps 100] [--out runs/overoptimisation]
+    uv run benchmarks/overoptimisation.py [--seeds 3] [--steps 80] [--out runs/overoptimisation]
 
 Every run is the embedded task at a constant learning rate, evaluated every 5 steps on 256 held-out posts. Half of them choose where to stop (the best gold score,
-which is what `best/` holds after a run with `eval_every`), the other half say what that gives; stopping by KL takes the last evaluation within `--kl_limit`.
+which is what `best/` holds after a run with `eval_every`), the other half say what that gives; stopping by KL takes the last evaluation before the first over
+`--kl_limit`.
 Prints the gold score of both, and of the end; writes `overoptimisation.json` and a picture. Runs that are there already are not repeated.
 """
 
@@ -16,6 +17,7 @@ import statistics
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from itertools import takewhile
 from pathlib import Path
 
 import yaml
@@ -45,14 +47,14 @@ def train(folder: Path, kl_coef: float, seed: int, steps: int) -> None:
 
 def stops(rows: list[dict], kl_limit: float) -> dict[str, dict]:
     """The evaluation that each way of stopping ends at."""
-    within = [row for row in rows if row["kl"] <= kl_limit]
+    within = list(takewhile(lambda row: row["kl"] <= kl_limit, rows))
     return {"the end": rows[-1], "best held-out gold": max(rows, key=lambda row: row["gold_to_choose"]), f"KL up to {kl_limit:g}": within[-1]}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--steps", type=int, default=80)
     parser.add_argument("--kl_limit", type=float, default=8.0, help="nats a summary")
     parser.add_argument("--out", type=Path, default=Path("runs/overoptimisation"))
     parser.add_argument("--one", nargs=2, type=float, help=argparse.SUPPRESS)
