@@ -5,9 +5,9 @@
     uv run benchmarks/learning.py --only default --peers "TRL PPO" "TRL GRPO" "TRL RLOO"
 
 Every run is `main.py` with the options of its line in `VARIANTS`, or `trl_learning.py` with one of `PEERS`, a process and a core each; runs that are there
-already are not repeated (so give new code or options a new `--out`). Printed are, over seeds: the gold score and the KL of the last evaluation, on held-out posts that no run has seen; samples until the
-gold score of the last 192 reaches 0.85; the mean gold score over all samples, which is the area under the curve. Differences to the default are paired by seed, with Student's 95% interval. `--out` gets the numbers and a
-picture, with bands from a bootstrap over seeds.
+already are not repeated (so give new code or options a new `--out`). Printed are, over seeds: the gold score and the KL of the last evaluation, on held-out
+posts that no run has seen; samples until the gold score of the last 192 reaches 0.85; the mean gold score over all samples, which is the area under the curve.
+Differences to the default are paired by seed, with Student's 95% interval. `--out` gets the numbers and a picture, with bands from a bootstrap over seeds.
 """
 
 from __future__ import annotations

@@ -6,9 +6,8 @@ from typing import NamedTuple
 
 import torch
 
+from ppo_lm.ops.logprobs import LOWEST
 from ppo_lm.rollout.engine import SamplingSettings
-
-LOWEST = -1e4  # below the likeliest token's logit: e to it is 0, and 0 times it as well
 
 
 def draw_uniforms(rows: int, settings: SamplingSettings, generator: torch.Generator) -> torch.Tensor:
