@@ -1,8 +1,8 @@
-"""The reward rises, and what it stands for falls: gold score and reward against KL, with no KL penalty and with the embedded one, over a run of 4 times the samples.
+"""The reward rises, and what it stands for falls: gold score and reward against KL, with no KL penalty and with the embedded one, over a run of 8 times the samples.
 
     uv run benchmarks/overoptimisation.py [--seeds 3] [--steps 80] [--out runs/overoptimisation]
 
-Every run is the embedded task at a constant learning rate, evaluated every 5 steps on 256 held-out posts. Half of them choose where to stop (the best gold score,
+Every run is the embedded task in batches of 64 at a constant learning rate, evaluated every 5 steps on 256 held-out posts. Half of them choose where to stop (the best gold score,
 which is what `best/` holds after a run with `eval_every`), the other half say what that gives; stopping by KL takes the last evaluation before the first over
 `--kl_limit`.
 Prints the gold score of both, and of the end; writes `overoptimisation.json` and a picture. Runs that are there already are not repeated.
@@ -33,7 +33,7 @@ def train(folder: Path, kl_coef: float, seed: int, steps: int) -> None:
     from ppo_lm import PPOConfig, PPOTrainer
 
     settings = yaml.safe_load((Path(ppo_lm.embedded.__file__).parent / "settings" / "train.yaml").read_text(encoding="utf-8"))
-    changed = dict(kl_coef=kl_coef, seed=seed, steps=steps, lr_schedule="constant", eval_every=5, eval_prompts=256, save_merged=False, save_every=0, output_dir=None)
+    changed = dict(batch_size=64, mini_batches=2, learning_rate=1e-3, kl_coef=kl_coef, seed=seed, steps=steps, lr_schedule="constant", eval_every=5, eval_prompts=256, save_merged=False, save_every=0, output_dir=None)
     made = PPOTrainer(PPOConfig(**settings | changed)).train()["sampled"]
     rows = [
         {

@@ -1,8 +1,8 @@
 """TRL's PPO, GRPO or RLOO on the embedded task: one run, one folder with `result.json`. `learning.py` calls this.
 
-    python benchmarks/trl_learning.py FOLDER SEED '{"trainer": "ppo", "learning_rate": 0.0003, "lora_r": 0, "batch_size": 64}'
+    python benchmarks/trl_learning.py FOLDER SEED '{"trainer": "ppo", "learning_rate": 0.0003, "lora_r": 0, "batch_size": 8}'
 
-Policy, posts, number of samples, lengths, temperature, epochs and mini-batches are those of the embedded settings; the reward model is the same too, with its
+Policy, posts, number of samples, lengths, temperature and, where no other is given, epochs are those of the embedded settings; the reward model is the same too, with its
 adapter merged and its normalisation in the head, as the plain sequence classifier that TRL asks for. TRL's PPO has a value model with all weights, which starts
 from the reward model as ours does, and takes a penalty off the score of a response without EOS, where ours and the reward function of the others give a
 fixed score instead. What is not named here is TRL's default.
@@ -57,10 +57,10 @@ def load_scorer() -> transformers.PreTrainedModel:
 class Task:
     """The posts, and what the responses to them are worth."""
 
-    def __init__(self, seed: int, batch_size: int):
+    def __init__(self, seed: int, batch_size: int, **changed):
         settings = yaml.safe_load((EMBEDDED / "settings" / "train.yaml").read_text(encoding="utf-8"))
         steps = settings["steps"] * settings["batch_size"] // batch_size
-        self.settings = PPOConfig(**settings | {"steps": steps, "batch_size": batch_size, "seed": seed})
+        self.settings = PPOConfig(**settings | {"steps": steps, "batch_size": batch_size, "seed": seed, **changed})
         prompts, _ = load_prompts("embedded", self.settings)
         self.train, self.held_out = prompts.split(self.settings.eval_prompts, seed)
         self.tokenizer = AutoTokenizer.from_pretrained(MODEL, padding_side="left")
@@ -187,7 +187,8 @@ def train_groups(kind: str, task: Task, folder: Path, learning_rate: float, lora
 
 def main(folder: Path, seed: int, options: dict) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    task, kind = Task(seed, options.pop("batch_size")), options.pop("trainer")
+    kind, of_the_task = options.pop("trainer"), ("batch_size", "ppo_epochs")
+    task = Task(seed, **{name: options.pop(name) for name in of_the_task if name in options})
     policy, rows = train_ppo(task, folder, **options) if kind == "ppo" else train_groups(kind, task, folder, **options)
     result = {"batch": task.settings.batch_size, "gold": task.golds, "score": [row["score"] for row in rows], "kl": [row["kl"] for row in rows if "kl" in row], **task.evaluate(policy)}
     (folder / "result.json").write_text(json.dumps(result), encoding="utf-8")
