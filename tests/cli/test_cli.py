@@ -57,7 +57,7 @@ def test_config_embedded_names_the_shipped_settings_of_each_stage():
         for arguments in ([], ["--config", "embedded"], ["--config=embedded"]):
             assert read_any_config(kind, arguments, "ppo-lm", "", name) == kind(**settings)
     named = read_config(["--config", "embedded", "--model_name", "my/model", "--reward", "mine.py:f"])
-    assert (named.model_name, named.reward, named.steps, named.monitor) == ("my/model", ["mine.py:f"], 20, "ppo_lm.embedded.gold:gold")
+    assert (named.model_name, named.reward, named.steps, named.monitor) == ("my/model", ["mine.py:f"], 80, "ppo_lm.embedded.gold:gold")
 
 
 def test_an_option_given_several_times_is_a_list():
