@@ -11,14 +11,12 @@ from __future__ import annotations
 import argparse
 import statistics
 from itertools import islice
-from pathlib import Path
 
-import yaml
 from rich.console import Console
 from rich.table import Table
 
-import ppo_lm.embedded
 from ppo_lm import PPOConfig, PPOTrainer
+from ppo_lm.cli.main import EMBEDDED_SETTINGS, read_settings
 from ppo_lm.ppo_trainer import SequenceGenerator
 from ppo_lm.ppo_trainer.metrics import explained_variance
 from ppo_lm.types import SAPairs
@@ -49,7 +47,7 @@ def main() -> None:
     parser.add_argument("--value_learning_rate", type=float, default=1e-3)
     parser.add_argument("--seeds", type=int, default=3)
     arguments = parser.parse_args()
-    settings = yaml.safe_load((Path(ppo_lm.embedded.__file__).parent / "settings" / "train.yaml").read_text(encoding="utf-8"))
+    settings = read_settings(EMBEDDED_SETTINGS / "train.yaml", "--config")
     changed = dict(
         steps=arguments.steps + 1, value_warmup_steps=arguments.steps, batch_size=arguments.batch_size, mini_batches=max(arguments.batch_size // 16, 1),
         value_learning_rate=arguments.value_learning_rate, eval_prompts=HELD_OUT, output_dir=None,

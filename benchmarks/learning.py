@@ -7,7 +7,8 @@
 Every run is `main.py` with the options of its line in `VARIANTS`, or `trl_learning.py` with one of `PEERS`, a process and a core each; runs that are there
 already are not repeated (so give new code or options a new `--out`). Printed are, over seeds: the gold score and the KL of the last evaluation, on held-out
 posts that no run has seen; the samples that a policy of gold score 0.85 was trained on, by an isotonic regression of the batches' gold scores on samples, which
-smooths without the lag of a moving average; the mean gold score over all samples, which is the area under the curve. Differences to the default are paired by seed, with Student's 95% interval. `--out` gets the numbers and a picture, with bands from a bootstrap over seeds.
+smooths without the lag of a moving average; the mean gold score over all samples, which is the area under the curve. Differences to the default are paired by seed,
+with Student's 95% interval. `--out` gets the numbers and a picture, with bands from a bootstrap over seeds.
 """
 
 from __future__ import annotations
@@ -74,8 +75,12 @@ PEERS: dict[str, list[dict[str, object]]] = {  # what each of TRL's trainers is 
         *({"trainer": "ppo", "lora_r": 16, "learning_rate": rate, "batch_size": 8, "ppo_epochs": 4} for rate in (3e-4, 7e-4)),
         *({"trainer": "ppo", "lora_r": 0, "learning_rate": 1e-4, "batch_size": batch} for batch in (8, 32)),
     ],
-    "TRL GRPO": [{"trainer": "grpo", "lora_r": 16, "learning_rate": rate, "beta": 0.05, "batch_size": batch} for rate, batch in ((3e-4, 8), (7e-4, 8), (1e-3, 16), (1e-3, 32))],
-    "TRL RLOO": [{"trainer": "rloo", "lora_r": 16, "learning_rate": rate, "beta": 0.05, "batch_size": batch} for rate, batch in ((3e-4, 8), (7e-4, 8), (1e-3, 16), (1e-3, 32))],
+    **{
+        f"TRL {kind.upper()}": [
+            {"trainer": kind, "lora_r": 16, "learning_rate": rate, "beta": 0.05, "batch_size": batch} for rate, batch in ((3e-4, 8), (7e-4, 8), (1e-3, 16), (1e-3, 32))
+        ]
+        for kind in ("grpo", "rloo")
+    },
 }  # fmt: skip
 
 

@@ -2,9 +2,9 @@
 
     uv run benchmarks/overoptimisation.py [--seeds 3] [--steps 80] [--out runs/overoptimisation]
 
-Every run is the embedded task in batches of 64 at a constant learning rate, evaluated every 5 steps on 256 held-out posts. Half of them choose where to stop (the best gold score,
-which is what `best/` holds after a run with `eval_every`), the other half say what that gives; stopping by KL takes the last evaluation before the first over
-`--kl_limit`.
+Every run is the embedded task in batches of 64 at a constant learning rate, evaluated every 5 steps on 256 held-out posts. Half of them choose where to stop (the
+best gold score, which is what `best/` holds after a run with `eval_every`), the other half say what that gives; stopping by KL takes the last evaluation before the
+first over `--kl_limit`.
 Prints the gold score of both, and of the end; writes `overoptimisation.json` and a picture. Runs that are there already are not repeated.
 """
 
@@ -20,7 +20,6 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import takewhile
 from pathlib import Path
 
-import yaml
 from rich.console import Console
 from rich.table import Table
 
@@ -29,11 +28,14 @@ KL_COEFS = (0.0, 0.05)
 
 def train(folder: Path, kl_coef: float, seed: int, steps: int) -> None:
     """One run in this process; `result.json` has a row an evaluation."""
-    import ppo_lm.embedded
     from ppo_lm import PPOConfig, PPOTrainer
+    from ppo_lm.cli.main import EMBEDDED_SETTINGS, read_settings
 
-    settings = yaml.safe_load((Path(ppo_lm.embedded.__file__).parent / "settings" / "train.yaml").read_text(encoding="utf-8"))
-    changed = dict(batch_size=64, mini_batches=2, learning_rate=1e-3, kl_coef=kl_coef, seed=seed, steps=steps, lr_schedule="constant", eval_every=5, eval_prompts=256, save_merged=False, save_every=0, output_dir=None)
+    settings = read_settings(EMBEDDED_SETTINGS / "train.yaml", "--config")
+    changed = dict(
+        batch_size=64, mini_batches=2, learning_rate=1e-3, lr_schedule="constant", kl_coef=kl_coef, seed=seed, steps=steps, eval_every=5, eval_prompts=256,
+        save_merged=False, save_every=0, output_dir=None,
+    )  # fmt: skip
     made = PPOTrainer(PPOConfig(**settings | changed)).train()["sampled"]
     rows = [
         {

@@ -2,8 +2,8 @@
 
     python benchmarks/trl_learning.py FOLDER SEED '{"trainer": "ppo", "learning_rate": 0.0003, "lora_r": 0, "batch_size": 8}'
 
-Policy, posts, number of samples, lengths, temperature and, where no other is given, epochs are those of the embedded settings; the reward model is the same too, with its
-adapter merged and its normalisation in the head, as the plain sequence classifier that TRL asks for. TRL's PPO has a value model with all weights, which starts
+Policy, posts, number of samples, lengths, temperature and, where no other is given, epochs are those of the embedded settings; the reward model is the same too,
+with its adapter merged and its normalisation in the head, as the plain sequence classifier that TRL asks for. TRL's PPO has a value model with all weights, which starts
 from the reward model as ours does, and takes a penalty off the score of a response without EOS, where ours and the reward function of the others give a
 fixed score instead. What is not named here is TRL's default.
 """
@@ -18,7 +18,6 @@ from pathlib import Path
 import torch
 import transformers
 import trl.experimental.ppo.ppo_trainer as trl_ppo
-import yaml
 from datasets import Dataset
 from peft import LoraConfig, PeftModel
 from safetensors.torch import load_file
@@ -27,15 +26,15 @@ from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 from trl.experimental.ppo import PPOConfig as TRLPPOConfig
 from trl.experimental.ppo import PPOTrainer as TRLPPOTrainer
 
-import ppo_lm.embedded
 from ppo_lm import PPOConfig
+from ppo_lm.base_setup import EMBEDDED_MODEL
+from ppo_lm.cli.main import EMBEDDED_SETTINGS, read_settings
 from ppo_lm.data import load_prompts
 from ppo_lm.data.encoding import encode_prompt, pad
 from ppo_lm.embedded.gold import gold
 from ppo_lm.models.reward_model import HEAD_FILE, NORMALISATION_FILE
 
-EMBEDDED = Path(ppo_lm.embedded.__file__).parent
-MODEL, REWARD = EMBEDDED / "model", EMBEDDED / "model" / "reward"
+MODEL, REWARD = EMBEDDED_MODEL, EMBEDDED_MODEL / "reward"
 RESPONSES_PER_PROMPT = 4  # of GRPO and RLOO
 
 
@@ -58,7 +57,7 @@ class Task:
     """The posts, and what the responses to them are worth."""
 
     def __init__(self, seed: int, batch_size: int, **changed):
-        settings = yaml.safe_load((EMBEDDED / "settings" / "train.yaml").read_text(encoding="utf-8"))
+        settings = read_settings(EMBEDDED_SETTINGS / "train.yaml", "--config")
         steps = settings["steps"] * settings["batch_size"] // batch_size
         self.settings = PPOConfig(**settings | {"steps": steps, "batch_size": batch_size, "seed": seed, **changed})
         prompts, _ = load_prompts("embedded", self.settings)
@@ -187,8 +186,8 @@ def train_groups(kind: str, task: Task, folder: Path, learning_rate: float, lora
 
 def main(folder: Path, seed: int, options: dict) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    kind, of_the_task = options.pop("trainer"), ("batch_size", "ppo_epochs")
-    task = Task(seed, **{name: options.pop(name) for name in of_the_task if name in options})
+    kind = options.pop("trainer")
+    task = Task(seed, **{name: options.pop(name) for name in ("batch_size", "ppo_epochs") if name in options})
     policy, rows = train_ppo(task, folder, **options) if kind == "ppo" else train_groups(kind, task, folder, **options)
     result = {"batch": task.settings.batch_size, "gold": task.golds, "score": [row["score"] for row in rows], "kl": [row["kl"] for row in rows if "kl" in row], **task.evaluate(policy)}
     (folder / "result.json").write_text(json.dumps(result), encoding="utf-8")

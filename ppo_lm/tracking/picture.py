@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from statistics import fmean
 
-SMOOTHED_TO = 16  # of a run's length: how many steps a smoothed point is the mean of
+SPANS = 16  # a smoothed point is the mean of the latest 1/16 of the run's steps
 
 
 def draw_learning_curve(history: list[dict], monitor_name: str, file: Path) -> None:
@@ -20,7 +20,7 @@ def draw_learning_curve(history: list[dict], monitor_name: str, file: Path) -> N
     figure, axes = pyplot.subplots(1, len(panels), figsize=(4.2 * len(panels), 3.2), layout="constrained", squeeze=False)
     for axis, (name, title) in zip(axes[0], panels.items()):
         known = [row for row in history if name in row]
-        steps, values, width = [row["step"] for row in known], [row[name] for row in known], max(len(known) // SMOOTHED_TO, 1)
+        steps, values, width = [row["step"] for row in known], [row[name] for row in known], max(len(known) // SPANS, 1)
         axis.plot(steps, values, color="#1f6feb", linewidth=0.8, alpha=0.4)
         axis.plot(steps, [fmean(values[max(end - width, 0) : end]) for end in range(1, len(values) + 1)], color="#1f6feb", linewidth=1.8)
         axis.set(title=title, xlabel="PPO step")

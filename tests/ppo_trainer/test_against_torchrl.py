@@ -56,7 +56,10 @@ def test_clipped_losses_and_their_gradients(seed):
     new = logits.weight.log_softmax(-1).gather(1, actions[:, None]).squeeze(1)
     old = (new + 0.3 * torch.randn(tokens, generator=g, dtype=torch.float64)).detach()
     old_values = (values.weight[:, 0] + 0.3 * torch.randn(tokens, generator=g, dtype=torch.float64)).detach()
-    ours = policy_loss(spread(new), spread(old), spread(advantages), mask, clip).loss, value_loss(spread(values.weight[:, 0]), spread(old_values), spread(targets), mask, value_clip).loss
+    ours = (
+        policy_loss(spread(new), spread(old), spread(advantages), mask, clip).loss,
+        value_loss(spread(values.weight[:, 0]), spread(old_values), spread(targets), mask, value_clip).loss,
+    )
 
     actor = ProbabilisticTensorDictSequential(
         TensorDictModule(logits, in_keys=["place"], out_keys=["logits"]),
@@ -64,9 +67,11 @@ def test_clipped_losses_and_their_gradients(seed):
     )
     critic = TensorDictModule(values, in_keys=["place"], out_keys=["state_value"])
     theirs = ClipPPOLoss(
-        actor, critic, clip_epsilon=clip, entropy_bonus=False, normalize_advantage=False, loss_critic_type="l2", clip_value=value_clip or None, critic_coeff=0.5, functional=False
-    )
-    data = TensorDict({"place": torch.arange(tokens), "action": actions, "advantage": advantages[:, None], "value_target": targets[:, None], "state_value": old_values[:, None]}, [tokens])
+        actor, critic, clip_epsilon=clip, entropy_bonus=False, normalize_advantage=False, loss_critic_type="l2", clip_value=value_clip or None, critic_coeff=0.5,
+        functional=False,
+    )  # fmt: skip
+    columns = {"advantage": advantages[:, None], "value_target": targets[:, None], "state_value": old_values[:, None]}
+    data = TensorDict({"place": torch.arange(tokens), "action": actions, **columns}, [tokens])
     data[theirs.tensor_keys.sample_log_prob] = old
     made = theirs(data)
     for our, their, table in zip(ours, (made["loss_objective"], made["loss_critic"]), (logits, values)):
