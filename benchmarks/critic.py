@@ -1,17 +1,21 @@
-"""What the value model of the embedded task has learnt when it is trained alone at first: explained variance on rollouts of held-out posts.
+"""How well a value model foresees returns on the embedded task: explained variance on rollouts of held-out posts, and the most there is to foresee.
 
     uv run benchmarks/critic.py [--steps 40] [--batch_size 64] [--value_learning_rate 1e-3] [--seeds 3]
 
-The policy stays where it starts (`value_warmup_steps`), and 256 posts that no step has seen are answered by it once. Printed is 1 − Var(G − V) / Var(G) over their
-tokens, with the reward-to-go G, before training and after every fifth step.
+The policy stays where it starts while its value model is trained alone (`value_warmup_steps`); 256 posts that no step has seen are answered by it once. Printed is
+1 − Var(G − V) / Var(G) over their tokens, with the reward-to-go G, before training and after every fifth step; and its ceiling, what E[G | prefix] itself would reach:
+1 − E[Var(G | prefix)] / Var(G), from 8 continuations of each of 256 prefixes. Then the main job is run with and without 10 of these steps before it, and its value model is
+measured in the same way on the rollouts of the policy that it leaves.
 """
 
 from __future__ import annotations
 
 import argparse
 import statistics
+from collections.abc import Iterable
 from itertools import islice
 
+import torch
 from rich.console import Console
 from rich.table import Table
 
@@ -23,6 +27,8 @@ from ppo_lm.types import SAPairs
 
 EVERY = 5  # steps
 HELD_OUT = 256  # posts
+CONTINUATIONS = 8  # of a prefix
+MAIN_JOB_WARM_UP = 10  # steps
 
 
 def answer(trainer: PPOTrainer, prompts: list[str]) -> SAPairs:
@@ -35,9 +41,67 @@ def answer(trainer: PPOTrainer, prompts: list[str]) -> SAPairs:
     return trainer.return_calculator.add_reward_to_go(pairs)
 
 
+def ceiling(trainer: PPOTrainer, pairs: SAPairs, seed: int) -> float:
+    """1 − E[Var(G | prefix)] / Var(G): the explained variance of the best of all value models, where the policy is its reference, so that G is the score alone.
+
+    Prefixes are drawn uniformly from the pairs' states, and each is continued `CONTINUATIONS` times; the variance between these, unbiased, is what no value model foresees.
+    """
+    config, roles = trainer.config, trainer.roles
+    places = pairs.action_mask.nonzero()
+    places = places[torch.randperm(len(places), generator=torch.Generator().manual_seed(seed))[:HELD_OUT]]
+    states = [pairs.pair(row, step).state for row, step in places.tolist() for _ in range(CONTINUATIONS)]
+    left = config.max_new_tokens - places[:, 1].repeat_interleave(CONTINUATIONS)
+    generator = SequenceGenerator(roles.policy, roles.sft, trainer.generator.sampling, config.micro_batch_tokens, seed=seed + 2)
+    generator._encode = lambda rows: [states[int(row)] for row in rows]  # states are token ids already
+    rows = [str(row) for row in range(len(states))]
+    found, texts = generator.generate_sequences(rows)
+    scores = trainer.reward_computer.compute_rewards(rows, texts, None, found)
+    returns = torch.where(found.terminated & (found.lengths <= left), scores, config.missing_eos_score)
+    return 1 - float(returns.view(-1, CONTINUATIONS).var(dim=1).mean() / returns.var())
+
+
 def measure(trainer: PPOTrainer, pairs: SAPairs) -> float:
     values = trainer.value_adder.add_values_to_sa_pairs(pairs).require("values")
     return explained_variance(values, pairs.require("reward_to_go"), pairs.action_mask)
+
+
+def train_main_job(settings: dict, seed: int, warm_up: int) -> list[float]:
+    """The main job after `warm_up` steps of its value model alone; explained variance on held-out posts at its start, middle and end."""
+    steps = settings["steps"] + warm_up
+    trainer = PPOTrainer(PPOConfig(**settings | dict(steps=steps, value_warmup_steps=warm_up, eval_prompts=HELD_OUT, output_dir=None, seed=seed)))
+    train, held_out = trainer.prompts.split(HELD_OUT, seed)
+    found, due = [], {warm_up, warm_up + settings["steps"] // 2, steps}
+    batches = train.batches(trainer.config.batch_size, seed)
+    for step in range(steps + 1):
+        if step in due:
+            found.append(measure(trainer, answer(trainer, held_out.prompts)))
+        if step < steps:
+            batch = next(batches)
+            trainer.ppo_step(batch.prompts, batch.columns)
+    return found
+
+
+def warm_up_alone(settings: dict, seed: int, steps: int) -> tuple[list[float], float]:
+    """Explained variance on held-out posts by steps of warm-up, and its ceiling."""
+    trainer = PPOTrainer(PPOConfig(**settings | dict(steps=steps + 1, value_warmup_steps=steps, eval_prompts=HELD_OUT, output_dir=None, seed=seed)))
+    train, held_out = trainer.prompts.split(HELD_OUT, seed)
+    pairs = answer(trainer, held_out.prompts)
+    found = [measure(trainer, pairs)]
+    for step, batch in enumerate(islice(train.batches(trainer.config.batch_size, seed), steps), start=1):
+        trainer.ppo_step(batch.prompts, batch.columns)
+        if step % EVERY == 0:
+            found.append(measure(trainer, pairs))
+    return found, ceiling(trainer, pairs, seed)
+
+
+def show(title: str, rows: dict[str, Iterable[float]]) -> None:
+    table = Table(title=title)
+    for heading in ("", "mean", "least", "greatest"):
+        table.add_column(heading, justify="right")
+    for name, numbers in rows.items():
+        numbers = list(numbers)
+        table.add_row(name, f"{statistics.fmean(numbers):.3f}", f"{min(numbers):.3f}", f"{max(numbers):.3f}")
+    Console(width=100).print(table)
 
 
 def main() -> None:
@@ -48,28 +112,15 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     arguments = parser.parse_args()
     settings = read_settings(EMBEDDED_SETTINGS / "train.yaml", "--config")
-    changed = dict(
-        steps=arguments.steps + 1, value_warmup_steps=arguments.steps, batch_size=arguments.batch_size, mini_batches=max(arguments.batch_size // 16, 1),
-        value_learning_rate=arguments.value_learning_rate, eval_prompts=HELD_OUT, output_dir=None,
-    )  # fmt: skip
-    found: list[list[float]] = []
-    for seed in range(arguments.seeds):
-        trainer = PPOTrainer(PPOConfig(**settings | changed | {"seed": seed}))
-        train, held_out = trainer.prompts.split(HELD_OUT, seed)
-        pairs = answer(trainer, held_out.prompts)
-        row = [measure(trainer, pairs)]
-        for step, batch in enumerate(islice(train.batches(arguments.batch_size, seed), arguments.steps), start=1):
-            trainer.ppo_step(batch.prompts, batch.columns)
-            if step % EVERY == 0:
-                row.append(measure(trainer, pairs))
-        found.append(row)
-        print(f"seed {seed}: " + ", ".join(f"{number:.3f}" for number in row), flush=True)
-    table = Table(title=f"explained variance on {HELD_OUT} held-out posts, {arguments.seeds} seeds")
-    for heading in ("samples of warm-up", "mean", "least", "greatest"):
-        table.add_column(heading, justify="right")
-    for place, numbers in enumerate(zip(*found)):
-        table.add_row(f"{place * EVERY * arguments.batch_size:,}", f"{statistics.fmean(numbers):.3f}", f"{min(numbers):.3f}", f"{max(numbers):.3f}")
-    Console(width=100).print(table)
+    large = dict(batch_size=arguments.batch_size, mini_batches=max(arguments.batch_size // 16, 1), value_learning_rate=arguments.value_learning_rate)
+    alone = [warm_up_alone(settings | large, seed, arguments.steps) for seed in range(arguments.seeds)]
+    rows = {f"{place * EVERY * arguments.batch_size:,}": numbers for place, numbers in enumerate(zip(*(found for found, _ in alone)))}
+    show(f"untouched policy: explained variance by samples of warm-up, {arguments.seeds} seeds", rows | {"ceiling": [most for _, most in alone]})
+    rows = {}
+    for warm_up in (0, MAIN_JOB_WARM_UP):
+        runs = [train_main_job(settings, seed, warm_up) for seed in range(arguments.seeds)]
+        rows |= {f"{warm_up} steps of warm-up, {place} of the main job": numbers for place, numbers in zip(("start", "middle", "end"), zip(*runs))}
+    show(f"main job: explained variance, {arguments.seeds} seeds", rows)
 
 
 if __name__ == "__main__":

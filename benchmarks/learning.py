@@ -88,7 +88,7 @@ def run(folder: Path, options: dict[str, object], seed: int) -> dict:
     """One run of ours, if it is not there yet; its numbers."""
     if not (folder / "adapter").is_dir():
         shutil.rmtree(folder, ignore_errors=True)  # of a run that was cut off
-        _start("main.py", *[f"--{name}={value}" for name, value in {**options, "seed": seed, "save_merged": False, "output_dir": folder}.items()])
+        start("main.py", *[f"--{name}={value}" for name, value in {**options, "seed": seed, "save_merged": False, "output_dir": folder}.items()])
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     steps, last = [row for row in rows if "seconds" in row], [row for row in rows if row.get("evaluation") == "sampled"][-1]
     gold = [row["monitor"] for row in steps]
@@ -99,11 +99,11 @@ def run(folder: Path, options: dict[str, object], seed: int) -> dict:
 def run_peer(folder: Path, options: dict[str, object], seed: int) -> dict:
     """One run of TRL's, if it is not there yet; its numbers."""
     if not (folder / "result.json").is_file():
-        _start("benchmarks/trl_learning.py", folder, seed, json.dumps(options))
+        start("benchmarks/trl_learning.py", folder, seed, json.dumps(options))
     return json.loads((folder / "result.json").read_text(encoding="utf-8"))
 
 
-def _start(script: str, *arguments: object) -> None:
+def start(script: str, *arguments: object) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "TRL_EXPERIMENTAL_SILENCE": "1"}
     done = subprocess.run([sys.executable, script, *map(str, arguments)], cwd=ROOT, env=environment, check=False, capture_output=True, text=True)
     if done.returncode:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import ppo_lm
-from ppo_lm.config import CollectConfig, EvaluateConfig, PPOConfig, RewardConfig, SFTConfig
+from ppo_lm.config import CollectConfig, EvaluateConfig, PPOConfig, RewardConfig, SFTConfig, ValueConfig
 from ppo_lm.ppo_trainer import PPOTrainer
 
 ROOT = Path(ppo_lm.__file__).parent
@@ -21,7 +21,7 @@ LEVELS = [
     ["token_attribution", "reward_kl", "advantage", "training"],
     ["models", "base_setup", "data", "rewards", "experience_buffer", "embedded.grammar", "embedded.posts", "embedded.summaries", "embedded.gold", "embedded.network"],
     ["rollout", "checkpointing", "evaluation", "tracking"],
-    ["ppo_trainer", "sft", "reward_modeling"],
+    ["ppo_trainer", "sft", "reward_modeling", "value_modeling"],
     ["comparison", "collection", "embedded.build"],
     ["cli"],
 ]
@@ -82,9 +82,9 @@ def test_ppo_step_fits_on_one_screen_and_shows_the_steps_in_order():
     assert places == sorted(places)
 
 
-@pytest.mark.parametrize("config", [SFTConfig, RewardConfig, PPOConfig, EvaluateConfig, CollectConfig], ids=lambda config: config.__name__)
+@pytest.mark.parametrize("config", [SFTConfig, RewardConfig, ValueConfig, PPOConfig, EvaluateConfig, CollectConfig], ids=lambda config: config.__name__)
 def test_every_config_field_is_read_and_has_a_help_line(config):
-    rooms = {SFTConfig: ["sft", "checkpointing"], RewardConfig: ["reward_modeling", "checkpointing"], PPOConfig: ["ppo_trainer", "tracking"], EvaluateConfig: ["comparison"], CollectConfig: ["collection"]}
+    rooms = {SFTConfig: ["sft", "checkpointing"], RewardConfig: ["reward_modeling", "checkpointing"], ValueConfig: ["value_modeling", "sft", "checkpointing"], PPOConfig: ["ppo_trainer", "tracking"], EvaluateConfig: ["comparison"], CollectConfig: ["collection"]}
     readers = [ROOT / "data" / "loading.py", ROOT / "ppo_trainer" / "inputs.py", *[file for room in rooms[config] for file in (ROOT / room).rglob("*.py")]]
     code = "\n".join(file.read_text(encoding="utf-8") for file in readers)
     helped = {}

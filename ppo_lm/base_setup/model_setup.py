@@ -15,7 +15,9 @@ from ppo_lm.base_setup.base_setup import EMBEDDED_MODEL
 from ppo_lm.base_setup.lora_setup import make_lora_config
 from ppo_lm.errors import ModelError, first_line
 from ppo_lm.models import BaseModel, PolicyModel, RewardModel, SFTModel, ValueModel
-from ppo_lm.models.reward_model import HEAD_FILE, REWARD_FILES
+from ppo_lm.models.reward_model import REWARD_FILES
+from ppo_lm.models.score_head import HEAD_FILE
+from ppo_lm.models.value_model import VALUE_FILES
 
 
 class Roles(NamedTuple):
@@ -29,31 +31,35 @@ class Roles(NamedTuple):
 
 def set_up_roles(
     base: BaseModel, *, lora_r: int, lora_alpha: float, lora_dropout: float, lora_targets: str, reward_folders: Sequence[Path] = (), seed: int = 0,
-    shared_trunk: bool = False,
+    shared_trunk: bool = False, value_folder: Path | None = None,
 ) -> Roles:  # fmt: skip
     """Add the adapters and heads to `base`, their random parts drawn with `seed`.
 
     With lora_r 0, policy and value get a copy of all weights each; the base stays the reference. With reward models on the same
-    base, the value model starts from the first one's adapter and its normalised head (2403.17031). With `shared_trunk` it is a head on the
-    policy's hidden states instead, and starts from 0.
+    base, the value model starts from the first one's adapter and its normalised head (2403.17031); with a `value_folder`, from what `ppo-lm value` left there. With
+    `shared_trunk` it is a head on the policy's hidden states instead, and starts from 0.
     """
     torch.manual_seed(seed)
     full = lora_r == 0
     policy_base = base.copy_of_all_weights() if full else base
     value_base = base.copy_of_all_weights() if full and not shared_trunk else base
     rewards = [load_reward_model(base, folder, "reward" if i == 0 else f"reward_{i + 1}") for i, folder in enumerate(reward_folders)]
-    if full and rewards and not shared_trunk:
-        value_base.network.load_state_dict(base.merged_weights("reward"))
     if not full:
         lora = make_lora_config(lora_r, lora_alpha, lora_dropout, lora_targets)
         add_adapter(base, "policy", lora)
-        if not rewards and not shared_trunk:
-            base.add_adapter("value", lora)
-        elif not shared_trunk:
-            base.copy_adapter("reward", "value")
+    if value_folder:
+        load_value_adapter(base, value_folder)
+    elif rewards and not shared_trunk:
+        base.copy_adapter("reward", "value")
+    elif not full and not shared_trunk:
+        base.add_adapter("value", lora)
+    if full and not shared_trunk and (value_folder or rewards):
+        value_base.network.load_state_dict(base.merged_weights("value"))
     policy = PolicyModel(policy_base, None if full else "policy")
     value = ValueModel.on_trunk_of(policy) if shared_trunk else ValueModel(value_base, None if full else "value")
-    if rewards and not shared_trunk:
+    if value_folder:
+        value.head.load(value_folder)
+    elif rewards and not shared_trunk:
         value.head.start_from(rewards[0].head, rewards[0].mean, rewards[0].std)
     for reward in rewards:
         freeze(reward)
@@ -79,6 +85,14 @@ def load_reward_model(base: BaseModel, folder: Path, role: str) -> RewardModel:
         raise ModelError(f"reward model {str(folder)!r} cannot be loaded onto model {base.name!r}; was it trained on another one? {first_line(error)}") from error
 
 
+def load_value_adapter(base: BaseModel, folder: Path) -> None:
+    """Add the adapter of the value model in `folder` as the role "value"; a `ModelError` if it does not fit the base."""
+    try:
+        base.load_adapter("value", folder)
+    except (RuntimeError, ValueError, KeyError, OSError) as error:
+        raise ModelError(f"value model {str(folder)!r} cannot be loaded onto model {base.name!r}; was it trained on another one? {first_line(error)}") from error
+
+
 def freeze(reward: RewardModel) -> None:
     """Take the reward model's weights out of training."""
     for parameter in reward.parameters():
@@ -88,15 +102,28 @@ def freeze(reward: RewardModel) -> None:
 def find_reward_folder(reward: str) -> Path | None:
     """The folder of a reward model that ppo_lm trained which `reward` names ("embedded", the folder, or that of its run); None if it names something
     else. Raises `ModelError` for a folder that holds a part of one."""
-    folder = EMBEDDED_MODEL / "reward" if reward == "embedded" else Path(reward).expanduser()
+    return _find_folder(reward, "reward", REWARD_FILES)
+
+
+def find_value_folder(value_model: str) -> Path:
+    """The folder of a value model that `ppo-lm value` trained which `value_model` names ("embedded", the folder, or that of its run). Raises `ModelError` if
+    there is none, or a part of one."""
+    folder = _find_folder(value_model, "value", VALUE_FILES)
+    if folder is None:
+        raise ModelError(f"value_model {value_model!r}: there is no value model in it; name the folder of a `ppo-lm value` run, or leave it out")
+    return folder
+
+
+def _find_folder(name: str, role: str, files: tuple[str, ...]) -> Path | None:
+    folder = EMBEDDED_MODEL / role if name == "embedded" else Path(name).expanduser()
     try:
-        if (folder / "reward" / HEAD_FILE).is_file():
-            folder = folder / "reward"
-        missing = [name for name in REWARD_FILES if not (folder / name).is_file()]
+        if (folder / role / HEAD_FILE).is_file():
+            folder = folder / role
+        missing = [file for file in files if not (folder / file).is_file()]
     except OSError:  # too long for a path: something else's name
         return None
-    if missing == list(REWARD_FILES):
+    if missing == list(files):
         return None
     if missing:
-        raise ModelError(f"reward {reward!r}: {folder} has no {', '.join(missing)}, so it is no reward model that ppo_lm trained")
+        raise ModelError(f"{role} {name!r}: {folder} has no {', '.join(missing)}, so it is no {role} model that ppo_lm trained")
     return folder

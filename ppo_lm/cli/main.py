@@ -8,19 +8,23 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser, set_parsing_settings
 
-from ppo_lm.config import CollectConfig, EvaluateConfig, PPOConfig, RewardConfig, SFTConfig
+from ppo_lm.config import CollectConfig, EvaluateConfig, PPOConfig, RewardConfig, SFTConfig, ValueConfig
 from ppo_lm.errors import ConfigError, UserError, first_line
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)  # each field's help is the line under it
 
 EMBEDDED_SETTINGS = Path(__file__).parents[1] / "embedded" / "settings"
-LISTS = ("--reward", "--models")  # options that may be given several times
+LISTS = {"--reward": PPOConfig, "--models": EvaluateConfig}  # options that may be given several times, and of what
+FITS_ONLY = {  # in the embedded settings: what fits nothing else than the embedded data, reward or model
+    "train.yaml": {"--prompts": "monitor", "--reward": "value_model", "--model_name": "value_model"},
+    "reward.yaml": {"--preferences": "demonstrations"},
+}
 
 
 def main(arguments: list[str] | None = None, prog: str | None = None) -> None:
     """Run a subcommand; a user's mistake ends it with one sentence and exit code 1. `prog` is the name to show in its usage line."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    commands = {"sft": sft, "reward": reward, "train": train, "evaluate": evaluate, "collect": collect, "doctor": doctor, "build-embedded": build_embedded}
+    commands = {"sft": sft, "reward": reward, "value": value, "train": train, "evaluate": evaluate, "collect": collect, "doctor": doctor, "build-embedded": build_embedded}
     if not arguments or arguments[0] not in commands:
         known = bool(arguments) and arguments[0] in ("-h", "--help")
         print(USAGE, file=None if known else sys.stderr)
@@ -38,13 +42,14 @@ USAGE = """usage: ppo-lm COMMAND [options]; `ppo-lm COMMAND --help` lists the op
 
   sft             supervised fine-tuning, from demonstrations
   reward          a reward model, from preferences
+  value           a value model, from demonstrations and a reward
   train           PPO, from prompts and a reward
   evaluate        compare policies on held-out prompts
   collect         judge pairs of completions in a browser
   doctor          look for the known ways in which PPO fails in a run's folder
   build-embedded  build the small model that comes with the package
 
-Without --config and a model, sft, reward, train and evaluate do the embedded task; --config embedded names its settings."""
+Without --config and a model, sft, reward, value, train and evaluate do the embedded task; --config embedded names its settings."""
 
 
 def sft(arguments: list[str], prog: str) -> None:
@@ -61,6 +66,14 @@ def reward(arguments: list[str], prog: str) -> None:
     from ppo_lm.reward_modeling import run_reward
 
     run_reward(config, resume=folder)
+
+
+def value(arguments: list[str], prog: str) -> None:
+    """A value model, from `--config FILE.yaml` and any field of `ValueConfig` as an option."""
+    config, folder = read_run(ValueConfig, arguments, prog, "A value model from demonstrations and what scores them.", "value.yaml")
+    from ppo_lm.value_modeling import run_value
+
+    run_value(config, resume=folder)
 
 
 def train(arguments: list[str], prog: str) -> None:
@@ -173,18 +186,18 @@ def read_config(kind: type, arguments: list[str], prog: str, description: str, e
     for argument in arguments:
         if argument.startswith("--config="):
             read_settings(Path(argument.partition("=")[2]).expanduser(), "--config")  # what jsonargparse says of such a file is no sentence
-    values = vars(parser.parse_args(_join_lists(arguments)))
+    values = vars(parser.parse_args(_join_lists(arguments, [name for name, of in LISTS.items() if of is kind])))
     return kind(**{name: value for name, value in values.items() if name != "config"})
 
 
 def _with_embedded_settings(arguments: list[str], option: str) -> list[str]:
-    arguments = [option if argument == "--config=embedded" else argument for argument in arguments]
+    """The settings of the embedded task where `--config embedded` stands, or first if neither file nor model is named; without those that do not fit what else is named."""
     named = {argument.split("=")[0] for argument in arguments}
-    if named & {"--config", "--model_name", "--models"}:
-        return arguments
-    own = {"train.yaml": ("--prompts", "--monitor=null"), "reward.yaml": ("--preferences", "--demonstrations=null")}  # what fits the embedded data only
-    data, without = own.get(Path(option).name, ("", ""))
-    return [option, *([without] if data in named else []), *arguments]
+    own = FITS_ONLY.get(Path(option.partition("=")[2]).name, {})
+    settings = [option, *dict.fromkeys(f"--{field}=null" for other, field in own.items() if other in named)]
+    if not named & {"--config", "--model_name", "--models"}:
+        return [*settings, *arguments]
+    return [part for argument in arguments for part in (settings if argument == "--config=embedded" else [argument])]
 
 
 def _join(arguments: list[str]) -> list[str]:
@@ -198,14 +211,14 @@ def _join(arguments: list[str]) -> list[str]:
     return joined
 
 
-def _join_lists(arguments: list[str]) -> list[str]:
-    """The values of each option of `LISTS`, given once or several times, as one list of texts; a value that is a list already, or null, stands alone."""
+def _join_lists(arguments: list[str], names: list[str]) -> list[str]:
+    """The values of each option of `names`, given once or several times, as one list of texts; a value that is a list already, or null, stands alone."""
     rest, lists = [], {}
     for argument in arguments:
         name, equals, value = argument.partition("=")
-        if name in LISTS and equals and value != "null" and not value.startswith("["):
+        if name in names and equals and value != "null" and not value.startswith("["):
             lists.setdefault(name, []).append(value)
-        elif name in LISTS:
+        elif name in names:
             lists.pop(name, None)  # the last one counts
             rest.append(argument)
         else:

@@ -70,6 +70,8 @@ class PPOConfig(PromptSettings, ModelSettings):
     """What the value model learns: reward_to_go (discounted sum of rewards, which is λ = 1) or returns (advantages + values)."""
     value_lam: Optional[float] = None
     """The λ of the advantages in returns; none: that of the policy's advantages."""
+    value_model: Optional[str] = None
+    """The folder of a `ppo-lm value` run, or "embedded": where the value model starts; none: from the first reward model, or afresh where functions score."""
     value_warmup_steps: int = 0
     """Train the value model alone in the first so many steps."""
 
@@ -174,6 +176,8 @@ class PPOConfig(PromptSettings, ModelSettings):
             clashes.append(f"batch_size is {self.batch_size} but responses_per_prompt is {self.responses_per_prompt}; make the first a multiple of the second")
         if self.advantage_estimator != "gae":
             clashes += self._clashes_without_value_model()
+        if self.value_model and self.value_backbone == "shared":
+            clashes.append("value_model is set but value_backbone is shared, a head alone; set value_backbone to separate, or value_model to null")
         if self.value_warmup_steps and self.value_backbone == "shared":
             clashes.append("value_warmup_steps is set but value_backbone is shared, so that the value model has no weights but its head; set value_backbone to separate")
         if self.value_warmup_steps >= self.steps > 0:
@@ -211,6 +215,7 @@ class PPOConfig(PromptSettings, ModelSettings):
         estimator = f"advantage_estimator is {self.advantage_estimator}"
         return [
             *([f"{estimator} but responses_per_prompt is 1; it compares the responses to one prompt, so set at least 2"] if self.responses_per_prompt < 2 else []),
+            *([f"{estimator}, which trains no value model, but value_model is set; set it to null"] if self.value_model else []),
             *([f"{estimator}, which trains no value model, but value_warmup_steps is set"] if self.value_warmup_steps else []),
             *([f"{estimator}, which trains no value model, but value_backbone is shared"] if self.value_backbone == "shared" else []),
             *([f"{estimator}, which trains no value model, but value_target is {self.value_target}"] if self.value_target != "reward_to_go" else []),

@@ -1,4 +1,4 @@
-"""Build the embedded model as it is shipped: `ppo-lm sft` and `ppo-lm reward` in a row, with their embedded settings. `ppo-lm build-embedded` runs it.
+"""Build the embedded model as it is shipped: `ppo-lm sft`, `ppo-lm reward` and `ppo-lm value` in a row, with their embedded settings. `ppo-lm build-embedded` runs it.
 
 The network starts from random weights; nothing here reads the gold scorer.
 """
@@ -15,9 +15,10 @@ import torch
 import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from ppo_lm.config import RewardConfig, SFTConfig
+from ppo_lm.config import RewardConfig, SFTConfig, ValueConfig
 from ppo_lm.reward_modeling import run_reward
 from ppo_lm.sft import run_sft
+from ppo_lm.value_modeling import run_value
 
 SETTINGS = Path(__file__).parent / "settings"
 
@@ -27,19 +28,21 @@ def build_embedded(folder: Path, seed: int = 0, **changes) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as scratch:
         sft = _config(SFTConfig, "sft.yaml", changes | {"seed": seed, "output_dir": f"{scratch}/sft"})
         reward = _config(RewardConfig, "reward.yaml", changes | {"seed": seed, "model_name": f"{scratch}/sft/merged", "output_dir": f"{scratch}/reward"})
-        results = run_sft(sft) | run_reward(reward)
-        pack(Path(scratch) / "sft" / "merged", Path(scratch) / "reward" / "reward", folder)
+        value = _config(ValueConfig, "value.yaml", changes | {"seed": seed, "model_name": f"{scratch}/sft/merged", "reward": f"{scratch}/reward", "output_dir": f"{scratch}/value"})
+        results = run_sft(sft) | run_reward(reward) | run_value(value)
+        pack(Path(scratch) / "sft" / "merged", [Path(scratch) / "reward" / "reward", Path(scratch) / "value" / "value"], folder)
     return results
 
 
-def pack(network: Path, reward: Path, folder: Path) -> None:
-    """Copy a network, in float16, and a reward model on it into `folder`."""
+def pack(network: Path, models: list[Path], folder: Path) -> None:
+    """Copy a network, in float16, and the reward and value models on it into `folder`."""
     AutoModelForCausalLM.from_pretrained(network, dtype=torch.float16).save_pretrained(folder)
     AutoTokenizer.from_pretrained(network).save_pretrained(folder)
-    shutil.copytree(reward, folder / "reward", dirs_exist_ok=True)
-    config = folder / "reward" / "adapter_config.json"
-    settings = json.loads(config.read_text(encoding="utf-8"))
-    config.write_text(json.dumps({**settings, "base_model_name_or_path": "embedded"}, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    for model in models:
+        shutil.copytree(model, folder / model.name, dirs_exist_ok=True)
+        config = folder / model.name / "adapter_config.json"
+        settings = json.loads(config.read_text(encoding="utf-8"))
+        config.write_text(json.dumps({**settings, "base_model_name_or_path": "embedded"}, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _config(kind: type, file: str, changes: dict):

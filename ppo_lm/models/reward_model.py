@@ -6,13 +6,11 @@ import json
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import nn
 
 from ppo_lm.models.base_model import BaseModel
-from ppo_lm.models.score_head import ScoreHead
+from ppo_lm.models.score_head import HEAD_FILE, ScoreHead
 
-HEAD_FILE = "head.safetensors"
 NORMALISATION_FILE = "normalisation.json"
 REWARD_FILES = ("adapter_config.json", "adapter_model.safetensors", HEAD_FILE, NORMALISATION_FILE)
 
@@ -43,7 +41,7 @@ class RewardModel:
         """Write the adapter (PEFT's format), the head and its normalisation."""
         folder = Path(folder)
         self.base.save_adapter(self.role, folder)
-        save_file({name: value.cpu().contiguous() for name, value in self.head.linear.state_dict().items()}, folder / HEAD_FILE)
+        self.head.save(folder)
         (folder / NORMALISATION_FILE).write_text(json.dumps({"mean": self.mean, "std": self.std}) + "\n", encoding="utf-8")
 
     @classmethod
@@ -52,8 +50,7 @@ class RewardModel:
         folder = Path(folder)
         base.load_adapter(role, folder)
         model = cls(base, role)
-        model.head.linear.load_state_dict(load_file(folder / HEAD_FILE))
-        model.head.to(base.device)
+        model.head.load(folder)
         normalisation = json.loads((folder / NORMALISATION_FILE).read_text(encoding="utf-8"))
         model.mean, model.std = normalisation["mean"], normalisation["std"]
         return model

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
+
+HEAD_FILE = "head.safetensors"
 
 
 class ScoreHead(nn.Module):
@@ -24,3 +29,11 @@ class ScoreHead(nn.Module):
         """Take over `other`'s weights, shifted and scaled so that this head gives (other − mean) / std."""
         self.linear.weight.copy_(other.linear.weight / std)
         self.linear.bias.copy_((other.linear.bias - mean) / std)
+
+    def save(self, folder: Path) -> None:
+        """Write the weights to `HEAD_FILE` in `folder`."""
+        save_file({name: value.cpu().contiguous() for name, value in self.linear.state_dict().items()}, folder / HEAD_FILE)
+
+    def load(self, folder: Path) -> None:
+        """Take over what `save` wrote."""
+        self.linear.load_state_dict(load_file(folder / HEAD_FILE))

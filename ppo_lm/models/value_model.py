@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from torch import nn
 
 from ppo_lm.models.base_model import BaseModel
 from ppo_lm.models.policy_model import PolicyModel, states_before_actions
-from ppo_lm.models.score_head import ScoreHead
+from ppo_lm.models.score_head import HEAD_FILE, ScoreHead
 from ppo_lm.types import SAPairs
+
+VALUE_FILES = ("adapter_config.json", "adapter_model.safetensors", HEAD_FILE)
 
 
 class ValueModel:
@@ -29,6 +33,12 @@ class ValueModel:
     def parameters(self) -> list[nn.Parameter]:
         """The trainable weights that are not the policy's."""
         return [*([] if self.trunk_of else self.base.role_parameters(self.role)), *self.head.parameters()]
+
+    def save(self, folder: str | Path) -> None:
+        """Write the adapter (PEFT's format) and the head."""
+        folder = Path(folder)
+        self.base.save_adapter(self.role, folder)
+        self.head.save(folder)
 
     @classmethod
     def on_trunk_of(cls, policy: PolicyModel) -> ValueModel:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from ppo_lm.base_setup import find_reward_folder
+from ppo_lm.base_setup import find_reward_folder, find_value_folder
 from ppo_lm.config import PPOConfig
 from ppo_lm.data import DataReport, PromptSet, load_prompts
 from ppo_lm.data.encoding import encode_prompt, fit_prompt
@@ -21,6 +21,7 @@ class Inputs(NamedTuple):
     """`rewards` in the configuration's order, a reward model on the shared base as its folder; `prompts` is None where none are named."""
 
     rewards: list[Scorer | Path]
+    value: Path | None
     monitor: Scorer | None
     prompts: PromptSet | None
     report: DataReport | None
@@ -43,6 +44,7 @@ def load_inputs(config: PPOConfig, reward: Callable | Sequence[Callable] | None 
     rewards = [attempt(load_reward, each) for each in given]
     if config.reward_weights is not None and len(config.reward_weights) != len(rewards):
         problems.append(ConfigError([f"reward_weights has {len(config.reward_weights)} numbers for {len(rewards)} rewards; give one for each"]))
+    value = None if config.value_model is None else attempt(find_value_folder, config.value_model)
     if monitor is not None:
         monitor = attempt(FunctionReward, monitor)
     elif config.monitor is not None:
@@ -54,7 +56,7 @@ def load_inputs(config: PPOConfig, reward: Callable | Sequence[Callable] | None 
         for function in (*rewards, monitor):
             attempt(check_columns, function, prompts, config.prompts)
     raise_all(problems)
-    return Inputs(rewards, monitor, prompts, report)
+    return Inputs(rewards, value, monitor, prompts, report)
 
 
 def raise_all(problems: list[UserError]) -> None:

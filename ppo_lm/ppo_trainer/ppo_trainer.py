@@ -46,7 +46,7 @@ class PPOTrainer:
         self.roles = set_up_roles(
             self.base, lora_r=config.lora_r, lora_alpha=config.lora_alpha, lora_dropout=config.lora_dropout,
             lora_targets=config.lora_targets, reward_folders=[r for r in inputs.rewards if isinstance(r, Path)], seed=config.seed,
-            shared_trunk=config.value_backbone == "shared",
+            shared_trunk=config.value_backbone == "shared", value_folder=inputs.value,
         )  # fmt: skip
         sampling = SamplingSettings(config.max_new_tokens, config.temperature, config.top_k, config.top_p)
         for model in (self.roles.policy, self.roles.value) if config.gradient_checkpointing else ():

@@ -7,7 +7,7 @@ import yaml
 
 from ppo_lm.cli.main import EMBEDDED_SETTINGS, main
 from ppo_lm.cli.main import read_config as read_any_config
-from ppo_lm.config import EvaluateConfig, PPOConfig, RewardConfig, SFTConfig
+from ppo_lm.config import EvaluateConfig, PPOConfig, RewardConfig, SFTConfig, ValueConfig
 from ppo_lm.errors import ConfigError
 
 
@@ -50,7 +50,7 @@ def test_options_go_over_the_file_and_the_file_over_the_defaults(tmp_path):
 
 
 def test_config_embedded_names_the_shipped_settings_of_each_stage():
-    shipped = {"sft.yaml": SFTConfig, "reward.yaml": RewardConfig, "train.yaml": PPOConfig, "evaluate.yaml": EvaluateConfig}
+    shipped = {"sft.yaml": SFTConfig, "reward.yaml": RewardConfig, "value.yaml": ValueConfig, "train.yaml": PPOConfig, "evaluate.yaml": EvaluateConfig}
     assert {file.name for file in EMBEDDED_SETTINGS.iterdir()} == set(shipped)
     for name, kind in shipped.items():
         settings = yaml.safe_load((EMBEDDED_SETTINGS / name).read_text(encoding="utf-8"))
@@ -58,6 +58,14 @@ def test_config_embedded_names_the_shipped_settings_of_each_stage():
             assert read_any_config(kind, arguments, "ppo-lm", "", name) == kind(**settings)
     named = read_config(["--config", "embedded", "--model_name", "my/model", "--reward", "mine.py:f"])
     assert (named.model_name, named.reward, named.steps, named.monitor) == ("my/model", ["mine.py:f"], 80, "ppo_lm.embedded.gold:gold")
+
+
+def test_what_fits_the_embedded_task_alone_goes_with_it():
+    assert read_config([]).value_model == "embedded"
+    for arguments in (["--reward", "sentiment"], ["--config", "embedded", "--reward", "sentiment"], ["--config", "embedded", "--model_name", "my/model"]):
+        assert read_config(arguments).value_model is None
+    assert read_config(["--reward", "sentiment", "--value_model", "mine"]).value_model == "mine"
+    assert read_config(["--prompts", "mine.txt"]).monitor is None and read_config(["--config", "embedded", "--prompts", "mine.txt"]).monitor is None
 
 
 def test_an_option_given_several_times_is_a_list():

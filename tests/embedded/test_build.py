@@ -14,9 +14,9 @@ def test_one_call_builds_a_model_that_ppo_runs_on(tmp_path, monkeypatch):
     monkeypatch.setattr(loading, "EMBEDDED_DEMONSTRATIONS", 200)
     monkeypatch.setattr(loading, "EMBEDDED_PREFERENCES", 200)
     results = build_embedded(tmp_path, held_out=20, rouge_samples=2, max_steps=3, max_new_tokens=10)
-    assert {"loss_before", "loss_after", "rougeL_after", "accuracy", "calibration_error"} <= set(results)
+    assert {"loss_before", "loss_after", "rougeL_after", "accuracy", "calibration_error", "explained_variance_after"} <= set(results)
     assert results["loss_after"] < results["loss_before"]
-    config = PPOConfig(model_name=str(tmp_path), reward=str(tmp_path / "reward"), max_new_tokens=20)
+    config = PPOConfig(model_name=str(tmp_path), reward=str(tmp_path / "reward"), value_model=str(tmp_path / "value"), max_new_tokens=20)
     step = PPOTrainer(config).ppo_step([post.prompt for post in generate_posts(4, seed=9)])
     assert len(step["rewards"]) == 4
 

@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from ppo_lm.checkpointing import Checkpoint, load_checkpoint, save_checkpoint
 from ppo_lm.checkpointing.checkpoint import MANIFEST, STATE
 from ppo_lm.cli.main import main
-from ppo_lm.config import CollectConfig, EvaluateConfig, PPOConfig, RewardConfig, SFTConfig
+from ppo_lm.config import CollectConfig, EvaluateConfig, PPOConfig, RewardConfig, SFTConfig, ValueConfig
 from ppo_lm.data import load_demonstrations, load_preferences, load_prompts
 from ppo_lm.errors import CheckpointError, ConfigError, DataError, UserError
 from ppo_lm.tracking.run_folder import drop_later_steps
 
-CONFIGS = [PPOConfig, SFTConfig, RewardConfig, EvaluateConfig, CollectConfig]
-COMMANDS = {"train": PPOConfig, "sft": SFTConfig, "reward": RewardConfig}
+CONFIGS = [PPOConfig, SFTConfig, RewardConfig, ValueConfig, EvaluateConfig, CollectConfig]
+COMMANDS = {"train": PPOConfig, "sft": SFTConfig, "reward": RewardConfig, "value": ValueConfig}
 fuzz = lambda count: settings(  # noqa: E731
     max_examples=count, deadline=10_000, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large]
 )

@@ -228,6 +228,8 @@ def test_prompts_that_are_not_repeated_as_announced_are_refused(folder):
         ({"target_kl": 0.1, "value_backbone": "shared"}, "policy and value model have their updates together"),
         ({"advantage_estimator": "rloo", "responses_per_prompt": 2, "value_target": "returns"}, "which trains no value model, but value_target is returns"),
         ({"advantage_estimator": "rloo", "responses_per_prompt": 2, "lam_length_scale": 0.1}, "which has no λ, but lam_length_scale is set"),
+        ({"advantage_estimator": "rloo", "responses_per_prompt": 2, "value_model": "embedded"}, "but value_model is set; set it to null"),
+        ({"value_model": "embedded", "value_backbone": "shared"}, "value_model is set but value_backbone is shared, a head alone"),
         ({"clip_epsilon": 1.5}, "clip_epsilon is 1.5; it must be above 0 and at most 1"),
         ({"responses_per_prompt": 5}, "batch_size is 32 but responses_per_prompt is 5; make the first a multiple of the second"),
         ({"value_warmup_steps": 100}, "the policy would never be trained"),

@@ -10,14 +10,15 @@ from pathlib import Path
 import pytest
 
 from ppo_lm.cli.main import main
-from ppo_lm.config import RewardConfig, SFTConfig
+from ppo_lm.config import RewardConfig, SFTConfig, ValueConfig
 from ppo_lm.errors import CheckpointError, RunPaused
 from ppo_lm.reward_modeling import run_reward
 from ppo_lm.sft import run_sft
+from ppo_lm.value_modeling import run_value
 from tests.sft.test_stage import DEMONSTRATIONS, write
 
-RUN = {"sft": run_sft, "reward": run_reward}
-KINDS = [("sft", {"lora_r": 4, "lora_dropout": 0.2}), ("sft", {"lora_r": 0}), ("reward", {"lora_r": 4, "lora_dropout": 0.2})]
+RUN = {"sft": run_sft, "reward": run_reward, "value": run_value}
+KINDS = [("sft", {"lora_r": 4, "lora_dropout": 0.2}), ("sft", {"lora_r": 0}), ("reward", {"lora_r": 4, "lora_dropout": 0.2}), ("value", {"lora_r": 4})]
 
 
 def make_config(kind, folder, tmp_path, out, **settings):
@@ -26,6 +27,8 @@ def make_config(kind, folder, tmp_path, out, **settings):
     )  # fmt: skip
     if kind == "sft":
         return SFTConfig(demonstrations=write(tmp_path / "d.jsonl", DEMONSTRATIONS), rouge_samples=0, **both)
+    if kind == "value":
+        return ValueConfig(demonstrations=write(tmp_path / "d.jsonl", DEMONSTRATIONS), reward="length_target(words=4)", **both)
     rows = [{"prompt": d["prompt"], "chosen": d["completion"] + " Yes." * (n % 3), "rejected": "My boss." + " No" * (n % 4)} for n, d in enumerate(DEMONSTRATIONS)]
     return RewardConfig(preferences=write(tmp_path / "p.jsonl", rows), **both)
 

@@ -1,0 +1,118 @@
+"""How much reward for how much KL, on SmolLM2-135M: our PPO and TRL 1.12's from the same weights, prompts, reward function and number of samples.
+
+    uv run benchmarks/frontier.py [--tasks sentiment tldr] [--seeds 3] [--out runs/frontier]
+
+Two rewards: VADER's sentiment of the completions of short openings, and the package's TL;DR heuristics of summaries of the embedded posts. Both sides train LoRA adapters
+of rank 16 in float32; what differs is in `SIDES`: TRL's value model has all its weights and the policy's learning rate, so TRL is tried with several rates on the first
+seed, and the one with the highest reward on held-out prompts is run with all. Runs that are there already are not repeated.
+
+Printed are, as means over seeds, the reward and the KL of 64 held-out prompts after the last sample, and the reward of the last quarter of the samples; the differences are
+paired by seed, with Student's 95% interval. The picture shows each side's way through the plane of KL and reward, a point every 64 samples.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from learning import ROOT, paired, start
+
+SETTINGS = dict(batch_size=8, gamma=1.0, lam=0.95, kl_coef=0.05, ppo_epochs=2, mini_batches=1, temperature=1.0, top_k=0, top_p=1.0, eval_prompts=64)
+TASKS = {
+    "sentiment": dict(prompts="openings", reward="sentiment", max_new_tokens=20, steps=48),
+    "tldr": dict(prompts="embedded", reward="tldr_heuristics", max_new_tokens=32, steps=24),
+}
+SIDES: dict[str, list[dict[str, object]]] = {
+    "ppo_lm": [{"learning_rate": 7e-4}],
+    "TRL PPO": [{"learning_rate": rate} for rate in (1e-4, 3e-4, 7e-4)],
+}
+POINT = 64  # samples
+
+
+def run(folder: Path, task: str, side: str, options: dict, seed: int) -> dict:
+    """One run, if it is not there yet; its numbers."""
+    if not (folder / "result.json").is_file():
+        start("benchmarks/frontier_run.py", folder, task, side, seed, json.dumps(options))
+    result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    print(f"{folder.name}: reward {result['final_score']:.3f}, KL {result['final_kl']:.2f}", flush=True)
+    return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--tasks", nargs="+", choices=list(TASKS), default=list(TASKS))
+    parser.add_argument("--seeds", type=int, default=3, choices=range(2, 11), metavar="2..10")
+    parser.add_argument("--out", type=Path, default=Path("runs/frontier"))
+    arguments = parser.parse_args()
+    place, found = arguments.out.resolve(), {}
+
+    def start_run(task: str, side: str, options: dict, seed: int) -> dict:
+        return run(place / f"{task}-{side.replace(' ', '_')}-{options['learning_rate']}-{seed}", task, side, options, seed)
+
+    from workloads import prepare
+
+    prepare(ROOT / "runs" / "models", "smollm2")
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        tried = {(task, side): [pool.submit(start_run, task, side, options, 0) for options in SIDES[side]] for task in arguments.tasks for side in SIDES}
+        for (task, side), runs in tried.items():
+            scores = [one.result()["final_score"] for one in runs]
+            best = SIDES[side][scores.index(max(scores))]
+            found[task, side, best["learning_rate"]] = [pool.submit(start_run, task, side, best, seed) for seed in range(arguments.seeds)]
+        found = {key: [one.result() for one in runs] for key, runs in found.items()}
+    for task in arguments.tasks:
+        Console(width=150).print(make_table(task, {key[1:]: runs for key, runs in found.items() if key[0] == task}))
+    (place / "frontier.json").write_text(json.dumps({", ".join(map(str, key)): runs for key, runs in found.items()}), encoding="utf-8")
+    draw(found, arguments.tasks, place / "frontier.png")
+
+
+def make_table(task: str, sides: dict[tuple[str, float], list[dict]]) -> Table:
+    ours = next(runs for (side, _), runs in sides.items() if side == "ppo_lm")
+    table = Table(title=f"{task}: {TASKS[task]['steps'] * SETTINGS['batch_size']} samples, {len(ours)} seeds")
+    for column in ("", "rate", "held-out reward", "ours minus this", "held-out KL, nats", "reward of the last quarter", "ours minus this"):
+        table.add_column(column)
+    for (side, rate), runs in sides.items():
+        finals, lasts = [one["final_score"] for one in runs], [*map(last_quarter, runs)]
+        against = ["", ""] if runs is ours else [paired([one["final_score"] for one in ours], finals), paired([*map(last_quarter, ours)], lasts)]
+        kl = statistics.fmean(one["final_kl"] for one in runs)
+        table.add_row(side, f"{rate:g}", f"{statistics.fmean(finals):.3f}", against[0], f"{kl:.2f}", f"{statistics.fmean(lasts):.3f}", against[1])
+    return table
+
+
+def last_quarter(run: dict) -> float:
+    return statistics.fmean(run["score"][-len(run["score"]) // 4 :])
+
+
+def points(runs: list[dict]) -> list[tuple[float, float]]:
+    """(KL, reward), means over seeds and `POINT` samples in a row."""
+    width = POINT // SETTINGS["batch_size"]
+    mean = lambda name, at: statistics.fmean(statistics.fmean(one[name][at : at + width]) for one in runs)  # noqa: E731
+    return [(mean("kl", at), mean("score", at)) for at in range(0, len(runs[0]["score"]) - width + 1, width)]
+
+
+def draw(found: dict[tuple[str, str, float], list[dict]], tasks: list[str], file: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, panels = plt.subplots(1, len(tasks), figsize=(5 * len(tasks), 4), squeeze=False)
+    for axes, task in zip(panels[0], tasks):
+        for colour, ((_, side, rate), runs) in zip(("tab:blue", "tab:orange"), ((key, runs) for key, runs in found.items() if key[0] == task)):
+            axes.plot(*zip(*points(runs)), "o-", color=colour, label=f"{side}, rate {rate:g}")
+            axes.plot([one["final_kl"] for one in runs], [one["final_score"] for one in runs], "x", color=colour)
+        axes.set(title=task, xlabel="KL to the reference, nats a completion", ylabel="reward")
+        axes.legend(fontsize=8)
+    figure.tight_layout()
+    figure.savefig(file, dpi=120)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

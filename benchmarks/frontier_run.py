@@ -1,0 +1,149 @@
+"""One run of `frontier.py`, ours or TRL's: one folder with `result.json`, the score and KL of every batch, and those of held-out prompts at the end."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+from pathlib import Path
+
+import torch
+import transformers
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+
+from frontier import SETTINGS, TASKS
+from learning import ROOT
+from ppo_lm import PPOConfig, PPOTrainer
+from ppo_lm.data import PromptSet, load_prompts
+from ppo_lm.data.encoding import encode_prompt
+from ppo_lm.rewards.built_in import load_built_in
+from workloads import prepare
+
+sys.path.insert(0, str(ROOT / "examples"))
+from smollm2_sentiment import OPENINGS, SUBJECTS  # noqa: E402
+
+MODEL = prepare(ROOT / "runs" / "models", "smollm2")
+
+
+def make_config(task: str, seed: int, learning_rate: float) -> PPOConfig:
+    settings = {name: value for name, value in TASKS[task].items() if name not in ("prompts", "reward")}
+    return PPOConfig(
+        model_name=str(MODEL / "policy"), dtype="float32", lora_r=16, lora_alpha=32, lora_dropout=0.0, seed=seed, learning_rate=learning_rate,
+        value_learning_rate=1e-3, **SETTINGS, **settings,
+    )  # fmt: skip
+
+
+def make_prompts(task: str, config: PPOConfig) -> tuple[PromptSet, PromptSet]:
+    """(to train on, held out)."""
+    source = [f"{subject} {opening}" for subject in SUBJECTS for opening in OPENINGS] if TASKS[task]["prompts"] == "openings" else TASKS[task]["prompts"]
+    return load_prompts(source, config)[0].split(config.eval_prompts, config.seed)
+
+
+def train_ours(task: str, config: PPOConfig, train: PromptSet, held_out: PromptSet) -> dict:
+    trainer, rows = PPOTrainer(config, reward=load_built_in(TASKS[task]["reward"])), []
+    for batch, _ in zip(train.batches(config.batch_size, config.seed), range(config.steps)):
+        rows.append(trainer.ppo_step(batch.prompts, None))
+    policy = trainer.roles.policy.base.merged_network(trainer.roles.policy.role)
+    return {"score": [row["score"] for row in rows], "kl": [row["kl"] for row in rows]} | evaluate(policy, task, config, held_out.prompts)
+
+
+class FunctionReward(torch.nn.Module):
+    """Stands where TRL wants a reward model; `get_reward` asks its function."""
+
+    def __init__(self, tokenizer, function):
+        super().__init__()
+        self.tokenizer, self.function = tokenizer, function
+
+    def scores(self, query_responses: torch.Tensor, context_length: int) -> torch.Tensor:
+        prompts, completions = (self.tokenizer.batch_decode(ids, skip_special_tokens=True) for ids in query_responses.tensor_split([context_length], dim=1))
+        return torch.tensor(score(self.function, prompts, completions))
+
+
+def train_trl(task: str, config: PPOConfig, train: PromptSet, held_out: PromptSet, folder: Path) -> dict:
+    import trl.experimental.ppo.ppo_trainer as trl_ppo
+    from datasets import Dataset
+    from trl.experimental.ppo import PPOConfig as TRLPPOConfig
+    from trl.experimental.ppo import PPOTrainer as TRLPPOTrainer
+
+    from trl_learning import Rows, lora
+
+    tokenizer, rows, get_reward = load_tokenizer(), Rows(), trl_ppo.get_reward
+    reward = FunctionReward(tokenizer, load_built_in(TASKS[task]["reward"]))
+
+    def get_any_reward(model, query_responses, pad_token_id, context_length):
+        if model is reward:
+            return None, reward.scores(query_responses, context_length), None
+        return get_reward(model, query_responses, pad_token_id, context_length)
+
+    trl_ppo.get_reward = get_any_reward
+    data = Dataset.from_list([{"input_ids": encode_prompt(tokenizer, prompt)} for prompt in train.prompts])
+    arguments = TRLPPOConfig(
+        output_dir=str(folder), seed=config.seed, learning_rate=config.learning_rate, use_cpu=True, bf16=False, gradient_checkpointing=False, report_to="none",
+        save_strategy="no", disable_tqdm=True, logging_steps=1, temperature=config.temperature, per_device_train_batch_size=config.batch_size,
+        num_mini_batches=config.mini_batches, num_ppo_epochs=config.ppo_epochs, total_episodes=config.steps * config.batch_size,
+        response_length=config.max_new_tokens, stop_token="eos", missing_eos_penalty=None, kl_coef=config.kl_coef, gamma=config.gamma, lam=config.lam, num_sample_generations=0,
+    )  # fmt: skip
+    trainer = TRLPPOTrainer(
+        args=arguments, processing_class=tokenizer, model=load_policy(), ref_model=None, reward_model=reward,
+        value_model=AutoModelForSequenceClassification.from_pretrained(MODEL / "value", dtype=torch.float32), train_dataset=data, eval_dataset=data.select(range(1)),
+        peft_config=lora(config.lora_r), callbacks=[rows],
+    )  # fmt: skip
+    trainer.train()
+    kept = [row for row in rows.rows if "objective/scores" in row]
+    result = {"score": [row["objective/scores"] for row in kept], "kl": [row["objective/kl"] for row in kept]}
+    policy = trainer.accelerator.unwrap_model(trainer.model).policy.merge_and_unload()
+    return result | evaluate(policy.eval(), task, config, held_out.prompts)
+
+
+@torch.no_grad()
+def evaluate(policy: transformers.PreTrainedModel, task: str, config: PPOConfig, prompts: list[str]) -> dict[str, float]:
+    """The mean reward of four completions of every prompt, and the sum of their tokens' k1 KL to where training started, through transformers alone."""
+    from trl_learning import positions
+
+    tokenizer, reference = load_tokenizer(), load_policy()
+    batch = tokenizer(prompts, return_tensors="pt", padding=True, add_special_tokens=False)
+    ids, mask = batch["input_ids"].repeat(4, 1), batch["attention_mask"].repeat(4, 1)
+    torch.manual_seed(0)
+    sampled = policy.generate(
+        input_ids=ids, attention_mask=mask, do_sample=True, temperature=config.temperature, top_k=0, top_p=1.0, max_new_tokens=config.max_new_tokens,
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+    )[:, ids.shape[1] :]  # fmt: skip
+    ends = sampled == tokenizer.eos_token_id
+    real = ends.long().cumsum(dim=1) - ends.long() == 0
+    full, attention, logprobs = torch.cat([ids, sampled], dim=1), torch.cat([mask, real.long()], dim=1), []
+    for network in (policy, reference):
+        parts = zip(full.split(32), attention.split(32), sampled.split(32))
+        logprobs.append(torch.cat([_logprobs(network, *part, positions, config.temperature) for part in parts]))
+    texts = [tokenizer.decode(row[keep], skip_special_tokens=True) for row, keep in zip(sampled, real)]
+    found = score(load_built_in(TASKS[task]["reward"]), prompts * 4, texts)
+    return {"final_score": statistics.fmean(found), "final_kl": float(((logprobs[0] - logprobs[1]) * real).sum(dim=1).mean())}
+
+
+def _logprobs(network, ids: torch.Tensor, attention: torch.Tensor, sampled: torch.Tensor, positions, temperature: float) -> torch.Tensor:
+    logits = network(input_ids=ids, attention_mask=attention, position_ids=positions(attention), logits_to_keep=sampled.shape[1] + 1).logits[:, :-1]
+    return (logits / temperature).log_softmax(dim=-1).gather(2, sampled[:, :, None]).squeeze(2)
+
+
+def score(function, prompts: list[str], completions: list[str]) -> list[float]:
+    """Sentiment reads completions alone, the TL;DR heuristics the prompts too."""
+    return function(completions=completions, **({"prompts": prompts} if "prompts" in function.__code__.co_varnames else {}))
+
+
+def load_policy() -> transformers.PreTrainedModel:
+    return AutoModelForCausalLM.from_pretrained(MODEL / "policy", dtype=torch.float32).eval()
+
+
+def load_tokenizer():
+    return AutoTokenizer.from_pretrained(MODEL / "policy", padding_side="left")
+
+
+def main(folder: Path, task: str, side: str, seed: int, options: dict) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    config = make_config(task, seed, **options)
+    train, held_out = make_prompts(task, config)
+    result = train_ours(task, config, train, held_out) if side == "ppo_lm" else train_trl(task, config, train, held_out, folder)
+    (folder / "result.json").write_text(json.dumps(result), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4]), json.loads(sys.argv[5]))

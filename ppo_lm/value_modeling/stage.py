@@ -1,0 +1,75 @@
+"""`ppo-lm value`: from a model, demonstrations and a reward to the value model that PPO starts from."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from ppo_lm.base_setup import load_base, set_up_roles
+from ppo_lm.checkpointing import Interrupts, StageSaver, remove_checkpoints
+from ppo_lm.config import ValueConfig
+from ppo_lm.data import load_demonstrations
+from ppo_lm.data.encoded import Encoded
+from ppo_lm.data.prompts import fingerprint
+from ppo_lm.errors import ConfigError, RewardError, writing
+from ppo_lm.ppo_trainer.inputs import load_reward
+from ppo_lm.ppo_trainer.reward_computer import RewardComputer
+from ppo_lm.rewards import ClassifierReward
+from ppo_lm.sft.stage import encode_demonstrations
+from ppo_lm.tracking import StageLog, check_output_dir
+from ppo_lm.value_modeling.value_trainer import ScoredDemonstration, measure_values, train_value_model
+
+
+def run_value(config: ValueConfig, quiet: bool = False, resume: Path | None = None) -> dict[str, float]:
+    """Score the demonstrations, train, measure on held-out ones before and after, and save. Returns what was measured, as `explained_variance_after`, ….
+
+    Writes into `config.output_dir`: `value` (the model, for PPO's `value_model`), config, data report, metrics. Training starts where PPO's value model would: from the
+    reward model, if that is what scores. `resume` is the folder of a run with the same settings that did not end. Raises `RunPaused`, with the run saved,
+    after the step in which SIGINT or SIGTERM came.
+    """
+    missing = [name for name in ("demonstrations", "reward") if getattr(config, name) is None]
+    if missing:
+        raise ConfigError([f'{name} is not set; name one, or "embedded"' for name in missing], "ValueConfig")
+    check_output_dir(config.output_dir)
+    reward = load_reward(config.reward)
+    if not isinstance(reward, Path) and (needed := reward.missing_columns([])):
+        raise RewardError(f"reward {config.reward!r} needs {', '.join(map(repr, needed))}, but demonstrations have a prompt and a completion alone; name another reward")
+    demonstrations, report = load_demonstrations(config.demonstrations, config, config.completion_column)
+    base = load_base(config.model_name, config.dtype, config.device, seed=config.seed)
+    train, held_out = encode_demonstrations(base, demonstrations, config, report).split(config.held_out, config.seed, report)
+    saver = StageSaver(config, fingerprint([dataclasses.astuple(tokens) for tokens in train.tokens]), resume, "ppo-lm value --resume {}")
+    roles = set_up_roles(
+        base, lora_r=config.lora_r, lora_alpha=config.lora_alpha, lora_dropout=config.lora_dropout, lora_targets=config.lora_targets,
+        reward_folders=[reward] if isinstance(reward, Path) else [], seed=config.seed,
+    )  # fmt: skip
+    if isinstance(reward, ClassifierReward):
+        reward.load(base.device)
+    computer, model = RewardComputer(roles.rewards or [reward]), roles.value
+
+    with StageLog(config, config.output_dir, quiet, resume=resume and (resume, saver.step)) as log, Interrupts() as interrupts:
+        log.say(f"value model on {config.model_name} ({base.description})" + (f", {saver.step} steps done" if resume else ""))
+        log.data(report)
+        log.warn(saver.damage)
+        scored, test = score_demonstrations(computer, train), score_demonstrations(computer, held_out)
+        before = log.evaluation(0, "before", lambda: measure_values(model, test, config.gamma, config.micro_batch_size))
+        train_value_model(
+            model, scored, gamma=config.gamma, seed=config.seed, learning_rate=config.learning_rate, epochs=config.epochs, batch_size=config.batch_size,
+            micro_batch_size=config.micro_batch_size, max_steps=config.max_steps, max_grad_norm=config.max_grad_norm, log=log.step,
+            saver=saver.start(log.folder, model.parameters(), interrupts),
+        )  # fmt: skip
+        after = log.evaluation(log.last_step, "after", lambda: measure_values(model, test, config.gamma, config.micro_batch_size))
+        with writing(log.folder):
+            model.save(log.folder / "value")
+        remove_checkpoints(log.folder)
+        log.say_where()
+    return {f"{name}_before": value for name, value in before.items()} | {f"{name}_after": value for name, value in after.items()}
+
+
+def score_demonstrations(computer: RewardComputer, demonstrations: Encoded) -> list[ScoredDemonstration]:
+    """Every demonstration with its score, ended as it is."""
+    if not demonstrations.tokens:
+        return []
+    prompts, completions = [text.prompt for text in demonstrations.texts], [text.completion for text in demonstrations.texts]
+    columns = {"terminated": [True] * len(prompts), "completion_ids": [tokens.completion_ids for tokens in demonstrations.tokens]}
+    scores = computer.compute_rewards(prompts, completions, columns).tolist()
+    return [ScoredDemonstration(tokens.prompt_ids, tokens.completion_ids, score) for tokens, score in zip(demonstrations.tokens, scores, strict=True)]

@@ -1,0 +1,72 @@
+"""Value pretraining: from the beginning of a completion, what the whole of it will be scored.
+
+VC-PPO (2503.01491) pretrains the value model on what the policy samples before it moves. The SFT model samples what it was fine-tuned on, so that the demonstrations stand
+for its samples here, and none have to be made.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+import torch
+
+from ppo_lm.advantage import ReturnCalculator
+from ppo_lm.base_setup import minimise
+from ppo_lm.data.encoding import pad
+from ppo_lm.models import BaseModel, ValueModel
+from ppo_lm.ppo_trainer.metrics import explained_variance
+from ppo_lm.token_attribution import attribute_scores, build_sa_pairs
+from ppo_lm.training import value_loss
+from ppo_lm.types import SAPairs
+
+
+@dataclass(frozen=True)
+class ScoredDemonstration:
+    """Token ids of a prompt and of a completion of it with its EOS, and the completion's score."""
+
+    prompt_ids: list[int]
+    completion_ids: list[int]
+    score: float
+
+    def __len__(self) -> int:
+        return len(self.prompt_ids) + len(self.completion_ids)
+
+
+def make_pairs(base: BaseModel, batch: list[ScoredDemonstration], gamma: float) -> SAPairs:
+    """Demonstrations as rollouts of a policy that is its reference: the score on the last action, no KL, and the `reward_to_go`."""
+    prompt_ids, prompt_mask = pad([d.prompt_ids for d in batch], base.pad_token_id, side="left", device=base.device)
+    action_ids, action_mask = pad([d.completion_ids for d in batch], base.pad_token_id, side="right", device=base.device)
+    scores = torch.tensor([d.score for d in batch], device=base.device)
+    ended = torch.ones(len(batch), dtype=torch.bool, device=base.device)
+    pairs = build_sa_pairs(prompt_ids, prompt_mask, action_ids, action_mask, ended, torch.zeros(action_ids.shape, device=base.device))
+    return ReturnCalculator(gamma).add_reward_to_go(pairs.with_columns(scores=scores, rewards=attribute_scores(scores, action_mask)))
+
+
+def sum_value_losses(model: ValueModel, batch: list[ScoredDemonstration], gamma: float) -> torch.Tensor:
+    """½ (V − G)², summed over the completions' tokens. Returns ()."""
+    pairs = make_pairs(model.base, batch, gamma)
+    targets = pairs.require("reward_to_go")
+    return value_loss(model.values(pairs), targets, targets, pairs.action_mask, denominator=1.0).loss
+
+
+def train_value_model(model: ValueModel, demonstrations: list[ScoredDemonstration], *, gamma: float = 1.0, seed: int = 0, **settings) -> None:
+    """Minimise the mean loss of a completion token, without dropout, as in PPO. `settings` are those of `base_setup.minimise`: learning_rate, epochs,
+    batch_size, micro_batch_size, max_steps, max_grad_norm, log, saver."""
+    lengths, weights = [len(d) for d in demonstrations], [len(d.completion_ids) for d in demonstrations]
+    rng = random.Random(f"value {seed}")
+    minimise(lambda batch: sum_value_losses(model, batch, gamma), demonstrations, lengths, weights, model.parameters(), rng=rng, **settings)
+
+
+@torch.no_grad()
+def measure_values(model: ValueModel, demonstrations: list[ScoredDemonstration], gamma: float = 1.0, batch_size: int = 32) -> dict[str, float]:
+    """`value_loss` and `explained_variance`, 1 − Var(G − V) / Var(G), over the tokens of completions; empty without any."""
+    if not demonstrations:
+        return {}
+    values, targets = [], []
+    for start in range(0, len(demonstrations), batch_size):
+        pairs = make_pairs(model.base, demonstrations[start : start + batch_size], gamma)
+        values.append(model.values(pairs)[pairs.action_mask])
+        targets.append(pairs.require("reward_to_go")[pairs.action_mask])
+    value, target = torch.cat(values), torch.cat(targets)
+    return {"value_loss": float(((value - target) ** 2).mean() / 2), "explained_variance": explained_variance(value, target, torch.ones_like(value, dtype=torch.bool))}

@@ -1,0 +1,139 @@
+"""Value pretraining: what is learnt, what it is measured by, what is left for PPO."""
+
+import json
+import random
+
+import pytest
+import torch
+
+from ppo_lm import PPOConfig, PPOTrainer
+from ppo_lm.base_setup import EMBEDDED_MODEL, find_value_folder, set_up_roles
+from ppo_lm.cli.main import main
+from ppo_lm.config import ValueConfig
+from ppo_lm.errors import ConfigError, DataError, ModelError, RewardError
+from ppo_lm.value_modeling import ScoredDemonstration, measure_values, run_value, train_value_model
+from ppo_lm.value_modeling.value_trainer import make_pairs, sum_value_losses
+from tests.conftest import make_base, make_pairs as random_pairs
+from tests.sft.test_stage import DEMONSTRATIONS, write
+
+GOOD, BAD, EOS = 7, 8, 1
+
+
+def value_model(seed=0, **settings):
+    return set_up_roles(make_base(), lora_r=8, lora_alpha=16, lora_dropout=0.0, lora_targets="all-linear", seed=seed, **settings).value
+
+
+def demonstrations(count, seed=0):
+    """Completions whose second token, good or bad at even odds, decides the score."""
+    rng, found = random.Random(seed), []
+    for _ in range(count):
+        word = rng.choice([GOOD, BAD])
+        rest = [rng.randrange(20, 40) for _ in range(rng.randint(2, 6))]
+        prompt = [rng.randrange(20, 40) for _ in range(rng.randint(1, 5))]
+        found.append(ScoredDemonstration(prompt, [rest[0], word, *rest[1:], EOS], 1.0 if word == GOOD else -1.0))
+    return found
+
+
+def value_config(folder, tmp_path, **settings):
+    defaults = dict(
+        model_name=folder, demonstrations=write(tmp_path / "d.jsonl", DEMONSTRATIONS), reward="length_target(words=4)", held_out=8, epochs=2, batch_size=8, learning_rate=1e-2,
+        lora_r=4, output_dir=str(tmp_path / "value"),
+    )  # fmt: skip
+    return ValueConfig(**{**defaults, **settings})
+
+
+def test_it_foresees_what_can_be_foreseen_and_no_more():
+    model, test = value_model(), demonstrations(64, seed=1)
+    assert measure_values(model, test)["explained_variance"] < 0.1
+    train_value_model(model, demonstrations(800), learning_rate=1e-2, epochs=6, batch_size=32)
+    pairs = make_pairs(model.base, test, 1.0)
+    values, scores = model.values(pairs).detach(), pairs.scores
+    assert (values[:, 2:] - scores[:, None])[pairs.action_mask[:, 2:]].abs().mean() < 0.15, "decided already"
+    assert values[:, :2].abs().mean() < 0.5, "a coin's two sides, before it falls"
+    tokens, open_tokens = len(pairs), 2 * len(test)
+    assert measure_values(model, test)["explained_variance"] == pytest.approx(1 - open_tokens / tokens, abs=0.12), "the share of tokens after it fell"
+
+
+def test_demonstrations_as_rollouts_by_hand():
+    pairs = make_pairs(make_base(), [ScoredDemonstration([5], [6, 7, EOS], 0.8), ScoredDemonstration([5, 6], [9, EOS], -2.0)], gamma=0.5)
+    assert pairs.input_ids.tolist() == [[0, 5, 6, 7, 1], [5, 6, 9, 1, 0]]
+    assert pairs.action_mask.tolist() == [[True, True, True], [True, True, False]]
+    torch.testing.assert_close(pairs.reward_to_go, torch.tensor([[0.2, 0.4, 0.8], [-1.0, -2.0, 0.0]]))
+
+
+def test_the_loss_is_half_the_squared_error_whatever_the_batch():
+    model, batch = value_model(), demonstrations(12)
+    pairs = make_pairs(model.base, batch, 1.0)
+    errors = (model.values(pairs) - pairs.scores[:, None])[pairs.action_mask]
+    whole = sum_value_losses(model, batch, 1.0)
+    torch.testing.assert_close(whole, (errors.double() ** 2).sum().float() / 2, rtol=1e-5, atol=0)
+    torch.testing.assert_close(whole, sum(sum_value_losses(model, [one], 1.0) for one in reversed(batch)), rtol=1e-5, atol=0)
+    assert measure_values(model, batch, batch_size=5)["value_loss"] == pytest.approx(float(whole.detach()) / len(pairs), rel=1e-5)
+    assert measure_values(model, []) == {}
+
+
+@pytest.mark.parametrize("lora_r", [8, 0])
+def test_ppo_starts_from_what_the_stage_left(folder, tmp_path, lora_r):
+    results = run_value(value_config(folder, tmp_path), quiet=True)
+    assert results["value_loss_after"] < 0.5 * results["value_loss_before"]
+    assert [row["evaluation"] for row in map(json.loads, (tmp_path / "value" / "metrics.jsonl").read_text().splitlines()) if "evaluation" in row] == ["before", "after"]
+    kept = set_up_roles(make_base(), lora_r=8, lora_alpha=16, lora_dropout=0.0, lora_targets="all-linear", value_folder=tmp_path / "value" / "value").value
+    trainer = PPOTrainer(PPOConfig(model_name=folder, device="cpu", lora_r=lora_r, value_model=str(tmp_path / "value")), reward=lambda completions: [1.0] * len(completions))
+    pairs = random_pairs(dtype=torch.float32, vocabulary=500)
+    torch.testing.assert_close(trainer.roles.value.values(pairs), kept.values(pairs), rtol=0, atol=1e-4)
+    fresh = PPOTrainer(PPOConfig(model_name=folder, device="cpu", lora_r=lora_r), reward=lambda completions: [1.0] * len(completions)).roles.value
+    assert (fresh.values(pairs) - kept.values(pairs)).abs().mean() > 0.01
+    before = {name: p.clone() for name, p in enumerate(trainer.roles.value.parameters())}
+    trainer.ppo_step(["My boss yelled. TL;DR:"] * 4)
+    assert any(not torch.equal(p, before[name]) for name, p in enumerate(trainer.roles.value.parameters())), "and trains it"
+
+
+def test_the_shipped_value_model_foresees_what_the_reward_model_as_a_start_does_not():
+    """On demonstrations that it was not trained on: `held_out` of the shipped settings."""
+    from ppo_lm.base_setup import load_base
+    from ppo_lm.data.encoding import encode_completion, encode_prompt
+    from ppo_lm.embedded.posts import generate_posts
+    from ppo_lm.embedded.summaries import write_demonstrations
+    from ppo_lm.reward_modeling import score_all
+
+    base, posts = load_base("embedded", "float32", "cpu"), generate_posts(100, seed=77)
+    rewards = [EMBEDDED_MODEL / "reward"]
+    texts = [(encode_prompt(base.tokenizer, post.prompt), encode_completion(base.tokenizer, summary.text, EOS)) for post, summary in zip(posts, write_demonstrations(posts, 77))]
+    settings = dict(lora_r=16, lora_alpha=32, lora_dropout=0.0, lora_targets="all-linear", reward_folders=rewards)
+    roles = set_up_roles(base, **settings, value_folder=find_value_folder("embedded"))
+    scores = score_all(roles.rewards[0], [prompt + completion for prompt, completion in texts]).tolist()
+    scored = [ScoredDemonstration(*ids, score) for ids, score in zip(texts, scores)]
+    pretrained = measure_values(roles.value, scored)["explained_variance"]
+    start = measure_values(set_up_roles(load_base("embedded", "float32", "cpu"), **settings).value, scored)["explained_variance"]
+    assert start < 0 < 0.15 < pretrained
+
+
+def test_what_is_wrong_is_one_sentence_before_any_model_loads(tmp_path):
+    with pytest.raises(ConfigError, match="2 problems:(.|\n)*demonstrations is not set(.|\n)*reward is not set"):
+        run_value(ValueConfig(model_name="nobody/none"))
+    with pytest.raises(ConfigError, match="lora_r is 0; the value model is an adapter"):
+        ValueConfig(lora_r=0)
+    both = dict(model_name="nobody/none", demonstrations=str(tmp_path / "none.jsonl"), output_dir=str(tmp_path / "run"))
+    with pytest.raises(RewardError, match="needs 'reference', but demonstrations have a prompt and a completion alone"):
+        run_value(ValueConfig(**both, reward="rouge(column='reference')"))
+    with pytest.raises(DataError, match="there is no such file"):
+        run_value(ValueConfig(**both, reward="sentiment"))
+    with pytest.raises(ModelError, match="there is no value model in it; name the folder of a `ppo-lm value` run"):
+        PPOTrainer(PPOConfig(model_name="nobody/none", value_model=str(tmp_path)))
+    (tmp_path / "head.safetensors").touch()
+    with pytest.raises(ModelError, match="has no adapter_config.json, adapter_model.safetensors, so it is no value model"):
+        PPOTrainer(PPOConfig(model_name="nobody/none", value_model=str(tmp_path)))
+
+
+def test_a_value_model_of_another_base_is_refused(tmp_path):
+    base = make_base(hidden_size=48)
+    set_up_roles(base, lora_r=4, lora_alpha=8, lora_dropout=0.0, lora_targets="all-linear").value.save(tmp_path)
+    with pytest.raises(ModelError, match="value model .* cannot be loaded onto model 'random'; was it trained on another one"):
+        value_model(value_folder=tmp_path)
+
+
+def test_the_command(folder, tmp_path, capsys):
+    file = write(tmp_path / "d.jsonl", DEMONSTRATIONS)
+    main(["value", "--model_name", folder, "--demonstrations", file, "--reward", "sentiment", "--held_out", "8", "--max_steps", "2", "--output_dir", str(tmp_path / "run")])
+    assert "value model on" in capsys.readouterr().out
+    assert find_value_folder(str(tmp_path / "run")) == tmp_path / "run" / "value"
