@@ -46,17 +46,19 @@ def run_value(config: ValueConfig, quiet: bool = False, resume: Path | None = No
         reward.load(base.device)
     computer, model = RewardComputer(roles.rewards or [reward]), roles.value
 
-    with StageLog(config, config.output_dir, quiet, resume=resume and (resume, saver.step)) as log, Interrupts() as interrupts:
+    with StageLog(config, config.output_dir, quiet, resume=resume and (resume, saver.step)) as log:
         log.say(f"value model on {config.model_name} ({base.description})" + (f", {saver.step} steps done" if resume else ""))
         log.data(report)
         log.warn(saver.damage)
+        log.say(f"scoring {len(train.tokens) + len(held_out.tokens):,} completions")
         scored, test = score_demonstrations(computer, train), score_demonstrations(computer, held_out)
         before = log.evaluation(0, "before", lambda: measure_values(model, test, config.gamma, config.micro_batch_size))
-        train_value_model(
-            model, scored, gamma=config.gamma, seed=config.seed, learning_rate=config.learning_rate, epochs=config.epochs, batch_size=config.batch_size,
-            micro_batch_size=config.micro_batch_size, max_steps=config.max_steps, max_grad_norm=config.max_grad_norm, log=log.step,
-            saver=saver.start(log.folder, model.parameters(), interrupts),
-        )  # fmt: skip
+        with Interrupts() as interrupts:
+            train_value_model(
+                model, scored, gamma=config.gamma, seed=config.seed, learning_rate=config.learning_rate, epochs=config.epochs, batch_size=config.batch_size,
+                micro_batch_size=config.micro_batch_size, max_steps=config.max_steps, max_grad_norm=config.max_grad_norm, log=log.step,
+                saver=saver.start(log.folder, model.parameters(), interrupts),
+            )  # fmt: skip
         after = log.evaluation(log.last_step, "after", lambda: measure_values(model, test, config.gamma, config.micro_batch_size))
         with writing(log.folder):
             model.save(log.folder / "value")
