@@ -63,6 +63,8 @@ DETAILS = [
     Detail(26, "ppo_lm/ppo_trainer/ppo_trainer.py", "SamplingSettings(sampling.max_new_tokens, config.eval_temperature)", "sampling", "tests/ppo_trainer/test_options.py::test_evaluations_are_near_greedy_too"),
     Detail(27, "ppo_lm/ppo_trainer/model_trainer.py", "return value if warming_up else value | self", "return value | self", "tests/ppo_trainer/test_options.py::test_the_value_model_warms_up_alone"),
     Detail(27, "ppo_lm/advantage/return_calculator.py", 'if advantages is None else advantages', 'if True else advantages', "tests/advantage/test_advantage.py::test_returns_take_a_lambda_of_their_own"),
+    Detail(27, "ppo_lm/value_modeling/value_trainer.py", "targets, targets, pairs.action_mask, denominator=1.0).loss", "targets, targets, pairs.action_mask).loss", "tests/value_modeling/test_value_modeling.py::test_the_loss_is_half_the_squared_error_whatever_the_batch"),
+    Detail(27, "ppo_lm/base_setup/model_setup.py", "value.head.load(value_folder)", "pass", "tests/value_modeling/test_value_modeling.py::test_ppo_starts_from_what_the_stage_left"),
     Detail(28, "ppo_lm/advantage/gae_advantage.py", "(1 - 1 / (scale * lengths.clamp(min=1))).clamp(min=0)", "(1 - 1 / (scale * lengths.clamp(min=1)))", "tests/advantage/test_advantage.py::test_length_adaptive_lambda_by_hand"),
     Detail(29, "ppo_lm/training/policy_loss.py", "(clip_epsilon if clip_epsilon_high is None else clip_epsilon_high)", "clip_epsilon", "tests/training/test_loss_options.py::test_clip_higher_and_dual_clip_by_hand"),
     Detail(29, "ppo_lm/training/policy_loss.py", "torch.maximum(surrogate, dual_clip * advantages)", "surrogate", "tests/training/test_loss_options.py::test_clip_higher_and_dual_clip_by_hand"),
