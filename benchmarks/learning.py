@@ -69,18 +69,18 @@ VARIANTS: dict[str, dict[str, object]] = {
 }
 
 
+def trl(trainer: str, learning_rate: float, batch_size: int, ppo_epochs: int = 2, kl_coef: float = 0.05, lora_r: int = 16) -> dict[str, object]:
+    return locals()
+
+
 PEERS: dict[str, list[dict[str, object]]] = {  # what each of TRL's trainers is tried with, on the first seed; the best of it is run with all
     "TRL PPO": [
-        *({"trainer": "ppo", "lora_r": 16, "learning_rate": rate, "batch_size": batch} for rate, batch in ((3e-4, 8), (7e-4, 8), (1e-3, 16), (1e-3, 32))),
-        *({"trainer": "ppo", "lora_r": 16, "learning_rate": rate, "batch_size": 8, "ppo_epochs": 4} for rate in (3e-4, 7e-4)),
-        *({"trainer": "ppo", "lora_r": 0, "learning_rate": 1e-4, "batch_size": batch} for batch in (8, 32)),
+        trl("ppo", 3e-4, 8), trl("ppo", 7e-4, 8), trl("ppo", 1e-3, 16), trl("ppo", 1e-3, 32),
+        trl("ppo", 3e-4, 8, 4), trl("ppo", 7e-4, 8, 4), trl("ppo", 3e-4, 8, 4, 0.1), trl("ppo", 7e-4, 8, 4, 0.1),
+        trl("ppo", 1e-4, 8, lora_r=0), trl("ppo", 1e-4, 32, lora_r=0),
     ],
-    **{
-        f"TRL {kind.upper()}": [
-            {"trainer": kind, "lora_r": 16, "learning_rate": rate, "beta": 0.05, "batch_size": batch} for rate, batch in ((3e-4, 8), (7e-4, 8), (1e-3, 16), (1e-3, 32))
-        ]
-        for kind in ("grpo", "rloo")
-    },
+    "TRL GRPO": [trl("grpo", 3e-4, 8), trl("grpo", 7e-4, 8), trl("grpo", 1e-3, 16), trl("grpo", 1e-3, 32)],
+    "TRL RLOO": [trl("rloo", 3e-4, 8), trl("rloo", 7e-4, 8), trl("rloo", 1e-3, 16), trl("rloo", 1e-3, 32)],
 }  # fmt: skip
 
 
@@ -108,6 +108,12 @@ def start(script: str, *arguments: object) -> None:
     done = subprocess.run([sys.executable, script, *map(str, arguments)], cwd=ROOT, env=environment, check=False, capture_output=True, text=True)
     if done.returncode:
         sys.exit(f"{script} {' '.join(map(str, arguments))} failed:\n{done.stderr[-3000:]}")
+
+
+def describe(options: dict[str, object]) -> str:
+    """A setting of `PEERS` in words."""
+    weights = f"LoRA {options['lora_r']}" if options["lora_r"] else "all weights"
+    return f"TRL {str(options['trainer']).upper()}, {weights}, rate {options['learning_rate']:g}, batch {options['batch_size']}, {options['ppo_epochs']} epochs, KL {options['kl_coef']:g}"
 
 
 def samples_to_goal(run: dict) -> float:
@@ -151,7 +157,7 @@ def main() -> None:
         return _say(f"{name}, seed {seed}", run(place / f"{_slug(name)}-{seed}", VARIANTS[name], seed))
 
     def theirs(options: dict[str, object], seed: int) -> dict:
-        name = ", ".join(f"{key} {value}" for key, value in options.items())
+        name = describe(options)
         return _say(f"{name}, seed {seed}", run_peer(place / f"{_slug(name)}-{seed}", options, seed))
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -160,7 +166,7 @@ def main() -> None:
         for peer, runs in tried.items():
             areas = [area(one.result()) for one in runs]
             best = PEERS[peer][areas.index(max(areas))]
-            made[f"{peer}, {', '.join(f'{key} {value}' for key, value in best.items() if key != 'trainer')}"] = [pool.submit(theirs, best, seed) for seed in seeds]
+            made[describe(best)] = [pool.submit(theirs, best, seed) for seed in seeds]
         found = {name: [one.result() for one in runs] for name, runs in made.items()}
     Console(width=170).print(make_table(found))
     (place / "learning.json").write_text(json.dumps(found), encoding="utf-8")

@@ -1,8 +1,8 @@
 """TRL's PPO, GRPO or RLOO on the embedded task: one run, one folder with `result.json`. `learning.py` calls this.
 
-    python benchmarks/trl_learning.py FOLDER SEED '{"trainer": "ppo", "learning_rate": 0.0003, "lora_r": 0, "batch_size": 8}'
+    python benchmarks/trl_learning.py FOLDER SEED '{"trainer": "ppo", "learning_rate": 0.0003, "lora_r": 16, "batch_size": 8, "ppo_epochs": 4, "kl_coef": 0.1}'
 
-Policy, posts, number of samples, lengths, temperature and, where no other is given, epochs are those of the embedded settings; the reward model is the same too,
+Policy, posts, number of samples, lengths and temperature are those of the embedded settings; the reward model is the same too,
 with its adapter merged and its normalisation in the head, as the plain sequence classifier that TRL asks for. TRL's PPO has a value model with all weights, which starts
 from the reward model as ours does, and takes a penalty off the score of a response without EOS, where ours and the reward function of the others give a
 fixed score instead. What is not named here is TRL's default.
@@ -161,7 +161,7 @@ def train_ppo(task: Task, folder: Path, learning_rate: float, lora_r: int, vf_co
     return trainer.accelerator.unwrap_model(trainer.model).policy, kept
 
 
-def train_groups(kind: str, task: Task, folder: Path, learning_rate: float, lora_r: int, beta: float) -> tuple[torch.nn.Module, list[dict]]:
+def train_groups(kind: str, task: Task, folder: Path, learning_rate: float, lora_r: int) -> tuple[torch.nn.Module, list[dict]]:
     settings, columns = task.settings, task.train.columns
     scores: list[float] = []
 
@@ -177,7 +177,7 @@ def train_groups(kind: str, task: Task, folder: Path, learning_rate: float, lora
     config = config_class(
         **shared_arguments(task, folder, learning_rate), per_device_train_batch_size=settings.batch_size // settings.mini_batches,
         steps_per_generation=settings.mini_batches, num_iterations=settings.ppo_epochs, max_steps=settings.steps * settings.ppo_epochs * settings.mini_batches,
-        num_generations=RESPONSES_PER_PROMPT, max_completion_length=settings.max_new_tokens, beta=beta,
+        num_generations=RESPONSES_PER_PROMPT, max_completion_length=settings.max_new_tokens, beta=settings.kl_coef,
     )  # fmt: skip
     trainer = trainer_class(model=load_policy(), args=config, processing_class=task.tokenizer, reward_funcs=[reward], train_dataset=data, peft_config=lora(lora_r))
     trainer.train()
@@ -187,7 +187,7 @@ def train_groups(kind: str, task: Task, folder: Path, learning_rate: float, lora
 def main(folder: Path, seed: int, options: dict) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     kind = options.pop("trainer")
-    task = Task(seed, **{name: options.pop(name) for name in ("batch_size", "ppo_epochs") if name in options})
+    task = Task(seed, **{name: options.pop(name) for name in ("batch_size", "ppo_epochs", "kl_coef")})
     policy, rows = train_ppo(task, folder, **options) if kind == "ppo" else train_groups(kind, task, folder, **options)
     result = {"batch": task.settings.batch_size, "gold": task.golds, "score": [row["score"] for row in rows], "kl": [row["kl"] for row in rows if "kl" in row], **task.evaluate(policy)}
     (folder / "result.json").write_text(json.dumps(result), encoding="utf-8")
