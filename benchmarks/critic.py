@@ -2,10 +2,11 @@
 
     uv run benchmarks/critic.py [--steps 40] [--batch_size 64] [--value_learning_rate 1e-3] [--seeds 3]
 
-The policy stays where it starts while its value model is trained alone (`value_warmup_steps`); 256 posts that no step has seen are answered by it once. Printed is
-1 − Var(G − V) / Var(G) over their tokens, with the reward-to-go G, before training and after every fifth step; and its ceiling, what E[G | prefix] itself would reach:
-1 − E[Var(G | prefix)] / Var(G), from 8 continuations of each of 256 prefixes. Then the main job is run with and without 10 of these steps before it, and its value model is
-measured in the same way on the rollouts of the policy that it leaves.
+256 posts that no step has seen are answered once by the policy as it starts. Printed is 1 − Var(G − V) / Var(G) over their tokens, with the reward-to-go G, of four
+kinds of V: the reward model, where a value model starts by default; the one that `ppo-lm value` pretrained, where the main job starts; the first of these after
+`value_warmup_steps` on samples of the policy, which stays where it is; and the best there is, E[G | prefix], whose explained variance is 1 − E[Var(G | prefix)] / Var(G), from
+8 continuations of each of 256 prefixes. Then the main job is run from the reward model and from the pretrained one, and its value model measured in the same way on the
+rollouts of the policy that it has come to.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from ppo_lm.types import SAPairs
 EVERY = 5  # steps
 HELD_OUT = 256  # posts
 CONTINUATIONS = 8  # of a prefix
-MAIN_JOB_WARM_UP = 10  # steps
+STARTS = {"reward model": None, "pretrained model": "embedded"}  # `value_model`
 
 
 def answer(trainer: PPOTrainer, prompts: list[str]) -> SAPairs:
@@ -65,15 +66,13 @@ def measure(trainer: PPOTrainer, pairs: SAPairs) -> float:
     return explained_variance(values, pairs.require("reward_to_go"), pairs.action_mask)
 
 
-def train_main_job(settings: dict, seed: int, warm_up: int) -> list[float]:
-    """The main job after `warm_up` steps of its value model alone; explained variance on held-out posts at its start, middle and end."""
-    steps = settings["steps"] + warm_up
-    trainer = PPOTrainer(PPOConfig(**settings | dict(steps=steps, value_warmup_steps=warm_up, eval_prompts=HELD_OUT, output_dir=None, seed=seed)))
+def train_main_job(settings: dict, seed: int, value_model: str | None) -> list[float]:
+    """Explained variance on held-out posts at the start, in the middle and at the end of the main job, whose value model starts from `value_model`."""
+    trainer = PPOTrainer(PPOConfig(**settings | dict(value_model=value_model, eval_prompts=HELD_OUT, output_dir=None, seed=seed)))
     train, held_out = trainer.prompts.split(HELD_OUT, seed)
-    found, due = [], {warm_up, warm_up + settings["steps"] // 2, steps}
-    batches = train.batches(trainer.config.batch_size, seed)
+    found, steps, batches = [], settings["steps"], train.batches(settings["batch_size"], seed)
     for step in range(steps + 1):
-        if step in due:
+        if step in (0, steps // 2, steps):
             found.append(measure(trainer, answer(trainer, held_out.prompts)))
         if step < steps:
             batch = next(batches)
@@ -83,7 +82,7 @@ def train_main_job(settings: dict, seed: int, warm_up: int) -> list[float]:
 
 def warm_up_alone(settings: dict, seed: int, steps: int) -> tuple[list[float], float]:
     """Explained variance on held-out posts by steps of warm-up, and its ceiling."""
-    trainer = PPOTrainer(PPOConfig(**settings | dict(steps=steps + 1, value_warmup_steps=steps, eval_prompts=HELD_OUT, output_dir=None, seed=seed)))
+    trainer = PPOTrainer(PPOConfig(**settings | dict(steps=steps + 1, value_model=None, value_warmup_steps=steps, eval_prompts=HELD_OUT, output_dir=None, seed=seed)))
     train, held_out = trainer.prompts.split(HELD_OUT, seed)
     pairs = answer(trainer, held_out.prompts)
     found = [measure(trainer, pairs)]
@@ -114,12 +113,11 @@ def main() -> None:
     settings = read_settings(EMBEDDED_SETTINGS / "train.yaml", "--config")
     large = dict(batch_size=arguments.batch_size, mini_batches=max(arguments.batch_size // 16, 1), value_learning_rate=arguments.value_learning_rate)
     alone = [warm_up_alone(settings | large, seed, arguments.steps) for seed in range(arguments.seeds)]
-    rows = {f"{place * EVERY * arguments.batch_size:,}": numbers for place, numbers in enumerate(zip(*(found for found, _ in alone)))}
-    show(f"untouched policy: explained variance by samples of warm-up, {arguments.seeds} seeds", rows | {"ceiling": [most for _, most in alone]})
-    rows = {}
-    for warm_up in (0, MAIN_JOB_WARM_UP):
-        runs = [train_main_job(settings, seed, warm_up) for seed in range(arguments.seeds)]
-        rows |= {f"{warm_up} steps of warm-up, {place} of the main job": numbers for place, numbers in zip(("start", "middle", "end"), zip(*runs))}
+    jobs = {name: [train_main_job(settings, seed, start) for seed in range(arguments.seeds)] for name, start in STARTS.items()}
+    rows = {f"after {place * EVERY * arguments.batch_size:,} samples of warm-up": numbers for place, numbers in enumerate(zip(*(found for found, _ in alone)))}
+    rows |= {"pretrained on demonstrations, no sample": [job[0] for job in jobs["pretrained model"]], "the best there is": [most for _, most in alone]}
+    show(f"policy at its start: explained variance, {arguments.seeds} seeds", rows)
+    rows = {f"from the {name}, {place}": numbers for name, runs in jobs.items() for place, numbers in zip(("start", "middle", "end"), zip(*runs))}
     show(f"main job: explained variance, {arguments.seeds} seeds", rows)
 
 

@@ -34,38 +34,39 @@ GOAL = 0.85
 WINDOW = 64  # samples, of the picture's moving average
 T_95 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}  # Student's, by degrees of freedom
 
+NO_CRITIC = {"value_model": None, "responses_per_prompt": 4}
 VARIANTS: dict[str, dict[str, object]] = {
     "default": {},
-    "1 step of value warm-up": {"value_warmup_steps": 1},
-    "2 steps of value warm-up": {"value_warmup_steps": 2},
+    "value from the reward model": {"value_model": None},
+    "value from the reward model, 5 steps of warm-up": {"value_model": None, "value_warmup_steps": 5},
     "value target: λ-return": {"value_target": "returns"},
+    "value not clipped": {"value_clip": 0.0},
+    "shared trunk": {"value_model": None, "value_backbone": "shared", "value_coef": 0.02, "value_learning_rate": 0.005},
+    "RLOO": {"advantage_estimator": "rloo", **NO_CRITIC},
+    "group-normalised": {"advantage_estimator": "group", **NO_CRITIC},
+    "λ 0.8": {"lam": 0.8},
     "λ 1": {"lam": 1.0},
     "λ adapted to length": {"lam_length_scale": 0.5},
     "clip-higher 0.28": {"clip_epsilon_high": 0.28},
     "dual clip 3": {"dual_clip": 3.0},
+    "target KL 0.05": {"target_kl": 0.05},
     "KL k3 in the reward": {"kl_estimator": "k3"},
     "KL k2 in the loss": {"kl_in": "loss", "kl_estimator": "k2"},
     "KL k3 in the loss": {"kl_in": "loss", "kl_estimator": "k3"},
     "KL steered to 6 nats": {"kl_target": 6.0, "kl_horizon": 2000},
-    "target KL 0.05": {"target_kl": 0.05},
+    "kl_coef 0.05": {"kl_coef": 0.05},
+    "kl_coef 0.2": {"kl_coef": 0.2},
     "mean over sequences": {"loss_aggregation": "sequence_mean"},
-    "no missing-EOS score": {"missing_eos_score": "null"},
+    "no missing-EOS score": {"missing_eos_score": None},
     "reward normalised": {"reward_normalise": True},
     "rewards whitened": {"whiten_rewards": True},
     "advantages not whitened": {"whiten_advantages": False},
     "entropy bonus 0.01": {"entropy_coef": 0.01},
-    "value not clipped": {"value_clip": 0.0},
-    "1 PPO epoch": {"ppo_epochs": 1},
-    "batches of 16, rate 1e-3": {"batch_size": 16, "steps": 40, "learning_rate": 1e-3},
-    "batches of 64, 2 mini-batches, rate 1e-3": {"batch_size": 64, "steps": 10, "mini_batches": 2, "learning_rate": 1e-3},
-    "4 PPO epochs": {"ppo_epochs": 4},
-    "shared trunk": {"value_backbone": "shared", "value_coef": 0.02, "value_learning_rate": 0.005},
-    "RLOO": {"advantage_estimator": "rloo", "responses_per_prompt": 4},
-    "group-normalised": {"advantage_estimator": "group", "responses_per_prompt": 4},
-    "kl_coef 0": {"kl_coef": 0.0},
-    "kl_coef 0.02": {"kl_coef": 0.02},
-    "kl_coef 0.1": {"kl_coef": 0.1},
-    "kl_coef 0.2": {"kl_coef": 0.2},
+    "linear schedule": {"lr_schedule": "linear"},
+    "rate 5e-4": {"learning_rate": 5e-4},
+    "2 PPO epochs": {"ppo_epochs": 2},
+    "2 PPO epochs, linear schedule, rate 7e-4, kl_coef 0.05": {"ppo_epochs": 2, "lr_schedule": "linear", "learning_rate": 7e-4, "kl_coef": 0.05},
+    "batches of 32, 2 mini-batches": {"batch_size": 32, "steps": 20, "mini_batches": 2},
 }
 
 
@@ -88,7 +89,8 @@ def run(folder: Path, options: dict[str, object], seed: int) -> dict:
     """One run of ours, if it is not there yet; its numbers."""
     if not (folder / "adapter").is_dir():
         shutil.rmtree(folder, ignore_errors=True)  # of a run that was cut off
-        start("main.py", *[f"--{name}={value}" for name, value in {**options, "seed": seed, "save_merged": False, "output_dir": folder}.items()])
+        given = {**options, "seed": seed, "save_merged": False, "output_dir": folder}
+        start("main.py", *[f"--{name}={'null' if value is None else value}" for name, value in given.items()])
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     steps, last = [row for row in rows if "seconds" in row], [row for row in rows if row.get("evaluation") == "sampled"][-1]
     gold = [row["monitor"] for row in steps]

@@ -30,7 +30,9 @@ class Optimiser:
         self.max_grad_norm = max_grad_norm
         self.adamw = torch.optim.AdamW(self.parameters, lr=learning_rate, eps=ADAM_EPS, weight_decay=0.0, fused=True)
         self.steps_done = 0
-        self.scheduler = get_scheduler(schedule, self.adamw, num_warmup_steps=warmup_steps, num_training_steps=max(total_steps, 1))
+        schedule, shape = ("polynomial", {"power": 3, "lr_end": 0.0}) if schedule == "cubic" else (schedule, {})
+        counts = dict(num_warmup_steps=warmup_steps, num_training_steps=max(total_steps, 1))
+        self.scheduler = get_scheduler(schedule, self.adamw, **counts, scheduler_specific_kwargs=shape)
 
     @property
     def learning_rate(self) -> float:

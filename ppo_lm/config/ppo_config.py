@@ -98,7 +98,7 @@ class PPOConfig(PromptSettings, ModelSettings):
     value_learning_rate: float = 1e-4
     """Peak learning rate of the value model."""
     lr_schedule: str = "linear"
-    """How both learning rates fall over the run: linear (to 0), cosine or constant."""
+    """How both learning rates fall over the run: linear (to 0), cubic (to 0 as (1 - share of the run)^3: fast at first, fine at the end), cosine or constant."""
     clip_epsilon: float = 0.2
     """PPO's clip range: the ratio counts within 1 ± clip_epsilon."""
     clip_epsilon_high: Optional[float] = None
@@ -151,7 +151,7 @@ class PPOConfig(PromptSettings, ModelSettings):
         SHARE: ("gamma", "lam", "value_lam"),
         OFF_OR_ABOVE_ONE: ("dual_clip", "importance_cap"),
         PROBABILITY: ("top_p", "clip_epsilon"),
-        one_of("linear", "constant", "cosine"): ("lr_schedule",),
+        one_of("linear", "cubic", "cosine", "constant"): ("lr_schedule",),
         one_of("k1", "k2", "k3"): ("kl_estimator",),
         one_of("reward", "loss"): ("kl_in",),
         one_of("gae", "rloo", "group"): ("advantage_estimator",),

@@ -170,11 +170,12 @@ def test_gradients_longer_than_the_limit_are_scaled_to_it():
     assert norms[0] == pytest.approx(0.01, abs=1e-5)
 
 
-def test_the_learning_rate_falls_to_0_over_the_run():
-    trainer, _ = setup(lr_schedule="linear", steps=2, learning_rate=1e-3)
+@pytest.mark.parametrize(("schedule", "half_way"), [("linear", 5e-4), ("cubic", 1.25e-4), ("cosine", 5e-4)])
+def test_the_learning_rate_falls_to_0_over_the_run(schedule, half_way):
+    trainer, _ = setup(lr_schedule=schedule, steps=2, learning_rate=1e-3)
     rates = [trainer.train_policy_model(fixed_pairs())["learning_rate"] for _ in range(2)]
-    assert rates == pytest.approx([5e-4, 0.0], abs=1e-12)
-    with pytest.raises(ConfigError, match="steps is 2 and all are done, so the linear schedule has ended"):
+    assert rates == pytest.approx([half_way, 0.0], abs=1e-12)
+    with pytest.raises(ConfigError, match=f"steps is 2 and all are done, so the {schedule} schedule has ended"):
         trainer.train_value_model(fixed_pairs())
 
 
