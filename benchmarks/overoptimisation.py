@@ -1,4 +1,4 @@
-"""The reward rises, and what it stands for falls: gold score and reward against KL, with no KL penalty and with the embedded one, over a run of 8 times the samples.
+"""The reward rises, and what it stands for falls: gold score and reward against KL, with no KL penalty and with one of 0.05, over a run of 8 times the samples.
 
     uv run benchmarks/overoptimisation.py [--seeds 3] [--steps 80] [--out runs/overoptimisation]
 
@@ -33,7 +33,7 @@ def train(folder: Path, kl_coef: float, seed: int, steps: int) -> None:
 
     settings = read_settings(EMBEDDED_SETTINGS / "train.yaml", "--config")
     changed = dict(
-        batch_size=64, mini_batches=2, learning_rate=1e-3, lr_schedule="constant", kl_coef=kl_coef, seed=seed, steps=steps, eval_every=5, eval_prompts=256,
+        batch_size=64, mini_batches=2, ppo_epochs=2, learning_rate=1e-3, lr_schedule="constant", value_model=None, kl_coef=kl_coef, seed=seed, steps=steps, eval_every=5, eval_prompts=256,
         save_merged=False, save_every=0, output_dir=None,
     )  # fmt: skip
     made = PPOTrainer(PPOConfig(**settings | changed)).train()["sampled"]
