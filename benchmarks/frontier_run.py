@@ -97,12 +97,12 @@ def train_trl(task: str, config: PPOConfig, train: PromptSet, held_out: PromptSe
 
 @torch.no_grad()
 def evaluate(policy: transformers.PreTrainedModel, task: str, config: PPOConfig, prompts: list[str]) -> dict[str, float]:
-    """The mean reward of four completions of every prompt, and the sum of their tokens' k1 KL to where training started, through transformers alone."""
+    """The mean reward of two completions of every prompt, and the sum of their tokens' k1 KL to where training started, through transformers alone."""
     from trl_learning import positions
 
     tokenizer, reference = load_tokenizer(), load_policy()
     batch = tokenizer(prompts, return_tensors="pt", padding=True, add_special_tokens=False)
-    ids, mask = batch["input_ids"].repeat(4, 1), batch["attention_mask"].repeat(4, 1)
+    ids, mask = batch["input_ids"].repeat(2, 1), batch["attention_mask"].repeat(2, 1)
     torch.manual_seed(0)
     sampled = policy.generate(
         input_ids=ids, attention_mask=mask, do_sample=True, temperature=config.temperature, top_k=0, top_p=1.0, max_new_tokens=config.max_new_tokens,
@@ -115,7 +115,7 @@ def evaluate(policy: transformers.PreTrainedModel, task: str, config: PPOConfig,
         parts = zip(full.split(32), attention.split(32), sampled.split(32))
         logprobs.append(torch.cat([_logprobs(network, *part, positions, config.temperature) for part in parts]))
     texts = [tokenizer.decode(row[keep], skip_special_tokens=True) for row, keep in zip(sampled, real)]
-    found = score(load_built_in(TASKS[task]["reward"]), prompts * 4, texts)
+    found = score(load_built_in(TASKS[task]["reward"]), prompts * 2, texts)
     return {"final_score": statistics.fmean(found), "final_kl": float(((logprobs[0] - logprobs[1]) * real).sum(dim=1).mean())}
 
 
