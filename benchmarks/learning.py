@@ -63,9 +63,9 @@ VARIANTS: dict[str, dict[str, object]] = {
     "advantages not whitened": {"whiten_advantages": False},
     "entropy bonus 0.01": {"entropy_coef": 0.01},
     "linear schedule": {"lr_schedule": "linear"},
-    "rate 5e-4": {"learning_rate": 5e-4},
-    "2 PPO epochs": {"ppo_epochs": 2},
-    "2 PPO epochs, linear schedule, rate 7e-4, kl_coef 0.05": {"ppo_epochs": 2, "lr_schedule": "linear", "learning_rate": 7e-4, "kl_coef": 0.05},
+    "rate 8e-4": {"learning_rate": 8e-4},
+    "4 PPO epochs, rate 8e-4": {"ppo_epochs": 4, "learning_rate": 8e-4},
+    "linear schedule, rate 7e-4, kl_coef 0.05": {"lr_schedule": "linear", "learning_rate": 7e-4, "kl_coef": 0.05},
     "batches of 32, 2 mini-batches": {"batch_size": 32, "steps": 20, "mini_batches": 2},
 }
 
