@@ -115,6 +115,7 @@ def find_value_folder(value_model: str) -> Path:
 
 
 def _find_folder(name: str, role: str, files: tuple[str, ...]) -> Path | None:
+    """The folder with `files` that is `name`, or lies in it under the name of the role; None if there is none of them."""
     folder = EMBEDDED_MODEL / role if name == "embedded" else Path(name).expanduser()
     try:
         if (folder / role / HEAD_FILE).is_file():

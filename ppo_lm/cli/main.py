@@ -15,8 +15,11 @@ set_parsing_settings(docstring_parse_attribute_docstrings=True)  # each field's 
 
 EMBEDDED_SETTINGS = Path(__file__).parents[1] / "embedded" / "settings"
 LISTS = {"--reward": PPOConfig, "--models": EvaluateConfig}  # options that may be given several times, and of what
-FITS_ONLY = {  # in the embedded settings: what fits nothing else than the embedded data, reward or model
-    "train.yaml": {"--prompts": "monitor", "--reward": "value_model", "--model_name": "value_model"},
+LEFT_OUT = {  # of the embedded settings, where another option stands (with any value but embedded, or with this one)
+    "train.yaml": {
+        "--prompts": "monitor",
+        **dict.fromkeys(("--reward", "--model_name", "--advantage_estimator=rloo", "--advantage_estimator=group", "--value_backbone=shared"), "value_model"),
+    },
     "reward.yaml": {"--preferences": "demonstrations"},
 }
 
@@ -191,10 +194,11 @@ def read_config(kind: type, arguments: list[str], prog: str, description: str, e
 
 
 def _with_embedded_settings(arguments: list[str], option: str) -> list[str]:
-    """The settings of the embedded task where `--config embedded` stands, or first if neither file nor model is named; without those that do not fit what else is named."""
+    """The settings of the embedded task where `--config embedded` stands, or first if neither file nor model is named; without those that do not go with what else is named."""
     named = {argument.split("=")[0] for argument in arguments}
-    own = FITS_ONLY.get(Path(option.partition("=")[2]).name, {})
-    settings = [option, *dict.fromkeys(f"--{field}=null" for other, field in own.items() if other in named)]
+    left_out = LEFT_OUT.get(Path(option.partition("=")[2]).name, {})
+    others = (named | set(arguments)) - {argument.split("=")[0] for argument in arguments if argument.endswith("=embedded")}
+    settings = [option, *dict.fromkeys(f"--{field}=null" for other, field in left_out.items() if other in others)]
     if not named & {"--config", "--model_name", "--models"}:
         return [*settings, *arguments]
     return [part for argument in arguments for part in (settings if argument == "--config=embedded" else [argument])]

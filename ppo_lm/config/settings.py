@@ -91,7 +91,7 @@ class ModelSettings(Settings):
     """Seeds new adapters and heads, the order of the data, the held-out split, the sampling and the mini-batches."""
 
     lora_r: int = 16
-    """Rank of the new adapters; 0 trains all weights instead. A value model that starts from a reward model has that one's rank."""
+    """Rank of the new adapters; 0 trains all weights instead. A value model that starts from a reward model, or was pretrained, keeps that rank."""
     lora_alpha: float = 32
     """Scale of the adapters: their output is multiplied by lora_alpha / lora_r."""
     lora_dropout: float = 0.1

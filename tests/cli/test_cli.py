@@ -65,6 +65,9 @@ def test_what_fits_the_embedded_task_alone_goes_with_it():
     for arguments in (["--reward", "sentiment"], ["--config", "embedded", "--reward", "sentiment"], ["--config", "embedded", "--model_name", "my/model"]):
         assert read_config(arguments).value_model is None
     assert read_config(["--reward", "sentiment", "--value_model", "mine"]).value_model == "mine"
+    assert read_config(["--reward", "embedded", "--model_name", "embedded", "--config", "embedded", "--advantage_estimator", "gae"]).value_model == "embedded"
+    assert read_config(["--advantage_estimator", "rloo", "--responses_per_prompt", "4"]).value_model is None
+    assert read_config(["--value_backbone", "shared"]).value_model is None
     assert read_config(["--prompts", "mine.txt"]).monitor is None and read_config(["--config", "embedded", "--prompts", "mine.txt"]).monitor is None
 
 
