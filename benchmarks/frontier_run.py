@@ -16,7 +16,7 @@ from learning import ROOT
 from ppo_lm import PPOConfig, PPOTrainer
 from ppo_lm.data import PromptSet, load_prompts
 from ppo_lm.data.encoding import encode_prompt
-from ppo_lm.rewards.built_in import load_built_in
+from ppo_lm.rewards import load_scorer
 from workloads import prepare
 
 sys.path.insert(0, str(ROOT / "examples"))
@@ -40,23 +40,23 @@ def make_prompts(task: str, config: PPOConfig) -> tuple[PromptSet, PromptSet]:
 
 
 def train_ours(task: str, config: PPOConfig, train: PromptSet, held_out: PromptSet) -> dict:
-    trainer, rows = PPOTrainer(config, reward=load_built_in(TASKS[task]["reward"])), []
+    trainer, rows = PPOTrainer(config, reward=load_scorer(TASKS[task]["reward"])), []
     for batch, _ in zip(train.batches(config.batch_size, config.seed), range(config.steps)):
         rows.append(trainer.ppo_step(batch.prompts, None))
     policy = trainer.roles.policy.base.merged_network(trainer.roles.policy.role)
     return {"score": [row["score"] for row in rows], "kl": [row["kl"] for row in rows]} | evaluate(policy, task, config, held_out.prompts)
 
 
-class FunctionReward(torch.nn.Module):
-    """Stands where TRL wants a reward model; `get_reward` asks its function."""
+class ScorerModule(torch.nn.Module):
+    """Stands where TRL wants a reward model; `get_reward` asks its scorer."""
 
-    def __init__(self, tokenizer, function):
+    def __init__(self, tokenizer, scorer):
         super().__init__()
-        self.tokenizer, self.function = tokenizer, function
+        self.tokenizer, self.scorer = tokenizer, scorer
 
     def scores(self, query_responses: torch.Tensor, context_length: int) -> torch.Tensor:
         prompts, completions = (self.tokenizer.batch_decode(ids, skip_special_tokens=True) for ids in query_responses.tensor_split([context_length], dim=1))
-        return torch.tensor(score(self.function, prompts, completions))
+        return torch.tensor(self.scorer(prompts, completions))
 
 
 def train_trl(task: str, config: PPOConfig, train: PromptSet, held_out: PromptSet, folder: Path) -> dict:
@@ -65,10 +65,10 @@ def train_trl(task: str, config: PPOConfig, train: PromptSet, held_out: PromptSe
     from trl.experimental.ppo import PPOConfig as TRLPPOConfig
     from trl.experimental.ppo import PPOTrainer as TRLPPOTrainer
 
-    from trl_learning import Rows, lora
+    from trl_learning import Rows, lora, shared_arguments
 
     tokenizer, rows, get_reward = load_tokenizer(), Rows(), trl_ppo.get_reward
-    reward = FunctionReward(tokenizer, load_built_in(TASKS[task]["reward"]))
+    reward = ScorerModule(tokenizer, load_scorer(TASKS[task]["reward"]))
 
     def get_any_reward(model, query_responses, pad_token_id, context_length):
         if model is reward:
@@ -78,8 +78,7 @@ def train_trl(task: str, config: PPOConfig, train: PromptSet, held_out: PromptSe
     trl_ppo.get_reward = get_any_reward
     data = Dataset.from_list([{"input_ids": encode_prompt(tokenizer, prompt)} for prompt in train.prompts])
     arguments = TRLPPOConfig(
-        output_dir=str(folder), seed=config.seed, learning_rate=config.learning_rate, use_cpu=True, bf16=False, gradient_checkpointing=False, report_to="none",
-        save_strategy="no", disable_tqdm=True, logging_steps=1, temperature=config.temperature, per_device_train_batch_size=config.batch_size,
+        **shared_arguments(config, folder, config.learning_rate), per_device_train_batch_size=config.batch_size,
         num_mini_batches=config.mini_batches, num_ppo_epochs=config.ppo_epochs, total_episodes=config.steps * config.batch_size,
         response_length=config.max_new_tokens, stop_token="eos", missing_eos_penalty=None, kl_coef=config.kl_coef, gamma=config.gamma, lam=config.lam, num_sample_generations=0,
     )  # fmt: skip
@@ -115,18 +114,13 @@ def evaluate(policy: transformers.PreTrainedModel, task: str, config: PPOConfig,
         parts = zip(full.split(32), attention.split(32), sampled.split(32))
         logprobs.append(torch.cat([_logprobs(network, *part, positions, config.temperature) for part in parts]))
     texts = [tokenizer.decode(row[keep], skip_special_tokens=True) for row, keep in zip(sampled, real)]
-    found = score(load_built_in(TASKS[task]["reward"]), prompts * 2, texts)
+    found = load_scorer(TASKS[task]["reward"])(prompts * 2, texts)
     return {"final_score": statistics.fmean(found), "final_kl": float(((logprobs[0] - logprobs[1]) * real).sum(dim=1).mean())}
 
 
 def _logprobs(network, ids: torch.Tensor, attention: torch.Tensor, sampled: torch.Tensor, positions, temperature: float) -> torch.Tensor:
     logits = network(input_ids=ids, attention_mask=attention, position_ids=positions(attention), logits_to_keep=sampled.shape[1] + 1).logits[:, :-1]
     return (logits / temperature).log_softmax(dim=-1).gather(2, sampled[:, :, None]).squeeze(2)
-
-
-def score(function, prompts: list[str], completions: list[str]) -> list[float]:
-    """Sentiment reads completions alone, the TL;DR heuristics the prompts too."""
-    return function(completions=completions, **({"prompts": prompts} if "prompts" in function.__code__.co_varnames else {}))
 
 
 def load_policy() -> transformers.PreTrainedModel:

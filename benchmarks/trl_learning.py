@@ -4,7 +4,7 @@
 
 Policy, posts, number of samples, lengths and temperature are those of the embedded settings; the reward model is the same too,
 with its adapter merged and its normalisation in the head, as the plain sequence classifier that TRL asks for. TRL's PPO has a value model with all weights, which starts
-from the reward model as ours does, and takes a penalty off the score of a response without EOS, where ours and the reward function of the others give a
+from the reward model (ours from `ppo-lm value`, which TRL has no stage for), and takes a penalty off the score of a response without EOS, where ours and the reward function of the others give a
 fixed score instead. What is not named here is TRL's default.
 """
 
@@ -126,10 +126,10 @@ def lora(rank: int) -> LoraConfig | None:
     return LoraConfig(r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM") if rank else None
 
 
-def shared_arguments(task: Task, folder: Path, rate: float) -> dict:
+def shared_arguments(settings: PPOConfig, folder: Path, rate: float) -> dict:
     return dict(
-        output_dir=str(folder), seed=task.settings.seed, learning_rate=rate, use_cpu=True, bf16=False, gradient_checkpointing=False, report_to="none",
-        save_strategy="no", disable_tqdm=True, temperature=task.settings.temperature, logging_steps=1,
+        output_dir=str(folder), seed=settings.seed, learning_rate=rate, use_cpu=True, bf16=False, gradient_checkpointing=False, report_to="none",
+        save_strategy="no", disable_tqdm=True, temperature=settings.temperature, logging_steps=1,
     )  # fmt: skip
 
 
@@ -148,7 +148,7 @@ def train_ppo(task: Task, folder: Path, learning_rate: float, lora_r: int, vf_co
     trl_ppo.batch_generation = batch_generation
     data = Dataset.from_list([{"input_ids": ids} for ids in encoded])
     config = TRLPPOConfig(
-        **shared_arguments(task, folder, learning_rate), per_device_train_batch_size=settings.batch_size, num_mini_batches=settings.mini_batches,
+        **shared_arguments(settings, folder, learning_rate), per_device_train_batch_size=settings.batch_size, num_mini_batches=settings.mini_batches,
         num_ppo_epochs=settings.ppo_epochs, total_episodes=settings.steps * settings.batch_size, response_length=settings.max_new_tokens, stop_token="eos",
         missing_eos_penalty=-settings.missing_eos_score, kl_coef=settings.kl_coef, gamma=settings.gamma, lam=settings.lam, vf_coef=vf_coef, num_sample_generations=0,
     )  # fmt: skip
@@ -175,7 +175,7 @@ def train_groups(kind: str, task: Task, folder: Path, learning_rate: float, lora
     data = Dataset.from_list([{"prompt": prompt, "row": row} for row, prompt in enumerate(task.train.prompts)])
     config_class, trainer_class = (GRPOConfig, GRPOTrainer) if kind == "grpo" else (RLOOConfig, RLOOTrainer)
     config = config_class(
-        **shared_arguments(task, folder, learning_rate), per_device_train_batch_size=settings.batch_size // settings.mini_batches,
+        **shared_arguments(settings, folder, learning_rate), per_device_train_batch_size=settings.batch_size // settings.mini_batches,
         steps_per_generation=settings.mini_batches, num_iterations=settings.ppo_epochs, max_steps=settings.steps * settings.ppo_epochs * settings.mini_batches,
         num_generations=RESPONSES_PER_PROMPT, max_completion_length=settings.max_new_tokens, beta=settings.kl_coef,
     )  # fmt: skip

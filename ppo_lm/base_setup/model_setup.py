@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -79,18 +80,22 @@ def add_adapter(base: BaseModel, role: str, lora: LoraConfig) -> None:
 
 def load_reward_model(base: BaseModel, folder: Path, role: str) -> RewardModel:
     """`RewardModel.load`, with a `ModelError` if it does not fit the base."""
-    try:
+    with _loading("reward model", folder, base):
         return RewardModel.load(base, folder, role)
-    except (RuntimeError, ValueError, KeyError, OSError) as error:
-        raise ModelError(f"reward model {str(folder)!r} cannot be loaded onto model {base.name!r}; was it trained on another one? {first_line(error)}") from error
 
 
 def load_value_adapter(base: BaseModel, folder: Path) -> None:
     """Add the adapter of the value model in `folder` as the role "value"; a `ModelError` if it does not fit the base."""
-    try:
+    with _loading("value model", folder, base):
         base.load_adapter("value", folder)
+
+
+@contextmanager
+def _loading(kind: str, folder: Path, base: BaseModel) -> Iterator[None]:
+    try:
+        yield
     except (RuntimeError, ValueError, KeyError, OSError) as error:
-        raise ModelError(f"value model {str(folder)!r} cannot be loaded onto model {base.name!r}; was it trained on another one? {first_line(error)}") from error
+        raise ModelError(f"{kind} {str(folder)!r} cannot be loaded onto model {base.name!r}; was it trained on another one? {first_line(error)}") from error
 
 
 def freeze(reward: RewardModel) -> None:
