@@ -42,29 +42,36 @@ def set_up_roles(
     """
     torch.manual_seed(seed)
     full = lora_r == 0
+    lora = None if full else make_lora_config(lora_r, lora_alpha, lora_dropout, lora_targets)
     policy_base = base.copy_of_all_weights() if full else base
     value_base = base.copy_of_all_weights() if full and not shared_trunk else base
     rewards = [load_reward_model(base, folder, "reward" if i == 0 else f"reward_{i + 1}") for i, folder in enumerate(reward_folders)]
-    if not full:
-        lora = make_lora_config(lora_r, lora_alpha, lora_dropout, lora_targets)
+    if lora:
         add_adapter(base, "policy", lora)
-    if value_folder:
-        load_value_adapter(base, value_folder)
-    elif rewards and not shared_trunk:
-        base.copy_adapter("reward", "value")
-    elif not full and not shared_trunk:
-        base.add_adapter("value", lora)
-    if full and not shared_trunk and (value_folder or rewards):
-        value_base.network.load_state_dict(base.merged_weights("value"))
-    policy = PolicyModel(policy_base, None if full else "policy")
-    value = ValueModel.on_trunk_of(policy) if shared_trunk else ValueModel(value_base, None if full else "value")
-    if value_folder:
-        value.head.load(value_folder)
-    elif rewards and not shared_trunk:
-        value.head.start_from(rewards[0].head, rewards[0].mean, rewards[0].std)
+    policy = PolicyModel(policy_base, "policy" if lora else None)
+    value = ValueModel.on_trunk_of(policy) if shared_trunk else make_value_model(base, value_base, lora, value_folder, rewards)
     for reward in rewards:
         freeze(reward)
     return Roles(policy, SFTModel(base), value, rewards)
+
+
+def make_value_model(base: BaseModel, value_base: BaseModel, lora: LoraConfig | None, value_folder: Path | None, rewards: Sequence[RewardModel]) -> ValueModel:
+    """An adapter on `base`, or without `lora` all weights of `value_base`, and a head: those that `ppo-lm value` left in `value_folder`, else the first reward model's,
+    else fresh ones."""
+    if value_folder:
+        load_value_adapter(base, value_folder)
+    elif rewards:
+        base.copy_adapter("reward", "value")
+    elif lora:
+        base.add_adapter("value", lora)
+    if not lora and (value_folder or rewards):
+        value_base.network.load_state_dict(base.merged_weights("value"))
+    value = ValueModel(value_base, "value" if lora else None)
+    if value_folder:
+        value.head.load(value_folder)
+    elif rewards:
+        value.head.start_from(rewards[0].head, rewards[0].mean, rewards[0].std)
+    return value
 
 
 def add_adapter(base: BaseModel, role: str, lora: LoraConfig) -> None:

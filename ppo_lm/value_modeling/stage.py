@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 
 from ppo_lm.base_setup import load_base, set_up_roles
@@ -17,15 +18,18 @@ from ppo_lm.ppo_trainer.reward_computer import RewardComputer
 from ppo_lm.rewards import ClassifierReward
 from ppo_lm.sft.stage import encode_demonstrations
 from ppo_lm.tracking import StageLog, check_output_dir
+from ppo_lm.tracking.run_folder import write_json
 from ppo_lm.value_modeling.value_trainer import ScoredDemonstration, measure_values, train_value_model
+
+SCORES_FILE = "scores.json"
 
 
 def run_value(config: ValueConfig, quiet: bool = False, resume: Path | None = None) -> dict[str, float]:
     """Score the demonstrations, train, measure on held-out ones before and after, and save. Returns what was measured, as `explained_variance_after`, ….
 
-    Writes into `config.output_dir`: `value` (the model, for PPO's `value_model`), config, data report, metrics. Training starts where PPO's value model would: from the
-    reward model, if that is what scores. `resume` is the folder of a run with the same settings that did not end. Raises `RunPaused`, with the run saved,
-    after the step in which SIGINT or SIGTERM came.
+    Writes into `config.output_dir`: `value` (the model, for PPO's `value_model`), the scores, config, data report, metrics. Training starts where PPO's value model would:
+    from the reward model, if that is what scores. `resume` is the folder of a run with the same settings that did not end. Raises `RunPaused`, with the run
+    saved, after the step in which SIGINT or SIGTERM came.
     """
     missing = [name for name in ("demonstrations", "reward") if getattr(config, name) is None]
     if missing:
@@ -50,8 +54,12 @@ def run_value(config: ValueConfig, quiet: bool = False, resume: Path | None = No
         log.say(f"value model on {config.model_name} ({base.description})" + (f", {saver.step} steps done" if resume else ""))
         log.data(report)
         log.warn(saver.damage)
-        log.say(f"scoring {len(train.tokens) + len(held_out.tokens):,} completions")
-        scored, test = score_demonstrations(computer, train), score_demonstrations(computer, held_out)
+        scores = read_scores(resume)
+        if scores is None:
+            log.say(f"scoring {len(train.tokens) + len(held_out.tokens):,} completions")
+            scores = [score_demonstrations(computer, part) for part in (train, held_out)]
+        write_json(log.folder / SCORES_FILE, scores)
+        scored, test = (add_scores(part, own) for part, own in zip((train, held_out), scores))
         before = log.evaluation(0, "before", lambda: measure_values(model, test, config.gamma, config.micro_batch_size))
         with Interrupts() as interrupts:
             train_value_model(
@@ -67,11 +75,22 @@ def run_value(config: ValueConfig, quiet: bool = False, resume: Path | None = No
     return {f"{name}_before": value for name, value in before.items()} | {f"{name}_after": value for name, value in after.items()}
 
 
-def score_demonstrations(computer: RewardComputer, demonstrations: Encoded) -> list[ScoredDemonstration]:
-    """Every demonstration with its score, ended as it is."""
+def score_demonstrations(computer: RewardComputer, demonstrations: Encoded) -> list[float]:
+    """Every demonstration's score, ended as it is."""
     if not demonstrations.tokens:
         return []
     prompts, completions = [text.prompt for text in demonstrations.texts], [text.completion for text in demonstrations.texts]
     columns = {"terminated": [True] * len(prompts), "completion_ids": [tokens.completion_ids for tokens in demonstrations.tokens]}
-    scores = computer.compute_rewards(prompts, completions, columns).tolist()
+    return computer.compute_rewards(prompts, completions, columns).tolist()
+
+
+def add_scores(demonstrations: Encoded, scores: list[float]) -> list[ScoredDemonstration]:
     return [ScoredDemonstration(tokens.prompt_ids, tokens.completion_ids, score) for tokens, score in zip(demonstrations.tokens, scores, strict=True)]
+
+
+def read_scores(folder: Path | None) -> list[list[float]] | None:
+    """What a run that did not end had scored, in training and held out, so that a reward that costs is not asked twice; None if there is nothing to read."""
+    try:
+        return json.loads((folder / SCORES_FILE).read_text(encoding="utf-8")) if folder else None
+    except (OSError, ValueError):
+        return None

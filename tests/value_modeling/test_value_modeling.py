@@ -2,6 +2,7 @@
 
 import json
 import random
+import signal
 
 import pytest
 import torch
@@ -10,11 +11,12 @@ from ppo_lm import PPOConfig, PPOTrainer
 from ppo_lm.base_setup import EMBEDDED_MODEL, find_value_folder, set_up_roles
 from ppo_lm.cli.main import main
 from ppo_lm.config import ValueConfig
-from ppo_lm.errors import ConfigError, DataError, ModelError, RewardError
+from ppo_lm.errors import ConfigError, DataError, ModelError, RewardError, RunPaused
 from ppo_lm.value_modeling import ScoredDemonstration, measure_values, run_value, train_value_model
 from ppo_lm.value_modeling.value_trainer import make_pairs, sum_value_losses
 from tests.conftest import make_base, make_pairs as random_pairs
 from tests.sft.test_stage import DEMONSTRATIONS, write
+from tests.sft.test_stage_resume import signalling
 
 GOOD, BAD, EOS = 7, 8, 1
 
@@ -130,6 +132,25 @@ def test_a_value_model_of_another_base_is_refused(tmp_path):
     set_up_roles(base, lora_r=4, lora_alpha=8, lora_dropout=0.0, lora_targets="all-linear").value.save(tmp_path)
     with pytest.raises(ModelError, match="value model .* cannot be loaded onto model 'random'; was it trained on another one"):
         value_model(value_folder=tmp_path)
+
+
+def test_a_run_that_goes_on_does_not_ask_the_reward_again(folder, tmp_path):
+    """Each call appends to a file how many completions it scored."""
+    asked, script = tmp_path / "asked", tmp_path / "judge.py"
+    script.write_text(f"def judge(completions):\n    open({str(asked)!r}, 'a').write(f'{{len(completions)}}\\n')\n    return [float(len(c)) for c in completions]\n")
+    config = value_config(folder, tmp_path, reward=f"{script}:judge")
+    undo = signalling(signal.SIGTERM, 3)
+    try:
+        with pytest.raises(RunPaused):
+            run_value(config, quiet=True)
+    finally:
+        undo()
+    counts = [int(line) for line in asked.read_text().split()]
+    assert sum(counts) == len(DEMONSTRATIONS)
+    run_value(config, quiet=True, resume=tmp_path / "value")
+    assert [int(line) for line in asked.read_text().split()] == counts
+    train, held_out = json.loads((tmp_path / "value" / "scores.json").read_text())
+    assert len(held_out) == 8 and sorted(train + held_out) == sorted(float(len(" " + row["completion"])) for row in DEMONSTRATIONS)
 
 
 def test_the_command(folder, tmp_path, capsys):
