@@ -3,11 +3,11 @@
     uv run benchmarks/frontier.py [--tasks sentiment tldr] [--seeds 3] [--out runs/frontier]
 
 Two rewards: VADER's sentiment of the completions of short openings, and the package's TL;DR heuristics of summaries of the embedded posts. Both sides train LoRA adapters
-of rank 16 in float32; what differs is in `SIDES`: TRL's value model has all its weights and the policy's learning rate, so TRL is tried with two rates on the first
-seed, and the one with the highest reward on held-out prompts is run with all. Runs that are there already are not repeated.
+of rank 16 in float32, except that TRL's value model has all its weights and the policy's learning rate; each side is tried with the two settings in `SIDES` on the first
+seed, and the one with the highest reward less penalty on held-out prompts is run with all. Runs that are there already are not repeated.
 
-Printed are, as means over seeds, the reward and the KL of 48 held-out prompts, answered twice each, after the last sample, and the reward of the last quarter of the samples; the differences are
-paired by seed, with Student's 95% interval. The picture shows each side's way through the plane of KL and reward, a point every 32 samples.
+Printed are, as means over seeds, the reward and the KL of 48 held-out prompts, answered twice each, after the last sample, and what both sides maximise, the reward less `kl_coef`
+times the KL; the differences are paired by seed, with Student's 95% interval. The picture shows each side's way through the plane of KL and reward, a point every 32 samples.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from learning import ROOT, paired, start
 
 SETTINGS = dict(batch_size=8, gamma=1.0, lam=0.95, kl_coef=0.05, ppo_epochs=2, mini_batches=1, temperature=1.0, top_k=0, top_p=1.0, eval_prompts=48)
 TASKS = {
-    "sentiment": dict(prompts="openings", reward="sentiment", max_new_tokens=20, steps=40),
-    "tldr": dict(prompts="embedded", reward="tldr_heuristics", max_new_tokens=32, steps=16),
+    "sentiment": dict(prompts="openings", reward="sentiment", max_new_tokens=20, steps=32),
+    "tldr": dict(prompts="embedded", reward="tldr_heuristics", max_new_tokens=32, steps=12),
 }
 SIDES: dict[str, list[dict[str, object]]] = {
-    "ppo_lm": [{"learning_rate": 7e-4}],
+    "ppo_lm": [{"learning_rate": 7e-4}, {"learning_rate": 1.6e-3, "lr_schedule": "cubic"}],
     "TRL PPO": [{"learning_rate": rate} for rate in (2e-4, 7e-4)],
 }
 POINT = 32  # samples
@@ -63,8 +63,8 @@ def main() -> None:
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         tried = {(task, side): [pool.submit(start_run, task, side, options, 0) for options in SIDES[side]] for task in arguments.tasks for side in SIDES}
         for (task, side), runs in tried.items():
-            scores = [one.result()["final_score"] for one in runs]
-            best = SIDES[side][scores.index(max(scores))]
+            reached = [objective(one.result()) for one in runs]
+            best = SIDES[side][reached.index(max(reached))]
             found[task, side, best["learning_rate"]] = [pool.submit(start_run, task, side, best, seed) for seed in range(arguments.seeds)]
         found = {key: [one.result() for one in runs] for key, runs in found.items()}
     for task in arguments.tasks:
@@ -76,18 +76,19 @@ def main() -> None:
 def make_table(task: str, sides: dict[tuple[str, float], list[dict]]) -> Table:
     ours = next(runs for (side, _), runs in sides.items() if side == "ppo_lm")
     table = Table(title=f"{task}: {TASKS[task]['steps'] * SETTINGS['batch_size']} samples, {len(ours)} seeds")
-    for column in ("", "rate", "held-out reward", "ours minus this", "held-out KL, nats", "reward of the last quarter", "ours minus this"):
+    for column in ("", "rate", "held-out reward", "ours minus this", "KL, nats", f"reward − {SETTINGS['kl_coef']} · KL", "ours minus this"):
         table.add_column(column)
     for (side, rate), runs in sides.items():
-        finals, lasts = [one["final_score"] for one in runs], [*map(last_quarter, runs)]
-        against = ["", ""] if runs is ours else [paired([one["final_score"] for one in ours], finals), paired([*map(last_quarter, ours)], lasts)]
+        rewards, objectives = [one["final_score"] for one in runs], [*map(objective, runs)]
+        against = ["", ""] if runs is ours else [paired([one["final_score"] for one in ours], rewards), paired([*map(objective, ours)], objectives)]
         kl = statistics.fmean(one["final_kl"] for one in runs)
-        table.add_row(side, f"{rate:g}", f"{statistics.fmean(finals):.3f}", against[0], f"{kl:.2f}", f"{statistics.fmean(lasts):.3f}", against[1])
+        table.add_row(side, f"{rate:g}", f"{statistics.fmean(rewards):.3f}", against[0], f"{kl:.2f}", f"{statistics.fmean(objectives):.3f}", against[1])
     return table
 
 
-def last_quarter(run: dict) -> float:
-    return statistics.fmean(run["score"][-len(run["score"]) // 4 :])
+def objective(run: dict) -> float:
+    """The reward of the held-out prompts less the penalty on their KL."""
+    return run["final_score"] - SETTINGS["kl_coef"] * run["final_kl"]
 
 
 def points(runs: list[dict]) -> list[tuple[float, float]]:

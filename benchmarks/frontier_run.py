@@ -9,7 +9,11 @@ from pathlib import Path
 
 import torch
 import transformers
+import trl.experimental.ppo.ppo_trainer as trl_ppo
+from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+from trl.experimental.ppo import PPOConfig as TRLPPOConfig
+from trl.experimental.ppo import PPOTrainer as TRLPPOTrainer
 
 from frontier import SETTINGS, TASKS
 from learning import ROOT
@@ -17,6 +21,7 @@ from ppo_lm import PPOConfig, PPOTrainer
 from ppo_lm.data import PromptSet, load_prompts
 from ppo_lm.data.encoding import encode_prompt
 from ppo_lm.rewards import load_scorer
+from trl_learning import Rows, kl_of_samples, lora, shared_arguments
 from workloads import prepare
 
 sys.path.insert(0, str(ROOT / "examples"))
@@ -25,11 +30,11 @@ from smollm2_sentiment import OPENINGS, SUBJECTS  # noqa: E402
 MODEL = prepare(ROOT / "runs" / "models", "smollm2")
 
 
-def make_config(task: str, seed: int, learning_rate: float) -> PPOConfig:
+def make_config(task: str, seed: int, **options) -> PPOConfig:
     settings = {name: value for name, value in TASKS[task].items() if name not in ("prompts", "reward")}
     return PPOConfig(
-        model_name=str(MODEL / "policy"), dtype="float32", lora_r=16, lora_alpha=32, lora_dropout=0.0, seed=seed, learning_rate=learning_rate,
-        value_learning_rate=1e-3, **SETTINGS, **settings,
+        model_name=str(MODEL / "policy"), dtype="float32", lora_r=16, lora_alpha=32, lora_dropout=0.0, seed=seed, value_learning_rate=1e-3,
+        **SETTINGS, **settings, **options,
     )  # fmt: skip
 
 
@@ -60,13 +65,6 @@ class ScorerModule(torch.nn.Module):
 
 
 def train_trl(task: str, config: PPOConfig, train: PromptSet, held_out: PromptSet, folder: Path) -> dict:
-    import trl.experimental.ppo.ppo_trainer as trl_ppo
-    from datasets import Dataset
-    from trl.experimental.ppo import PPOConfig as TRLPPOConfig
-    from trl.experimental.ppo import PPOTrainer as TRLPPOTrainer
-
-    from trl_learning import Rows, lora, shared_arguments
-
     tokenizer, rows, get_reward = load_tokenizer(), Rows(), trl_ppo.get_reward
     reward = ScorerModule(tokenizer, load_scorer(TASKS[task]["reward"]))
 
@@ -97,8 +95,6 @@ def train_trl(task: str, config: PPOConfig, train: PromptSet, held_out: PromptSe
 @torch.no_grad()
 def evaluate(policy: transformers.PreTrainedModel, task: str, config: PPOConfig, prompts: list[str]) -> dict[str, float]:
     """The mean reward of two completions of every prompt, and the sum of their tokens' k1 KL to where training started, through transformers alone."""
-    from trl_learning import positions
-
     tokenizer, reference = load_tokenizer(), load_policy()
     batch = tokenizer(prompts, return_tensors="pt", padding=True, add_special_tokens=False)
     ids, mask = batch["input_ids"].repeat(2, 1), batch["attention_mask"].repeat(2, 1)
@@ -109,18 +105,10 @@ def evaluate(policy: transformers.PreTrainedModel, task: str, config: PPOConfig,
     )[:, ids.shape[1] :]  # fmt: skip
     ends = sampled == tokenizer.eos_token_id
     real = ends.long().cumsum(dim=1) - ends.long() == 0
-    full, attention, logprobs = torch.cat([ids, sampled], dim=1), torch.cat([mask, real.long()], dim=1), []
-    for network in (policy, reference):
-        parts = zip(full.split(32), attention.split(32), sampled.split(32))
-        logprobs.append(torch.cat([_logprobs(network, *part, positions, config.temperature) for part in parts]))
+    kl = kl_of_samples(policy, reference, ids, mask, sampled, real, config.temperature)
     texts = [tokenizer.decode(row[keep], skip_special_tokens=True) for row, keep in zip(sampled, real)]
     found = load_scorer(TASKS[task]["reward"])(prompts * 2, texts)
-    return {"final_score": statistics.fmean(found), "final_kl": float(((logprobs[0] - logprobs[1]) * real).sum(dim=1).mean())}
-
-
-def _logprobs(network, ids: torch.Tensor, attention: torch.Tensor, sampled: torch.Tensor, positions, temperature: float) -> torch.Tensor:
-    logits = network(input_ids=ids, attention_mask=attention, position_ids=positions(attention), logits_to_keep=sampled.shape[1] + 1).logits[:, :-1]
-    return (logits / temperature).log_softmax(dim=-1).gather(2, sampled[:, :, None]).squeeze(2)
+    return {"final_score": statistics.fmean(found), "final_kl": kl}
 
 
 def load_policy() -> transformers.PreTrainedModel:

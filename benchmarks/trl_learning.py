@@ -99,13 +99,24 @@ class Task:
         responses = [self.cut(row) for row in sampled]
         lengths = torch.tensor([len(tokens) + ended for tokens, ended in responses])
         real = torch.arange(sampled.shape[1]) < lengths[:, None]
-        full, attention = torch.cat([ids, sampled], dim=1), torch.cat([mask, real], dim=1)
+        kl = kl_of_samples(policy, reference, ids, mask, sampled, real, settings.temperature)
+        return {"final": self.gold(self.held_out.columns["facts"], responses), "final_score": statistics.fmean(self.scores(prompts, responses)), "final_kl": kl}
+
+
+@torch.no_grad()
+def kl_of_samples(
+    policy: torch.nn.Module, reference: torch.nn.Module, prompt_ids: torch.Tensor, prompt_mask: torch.Tensor, sampled: torch.Tensor, real: torch.Tensor, temperature: float
+) -> float:  # fmt: skip
+    """The sum of the real sampled tokens' log π − log π_ref, mean over rows, through transformers alone; prompts padded on the left, (B, P), samples (B, A)."""
+    rows = zip(*(whole.split(32) for whole in (torch.cat([prompt_ids, sampled], dim=1), torch.cat([prompt_mask, real], dim=1).long(), sampled, real)))
+    total = 0.0
+    for full, attention, actions, kept in rows:
         logprobs = []
         for network in (policy, reference):
-            logits = network(input_ids=full, attention_mask=attention, position_ids=positions(attention)).logits[:, ids.shape[1] - 1 : -1]
-            logprobs.append((logits / settings.temperature).log_softmax(dim=-1).gather(2, sampled[:, :, None]).squeeze(2))
-        kl = ((logprobs[0] - logprobs[1]) * real).sum(dim=1).mean()
-        return {"final": self.gold(self.held_out.columns["facts"], responses), "final_score": statistics.fmean(self.scores(prompts, responses)), "final_kl": float(kl)}
+            logits = network(input_ids=full, attention_mask=attention, position_ids=positions(attention), logits_to_keep=actions.shape[1] + 1).logits[:, :-1]
+            logprobs.append((logits / temperature).log_softmax(dim=-1).gather(2, actions[:, :, None]).squeeze(2))
+        total += float(((logprobs[0] - logprobs[1]) * kept).sum())
+    return total / len(sampled)
 
 
 def positions(mask: torch.Tensor) -> torch.Tensor:
