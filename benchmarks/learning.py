@@ -170,24 +170,23 @@ def main() -> None:
             best = PEERS[peer][areas.index(max(areas))]
             made[describe(best)] = [pool.submit(theirs, best, seed) for seed in seeds]
         found = {name: [one.result() for one in runs] for name, runs in made.items()}
-    Console(width=170).print(make_table(found))
+    Console(width=200).print(make_table(found))
     (place / "learning.json").write_text(json.dumps(found), encoding="utf-8")
     draw(found, place / "learning.png")
 
 
 def make_table(found: dict[str, list[dict]]) -> Table:
     table = Table(title=f"the embedded task, {len(found['default'])} seeds")
-    for column in ("", "gold at the end", "against the default", "area under gold", "against the default", f"samples to {GOAL}", "KL at the end"):
+    for column in ("", "gold at the end", "against the default", "area under gold", "against the default", f"samples to {GOAL}", "KL at the end", "against the default"):
         table.add_column(column)
     default = found["default"]
     for name, runs in found.items():
-        against = ["", ""]
-        if runs is not default:
-            against = [paired([one["final"] for one in runs], [one["final"] for one in default]), paired([*map(area, runs)], [*map(area, default)])]
+        measured = [lambda one: one["final"], area, lambda one: one["final_kl"]]
+        against = [paired([*map(read, runs)], [*map(read, default)]) if runs is not default else "" for read in measured]
         goals = [samples_to_goal(one) for one in runs]
         table.add_row(
             name, f"{_mean(runs, 'final'):.3f}", against[0], f"{statistics.fmean(map(area, runs)):.3f}", against[1],
-            f"{statistics.median(goals):.0f} ({min(goals):.0f}–{max(goals):.0f})", f"{_mean(runs, 'final_kl'):.2f}",
+            f"{statistics.median(goals):.0f} ({min(goals):.0f}–{max(goals):.0f})", f"{_mean(runs, 'final_kl'):.2f}", against[2],
         )  # fmt: skip
     return table
 
