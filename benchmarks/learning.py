@@ -170,7 +170,7 @@ def main() -> None:
             best = PEERS[peer][areas.index(max(areas))]
             made[describe(best)] = [pool.submit(theirs, best, seed) for seed in seeds]
         found = {name: [one.result() for one in runs] for name, runs in made.items()}
-    Console(width=200).print(make_table(found))
+    Console(width=220).print(make_table(found))
     (place / "learning.json").write_text(json.dumps(found), encoding="utf-8")
     draw(found, place / "learning.png")
 
