@@ -27,12 +27,12 @@ from learning import ROOT, paired, start
 
 SETTINGS = dict(batch_size=32, gamma=1.0, lam=0.95, kl_coef=0.05, ppo_epochs=2, mini_batches=2, temperature=1.0, top_k=0, top_p=1.0, eval_prompts=48)
 TASKS = {
-    "sentiment": dict(prompts="openings", reward="sentiment", max_new_tokens=20, steps=20),
-    "tldr": dict(prompts="embedded", reward="tldr_heuristics", max_new_tokens=32, steps=12),
+    "sentiment": dict(prompts="openings", reward="sentiment", max_new_tokens=20, steps=14),
+    "tldr": dict(prompts="embedded", reward="tldr_heuristics", max_new_tokens=32, steps=10),
 }
 SIDES: dict[str, list[dict[str, object]]] = {
     "ppo_lm": [{"learning_rate": rate} for rate in (5e-4, 1e-3)],
-    "TRL PPO": [{"learning_rate": rate} for rate in (2e-4, 5e-4, 1e-3)],
+    "TRL PPO": [{"learning_rate": rate} for rate in (3e-4, 1e-3)],
 }
 
 
