@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -68,6 +68,27 @@ class RunPaused(UserError):
     """The run could not go on, and was saved so that it can be resumed: EX_TEMPFAIL of sysexits.h."""
 
     exit_code = 75
+
+
+class Problems:
+    """What is wrong with everything that one configuration names, to be said at once."""
+
+    def __init__(self, source: str):
+        self.source, self.found = source, []
+
+    def attempt(self, load: Callable, *arguments):
+        """What `load` returns; None, with its problem noted, if that raises a `UserError`."""
+        try:
+            return load(*arguments)
+        except UserError as error:
+            self.found.append(error)
+
+    def raise_all(self) -> None:
+        """Raise one problem as it is, and several as one `ConfigError`."""
+        if len(self.found) == 1:
+            raise self.found[0]
+        if self.found:
+            raise ConfigError([str(problem) for problem in self.found], self.source) from self.found[0]
 
 
 @contextmanager

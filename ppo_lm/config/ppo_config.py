@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, List, Optional, Union
+from typing import ClassVar, Optional
 
 from ppo_lm.config.data_settings import PromptSettings
+from ppo_lm.config.reward_settings import RewardSettings
 from ppo_lm.config.settings import AT_LEAST_ONE, NOT_NEGATIVE, OFF_OR_ABOVE_ONE, POSITIVE, PROBABILITY, SHARE, ModelSettings, one_of, sampling_clashes, settings
 
 
 @settings
-class PPOConfig(PromptSettings, ModelSettings):
+class PPOConfig(PromptSettings, RewardSettings, ModelSettings):
     """Every setting of a run. All problems are reported at once, when the config is made."""
 
     eval_every: int = 0
@@ -30,13 +31,6 @@ class PPOConfig(PromptSettings, ModelSettings):
     top_p: float = 0.95
     """Sample from the likeliest tokens that together reach this probability only; 1 for all."""
 
-    reward: Optional[Union[List[str], str]] = None
-    """What scores a response, one or several: module:function, file.py:function, a built-in such as sentiment or length_target(words=30), a reward
-    model's folder or hub id, the http address of a scorer, or "embedded"; none: TL;DR heuristics."""
-    reward_weights: Optional[List[float]] = None
-    """The weight of each reward in the score, in order; none: 1 each."""
-    reward_clip: float = 0.0
-    """Clip each reward to ± this before it is weighted; 0 for none."""
     reward_normalise: bool = False
     """Shift and scale each reward to mean 0 and variance 1 over the batch, before it is clipped and weighted."""
     monitor: Optional[str] = None
@@ -145,7 +139,7 @@ class PPOConfig(PromptSettings, ModelSettings):
         ),
         NOT_NEGATIVE: (
             "top_k", "eval_every", "save_every", "kl_coef", "kl_target", "kl_limit", "lam_length_scale", "value_warmup_steps", "value_clip", "target_kl",
-            "entropy_coef", "eval_temperature", "reward_clip",
+            "entropy_coef", "eval_temperature",
         ),
         POSITIVE: ("temperature", "learning_rate", "value_learning_rate", "clip_epsilon_high", "value_coef", "max_grad_norm"),
         SHARE: ("gamma", "lam", "value_lam"),
@@ -160,13 +154,6 @@ class PPOConfig(PromptSettings, ModelSettings):
         one_of("separate", "shared"): ("value_backbone",),
         one_of("reward_to_go", "returns"): ("value_target",),
     }
-
-    @property
-    def rewards(self) -> list[str]:
-        """`reward` as a list; empty if none is named."""
-        if self.reward is None:
-            return []
-        return [self.reward] if isinstance(self.reward, str) else self.reward
 
     def clashes(self) -> list[str]:
         clashes = [*super().clashes(), *sampling_clashes(self.top_k, self.top_p)]
@@ -189,8 +176,6 @@ class PPOConfig(PromptSettings, ModelSettings):
             clashes.append("value_lam is set but value_target is reward_to_go, which is λ = 1; set value_target to returns")
         if self.eval_every > 0 and self.eval_prompts == 0:
             clashes.append(f"eval_every is {self.eval_every} but eval_prompts is 0; hold some prompts out to evaluate on")
-        if self.rewards and self.reward_weights is not None and len(self.reward_weights) != len(self.rewards):
-            clashes.append(f"reward_weights has {len(self.reward_weights)} numbers for {len(self.rewards)} rewards; give one for each")
         return clashes
 
     def _kl_clashes(self) -> list[str]:

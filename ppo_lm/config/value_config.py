@@ -4,22 +4,21 @@ from __future__ import annotations
 
 from typing import ClassVar, Optional
 
+from ppo_lm.config.reward_settings import RewardSettings
 from ppo_lm.config.settings import NOT_EMPTY, SHARE, settings
 from ppo_lm.config.sft_config import SupervisedSettings
 
 
 @settings
-class ValueConfig(SupervisedSettings):
-    """Every setting of `ppo-lm value`. `model_name` is the model that PPO will start from: the value model is an adapter and a head on it."""
+class ValueConfig(RewardSettings, SupervisedSettings):
+    """Every setting of `ppo-lm value`. `model_name` is the model that PPO will start from: the value model is an adapter and a head on it. The rewards are those that will score
+    in PPO, with the same weights; one must be named."""
 
     demonstrations: Optional[str] = None
     """Prompts with completions such as the policy writes at first, which is what it was fine-tuned on: "embedded", a .jsonl, .json, .csv or .parquet file, a
     folder of these, or a hub data set id."""
     completion_column: str = "completion"
     """The column that holds the completion: text, or the assistant's message."""
-    reward: Optional[str] = None
-    """What will score in PPO, and scores the completions here: a reward model's folder or hub id, "embedded", module:function, file.py:function, a built-in,
-    or the http address of a scorer."""
     gamma: float = 1.0
     """PPO's discount per token."""
     output_dir: str = "runs/value"

@@ -7,13 +7,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
+
 from ppo_lm.base_setup import find_reward_folder, find_value_folder
 from ppo_lm.config import PPOConfig
 from ppo_lm.data import DataReport, PromptSet, load_prompts
 from ppo_lm.data.encoding import encode_prompt, fit_prompt
-from ppo_lm.errors import ConfigError, DataError, RewardError, UserError
-from ppo_lm.models import BaseModel
-from ppo_lm.rewards import FunctionReward, Scorer, load_scorer, tldr_heuristics
+from ppo_lm.errors import ConfigError, DataError, Problems, RewardError
+from ppo_lm.models import BaseModel, RewardModel
+from ppo_lm.rewards import ClassifierReward, FunctionReward, Scorer, load_scorer, tldr_heuristics
 from ppo_lm.tracking import check_output_dir
 
 
@@ -29,42 +31,27 @@ class Inputs(NamedTuple):
 
 def load_inputs(config: PPOConfig, reward: Callable | Sequence[Callable] | None = None, monitor: Callable | None = None) -> Inputs:
     """Load rewards, monitor and prompts; callables given stand in for the configuration's names. All problems are raised as one error."""
-    problems: list[UserError] = []
-
-    def attempt(load, *arguments):
-        try:
-            return load(*arguments)
-        except UserError as error:
-            problems.append(error)
-
+    problems = Problems("PPOConfig")
     if reward is None:
         given = [tldr_heuristics] if not config.rewards else config.rewards
     else:
         given = list(reward) if isinstance(reward, Sequence) and not isinstance(reward, str) else [reward]
-    rewards = [attempt(load_reward, each) for each in given]
+    rewards = [problems.attempt(load_reward, each) for each in given]
     if config.reward_weights is not None and len(config.reward_weights) != len(rewards):
-        problems.append(ConfigError([f"reward_weights has {len(config.reward_weights)} numbers for {len(rewards)} rewards; give one for each"]))
-    value = None if config.value_model is None else attempt(find_value_folder, config.value_model)
+        problems.found.append(ConfigError([f"reward_weights has {len(config.reward_weights)} numbers for {len(rewards)} rewards; give one for each"]))
+    value = None if config.value_model is None else problems.attempt(find_value_folder, config.value_model)
     if monitor is not None:
-        monitor = attempt(FunctionReward, monitor)
+        monitor = problems.attempt(FunctionReward, monitor)
     elif config.monitor is not None:
-        monitor = attempt(load_scorer, config.monitor, "monitor")
-    prompts, report = (None, None) if config.prompts is None else attempt(load_prompts, config.prompts, config) or (None, None)
+        monitor = problems.attempt(load_scorer, config.monitor, "monitor")
+    prompts, report = (None, None) if config.prompts is None else problems.attempt(load_prompts, config.prompts, config) or (None, None)
     if config.output_dir is not None:
-        attempt(check_output_dir, config.output_dir)
+        problems.attempt(check_output_dir, config.output_dir)
     if prompts is not None:
         for function in (*rewards, monitor):
-            attempt(check_columns, function, prompts, config.prompts)
-    raise_all(problems)
+            problems.attempt(check_columns, function, prompts, config.prompts)
+    problems.raise_all()
     return Inputs(rewards, value, monitor, prompts, report)
-
-
-def raise_all(problems: list[UserError]) -> None:
-    """Raise one problem as it is, and several as one `ConfigError`."""
-    if len(problems) == 1:
-        raise problems[0]
-    if problems:
-        raise ConfigError([str(problem) for problem in problems]) from problems[0]
 
 
 def load_reward(reward: str | Callable) -> Scorer | Path:
@@ -72,6 +59,16 @@ def load_reward(reward: str | Callable) -> Scorer | Path:
     if not isinstance(reward, str):
         return reward if hasattr(reward, "missing_columns") else FunctionReward(reward)
     return find_reward_folder(reward) or load_scorer(reward)
+
+
+def make_ready(rewards: Sequence[Scorer | Path | None], models: Sequence[RewardModel], device: torch.device) -> list[Scorer | RewardModel | None]:
+    """`rewards` with the model, in order, in each folder's place, and classifiers on the device."""
+    models = iter(models)
+    ready = [next(models) if isinstance(reward, Path) else reward for reward in rewards]
+    for reward in ready:
+        if isinstance(reward, ClassifierReward):
+            reward.load(device)
+    return ready
 
 
 def check_columns(function: Scorer | Path | None, prompts: PromptSet, source: str) -> None:

@@ -17,7 +17,7 @@ from ppo_lm.evaluation import evaluate, is_best
 from ppo_lm.ops import masked_whiten
 from ppo_lm.ppo_trainer.faults import check_pairs
 from ppo_lm.ppo_trainer.generator import SequenceGenerator
-from ppo_lm.ppo_trainer.inputs import check_batch, check_prompts, fit_prompts, load_inputs
+from ppo_lm.ppo_trainer.inputs import check_batch, check_prompts, fit_prompts, load_inputs, make_ready
 from ppo_lm.ppo_trainer.metrics import describe_cost, describe_rollout, describe_scores
 from ppo_lm.ppo_trainer.model_trainer import ModelTrainer
 from ppo_lm.ppo_trainer.reward_computer import RewardComputer
@@ -25,7 +25,7 @@ from ppo_lm.ppo_trainer.run_guard import RunGuard
 from ppo_lm.ppo_trainer.run_state import Evaluations, put_state, random_states, restore_random_states, take_state
 from ppo_lm.ppo_trainer.value_adder import NoValues, ValueAdder
 from ppo_lm.reward_kl import KLController, KLDivergence, RewardAdjuster
-from ppo_lm.rewards import ClassifierReward, response_columns
+from ppo_lm.rewards import response_columns
 from ppo_lm.rollout import SamplingSettings, describe_engine, pick_engine
 from ppo_lm.tracking import Floor, Passes, PhaseClock, RunLog, measure_machine
 from ppo_lm.types import SAPairs
@@ -41,7 +41,7 @@ class PPOTrainer:
     def __init__(self, config: PPOConfig, reward: Callable | Sequence[Callable] | None = None, monitor: Callable | None = None):
         inputs = load_inputs(config, reward, monitor)
         self.has_callables = reward is not None or monitor is not None
-        self.config, self.monitor, self.prompts, self.report = config, inputs.monitor, inputs.prompts, inputs.report
+        self.config, self.prompts, self.report = config, inputs.prompts, inputs.report
         self.base = load_base(config.model_name, config.dtype, config.device, seed=config.seed, fast=config.fast)
         self.roles = set_up_roles(
             self.base, lora_r=config.lora_r, lora_alpha=config.lora_alpha, lora_dropout=config.lora_dropout,
@@ -54,11 +54,7 @@ class PPOTrainer:
         self.clock = PhaseClock(self.base.device)
         self.generator = self._make_generator(sampling, self.clock)
         size = config.micro_batch_tokens
-        models = iter(self.roles.rewards)
-        rewards = [next(models) if isinstance(reward, Path) else reward for reward in inputs.rewards]
-        for reward in (*rewards, self.monitor):
-            if isinstance(reward, ClassifierReward):
-                reward.load(self.base.device)
+        *rewards, self.monitor = make_ready([*inputs.rewards, inputs.monitor], self.roles.rewards, self.base.device)
         self.reward_computer = RewardComputer(rewards, size, config.reward_weights, config.reward_clip, config.reward_normalise)
         self.evaluation_rewards = RewardComputer(rewards, size, config.reward_weights, 0.0 if config.reward_normalise else config.reward_clip)
         self.kl_controller = KLController(config.kl_coef, config.kl_target, config.kl_horizon)

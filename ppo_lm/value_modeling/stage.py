@@ -9,13 +9,13 @@ from pathlib import Path
 from ppo_lm.base_setup import load_base, set_up_roles
 from ppo_lm.checkpointing import Interrupts, StageSaver, remove_checkpoints
 from ppo_lm.config import ValueConfig
-from ppo_lm.data import load_demonstrations
+from ppo_lm.data import DataReport, Demonstration, load_demonstrations
 from ppo_lm.data.encoded import Encoded
 from ppo_lm.data.prompts import fingerprint
-from ppo_lm.errors import ConfigError, RewardError, writing
-from ppo_lm.ppo_trainer.inputs import load_reward
+from ppo_lm.errors import ConfigError, Problems, RewardError, writing
+from ppo_lm.ppo_trainer.inputs import load_reward, make_ready
 from ppo_lm.ppo_trainer.reward_computer import RewardComputer
-from ppo_lm.rewards import ClassifierReward
+from ppo_lm.rewards import Scorer
 from ppo_lm.sft.stage import encode_demonstrations
 from ppo_lm.tracking import StageLog, check_output_dir
 from ppo_lm.tracking.run_folder import write_json
@@ -31,24 +31,16 @@ def run_value(config: ValueConfig, quiet: bool = False, resume: Path | None = No
     from the reward model, if that is what scores. `resume` is the folder of a run with the same settings that did not end. Raises `RunPaused`, with the run
     saved, after the step in which SIGINT or SIGTERM came.
     """
-    missing = [name for name in ("demonstrations", "reward") if getattr(config, name) is None]
-    if missing:
-        raise ConfigError([f'{name} is not set; name one, or "embedded"' for name in missing], "ValueConfig")
-    check_output_dir(config.output_dir)
-    reward = load_reward(config.reward)
-    if not isinstance(reward, Path) and (needed := reward.missing_columns([])):
-        raise RewardError(f"reward {config.reward!r} needs {', '.join(map(repr, needed))}, but demonstrations have a prompt and a completion alone; name another reward")
-    demonstrations, report = load_demonstrations(config.demonstrations, config, config.completion_column)
+    rewards, demonstrations, report = load_inputs(config)
     base = load_base(config.model_name, config.dtype, config.device, seed=config.seed)
     train, held_out = encode_demonstrations(base, demonstrations, config, report).split(config.held_out, config.seed, report)
     saver = StageSaver(config, fingerprint([dataclasses.astuple(tokens) for tokens in train.tokens]), resume, "ppo-lm value --resume {}")
     roles = set_up_roles(
         base, lora_r=config.lora_r, lora_alpha=config.lora_alpha, lora_dropout=config.lora_dropout, lora_targets=config.lora_targets,
-        reward_folders=[reward] if isinstance(reward, Path) else [], seed=config.seed,
+        reward_folders=[reward for reward in rewards if isinstance(reward, Path)], seed=config.seed,
     )  # fmt: skip
-    if isinstance(reward, ClassifierReward):
-        reward.load(base.device)
-    computer, model = RewardComputer(roles.rewards or [reward]), roles.value
+    rewards, model = make_ready(rewards, roles.rewards, base.device), roles.value
+    computer = RewardComputer(rewards, weights=config.reward_weights, clip=config.reward_clip)
 
     with StageLog(config, config.output_dir, quiet, resume=resume and (resume, saver.step)) as log:
         log.say(f"value model on {config.model_name} ({base.description})" + (f", {saver.step} steps done" if resume else ""))
@@ -73,6 +65,28 @@ def run_value(config: ValueConfig, quiet: bool = False, resume: Path | None = No
         remove_checkpoints(log.folder)
         log.say_where()
     return {f"{name}_before": value for name, value in before.items()} | {f"{name}_after": value for name, value in after.items()}
+
+
+def load_inputs(config: ValueConfig) -> tuple[list[Scorer | Path], list[Demonstration], DataReport]:
+    """(rewards, a reward model of ours as its folder; demonstrations; report). All problems are raised as one error, before any model loads."""
+    missing = [name for name in ("demonstrations", "reward") if not getattr(config, name)]
+    if missing:
+        raise ConfigError([f'{name} is not set; name one, or "embedded"' for name in missing], "ValueConfig")
+    problems = Problems("ValueConfig")
+    problems.attempt(check_output_dir, config.output_dir)
+    rewards = [problems.attempt(load_reward, reward) for reward in config.rewards]
+    for name, reward in zip(config.rewards, rewards):
+        problems.attempt(check_needs, name, reward)
+    demonstrations, report = problems.attempt(load_demonstrations, config.demonstrations, config, config.completion_column) or (None, None)
+    problems.raise_all()
+    return rewards, demonstrations, report
+
+
+def check_needs(name: str, reward: Scorer | Path | None) -> None:
+    """Raise `RewardError` if a function needs a column of the data."""
+    needed = [] if reward is None or isinstance(reward, Path) else reward.missing_columns([])
+    if needed:
+        raise RewardError(f"reward {name!r} needs {', '.join(map(repr, needed))}, but demonstrations have a prompt and a completion alone; name another reward")
 
 
 def score_demonstrations(computer: RewardComputer, demonstrations: Encoded) -> list[float]:

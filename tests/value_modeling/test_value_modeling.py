@@ -11,7 +11,7 @@ from ppo_lm import PPOConfig, PPOTrainer
 from ppo_lm.base_setup import EMBEDDED_MODEL, find_value_folder, set_up_roles
 from ppo_lm.cli.main import main
 from ppo_lm.config import ValueConfig
-from ppo_lm.errors import ConfigError, DataError, ModelError, RewardError, RunPaused
+from ppo_lm.errors import ConfigError, DataError, ModelError, RunPaused
 from ppo_lm.value_modeling import ScoredDemonstration, measure_values, run_value, train_value_model
 from ppo_lm.value_modeling.value_trainer import make_pairs, sum_value_losses
 from tests.conftest import make_base, make_pairs as random_pairs
@@ -116,8 +116,10 @@ def test_what_is_wrong_is_one_sentence_before_any_model_loads(tmp_path):
     with pytest.raises(ConfigError, match="lora_r is 0; the value model is an adapter"):
         ValueConfig(lora_r=0)
     both = dict(model_name="nobody/none", demonstrations=str(tmp_path / "none.jsonl"), output_dir=str(tmp_path / "run"))
-    with pytest.raises(RewardError, match="needs 'reference', but demonstrations have a prompt and a completion alone"):
-        run_value(ValueConfig(**both, reward="rouge(column='reference')"))
+    with pytest.raises(ConfigError, match="ValueConfig: 2 problems:(.|\n)*needs 'reference', but demonstrations have a prompt and a completion alone(.|\n)*there is no such file"):
+        run_value(ValueConfig(**both, reward=["sentiment", "rouge(column='reference')"]))
+    with pytest.raises(ConfigError, match="reward_weights has 1 numbers for 2 rewards"):
+        ValueConfig(**both, reward=["sentiment", "embedded"], reward_weights=[1.0])
     with pytest.raises(DataError, match="there is no such file"):
         run_value(ValueConfig(**both, reward="sentiment"))
     with pytest.raises(ModelError, match="there is no value model in it; name the folder of a `ppo-lm value` run"):
@@ -151,6 +153,15 @@ def test_a_run_that_goes_on_does_not_ask_the_reward_again(folder, tmp_path):
     assert [int(line) for line in asked.read_text().split()] == counts
     train, held_out = json.loads((tmp_path / "value" / "scores.json").read_text())
     assert len(held_out) == 8 and sorted(train + held_out) == sorted(float(len(" " + row["completion"])) for row in DEMONSTRATIONS)
+
+
+def test_several_rewards_are_weighted_and_clipped_as_in_ppo(folder, tmp_path):
+    script = tmp_path / "judges.py"
+    script.write_text("def words(completions):\n    return [float(len(c.split())) for c in completions]\n\ndef letters(completions):\n    return [float(len(c)) for c in completions]\n")
+    rewards = dict(reward=[f"{script}:words", f"{script}:letters"], reward_weights=[2.0, -0.5], reward_clip=9.0)
+    run_value(value_config(folder, tmp_path, **rewards, max_steps=1), quiet=True)
+    train, held_out = json.loads((tmp_path / "value" / "scores.json").read_text())
+    assert sorted(train + held_out) == sorted(2 * min(len(d["completion"].split()), 9) - 0.5 * min(len(" " + d["completion"]), 9) for d in DEMONSTRATIONS)
 
 
 def test_the_command(folder, tmp_path, capsys):
