@@ -65,7 +65,6 @@ VARIANTS: dict[str, dict[str, object]] = {
     "linear schedule": {"lr_schedule": "linear"},
     "rate 8e-4": {"learning_rate": 8e-4},
     "4 PPO epochs, rate 8e-4": {"ppo_epochs": 4, "learning_rate": 8e-4},
-    "linear schedule, rate 7e-4, kl_coef 0.05": {"lr_schedule": "linear", "learning_rate": 7e-4, "kl_coef": 0.05},
     "batches of 32, 2 mini-batches": {"batch_size": 32, "steps": 20, "mini_batches": 2},
 }
 
