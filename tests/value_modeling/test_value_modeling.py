@@ -11,7 +11,7 @@ from ppo_lm import PPOConfig, PPOTrainer
 from ppo_lm.base_setup import EMBEDDED_MODEL, find_value_folder, set_up_roles
 from ppo_lm.cli.main import main
 from ppo_lm.config import ValueConfig
-from ppo_lm.errors import ConfigError, DataError, ModelError, RunPaused
+from ppo_lm.errors import ConfigError, DataError, ModelError, RewardError, RunPaused
 from ppo_lm.value_modeling import ScoredDemonstration, measure_values, run_value, train_value_model
 from ppo_lm.value_modeling.value_trainer import make_pairs, sum_value_losses
 from tests.conftest import make_base, make_pairs as random_pairs
@@ -118,6 +118,9 @@ def test_what_is_wrong_is_one_sentence_before_any_model_loads(tmp_path):
     both = dict(model_name="nobody/none", demonstrations=str(tmp_path / "none.jsonl"), output_dir=str(tmp_path / "run"))
     with pytest.raises(ConfigError, match="ValueConfig: 2 problems:(.|\n)*needs 'reference', but demonstrations have a prompt and a completion alone(.|\n)*there is no such file"):
         run_value(ValueConfig(**both, reward=["sentiment", "rouge(column='reference')"]))
+    there = both | {"demonstrations": write(tmp_path / "d.jsonl", DEMONSTRATIONS)}
+    with pytest.raises(RewardError, match="needs 'reference', but demonstrations have a prompt and a completion alone"):
+        run_value(ValueConfig(**there, reward="rouge(column='reference')"))
     with pytest.raises(ConfigError, match="reward_weights has 1 numbers for 2 rewards"):
         ValueConfig(**both, reward=["sentiment", "embedded"], reward_weights=[1.0])
     with pytest.raises(DataError, match="there is no such file"):
