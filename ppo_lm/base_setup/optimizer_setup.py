@@ -11,7 +11,6 @@ from transformers import get_scheduler
 
 from ppo_lm.errors import NumericalFault
 
-ADAM_EPS = 1e-5  # as in OpenAI's PPO (2403.17031)
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # what AdamW keeps of each weight
 
 
@@ -23,12 +22,12 @@ class Optimiser:
     """
 
     def __init__(
-        self, weights: Iterable[nn.Parameter], learning_rate: float, *, schedule: str, total_steps: int, max_grad_norm: float, warmup_steps: int = 0
+        self, weights: Iterable[nn.Parameter], learning_rate: float, *, schedule: str, total_steps: int, max_grad_norm: float, epsilon: float, warmup_steps: int = 0
     ):
         self.weights = [weight for weight in weights if weight.requires_grad]
         self.parameters = [_copy_in_fp32(weight) if weight.dtype.itemsize < 4 else weight for weight in self.weights]
         self.max_grad_norm = max_grad_norm
-        self.adamw = torch.optim.AdamW(self.parameters, lr=learning_rate, eps=ADAM_EPS, weight_decay=0.0, fused=True)
+        self.adamw = torch.optim.AdamW(self.parameters, lr=learning_rate, eps=epsilon, weight_decay=0.0, fused=True)
         self.steps_done = 0
         schedule, shape = ("polynomial", {"power": 3, "lr_end": 0.0}) if schedule == "cubic" else (schedule, {})
         counts = dict(num_warmup_steps=warmup_steps, num_training_steps=max(total_steps, 1))

@@ -93,6 +93,8 @@ class PPOConfig(PromptSettings, RewardSettings, ModelSettings):
     """Peak learning rate of the value model."""
     lr_schedule: str = "linear"
     """How both learning rates fall over the run: linear (to 0), cubic (to 0 as (1 - share of the run)^3: fast at first, fine at the end), cosine or constant."""
+    adam_epsilon: float = 1e-5
+    """The ε of AdamW, as in OpenAI's PPO; smaller, weights with smaller gradients move as far as others."""
     clip_epsilon: float = 0.2
     """PPO's clip range: the ratio counts within 1 ± clip_epsilon."""
     clip_epsilon_high: Optional[float] = None
@@ -141,7 +143,7 @@ class PPOConfig(PromptSettings, RewardSettings, ModelSettings):
             "top_k", "eval_every", "save_every", "kl_coef", "kl_target", "kl_limit", "lam_length_scale", "value_warmup_steps", "value_clip", "target_kl",
             "entropy_coef", "eval_temperature",
         ),
-        POSITIVE: ("temperature", "learning_rate", "value_learning_rate", "clip_epsilon_high", "value_coef", "max_grad_norm"),
+        POSITIVE: ("temperature", "learning_rate", "value_learning_rate", "adam_epsilon", "clip_epsilon_high", "value_coef", "max_grad_norm"),
         SHARE: ("gamma", "lam", "value_lam"),
         OFF_OR_ABOVE_ONE: ("dual_clip", "importance_cap"),
         PROBABILITY: ("top_p", "clip_epsilon"),

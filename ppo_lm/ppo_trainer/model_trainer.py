@@ -50,7 +50,7 @@ class ModelTrainer:
         self.updates = config.ppo_epochs * config.mini_batches  # a step
         self.warmup_updates = config.value_warmup_steps * self.updates
         self.total_updates = config.steps * self.updates - self.warmup_updates
-        settings = dict(schedule=config.lr_schedule, max_grad_norm=config.max_grad_norm)
+        settings = dict(schedule=config.lr_schedule, max_grad_norm=config.max_grad_norm, epsilon=config.adam_epsilon)
         self.policy_optimiser = Optimiser(policy.parameters(), config.learning_rate, total_steps=self.total_updates, **settings)
         self.value_optimiser = Optimiser(value_model.parameters(), config.value_learning_rate, total_steps=config.steps * self.updates, **settings)
         self.policy_buffer, self.value_buffer = ExperienceBuffer(config.seed), ExperienceBuffer(config.seed)

@@ -148,7 +148,7 @@ def test_one_whole_update_moves_every_weight_as_adamw_on_the_slow_losses_does(se
     s = draw_settings(rng) | dict(kl_coef=0.1, kl_estimator="k3")
     config = PPOConfig(
         **s, lora_r=4, ppo_epochs=1, steps=10, micro_batch_tokens=40, learning_rate=1e-3, value_learning_rate=3e-3, max_grad_norm=0.05, entropy_coef=0.01, kl_in="loss",
-        temperature=0.7, fast=False,
+        adam_epsilon=3e-5, temperature=0.7, fast=False,
     )  # fmt: skip
     base = make_base(dtype=torch.float64)
     roles = set_up_roles(base, lora_r=4, lora_alpha=8, lora_dropout=0.0, lora_targets="all-linear")
@@ -189,7 +189,7 @@ def base_states(base, role, pairs):
 
 
 def updated(loss, weights, rate):
-    """One AdamW step from zero moments, after clipping the norm to 0.05: β 0.9 and 0.999, ε 1e-5, no decay."""
+    """One AdamW step from zero moments, after clipping the norm to 0.05: β 0.9 and 0.999, ε 3e-5, no decay."""
     gradients = torch.autograd.grad(loss, weights, retain_graph=True)
     norm = math.sqrt(sum(float((g**2).sum()) for g in gradients))
     scale = min(1.0, 0.05 / (norm + 1e-6))
@@ -197,5 +197,5 @@ def updated(loss, weights, rate):
     for weight, gradient in zip(weights, gradients):
         g = gradient.double() * scale
         first, second = 0.1 * g / (1 - 0.9), 0.001 * g**2 / (1 - 0.999)
-        out.append(copy.deepcopy(weight.detach()).double() - rate * first / (second.sqrt() + 1e-5))
+        out.append(copy.deepcopy(weight.detach()).double() - rate * first / (second.sqrt() + 3e-5))
     return out
