@@ -27,7 +27,7 @@ from workloads import prepare
 sys.path.insert(0, str(ROOT / "examples"))
 from smollm2_sentiment import OPENINGS, SUBJECTS  # noqa: E402
 
-ANSWERS = 4  # to every held-out prompt
+ANSWERS = 8  # to every held-out prompt
 MODEL = prepare(ROOT / "runs" / "models", "smollm2")
 
 
@@ -35,7 +35,7 @@ def make_config(task: str, seed: int, **options) -> PPOConfig:
     settings = {name: value for name, value in TASKS[task].items() if name not in ("prompts", "reward")}
     return PPOConfig(
         model_name=str(MODEL / "policy"), dtype="float32", lora_r=16, lora_alpha=32, lora_dropout=0.0, seed=seed, value_learning_rate=1e-3,
-        **SETTINGS, **settings, **options,
+        adam_epsilon=1e-8, **SETTINGS, **settings, **options,
     )  # fmt: skip
 
 
