@@ -63,8 +63,10 @@ VARIANTS: dict[str, dict[str, object]] = {
     "advantages not whitened": {"whiten_advantages": False},
     "entropy bonus 0.01": {"entropy_coef": 0.01},
     "linear schedule": {"lr_schedule": "linear"},
+    "Adam's ε 1e-8": {"adam_epsilon": 1e-8},
     "rate 8e-4": {"learning_rate": 8e-4},
     "4 PPO epochs, rate 8e-4": {"ppo_epochs": 4, "learning_rate": 8e-4},
+    "batches of 16, 2 mini-batches": {"batch_size": 16, "steps": 40, "mini_batches": 2},
     "batches of 32, 2 mini-batches": {"batch_size": 32, "steps": 20, "mini_batches": 2},
 }
 
