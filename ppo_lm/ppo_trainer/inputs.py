@@ -100,6 +100,7 @@ def check_prompts(prompts: list) -> None:
     if isinstance(prompts, str) or not len(prompts) or not all(isinstance(prompt, (str, list)) for prompt in prompts):
         raise DataError(f"prompts must be a list of at least one text or conversation; got {prompts!r:.60}")
 
+
 def check_lengths(encoded: list[list[int]], max_new_tokens: int, context_length: int) -> None:
     """Raise `DataError`, naming every bad prompt by its number, unless each has a token and leaves room for the response."""
     room = context_length - max_new_tokens
