@@ -4,7 +4,7 @@
 
 Two rewards: VADER's sentiment of the completions of short openings, and the package's TL;DR heuristics of summaries of the embedded posts. Both sides train LoRA adapters
 of rank 16 in float32, except that TRL's value model has all its weights and the policy's learning rate; each side is tried with the settings in `SIDES` on the
-first seed, and the one with the highest reward less penalty on held-out prompts is run with all. Runs that are there already are not repeated.
+first seed of the first task, and what has the highest reward less penalty on held-out prompts is run with all seeds and tasks. Runs that are there already are not repeated.
 
 Printed are, as means over seeds, the reward and the KL of 48 held-out prompts, answered eight times each, after the last sample, and what both sides maximise, the reward less `kl_coef`
 times the KL; the differences are paired by seed, with Student's 95% interval. The picture shows each side's way through the plane of KL and reward, a point a batch.
@@ -25,10 +25,10 @@ from rich.table import Table
 
 from learning import ROOT, paired, start
 
-SETTINGS = dict(batch_size=32, gamma=1.0, lam=0.95, kl_coef=0.05, ppo_epochs=2, mini_batches=2, temperature=1.0, top_k=0, top_p=1.0, eval_prompts=48)
+SETTINGS = dict(gamma=1.0, lam=0.95, kl_coef=0.05, ppo_epochs=2, mini_batches=2, temperature=1.0, top_k=0, top_p=1.0, eval_prompts=48)
 TASKS = {
-    "sentiment": dict(prompts="openings", reward="sentiment", max_new_tokens=20, steps=14),
-    "tldr": dict(prompts="embedded", reward="tldr_heuristics", max_new_tokens=32, steps=10),
+    "sentiment": dict(prompts="openings", reward="sentiment", max_new_tokens=20, batch_size=32, steps=14),
+    "tldr": dict(prompts="embedded", reward="tldr_heuristics", max_new_tokens=24, batch_size=16, steps=10),
 }
 SIDES: dict[str, list[dict[str, object]]] = {
     "ppo_lm": [{"learning_rate": 1e-3}, {"learning_rate": 2e-3, "lr_schedule": "cubic"}],
@@ -51,7 +51,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3, choices=range(2, 11), metavar="2..10")
     parser.add_argument("--out", type=Path, default=Path("runs/frontier"))
     arguments = parser.parse_args()
-    place, found = arguments.out.resolve(), {}
+    place = arguments.out.resolve()
 
     def start_run(task: str, side: str, options: dict, seed: int) -> dict:
         return run(place / f"{task}-{side.replace(' ', '_')}-{describe(options).replace(' ', '_')}-{seed}", task, side, options, seed)
@@ -60,11 +60,14 @@ def main() -> None:
 
     prepare(ROOT / "runs" / "models", "smollm2")
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        tried = {(task, side): [pool.submit(start_run, task, side, options, 0) for options in SIDES[side]] for task in arguments.tasks for side in SIDES}
-        for (task, side), runs in tried.items():
-            reached = [objective(one.result()) for one in runs]
-            best = SIDES[side][reached.index(max(reached))]
-            found[task, side, describe(best)] = [pool.submit(start_run, task, side, best, seed) for seed in range(arguments.seeds)]
+        tried = {side: [pool.submit(start_run, arguments.tasks[0], side, options, 0) for options in SIDES[side]] for side in SIDES}
+        reached = {side: [objective(one.result()) for one in runs] for side, runs in tried.items()}
+        best = {side: SIDES[side][scores.index(max(scores))] for side, scores in reached.items()}
+        found = {
+            (task, side, describe(options)): [pool.submit(start_run, task, side, options, seed) for seed in range(arguments.seeds)]
+            for task in arguments.tasks
+            for side, options in best.items()
+        }
         found = {key: [one.result() for one in runs] for key, runs in found.items()}
     for task in arguments.tasks:
         Console(width=150).print(make_table(task, {key[1:]: runs for key, runs in found.items() if key[0] == task}))
@@ -78,7 +81,7 @@ def describe(options: dict[str, object]) -> str:
 
 def make_table(task: str, sides: dict[tuple[str, str], list[dict]]) -> Table:
     ours = next(runs for (side, _), runs in sides.items() if side == "ppo_lm")
-    table = Table(title=f"{task}: {TASKS[task]['steps'] * SETTINGS['batch_size']} samples, {len(ours)} seeds")
+    table = Table(title=f"{task}: {TASKS[task]['steps'] * TASKS[task]['batch_size']} samples, {len(ours)} seeds")
     for column in ("", "settings", "held-out reward", "ours minus this", "KL, nats", f"reward − {SETTINGS['kl_coef']} · KL", "ours minus this"):
         table.add_column(column)
     for (side, settings), runs in sides.items():
