@@ -44,6 +44,7 @@ DETAILS = [
     Detail(11, "ppo_lm/reward_modeling/reward_trainer.py", "model.mean, model.std = float(scores.mean()), float(scores.std())", "model.mean, model.std = 0.0, 1.0", "tests/reward_modeling/test_reward_trainer.py"),
     Detail(12, "ppo_lm/evaluation/statistics.py", "share * abs(accuracy - confidence)", "share * (accuracy - confidence)", "tests/evaluation/test_statistics.py"),
     Detail(13, "ppo_lm/base_setup/model_setup.py", "value.head.start_from(rewards[0].head, rewards[0].mean, rewards[0].std)", "pass", "tests/models/test_score_head.py"),
+    Detail(13, "ppo_lm/models/value_model.py", "nn.init.zeros_(self.head.linear.weight)", "pass", "tests/models/test_score_head.py::test_without_a_reward_model_the_value_model_starts_from_0"),
     Detail(14, "ppo_lm/ops/logprobs.py", "logits = logits if temperature == 1 else logits / temperature", "pass", "tests/ops/test_ops.py"),
     Detail(15, "ppo_lm/rollout/sampling.py", "outside = probabilities.cumsum(dim=1) - probabilities >= settings.top_p", "outside = probabilities.cumsum(dim=1) >= 2", "tests/rollout/test_rollout.py::test_samples_follow_the_truncated_distribution"),
     Detail(16, "ppo_lm/reward_kl/reward_adjuster.py", "scores = torch.where(sa_pairs.terminated, scores, self.missing_eos_score)", "pass", "tests/reward_kl/test_reward_kl.py"),

@@ -38,7 +38,7 @@ def set_up_roles(
 
     With lora_r 0, policy and value get a copy of all weights each; the base stays the reference. With reward models on the same
     base, the value model starts from the first one's adapter and its normalised head (2403.17031); with a `value_folder`, from what `ppo-lm value` left there. With
-    `shared_trunk` it is a head on the policy's hidden states instead, and starts from 0.
+    `shared_trunk` it is a head on the policy's hidden states instead; that, and one with neither, starts from V = 0.
     """
     torch.manual_seed(seed)
     full = lora_r == 0
@@ -57,7 +57,7 @@ def set_up_roles(
 
 def make_value_model(base: BaseModel, value_base: BaseModel, lora: LoraConfig | None, value_folder: Path | None, rewards: Sequence[RewardModel]) -> ValueModel:
     """An adapter on `base`, or without `lora` all weights of `value_base`, and a head: those that `ppo-lm value` left in `value_folder`, else the first reward model's,
-    else fresh ones."""
+    else fresh ones with V = 0."""
     if value_folder:
         load_value_adapter(base, value_folder)
     elif rewards:

@@ -12,7 +12,7 @@ HEAD_FILE = "head.safetensors"
 
 
 class ScoreHead(nn.Module):
-    """w·h + b in fp32; the weight starts from N(0, 1/√(H+1)), the bias from 0 (2403.17031)."""
+    """w·h + b in fp32; without another start the weight is from N(0, 1/√(H+1)), the bias 0 (2403.17031)."""
 
     def __init__(self, hidden_size: int):
         super().__init__()

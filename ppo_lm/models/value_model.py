@@ -16,11 +16,15 @@ VALUE_FILES = ("adapter_config.json", "adapter_model.safetensors", HEAD_FILE)
 
 
 class ValueModel:
-    """V(s): an adapter of its own on the shared base (or a base of its own, `role=None`), and a head; with `trunk_of`, a head on the policy's hidden states."""
+    """V(s): an adapter of its own on the shared base (or a base of its own, `role=None`), and a head; with `trunk_of`, a head on the policy's hidden states.
+
+    The head starts from V = 0, not as a reward model's does: values drawn at random would be noise in every advantage, as large as the scores or larger.
+    """
 
     def __init__(self, base: BaseModel, role: str | None = "value", trunk_of: PolicyModel | None = None):
         self.base, self.role, self.trunk_of = base, role, trunk_of
         self.head = ScoreHead(base.hidden_size).to(base.device)
+        nn.init.zeros_(self.head.linear.weight)
 
     def values(self, sa_pairs: SAPairs) -> torch.Tensor:
         """V of the state before every action, (B, A) fp32, 0 where masked."""
@@ -42,7 +46,5 @@ class ValueModel:
 
     @classmethod
     def on_trunk_of(cls, policy: PolicyModel) -> ValueModel:
-        """A head that reads the policy's own hidden states, and starts from V = 0."""
-        model = cls(policy.base, policy.role, policy)
-        nn.init.zeros_(model.head.linear.weight)
-        return model
+        """A head that reads the policy's own hidden states."""
+        return cls(policy.base, policy.role, policy)

@@ -5,7 +5,7 @@ import torch
 
 from ppo_lm.base_setup import EMBEDDED_MODEL, load_base, set_up_roles
 from ppo_lm.models.score_head import ScoreHead
-from tests.conftest import make_pairs
+from tests.conftest import make_base, make_pairs
 
 
 def test_a_head_starts_from_a_normal_distribution_of_its_width_and_no_bias():
@@ -14,6 +14,13 @@ def test_a_head_starts_from_a_normal_distribution_of_its_width_and_no_bias():
     assert head.linear.weight.std().item() == pytest.approx(0.01, rel=9e-3)
     assert head.linear.weight.mean().item() == pytest.approx(0.0, abs=4e-4)
     assert head.linear.bias.item() == 0.0
+
+
+@pytest.mark.parametrize("shared_trunk", [False, True])
+def test_without_a_reward_model_the_value_model_starts_from_0(shared_trunk):
+    roles = set_up_roles(make_base(), lora_r=4, lora_alpha=8, lora_dropout=0.0, lora_targets="all-linear", shared_trunk=shared_trunk)
+    pairs = make_pairs(dtype=torch.float32)
+    assert torch.equal(roles.value.values(pairs), torch.zeros(pairs.action_ids.shape))
 
 
 def test_the_value_model_starts_from_the_reward_model():

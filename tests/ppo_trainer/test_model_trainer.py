@@ -42,7 +42,6 @@ def test_a_shared_trunk_gets_the_sum_of_all_gradients_in_one_pass(kl_coef, entro
     config = PPOConfig(value_coef=0.3, lr_schedule="constant", ppo_epochs=1, micro_batch_tokens=60, max_grad_norm=1e9, entropy_coef=entropy_coef, temperature=1.0)
     roles = set_up_roles(make_base(), lora_r=4, lora_alpha=8, lora_dropout=0.0, lora_targets="all-linear", shared_trunk=True)
     assert [tuple(p.shape) for p in roles.value.parameters()] == [(1, roles.policy.base.hidden_size), (1,)]
-    assert torch.equal(roles.value.values(pairs), torch.zeros(pairs.action_ids.shape))  # it starts from 0
     torch.manual_seed(1)
     with torch.no_grad():
         for parameter in [*roles.policy.parameters(), *roles.value.parameters()]:
