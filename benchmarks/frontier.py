@@ -6,7 +6,7 @@ Two rewards: VADER's sentiment of the completions of short openings, and the pac
 of rank 16 in float32, except that TRL's value model has all its weights and the policy's learning rate; each side is tried with the rates in `SIDES` on the
 first seed of the first task, and that with the highest reward less penalty on held-out prompts is run with all seeds and tasks. Runs that are there already are not repeated.
 
-Printed are, as means over seeds, the reward and the KL of 48 held-out prompts, answered eight times each, after the last sample, and what both sides maximise, the reward less `kl_coef`
+Printed are, as means over seeds, the reward and the KL of 48 held-out prompts, each answered `answers` times, after the last sample, and what both sides maximise, the reward less `kl_coef`
 times the KL; the differences are paired by seed, with Student's 95% interval. The picture shows each side's way through the plane of KL and reward, a point a batch.
 """
 
@@ -27,8 +27,8 @@ from learning import ROOT, paired, start
 
 SETTINGS = dict(gamma=1.0, lam=0.95, kl_coef=0.05, ppo_epochs=2, mini_batches=2, temperature=1.0, top_k=0, top_p=1.0, eval_prompts=48)
 TASKS = {
-    "sentiment": dict(prompts="openings", reward="sentiment", max_new_tokens=20, batch_size=32, steps=14),
-    "tldr": dict(prompts="embedded", reward="tldr_heuristics", max_new_tokens=24, batch_size=16, steps=10),
+    "sentiment": dict(prompts="openings", reward="sentiment", answers=8, max_new_tokens=20, batch_size=32, steps=14),
+    "tldr": dict(prompts="embedded", reward="tldr_heuristics", answers=4, max_new_tokens=24, batch_size=16, steps=10),
 }
 SIDES: dict[str, list[dict[str, object]]] = {
     "ppo_lm": [{"learning_rate": rate} for rate in (5e-4, 1e-3)],

@@ -27,12 +27,11 @@ from workloads import prepare
 sys.path.insert(0, str(ROOT / "examples"))
 from smollm2_sentiment import OPENINGS, SUBJECTS  # noqa: E402
 
-ANSWERS = 8  # to every held-out prompt
 MODEL = prepare(ROOT / "runs" / "models", "smollm2")
 
 
 def make_config(task: str, seed: int, **options) -> PPOConfig:
-    settings = {name: value for name, value in TASKS[task].items() if name not in ("prompts", "reward")}
+    settings = {name: value for name, value in TASKS[task].items() if name not in ("prompts", "reward", "answers")}
     return PPOConfig(
         model_name=str(MODEL / "policy"), dtype="float32", lora_r=16, lora_alpha=32, lora_dropout=0.0, seed=seed, value_learning_rate=1e-3,
         adam_epsilon=1e-8, **SETTINGS, **settings, **options,
@@ -95,10 +94,10 @@ def train_trl(task: str, config: PPOConfig, train: PromptSet, held_out: PromptSe
 
 @torch.no_grad()
 def evaluate(policy: transformers.PreTrainedModel, task: str, config: PPOConfig, prompts: list[str]) -> dict[str, float]:
-    """The mean reward of `ANSWERS` completions of every prompt, and the sum of their tokens' k1 KL to where training started, through transformers alone."""
-    tokenizer, reference = load_tokenizer(), load_policy()
+    """The mean reward of the task's number of `answers` to every prompt, and the sum of their tokens' k1 KL to where training started, through transformers alone."""
+    tokenizer, reference, answers = load_tokenizer(), load_policy(), TASKS[task]["answers"]
     batch = tokenizer(prompts, return_tensors="pt", padding=True, add_special_tokens=False)
-    ids, mask = batch["input_ids"].repeat(ANSWERS, 1), batch["attention_mask"].repeat(ANSWERS, 1)
+    ids, mask = batch["input_ids"].repeat(answers, 1), batch["attention_mask"].repeat(answers, 1)
     torch.manual_seed(0)
     sampled = policy.generate(
         input_ids=ids, attention_mask=mask, do_sample=True, temperature=config.temperature, top_k=0, top_p=1.0, max_new_tokens=config.max_new_tokens,
@@ -108,7 +107,7 @@ def evaluate(policy: transformers.PreTrainedModel, task: str, config: PPOConfig,
     real = ends.long().cumsum(dim=1) - ends.long() == 0
     kl = kl_of_samples(policy, reference, ids, mask, sampled, real, config.temperature)
     texts = [tokenizer.decode(row[keep], skip_special_tokens=True) for row, keep in zip(sampled, real)]
-    found = load_scorer(TASKS[task]["reward"])(prompts * ANSWERS, texts)
+    found = load_scorer(TASKS[task]["reward"])(prompts * answers, texts)
     return {"final_score": statistics.fmean(found), "final_kl": kl}
 
 

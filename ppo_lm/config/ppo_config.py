@@ -65,7 +65,7 @@ class PPOConfig(PromptSettings, RewardSettings, ModelSettings):
     value_lam: Optional[float] = None
     """The λ of the advantages in returns; none: that of the policy's advantages."""
     value_model: Optional[str] = None
-    """The folder of a `ppo-lm value` run, or "embedded": where the value model starts; none: from the first reward model, or afresh where functions score."""
+    """The folder of a `ppo-lm value` run, or "embedded": where the value model starts; none: from the first reward model, or from 0 where functions score."""
     value_warmup_steps: int = 0
     """Train the value model alone in the first so many steps."""
 
