@@ -4,7 +4,7 @@
 
 Two rewards: VADER's sentiment of the completions of short openings, and the package's TL;DR heuristics of summaries of the embedded posts. Both sides train LoRA adapters
 of rank 16 in float32, except that TRL's value model has all its weights and the policy's learning rate; each side is tried with the rates in `SIDES` on the
-first seed of the first task, and that with the highest reward less penalty on held-out prompts is run with all seeds and tasks. Runs that are there already are not repeated.
+first seed, and that with the highest reward less penalty on held-out prompts is run with all. Runs that are there already are not repeated.
 
 Printed are, as means over seeds, the reward and the KL of 48 held-out prompts, each answered `answers` times, after the last sample, and what both sides maximise, the reward less `kl_coef`
 times the KL; the differences are paired by seed, with Student's 95% interval. The picture shows each side's way through the plane of KL and reward, a point a batch.
@@ -51,7 +51,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3, choices=range(2, 11), metavar="2..10")
     parser.add_argument("--out", type=Path, default=Path("runs/frontier"))
     arguments = parser.parse_args()
-    place = arguments.out.resolve()
+    place, found = arguments.out.resolve(), {}
 
     def start_run(task: str, side: str, options: dict, seed: int) -> dict:
         return run(place / f"{task}-{side.replace(' ', '_')}-{options['learning_rate']:g}-{seed}", task, side, options, seed)
@@ -60,14 +60,11 @@ def main() -> None:
 
     prepare(ROOT / "runs" / "models", "smollm2")
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        tried = {side: [pool.submit(start_run, arguments.tasks[0], side, options, 0) for options in SIDES[side]] for side in SIDES}
-        reached = {side: [objective(one.result()) for one in runs] for side, runs in tried.items()}
-        best = {side: SIDES[side][scores.index(max(scores))] for side, scores in reached.items()}
-        found = {
-            (task, side, options["learning_rate"]): [pool.submit(start_run, task, side, options, seed) for seed in range(arguments.seeds)]
-            for task in arguments.tasks
-            for side, options in best.items()
-        }
+        tried = {(task, side): [pool.submit(start_run, task, side, options, 0) for options in SIDES[side]] for task in arguments.tasks for side in SIDES}
+        for (task, side), runs in tried.items():
+            reached = [objective(one.result()) for one in runs]
+            best = SIDES[side][reached.index(max(reached))]
+            found[task, side, best["learning_rate"]] = [pool.submit(start_run, task, side, best, seed) for seed in range(arguments.seeds)]
         found = {key: [one.result() for one in runs] for key, runs in found.items()}
     for task in arguments.tasks:
         Console(width=150).print(make_table(task, {key[1:]: runs for key, runs in found.items() if key[0] == task}))
