@@ -11,6 +11,7 @@ LORA = dict(lora_r=4, lora_alpha=8, lora_dropout=0.1, lora_targets="all-linear")
 def roles_and_pairs(dtype=torch.float32, **settings):
     base = make_base(dtype)
     roles = set_up_roles(base, **{**LORA, **settings})
+    shake(roles.value.head.parameters())  # from V = 0 nothing would be seen
     return base, roles, make_pairs(dtype=torch.float32)
 
 

@@ -11,10 +11,18 @@ SETTINGS = dict(max_new_tokens=12, top_k=0, top_p=1.0, ppo_epochs=2, mini_batche
 SAME = ("policy_loss", "value_loss", "kl", "score", "ratio", "approx_kl", "policy_grad_norm", "value_grad_norm", "explained_variance")
 
 
+def trainer_with_values(folder, **settings):
+    """With values other than 0 from the first step on."""
+    trained = trainer(folder, **settings)
+    torch.manual_seed(0)
+    torch.nn.init.normal_(trained.roles.value.head.linear.weight, std=0.1)
+    return trained
+
+
 @pytest.mark.parametrize("settings", [{}, {"lora_r": 0}, {"gradient_checkpointing": True}, {"top_k": 20, "top_p": 0.9}], ids=str)
 def test_five_steps_on_the_fast_and_on_the_plain_paths_agree_to_1e_4(folder, settings):
     def run(**paths):
-        trained = trainer(folder, **{**SETTINGS, **settings, **paths})
+        trained = trainer_with_values(folder, **{**SETTINGS, **settings, **paths})
         return [trained.ppo_step(PROMPTS) for _ in range(5)]
 
     plain, fast = run(fast=False, old_logprobs="recomputed"), run()
@@ -27,8 +35,8 @@ def test_five_steps_on_the_fast_and_on_the_plain_paths_agree_to_1e_4(folder, set
 @pytest.mark.parametrize(("role", "training"), [("policy", False), (None, False), ("value", False), ("policy", True), ("value", True)])
 def test_running_out_of_memory_in_any_pass_changes_nothing_but_the_budget(folder, role, training, monkeypatch):
     settings = {**SETTINGS, "old_logprobs": "recomputed", "micro_batch_tokens": 2000}
-    expected = trainer(folder, **settings).ppo_step(PROMPTS)
-    disturbed, failures = trainer(folder, **settings), []
+    expected = trainer_with_values(folder, **settings).ppo_step(PROMPTS)
+    disturbed, failures = trainer_with_values(folder, **settings), []
     hidden_states, active = BaseModel.hidden_states, []
     switch = BaseModel._activate
     monkeypatch.setattr(BaseModel, "_activate", lambda base, to: (active.append(to), switch(base, to))[1])
@@ -51,7 +59,7 @@ def test_running_out_of_memory_in_any_pass_changes_nothing_but_the_budget(folder
 def test_an_error_half_way_through_the_backward_pass_leaves_no_gradient_behind(folder, monkeypatch):
     """The second micro-batch fails after the first has added its gradient; what counts is the sum of both, once."""
     settings = {**SETTINGS, "micro_batch_tokens": 40, "mini_batches": 1, "ppo_epochs": 1}
-    expected, disturbed, calls = trainer(folder, **settings).ppo_step(PROMPTS), trainer(folder, **settings), []
+    expected, disturbed, calls = trainer_with_values(folder, **settings).ppo_step(PROMPTS), trainer_with_values(folder, **settings), []
     backward = torch.Tensor.backward
 
     def fails_once(tensor, *args, **kwargs):

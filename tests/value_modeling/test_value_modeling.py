@@ -65,6 +65,7 @@ def test_demonstrations_as_rollouts_by_hand():
 
 def test_the_loss_is_half_the_squared_error_whatever_the_batch():
     model, batch = value_model(), demonstrations(12)
+    torch.nn.init.normal_(model.head.linear.weight)
     pairs = make_pairs(model.base, batch, 1.0)
     errors = (model.values(pairs) - pairs.scores[:, None])[pairs.action_mask]
     whole = sum_value_losses(model, batch, 1.0)
