@@ -22,8 +22,9 @@ class Optimiser:
     """
 
     def __init__(
-        self, weights: Iterable[nn.Parameter], learning_rate: float, *, schedule: str, total_steps: int, max_grad_norm: float, epsilon: float, warmup_steps: int = 0
-    ):
+        self, weights: Iterable[nn.Parameter], learning_rate: float, *, schedule: str, total_steps: int, max_grad_norm: float, warmup_steps: int = 0,
+        epsilon: float = 1e-5,  # as in OpenAI's PPO (2403.17031)
+    ):  # fmt: skip
         self.weights = [weight for weight in weights if weight.requires_grad]
         self.parameters = [_copy_in_fp32(weight) if weight.dtype.itemsize < 4 else weight for weight in self.weights]
         self.max_grad_norm = max_grad_norm

@@ -15,7 +15,6 @@ from ppo_lm.base_setup.optimizer_setup import Optimiser
 from ppo_lm.data.encoding import length_bucketed_batches
 
 Example = TypeVar("Example")
-ADAM_EPSILON = 1e-5
 Log = Callable[[int, int, float, float], None]  # step, total steps, loss, learning rate
 
 
@@ -54,8 +53,7 @@ def minimise(
     total = epochs * math.ceil(len(examples) / batch_size)
     total = min(total, max_steps or total)
     micro_batch_size = micro_batch_size or batch_size
-    settings = dict(schedule="cosine", total_steps=total, max_grad_norm=max_grad_norm, epsilon=ADAM_EPSILON, warmup_steps=total // 20)
-    optimiser = Optimiser(parameters, learning_rate, **settings)
+    optimiser = Optimiser(parameters, learning_rate, schedule="cosine", total_steps=total, max_grad_norm=max_grad_norm, warmup_steps=total // 20)
     done = saver.restore(optimiser) if saver else 0
     batches = (rows for _ in range(epochs) for rows in length_bucketed_batches(lengths, batch_size, rng))
     for step, rows in enumerate(islice(batches, done, total), start=done + 1):

@@ -4,7 +4,7 @@ import torch
 
 from ppo_lm.base_setup import Optimiser
 
-SETTINGS = dict(schedule="constant", total_steps=0, max_grad_norm=1e9, epsilon=1e-5)
+SETTINGS = dict(schedule="constant", total_steps=0, max_grad_norm=1e9)
 
 
 def train(start: torch.Tensor, inputs: torch.Tensor, learning_rate: float, parts: int = 1) -> tuple[torch.nn.Parameter, Optimiser]:
