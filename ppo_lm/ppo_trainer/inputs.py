@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -73,12 +73,15 @@ def make_ready(rewards: Sequence[Scorer | Path | None], models: Sequence[RewardM
 
 def check_columns(function: Scorer | Path | None, prompts: PromptSet, source: str) -> None:
     """Raise `RewardError` if the function needs a column that the prompts do not have."""
-    if function is None or isinstance(function, Path):
-        return
-    missing = function.missing_columns(prompts.columns)
+    missing = missing_columns(function, prompts.columns)
     if missing:
         have = ", ".join(prompts.columns) or "no other column"
         raise RewardError(f"function {function.name} needs {', '.join(map(repr, missing))}, but the prompts {source!r} have {have}; add the column, or name another function")
+
+
+def missing_columns(scorer: Scorer | Path | None, columns: Iterable[str]) -> list[str]:
+    """The columns that a scorer needs beside these; a reward model of ours reads none, nor does what could not be loaded."""
+    return [] if scorer is None or isinstance(scorer, Path) else scorer.missing_columns(columns)
 
 
 def check_batch(prompts: list, columns: Mapping[str, list] | None, mini_batches: int, responses_per_prompt: int) -> None:

@@ -13,7 +13,7 @@ from ppo_lm.data import DataReport, Demonstration, load_demonstrations
 from ppo_lm.data.encoded import Encoded
 from ppo_lm.data.prompts import fingerprint
 from ppo_lm.errors import ConfigError, Problems, RewardError, writing
-from ppo_lm.ppo_trainer.inputs import load_reward, make_ready
+from ppo_lm.ppo_trainer.inputs import load_reward, make_ready, missing_columns
 from ppo_lm.ppo_trainer.reward_computer import RewardComputer
 from ppo_lm.rewards import Scorer
 from ppo_lm.sft.stage import encode_demonstrations
@@ -84,7 +84,7 @@ def load_inputs(config: ValueConfig) -> tuple[list[Scorer | Path], list[Demonstr
 
 def check_needs(name: str, reward: Scorer | Path | None) -> None:
     """Raise `RewardError` if a function needs a column of the data."""
-    needed = [] if reward is None or isinstance(reward, Path) else reward.missing_columns([])
+    needed = missing_columns(reward, [])
     if needed:
         raise RewardError(f"reward {name!r} needs {', '.join(map(repr, needed))}, but demonstrations have a prompt and a completion alone; name another reward")
 
