@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import statistics
 import sys
 from pathlib import Path
@@ -41,17 +40,8 @@ def make_config(task: str, seed: int, **options) -> PPOConfig:
 
 def make_prompts(task: str, config: PPOConfig) -> tuple[PromptSet, PromptSet]:
     """(to train on, held out)."""
-    source = {"openings": make_openings, "posts": shorten_posts}[TASKS[task]["prompts"]]()
+    source = [f"{subject} {opening}" for subject in SUBJECTS for opening in OPENINGS] if TASKS[task]["prompts"] == "openings" else TASKS[task]["prompts"]
     return load_prompts(source, config)[0].split(config.eval_prompts, config.seed)
-
-
-def make_openings() -> list[str]:
-    return [f"{subject} {opening}" for subject in SUBJECTS for opening in OPENINGS]
-
-
-def shorten_posts() -> list[str]:
-    """The embedded posts, cut after the first sentence: half as many tokens."""
-    return [re.sub(r"^SUBREDDIT: \S+ (.* POST: .*?[.!?]) .*$", r"\1 TL;DR:", post) for post in load_prompts("embedded", PPOConfig())[0].prompts]
 
 
 def train_ours(task: str, config: PPOConfig, train: PromptSet, held_out: PromptSet) -> dict:
