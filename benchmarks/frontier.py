@@ -2,7 +2,7 @@
 
     uv run benchmarks/frontier.py [--tasks sentiment tldr] [--seeds 3] [--out runs/frontier]
 
-Two rewards: VADER's sentiment of the completions of short openings, and the package's TL;DR heuristics of summaries of the embedded posts. Both sides train LoRA adapters
+Two rewards: VADER's sentiment of the completions of short openings, and, after `ppo-lm sft` on them, the package's TL;DR heuristics of summaries of the embedded posts. Both sides train LoRA adapters
 of rank 16 in float32, except that TRL's value model has all its weights and the policy's learning rate; each side is tried with the rates in `SIDES` on the
 first seed, and that with the highest reward less penalty on held-out prompts is run with all. Runs that are there already are not repeated.
 
@@ -27,8 +27,8 @@ from learning import ROOT, paired, start
 
 SETTINGS = dict(gamma=1.0, lam=0.95, kl_coef=0.05, ppo_epochs=2, mini_batches=2, temperature=1.0, top_k=0, top_p=1.0, eval_prompts=48)
 TASKS = {
-    "sentiment": dict(prompts="openings", reward="sentiment", answers=8, max_new_tokens=20, batch_size=32, steps=14),
-    "tldr": dict(prompts="embedded", reward="tldr_heuristics", answers=4, max_new_tokens=24, batch_size=16, steps=10),
+    "sentiment": dict(model="smollm2", prompts="openings", reward="sentiment", answers=8, max_new_tokens=20, batch_size=32, steps=14),
+    "tldr": dict(model="smollm2_sft", prompts="embedded", reward="tldr_heuristics", answers=2, max_new_tokens=32, batch_size=16, steps=12),
 }
 SIDES: dict[str, list[dict[str, object]]] = {
     "ppo_lm": [{"learning_rate": rate} for rate in (5e-4, 1e-3)],
@@ -58,7 +58,8 @@ def main() -> None:
 
     from workloads import prepare
 
-    prepare(ROOT / "runs" / "models", "smollm2")
+    for task in arguments.tasks:
+        prepare(ROOT / "runs" / "models", TASKS[task]["model"])
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         tried = {(task, side): [pool.submit(start_run, task, side, options, 0) for options in SIDES[side]] for task in arguments.tasks for side in SIDES}
         for (task, side), runs in tried.items():

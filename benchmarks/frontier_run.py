@@ -27,13 +27,15 @@ from workloads import prepare
 sys.path.insert(0, str(ROOT / "examples"))
 from smollm2_sentiment import OPENINGS, SUBJECTS  # noqa: E402
 
-MODEL = prepare(ROOT / "runs" / "models", "smollm2")
+
+def model_folder(task: str) -> Path:
+    return prepare(ROOT / "runs" / "models", TASKS[task]["model"])
 
 
 def make_config(task: str, seed: int, **options) -> PPOConfig:
-    settings = {name: value for name, value in TASKS[task].items() if name not in ("prompts", "reward", "answers")}
+    settings = {name: value for name, value in TASKS[task].items() if name not in ("model", "prompts", "reward", "answers")}
     return PPOConfig(
-        model_name=str(MODEL / "policy"), dtype="float32", lora_r=16, lora_alpha=32, lora_dropout=0.0, seed=seed, value_learning_rate=1e-3,
+        model_name=str(model_folder(task) / "policy"), dtype="float32", lora_r=16, lora_alpha=32, lora_dropout=0.0, seed=seed, value_learning_rate=1e-3,
         adam_epsilon=1e-8, **SETTINGS, **settings, **options,
     )  # fmt: skip
 
@@ -65,7 +67,7 @@ class ScorerModule(torch.nn.Module):
 
 
 def train_trl(task: str, config: PPOConfig, train: PromptSet, held_out: PromptSet, folder: Path) -> dict:
-    tokenizer, rows, get_reward = load_tokenizer(), Rows(), trl_ppo.get_reward
+    tokenizer, rows, get_reward = load_tokenizer(task), Rows(), trl_ppo.get_reward
     reward = ScorerModule(tokenizer, load_scorer(TASKS[task]["reward"]))
 
     def get_any_reward(model, query_responses, pad_token_id, context_length):
@@ -81,8 +83,8 @@ def train_trl(task: str, config: PPOConfig, train: PromptSet, held_out: PromptSe
         response_length=config.max_new_tokens, stop_token="eos", missing_eos_penalty=None, kl_coef=config.kl_coef, gamma=config.gamma, lam=config.lam, num_sample_generations=0,
     )  # fmt: skip
     trainer = TRLPPOTrainer(
-        args=arguments, processing_class=tokenizer, model=load_policy(), ref_model=None, reward_model=reward,
-        value_model=AutoModelForSequenceClassification.from_pretrained(MODEL / "value", dtype=torch.float32), train_dataset=data, eval_dataset=data.select(range(1)),
+        args=arguments, processing_class=tokenizer, model=load_policy(task), ref_model=None, reward_model=reward,
+        value_model=AutoModelForSequenceClassification.from_pretrained(model_folder(task) / "value", dtype=torch.float32), train_dataset=data, eval_dataset=data.select(range(1)),
         peft_config=lora(config.lora_r), callbacks=[rows],
     )  # fmt: skip
     trainer.train()
@@ -95,7 +97,7 @@ def train_trl(task: str, config: PPOConfig, train: PromptSet, held_out: PromptSe
 @torch.no_grad()
 def evaluate(policy: transformers.PreTrainedModel, task: str, config: PPOConfig, prompts: list[str]) -> dict[str, float]:
     """The mean reward of the task's number of `answers` to every prompt, and the sum of their tokens' k1 KL to where training started, through transformers alone."""
-    tokenizer, reference, answers = load_tokenizer(), load_policy(), TASKS[task]["answers"]
+    tokenizer, reference, answers = load_tokenizer(task), load_policy(task), TASKS[task]["answers"]
     batch = tokenizer(prompts, return_tensors="pt", padding=True, add_special_tokens=False)
     ids, mask = batch["input_ids"].repeat(answers, 1), batch["attention_mask"].repeat(answers, 1)
     torch.manual_seed(0)
@@ -111,12 +113,12 @@ def evaluate(policy: transformers.PreTrainedModel, task: str, config: PPOConfig,
     return {"final_score": statistics.fmean(found), "final_kl": kl}
 
 
-def load_policy() -> transformers.PreTrainedModel:
-    return AutoModelForCausalLM.from_pretrained(MODEL / "policy", dtype=torch.float32).eval()
+def load_policy(task: str) -> transformers.PreTrainedModel:
+    return AutoModelForCausalLM.from_pretrained(model_folder(task) / "policy", dtype=torch.float32).eval()
 
 
-def load_tokenizer():
-    return AutoTokenizer.from_pretrained(MODEL / "policy", padding_side="left")
+def load_tokenizer(task: str):
+    return AutoTokenizer.from_pretrained(model_folder(task) / "policy", padding_side="left")
 
 
 def main(folder: Path, task: str, side: str, seed: int, options: dict) -> None:

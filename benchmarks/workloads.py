@@ -41,7 +41,7 @@ def prepare(folder: Path, model: str) -> Path:
     folder = folder / model
     if (folder / "done").exists():
         return folder
-    network, tokenizer = {"tiny": _tiny, "smollm2": _smollm2, "qwen3": _qwen3}[model]()
+    network, tokenizer = {"tiny": _tiny, "smollm2": _smollm2, "smollm2_sft": lambda: _smollm2_sft(folder), "qwen3": _qwen3}[model]()
     network.save_pretrained(folder / "policy")
     tokenizer.save_pretrained(folder / "policy")
     for seed, role in enumerate(("reward", "value"), start=1):
@@ -105,3 +105,12 @@ def _smollm2():
     network.load_state_dict(quantised.state_dict(), strict=False)
     network.tie_weights()
     return network, tokenizer
+
+
+def _smollm2_sft(folder: Path):
+    """`_smollm2` after `ppo-lm sft` on the embedded posts, in fp32."""
+    from ppo_lm.cli.main import main as ppo_lm
+
+    start, settings = prepare(folder.parent, "smollm2") / "policy", Path(__file__).parents[1] / "configs" / "smollm2_posts" / "sft.yaml"
+    ppo_lm(["sft", f"--config={settings}", f"--model_name={start}", f"--output_dir={folder / 'sft'}", "--rouge_samples=0"])
+    return AutoModelForCausalLM.from_pretrained(folder / "sft" / "merged", dtype=torch.float32), AutoTokenizer.from_pretrained(folder / "sft" / "merged")
