@@ -1,13 +1,14 @@
-"""How far the embedded task is learnt, sample by sample: our PPO with one option changed at a time, over seeds.
+"""How far the embedded task is learnt, sample by sample: our PPO with one option changed at a time, over seeds, and TRL's trainers.
 
     uv run benchmarks/learning.py [--seeds 5] [--only "clip-higher 0.28" ...] [--out runs/learning]
 
     uv run benchmarks/learning.py --only default --peers "TRL PPO" "TRL GRPO" "TRL RLOO"
 
+Options are changed one at a time on the settings in `BASE`, to which they are compared; with `--only default`, the main job as it is, which TRL's trainers are compared to.
 Every run is `main.py` with the options of its line in `VARIANTS`, or `trl_learning.py` with one of `PEERS`, a process and a core each; runs that are there
 already are not repeated (so give new code or options a new `--out`). Printed are, over seeds: the gold score and the KL of the last evaluation, on held-out
 posts that no run has seen; the samples that a policy of gold score 0.85 was trained on, by an isotonic regression of the batches' gold scores on samples, which
-smooths without the lag of a moving average; the mean gold score over all samples, which is the area under the curve. Differences to the default are paired by seed,
+smooths without the lag of a moving average; the mean gold score over all samples, which is the area under the curve. Differences are paired by seed,
 with Student's 95% interval. `--out` gets the numbers and a picture, with bands from a bootstrap over seeds.
 """
 
@@ -34,9 +35,9 @@ GOAL = 0.85
 WINDOW = 64  # samples, of the picture's moving average
 T_95 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}  # Student's, by degrees of freedom
 
+BASE = {"ppo_epochs": 2, "learning_rate": 1.6e-3, "lr_schedule": "cubic", "kl_coef": 0.1, "adam_epsilon": 1e-5}
 NO_CRITIC = {"value_model": None, "responses_per_prompt": 4}
-VARIANTS: dict[str, dict[str, object]] = {
-    "default": {},
+ONE_OPTION: dict[str, dict[str, object]] = {
     "value from the reward model": {"value_model": None},
     "value from the reward model, 5 steps of warm-up": {"value_model": None, "value_warmup_steps": 5},
     "value target: λ-return": {"value_target": "returns"},
@@ -69,6 +70,7 @@ VARIANTS: dict[str, dict[str, object]] = {
     "batches of 16, 2 mini-batches": {"batch_size": 16, "steps": 40, "mini_batches": 2},
     "batches of 32, 2 mini-batches": {"batch_size": 32, "steps": 20, "mini_batches": 2},
 }
+VARIANTS = {"base": BASE, **{name: BASE | options for name, options in ONE_OPTION.items()}, "default": {}}
 
 
 def trl(trainer: str, learning_rate: float, batch_size: int, ppo_epochs: int = 2, kl_coef: float = 0.05, lora_r: int = 16) -> dict[str, object]:
@@ -154,7 +156,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/learning"))
     arguments = parser.parse_args()
     place, seeds = arguments.out.resolve(), range(arguments.seeds)
-    names = [name for name in VARIANTS if name in arguments.only or name == "default"]
+    against = "default" if arguments.only == ["default"] else "base"
+    names = [name for name in VARIANTS if name in arguments.only or name == against]
 
     def ours(name: str, seed: int) -> dict:
         return _say(f"{name}, seed {seed}", run(place / f"{_slug(name)}-{seed}", VARIANTS[name], seed))
@@ -171,23 +174,23 @@ def main() -> None:
             best = PEERS[peer][areas.index(max(areas))]
             made[describe(best)] = [pool.submit(theirs, best, seed) for seed in seeds]
         found = {name: [one.result() for one in runs] for name, runs in made.items()}
-    Console(width=220).print(make_table(found))
+    Console(width=220).print(make_table(found, against))
     (place / "learning.json").write_text(json.dumps(found), encoding="utf-8")
     draw(found, place / "learning.png")
 
 
-def make_table(found: dict[str, list[dict]]) -> Table:
-    table = Table(title=f"the embedded task, {len(found['default'])} seeds")
-    for column in ("", "gold at the end", "against the default", "area under gold", "against the default", f"samples to {GOAL}", "KL at the end", "against the default"):
+def make_table(found: dict[str, list[dict]], against: str) -> Table:
+    baseline, difference = found[against], f"against {against}"
+    table = Table(title=f"the embedded task, {len(baseline)} seeds")
+    for column in ("", "gold at the end", difference, "area under gold", difference, f"samples to {GOAL}", "KL at the end", difference):
         table.add_column(column)
-    default = found["default"]
     for name, runs in found.items():
         measured = [lambda one: one["final"], area, lambda one: one["final_kl"]]
-        against = [paired([*map(read, runs)], [*map(read, default)]) if runs is not default else "" for read in measured]
+        differences = [paired([*map(read, runs)], [*map(read, baseline)]) if runs is not baseline else "" for read in measured]
         goals = [samples_to_goal(one) for one in runs]
         table.add_row(
-            name, f"{_mean(runs, 'final'):.3f}", against[0], f"{statistics.fmean(map(area, runs)):.3f}", against[1],
-            f"{statistics.median(goals):.0f} ({min(goals):.0f}–{max(goals):.0f})", f"{_mean(runs, 'final_kl'):.2f}", against[2],
+            name, f"{_mean(runs, 'final'):.3f}", differences[0], f"{statistics.fmean(map(area, runs)):.3f}", differences[1],
+            f"{statistics.median(goals):.0f} ({min(goals):.0f}–{max(goals):.0f})", f"{_mean(runs, 'final_kl'):.2f}", differences[2],
         )  # fmt: skip
     return table
 

@@ -57,7 +57,7 @@ DETAILS = [
     Detail(21, "ppo_lm/training/value_loss.py", "masked_sum(error, mask) / (2 * count)", "masked_sum(error, mask) / count", "tests/training/test_losses.py::test_value_loss_by_hand"),
     Detail(22, "ppo_lm/experience_buffer/buffer.py", "torch.randperm(sa_pairs.sequences, generator=self.random)", "torch.arange(sa_pairs.sequences)", "tests/experience_buffer/test_buffer.py::test_every_sequence_once_a_pass_and_a_new_order_every_pass"),
     Detail(23, "ppo_lm/base_setup/optimizer_setup.py", "eps=epsilon", "eps=1e-8", "tests/ppo_trainer/test_differential.py::test_one_whole_update_moves_every_weight_as_adamw_on_the_slow_losses_does"),
-    Detail(23, "ppo_lm/base_setup/optimizer_setup.py", "get_scheduler(schedule,", 'get_scheduler("constant",', "tests/ppo_trainer/test_model_trainer.py::test_the_learning_rate_falls_to_0_over_the_run"),
+    Detail(23, "ppo_lm/base_setup/optimizer_setup.py", "get_scheduler(name,", 'get_scheduler("constant",', "tests/ppo_trainer/test_model_trainer.py::test_the_learning_rate_falls_to_0_over_the_run"),
     Detail(24, "ppo_lm/reward_kl/kl_controller.py", "ERROR_CLIP = 0.2", "ERROR_CLIP = 1.0", "tests/reward_kl/test_reward_kl.py"),
     Detail(24, "ppo_lm/ppo_trainer/model_trainer.py", '> config.target_kl:\n                break', '> config.target_kl:\n                pass', "tests/ppo_trainer/test_options.py::test_a_target_kl_leaves_out_the_rest_of_a_steps_updates_and_the_schedule_goes_on"),
     Detail(25, "ppo_lm/ppo_trainer/generator.py", ".manual_seed(seed)", ".manual_seed(0)", "tests/ppo_trainer/test_ppo_trainer.py::test_the_same_seed_gives_the_same_run_and_another_seed_another"),

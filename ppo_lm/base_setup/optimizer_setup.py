@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 import torch
 from torch import nn
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from transformers import get_scheduler
 
 from ppo_lm.errors import NumericalFault
@@ -30,9 +31,7 @@ class Optimiser:
         self.max_grad_norm = max_grad_norm
         self.adamw = torch.optim.AdamW(self.parameters, lr=learning_rate, eps=epsilon, weight_decay=0.0, fused=True)
         self.steps_done = 0
-        schedule, shape = ("polynomial", {"power": 3, "lr_end": 0.0}) if schedule == "cubic" else (schedule, {})
-        counts = dict(num_warmup_steps=warmup_steps, num_training_steps=max(total_steps, 1))
-        self.scheduler = get_scheduler(schedule, self.adamw, **counts, scheduler_specific_kwargs=shape)
+        self.scheduler = make_schedule(schedule, self.adamw, warmup_steps, max(total_steps, 1))
 
     @property
     def learning_rate(self) -> float:
@@ -109,6 +108,20 @@ class Optimiser:
     def _round(self) -> None:
         for i, copy in self._copies():
             self.weights[i].copy_(copy)
+
+
+def make_schedule(name: str, adamw: torch.optim.AdamW, warmup_steps: int, total_steps: int) -> LRScheduler:
+    """The schedule of `PPOConfig.lr_schedule`'s name, after a linear warm-up."""
+    if name == "inverse":
+        falling = max(total_steps - warmup_steps, 1)
+        return LambdaLR(adamw, lambda step: step / warmup_steps if step < warmup_steps else inverse((step - warmup_steps) / falling))
+    name, shape = ("polynomial", {"power": 3, "lr_end": 0.0}) if name == "cubic" else (name, {})
+    return get_scheduler(name, adamw, num_warmup_steps=warmup_steps, num_training_steps=total_steps, scheduler_specific_kwargs=shape)
+
+
+def inverse(share: float) -> float:
+    """What is left of the peak rate after this share of the run: half after 7% of it, a quarter after 19%, nothing at the end."""
+    return max(0.0, 1.0 - share) / (1.0 + 12.0 * share)
 
 
 def _copy_in_fp32(weight: nn.Parameter) -> torch.Tensor:

@@ -92,7 +92,8 @@ class PPOConfig(PromptSettings, RewardSettings, ModelSettings):
     value_learning_rate: float = 1e-4
     """Peak learning rate of the value model."""
     lr_schedule: str = "linear"
-    """How both learning rates fall over the run: linear (to 0), cubic (to 0 as (1 - share of the run)^3: fast at first, fine at the end), cosine or constant."""
+    """How both learning rates fall to 0 over the run, t being the share of it that is done: linear, cosine, cubic as (1 - t)^3, inverse as (1 - t) / (1 + 12 t),
+    which is high at first and fine for long; or constant."""
     adam_epsilon: float = 1e-5
     """The ε of AdamW, as in OpenAI's PPO; smaller, weights with smaller gradients move as far as others."""
     clip_epsilon: float = 0.2
@@ -147,7 +148,7 @@ class PPOConfig(PromptSettings, RewardSettings, ModelSettings):
         SHARE: ("gamma", "lam", "value_lam"),
         OFF_OR_ABOVE_ONE: ("dual_clip", "importance_cap"),
         PROBABILITY: ("top_p", "clip_epsilon"),
-        one_of("linear", "cubic", "cosine", "constant"): ("lr_schedule",),
+        one_of("linear", "cubic", "inverse", "cosine", "constant"): ("lr_schedule",),
         one_of("k1", "k2", "k3"): ("kl_estimator",),
         one_of("reward", "loss"): ("kl_in",),
         one_of("gae", "rloo", "group"): ("advantage_estimator",),

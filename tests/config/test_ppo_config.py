@@ -33,7 +33,7 @@ def test_all_problems_are_named_at_once():
         (dict(steps=True), "steps is True; it must be a whole number"),
         (dict(gamma=float("nan")), "gamma is nan; it must be a finite number"),
         (dict(lam=1.2), "lam is 1.2; it must be between 0 and 1"),
-        (dict(lr_schedule="step"), "lr_schedule is 'step'; it must be one of linear, cubic, cosine, constant"),
+        (dict(lr_schedule="step"), "lr_schedule is 'step'; it must be one of linear, cubic, inverse, cosine, constant"),
         (dict(batch_size=4, mini_batches=8), "mini_batches is 8 but batch_size is 4"),
         (dict(top_k=0), "top_p is 0.95 but top_k is 0"),
         (dict(eval_every=5, eval_prompts=0), "eval_every is 5 but eval_prompts is 0"),
