@@ -1,5 +1,6 @@
-"""The optimiser on weights of a coarser dtype than fp32."""
+"""The optimiser: weights of a coarser dtype than fp32, and its schedules."""
 
+import pytest
 import torch
 
 from ppo_lm.base_setup import Optimiser
@@ -52,3 +53,15 @@ def test_a_restored_optimiser_goes_on_bit_for_bit():
             (weight * x.to(dtype)).sum().backward()
             second.step()
         assert torch.equal(weight, whole)
+
+
+def test_the_inverse_schedule_rises_in_the_warm_up_and_falls_to_0():
+    optimiser = Optimiser([torch.nn.Parameter(torch.zeros(1))], 1.0, schedule="inverse", total_steps=10, max_grad_norm=1.0, warmup_steps=2)
+    rates = [optimiser.learning_rate]
+    for _ in range(11):
+        optimiser.skip(1)
+        rates.append(optimiser.learning_rate)
+    assert rates[:3] == [0.0, 0.5, 1.0]
+    assert rates[4] == pytest.approx(0.75 / 4)
+    assert rates[6] == pytest.approx(0.5 / 7)
+    assert rates[10:] == [0.0, 0.0]
