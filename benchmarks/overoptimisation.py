@@ -33,8 +33,8 @@ def train(folder: Path, kl_coef: float, seed: int, steps: int) -> None:
 
     settings = read_settings(EMBEDDED_SETTINGS / "train.yaml", "--config")
     changed = dict(
-        batch_size=64, mini_batches=2, ppo_epochs=2, learning_rate=1e-3, lr_schedule="constant", adam_epsilon=1e-5, value_model=None, kl_coef=kl_coef, seed=seed, steps=steps, eval_every=5, eval_prompts=256,
-        save_merged=False, save_every=0, output_dir=None,
+        batch_size=64, mini_batches=2, ppo_epochs=2, learning_rate=1e-3, lr_schedule="constant", adam_epsilon=1e-5, value_model=None, kl_coef=kl_coef, seed=seed,
+        steps=steps, eval_every=5, eval_prompts=256, save_merged=False, save_every=0, output_dir=None,
     )  # fmt: skip
     made = PPOTrainer(PPOConfig(**settings | changed)).train()["sampled"]
     rows = [
