@@ -5,8 +5,8 @@
 256 posts that no step has seen are answered once by the policy as it starts. Printed is 1 − Var(G − V) / Var(G) over their tokens, with the reward-to-go G, of four
 kinds of V: the reward model, where a value model starts by default; the one that `ppo-lm value` pretrained, where the main job starts; the first of these after
 `value_warmup_steps` on samples of the policy, which stays where it is; and the best there is, E[G | prefix], whose explained variance is 1 − E[Var(G | prefix)] / Var(G), from
-8 continuations of each of 256 prefixes. Then the main job, with the settings in `BASE` of `learning.py`, is run from the reward model and from the pretrained one, and its value model measured in the same way on the
-rollouts of the policy that it has come to.
+8 continuations of each of 256 prefixes. Then the main job, with the settings in `BASE` of `learning.py`, is run from the reward model and from the pretrained one,
+and its value model measured in the same way on the rollouts of the policy that it has come to.
 """
 
 from __future__ import annotations
