@@ -36,6 +36,13 @@ SIDES: dict[str, list[dict[str, object]]] = {
 }
 
 
+def model_folder(task: str) -> Path:
+    """Where the task's models are, made if they are not there yet."""
+    from workloads import prepare
+
+    return prepare(ROOT / "runs" / "models", TASKS[task]["model"])
+
+
 def run(folder: Path, task: str, side: str, options: dict, seed: int) -> dict:
     """One run, if it is not there yet; its numbers."""
     if not (folder / "result.json").is_file():
@@ -56,10 +63,8 @@ def main() -> None:
     def start_run(task: str, side: str, options: dict, seed: int) -> dict:
         return run(place / f"{task}-{side.replace(' ', '_')}-{options['learning_rate']:g}-{seed}", task, side, options, seed)
 
-    from workloads import prepare
-
     for task in arguments.tasks:
-        prepare(ROOT / "runs" / "models", TASKS[task]["model"])
+        model_folder(task)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         tried = {(task, side): [pool.submit(start_run, task, side, options, 0) for options in SIDES[side]] for task in arguments.tasks for side in SIDES}
         for (task, side), runs in tried.items():

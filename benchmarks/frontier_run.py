@@ -15,21 +15,16 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from trl.experimental.ppo import PPOConfig as TRLPPOConfig
 from trl.experimental.ppo import PPOTrainer as TRLPPOTrainer
 
-from frontier import SETTINGS, TASKS
+from frontier import SETTINGS, TASKS, model_folder
 from learning import ROOT
 from ppo_lm import PPOConfig, PPOTrainer
 from ppo_lm.data import PromptSet, load_prompts
 from ppo_lm.data.encoding import encode_prompt
 from ppo_lm.rewards import load_scorer
 from trl_learning import Rows, kl_of_samples, lora, shared_arguments
-from workloads import prepare
 
 sys.path.insert(0, str(ROOT / "examples"))
 from smollm2_sentiment import OPENINGS, SUBJECTS  # noqa: E402
-
-
-def model_folder(task: str) -> Path:
-    return prepare(ROOT / "runs" / "models", TASKS[task]["model"])
 
 
 def make_config(task: str, seed: int, **options) -> PPOConfig:
