@@ -120,8 +120,8 @@ def make_schedule(name: str, adamw: torch.optim.AdamW, warmup_steps: int, total_
 
 
 def inverse(share: float) -> float:
-    """What is left of the peak rate after this share of the run: half after 7% of it, a quarter after 19%, nothing at the end."""
-    return max(0.0, 1.0 - share) / (1.0 + 12.0 * share)
+    """What is left of the peak rate after this share of the run: half after 10% of it, a quarter after 25%, nothing at the end."""
+    return max(0.0, 1.0 - share) / (1.0 + 8.0 * share)
 
 
 def _copy_in_fp32(weight: nn.Parameter) -> torch.Tensor:

@@ -92,7 +92,7 @@ class PPOConfig(PromptSettings, RewardSettings, ModelSettings):
     value_learning_rate: float = 1e-4
     """Peak learning rate of the value model."""
     lr_schedule: str = "linear"
-    """How both learning rates fall to 0 over the run, t being the share of it that is done: linear, cosine, cubic as (1 - t)^3, inverse as (1 - t) / (1 + 12 t),
+    """How both learning rates fall to 0 over the run, t being the share of it that is done: linear, cosine, cubic as (1 - t)^3, inverse as (1 - t) / (1 + 8 t),
     which is high at first and fine for long; or constant."""
     adam_epsilon: float = 1e-5
     """The ε of AdamW, as in OpenAI's PPO; smaller, weights with smaller gradients move as far as others."""

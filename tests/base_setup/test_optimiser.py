@@ -62,6 +62,6 @@ def test_the_inverse_schedule_rises_in_the_warm_up_and_falls_to_0():
         optimiser.skip(1)
         rates.append(optimiser.learning_rate)
     assert rates[:3] == [0.0, 0.5, 1.0]
-    assert rates[4] == pytest.approx(0.75 / 4)
-    assert rates[6] == pytest.approx(0.5 / 7)
+    assert rates[4] == pytest.approx(0.75 / 3)
+    assert rates[6] == pytest.approx(0.5 / 5)
     assert rates[10:] == [0.0, 0.0]
