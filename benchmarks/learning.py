@@ -137,8 +137,10 @@ def isotonic(values: list[float]) -> list[float]:
 
 
 def paired(ours: list[float], others: list[float]) -> str:
-    """The mean difference, paired by seed, and Student's 95% interval."""
+    """The mean difference, paired by seed, and Student's 95% interval; a dash where a number is infinite."""
     differences = [one - other for one, other in zip(ours, others)]
+    if not all(map(math.isfinite, differences)):
+        return "–"
     mean = statistics.fmean(differences)
     if len(differences) < 2:
         return f"{mean:+.3f}"
@@ -179,15 +181,15 @@ def main() -> None:
 def make_table(found: dict[str, list[dict]]) -> Table:
     baseline, difference = found["default"], "against default"
     table = Table(title=f"the embedded task, {len(baseline)} seeds")
-    for column in ("", "gold at the end", difference, "area under gold", difference, f"samples to {GOAL}", "KL at the end", difference):
+    for column in ("", "gold at the end", difference, "area under gold", difference, f"samples to {GOAL}", difference, "KL at the end", difference):
         table.add_column(column)
     for name, runs in found.items():
-        measured = [lambda one: one["final"], area, lambda one: one["final_kl"]]
+        measured = [lambda one: one["final"], area, samples_to_goal, lambda one: one["final_kl"]]
         differences = [paired([*map(read, runs)], [*map(read, baseline)]) if runs is not baseline else "" for read in measured]
         goals = [samples_to_goal(one) for one in runs]
         table.add_row(
             name, f"{_mean(runs, 'final'):.3f}", differences[0], f"{statistics.fmean(map(area, runs)):.3f}", differences[1],
-            f"{statistics.median(goals):.0f} ({min(goals):.0f}–{max(goals):.0f})", f"{_mean(runs, 'final_kl'):.2f}", differences[2],
+            f"{statistics.median(goals):.0f} ({min(goals):.0f}–{max(goals):.0f})", differences[2], f"{_mean(runs, 'final_kl'):.2f}", differences[3],
         )  # fmt: skip
     return table
 
