@@ -4,7 +4,8 @@
 
     uv run benchmarks/learning.py --only default --peers "TRL PPO" "TRL GRPO" "TRL RLOO"
 
-Every run is `main.py` with the options of its line in `VARIANTS`, one or a few that belong together changed on the main job's, or `trl_learning.py` with one of `PEERS`, a process and a core each; runs that are there
+Every run is `main.py` with the options of its line in `VARIANTS`, one or a few that belong together changed on the main job's, or `trl_learning.py` with one of
+`PEERS`, a process and a core each; runs that are there
 already are not repeated (so give new code or options a new `--out`). Printed are, over seeds: the gold score and the KL of the last evaluation, on held-out
 posts that no run has seen; the samples that a policy of gold score 0.85 was trained on, by an isotonic regression of the batches' gold scores on samples, which
 smooths without the lag of a moving average; the mean gold score over all samples, which is the area under the curve. Differences are paired by seed,
