@@ -49,7 +49,8 @@ def main() -> None:
 
     config = PPOConfig(
         model_name=str(MODEL), dtype="bfloat16", steps=arguments.steps, batch_size=arguments.batch_size, max_new_tokens=20, top_k=0, top_p=1.0, kl_coef=0.05,
-        gamma=1.0, ppo_epochs=2, mini_batches=2, learning_rate=1e-3, value_learning_rate=1e-3, eval_prompts=arguments.held_out, save_merged=False, output_dir=arguments.output_dir,
+        gamma=1.0, ppo_epochs=2, mini_batches=2, learning_rate=5e-4, value_learning_rate=1e-3, adam_epsilon=1e-8, eval_prompts=arguments.held_out, save_merged=False,
+        output_dir=arguments.output_dir,
     )  # fmt: skip
     prompts = [f"{subject} {opening}" for subject in SUBJECTS for opening in OPENINGS]
     evaluations = PPOTrainer(config, reward=sentiment).train(prompts)
