@@ -80,7 +80,7 @@ def trl(trainer: str, learning_rate: float, batch_size: int, ppo_epochs: int = 2
     return locals()
 
 
-PEERS: dict[str, list[dict[str, object]]] = {  # what each of TRL's trainers is tried with, on the first seed; the best of it is run with all
+PEERS: dict[str, list[dict[str, object]]] = {  # what each of TRL's trainers is tried with, on the first seed; the best two of it are run with all
     "TRL PPO": [
         trl("ppo", 3e-4, 8), trl("ppo", 7e-4, 8), trl("ppo", 1e-3, 16), trl("ppo", 1e-3, 32),
         trl("ppo", 3e-4, 8, 4), trl("ppo", 7e-4, 8, 4), trl("ppo", 3e-4, 8, 4, 0.1), trl("ppo", 7e-4, 8, 4, 0.1),
@@ -124,6 +124,12 @@ def describe(options: dict[str, object]) -> str:
     return f"TRL {str(options['trainer']).upper()}, {weights}, rate {options['learning_rate']:g}, batch {options['batch_size']}, {options['ppo_epochs']} epochs, KL {options['kl_coef']:g}"
 
 
+def best(settings: list[dict[str, object]], runs: list[dict]) -> list[dict[str, object]]:
+    """The setting whose run has the largest area, and the one whose run is the first to reach the goal, if that is another."""
+    most, soonest = max(range(len(runs)), key=lambda one: area(runs[one])), min(range(len(runs)), key=lambda one: samples_to_goal(runs[one]))
+    return [settings[one] for one in dict.fromkeys([most, soonest])]
+
+
 def samples_to_goal(run: dict) -> float:
     """Samples trained on before the first batch whose gold score, by isotonic regression, reaches the goal; infinite if none does."""
     return next((batch * run["batch"] for batch, gold in enumerate(isotonic(run["gold"])) if gold >= GOAL), math.inf)
@@ -157,7 +163,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=5, choices=range(1, 11), metavar="1..10")
     parser.add_argument("--only", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
-    parser.add_argument("--peers", nargs="*", choices=list(PEERS), default=[], help="TRL's trainers, each at the best of its settings")
+    parser.add_argument("--peers", nargs="*", choices=list(PEERS), default=[], help="TRL's trainers, each at the best of its settings, by area and by samples to the goal")
     parser.add_argument("--out", type=Path, default=Path("runs/learning"))
     arguments = parser.parse_args()
     place, seeds = arguments.out.resolve(), range(arguments.seeds)
@@ -174,9 +180,8 @@ def main() -> None:
         tried = {peer: [pool.submit(theirs, options, 0) for options in PEERS[peer]] for peer in arguments.peers}
         made = {name: [pool.submit(ours, name, seed) for seed in seeds] for name in names}
         for peer, runs in tried.items():
-            areas = [area(one.result()) for one in runs]
-            best = PEERS[peer][areas.index(max(areas))]
-            made[describe(best)] = [pool.submit(theirs, best, seed) for seed in seeds]
+            for options in best(PEERS[peer], [one.result() for one in runs]):
+                made[describe(options)] = [pool.submit(theirs, options, seed) for seed in seeds]
         found = {name: [one.result() for one in runs] for name, runs in made.items()}
     Console(width=220).print(make_table(found))
     (place / "learning.json").write_text(json.dumps(found), encoding="utf-8")
