@@ -5,11 +5,10 @@
     uv run benchmarks/learning.py --only default --peers "TRL PPO" "TRL GRPO" "TRL RLOO"
 
 Every run is `main.py` with the options of its line in `VARIANTS`, one or a few that belong together changed on the main job's, or `trl_learning.py` with one of
-`PEERS`, a process and a core each; runs that are there
-already are not repeated (so give new code or options a new `--out`). Printed are, over seeds: the gold score and the KL of the last evaluation, on held-out
-posts that no run has seen; the samples that a policy of gold score 0.85 was trained on, by an isotonic regression of the batches' gold scores on samples, which
-smooths without the lag of a moving average; the mean gold score over all samples, which is the area under the curve. Differences are paired by seed,
-with Student's 95% interval. `--out` gets the numbers and a picture, with bands from a bootstrap over seeds.
+`PEERS`, a process and a core each; runs that are there already are not repeated (so give new code or options a new `--out`). Printed are, over seeds: the gold
+score and the KL of the last evaluation, on held-out posts that no run has seen; the samples that a policy of gold score 0.85 was trained on, by an isotonic
+regression of the batches' gold scores on samples, which smooths without the lag of a moving average; the mean gold score over all samples, which is the area under
+the curve. Differences are paired by seed, with Student's 95% interval. `--out` gets the numbers and a picture, with bands from a bootstrap over seeds.
 """
 
 from __future__ import annotations
@@ -80,7 +79,7 @@ def trl(trainer: str, learning_rate: float, batch_size: int, ppo_epochs: int = 2
     return locals()
 
 
-PEERS: dict[str, list[dict[str, object]]] = {  # what each of TRL's trainers is tried with, on the first seed; the best two of it are run with all
+PEERS: dict[str, list[dict[str, object]]] = {  # what each of TRL's trainers is tried with, on the first seed; the `best` of it are run with all
     "TRL PPO": [
         trl("ppo", 3e-4, 8), trl("ppo", 7e-4, 8), trl("ppo", 1e-3, 16), trl("ppo", 1e-3, 32),
         trl("ppo", 3e-4, 8, 4), trl("ppo", 7e-4, 8, 4), trl("ppo", 3e-4, 8, 4, 0.1), trl("ppo", 7e-4, 8, 4, 0.1),
