@@ -5,8 +5,8 @@
 256 posts that no step has seen are answered once by the policy as it starts. Printed is 1 − Var(G − V) / Var(G) over their tokens, with the reward-to-go G, of four
 kinds of V: the reward model, where a value model starts by default; the one that `ppo-lm value` pretrained, where the main job starts; the first of these after
 `value_warmup_steps` on samples of the policy, which stays where it is; and the best there is, E[G | prefix], whose explained variance is 1 − E[Var(G | prefix)] / Var(G), from
-8 continuations of each of 256 prefixes. Then the main job, with `FORMER_SETTINGS` over its own, is run from the reward model and from the pretrained one,
-and its value model measured in the same way on the rollouts of the policy that it has come to.
+8 continuations of each of 256 prefixes. Then the main job is run from the reward model and from the pretrained one, and its value model measured in the same way on the
+rollouts of the policy that it has come to.
 """
 
 from __future__ import annotations
@@ -29,7 +29,6 @@ from ppo_lm.types import SAPairs
 EVERY = 5  # steps
 HELD_OUT = 256  # posts
 CONTINUATIONS = 8  # of a prefix
-FORMER_SETTINGS = {"ppo_epochs": 2, "learning_rate": 1.6e-3, "lr_schedule": "cubic", "kl_coef": 0.1, "adam_epsilon": 1e-5}  # of the main job, which the table was made with
 STARTS = {"reward model": None, "pretrained model": "embedded"}  # `value_model`
 
 
@@ -111,7 +110,7 @@ def main() -> None:
     parser.add_argument("--value_learning_rate", type=float, default=1e-3)
     parser.add_argument("--seeds", type=int, default=3)
     arguments = parser.parse_args()
-    settings = read_settings(EMBEDDED_SETTINGS / "train.yaml", "--config") | FORMER_SETTINGS
+    settings = read_settings(EMBEDDED_SETTINGS / "train.yaml", "--config")
     large = dict(batch_size=arguments.batch_size, mini_batches=max(arguments.batch_size // 16, 1), value_learning_rate=arguments.value_learning_rate)
     alone = [warm_up_alone(settings | large, seed, arguments.steps) for seed in range(arguments.seeds)]
     jobs = {name: [train_main_job(settings, seed, start) for seed in range(arguments.seeds)] for name, start in STARTS.items()}
