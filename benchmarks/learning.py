@@ -4,6 +4,8 @@
 
     uv run benchmarks/learning.py --only default --peers "TRL PPO" "TRL GRPO" "TRL RLOO"
 
+    uv run benchmarks/learning.py --only default --peers "TRL PPO" --seeds 10 --first_seed 10     # seeds that no setting was chosen on
+
 Every run is `main.py` with the options of its line in `VARIANTS`, one or a few that belong together changed on the main job's, or `trl_learning.py` with one of
 `PEERS`, a process and a core each; runs that are there already are not repeated (so give new code or options a new `--out`). Printed are, over seeds: the gold
 score and the KL of the last evaluation, on held-out posts that no run has seen; the samples that a policy of gold score 0.85 was trained on, by an isotonic
@@ -79,7 +81,7 @@ def trl(trainer: str, learning_rate: float, batch_size: int, ppo_epochs: int = 2
     return locals()
 
 
-PEERS: dict[str, list[dict[str, object]]] = {  # what each of TRL's trainers is tried with, on the first seed; the `best` of it are run with all
+PEERS: dict[str, list[dict[str, object]]] = {  # what each of TRL's trainers is tried with, on seed 0; the `best` of it are run with all
     "TRL PPO": [
         trl("ppo", 3e-4, 8), trl("ppo", 7e-4, 8), trl("ppo", 1e-3, 16), trl("ppo", 1e-3, 32),
         trl("ppo", 3e-4, 8, 4), trl("ppo", 7e-4, 8, 4), trl("ppo", 3e-4, 8, 4, 0.1), trl("ppo", 7e-4, 8, 4, 0.1),
@@ -161,11 +163,12 @@ def paired(ours: list[float], others: list[float]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=5, choices=range(1, 11), metavar="1..10")
+    parser.add_argument("--first_seed", type=int, default=0)
     parser.add_argument("--only", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
     parser.add_argument("--peers", nargs="*", choices=list(PEERS), default=[], help="TRL's trainers, each at the best of its settings, by area and by samples to the goal")
     parser.add_argument("--out", type=Path, default=Path("runs/learning"))
     arguments = parser.parse_args()
-    place, seeds = arguments.out.resolve(), range(arguments.seeds)
+    place, seeds = arguments.out.resolve(), range(arguments.first_seed, arguments.first_seed + arguments.seeds)
     names = [name for name in VARIANTS if name in arguments.only or name == "default"]
 
     def ours(name: str, seed: int) -> dict:
