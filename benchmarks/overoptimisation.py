@@ -24,6 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 KL_COEFS = (0.0, 0.05)
+KL_TICKS = (0, 2, 5, 10, 25, 50, 100, 200)  # nats
 
 
 def train(folder: Path, kl_coef: float, seed: int, steps: int) -> None:
@@ -96,18 +97,20 @@ def main() -> None:
 
 
 def draw(found: dict[tuple[float, int], list[dict]], file: Path) -> None:
-    """Gold score (of all held-out posts) and reward by KL, a line a run."""
+    """Gold score (of all held-out posts) and reward by the root of KL (as Gao et al., 2210.10760, have it), a line a run."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
+    import numpy as np
 
     figure, panels = plt.subplots(1, 2, figsize=(9, 3.8))
     colours = dict(zip(KL_COEFS, ("tab:red", "tab:blue")))
     for axes, name, label in zip(panels, ("gold", "score"), ("gold score", "reward (what is trained on)")):
         for (kl_coef, seed), rows in found.items():
             axes.plot([row["kl"] for row in rows], [row[name] for row in rows], color=colours[kl_coef], alpha=0.7, label=f"kl_coef {kl_coef:g}" if seed == 0 else None)
-        axes.set(xlabel="KL to the reference, nats a summary", ylabel=label)
+        axes.set_xscale("function", functions=(lambda kl: np.sqrt(np.maximum(kl, 0)), np.square))
+        axes.set(xlabel="KL to the reference, nats a summary (root scale)", ylabel=label, xticks=KL_TICKS, xlim=(0, None))
     panels[0].legend()
     figure.tight_layout()
     figure.savefig(file, dpi=120)
