@@ -1,10 +1,10 @@
 """How much reward for how much KL, on SmolLM2-135M: our PPO and TRL 1.12's from the same weights, prompts, reward function and number of samples.
 
-    uv run benchmarks/frontier.py [--tasks sentiment tldr] [--seeds 3] [--out runs/frontier]
+    uv run benchmarks/frontier.py [--tasks sentiment tldr] [--seeds 3] [--rates 5e-4 1e-3] [--out runs/frontier]
 
 Two rewards: VADER's sentiment of the completions of short openings, and, after `ppo-lm sft` on them, the package's TL;DR heuristics of summaries of the embedded posts. Both sides train LoRA adapters
 of rank 16 in float32, except that TRL's value model has all its weights and the policy's learning rate; each side is tried with the rates in `SIDES` on the
-first seed, and that with the highest reward less penalty on held-out prompts is run with all. Runs that are there already are not repeated.
+first seed, and that with the highest reward less penalty on held-out prompts is run with all, or those of `--rates` are. Runs that are there already are not repeated.
 
 Printed are, as means over seeds, the reward and the KL of 48 held-out prompts, each answered `answers` times, after the last sample, and what both sides maximise, the reward less `kl_coef`
 times the KL; the differences are paired by seed, with Student's 95% interval. The picture shows each side's way through the plane of KL and reward, a point a batch.
@@ -56,9 +56,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tasks", nargs="+", choices=list(TASKS), default=list(TASKS))
     parser.add_argument("--seeds", type=int, default=3, choices=range(2, 11), metavar="2..10")
+    parser.add_argument("--rates", nargs=2, type=float, metavar=("OURS", "TRL"), help="with which to run all seeds, in place of the best of those in SIDES on the first seed")
     parser.add_argument("--out", type=Path, default=Path("runs/frontier"))
     arguments = parser.parse_args()
     place, found = arguments.out.resolve(), {}
+    sides = {side: [{"learning_rate": rate}] for side, rate in zip(SIDES, arguments.rates)} if arguments.rates else SIDES
 
     def start_run(task: str, side: str, options: dict, seed: int) -> dict:
         return run(place / f"{task}-{side.replace(' ', '_')}-{options['learning_rate']:g}-{seed}", task, side, options, seed)
@@ -66,10 +68,10 @@ def main() -> None:
     for task in arguments.tasks:
         model_folder(task)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        tried = {(task, side): [pool.submit(start_run, task, side, options, 0) for options in SIDES[side]] for task in arguments.tasks for side in SIDES}
+        tried = {(task, side): [pool.submit(start_run, task, side, options, 0) for options in sides[side]] for task in arguments.tasks for side in sides}
         for (task, side), runs in tried.items():
             reached = [objective(one.result()) for one in runs]
-            best = SIDES[side][reached.index(max(reached))]
+            best = sides[side][reached.index(max(reached))]
             found[task, side, best["learning_rate"]] = [pool.submit(start_run, task, side, best, seed) for seed in range(arguments.seeds)]
         found = {key: [one.result() for one in runs] for key, runs in found.items()}
     for task in arguments.tasks:
