@@ -4,8 +4,9 @@
 
     uv run benchmarks/against_trl.py --workloads qwen3      # on a GPU
 
-Prints, for each workload and way of running ours, the median over the repeats of TRL's seconds divided by ours, with the least and the greatest ratio; and how much
-of our seconds this machine's own rates of matrix products and of copying ask for (`ppo_lm/tracking/floor.py`).
+Prints, for each workload and way of running ours, the median over the repeats of TRL's seconds divided by ours, with
+the least and the greatest ratio; and how much of our seconds this machine's own rates of matrix products and of copying
+ask for (`ppo_lm/tracking/floor.py`).
 """
 
 from __future__ import annotations
@@ -20,7 +21,6 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
-
 from workloads import ON_GPU, WORKLOADS, prepare
 
 HERE = Path(__file__).parent
@@ -44,13 +44,25 @@ COLUMNS = ("sampling", "scoring", "training", "step", "peak_memory_mib")
 def run(script: str, *arguments) -> dict[str, float]:
     """The medians over the steps of one process, and, of ours, the least seconds that the machine needs."""
     threads = {"OMP_NUM_THREADS": str(len(os.sched_getaffinity(0)))} if hasattr(os, "sched_getaffinity") else {}
-    environment = os.environ | threads | {"HF_HUB_OFFLINE": "1", "TRL_EXPERIMENTAL_SILENCE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    environment = (
+        os.environ
+        | threads
+        | {"HF_HUB_OFFLINE": "1", "TRL_EXPERIMENTAL_SILENCE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    )
     environment |= {} if arguments[0] in ON_GPU else {"CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run([sys.executable, str(HERE / script), *map(str, arguments)], env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, str(HERE / script), *map(str, arguments)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if done.returncode:
         sys.exit(f"{script} {' '.join(map(str, arguments))} failed:\n{done.stderr[-3000:]}")
     steps = json.loads(done.stdout.strip().splitlines()[-1])
-    medians = {column: statistics.median(step[column] for step in steps) for column in COLUMNS[:-1]} | {"peak_memory_mib": steps[-1]["peak_memory_mib"]}
+    medians = {column: statistics.median(step[column] for step in steps) for column in COLUMNS[:-1]} | {
+        "peak_memory_mib": steps[-1]["peak_memory_mib"]
+    }
     return medians | {"least": steps[-1].get("least")}
 
 
@@ -58,7 +70,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--steps", type=int, default=2, help="measured steps of each process, after one to warm up")
-    parser.add_argument("--workloads", nargs="+", choices=WORKLOADS, default=[name for name in WORKLOADS if name not in ON_GPU], help="qwen3 is for one GPU with 80 GB")
+    parser.add_argument(
+        "--workloads",
+        nargs="+",
+        choices=WORKLOADS,
+        default=[name for name in WORKLOADS if name not in ON_GPU],
+        help="qwen3 is for one GPU with 80 GB",
+    )
     parser.add_argument("--folder", type=Path, default=Path("runs/benchmarks"), help="for the models")
     parser.add_argument("--out", type=Path, help="write all numbers to this JSON file")
     arguments = parser.parse_args()
@@ -70,7 +88,10 @@ def main() -> None:
             runs["TRL 1.12"].append(run("trl_ppo.py", name, folder, arguments.steps, 1))
             for way, (lora_r, dtype, settings) in OURS[name].items():
                 runs[way].append(run("our_ppo.py", name, folder, arguments.steps, 1, lora_r, dtype, *settings))
-            console.print(f"{name}, repeat {repeat + 1} of {arguments.repeats}: " + ", ".join(f"{way} {made[-1]['step']:.2f} s" for way, made in runs.items()))
+            console.print(
+                f"{name}, repeat {repeat + 1} of {arguments.repeats}: "
+                + ", ".join(f"{way} {made[-1]['step']:.2f} s" for way, made in runs.items())
+            )
         console.print(make_table(name, runs))
         everything[name] = runs
         if arguments.out:
@@ -88,8 +109,12 @@ def make_table(name: str, runs: dict[str, list[dict[str, float]]]) -> Table:
         if made is not theirs:
             ratios = {column: [their[column] / our[column] for their, our in zip(theirs, made)] for column in COLUMNS}
             least = [[run["least"].get(column, 0.0) / run[column] for run in made] for column in COLUMNS]
-            table.add_row("  of that, needed", *[f"{statistics.median(shares):.0%}" if any(shares) else "" for shares in least])
-            table.add_row("  TRL / ours", *[f"{statistics.median(r):.2f} [{min(r):.2f}, {max(r):.2f}]" for r in ratios.values()])
+            table.add_row(
+                "  of that, needed", *[f"{statistics.median(shares):.0%}" if any(shares) else "" for shares in least]
+            )
+            table.add_row(
+                "  TRL / ours", *[f"{statistics.median(r):.2f} [{min(r):.2f}, {max(r):.2f}]" for r in ratios.values()]
+            )
     return table
 
 

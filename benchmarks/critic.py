@@ -1,12 +1,14 @@
-"""How well a value model foresees returns on the embedded task: explained variance on rollouts of held-out posts, and the most there is to foresee.
+"""How well a value model foresees returns on the embedded task: explained variance on rollouts of held-out posts, and
+the most there is to foresee.
 
     uv run benchmarks/critic.py [--steps 40] [--batch_size 64] [--value_learning_rate 1e-3] [--seeds 3]
 
-256 posts that no step has seen are answered once by the policy as it starts. Printed is 1 − Var(G − V) / Var(G) over their tokens, with the reward-to-go G, of four
-kinds of V: the reward model, where a value model starts by default; the one that `ppo-lm value` pretrained, where the main job starts; the first of these after
-`value_warmup_steps` on samples of the policy, which stays where it is; and the best there is, E[G | prefix], whose explained variance is 1 − E[Var(G | prefix)] / Var(G), from
-8 continuations of each of 256 prefixes. Then the main job is run from the reward model and from the pretrained one, and its value model measured in the same way on the
-rollouts of the policy that it has come to.
+256 posts that no step has seen are answered once by the policy as it starts. Printed is 1 − Var(G − V) / Var(G) over
+their tokens, with the reward-to-go G, of four kinds of V: the reward model, where a value model starts by default; the
+one that `ppo-lm value` pretrained, where the main job starts; the first of these after `value_warmup_steps` on samples
+of the policy, which stays where it is; and the best there is, E[G | prefix], whose explained variance is 1 − E[Var(G |
+prefix)] / Var(G), from 8 continuations of each of 256 prefixes. Then the main job is run from the reward model and from
+the pretrained one, and its value model measured in the same way on the rollouts of the policy that it has come to.
 """
 
 from __future__ import annotations
@@ -35,7 +37,9 @@ STARTS = {"reward model": None, "pretrained model": "embedded"}  # `value_model`
 def answer(trainer: PPOTrainer, prompts: list[str]) -> SAPairs:
     """One response of the policy to each prompt, with its reward-to-go."""
     config, roles = trainer.config, trainer.roles
-    generator = SequenceGenerator(roles.policy, roles.sft, trainer.generator.sampling, config.micro_batch_tokens, seed=config.seed + 1)
+    generator = SequenceGenerator(
+        roles.policy, roles.sft, trainer.generator.sampling, config.micro_batch_tokens, seed=config.seed + 1
+    )
     pairs, texts = generator.generate_sequences(prompts)
     pairs = pairs.with_columns(scores=trainer.reward_computer.compute_rewards(prompts, texts, None, pairs))
     pairs = trainer.reward_adjuster.adjust_rewards_with_kl(trainer.kl_divergence.add_kl_to_sa_pairs(pairs))
@@ -43,16 +47,20 @@ def answer(trainer: PPOTrainer, prompts: list[str]) -> SAPairs:
 
 
 def ceiling(trainer: PPOTrainer, pairs: SAPairs, seed: int) -> float:
-    """1 − E[Var(G | prefix)] / Var(G): the explained variance of the best of all value models, where the policy is its reference, so that G is the score alone.
+    """1 − E[Var(G | prefix)] / Var(G): the explained variance of the best of all value models, where the policy is its
+    reference, so that G is the score alone.
 
-    Prefixes are drawn uniformly from the pairs' states, and each is continued `CONTINUATIONS` times; the variance between these, unbiased, is what no value model foresees.
+    Prefixes are drawn uniformly from the pairs' states, and each is continued `CONTINUATIONS` times; the variance
+    between these, unbiased, is what no value model foresees.
     """
     config, roles = trainer.config, trainer.roles
     places = pairs.action_mask.nonzero()
     places = places[torch.randperm(len(places), generator=torch.Generator().manual_seed(seed))[:HELD_OUT]]
     states = [pairs.pair(row, step).state for row, step in places.tolist() for _ in range(CONTINUATIONS)]
     left = config.max_new_tokens - places[:, 1].repeat_interleave(CONTINUATIONS)
-    generator = SequenceGenerator(roles.policy, roles.sft, trainer.generator.sampling, config.micro_batch_tokens, seed=seed + 2)
+    generator = SequenceGenerator(
+        roles.policy, roles.sft, trainer.generator.sampling, config.micro_batch_tokens, seed=seed + 2
+    )
     generator._encode = lambda rows: [states[int(row)] for row in rows]  # states are token ids already
     rows = [str(row) for row in range(len(states))]
     found, texts = generator.generate_sequences(rows)
@@ -67,8 +75,11 @@ def measure(trainer: PPOTrainer, pairs: SAPairs) -> float:
 
 
 def train_main_job(settings: dict, seed: int, value_model: str | None) -> list[float]:
-    """Explained variance on held-out posts at the start, in the middle and at the end of the main job, whose value model starts from `value_model`."""
-    trainer = PPOTrainer(PPOConfig(**settings | dict(value_model=value_model, eval_prompts=HELD_OUT, output_dir=None, seed=seed)))
+    """Explained variance on held-out posts at the start, in the middle and at the end of the main job, whose value
+    model starts from `value_model`."""
+    trainer = PPOTrainer(
+        PPOConfig(**settings | dict(value_model=value_model, eval_prompts=HELD_OUT, output_dir=None, seed=seed))
+    )
     train, held_out = trainer.prompts.split(HELD_OUT, seed)
     found, steps, batches = [], settings["steps"], train.batches(settings["batch_size"], seed)
     for step in range(steps + 1):
@@ -82,7 +93,19 @@ def train_main_job(settings: dict, seed: int, value_model: str | None) -> list[f
 
 def warm_up_alone(settings: dict, seed: int, steps: int) -> tuple[list[float], float]:
     """Explained variance on held-out posts by steps of warm-up, and its ceiling."""
-    trainer = PPOTrainer(PPOConfig(**settings | dict(steps=steps + 1, value_model=None, value_warmup_steps=steps, eval_prompts=HELD_OUT, output_dir=None, seed=seed)))
+    trainer = PPOTrainer(
+        PPOConfig(
+            **settings
+            | dict(
+                steps=steps + 1,
+                value_model=None,
+                value_warmup_steps=steps,
+                eval_prompts=HELD_OUT,
+                output_dir=None,
+                seed=seed,
+            )
+        )
+    )
     train, held_out = trainer.prompts.split(HELD_OUT, seed)
     pairs = answer(trainer, held_out.prompts)
     found = [measure(trainer, pairs)]
@@ -111,13 +134,30 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     arguments = parser.parse_args()
     settings = read_settings(EMBEDDED_SETTINGS / "train.yaml", "--config")
-    large = dict(batch_size=arguments.batch_size, mini_batches=max(arguments.batch_size // 16, 1), value_learning_rate=arguments.value_learning_rate)
+    large = dict(
+        batch_size=arguments.batch_size,
+        mini_batches=max(arguments.batch_size // 16, 1),
+        value_learning_rate=arguments.value_learning_rate,
+    )
     alone = [warm_up_alone(settings | large, seed, arguments.steps) for seed in range(arguments.seeds)]
-    jobs = {name: [train_main_job(settings, seed, start) for seed in range(arguments.seeds)] for name, start in STARTS.items()}
-    rows = {f"after {place * EVERY * arguments.batch_size:,} samples of warm-up": numbers for place, numbers in enumerate(zip(*(found for found, _ in alone)))}
-    rows |= {"pretrained on demonstrations, no sample": [job[0] for job in jobs["pretrained model"]], "the best there is": [most for _, most in alone]}
+    jobs = {
+        name: [train_main_job(settings, seed, start) for seed in range(arguments.seeds)]
+        for name, start in STARTS.items()
+    }
+    rows = {
+        f"after {place * EVERY * arguments.batch_size:,} samples of warm-up": numbers
+        for place, numbers in enumerate(zip(*(found for found, _ in alone)))
+    }
+    rows |= {
+        "pretrained on demonstrations, no sample": [job[0] for job in jobs["pretrained model"]],
+        "the best there is": [most for _, most in alone],
+    }
     show(f"policy at its start: explained variance, {arguments.seeds} seeds", rows)
-    rows = {f"from the {name}, {place}": numbers for name, runs in jobs.items() for place, numbers in zip(("start", "middle", "end"), zip(*runs))}
+    rows = {
+        f"from the {name}, {place}": numbers
+        for name, runs in jobs.items()
+        for place, numbers in zip(("start", "middle", "end"), zip(*runs))
+    }
     show(f"main job: explained variance, {arguments.seeds} seeds", rows)
 
 

@@ -1,4 +1,5 @@
-"""One run of `frontier.py`, ours or TRL's: one folder with `result.json`, the score and KL of every batch, and those of held-out prompts at the end."""
+"""One run of `frontier.py`, ours or TRL's: one folder with `result.json`, the score and KL of every batch, and those of
+held-out prompts at the end."""
 
 from __future__ import annotations
 
@@ -11,33 +12,48 @@ import torch
 import transformers
 import trl.experimental.ppo.ppo_trainer as trl_ppo
 from datasets import Dataset
+from frontier import SETTINGS, TASKS, model_folder
+from learning import ROOT
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 from trl.experimental.ppo import PPOConfig as TRLPPOConfig
 from trl.experimental.ppo import PPOTrainer as TRLPPOTrainer
+from trl_learning import Rows, kl_of_samples, lora, shared_arguments
 
-from frontier import SETTINGS, TASKS, model_folder
-from learning import ROOT
 from ppo_lm import PPOConfig, PPOTrainer
 from ppo_lm.data import PromptSet, load_prompts
 from ppo_lm.data.encoding import encode_prompt
 from ppo_lm.rewards import load_scorer
-from trl_learning import Rows, kl_of_samples, lora, shared_arguments
 
 sys.path.insert(0, str(ROOT / "examples"))
-from smollm2_sentiment import OPENINGS, SUBJECTS  # noqa: E402
+from smollm2_sentiment import OPENINGS, SUBJECTS
 
 
 def make_config(task: str, seed: int, **options) -> PPOConfig:
-    settings = {name: value for name, value in TASKS[task].items() if name not in ("model", "prompts", "reward", "answers")}
+    settings = {
+        name: value for name, value in TASKS[task].items() if name not in ("model", "prompts", "reward", "answers")
+    }
     return PPOConfig(
-        model_name=str(model_folder(task) / "policy"), dtype="float32", lora_r=16, lora_alpha=32, lora_dropout=0.0, seed=seed, value_learning_rate=1e-3,
-        adam_epsilon=1e-8, **SETTINGS, **settings, **options,
-    )  # fmt: skip
+        model_name=str(model_folder(task) / "policy"),
+        dtype="float32",
+        lora_r=16,
+        lora_alpha=32,
+        lora_dropout=0.0,
+        seed=seed,
+        value_learning_rate=1e-3,
+        adam_epsilon=1e-8,
+        **SETTINGS,
+        **settings,
+        **options,
+    )
 
 
 def make_prompts(task: str, config: PPOConfig) -> tuple[PromptSet, PromptSet]:
     """(to train on, held out)."""
-    source = [f"{subject} {opening}" for subject in SUBJECTS for opening in OPENINGS] if TASKS[task]["prompts"] == "openings" else TASKS[task]["prompts"]
+    source = (
+        [f"{subject} {opening}" for subject in SUBJECTS for opening in OPENINGS]
+        if TASKS[task]["prompts"] == "openings"
+        else TASKS[task]["prompts"]
+    )
     return load_prompts(source, config)[0].split(config.eval_prompts, config.seed)
 
 
@@ -46,7 +62,9 @@ def train_ours(task: str, config: PPOConfig, train: PromptSet, held_out: PromptS
     for batch, _ in zip(train.batches(config.batch_size, config.seed), range(config.steps)):
         rows.append(trainer.ppo_step(batch.prompts, None))
     policy = trainer.roles.policy.base.merged_network(trainer.roles.policy.role)
-    return {"score": [row["score"] for row in rows], "kl": [row["kl"] for row in rows]} | evaluate(policy, task, config, held_out.prompts)
+    return {"score": [row["score"] for row in rows], "kl": [row["kl"] for row in rows]} | evaluate(
+        policy, task, config, held_out.prompts
+    )
 
 
 class ScorerModule(torch.nn.Module):
@@ -57,7 +75,10 @@ class ScorerModule(torch.nn.Module):
         self.tokenizer, self.scorer = tokenizer, scorer
 
     def scores(self, query_responses: torch.Tensor, context_length: int) -> torch.Tensor:
-        prompts, completions = (self.tokenizer.batch_decode(ids, skip_special_tokens=True) for ids in query_responses.tensor_split([context_length], dim=1))
+        prompts, completions = (
+            self.tokenizer.batch_decode(ids, skip_special_tokens=True)
+            for ids in query_responses.tensor_split([context_length], dim=1)
+        )
         return torch.tensor(self.scorer(prompts, completions))
 
 
@@ -73,15 +94,33 @@ def train_trl(task: str, config: PPOConfig, train: PromptSet, held_out: PromptSe
     trl_ppo.get_reward = get_any_reward
     data = Dataset.from_list([{"input_ids": encode_prompt(tokenizer, prompt)} for prompt in train.prompts])
     arguments = TRLPPOConfig(
-        **shared_arguments(config, folder, config.learning_rate), per_device_train_batch_size=config.batch_size,
-        num_mini_batches=config.mini_batches, num_ppo_epochs=config.ppo_epochs, total_episodes=config.steps * config.batch_size,
-        response_length=config.max_new_tokens, stop_token="eos", missing_eos_penalty=None, kl_coef=config.kl_coef, gamma=config.gamma, lam=config.lam, num_sample_generations=0,
-    )  # fmt: skip
+        **shared_arguments(config, folder, config.learning_rate),
+        per_device_train_batch_size=config.batch_size,
+        num_mini_batches=config.mini_batches,
+        num_ppo_epochs=config.ppo_epochs,
+        total_episodes=config.steps * config.batch_size,
+        response_length=config.max_new_tokens,
+        stop_token="eos",
+        missing_eos_penalty=None,
+        kl_coef=config.kl_coef,
+        gamma=config.gamma,
+        lam=config.lam,
+        num_sample_generations=0,
+    )
     trainer = TRLPPOTrainer(
-        args=arguments, processing_class=tokenizer, model=load_policy(task), ref_model=None, reward_model=reward,
-        value_model=AutoModelForSequenceClassification.from_pretrained(model_folder(task) / "value", dtype=torch.float32), train_dataset=data, eval_dataset=data.select(range(1)),
-        peft_config=lora(config.lora_r), callbacks=[rows],
-    )  # fmt: skip
+        args=arguments,
+        processing_class=tokenizer,
+        model=load_policy(task),
+        ref_model=None,
+        reward_model=reward,
+        value_model=AutoModelForSequenceClassification.from_pretrained(
+            model_folder(task) / "value", dtype=torch.float32
+        ),
+        train_dataset=data,
+        eval_dataset=data.select(range(1)),
+        peft_config=lora(config.lora_r),
+        callbacks=[rows],
+    )
     trainer.train()
     kept = [row for row in rows.rows if "objective/scores" in row]
     result = {"score": [row["objective/scores"] for row in kept], "kl": [row["objective/kl"] for row in kept]}
@@ -90,16 +129,26 @@ def train_trl(task: str, config: PPOConfig, train: PromptSet, held_out: PromptSe
 
 
 @torch.no_grad()
-def evaluate(policy: transformers.PreTrainedModel, task: str, config: PPOConfig, prompts: list[str]) -> dict[str, float]:
-    """The mean reward of the task's number of `answers` to every prompt, and the sum of their tokens' k1 KL to where training started, through transformers alone."""
+def evaluate(
+    policy: transformers.PreTrainedModel, task: str, config: PPOConfig, prompts: list[str]
+) -> dict[str, float]:
+    """The mean reward of the task's number of `answers` to every prompt, and the sum of their tokens' k1 KL to where
+    training started, through transformers alone."""
     tokenizer, reference, answers = load_tokenizer(task), load_policy(task), TASKS[task]["answers"]
     batch = tokenizer(prompts, return_tensors="pt", padding=True, add_special_tokens=False)
     ids, mask = batch["input_ids"].repeat(answers, 1), batch["attention_mask"].repeat(answers, 1)
     torch.manual_seed(0)
     sampled = policy.generate(
-        input_ids=ids, attention_mask=mask, do_sample=True, temperature=config.temperature, top_k=0, top_p=1.0, max_new_tokens=config.max_new_tokens,
-        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
-    )[:, ids.shape[1] :]  # fmt: skip
+        input_ids=ids,
+        attention_mask=mask,
+        do_sample=True,
+        temperature=config.temperature,
+        top_k=0,
+        top_p=1.0,
+        max_new_tokens=config.max_new_tokens,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )[:, ids.shape[1] :]
     ends = sampled == tokenizer.eos_token_id
     real = ends.long().cumsum(dim=1) - ends.long() == 0
     kl = kl_of_samples(policy, reference, ids, mask, sampled, real, config.temperature)
@@ -120,7 +169,11 @@ def main(folder: Path, task: str, side: str, seed: int, options: dict) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     config = make_config(task, seed, **options)
     train, held_out = make_prompts(task, config)
-    result = train_ours(task, config, train, held_out) if side == "ppo_lm" else train_trl(task, config, train, held_out, folder)
+    result = (
+        train_ours(task, config, train, held_out)
+        if side == "ppo_lm"
+        else train_trl(task, config, train, held_out, folder)
+    )
     (folder / "result.json").write_text(json.dumps(result), encoding="utf-8")
 
 

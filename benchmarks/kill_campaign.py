@@ -1,10 +1,12 @@
-"""Kill one run again and again at random moments, resume it every time, and compare its end with that of a run nobody disturbed.
+"""Kill one run again and again at random moments, resume it every time, and compare its end with that of a run nobody
+disturbed.
 
     uv run benchmarks/kill_campaign.py [--kills 100] [--steps 200] [--seed 0]
 
-A very small model with random weights; a checkpoint before every second step, so that many kills fall into the writing of one. Every process is forked from one that
-has the libraries loaded. One in five is killed while it starts or resumes; kill k of the others comes within three steps after step k · steps / kills. A kill that comes
-before the first checkpoint means to start anew, and is counted too. Exit code 1 if anything differs.
+A very small model with random weights; a checkpoint before every second step, so that many kills fall into the writing
+of one. Every process is forked from one that has the libraries loaded. One in five is killed while it starts or
+resumes; kill k of the others comes within three steps after step k · steps / kills. A kill that comes before the first
+checkpoint means to start anew, and is counted too. Exit code 1 if anything differs.
 """
 
 from __future__ import annotations
@@ -39,9 +41,18 @@ def make_model(folder: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(EMBEDDED_MODEL)
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
-        max_position_embeddings=128, pad_token_id=0, bos_token_id=None, eos_token_id=1, initializer_range=0.3,
-    )  # fmt: skip
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=128,
+        pad_token_id=0,
+        bos_token_id=None,
+        eos_token_id=1,
+        initializer_range=0.3,
+    )
     LlamaForCausalLM(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
@@ -49,9 +60,22 @@ def make_model(folder: Path) -> None:
 def run(model: Path, out: Path, steps: int) -> None:
     """Start the run in `out`, or go on with it."""
     config = PPOConfig(
-        model_name=str(model), batch_size=4, mini_batches=2, ppo_epochs=2, steps=steps, eval_prompts=2, eval_every=20, samples_every=1, learning_rate=1e-3,
-        save_every=2, output_dir=str(out), save_merged=False, max_new_tokens=6, lora_r=4, device="cpu",
-    )  # fmt: skip
+        model_name=str(model),
+        batch_size=4,
+        mini_batches=2,
+        ppo_epochs=2,
+        steps=steps,
+        eval_prompts=2,
+        eval_every=20,
+        samples_every=1,
+        learning_rate=1e-3,
+        save_every=2,
+        output_dir=str(out),
+        save_merged=False,
+        max_new_tokens=6,
+        lora_r=4,
+        device="cpu",
+    )
     PPOTrainer(config, reward=of_length).train(PROMPTS, resume=out if list_checkpoints(out) else None)
 
 
@@ -64,7 +88,7 @@ def in_a_process(model: Path, out: Path, steps: int) -> int:
         try:
             run(model, out, steps)
             os._exit(0)
-        except BaseException as error:  # noqa: BLE001
+        except BaseException as error:
             print(f"{type(error).__name__}: {error}", file=sys.stderr)
             os._exit(1)
     return child
@@ -81,7 +105,9 @@ def results(out: Path) -> dict[str, object]:
     """What must be equal."""
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     metrics = [{name: value for name, value in row.items() if not name.startswith(COSTS)} for row in rows]
-    weights = {str(file.relative_to(out)): file.read_bytes() for file in sorted((out / "adapter").glob("*.safetensors"))}
+    weights = {
+        str(file.relative_to(out)): file.read_bytes() for file in sorted((out / "adapter").glob("*.safetensors"))
+    }
     return {"metrics": metrics, "samples": (out / "samples.jsonl").read_text(encoding="utf-8"), "weights": weights}
 
 
@@ -111,7 +137,11 @@ def main() -> None:
                 if moments.random() < 0.2:
                     time.sleep(moments.uniform(0, 0.5))
                 else:
-                    wait_for(lambda: os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT), parts, kills * arguments.steps // arguments.kills)  # noqa: B023
+                    wait_for(
+                        lambda: os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT),
+                        parts,
+                        kills * arguments.steps // arguments.kills,
+                    )
                     time.sleep(moments.uniform(0, 3 * a_step))
                 os.kill(child, signal.SIGKILL)
             _, status = os.waitpid(child, 0)
@@ -120,7 +150,10 @@ def main() -> None:
                 writing += any((parts / "checkpoints").glob(".*.unfinished"))
                 damaged += len(load_checkpoint(parts)[1]) if list_checkpoints(parts) else 0
             failed += os.WIFEXITED(status) and os.WEXITSTATUS(status) != 0
-        print(f"{kills} kills, {writing} of them inside the writing of a checkpoint, {anew} before the first one; checkpoints unreadable: {damaged}; resumes that failed: {failed}")
+        print(
+            f"{kills} kills, {writing} of them inside the writing of a checkpoint, {anew} before the first one; "
+            f"checkpoints unreadable: {damaged}; resumes that failed: {failed}"
+        )
         if failed or damaged:
             sys.exit(1)
         found, expected = results(parts), results(whole)

@@ -1,4 +1,5 @@
-"""How far the embedded task is learnt, sample by sample: our PPO with one option changed at a time, over seeds, and TRL's trainers.
+"""How far the embedded task is learnt, sample by sample: our PPO with one option changed at a time, over seeds, and
+TRL's trainers.
 
     uv run benchmarks/learning.py [--seeds 5] [--only "clip-higher 0.28" ...] [--out runs/learning]
 
@@ -6,11 +7,13 @@
 
     uv run benchmarks/learning.py --only default --peers "TRL PPO" --seeds 10 --first_seed 10     # seeds that no setting was chosen on
 
-Every run is `main.py` with the options of its line in `VARIANTS`, one or a few that belong together changed on the main job's, or `trl_learning.py` with one of
-`PEERS`, a process and a core each; runs that are there already are not repeated (so give new code or options a new `--out`). Printed are, over seeds: the gold
-score and the KL of the last evaluation, on held-out posts that no run has seen; the samples that a policy of gold score 0.85 was trained on, by an isotonic
-regression of the batches' gold scores on samples, which smooths without the lag of a moving average; the mean gold score over all samples, which is the area under
-the curve. Differences are paired by seed, with Student's 95% interval. `--out` gets the numbers and a picture, with bands from a bootstrap over seeds.
+Every run is `main.py` with the options of its line in `VARIANTS`, one or a few that belong together changed on the main
+job's, or `trl_learning.py` with one of `PEERS`, a process and a core each; runs that are there already are not repeated
+(so give new code or options a new `--out`). Printed are, over seeds: the gold score and the KL of the last evaluation,
+on held-out posts that no run has seen; the samples that a policy of gold score 0.85 was trained on, by an isotonic
+regression of the batches' gold scores on samples, which smooths without the lag of a moving average; the mean gold
+score over all samples, which is the area under the curve. Differences are paired by seed, with Student's 95% interval.
+`--out` gets the numbers and a picture, with bands from a bootstrap over seeds.
 """
 
 from __future__ import annotations
@@ -34,7 +37,17 @@ from rich.table import Table
 ROOT = Path(__file__).parents[1]
 GOAL = 0.85
 WINDOW = 64  # samples, of the picture's moving average
-T_95 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}  # Student's, by degrees of freedom
+T_95 = {
+    1: 12.706,
+    2: 4.303,
+    3: 3.182,
+    4: 2.776,
+    5: 2.571,
+    6: 2.447,
+    7: 2.365,
+    8: 2.306,
+    9: 2.262,
+}  # Student's, by degrees of freedom
 
 NO_CRITIC = {"value_model": None, "responses_per_prompt": 4}
 VARIANTS: dict[str, dict[str, object]] = {
@@ -77,19 +90,30 @@ VARIANTS: dict[str, dict[str, object]] = {
 }
 
 
-def trl(trainer: str, learning_rate: float, batch_size: int, ppo_epochs: int = 2, kl_coef: float = 0.05, lora_r: int = 16) -> dict[str, object]:
+def trl(
+    trainer: str, learning_rate: float, batch_size: int, ppo_epochs: int = 2, kl_coef: float = 0.05, lora_r: int = 16
+) -> dict[str, object]:
     return locals()
 
 
-PEERS: dict[str, list[dict[str, object]]] = {  # what each of TRL's trainers is tried with, on seed 0; the `best` of it are run with all
+PEERS: dict[
+    str, list[dict[str, object]]
+] = {  # what each of TRL's trainers is tried with, on seed 0; the `best` of it are run with all
     "TRL PPO": [
-        trl("ppo", 3e-4, 8), trl("ppo", 7e-4, 8), trl("ppo", 1e-3, 16), trl("ppo", 1e-3, 32),
-        trl("ppo", 3e-4, 8, 4), trl("ppo", 7e-4, 8, 4), trl("ppo", 3e-4, 8, 4, 0.1), trl("ppo", 7e-4, 8, 4, 0.1),
-        trl("ppo", 1e-4, 8, lora_r=0), trl("ppo", 1e-4, 32, lora_r=0),
+        trl("ppo", 3e-4, 8),
+        trl("ppo", 7e-4, 8),
+        trl("ppo", 1e-3, 16),
+        trl("ppo", 1e-3, 32),
+        trl("ppo", 3e-4, 8, 4),
+        trl("ppo", 7e-4, 8, 4),
+        trl("ppo", 3e-4, 8, 4, 0.1),
+        trl("ppo", 7e-4, 8, 4, 0.1),
+        trl("ppo", 1e-4, 8, lora_r=0),
+        trl("ppo", 1e-4, 32, lora_r=0),
     ],
     "TRL GRPO": [trl("grpo", 3e-4, 8), trl("grpo", 7e-4, 8), trl("grpo", 1e-3, 16), trl("grpo", 1e-3, 32)],
     "TRL RLOO": [trl("rloo", 3e-4, 8), trl("rloo", 7e-4, 8), trl("rloo", 1e-3, 16), trl("rloo", 1e-3, 32)],
-}  # fmt: skip
+}
 
 
 def run(folder: Path, options: dict[str, object], seed: int) -> dict:
@@ -99,10 +123,21 @@ def run(folder: Path, options: dict[str, object], seed: int) -> dict:
         given = {**options, "seed": seed, "save_merged": False, "output_dir": folder}
         start("main.py", *[f"--{name}={'null' if value is None else value}" for name, value in given.items()])
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    steps, last = [row for row in rows if "seconds" in row], [row for row in rows if row.get("evaluation") == "sampled"][-1]
+    steps, last = (
+        [row for row in rows if "seconds" in row],
+        [row for row in rows if row.get("evaluation") == "sampled"][-1],
+    )
     gold = [row["monitor"] for row in steps]
     batch = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))["batch_size"]
-    return {"batch": batch, "gold": gold, "score": [row["score"] for row in steps], "kl": [row["kl"] for row in steps], "final": last["monitor"], "final_score": last["score"], "final_kl": last["kl"]}
+    return {
+        "batch": batch,
+        "gold": gold,
+        "score": [row["score"] for row in steps],
+        "kl": [row["kl"] for row in steps],
+        "final": last["monitor"],
+        "final_score": last["score"],
+        "final_kl": last["kl"],
+    }
 
 
 def run_peer(folder: Path, options: dict[str, object], seed: int) -> dict:
@@ -114,7 +149,14 @@ def run_peer(folder: Path, options: dict[str, object], seed: int) -> dict:
 
 def start(script: str, *arguments: object) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "TRL_EXPERIMENTAL_SILENCE": "1"}
-    done = subprocess.run([sys.executable, script, *map(str, arguments)], cwd=ROOT, env=environment, check=False, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, script, *map(str, arguments)],
+        cwd=ROOT,
+        env=environment,
+        check=False,
+        capture_output=True,
+        text=True,
+    )
     if done.returncode:
         sys.exit(f"{script} {' '.join(map(str, arguments))} failed:\n{done.stderr[-3000:]}")
 
@@ -122,22 +164,31 @@ def start(script: str, *arguments: object) -> None:
 def describe(options: dict[str, object]) -> str:
     """A setting of `PEERS` in words."""
     weights = f"LoRA {options['lora_r']}" if options["lora_r"] else "all weights"
-    return f"TRL {str(options['trainer']).upper()}, {weights}, rate {options['learning_rate']:g}, batch {options['batch_size']}, {options['ppo_epochs']} epochs, KL {options['kl_coef']:g}"
+    return (
+        f"TRL {str(options['trainer']).upper()}, {weights}, rate {options['learning_rate']:g}, batch "
+        f"{options['batch_size']}, {options['ppo_epochs']} epochs, KL {options['kl_coef']:g}"
+    )
 
 
 def best(settings: list[dict[str, object]], runs: list[dict]) -> list[dict[str, object]]:
-    """The setting whose run has the largest area, and the one whose run is the first to reach the goal, if that is another."""
-    most, soonest = max(range(len(runs)), key=lambda one: area(runs[one])), min(range(len(runs)), key=lambda one: samples_to_goal(runs[one]))
+    """The setting whose run has the largest area, and the one whose run is the first to reach the goal, if that is
+    another."""
+    most, soonest = (
+        max(range(len(runs)), key=lambda one: area(runs[one])),
+        min(range(len(runs)), key=lambda one: samples_to_goal(runs[one])),
+    )
     return [settings[one] for one in dict.fromkeys([most, soonest])]
 
 
 def samples_to_goal(run: dict) -> float:
-    """Samples trained on before the first batch whose gold score, by isotonic regression, reaches the goal; infinite if none does."""
+    """Samples trained on before the first batch whose gold score, by isotonic regression, reaches the goal; infinite if
+    none does."""
     return next((batch * run["batch"] for batch, gold in enumerate(isotonic(run["gold"])) if gold >= GOAL), math.inf)
 
 
 def isotonic(values: list[float]) -> list[float]:
-    """The non-decreasing sequence nearest to `values` in squares, by pooling neighbours that fall (Ayer et al. 1955)."""
+    """The non-decreasing sequence nearest to `values` in squares, by pooling neighbours that fall (Ayer et al.
+    1955)."""
     pools: list[tuple[float, int]] = []  # (mean, length)
     for value in values:
         mean, length = value, 1
@@ -165,7 +216,13 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5, choices=range(1, 11), metavar="1..10")
     parser.add_argument("--first_seed", type=int, default=0)
     parser.add_argument("--only", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
-    parser.add_argument("--peers", nargs="*", choices=list(PEERS), default=[], help="TRL's trainers, each at the best of its settings, by area and by samples to the goal")
+    parser.add_argument(
+        "--peers",
+        nargs="*",
+        choices=list(PEERS),
+        default=[],
+        help="TRL's trainers, each at the best of its settings, by area and by samples to the goal",
+    )
     parser.add_argument("--out", type=Path, default=Path("runs/learning"))
     arguments = parser.parse_args()
     place, seeds = arguments.out.resolve(), range(arguments.first_seed, arguments.first_seed + arguments.seeds)
@@ -193,16 +250,35 @@ def main() -> None:
 def make_table(found: dict[str, list[dict]]) -> Table:
     baseline, difference = found["default"], "against default"
     table = Table(title=f"the embedded task, {len(baseline)} seeds")
-    for column in ("", "gold at the end", difference, "area under gold", difference, f"samples to {GOAL}", difference, "KL at the end", difference):
+    for column in (
+        "",
+        "gold at the end",
+        difference,
+        "area under gold",
+        difference,
+        f"samples to {GOAL}",
+        difference,
+        "KL at the end",
+        difference,
+    ):
         table.add_column(column)
     for name, runs in found.items():
         measured = [lambda one: one["final"], area, samples_to_goal, lambda one: one["final_kl"]]
-        differences = [paired([*map(read, runs)], [*map(read, baseline)]) if runs is not baseline else "" for read in measured]
+        differences = [
+            paired([*map(read, runs)], [*map(read, baseline)]) if runs is not baseline else "" for read in measured
+        ]
         goals = [samples_to_goal(one) for one in runs]
         table.add_row(
-            name, f"{_mean(runs, 'final'):.3f}", differences[0], f"{statistics.fmean(map(area, runs)):.3f}", differences[1],
-            f"{statistics.median(goals):.0f} ({min(goals):.0f}–{max(goals):.0f})", differences[2], f"{_mean(runs, 'final_kl'):.2f}", differences[3],
-        )  # fmt: skip
+            name,
+            f"{_mean(runs, 'final'):.3f}",
+            differences[0],
+            f"{statistics.fmean(map(area, runs)):.3f}",
+            differences[1],
+            f"{statistics.median(goals):.0f} ({min(goals):.0f}–{max(goals):.0f})",
+            differences[2],
+            f"{_mean(runs, 'final_kl'):.2f}",
+            differences[3],
+        )
     return table
 
 
@@ -239,7 +315,11 @@ def _mean(runs: list[dict], name: str) -> float:
 
 
 def _say(name: str, result: dict) -> dict:
-    print(f"{name}: gold {result['final']:.3f}, area {area(result):.3f}, samples to {GOAL} {samples_to_goal(result)}, KL {result['final_kl']:.2f}", flush=True)
+    print(
+        f"{name}: gold {result['final']:.3f}, area {area(result):.3f}, samples to {GOAL} "
+        f"{samples_to_goal(result)}, KL {result['final_kl']:.2f}",
+        flush=True,
+    )
     return result
 
 

@@ -2,7 +2,8 @@
 
     uv run benchmarks/memory_growth.py [--steps 2000]
 
-Prints them after step 100 and after the last step. Exit code 1 if memory has grown by more than 5%, or files or threads at all.
+Prints them after step 100 and after the last step. Exit code 1 if memory has grown by more than 5%, or files or threads
+at all.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import threading
 from pathlib import Path
 
 from kill_campaign import PROMPTS, make_model, of_length
+
 from ppo_lm import PPOConfig, PPOTrainer
 
 AFTER = 100
@@ -22,7 +24,11 @@ AFTER = 100
 
 def measure() -> dict[str, float]:
     pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1])
-    return {"resident MiB": pages * os.sysconf("SC_PAGE_SIZE") / 2**20, "open files": len(os.listdir("/proc/self/fd")), "threads": threading.active_count()}
+    return {
+        "resident MiB": pages * os.sysconf("SC_PAGE_SIZE") / 2**20,
+        "open files": len(os.listdir("/proc/self/fd")),
+        "threads": threading.active_count(),
+    }
 
 
 def main() -> None:
@@ -32,9 +38,20 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         make_model(Path(place) / "model")
         config = PPOConfig(
-            model_name=str(Path(place) / "model"), batch_size=4, ppo_epochs=2, steps=steps, learning_rate=1e-4, max_new_tokens=6, lora_r=4, device="cpu", eval_prompts=2,
-            eval_every=500, save_every=50, output_dir=str(Path(place) / "run"), save_merged=False,
-        )  # fmt: skip
+            model_name=str(Path(place) / "model"),
+            batch_size=4,
+            ppo_epochs=2,
+            steps=steps,
+            learning_rate=1e-4,
+            max_new_tokens=6,
+            lora_r=4,
+            device="cpu",
+            eval_prompts=2,
+            eval_every=500,
+            save_every=50,
+            output_dir=str(Path(place) / "run"),
+            save_merged=False,
+        )
         trainer = PPOTrainer(config, reward=of_length)
         step, done = trainer.ppo_step, []
 

@@ -1,6 +1,7 @@
 """ppo_lm's PPO on a workload, timed by phase: one process, one JSON line. `against_trl.py` calls this.
 
-The reward is a reward model with a head of random weights, as TRL's is. No token counts as EOS, so that every response has its full length, as TRL's has.
+The reward is a reward model with a head of random weights, as TRL's is. No token counts as EOS, so that every response
+has its full length, as TRL's has.
 """
 
 from __future__ import annotations
@@ -9,10 +10,11 @@ import json
 import sys
 from pathlib import Path
 
+from workloads import WORKLOADS, Workload, make_prompts
+
 from ppo_lm import PPOConfig, PPOTrainer
 from ppo_lm.base_setup import make_lora_config
 from ppo_lm.models import RewardModel
-from workloads import WORKLOADS, Workload, make_prompts
 
 NO_TOKEN = -1
 
@@ -20,9 +22,20 @@ NO_TOKEN = -1
 def make_trainer(workload: Workload, folder: Path, steps: int, lora_r: int, dtype: str, **settings) -> PPOTrainer:
     """A trainer whose prompts are the numbers of the workload's."""
     config = PPOConfig(
-        model_name=str(folder / "policy"), dtype=dtype, lora_r=lora_r, lora_alpha=2 * max(lora_r, 1), lora_dropout=0.0, steps=steps,
-        batch_size=workload.prompts, max_new_tokens=workload.new_tokens, top_k=0, top_p=1.0, ppo_epochs=workload.epochs, mini_batches=1, **settings,
-    )  # fmt: skip
+        model_name=str(folder / "policy"),
+        dtype=dtype,
+        lora_r=lora_r,
+        lora_alpha=2 * max(lora_r, 1),
+        lora_dropout=0.0,
+        steps=steps,
+        batch_size=workload.prompts,
+        max_new_tokens=workload.new_tokens,
+        top_k=0,
+        top_p=1.0,
+        ppo_epochs=workload.epochs,
+        mini_batches=1,
+        **settings,
+    )
     trainer = PPOTrainer(config, reward=len)
     base = trainer.base
     if lora_r:
@@ -42,13 +55,20 @@ def time_steps(trainer: PPOTrainer, workload: Workload, steps: int) -> list[dict
     for step in range(steps):
         results = trainer.ppo_step([str(row) for row in range(step * workload.prompts, (step + 1) * workload.prompts)])
         scoring = results["seconds/scoring"] + results["seconds/reward"]
-        least = {phase: results[f"floor/{phase}"] * results[f"seconds/{phase}"] for phase in ("sampling", "scoring", "reward", "training")}
+        least = {
+            phase: results[f"floor/{phase}"] * results[f"seconds/{phase}"]
+            for phase in ("sampling", "scoring", "reward", "training")
+        }
         done.append(
             {
-                "sampling": results["seconds/sampling"], "scoring": scoring, "training": results["seconds/training"], "step": results["seconds"],
-                "peak_memory_mib": results["peak_memory_mib"], "least": {**least, "scoring": least["scoring"] + least["reward"], "step": sum(least.values())},
+                "sampling": results["seconds/sampling"],
+                "scoring": scoring,
+                "training": results["seconds/training"],
+                "step": results["seconds"],
+                "peak_memory_mib": results["peak_memory_mib"],
+                "least": {**least, "scoring": least["scoring"] + least["reward"], "step": sum(least.values())},
             }
-        )  # fmt: skip
+        )
     return done
 
 

@@ -1,11 +1,13 @@
-"""The reward rises, and what it stands for falls: gold score and reward against KL, with no KL penalty and with one of 0.05, over a run of 8 times the samples.
+"""The reward rises, and what it stands for falls: gold score and reward against KL, with no KL penalty and with one of
+0.05, over a run of 8 times the samples.
 
     uv run benchmarks/overoptimisation.py [--seeds 3] [--steps 80] [--out runs/overoptimisation]
 
-Every run is the embedded task in batches of 64 at a constant learning rate, evaluated every 5 steps on 256 held-out posts. Half of them choose where to stop (the
-best gold score, which is what `best/` holds after a run with `eval_every`), the other half say what that gives; stopping by KL takes the last evaluation before the
-first over `--kl_limit`.
-Prints the gold score of both, and of the end; writes `overoptimisation.json` and a picture. Runs that are there already are not repeated.
+Every run is the embedded task in batches of 64 at a constant learning rate, evaluated every 5 steps on 256 held-out
+posts. Half of them choose where to stop (the best gold score, which is what `best/` holds after a run with
+`eval_every`), the other half say what that gives; stopping by KL takes the last evaluation before the first over
+`--kl_limit`. Prints the gold score of both, and of the end; writes `overoptimisation.json` and a picture. Runs that are
+there already are not repeated.
 """
 
 from __future__ import annotations
@@ -34,24 +36,47 @@ def train(folder: Path, kl_coef: float, seed: int, steps: int) -> None:
 
     settings = read_settings(EMBEDDED_SETTINGS / "train.yaml", "--config")
     changed = dict(
-        batch_size=64, mini_batches=2, ppo_epochs=2, learning_rate=1e-3, lr_schedule="constant", adam_epsilon=1e-5, value_model=None, kl_coef=kl_coef, seed=seed,
-        steps=steps, eval_every=5, eval_prompts=256, save_merged=False, save_every=0, output_dir=None,
-    )  # fmt: skip
+        batch_size=64,
+        mini_batches=2,
+        ppo_epochs=2,
+        learning_rate=1e-3,
+        lr_schedule="constant",
+        adam_epsilon=1e-5,
+        value_model=None,
+        kl_coef=kl_coef,
+        seed=seed,
+        steps=steps,
+        eval_every=5,
+        eval_prompts=256,
+        save_merged=False,
+        save_every=0,
+        output_dir=None,
+    )
     made = PPOTrainer(PPOConfig(**settings | changed)).train()["sampled"]
     rows = [
         {
-            "step": one.step, "kl": one.kl, "score": one.score, "ended": one.ended, "length": one.length,
-            "gold": one.monitor, "gold_to_choose": statistics.fmean(one.monitors[::2]), "gold_to_report": statistics.fmean(one.monitors[1::2]),
+            "step": one.step,
+            "kl": one.kl,
+            "score": one.score,
+            "ended": one.ended,
+            "length": one.length,
+            "gold": one.monitor,
+            "gold_to_choose": statistics.fmean(one.monitors[::2]),
+            "gold_to_report": statistics.fmean(one.monitors[1::2]),
         }
         for one in made
-    ]  # fmt: skip
+    ]
     (folder / "result.json").write_text(json.dumps(rows), encoding="utf-8")
 
 
 def stops(rows: list[dict], kl_limit: float) -> dict[str, dict]:
     """The evaluation that each way of stopping ends at."""
     within = list(takewhile(lambda row: row["kl"] <= kl_limit, rows))
-    return {"the end": rows[-1], "best held-out gold": max(rows, key=lambda row: row["gold_to_choose"]), f"KL up to {kl_limit:g}": within[-1]}
+    return {
+        "the end": rows[-1],
+        "best held-out gold": max(rows, key=lambda row: row["gold_to_choose"]),
+        f"KL up to {kl_limit:g}": within[-1],
+    }
 
 
 def main() -> None:
@@ -72,8 +97,19 @@ def main() -> None:
         folder = _folder(place, *job)
         folder.mkdir(parents=True, exist_ok=True)
         if not (folder / "result.json").is_file():
-            command = [sys.executable, __file__, "--one", *map(str, job), "--steps", str(arguments.steps), "--out", str(place)]
-            done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False)
+            command = [
+                sys.executable,
+                __file__,
+                "--one",
+                *map(str, job),
+                "--steps",
+                str(arguments.steps),
+                "--out",
+                str(place),
+            ]
+            done = subprocess.run(
+                command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False
+            )
             if done.returncode:
                 sys.exit(done.stderr[-3000:])
         return json.loads((folder / "result.json").read_text(encoding="utf-8"))
@@ -88,16 +124,29 @@ def main() -> None:
         ended = [stops(found[kl_coef, seed], arguments.kl_limit) for seed in range(arguments.seeds)]
         for way in ended[0]:
             rows = [one[way] for one in ended]
-            mean = {name: statistics.fmean(row[name] for row in rows) for name in ("gold_to_report", "score", "kl", "step")}
+            mean = {
+                name: statistics.fmean(row[name] for row in rows) for name in ("gold_to_report", "score", "kl", "step")
+            }
             each = ", ".join(f"{row['gold_to_report']:.3f}" for row in rows)
-            table.add_row(f"{kl_coef:g}", way, f"{mean['gold_to_report']:.3f}", each, f"{mean['score']:.2f}", f"{mean['kl']:.1f}", f"{mean['step']:.0f}")
+            table.add_row(
+                f"{kl_coef:g}",
+                way,
+                f"{mean['gold_to_report']:.3f}",
+                each,
+                f"{mean['score']:.2f}",
+                f"{mean['kl']:.1f}",
+                f"{mean['step']:.0f}",
+            )
     Console(width=140).print(table)
-    (place / "overoptimisation.json").write_text(json.dumps({f"{kl_coef:g}, seed {seed}": rows for (kl_coef, seed), rows in found.items()}), encoding="utf-8")
+    (place / "overoptimisation.json").write_text(
+        json.dumps({f"{kl_coef:g}, seed {seed}": rows for (kl_coef, seed), rows in found.items()}), encoding="utf-8"
+    )
     draw(found, place / "overoptimisation.png")
 
 
 def draw(found: dict[tuple[float, int], list[dict]], file: Path) -> None:
-    """Gold score (of all held-out posts) and reward by the root of KL (as Gao et al., 2210.10760, have it), a line a run."""
+    """Gold score (of all held-out posts) and reward by the root of KL (as Gao et al., 2210.10760, have it), a line a
+    run."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -108,9 +157,17 @@ def draw(found: dict[tuple[float, int], list[dict]], file: Path) -> None:
     colours = dict(zip(KL_COEFS, ("tab:red", "tab:blue")))
     for axes, name, label in zip(panels, ("gold", "score"), ("gold score", "reward (what is trained on)")):
         for (kl_coef, seed), rows in found.items():
-            axes.plot([row["kl"] for row in rows], [row[name] for row in rows], color=colours[kl_coef], alpha=0.7, label=f"kl_coef {kl_coef:g}" if seed == 0 else None)
+            axes.plot(
+                [row["kl"] for row in rows],
+                [row[name] for row in rows],
+                color=colours[kl_coef],
+                alpha=0.7,
+                label=f"kl_coef {kl_coef:g}" if seed == 0 else None,
+            )
         axes.set_xscale("function", functions=(lambda kl: np.sqrt(np.maximum(kl, 0)), np.square))
-        axes.set(xlabel="KL to the reference, nats a summary (root scale)", ylabel=label, xticks=KL_TICKS, xlim=(0, None))
+        axes.set(
+            xlabel="KL to the reference, nats a summary (root scale)", ylabel=label, xticks=KL_TICKS, xlim=(0, None)
+        )
     panels[0].legend()
     figure.tight_layout()
     figure.savefig(file, dpi=120)

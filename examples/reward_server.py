@@ -22,7 +22,9 @@ def make_app(scorer: RewardComputer) -> web.Application:
     async def score(request: web.Request) -> web.Response:
         body = await request.json()
         async with one_at_a_time:
-            scores = await asyncio.to_thread(scorer.compute_rewards, body["prompts"], body["completions"], body.get("columns"))
+            scores = await asyncio.to_thread(
+                scorer.compute_rewards, body["prompts"], body["completions"], body.get("columns")
+            )
         return web.json_response({"scores": scores.tolist()})
 
     app = web.Application(client_max_size=64 * 2**20)

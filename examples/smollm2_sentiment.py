@@ -21,7 +21,16 @@ SUBJECTS = (
     "The concert|The bus ride home|This laptop|The weather today|My math teacher|The airport|The book I finished|Our apartment|The soup|"
     "The football match|My old car|The museum|The job interview|The wedding|My phone|The city park|Her speech|The train station|The coffee shop"
 ).split("|")
-OPENINGS = ["was", "made me feel", "turned out to be", "is something that I", "started at noon and", "reminded me of", "was not what", "left everyone"]
+OPENINGS = [
+    "was",
+    "made me feel",
+    "turned out to be",
+    "is something that I",
+    "started at noon and",
+    "reminded me of",
+    "was not what",
+    "left everyone",
+]
 
 analyzer = SentimentIntensityAnalyzer()
 

@@ -35,7 +35,8 @@ class ModelError(UserError):
 
 
 class RewardError(UserError):
-    """A reward function or reward model cannot be loaded, raised, or returned something that is not one number a text."""
+    """A reward function or reward model cannot be loaded, raised, or returned something that is not one number a
+    text."""
 
 
 class CheckpointError(UserError):
@@ -47,7 +48,8 @@ class Interrupted(UserError):
 
 
 class NumericalFault(UserError):
-    """A number that a step is computed from is NaN or infinite. `batch`: the `SAPairs` it was found in, where there are any yet."""
+    """A number that a step is computed from is NaN or infinite. `batch`: the `SAPairs` it was found in, where there are
+    any yet."""
 
     batch = None
 
@@ -97,7 +99,9 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError) as error:
-        raise StorageError(f"{path} cannot be written: {getattr(error, 'strerror', None) or first_line(error)}") from error
+        raise StorageError(
+            f"{path} cannot be written: {getattr(error, 'strerror', None) or first_line(error)}"
+        ) from error
 
 
 def require(package: str, what: str) -> None:
@@ -113,7 +117,8 @@ def first_line(error: Exception) -> str:
 
 
 def show_user_errors_as_one_sentence() -> None:
-    """Make Python print an uncaught `UserError` as its message alone, for scripts; exit code 1 and other errors stay as they are."""
+    """Make Python print an uncaught `UserError` as its message alone, for scripts; exit code 1 and other errors stay as
+    they are."""
     previous = sys.excepthook
 
     def excepthook(kind, error, traceback):

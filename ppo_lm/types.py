@@ -35,9 +35,10 @@ class Pair(NamedTuple):
 class SAPairs:
     """A batch of state–action pairs: a row a sequence, a column a response token.
 
-    A pair is one sampled token and the prefix before it. With B sequences, P prompt columns (left-padded) and A response columns
-    (right-padded), `input_ids[:, P:] == action_ids`. `action_mask` is the one mask: True on every sampled token, EOS included.
-    Numbers are fp32 whatever the model's dtype (fp64 is accepted, for tests). A column that no step has added yet is None.
+    A pair is one sampled token and the prefix before it. With B sequences, P prompt columns (left-padded) and A
+    response columns (right-padded), `input_ids[:, P:] == action_ids`. `action_mask` is the one mask: True on every
+    sampled token, EOS included. Numbers are fp32 whatever the model's dtype (fp64 is accepted, for tests). A column
+    that no step has added yet is None.
 
     Example (B=2, P=3, A=3; row 0 ended with EOS=2, row 1 ran into the length limit)::
 
@@ -56,8 +57,12 @@ class SAPairs:
     action_mask: torch.Tensor  # (B, A) bool: True on sampled tokens
     old_logprobs: torch.Tensor  # (B, A) nats, under the sampling distribution; 0 where masked
     terminated: torch.Tensor  # (B,) bool: the response ended with EOS
-    support_ids: torch.Tensor | None = None  # (B, A, K) int64: the tokens top-k/top-p left to choose from, -1 = none; None: all
-    sampler_logprobs: torch.Tensor | None = None  # (B, A) nats, as computed while sampling; `old_logprobs` may be the training path's instead
+    support_ids: torch.Tensor | None = (
+        None  # (B, A, K) int64: the tokens top-k/top-p left to choose from, -1 = none; None: all
+    )
+    sampler_logprobs: torch.Tensor | None = (
+        None  # (B, A) nats, as computed while sampling; `old_logprobs` may be the training path's instead
+    )
     entropies: torch.Tensor | None = None  # (B, A) nats, of the distribution that each action was sampled from
     ref_logprobs: torch.Tensor | None = None  # (B, A) nats, of the frozen reference on the same support; 0 where masked
     scores: torch.Tensor | None = None  # (B,): what the reward model or function gave the sequence
@@ -86,7 +91,10 @@ class SAPairs:
             expected = (rows,) if name in ("terminated", "scores") else (rows, actions)
             good, shape = tuple(column.shape) == expected, str(expected)
         if not good:
-            raise ValueError(f"SAPairs.{name} has shape {tuple(column.shape)}; with {rows} sequences of {actions} actions it needs {shape}")
+            raise ValueError(
+                f"SAPairs.{name} has shape {tuple(column.shape)}; with {rows} sequences of {actions} actions it needs "
+                f"{shape}"
+            )
         if name in ("input_ids", "action_ids", "support_ids"):
             dtypes = (torch.int64,)
         elif name in ("attention_mask", "action_mask", "terminated"):
@@ -96,7 +104,9 @@ class SAPairs:
         if column.dtype not in dtypes:
             raise ValueError(f"SAPairs.{name} is {column.dtype}; it needs {' or '.join(map(str, dtypes))}")
         if column.device != self.action_ids.device:
-            raise ValueError(f"SAPairs.{name} is on {column.device}, but action_ids is on {self.action_ids.device}; move it there")
+            raise ValueError(
+                f"SAPairs.{name} is on {column.device}, but action_ids is on {self.action_ids.device}; move it there"
+            )
 
     def __len__(self) -> int:
         """The number of state–action pairs (sampled tokens)."""
@@ -125,7 +135,11 @@ class SAPairs:
 
     def columns(self) -> dict[str, torch.Tensor]:
         """The columns that are set, by name."""
-        return {field.name: column for field in dataclasses.fields(self) if (column := getattr(self, field.name)) is not None}
+        return {
+            field.name: column
+            for field in dataclasses.fields(self)
+            if (column := getattr(self, field.name)) is not None
+        }
 
     def select(self, rows: torch.Tensor) -> SAPairs:
         """The sequences at `rows`, an int64 index tensor, in that order."""

@@ -3,7 +3,9 @@
 import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # the tests that start Python would compile torch and transformers every time
+os.environ.pop(
+    "PYTHONDONTWRITEBYTECODE", None
+)  # the tests that start Python would compile torch and transformers every time
 
 from pathlib import Path
 
@@ -21,9 +23,18 @@ def make_base(dtype=torch.float32, **settings) -> BaseModel:
     tokenizer = AutoTokenizer.from_pretrained(EMBEDDED_MODEL)
     torch.manual_seed(0)
     config = dict(
-        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
-        max_position_embeddings=128, pad_token_id=0, bos_token_id=None, eos_token_id=1, initializer_range=0.3,
-    )  # fmt: skip
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=128,
+        pad_token_id=0,
+        bos_token_id=None,
+        eos_token_id=1,
+        initializer_range=0.3,
+    )
     network = LlamaForCausalLM(LlamaConfig(**{**config, **settings})).to(dtype)
     return BaseModel(network, tokenizer, [1], "random")
 
@@ -43,7 +54,8 @@ def folder(tmp_path_factory) -> str:
 
 
 def make_pairs(rows=5, prompt=6, actions=7, vocabulary=1500, dtype=torch.float64, seed=0, **columns) -> SAPairs:
-    """Random pairs with prompts of 1..`prompt` tokens and responses of 1..`actions`; every number column filled, noise in the padding."""
+    """Random pairs with prompts of 1..`prompt` tokens and responses of 1..`actions`; every number column filled, noise
+    in the padding."""
     g = torch.Generator().manual_seed(seed)
     draw = lambda *shape: torch.randn(*shape, generator=g, dtype=torch.float64).to(dtype)  # noqa: E731
     prompt_lengths = torch.randint(1, prompt + 1, (rows,), generator=g)
@@ -56,12 +68,28 @@ def make_pairs(rows=5, prompt=6, actions=7, vocabulary=1500, dtype=torch.float64
     ids = ids.masked_fill(~attention_mask, 0)
     numbers = {
         name: draw(rows, actions)
-        for name in ("old_logprobs", "entropies", "ref_logprobs", "kl", "rewards", "values", "td_errors", "advantages", "reward_to_go", "returns")
+        for name in (
+            "old_logprobs",
+            "entropies",
+            "ref_logprobs",
+            "kl",
+            "rewards",
+            "values",
+            "td_errors",
+            "advantages",
+            "reward_to_go",
+            "returns",
+        )
     }
     return SAPairs(
-        input_ids=ids, attention_mask=attention_mask, action_ids=ids[:, prompt:], action_mask=action_mask,
-        terminated=torch.arange(rows) % 2 == 0, scores=draw(rows), **{**numbers, **columns},
-    )  # fmt: skip
+        input_ids=ids,
+        attention_mask=attention_mask,
+        action_ids=ids[:, prompt:],
+        action_mask=action_mask,
+        terminated=torch.arange(rows) % 2 == 0,
+        scores=draw(rows),
+        **{**numbers, **columns},
+    )
 
 
 @pytest.fixture

@@ -19,7 +19,18 @@ LEVELS = [
     ["errors", "types", "config"],
     ["ops"],
     ["token_attribution", "reward_kl", "advantage", "training"],
-    ["models", "base_setup", "data", "rewards", "experience_buffer", "embedded.grammar", "embedded.posts", "embedded.summaries", "embedded.gold", "embedded.network"],
+    [
+        "models",
+        "base_setup",
+        "data",
+        "rewards",
+        "experience_buffer",
+        "embedded.grammar",
+        "embedded.posts",
+        "embedded.summaries",
+        "embedded.gold",
+        "embedded.network",
+    ],
     ["rollout", "checkpointing", "evaluation", "tracking"],
     ["ppo_trainer", "sft", "reward_modeling", "value_modeling"],
     ["comparison", "collection", "embedded.build"],
@@ -44,7 +55,9 @@ def imports(file: Path):
             yield from (alias.name for alias in node.names)
 
 
-FILES = [file for file in sorted(ROOT.rglob("*.py")) if file not in (ROOT / "__init__.py", ROOT / "embedded" / "__init__.py")]
+FILES = [
+    file for file in sorted(ROOT.rglob("*.py")) if file not in (ROOT / "__init__.py", ROOT / "embedded" / "__init__.py")
+]
 
 
 def module_of(file: Path) -> str:
@@ -76,25 +89,55 @@ def test_no_file_is_over_400_lines():
 def test_ppo_step_fits_on_one_screen_and_shows_the_steps_in_order():
     source = inspect.getsource(PPOTrainer.ppo_step)
     assert len(source.splitlines()) <= 40
-    steps = ["generate_sequences", "compute_rewards", "add_kl_to_sa_pairs", "adjust_rewards_with_kl", "add_values_to_sa_pairs", "compute_td_errors",
-             "compute_gae_advantages", "add_reward_to_go", "train_models"]  # fmt: skip
+    steps = [
+        "generate_sequences",
+        "compute_rewards",
+        "add_kl_to_sa_pairs",
+        "adjust_rewards_with_kl",
+        "add_values_to_sa_pairs",
+        "compute_td_errors",
+        "compute_gae_advantages",
+        "add_reward_to_go",
+        "train_models",
+    ]
     places = [source.index(step) for step in steps]
     assert places == sorted(places)
 
 
-@pytest.mark.parametrize("config", [SFTConfig, RewardConfig, ValueConfig, PPOConfig, EvaluateConfig, CollectConfig], ids=lambda config: config.__name__)
+@pytest.mark.parametrize(
+    "config",
+    [SFTConfig, RewardConfig, ValueConfig, PPOConfig, EvaluateConfig, CollectConfig],
+    ids=lambda config: config.__name__,
+)
 def test_every_config_field_is_read_and_has_a_help_line(config):
-    rooms = {SFTConfig: ["sft", "checkpointing"], RewardConfig: ["reward_modeling", "checkpointing"], ValueConfig: ["value_modeling", "sft", "checkpointing"], PPOConfig: ["ppo_trainer", "tracking"], EvaluateConfig: ["comparison"], CollectConfig: ["collection"]}
-    readers = [ROOT / "data" / "loading.py", ROOT / "ppo_trainer" / "inputs.py", *[file for room in rooms[config] for file in (ROOT / room).rglob("*.py")]]
+    rooms = {
+        SFTConfig: ["sft", "checkpointing"],
+        RewardConfig: ["reward_modeling", "checkpointing"],
+        ValueConfig: ["value_modeling", "sft", "checkpointing"],
+        PPOConfig: ["ppo_trainer", "tracking"],
+        EvaluateConfig: ["comparison"],
+        CollectConfig: ["collection"],
+    }
+    readers = [
+        ROOT / "data" / "loading.py",
+        ROOT / "ppo_trainer" / "inputs.py",
+        *[file for room in rooms[config] for file in (ROOT / room).rglob("*.py")],
+    ]
     code = "\n".join(file.read_text(encoding="utf-8") for file in readers)
     helped = {}
     for cls in config.__mro__[:-1]:
         body = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0].body
         for field, after in zip(body, [*body[1:], None]):
             if isinstance(field, ast.AnnAssign):
-                helped[field.target.id] = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant) and str(after.value.value).endswith(".")
+                helped[field.target.id] = (
+                    isinstance(after, ast.Expr)
+                    and isinstance(after.value, ast.Constant)
+                    and str(after.value.value).endswith(".")
+                )
     for field in dataclasses.fields(config):
-        assert re.search(rf"(config|settings)\.{field.name}\b|{field.name}=config\.", code) or field.name in READ_BY_NAME, f"nothing reads {field.name}"
+        assert (
+            re.search(rf"(config|settings)\.{field.name}\b|{field.name}=config\.", code) or field.name in READ_BY_NAME
+        ), f"nothing reads {field.name}"
         assert helped[field.name], f"{field.name} has no help line"
 
 
@@ -102,7 +145,9 @@ def test_main_is_short():
     assert len((CHECKOUT / "main.py").read_text(encoding="utf-8").splitlines()) <= 40
 
 
-@pytest.mark.parametrize("page", [CHECKOUT / "README.md", *sorted((CHECKOUT / "docs").glob("*.md"))], ids=lambda page: page.name)
+@pytest.mark.parametrize(
+    "page", [CHECKOUT / "README.md", *sorted((CHECKOUT / "docs").glob("*.md"))], ids=lambda page: page.name
+)
 def test_every_link_of_the_docs_leads_somewhere(page):
     links = re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8"))
     assert [link for link in links if "://" not in link and not (page.parent / link).exists()] == []

@@ -1,4 +1,5 @@
-"""The page of implementation details names code and tests that are there. That the tests fail without the code is what benchmarks/mutation_check.py shows."""
+"""The page of implementation details names code and tests that are there. That the tests fail without the code is what
+benchmarks/mutation_check.py shows."""
 
 import re
 import runpy

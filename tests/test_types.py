@@ -32,7 +32,11 @@ def test_pair_is_the_real_prefix_the_action_and_its_numbers():
     [
         ("rewards", torch.zeros(5, 6), r"rewards has shape \(5, 6\).*needs \(5, 7\)"),
         ("scores", torch.zeros(5, 1), r"scores has shape \(5, 1\).*needs \(5,\)"),
-        ("values", torch.zeros(5, 7, dtype=torch.float16), "values is torch.float16; it needs torch.float32 or torch.float64"),
+        (
+            "values",
+            torch.zeros(5, 7, dtype=torch.float16),
+            "values is torch.float16; it needs torch.float32 or torch.float64",
+        ),
         ("action_mask", torch.ones(5, 7), "action_mask is torch.float32; it needs torch.bool"),
         ("support_ids", torch.zeros(5, 7, dtype=torch.int64), r"support_ids has shape \(5, 7\).*needs \(5, 7, K\)"),
         ("input_ids", torch.zeros(5, 3, dtype=torch.int64), r"needs \(5, at least 7\)"),

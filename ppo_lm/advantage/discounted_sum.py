@@ -6,8 +6,8 @@ import torch
 
 
 def discounted_sum(terms: torch.Tensor, mask: torch.Tensor, discount: float | torch.Tensor) -> torch.Tensor:
-    """S_t = x_t + discount · S_{t+1}, with S after the last column 0. (B, A), (B, A) bool → (B, A), 0 where masked, whatever stands there.
-    `discount`: one for all, or one a row, (B,)."""
+    """S_t = x_t + discount · S_{t+1}, with S after the last column 0. (B, A), (B, A) bool → (B, A), 0 where masked,
+    whatever stands there. `discount`: one for all, or one a row, (B,)."""
     terms = torch.where(mask, terms, 0.0)
     sums = torch.zeros_like(terms)
     running = torch.zeros_like(terms[:, 0])

@@ -10,17 +10,20 @@ STD_EPS = 1e-4
 
 
 def leave_one_out(totals: torch.Tensor) -> torch.Tensor:
-    """A_i = R_i − mean of the group's other R ("Back to basics", RLOO, 2402.14740). (groups, k) → (groups, k), k ≥ 2."""
+    """A_i = R_i − mean of the group's other R ("Back to basics", RLOO, 2402.14740). (groups, k) → (groups, k), k ≥
+    2."""
     return (totals - totals.mean(dim=1, keepdim=True)) * totals.shape[1] / (totals.shape[1] - 1)
 
 
 def normalised_in_group(totals: torch.Tensor) -> torch.Tensor:
-    """A_i = (R_i − mean) / (std + 1e-4) of the group ("DeepSeekMath", GRPO, 2402.03300). (groups, k) → (groups, k), k ≥ 2."""
+    """A_i = (R_i − mean) / (std + 1e-4) of the group ("DeepSeekMath", GRPO, 2402.03300). (groups, k) → (groups, k), k ≥
+    2."""
     return (totals - totals.mean(dim=1, keepdim=True)) / (totals.std(dim=1, keepdim=True) + STD_EPS)
 
 
 class GroupAdvantage:
-    """The same advantage for every token of a response, from its KL-adjusted rewards' sum R and those of the same prompt's other responses."""
+    """The same advantage for every token of a response, from its KL-adjusted rewards' sum R and those of the same
+    prompt's other responses."""
 
     KINDS = {"rloo": leave_one_out, "group": normalised_in_group}
 

@@ -16,10 +16,12 @@ class ReturnCalculator:
 
     def add_reward_to_go(self, sa_pairs: SAPairs) -> SAPairs:
         """Add the column `reward_to_go`, 0 where masked."""
-        return sa_pairs.with_columns(reward_to_go=discounted_sum(sa_pairs.require("rewards"), sa_pairs.action_mask, self.gamma))
+        return sa_pairs.with_columns(
+            reward_to_go=discounted_sum(sa_pairs.require("rewards"), sa_pairs.action_mask, self.gamma)
+        )
 
     def add_returns(self, sa_pairs: SAPairs, advantages: torch.Tensor | None = None) -> SAPairs:
-        """Add the column `returns`, 0 where masked, from advantages that are not whitened yet (2403.17031: returns come before whitening): the column, or
-        others, (B, A), with a λ of the value model's own (VC-PPO, 2503.01491)."""
+        """Add the column `returns`, 0 where masked, from advantages that are not whitened yet (2403.17031: returns come
+        before whitening): the column, or others, (B, A), with a λ of the value model's own (VC-PPO, 2503.01491)."""
         total = (sa_pairs.require("advantages") if advantages is None else advantages) + sa_pairs.require("values")
         return sa_pairs.with_columns(returns=total.where(sa_pairs.action_mask, total.new_zeros(())))

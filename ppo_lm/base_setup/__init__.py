@@ -2,9 +2,32 @@
 
 from ppo_lm.base_setup.base_setup import EMBEDDED_MODEL, load_adapter, load_base, pick_device, read_adapter_base
 from ppo_lm.base_setup.lora_setup import make_lora_config
-from ppo_lm.base_setup.model_setup import Roles, add_adapter, find_reward_folder, find_value_folder, load_reward_model, set_up_roles
+from ppo_lm.base_setup.model_setup import (
+    Roles,
+    add_adapter,
+    find_reward_folder,
+    find_value_folder,
+    load_reward_model,
+    set_up_roles,
+)
 from ppo_lm.base_setup.optimizer_setup import Optimiser
 from ppo_lm.base_setup.supervised_loop import minimise
 from ppo_lm.base_setup.tokenizer_setup import find_eos_token_ids
 
-__all__ = ["EMBEDDED_MODEL", "Optimiser", "Roles", "add_adapter", "find_eos_token_ids", "find_reward_folder", "find_value_folder", "load_adapter", "load_base", "load_reward_model", "make_lora_config", "minimise", "pick_device", "read_adapter_base", "set_up_roles"]
+__all__ = [
+    "EMBEDDED_MODEL",
+    "Optimiser",
+    "Roles",
+    "add_adapter",
+    "find_eos_token_ids",
+    "find_reward_folder",
+    "find_value_folder",
+    "load_adapter",
+    "load_base",
+    "load_reward_model",
+    "make_lora_config",
+    "minimise",
+    "pick_device",
+    "read_adapter_base",
+    "set_up_roles",
+]

@@ -22,11 +22,15 @@ HUB_TIMEOUT = 5  # seconds
 SAME = 1e-3  # relative: two calls of the same layers
 
 
-def load_base(model_name: str, dtype: str = "auto", device: str = "auto", *, seed: int = 0, fast: bool = True) -> BaseModel:
+def load_base(
+    model_name: str, dtype: str = "auto", device: str = "auto", *, seed: int = 0, fast: bool = True
+) -> BaseModel:
     """Load the network and its tokenizer, frozen.
 
-    dtype "auto" is bfloat16 on a GPU and float32 on a CPU. Raises `ModelError`, one sentence with the ways out, when the model cannot be
-    reached or is no causal language model with a plain head. `fast` as in `BaseModel`. An adapter's folder is its base with the adapter merged in. "embedded-blank" is the embedded network before training, drawn with `seed`.
+    dtype "auto" is bfloat16 on a GPU and float32 on a CPU. Raises `ModelError`, one sentence with the ways out, when
+    the model cannot be reached or is no causal language model with a plain head. `fast` as in `BaseModel`. An adapter's
+    folder is its base with the adapter merged in. "embedded-blank" is the embedded network before training, drawn with
+    `seed`.
     """
     where = pick_device(device)
     kind = pick_dtype(dtype, where)
@@ -47,24 +51,33 @@ def load_base(model_name: str, dtype: str = "auto", device: str = "auto", *, see
         network, tokenizer = _load_pretrained(model_name, model_name, kind)
     eos_token_ids = find_eos_token_ids(network, tokenizer)
     if not eos_token_ids:
-        raise ModelError(f"model {model_name!r}: neither its tokenizer nor its configuration names an end-of-sequence token; set one in tokenizer_config.json")
+        raise ModelError(
+            f"model {model_name!r}: neither its tokenizer nor its configuration names an end-of-sequence token; "
+            "set one in tokenizer_config.json"
+        )
     base = BaseModel(network.to(where), tokenizer, eos_token_ids, name, fast)
     _check_network(base, model_name)
     return base
 
 
 def pick_device(device: str) -> torch.device:
-    """"auto" is the first CUDA GPU if there is one, else Apple's GPU, else the CPU. Raises `ModelError` for a device that is not there."""
-    present = [f"cuda:{i}" for i in range(torch.cuda.device_count())] + ["mps"] * torch.backends.mps.is_available() + ["cpu"]
+    """ "auto" is the first CUDA GPU if there is one, else Apple's GPU, else the CPU. Raises `ModelError` for a device
+    that is not there."""
+    present = (
+        [f"cuda:{i}" for i in range(torch.cuda.device_count())] + ["mps"] * torch.backends.mps.is_available() + ["cpu"]
+    )
     if device == "auto":
         return torch.device(present[0])
     if device not in present and not (device == "cuda" and "cuda:0" in present):
-        raise ModelError(f"device {device!r} is not there; this machine has {', '.join(present)}; set device to one of these or to auto")
+        raise ModelError(
+            f"device {device!r} is not there; this machine has {', '.join(present)}; set device to one of these "
+            "or to auto"
+        )
     return torch.device(device)
 
 
 def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
-    """"auto" as `load_base` says; otherwise torch's dtype of that name."""
+    """ "auto" as `load_base` says; otherwise torch's dtype of that name."""
     if dtype != "auto":
         return getattr(torch, dtype)
     return torch.bfloat16 if device.type == "cuda" else torch.float32
@@ -86,7 +99,8 @@ def check_hub_has(model_name: str) -> None:
         HfApi().model_info(model_name, timeout=HUB_TIMEOUT)
     except Exception as error:  # the hub client raises many kinds: no network, no such model, gated, malformed name
         raise ModelError(
-            f"model {model_name!r} cannot be reached: there is no such folder here, it is not in the local cache, and the hub said: "
+            f"model {model_name!r} cannot be reached: there is no such folder here, it is not in the local cache, "
+            "and the hub said: "
             f"{first_line(error)}. {WAYS_OUT}; for a hub id, check its spelling, the network, and `hf auth login`."
         ) from None
 
@@ -107,7 +121,9 @@ def load_adapter(base: BaseModel, role: str, folder: Path) -> None:
     try:
         base.load_adapter(role, folder)
     except (RuntimeError, ValueError, KeyError, OSError) as error:
-        raise ModelError(f"adapter {str(folder)!r} cannot be put onto its base {base.name!r}: {first_line(error)}") from error
+        raise ModelError(
+            f"adapter {str(folder)!r} cannot be put onto its base {base.name!r}: {first_line(error)}"
+        ) from error
 
 
 def _load_adapter(folder: Path, dtype: str, device: str):
@@ -120,7 +136,10 @@ def _load_folder(model_name: str, folder: Path, dtype: torch.dtype):
     if not folder.is_dir():
         raise ModelError(f"model {model_name!r}: there is no folder {folder}. {WAYS_OUT}.")
     if not (folder / "config.json").is_file():
-        raise ModelError(f"model {model_name!r}: {folder} has no config.json, so it holds no model in transformers' format. {WAYS_OUT}.")
+        raise ModelError(
+            f"model {model_name!r}: {folder} has no config.json, so it holds no model in transformers' format. "
+            f"{WAYS_OUT}."
+        )
     return _load_pretrained(model_name, str(folder), dtype)
 
 
@@ -140,14 +159,22 @@ def _load_gguf(file: Path, dtype: torch.dtype):
     try:
         import gguf  # noqa: F401
     except ImportError:
-        raise ModelError(f"model {str(file)!r}: reading GGUF needs the package gguf; install it with `pip install gguf`.") from None
+        raise ModelError(
+            f"model {str(file)!r}: reading GGUF needs the package gguf; install it with `pip install gguf`."
+        ) from None
     loaded, tokenizer = _load_pretrained(str(file), str(file.parent), dtype, gguf_file=file.name)
-    settings = {key: value for key, value in loaded.config.to_dict().items() if key not in ("quantization_config", "_name_or_path")}
+    settings = {
+        key: value
+        for key, value in loaded.config.to_dict().items()
+        if key not in ("quantization_config", "_name_or_path")
+    }
     config = AutoConfig.for_model(**settings)
     network = AutoModelForCausalLM.from_config(config, dtype=dtype)
     missing, unexpected = network.load_state_dict(loaded.state_dict(), strict=False)
     if unexpected or not set(missing) <= set(network.all_tied_weights_keys):
-        raise ModelError(f"model {str(file)!r}: its weights do not fit its architecture: {', '.join([*missing, *unexpected][:3])}")
+        raise ModelError(
+            f"model {str(file)!r}: its weights do not fit its architecture: {', '.join([*missing, *unexpected][:3])}"
+        )
     network.tie_weights()
     network.generation_config = loaded.generation_config
     return network, tokenizer
@@ -155,7 +182,8 @@ def _load_gguf(file: Path, dtype: torch.dtype):
 
 @torch.no_grad()
 def _check_network(base: BaseModel, model_name: str) -> None:
-    """The package computes logits as head(last hidden state) of padded rows; refuse a network whose own forward pass says otherwise."""
+    """The package computes logits as head(last hidden state) of padded rows; refuse a network whose own forward pass
+    says otherwise."""
     ids = trial_ids(base.network, 9)[None]
     real = torch.ones_like(ids, dtype=torch.bool)
     try:
@@ -163,8 +191,17 @@ def _check_network(base: BaseModel, model_name: str) -> None:
         plain = base.logits(base.network.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state)[0]
         padded = base.logits(base.hidden_states(pad(ids, (3, 0)), pad(real, (3, 0))))[0, 3:]
     except Exception as error:
-        raise ModelError(f"model {model_name!r} cannot be run as a decoder with position ids, which ppo_lm needs: {first_line(error)}") from error
+        raise ModelError(
+            f"model {model_name!r} cannot be run as a decoder with position ids, which ppo_lm needs: "
+            f"{first_line(error)}"
+        ) from error
     if not reads_alike(plain, expected, SAME):
-        raise ModelError(f"model {model_name!r} changes its logits after the output layer (soft-capping or scaling), which ppo_lm does not support yet")
+        raise ModelError(
+            f"model {model_name!r} changes its logits after the output layer (soft-capping or scaling), which "
+            "ppo_lm does not support yet"
+        )
     if not reads_alike(padded, expected, TOLERANCE.get(base.dtype, 0.0)):
-        raise ModelError(f"model {model_name!r} gives other logits when a prompt is padded on the left, so its numbers could not be trusted")
+        raise ModelError(
+            f"model {model_name!r} gives other logits when a prompt is padded on the left, so its numbers could "
+            "not be trusted"
+        )

@@ -31,33 +31,55 @@ class Roles(NamedTuple):
 
 
 def set_up_roles(
-    base: BaseModel, *, lora_r: int, lora_alpha: float, lora_dropout: float, lora_targets: str, reward_folders: Sequence[Path] = (), seed: int = 0,
-    shared_trunk: bool = False, value_folder: Path | None = None,
-) -> Roles:  # fmt: skip
+    base: BaseModel,
+    *,
+    lora_r: int,
+    lora_alpha: float,
+    lora_dropout: float,
+    lora_targets: str,
+    reward_folders: Sequence[Path] = (),
+    seed: int = 0,
+    shared_trunk: bool = False,
+    value_folder: Path | None = None,
+) -> Roles:
     """Add the adapters and heads to `base`, their random parts drawn with `seed`.
 
-    With lora_r 0, policy and value get a copy of all weights each; the base stays the reference. With reward models on the same
-    base, the value model starts from the first one's adapter and its normalised head (2403.17031); with a `value_folder`, from what `ppo-lm value` left there. With
-    `shared_trunk` it is a head on the policy's hidden states instead; that, and one with neither, starts from V = 0.
+    With lora_r 0, policy and value get a copy of all weights each; the base stays the reference. With reward models on
+    the same base, the value model starts from the first one's adapter and its normalised head (2403.17031); with a
+    `value_folder`, from what `ppo-lm value` left there. With `shared_trunk` it is a head on the policy's hidden states
+    instead; that, and one with neither, starts from V = 0.
     """
     torch.manual_seed(seed)
     full = lora_r == 0
     lora = None if full else make_lora_config(lora_r, lora_alpha, lora_dropout, lora_targets)
     policy_base = base.copy_of_all_weights() if full else base
     value_base = base.copy_of_all_weights() if full and not shared_trunk else base
-    rewards = [load_reward_model(base, folder, "reward" if i == 0 else f"reward_{i + 1}") for i, folder in enumerate(reward_folders)]
+    rewards = [
+        load_reward_model(base, folder, "reward" if i == 0 else f"reward_{i + 1}")
+        for i, folder in enumerate(reward_folders)
+    ]
     if lora:
         add_adapter(base, "policy", lora)
     policy = PolicyModel(policy_base, "policy" if lora else None)
-    value = ValueModel.on_trunk_of(policy) if shared_trunk else make_value_model(base, value_base, lora, value_folder, rewards)
+    value = (
+        ValueModel.on_trunk_of(policy)
+        if shared_trunk
+        else make_value_model(base, value_base, lora, value_folder, rewards)
+    )
     for reward in rewards:
         freeze(reward)
     return Roles(policy, SFTModel(base), value, rewards)
 
 
-def make_value_model(base: BaseModel, value_base: BaseModel, lora: LoraConfig | None, value_folder: Path | None, rewards: Sequence[RewardModel]) -> ValueModel:
-    """An adapter on `base`, or without `lora` all weights of `value_base`, and a head: those that `ppo-lm value` left in `value_folder`, else the first reward model's,
-    else fresh ones with V = 0."""
+def make_value_model(
+    base: BaseModel,
+    value_base: BaseModel,
+    lora: LoraConfig | None,
+    value_folder: Path | None,
+    rewards: Sequence[RewardModel],
+) -> ValueModel:
+    """An adapter on `base`, or without `lora` all weights of `value_base`, and a head: those that `ppo-lm value` left
+    in `value_folder`, else the first reward model's, else fresh ones with V = 0."""
     if value_folder:
         load_value_adapter(base, value_folder)
     elif rewards:
@@ -79,10 +101,19 @@ def add_adapter(base: BaseModel, role: str, lora: LoraConfig) -> None:
     try:
         base.add_adapter(role, lora)
     except ValueError as error:  # peft found no such module
-        linear = sorted({name.rpartition(".")[2] for name, module in base.network.named_modules() if isinstance(module, nn.Linear)})
-        raise ModelError(f"lora_targets {lora.target_modules!r} cannot be used with this model ({first_line(error)}); it has {', '.join(linear)}") from None
-    if isinstance(base.network.get_output_embeddings(), LoraLayer) or isinstance(base.network.get_input_embeddings(), LoraLayer):
-        raise ModelError("lora_targets names the embedding or the output layer; leave these two out, all roles share them")
+        linear = sorted(
+            {name.rpartition(".")[2] for name, module in base.network.named_modules() if isinstance(module, nn.Linear)}
+        )
+        raise ModelError(
+            f"lora_targets {lora.target_modules!r} cannot be used with this model ({first_line(error)}); it has "
+            f"{', '.join(linear)}"
+        ) from None
+    if isinstance(base.network.get_output_embeddings(), LoraLayer) or isinstance(
+        base.network.get_input_embeddings(), LoraLayer
+    ):
+        raise ModelError(
+            "lora_targets names the embedding or the output layer; leave these two out, all roles share them"
+        )
 
 
 def load_reward_model(base: BaseModel, folder: Path, role: str) -> RewardModel:
@@ -92,7 +123,8 @@ def load_reward_model(base: BaseModel, folder: Path, role: str) -> RewardModel:
 
 
 def load_value_adapter(base: BaseModel, folder: Path) -> None:
-    """Add the adapter of the value model in `folder` as the role "value"; a `ModelError` if it does not fit the base."""
+    """Add the adapter of the value model in `folder` as the role "value"; a `ModelError` if it does not fit the
+    base."""
     with _loading("value model", folder, base):
         base.load_adapter("value", folder)
 
@@ -102,7 +134,10 @@ def _loading(kind: str, folder: Path, base: BaseModel) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, ValueError, KeyError, OSError) as error:
-        raise ModelError(f"{kind} {str(folder)!r} cannot be loaded onto model {base.name!r}; was it trained on another one? {first_line(error)}") from error
+        raise ModelError(
+            f"{kind} {str(folder)!r} cannot be loaded onto model {base.name!r}; was it trained on another one? "
+            f"{first_line(error)}"
+        ) from error
 
 
 def freeze(reward: RewardModel) -> None:
@@ -112,22 +147,26 @@ def freeze(reward: RewardModel) -> None:
 
 
 def find_reward_folder(reward: str) -> Path | None:
-    """The folder of a reward model that ppo_lm trained which `reward` names ("embedded", the folder, or that of its run); None if it names something
-    else. Raises `ModelError` for a folder that holds a part of one."""
+    """The folder of a reward model that ppo_lm trained which `reward` names ("embedded", the folder, or that of its
+    run); None if it names something else. Raises `ModelError` for a folder that holds a part of one."""
     return _find_folder(reward, "reward", REWARD_FILES)
 
 
 def find_value_folder(value_model: str) -> Path:
-    """The folder of a value model that `ppo-lm value` trained which `value_model` names ("embedded", the folder, or that of its run). Raises `ModelError` if
-    there is none, or a part of one."""
+    """The folder of a value model that `ppo-lm value` trained which `value_model` names ("embedded", the folder, or
+    that of its run). Raises `ModelError` if there is none, or a part of one."""
     folder = _find_folder(value_model, "value", VALUE_FILES)
     if folder is None:
-        raise ModelError(f"value_model {value_model!r}: there is no value model in it; name the folder of a `ppo-lm value` run, or leave it out")
+        raise ModelError(
+            f"value_model {value_model!r}: there is no value model in it; name the folder of a `ppo-lm value` "
+            "run, or leave it out"
+        )
     return folder
 
 
 def _find_folder(name: str, role: str, files: tuple[str, ...]) -> Path | None:
-    """The folder with `files` that is `name`, or lies in it under the name of the role; None if there is none of them."""
+    """The folder with `files` that is `name`, or lies in it under the name of the role; None if there is none of
+    them."""
     folder = EMBEDDED_MODEL / role if name == "embedded" else Path(name).expanduser()
     try:
         if (folder / role / HEAD_FILE).is_file():
@@ -138,5 +177,7 @@ def _find_folder(name: str, role: str, files: tuple[str, ...]) -> Path | None:
     if missing == list(files):
         return None
     if missing:
-        raise ModelError(f"{role} {name!r}: {folder} has no {', '.join(missing)}, so it is no {role} model that ppo_lm trained")
+        raise ModelError(
+            f"{role} {name!r}: {folder} has no {', '.join(missing)}, so it is no {role} model that ppo_lm trained"
+        )
     return folder

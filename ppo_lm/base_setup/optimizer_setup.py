@@ -18,14 +18,21 @@ MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # what AdamW keeps of each weight
 class Optimiser:
     """AdamW without weight decay, gradient clipping, and a schedule that counts optimiser steps.
 
-    Weights of a coarser dtype than fp32 have a copy in fp32, in which gradients are added up and updates are made; the weights are that copy, rounded
-    ("Mixed precision training", 1710.03740).
+    Weights of a coarser dtype than fp32 have a copy in fp32, in which gradients are added up and updates are made; the
+    weights are that copy, rounded ("Mixed precision training", 1710.03740).
     """
 
     def __init__(
-        self, weights: Iterable[nn.Parameter], learning_rate: float, *, schedule: str, total_steps: int, max_grad_norm: float, warmup_steps: int = 0,
+        self,
+        weights: Iterable[nn.Parameter],
+        learning_rate: float,
+        *,
+        schedule: str,
+        total_steps: int,
+        max_grad_norm: float,
+        warmup_steps: int = 0,
         epsilon: float = 1e-5,  # as in OpenAI's PPO (2403.17031)
-    ):  # fmt: skip
+    ):
         self.weights = [weight for weight in weights if weight.requires_grad]
         self.parameters = [_copy_in_fp32(weight) if weight.dtype.itemsize < 4 else weight for weight in self.weights]
         self.max_grad_norm = max_grad_norm
@@ -38,8 +45,8 @@ class Optimiser:
         return self.scheduler.get_last_lr()[0]
 
     def step(self) -> float:
-        """Clip the gradients' norm, move, and clear them. Returns the norm before clipping. Raises `NumericalFault`, with nothing moved, if that is NaN or
-        infinite."""
+        """Clip the gradients' norm, move, and clear them. Returns the norm before clipping. Raises `NumericalFault`,
+        with nothing moved, if that is NaN or infinite."""
         norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, self.max_grad_norm))
         if not math.isfinite(norm):
             self.forget_gradients()
@@ -65,13 +72,25 @@ class Optimiser:
     def tensors(self) -> dict[str, torch.Tensor]:
         """AdamW's moments, and the copies in fp32, by the place of their weight."""
         state = self.adamw.state
-        moments = {f"{i}.{moment}": state[weight][moment] for i, weight in enumerate(self.parameters) for moment in MOMENTS if weight in state}
+        moments = {
+            f"{i}.{moment}": state[weight][moment]
+            for i, weight in enumerate(self.parameters)
+            for moment in MOMENTS
+            if weight in state
+        }
         return moments | {f"{i}.fp32": copy for i, copy in self._copies()}
 
     def numbers(self) -> dict:
         """Where the schedule is, in types that JSON holds."""
-        scheduler = {name: value for name, value in self.scheduler.state_dict().items() if isinstance(value, (int, float, bool, str, list))}
-        return {"steps_done": self.steps_done, "scheduler": {name: value for name, value in scheduler.items() if name != "lr_lambdas"}}
+        scheduler = {
+            name: value
+            for name, value in self.scheduler.state_dict().items()
+            if isinstance(value, (int, float, bool, str, list))
+        }
+        return {
+            "steps_done": self.steps_done,
+            "scheduler": {name: value for name, value in scheduler.items() if name != "lr_lambdas"},
+        }
 
     @torch.no_grad()
     def restore(self, tensors: dict[str, torch.Tensor], numbers: dict) -> None:
@@ -80,7 +99,9 @@ class Optimiser:
         self.adamw.state.clear()
         for i, weight in enumerate(self.parameters):
             if f"{i}.step" in tensors:
-                self.adamw.state[weight] = {moment: tensors[f"{i}.{moment}"].to(weight.device, copy=True) for moment in MOMENTS}
+                self.adamw.state[weight] = {
+                    moment: tensors[f"{i}.{moment}"].to(weight.device, copy=True) for moment in MOMENTS
+                }
         for i, copy in self._copies():
             copy.copy_(tensors[f"{i}.fp32"])
         self.steps_done = numbers["steps_done"]
@@ -91,7 +112,11 @@ class Optimiser:
     def snapshot(self) -> tuple[list[torch.Tensor], dict[str, torch.Tensor], dict]:
         """Copies, on the CPU, of the weights and of `tensors`, and `numbers`."""
         weights = [weight.detach().to("cpu", copy=True) for weight in self.weights]
-        return weights, {name: tensor.detach().to("cpu", copy=True) for name, tensor in self.tensors().items()}, self.numbers()
+        return (
+            weights,
+            {name: tensor.detach().to("cpu", copy=True) for name, tensor in self.tensors().items()},
+            self.numbers(),
+        )
 
     @torch.no_grad()
     def go_back_to(self, snapshot: tuple[list[torch.Tensor], dict[str, torch.Tensor], dict]) -> None:
@@ -114,13 +139,18 @@ def make_schedule(name: str, adamw: torch.optim.AdamW, warmup_steps: int, total_
     """The schedule of `PPOConfig.lr_schedule`'s name, after a linear warm-up."""
     if name == "inverse":
         falling = max(total_steps - warmup_steps, 1)
-        return LambdaLR(adamw, lambda step: step / warmup_steps if step < warmup_steps else inverse((step - warmup_steps) / falling))
+        return LambdaLR(
+            adamw, lambda step: step / warmup_steps if step < warmup_steps else inverse((step - warmup_steps) / falling)
+        )
     name, shape = ("polynomial", {"power": 3, "lr_end": 0.0}) if name == "cubic" else (name, {})
-    return get_scheduler(name, adamw, num_warmup_steps=warmup_steps, num_training_steps=total_steps, scheduler_specific_kwargs=shape)
+    return get_scheduler(
+        name, adamw, num_warmup_steps=warmup_steps, num_training_steps=total_steps, scheduler_specific_kwargs=shape
+    )
 
 
 def inverse(share: float) -> float:
-    """What is left of the peak rate after this share of the run: half after 10% of it, a quarter after 25%, nothing at the end."""
+    """What is left of the peak rate after this share of the run: half after 10% of it, a quarter after 25%, nothing at
+    the end."""
     return max(0.0, 1.0 - share) / (1.0 + 8.0 * share)
 
 

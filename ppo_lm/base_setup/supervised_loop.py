@@ -45,15 +45,24 @@ def minimise(
     log: Log | None = None,
     saver: Saver | None = None,
 ) -> None:
-    """Minimise, over batches of examples of similar length, `sum_losses` divided by the sum of the batch's `weights`; cosine schedule, 5% warm-up.
+    """Minimise, over batches of examples of similar length, `sum_losses` divided by the sum of the batch's `weights`;
+    cosine schedule, 5% warm-up.
 
-    A batch's gradient is the same whatever the micro-batches it is computed in. `max_steps` above 0 ends the run, and the schedule, early.
-    With a `saver` it goes on after the steps that were done. Raises `NumericalFault` if a gradient is NaN or infinite.
+    A batch's gradient is the same whatever the micro-batches it is computed in. `max_steps` above 0 ends the run, and
+    the schedule, early. With a `saver` it goes on after the steps that were done. Raises `NumericalFault` if a gradient
+    is NaN or infinite.
     """
     total = epochs * math.ceil(len(examples) / batch_size)
     total = min(total, max_steps or total)
     micro_batch_size = micro_batch_size or batch_size
-    optimiser = Optimiser(parameters, learning_rate, schedule="cosine", total_steps=total, max_grad_norm=max_grad_norm, warmup_steps=total // 20)
+    optimiser = Optimiser(
+        parameters,
+        learning_rate,
+        schedule="cosine",
+        total_steps=total,
+        max_grad_norm=max_grad_norm,
+        warmup_steps=total // 20,
+    )
     done = saver.restore(optimiser) if saver else 0
     batches = (rows for _ in range(epochs) for rows in length_bucketed_batches(lengths, batch_size, rng))
     for step, rows in enumerate(islice(batches, done, total), start=done + 1):

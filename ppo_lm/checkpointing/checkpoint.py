@@ -1,5 +1,5 @@
-"""Checkpoints on disk: a folder a step, written beside its place and moved there whole, with a checksum for every file. Tensors in safetensors, the rest in
-JSON: nothing is unpickled."""
+"""Checkpoints on disk: a folder a step, written beside its place and moved there whole, with a checksum for every file.
+Tensors in safetensors, the rest in JSON: nothing is unpickled."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class Checkpoint(NamedTuple):
 
 
 def save_checkpoint(run_folder: Path, step: int, checkpoint: Checkpoint, keep: int = 2) -> Path:
-    """Write `run_folder/checkpoints/step-NNNNNN`, flushed to disk; the `keep` newest are kept. One of the same step is not written over: the new one
-    becomes step-NNNNNN-002, and so on."""
+    """Write `run_folder/checkpoints/step-NNNNNN`, flushed to disk; the `keep` newest are kept. One of the same step is
+    not written over: the new one becomes step-NNNNNN-002, and so on."""
     place = _free_place(run_folder / "checkpoints" / f"step-{step:06d}")
     unfinished = place.with_name(f".{place.name}.unfinished")
     for half_written in place.parent.glob(".*.unfinished"):  # by a process that was killed
@@ -47,7 +47,9 @@ def save_checkpoint(run_folder: Path, step: int, checkpoint: Checkpoint, keep: i
 
 def _write(folder: Path, checkpoint: Checkpoint) -> None:
     folder.mkdir(parents=True)
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.tensors.items()}, folder / TENSORS)
+    save_file(
+        {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.tensors.items()}, folder / TENSORS
+    )
     (folder / STATE).write_text(json.dumps(checkpoint.state), encoding="utf-8")
     sums = {name: _checksum(folder / name) for name in (TENSORS, STATE)}
     (folder / MANIFEST).write_text(json.dumps({"sha256": sums}, indent=1) + "\n", encoding="utf-8")
@@ -69,16 +71,24 @@ def list_checkpoints(run_folder: Path) -> list[Path]:
 
 
 def load_checkpoint(run_folder: Path) -> tuple[Checkpoint, list[str]]:
-    """The newest checkpoint of a run that is whole, and a sentence for each newer one that is damaged. Raises `CheckpointError` if there is none."""
+    """The newest checkpoint of a run that is whole, and a sentence for each newer one that is damaged. Raises
+    `CheckpointError` if there is none."""
     damage = []
     for folder in reversed(list_checkpoints(run_folder)):
         problem = _damage(folder)
         if problem is None:
-            return Checkpoint(load_file(folder / TENSORS), json.loads((folder / STATE).read_text(encoding="utf-8"))), damage
+            return Checkpoint(
+                load_file(folder / TENSORS), json.loads((folder / STATE).read_text(encoding="utf-8"))
+            ), damage
         damage.append(f"checkpoint {folder} is damaged: {problem}; it is left alone, and the one before it is used")
     if damage:
-        raise CheckpointError("\n".join([*damage, f"resume {str(run_folder)!r}: no checkpoint in it is whole; start the run anew"]))
-    raise CheckpointError(f"resume {str(run_folder)!r}: there is no checkpoint in it (checkpoints/step-...); name the folder of a run that did not end")
+        raise CheckpointError(
+            "\n".join([*damage, f"resume {str(run_folder)!r}: no checkpoint in it is whole; start the run anew"])
+        )
+    raise CheckpointError(
+        f"resume {str(run_folder)!r}: there is no checkpoint in it (checkpoints/step-...); name the folder of "
+        "a run that did not end"
+    )
 
 
 def _damage(folder: Path) -> str | None:

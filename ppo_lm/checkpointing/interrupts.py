@@ -12,7 +12,8 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupts:
-    """Inside the block, the first SIGINT or SIGTERM is remembered for the next `check`; a second one acts at once, as it would outside."""
+    """Inside the block, the first SIGINT or SIGTERM is remembered for the next `check`; a second one acts at once, as
+    it would outside."""
 
     def __init__(self) -> None:
         self._received: signal.Signals | None = None
@@ -35,4 +36,6 @@ class Interrupts:
     def _remember(self, number: int, _) -> None:
         self._received = signal.Signals(number)
         self.__exit__()
-        os.write(2, f"{self._received.name}: the run stops after this step; send it again to stop at once\n".encode())  # print may not be called in here
+        os.write(
+            2, f"{self._received.name}: the run stops after this step; send it again to stop at once\n".encode()
+        )  # print may not be called in here

@@ -11,7 +11,8 @@ from ppo_lm.models import PolicyModel
 
 
 def save_best(policy: PolicyModel, folder: Path) -> None:
-    """Write `folder/best`, with what `save_models` writes but for a merged copy beside an adapter, in place of what is there."""
+    """Write `folder/best`, with what `save_models` writes but for a merged copy beside an adapter, in place of what is
+    there."""
     best, unfinished = folder / "best", folder / ".best.unfinished"
     with writing(best):
         shutil.rmtree(unfinished, ignore_errors=True)

@@ -19,12 +19,12 @@ MAY_CHANGE = ("output_dir", "device", "save_every", "keep_checkpoints")
 
 
 class StageSaver:
-    """Saves what decides a stage's next step: weights, optimiser, and the random streams that dropout draws from. The order of the data follows from the
-    seed and the number of steps done."""
+    """Saves what decides a stage's next step: weights, optimiser, and the random streams that dropout draws from. The
+    order of the data follows from the seed and the number of steps done."""
 
     def __init__(self, config: SupervisedSettings, data: str, resume: Path | None, command: str):
-        """`data`: a fingerprint of what is trained on. `command`: how to resume the folder that is put in for `{}`. Raises `CheckpointError` if the folder
-        to resume holds no whole checkpoint, or one of other settings or data."""
+        """`data`: a fingerprint of what is trained on. `command`: how to resume the folder that is put in for `{}`.
+        Raises `CheckpointError` if the folder to resume holds no whole checkpoint, or one of other settings or data."""
         self.config, self.data, self.command = config, data, command
         self.checkpoint, self.damage = load_checkpoint(resume) if resume else (None, [])
         if self.checkpoint:
@@ -32,7 +32,9 @@ class StageSaver:
             changed = differences(dataclasses.asdict(config), state["config"], MAY_CHANGE)
             changed += ["the data was other data"] if state["data"] != data else []
             if changed:
-                raise CheckpointError(f"the run to resume had other settings: {'; '.join(changed)}; a resumed run keeps its settings")
+                raise CheckpointError(
+                    f"the run to resume had other settings: {'; '.join(changed)}; a resumed run keeps its settings"
+                )
 
     @property
     def step(self) -> int:
@@ -54,10 +56,17 @@ class StageSaver:
         try:
             for i, weight in enumerate(self.weights):
                 weight.copy_(tensors[f"weight.{i}"])
-            own = {name.removeprefix("optimiser."): tensor for name, tensor in tensors.items() if name.startswith("optimiser.")}
+            own = {
+                name.removeprefix("optimiser."): tensor
+                for name, tensor in tensors.items()
+                if name.startswith("optimiser.")
+            }
             optimiser.restore(own, self.checkpoint.state["optimiser"])
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise CheckpointError(f"the checkpoint does not fit, so it was written by another version of ppo_lm, torch or peft ({first_line(error)})") from error
+            raise CheckpointError(
+                "the checkpoint does not fit, so it was written by another version of ppo_lm, torch or peft "
+                f"({first_line(error)})"
+            ) from error
         torch.set_rng_state(tensors["random.cpu"])
         if "random.cuda" in tensors and torch.cuda.is_available():
             torch.cuda.set_rng_state(tensors["random.cuda"])
@@ -69,7 +78,9 @@ class StageSaver:
             self.interrupts.check()
         except Interrupted as error:
             self._save(step, optimiser)
-            raise RunPaused(f"{error}\nThe run is saved as it was after step {step}; go on with: {self._resume()}") from error
+            raise RunPaused(
+                f"{error}\nThe run is saved as it was after step {step}; go on with: {self._resume()}"
+            ) from error
         if self.config.save_every and step % self.config.save_every == 0 and step < total:
             self._save(step, optimiser)
 
@@ -79,11 +90,19 @@ class StageSaver:
         tensors["random.cpu"] = torch.get_rng_state()
         if torch.cuda.is_available():
             tensors["random.cuda"] = torch.cuda.get_rng_state()
-        state = {"step": step, "config": dataclasses.asdict(self.config), "data": self.data, "optimiser": optimiser.numbers()}
+        state = {
+            "step": step,
+            "config": dataclasses.asdict(self.config),
+            "data": self.data,
+            "optimiser": optimiser.numbers(),
+        }
         try:
             save_checkpoint(self.folder, step, Checkpoint(tensors, state), self.config.keep_checkpoints)
         except StorageError as error:
-            raise StorageError(f"{error}; make room there, or set it right, and go on from the checkpoint before with: {self._resume()}") from error
+            raise StorageError(
+                f"{error}; make room there, or set it right, and go on from the checkpoint before with: "
+                f"{self._resume()}"
+            ) from error
 
     def _resume(self) -> str:
         return self.command.format(self.folder)

@@ -18,16 +18,35 @@ LISTS = {"--reward": PPOConfig, "--models": EvaluateConfig}  # options that may 
 LEFT_OUT = {  # of the embedded settings, where another option stands (with any value but embedded, or with this one)
     "train.yaml": {
         "--prompts": "monitor",
-        **dict.fromkeys(("--reward", "--model_name", "--advantage_estimator=rloo", "--advantage_estimator=group", "--value_backbone=shared"), "value_model"),
+        **dict.fromkeys(
+            (
+                "--reward",
+                "--model_name",
+                "--advantage_estimator=rloo",
+                "--advantage_estimator=group",
+                "--value_backbone=shared",
+            ),
+            "value_model",
+        ),
     },
     "reward.yaml": {"--preferences": "demonstrations"},
 }
 
 
 def main(arguments: list[str] | None = None, prog: str | None = None) -> None:
-    """Run a subcommand; a user's mistake ends it with one sentence and exit code 1. `prog` is the name to show in its usage line."""
+    """Run a subcommand; a user's mistake ends it with one sentence and exit code 1. `prog` is the name to show in its
+    usage line."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    commands = {"sft": sft, "reward": reward, "value": value, "train": train, "evaluate": evaluate, "collect": collect, "doctor": doctor, "build-embedded": build_embedded}
+    commands = {
+        "sft": sft,
+        "reward": reward,
+        "value": value,
+        "train": train,
+        "evaluate": evaluate,
+        "collect": collect,
+        "doctor": doctor,
+        "build-embedded": build_embedded,
+    }
     if not arguments or arguments[0] not in commands:
         known = bool(arguments) and arguments[0] in ("-h", "--help")
         print(USAGE, file=None if known else sys.stderr)
@@ -73,7 +92,9 @@ def reward(arguments: list[str], prog: str) -> None:
 
 def value(arguments: list[str], prog: str) -> None:
     """A value model, from `--config FILE.yaml` and any field of `ValueConfig` as an option."""
-    config, folder = read_run(ValueConfig, arguments, prog, "A value model from demonstrations and what scores them.", "value.yaml")
+    config, folder = read_run(
+        ValueConfig, arguments, prog, "A value model from demonstrations and what scores them.", "value.yaml"
+    )
     from ppo_lm.value_modeling import run_value
 
     run_value(config, resume=folder)
@@ -93,7 +114,13 @@ def read_run(kind: type, arguments: list[str], prog: str, description: str, embe
     """The configuration, and the folder of `--resume FOLDER` or None."""
     folder = find_resume(arguments)
     if folder is None:
-        config = read_config(kind, arguments, prog, f"{description} A run that did not end goes on with --resume FOLDER, which takes no other option.", embedded)
+        config = read_config(
+            kind,
+            arguments,
+            prog,
+            f"{description} A run that did not end goes on with --resume FOLDER, which takes no other option.",
+            embedded,
+        )
     else:
         config = kind(**read_settings(folder / "config.yaml", "--resume"))
     _quiet_transformers()
@@ -101,22 +128,30 @@ def read_run(kind: type, arguments: list[str], prog: str, description: str, embe
         from ppo_lm.checkpointing import load_checkpoint
         from ppo_lm.tracking import lock_run_folder
 
-        lock_run_folder(folder).release()  # another process at work in it, or nothing to go on from, is said before a model is loaded
+        lock_run_folder(
+            folder
+        ).release()  # another process at work in it, or nothing to go on from, is said before a model is loaded
         load_checkpoint(folder)
     return config, folder
 
 
 def find_resume(arguments: list[str]) -> Path | None:
-    """The folder of `--resume FOLDER`, or None without it. Raises `ConfigError` if it is given with anything else, or is no run's folder."""
+    """The folder of `--resume FOLDER`, or None without it. Raises `ConfigError` if it is given with anything else, or
+    is no run's folder."""
     joined = _join(arguments)
     named = [argument for argument in joined if argument.split("=")[0] == "--resume"]
     if not named:
         return None
     if len(joined) > 1:
-        raise ConfigError(["--resume takes no other option: a resumed run keeps the settings of its config.yaml"], "--resume")
+        raise ConfigError(
+            ["--resume takes no other option: a resumed run keeps the settings of its config.yaml"], "--resume"
+        )
     folder = Path(named[0].partition("=")[2]).expanduser()
     if not (folder / "config.yaml").is_file():
-        raise ConfigError([f"there is no run in {str(folder)!r}: it has no config.yaml; name the folder that the paused run printed"], "--resume")
+        raise ConfigError(
+            [f"there is no run in {str(folder)!r}: it has no config.yaml; name the folder that the paused run printed"],
+            "--resume",
+        )
     return folder
 
 
@@ -153,7 +188,9 @@ def collect(arguments: list[str], prog: str) -> None:
 
 def doctor(arguments: list[str], prog: str) -> None:
     """Print what the folder of a PPO run shows, a line each."""
-    parser = ArgumentParser(prog=prog, description="Look for the known ways in which PPO fails in the folder of a run, finished or not.")
+    parser = ArgumentParser(
+        prog=prog, description="Look for the known ways in which PPO fails in the folder of a run, finished or not."
+    )
     parser.add_argument("run", type=str, help="the run's folder")
     folder = Path(parser.parse_args(arguments).run).expanduser()
     from ppo_lm.tracking import examine
@@ -163,7 +200,9 @@ def doctor(arguments: list[str], prog: str) -> None:
 
 def build_embedded(arguments: list[str], prog: str) -> None:
     """Build the embedded model from nothing but its grammar into a folder."""
-    parser = ArgumentParser(prog=prog, description="Build the embedded model and its reward model, from random weights.")
+    parser = ArgumentParser(
+        prog=prog, description="Build the embedded model and its reward model, from random weights."
+    )
     parser.add_argument("--output_dir", type=str, required=True, help="folder to write")
     parser.add_argument("--seed", type=int, default=0, help="seeds the weights and the order of the data")
     settings = parser.parse_args(arguments)
@@ -174,30 +213,41 @@ def build_embedded(arguments: list[str], prog: str) -> None:
 
 
 def read_config(kind: type, arguments: list[str], prog: str, description: str, embedded: str | None = None):
-    """Defaults, then the file, then the options, as a `kind`. Raises `ConfigError`; unknown options and fields end with a usage line, exit code 2.
+    """Defaults, then the file, then the options, as a `kind`. Raises `ConfigError`; unknown options and fields end with
+    a usage line, exit code 2.
 
-    `embedded` is the file with the settings of the embedded task, for `--config embedded` and for a command that names no model.
+    `embedded` is the file with the settings of the embedded task, for `--config embedded` and for a command that names
+    no model.
     """
     if embedded is not None:
         description += " Without --config and a model: the embedded task."
     parser = ArgumentParser(prog=prog, description=description, exit_on_error=True, allow_abbrev=False)
-    parser.add_argument("--config", action="config", help="a YAML file with any of the fields below" + (', or "embedded"' if embedded else ""))
+    parser.add_argument(
+        "--config",
+        action="config",
+        help="a YAML file with any of the fields below" + (', or "embedded"' if embedded else ""),
+    )
     parser.add_class_arguments(kind, instantiate=False)
     arguments = _join(arguments)
     if embedded is not None:
         arguments = _with_embedded_settings(arguments, f"--config={EMBEDDED_SETTINGS / embedded}")
     for argument in arguments:
         if argument.startswith("--config="):
-            read_settings(Path(argument.partition("=")[2]).expanduser(), "--config")  # what jsonargparse says of such a file is no sentence
+            read_settings(
+                Path(argument.partition("=")[2]).expanduser(), "--config"
+            )  # what jsonargparse says of such a file is no sentence
     values = vars(parser.parse_args(_join_lists(arguments, [name for name, of in LISTS.items() if of is kind])))
     return kind(**{name: value for name, value in values.items() if name != "config"})
 
 
 def _with_embedded_settings(arguments: list[str], option: str) -> list[str]:
-    """The settings of the embedded task where `--config embedded` stands, or first if neither file nor model is named; without those that do not go with what else is named."""
+    """The settings of the embedded task where `--config embedded` stands, or first if neither file nor model is named;
+    without those that do not go with what else is named."""
     named = {argument.split("=")[0] for argument in arguments}
     left_out = LEFT_OUT.get(Path(option.partition("=")[2]).name, {})
-    others = (named | set(arguments)) - {argument.split("=")[0] for argument in arguments if argument.endswith("=embedded")}
+    others = (named | set(arguments)) - {
+        argument.split("=")[0] for argument in arguments if argument.endswith("=embedded")
+    }
     settings = [option, *dict.fromkeys(f"--{field}=null" for other, field in left_out.items() if other in others)]
     if not named & {"--config", "--model_name", "--models"}:
         return [*settings, *arguments]
@@ -216,7 +266,8 @@ def _join(arguments: list[str]) -> list[str]:
 
 
 def _join_lists(arguments: list[str], names: list[str]) -> list[str]:
-    """The values of each option of `names`, given once or several times, as one list of texts; a value that is a list already, or null, stands alone."""
+    """The values of each option of `names`, given once or several times, as one list of texts; a value that is a list
+    already, or null, stands alone."""
     rest, lists = [], {}
     for argument in arguments:
         name, equals, value = argument.partition("=")

@@ -1,4 +1,5 @@
-"""The answers of a person: appended to a file and flushed to disk one by one, so that nothing is lost whenever the program dies."""
+"""The answers of a person: appended to a file and flushed to disk one by one, so that nothing is lost whenever the
+program dies."""
 
 from __future__ import annotations
 
@@ -13,13 +14,17 @@ CHOICES = ("a", "b", "tie", "skip")
 
 
 class AnswerStore:
-    """`answers.jsonl`, every answer in order, and `preferences.jsonl`, those that `ppo-lm reward` reads: A or B, each pair once."""
+    """`answers.jsonl`, every answer in order, and `preferences.jsonl`, those that `ppo-lm reward` reads: A or B, each
+    pair once."""
 
     def __init__(self, folder: Path):
         folder.mkdir(parents=True, exist_ok=True)
         self.file, self.export = folder / ANSWERS, folder / "preferences.jsonl"
         if not self.file.exists() and self.export.exists() and self.export.stat().st_size:
-            raise DataError(f"{self.export} is there without answers.jsonl, so it is not from here and would be overwritten; name another output_dir")
+            raise DataError(
+                f"{self.export} is there without answers.jsonl, so it is not from here and would be overwritten; name "
+                "another output_dir"
+            )
         self.answers = self._read()
         fresh = self.export.with_suffix(".unfinished")
         fresh.write_text("".join(_line(p) for p in map(preference_of, self.answers) if p), encoding="utf-8")
@@ -36,7 +41,9 @@ class AnswerStore:
     def agreement(self) -> tuple[int, int]:
         """(repeated pairs judged as the first time, repeated pairs judged both times); skipped ones do not count."""
         first = {answer["task"]: answer for answer in self.answers}
-        pairs = [(first[a["repeat_of"]]["preferred"], a["preferred"]) for a in self.answers if a["repeat_of"] is not None]
+        pairs = [
+            (first[a["repeat_of"]]["preferred"], a["preferred"]) for a in self.answers if a["repeat_of"] is not None
+        ]
         judged = [(before, now) for before, now in pairs if before is not None and now is not None]
         return sum(before == now for before, now in judged), len(judged)
 
@@ -53,7 +60,9 @@ class AnswerStore:
             try:
                 answers.append(json.loads(line))
             except json.JSONDecodeError as error:
-                raise DataError(f"answers {str(self.file)!r}: line {number} is not JSON: {error.msg}; mend or remove the line") from None
+                raise DataError(
+                    f"answers {str(self.file)!r}: line {number} is not JSON: {error.msg}; mend or remove the line"
+                ) from None
         return answers
 
 
@@ -61,7 +70,9 @@ def preference_of(answer: dict) -> dict | None:
     """The comparison that an answer gives, or None for a tie, a skip or a repetition."""
     if answer["preferred"] not in ("first", "second") or answer["repeat_of"] is not None:
         return None
-    chosen, rejected = (answer["first"], answer["second"]) if answer["preferred"] == "first" else (answer["second"], answer["first"])
+    chosen, rejected = (
+        (answer["first"], answer["second"]) if answer["preferred"] == "first" else (answer["second"], answer["first"])
+    )
     return {"prompt": answer["prompt"], "chosen": chosen, "rejected": rejected, "source": answer["annotator"]}
 
 

@@ -11,7 +11,8 @@ from ppo_lm.errors import DataError
 
 
 class Pairs(Protocol):
-    """Numbered pairs; `pair` may take as long as two completions take to write, and gives the same pair for the same number."""
+    """Numbered pairs; `pair` may take as long as two completions take to write, and gives the same pair for the same
+    number."""
 
     def __len__(self) -> int: ...
 
@@ -59,7 +60,10 @@ class LivePairs:
     def pair(self, number: int) -> tuple[Prompt, str, str]:
         from ppo_lm.rollout import SamplingSettings, write_completions
 
-        prompt, sampling = self._prompts[number], SamplingSettings(self._config.max_new_tokens, self._config.temperature)
+        prompt, sampling = (
+            self._prompts[number],
+            SamplingSettings(self._config.max_new_tokens, self._config.temperature),
+        )
         with self._lock:
             if number in self._written:
                 return self._written[number]
@@ -81,15 +85,22 @@ class LivePairs:
         fitted = [fit_prompt(base.tokenizer, prompt, config.max_prompt_tokens) for prompt in self._prompts]
         for number, prompt in enumerate(fitted, start=1):
             if prompt is None:
-                report.drop(f"prompt {number}", f"has no sentence that ends within max_prompt_tokens {config.max_prompt_tokens}")
+                report.drop(
+                    f"prompt {number}", f"has no sentence that ends within max_prompt_tokens {config.max_prompt_tokens}"
+                )
         report.cut = sum(prompt is not None and prompt != whole for prompt, whole in zip(fitted, self._prompts))
         self._prompts = [prompt for prompt in fitted if prompt is not None]
         if not self._prompts:
-            raise DataError(f"prompts: none has a sentence that ends within max_prompt_tokens {config.max_prompt_tokens}; raise it")
+            raise DataError(
+                f"prompts: none has a sentence that ends within max_prompt_tokens {config.max_prompt_tokens}; raise it"
+            )
         room = base.context_length - config.max_new_tokens
         lengths = [len(encode_prompt(base.tokenizer, prompt)) for prompt in self._prompts]
         if max(lengths) > room:
-            raise DataError(f"prompt {lengths.index(max(lengths))} has {max(lengths)} tokens (counted from 0), but only {room} leave room for a completion; shorten it")
+            raise DataError(
+                f"prompt {lengths.index(max(lengths))} has {max(lengths)} tokens (counted from 0), but only {room} "
+                "leave room for a completion; shorten it"
+            )
 
 
 def load_pairs(config: CollectConfig) -> tuple[Pairs, DataReport]:

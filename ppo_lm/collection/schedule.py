@@ -1,4 +1,5 @@
-"""Which pair comes when, and which of its completions is A: fixed by the seed, so that a new start goes on where the last one stopped."""
+"""Which pair comes when, and which of its completions is A: fixed by the seed, so that a new start goes on where the
+last one stopped."""
 
 from __future__ import annotations
 
@@ -8,7 +9,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Task:
-    """The `number`-th thing to judge: pair `pair`, with the second completion as A if `swapped`. `repeat_of` is the task it repeats."""
+    """The `number`-th thing to judge: pair `pair`, with the second completion as A if `swapped`. `repeat_of` is the
+    task it repeats."""
 
     number: int
     pair: int
@@ -17,7 +19,8 @@ class Task:
 
 
 class Schedule:
-    """`pairs` new pairs in a seeded order; every `repeat_every`-th task (0: none) shows an earlier pair again with the sides exchanged."""
+    """`pairs` new pairs in a seeded order; every `repeat_every`-th task (0: none) shows an earlier pair again with the
+    sides exchanged."""
 
     def __init__(self, pairs: int, repeat_every: int, seed: int):
         self.order = list(range(pairs))

@@ -1,4 +1,5 @@
-"""The web page's server: hands out a pair, takes an answer. Everything shown is text; nothing of the data becomes HTML or a path."""
+"""The web page's server: hands out a pair, takes an answer. Everything shown is text; nothing of the data becomes HTML
+or a path."""
 
 from __future__ import annotations
 
@@ -18,8 +19,11 @@ from ppo_lm.data.examples import show_prompt
 PAGE = Path(__file__).parent / "page.html"
 
 
-def make_app(pairs: Pairs, schedule: Schedule, store: AnswerStore, annotator: str, token: str | None) -> web.Application:
-    """The application. With a `token`, every request must bring it; without, it must be meant for this machine itself."""
+def make_app(
+    pairs: Pairs, schedule: Schedule, store: AnswerStore, annotator: str, token: str | None
+) -> web.Application:
+    """The application. With a `token`, every request must bring it; without, it must be meant for this machine
+    itself."""
 
     @web.middleware
     async def guard(request: web.Request, handler):
@@ -30,7 +34,9 @@ def make_app(pairs: Pairs, schedule: Schedule, store: AnswerStore, annotator: st
         elif not is_loopback(request.url.host or ""):  # another site's name that was made to point here
             raise web.HTTPForbidden(text="This page answers only to this machine's own address.")
         response = await handler(request)
-        response.headers["Content-Security-Policy"] = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'"
+        response.headers["Content-Security-Policy"] = (
+            "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'"
+        )
         response.headers["Cache-Control"] = "no-store"
         return response
 
@@ -44,7 +50,16 @@ def make_app(pairs: Pairs, schedule: Schedule, store: AnswerStore, annotator: st
         if number >= schedule.tasks:
             return web.json_response({**progress, "finished": True})
         prompt, a, b = await asyncio.to_thread(shown, pairs, schedule, number)
-        return web.json_response({**progress, "finished": False, "task": number, "prompt": show_prompt(prompt, between="\n\n"), "a": a, "b": b})
+        return web.json_response(
+            {
+                **progress,
+                "finished": False,
+                "task": number,
+                "prompt": show_prompt(prompt, between="\n\n"),
+                "a": a,
+                "b": b,
+            }
+        )
 
     async def take_answer(request: web.Request) -> web.Response:
         if request.content_type != "application/json":  # another site cannot send this without asking
@@ -78,12 +93,26 @@ def make_answer(pairs: Pairs, schedule: Schedule, number: int, choice: str, anno
     """The record of an answer. `preferred` is first, second or tie, whatever the sides; None if skipped."""
     task = schedule.task(number)
     prompt, first, second = pairs.pair(task.pair)
-    preferred = {"a": "second" if task.swapped else "first", "b": "first" if task.swapped else "second", "tie": "tie", "skip": None}[choice]
+    preferred = {
+        "a": "second" if task.swapped else "first",
+        "b": "first" if task.swapped else "second",
+        "tie": "tie",
+        "skip": None,
+    }[choice]
     return {
-        "task": number, "pair": task.pair, "repeat_of": task.repeat_of, "prompt": prompt, "first": first, "second": second, "swapped": task.swapped,
-        "answer": choice, "preferred": preferred, "annotator": annotator, "seconds": seconds if isinstance(seconds, (int, float)) else None,
+        "task": number,
+        "pair": task.pair,
+        "repeat_of": task.repeat_of,
+        "prompt": prompt,
+        "first": first,
+        "second": second,
+        "swapped": task.swapped,
+        "answer": choice,
+        "preferred": preferred,
+        "annotator": annotator,
+        "seconds": seconds if isinstance(seconds, (int, float)) else None,
         "at": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-    }  # fmt: skip
+    }
 
 
 def is_loopback(host: str) -> bool:

@@ -23,7 +23,8 @@ MAY_CHANGE = ("host", "port", "annotator", "output_dir")  # when a collection go
 
 
 def run_collection(config: CollectConfig) -> None:
-    """Serve the page until it is interrupted. Every answer is on disk before the next pair is shown; the same folder given again goes on."""
+    """Serve the page until it is interrupted. Every answer is on disk before the next pair is shown; the same folder
+    given again goes on."""
     for package in ("aiohttp", "filelock"):
         require(package, "ppo-lm collect")
     check_output_dir(config.output_dir)
@@ -41,11 +42,18 @@ def run_collection(config: CollectConfig) -> None:
     token = None if is_loopback(config.host) else secrets.token_urlsafe(16)
     console = Console(highlight=False)
     console.print("\n".join(report.lines()), markup=False, soft_wrap=True)
-    console.print(f"{len(store.answers)} of {schedule.tasks} answered. Preferences are written to {store.export}", markup=False, soft_wrap=True)
+    console.print(
+        f"{len(store.answers)} of {schedule.tasks} answered. Preferences are written to {store.export}",
+        markup=False,
+        soft_wrap=True,
+    )
     try:
         asyncio.run(serve(make_app(pairs, schedule, store, config.annotator, token), config, token, console))
     except OSError as error:
-        raise ConfigError([f"cannot listen on {config.host}:{config.port}: {first_line(error)}; set another host or port"], "CollectConfig") from error
+        raise ConfigError(
+            [f"cannot listen on {config.host}:{config.port}: {first_line(error)}; set another host or port"],
+            "CollectConfig",
+        ) from error
     except KeyboardInterrupt:
         console.print(f"{len(store.answers)} of {schedule.tasks} answered; the same command goes on.")
     finally:
@@ -76,14 +84,26 @@ def check_same_collection(config: CollectConfig, folder: Path) -> None:
         return
     changed = differences(dataclasses.asdict(config), yaml.safe_load(file.read_text(encoding="utf-8")), MAY_CHANGE)
     if changed:
-        raise ConfigError([f"output_dir {str(folder)!r} holds a collection with other settings ({'; '.join(changed)}); go on with those, or name another folder"], "CollectConfig")
+        raise ConfigError(
+            [
+                f"output_dir {str(folder)!r} holds a collection with other settings ({'; '.join(changed)}); go on "
+                "with those, or name another folder"
+            ],
+            "CollectConfig",
+        )
 
 
 def check_same_pairs(pairs: Pairs, folder: Path) -> None:
     """Raise `ConfigError` if the folder's answers are to other pairs than these: then the order would be another."""
     file = folder / FINGERPRINT
     if has_answers(folder) and file.is_file() and file.read_text(encoding="utf-8").strip() != pairs.fingerprint():
-        raise ConfigError([f"the pairs or prompts have changed since the answers in {str(folder)!r} were given; name another output_dir for the new ones"], "CollectConfig")
+        raise ConfigError(
+            [
+                f"the pairs or prompts have changed since the answers in {str(folder)!r} were given; name another "
+                "output_dir for the new ones"
+            ],
+            "CollectConfig",
+        )
 
 
 def has_answers(folder: Path) -> bool:
@@ -99,5 +119,8 @@ def lock_folder(folder: Path):
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        raise ConfigError([f"another ppo-lm collect is at work on {str(folder)!r}; stop it first, or name another output_dir"], "CollectConfig") from None
+        raise ConfigError(
+            [f"another ppo-lm collect is at work on {str(folder)!r}; stop it first, or name another output_dir"],
+            "CollectConfig",
+        ) from None
     return lock

@@ -1,4 +1,5 @@
-"""The policies of a comparison: models, adapters of one base loaded once, and completions in a column of the prompts."""
+"""The policies of a comparison: models, adapters of one base loaded once, and completions in a column of the
+prompts."""
 
 from __future__ import annotations
 
@@ -32,11 +33,17 @@ def read_contestants(config: EvaluateConfig, prompts: PromptSet) -> list[Contest
     if len(contestants) < 2:
         problems.append(f"models has {len(contestants)} entries; name at least two to compare, each as NAME=MODEL")
     names = [contestant.name for contestant in contestants]
-    problems += [f"models has the name {name!r} twice; give each its own as NAME=MODEL" for name in sorted({n for n in names if names.count(n) > 1})]
+    problems += [
+        f"models has the name {name!r} twice; give each its own as NAME=MODEL"
+        for name in sorted({n for n in names if names.count(n) > 1})
+    ]
     for contestant in contestants:
         column, place = contestant.column, Path(contestant.source).expanduser()
         if column is not None and column not in prompts.columns:
-            problems.append(f"models names the column {column!r}, but the prompts have {', '.join(prompts.columns) or 'no other column'}")
+            problems.append(
+                f"models names the column {column!r}, but the prompts have "
+                f"{', '.join(prompts.columns) or 'no other column'}"
+            )
         elif column is None and contestant.source.startswith((".", "/", "~")) and not place.exists():
             problems.append(f"models names {contestant.source!r}, but there is no such file or folder")
     if contestants and all(contestant.column is not None for contestant in contestants):

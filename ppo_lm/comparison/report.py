@@ -12,9 +12,16 @@ from ppo_lm.comparison.results import Standing
 from ppo_lm.evaluation.statistics import Interval
 
 MEASURES = {
-    "score": "score", "win_rate": "win rate", "length_controlled": "win rate at equal length", "kl": "KL", "entropy": "entropy", "length": "length",
-    "ended": "ended", "distinct_1": "distinct-1", "distinct_2": "distinct-2",
-}  # fmt: skip
+    "score": "score",
+    "win_rate": "win rate",
+    "length_controlled": "win rate at equal length",
+    "kl": "KL",
+    "entropy": "entropy",
+    "length": "length",
+    "ended": "ended",
+    "distinct_1": "distinct-1",
+    "distinct_2": "distinct-2",
+}
 NOTES = """Score: the judge's mean, with its central 95% over prompts. Win rate: the share of prompts on which the judge puts the completion above the
 baseline's (ties count half), with a paired bootstrap interval over prompts; at equal length: the same, from a logistic fit that takes
 out the difference in length. KL: nats a completion to the first model. Entropy: nats a token. Length: tokens. Ended: the share that ended by itself.
@@ -24,7 +31,11 @@ Distinct-n: different word n-grams over all."""
 def print_tables(results: dict[str, list[Standing]], prompts: int, console: Console) -> None:
     """A table for each kind of sampling, a column a policy."""
     for kind, rows in results.items():
-        table = Table("", *[row.name for row in rows], title=f"{kind.replace('_', ' ')}, {prompts} held-out prompts, baseline {rows[0].name}")
+        table = Table(
+            "",
+            *[row.name for row in rows],
+            title=f"{kind.replace('_', ' ')}, {prompts} held-out prompts, baseline {rows[0].name}",
+        )
         for line in table_lines(rows):
             table.add_row(*line)
         console.print(table)
@@ -32,12 +43,22 @@ def print_tables(results: dict[str, list[Standing]], prompts: int, console: Cons
 
 def write_results(results: dict[str, list[Standing]], prompts: int, judge: str, folder: Path) -> None:
     """Write results.json, report.md and comparison.png into `folder`."""
-    plain = {kind: [{name: _plain(value) for name, value in vars(row).items()} for row in rows] for kind, rows in results.items()}
-    (folder / "results.json").write_text(json.dumps({"prompts": prompts, "judge": judge, **plain}, indent=1) + "\n", encoding="utf-8")
+    plain = {
+        kind: [{name: _plain(value) for name, value in vars(row).items()} for row in rows]
+        for kind, rows in results.items()
+    }
+    (folder / "results.json").write_text(
+        json.dumps({"prompts": prompts, "judge": judge, **plain}, indent=1) + "\n", encoding="utf-8"
+    )
     lines = ["# Comparison", "", f"{prompts} held-out prompts, judged by `{judge}`.", ""]
     for kind, rows in results.items():
         names = [row.name.replace("|", " ") for row in rows]
-        lines += [f"## {kind.replace('_', ' ').capitalize()}", "", f"| | {' | '.join(names)} |", "|---" * (len(rows) + 1) + "|"]
+        lines += [
+            f"## {kind.replace('_', ' ').capitalize()}",
+            "",
+            f"| | {' | '.join(names)} |",
+            "|---" * (len(rows) + 1) + "|",
+        ]
         lines += [f"| {' | '.join(line)} |" for line in table_lines(rows)]
         lines.append("")
     lines += ["![Scores and win rates](comparison.png)", "", NOTES]
@@ -55,19 +76,24 @@ def _show(value: Interval | float | None) -> str:
 
 
 def draw_comparison(results: dict[str, list[Standing]], file: Path) -> None:
-    """Scores on the left, win rates over the baseline on the right, both with intervals; a colour for each kind of sampling."""
+    """Scores on the left, win rates over the baseline on the right, both with intervals; a colour for each kind of
+    sampling."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
     names = [row.name for row in next(iter(results.values()))]
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(9, 1.6 + 0.5 * len(names)), layout="constrained", sharey=True)
+    figure, (left, right) = pyplot.subplots(
+        1, 2, figsize=(9, 1.6 + 0.5 * len(names)), layout="constrained", sharey=True
+    )
     for number, (kind, rows) in enumerate(results.items()):
         places = [i + 0.15 * number for i in range(len(rows))]
         colour = ("#1f6feb", "#d1495b", "#2e8b57")[number % 3]
         _draw(left, places, [row.score for row in rows], colour, kind.replace("_", " "))
-        known = [(place, interval) for place, row in zip(places, rows) for interval in [row.win_rate] if interval is not None]
+        known = [
+            (place, interval) for place, row in zip(places, rows) for interval in [row.win_rate] if interval is not None
+        ]
         _draw(right, [place for place, _ in known], [interval for _, interval in known], colour, None)
     left.set(title="judge's score", yticks=range(len(names)), yticklabels=names)
     left.invert_yaxis()

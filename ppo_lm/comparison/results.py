@@ -10,9 +10,11 @@ from ppo_lm.evaluation.statistics import Interval, bootstrap_mean, distinct_n, l
 
 @dataclass(frozen=True)
 class Standing:
-    """One policy under one kind of sampling. Intervals are central 95% over prompts; the win rates of the baseline itself are None.
+    """One policy under one kind of sampling. Intervals are central 95% over prompts; the win rates of the baseline
+    itself are None.
 
-    kl: nats a sequence to the first model, None where it does not apply; entropy: nats a token; length: tokens; ended: share of completions.
+    kl: nats a sequence to the first model, None where it does not apply; entropy: nats a token; length: tokens; ended:
+    share of completions.
     """
 
     name: str
@@ -33,12 +35,20 @@ def compare(evaluations: dict[str, Evaluation], seed: int = 0) -> list[Standing]
     found = []
     for name, made in evaluations.items():
         is_baseline = name == baseline_name
-        found.append(Standing(
-            name=name,
-            score=bootstrap_mean(made.scores, seed),
-            win_rate=None if is_baseline else win_rate(made.scores, baseline.scores, seed),
-            length_controlled=None if is_baseline else length_controlled_win_rate(made.scores, baseline.scores, made.lengths, baseline.lengths, seed),
-            kl=made.kl, entropy=made.entropy, length=made.length, ended=made.ended,
-            distinct_1=distinct_n(made.texts, 1), distinct_2=distinct_n(made.texts, 2),
-        ))  # fmt: skip
+        found.append(
+            Standing(
+                name=name,
+                score=bootstrap_mean(made.scores, seed),
+                win_rate=None if is_baseline else win_rate(made.scores, baseline.scores, seed),
+                length_controlled=None
+                if is_baseline
+                else length_controlled_win_rate(made.scores, baseline.scores, made.lengths, baseline.lengths, seed),
+                kl=made.kl,
+                entropy=made.entropy,
+                length=made.length,
+                ended=made.ended,
+                distinct_1=distinct_n(made.texts, 1),
+                distinct_2=distinct_n(made.texts, 2),
+            )
+        )
     return found

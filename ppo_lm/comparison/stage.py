@@ -25,7 +25,8 @@ from ppo_lm.types import SAPairs
 
 
 def run_comparison(config: EvaluateConfig, quiet: bool = False) -> dict[str, list[Standing]]:
-    """Sample from every policy, judge, compare. Returns the comparisons by kind of sampling: `sampled` and `near_greedy`.
+    """Sample from every policy, judge, compare. Returns the comparisons by kind of sampling: `sampled` and
+    `near_greedy`.
 
     Writes into `config.output_dir`: results.json, report.md with a picture, completions.jsonl, config, data report.
     """
@@ -42,14 +43,21 @@ def run_comparison(config: EvaluateConfig, quiet: bool = False) -> dict[str, lis
     first, *others = {id(policy.base): policy.base for policy in policies.values()}.values()
     prompts, report = fit_prompts(prompts, report, config, first)
     for base in others:
-        check_lengths([encode_prompt(base.tokenizer, prompt) for prompt in prompts.prompts], config.max_new_tokens, base.context_length)
+        check_lengths(
+            [encode_prompt(base.tokenizer, prompt) for prompt in prompts.prompts],
+            config.max_new_tokens,
+            base.context_length,
+        )
     held_out, beyond = prompts.draw(config.eval_prompts, config.seed)
     report.describe_split([], [str(prompt) for prompt in held_out.prompts])
     texts = {c.name: read_column(held_out, c.column) for c in contestants if c.column is not None}
     log = StageLog(config, config.output_dir, quiet)
     log.data(report)
     if beyond:
-        log.say(f"  {beyond} of these are not among those that a run on the same prompts, seed and eval_prompts holds out: it has trained on them")
+        log.say(
+            f"  {beyond} of these are not among those that a run on the same prompts, seed and eval_prompts holds "
+            "out: it has trained on them"
+        )
     judge = _load_judge(judge, config, bases)
     scorer = RewardComputer(judge, config.micro_batch_tokens)
 
@@ -63,11 +71,16 @@ def run_comparison(config: EvaluateConfig, quiet: bool = False) -> dict[str, lis
         for contestant in contestants:
             log.say(f"{kind.replace('_', ' ')}: {contestant.name}")
             evaluation = evaluate_contestant(contestant.name, policies, texts, scorer, held_out, sampling, config)
-            made[contestant.name] = evaluation if kind == "sampled" else replace(evaluation, kl=None)  # at another temperature it compares other distributions
+            made[contestant.name] = (
+                evaluation if kind == "sampled" else replace(evaluation, kl=None)
+            )  # at another temperature it compares other distributions
         results[kind] = compare(made, config.seed)
         for name, evaluation in made.items():
             for prompt, text, score in zip(held_out.prompts, evaluation.texts, evaluation.scores):
-                log.append("completions.jsonl", {"sampling": kind, "model": name, "prompt": prompt, "completion": text, "score": score})
+                log.append(
+                    "completions.jsonl",
+                    {"sampling": kind, "model": name, "prompt": prompt, "completion": text, "score": score},
+                )
     print_tables(results, len(held_out), log.console)
     write_results(results, len(held_out), scorer.names[0], log.folder)
     log.say_where()
@@ -76,18 +89,30 @@ def run_comparison(config: EvaluateConfig, quiet: bool = False) -> dict[str, lis
 
 
 def evaluate_contestant(
-    name: str, policies: dict[str, PolicyModel], texts: dict[str, list[str]], scorer: RewardComputer, prompts: PromptSet, sampling: SamplingSettings, config: EvaluateConfig
+    name: str,
+    policies: dict[str, PolicyModel],
+    texts: dict[str, list[str]],
+    scorer: RewardComputer,
+    prompts: PromptSet,
+    sampling: SamplingSettings,
+    config: EvaluateConfig,
 ) -> Evaluation:
-    """Sample from the contestant's policy, or take its texts, and score them. The first policy is the reference of the KL, where both have one
-    vocabulary and something is sampled."""
+    """Sample from the contestant's policy, or take its texts, and score them. The first policy is the reference of the
+    KL, where both have one vocabulary and something is sampled."""
     first = next(iter(policies.values()))
     if name in texts:
         tokenizer, end = first.base.tokenizer, first.base.eos_token_ids[0]
-        return evaluate_texts(texts[name], [encode_completion(tokenizer, text, end) for text in texts[name]], scorer, prompts)
+        return evaluate_texts(
+            texts[name], [encode_completion(tokenizer, text, end) for text in texts[name]], scorer, prompts
+        )
     policy = policies[name]
     comparable = same_vocabulary(policy, first)
-    generator = SequenceGenerator(policy, first if comparable else policy, sampling, config.micro_batch_tokens, config.seed)
-    reads_tokens = [reward for reward in scorer.rewards if isinstance(reward, RewardModel) and not same_vocabulary(policy, reward)]
+    generator = SequenceGenerator(
+        policy, first if comparable else policy, sampling, config.micro_batch_tokens, config.seed
+    )
+    reads_tokens = [
+        reward for reward in scorer.rewards if isinstance(reward, RewardModel) and not same_vocabulary(policy, reward)
+    ]
     made = evaluate(generator, ByText(scorer) if reads_tokens else scorer, None, prompts, config.batch_size)
     return made if comparable and sampling.temperature > 0 else replace(made, kl=None)
 
@@ -112,7 +137,10 @@ def read_column(prompts: PromptSet, column: str) -> list[str]:
     for number, (prompt, value) in enumerate(zip(prompts.prompts, prompts.columns[column]), start=1):
         text = value[-1].get("content") if isinstance(value, list) and value and isinstance(value[-1], dict) else value
         if not isinstance(text, str) or not text.strip():
-            raise DataError(f"column {column!r} has no text for held-out prompt {number}: {value!r:.40}; take another column, or mend the rows")
+            raise DataError(
+                f"column {column!r} has no text for held-out prompt {number}: {value!r:.40}; take another column, or "
+                "mend the rows"
+            )
         found.append(with_leading_space(prompt, text))
     return found
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Optional
+from typing import ClassVar
 
 from ppo_lm.config.data_settings import SourceSettings
 from ppo_lm.config.settings import AT_LEAST_ONE, NOT_EMPTY, NOT_NEGATIVE, POSITIVE, Rule, one_of, settings
@@ -14,16 +14,18 @@ PORT = Rule("between 0 and 65535 (0: any free one)", lambda value: 0 <= value <=
 class CollectConfig(SourceSettings):
     """Every setting of `ppo-lm collect`."""
 
-    pairs: Optional[str] = None
-    """Prompts with two completions each, to choose from: a .jsonl, .json, .csv or .parquet file, a folder of these, or a hub data set id."""
+    pairs: str | None = None
+    """Prompts with two completions each, to choose from: a .jsonl, .json, .csv or .parquet file, a folder of these, or
+    a hub data set id."""
     first_column: str = "completion_a"
     """The column of `pairs` with one completion."""
     second_column: str = "completion_b"
     """The column of `pairs` with the other; which of them is shown as A is drawn for each pair, and recorded."""
-    prompts: Optional[str] = None
+    prompts: str | None = None
     """Prompts for which two completions are drawn from the model while you judge; instead of `pairs`."""
     model_name: str = "embedded"
-    """The model that writes completions for `prompts`: a hub id, a folder (a model's or an adapter's), a .gguf file, or "embedded"."""
+    """The model that writes completions for `prompts`: a hub id, a folder (a model's or an adapter's), a .gguf file, or
+    "embedded"."""
     dtype: str = "auto"
     """Weights: float32 or bfloat16; auto is bfloat16 on a GPU, float32 on a CPU."""
     device: str = "auto"
@@ -35,7 +37,8 @@ class CollectConfig(SourceSettings):
     count: int = 0
     """Judge so many pairs; 0 for all there are."""
     repeat_every: int = 10
-    """Show every so many pairs one from before once more, sides exchanged, to measure how well you agree with yourself; 0 for never."""
+    """Show every so many pairs one from before once more, sides exchanged, to measure how well you agree with yourself;
+    0 for never."""
     seed: int = 0
     """Seeds the order, the sides, the repetitions and the completions."""
     annotator: str = "me"
@@ -60,7 +63,9 @@ class CollectConfig(SourceSettings):
         if (self.pairs is None) == (self.prompts is None):
             return ["give either pairs (completions from a file) or prompts (completions from a model)"]
         if self.pairs is not None and self.max_prompt_tokens:
-            return ["max_prompt_tokens cuts prompts for a model, but pairs have their completions already; leave it out"]
+            return [
+                "max_prompt_tokens cuts prompts for a model, but pairs have their completions already; leave it out"
+            ]
         if self.repeat_every == 1:
             return ["repeat_every is 1, so there would be no new pair; it must be 0, or 2 or more"]
         return []

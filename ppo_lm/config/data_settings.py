@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import ClassVar, Optional
+from typing import ClassVar
 
 from ppo_lm.config.settings import NOT_EMPTY, NOT_NEGATIVE, Settings
 
@@ -14,7 +14,7 @@ class SourceSettings(Settings):
 
     data_split: str = "train"
     """The split of a hub data set or a saved data set to read."""
-    data_subset: Optional[str] = None
+    data_subset: str | None = None
     """The subset (configuration) of a hub data set, if it has several."""
     prompt_column: str = "prompt"
     """The column that holds the prompt: text, or a conversation of role and content."""
@@ -28,9 +28,9 @@ class SourceSettings(Settings):
 class PromptSettings(SourceSettings):
     """Prompts, and those of them that are held out."""
 
-    prompts: Optional[str] = None
-    """Prompts: "embedded", a .txt (one a line), .jsonl, .json, .csv or .parquet file, a folder of these or a saved data set, or a hub data set id. All
-    other columns are passed on to the reward function."""
+    prompts: str | None = None
+    """Prompts: "embedded", a .txt (one a line), .jsonl, .json, .csv or .parquet file, a folder of these or a saved data
+    set, or a hub data set id. All other columns are passed on to the reward function."""
     eval_prompts: int = 128
     """How many prompts to hold out for the evaluations, drawn with the seed, at most half of them; 0 for none."""
 

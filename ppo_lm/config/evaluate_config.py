@@ -2,30 +2,42 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, List, Optional
+from typing import ClassVar
 
 from ppo_lm.config.data_settings import PromptSettings
-from ppo_lm.config.settings import AT_LEAST_ONE, NOT_EMPTY, NOT_NEGATIVE, PROBABILITY, one_of, sampling_clashes, settings
+from ppo_lm.config.settings import (
+    AT_LEAST_ONE,
+    NOT_EMPTY,
+    NOT_NEGATIVE,
+    PROBABILITY,
+    one_of,
+    sampling_clashes,
+    settings,
+)
 
 
 @settings
 class EvaluateConfig(PromptSettings):
     """Every setting of `ppo-lm evaluate`."""
 
-    models: Optional[List[str]] = None
-    """The policies to compare, each as NAME=MODEL or MODEL: whatever model_name takes, the adapter folder of a run, or column:NAME for the completions
-    in a column of the prompts. The first is the baseline; the first that is a model, the reference of the KL."""
+    models: list[str] | None = None
+    """The policies to compare, each as NAME=MODEL or MODEL: whatever model_name takes, the adapter folder of a run, or
+    column:NAME for the completions in a column of the prompts. The first is the baseline; the first that is a model,
+    the reference of the KL."""
     eval_prompts: int = 128
-    """How many prompts to evaluate on, or all there are: first those that a run with the same prompts, seed and eval_prompts has held out."""
+    """How many prompts to evaluate on, or all there are: first those that a run with the same prompts, seed and
+    eval_prompts has held out."""
     dtype: str = "auto"
     """Weights: float32 or bfloat16; auto is bfloat16 on a GPU, float32 on a CPU."""
     device: str = "auto"
     """Where to run: cuda, cuda:1, mps or cpu; auto takes the first GPU, if there is one."""
     seed: int = 0
-    """Seeds the held-out split (give the run's own, to evaluate on what it held out), the sampling and the bootstrap."""
-    judge: Optional[str] = None
-    """What decides which of two completions is better: anything that `reward` takes in `ppo-lm train`; none: TL;DR heuristics."""
-    judge_base: Optional[str] = None
+    """Seeds the held-out split (give the run's own, to evaluate on what it held out), the sampling and the bootstrap.
+    """
+    judge: str | None = None
+    """What decides which of two completions is better: anything that `reward` takes in `ppo-lm train`; none: TL;DR
+    heuristics."""
+    judge_base: str | None = None
     """The model that a reward model's folder was trained on; none: the one that the folder names."""
     batch_size: int = 64
     """Prompts sampled at once."""

@@ -1,4 +1,5 @@
-"""What every configuration shares: the fields of the model, and checks that report all problems at once. Imports no torch."""
+"""What every configuration shares: the fields of the model, and checks that report all problems at once. Imports no
+torch."""
 
 from __future__ import annotations
 
@@ -36,7 +37,8 @@ def one_of(*choices: str) -> Rule:
 
 
 def settings(cls: type) -> type:
-    """A dataclass whose values are checked when it is made; unknown fields are a `ConfigError` like any other problem."""
+    """A dataclass whose values are checked when it is made; unknown fields are a `ConfigError` like any other
+    problem."""
     cls = dataclasses.dataclass(cls)
     initialise, known = cls.__init__, [field.name for field in dataclasses.fields(cls)]
 
@@ -51,13 +53,16 @@ def settings(cls: type) -> type:
             raise ConfigError(problems, cls.__name__)
 
     hints = _hints(cls)
-    checked.__annotations__ = initialise.__annotations__ = {name: hints[name] for name in known}  # resolved here, where they are known, for the command line
+    checked.__annotations__ = initialise.__annotations__ = {
+        name: hints[name] for name in known
+    }  # resolved here, where they are known, for the command line
     cls.__init__ = checked
     return cls
 
 
 class Settings:
-    """The base of every configuration. A subclass has `RULES`, a tuple of field names for each rule, and may say which values clash."""
+    """The base of every configuration. A subclass has `RULES`, a tuple of field names for each rule, and may say which
+    values clash."""
 
     RULES: ClassVar[dict[Rule, tuple[str, ...]]] = {}
 
@@ -82,20 +87,24 @@ class ModelSettings(Settings):
     """The base model, and the adapters put on it."""
 
     model_name: str = "Qwen/Qwen3-0.6B-Base"
-    """The base model: a hub id, a folder (a model's or an adapter's), a .gguf file, or "embedded" for the small one that comes with the package."""
+    """The base model: a hub id, a folder (a model's or an adapter's), a .gguf file, or "embedded" for the small one
+    that comes with the package."""
     dtype: str = "auto"
-    """Weights of the base: float32 or bfloat16; auto is bfloat16 on a GPU, float32 on a CPU. What is trained is kept in float32 as well."""
+    """Weights of the base: float32 or bfloat16; auto is bfloat16 on a GPU, float32 on a CPU. What is trained is kept in
+    float32 as well."""
     device: str = "auto"
     """Where to run: cuda, cuda:1, mps or cpu; auto takes the first GPU, if there is one."""
     seed: int = 0
     """Seeds new adapters and heads, the order of the data, the held-out split, the sampling and the mini-batches."""
 
     lora_r: int = 16
-    """Rank of the new adapters; 0 trains all weights instead. A value model that starts from a reward model, or was pretrained, keeps that rank."""
+    """Rank of the new adapters; 0 trains all weights instead. A value model that starts from a reward model, or was
+    pretrained, keeps that rank."""
     lora_alpha: float = 32
     """Scale of the adapters: their output is multiplied by lora_alpha / lora_r."""
     lora_dropout: float = 0.1
-    """Dropout written into the adapters' configuration; it is applied in SFT and reward modelling, and never in PPO (2403.17031)."""
+    """Dropout written into the adapters' configuration; it is applied in SFT and reward modelling, and never in PPO
+    (2403.17031)."""
     lora_targets: str = "all-linear"
     """Modules that get an adapter: all-linear, or comma-separated names such as q_proj,v_proj."""
 
@@ -112,7 +121,8 @@ def sampling_clashes(top_k: int, top_p: float) -> list[str]:
     """A sentence if the tokens that top-p leaves could be the whole vocabulary."""
     if top_p < 1 and top_k == 0:
         return [
-            f"top_p is {top_p} but top_k is 0; the tokens that top-p leaves are kept for training and could be the whole vocabulary for every "
+            f"top_p is {top_p} but top_k is 0; the tokens that top-p leaves are kept for training and could be "
+            "the whole vocabulary for every "
             "token sampled: set top_k too (1000 hardly cuts more), or top_p 1"
         ]
     return []
@@ -120,7 +130,11 @@ def sampling_clashes(top_k: int, top_p: float) -> list[str]:
 
 def differences(now: dict, then: dict, may_change: tuple[str, ...]) -> list[str]:
     """A phrase for each setting that is another now than it was, but for those that may change."""
-    return [f"{name} was {then.get(name)!r} and is {now[name]!r}" for name in now if name not in may_change and now[name] != then.get(name)]
+    return [
+        f"{name} was {then.get(name)!r} and is {now[name]!r}"
+        for name in now
+        if name not in may_change and now[name] != then.get(name)
+    ]
 
 
 def _unknown_field(name: str, known: list[str]) -> str:
@@ -166,5 +180,6 @@ def _fits_one(value, kind) -> bool:
 def _in_words(hint) -> str:
     words = {int: "a whole number", float: "a finite number", bool: "true or false", str: "text"}
     return " or ".join(
-        f"a list, each {_in_words(typing.get_args(kind)[0])}" if typing.get_origin(kind) is list else words[kind] for kind in _options(hint)
+        f"a list, each {_in_words(typing.get_args(kind)[0])}" if typing.get_origin(kind) is list else words[kind]
+        for kind in _options(hint)
     )

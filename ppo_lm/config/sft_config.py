@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import ClassVar, Optional
+from typing import ClassVar
 
 from ppo_lm.config.data_settings import SourceSettings
 from ppo_lm.config.settings import AT_LEAST_ONE, NOT_EMPTY, NOT_NEGATIVE, POSITIVE, ModelSettings, settings
@@ -14,7 +14,8 @@ class SupervisedSettings(SourceSettings, ModelSettings):
     """What supervised fine-tuning and reward modelling share."""
 
     max_tokens: int = 1024
-    """Longest example, prompt and completion together; longer ones are left out and counted (see also max_prompt_tokens)."""
+    """Longest example, prompt and completion together; longer ones are left out and counted (see also
+    max_prompt_tokens)."""
     held_out: int = 256
     """How many examples to hold out for evaluation, by prompt and with the seed, at most half of them."""
     batch_size: int = 32
@@ -31,8 +32,8 @@ class SupervisedSettings(SourceSettings, ModelSettings):
     """Gradients longer than this are scaled down to it."""
 
     save_every: int = 100
-    """Save a checkpoint to resume from before the first step and every so many steps; none is left when the run has ended. 0: only the first, and when
-    it is paused."""
+    """Save a checkpoint to resume from before the first step and every so many steps; none is left when the run has
+    ended. 0: only the first, and when it is paused."""
     keep_checkpoints: int = 2
     """How many of the newest checkpoints to keep; with one alone, a damaged disk has none to fall back on."""
 
@@ -47,16 +48,22 @@ class SupervisedSettings(SourceSettings, ModelSettings):
 class SFTConfig(SupervisedSettings):
     """Every setting of `ppo-lm sft`."""
 
-    demonstrations: Optional[str] = None
-    """Prompts with completions: "embedded", a .jsonl, .json, .csv or .parquet file, a folder of these, or a hub data set id. A column `messages` with
-    whole conversations does too."""
+    demonstrations: str | None = None
+    """Prompts with completions: "embedded", a .jsonl, .json, .csv or .parquet file, a folder of these, or a hub data
+    set id. A column `messages` with whole conversations does too."""
     completion_column: str = "completion"
     """The column that holds the completion: text, or the assistant's message."""
     rouge_samples: int = 64
-    """Held-out prompts to write a completion for, near-greedily, and compare with the human one by ROUGE; 0 for none."""
+    """Held-out prompts to write a completion for, near-greedily, and compare with the human one by ROUGE; 0 for none.
+    """
     max_new_tokens: int = 128
     """Longest completion written for ROUGE."""
     output_dir: str = "runs/sft"
-    """Folder of the run: merged (plain transformers; PPO starts from it), adapter if lora_r is above 0, metrics, data report."""
+    """Folder of the run: merged (plain transformers; PPO starts from it), adapter if lora_r is above 0, metrics, data
+    report."""
 
-    RULES: ClassVar = {NOT_EMPTY: ("completion_column", "output_dir"), AT_LEAST_ONE: ("max_new_tokens",), NOT_NEGATIVE: ("rouge_samples",)}
+    RULES: ClassVar = {
+        NOT_EMPTY: ("completion_column", "output_dir"),
+        AT_LEAST_ONE: ("max_new_tokens",),
+        NOT_NEGATIVE: ("rouge_samples",),
+    }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Optional
+from typing import ClassVar
 
 from ppo_lm.config.reward_settings import RewardSettings
 from ppo_lm.config.settings import NOT_EMPTY, SHARE, settings
@@ -11,12 +11,12 @@ from ppo_lm.config.sft_config import SupervisedSettings
 
 @settings
 class ValueConfig(RewardSettings, SupervisedSettings):
-    """Every setting of `ppo-lm value`. `model_name` is the model that PPO will start from: the value model is an adapter and a head on it. The rewards are those that will score
-    in PPO, with the same weights; one must be named."""
+    """Every setting of `ppo-lm value`. `model_name` is the model that PPO will start from: the value model is an
+    adapter and a head on it. The rewards are those that will score in PPO, with the same weights; one must be named."""
 
-    demonstrations: Optional[str] = None
-    """Prompts with completions such as the policy writes at first, which is what it was fine-tuned on: "embedded", a .jsonl, .json, .csv or .parquet file, a
-    folder of these, or a hub data set id."""
+    demonstrations: str | None = None
+    """Prompts with completions such as the policy writes at first, which is what it was fine-tuned on: "embedded", a
+    .jsonl, .json, .csv or .parquet file, a folder of these, or a hub data set id."""
     completion_column: str = "completion"
     """The column that holds the completion: text, or the assistant's message."""
     gamma: float = 1.0

@@ -5,4 +5,16 @@ from ppo_lm.data.loading import load_demonstrations, load_preferences, load_prom
 from ppo_lm.data.prompts import PromptSet, fingerprint, split_rows
 from ppo_lm.data.report import DataReport
 
-__all__ = ["DataReport", "Demonstration", "Preference", "Prompt", "PromptSet", "fingerprint", "load_demonstrations", "load_preferences", "load_prompts", "split_rows", "wrap_completion"]
+__all__ = [
+    "DataReport",
+    "Demonstration",
+    "Preference",
+    "Prompt",
+    "PromptSet",
+    "fingerprint",
+    "load_demonstrations",
+    "load_preferences",
+    "load_prompts",
+    "split_rows",
+    "wrap_completion",
+]

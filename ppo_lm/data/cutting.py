@@ -1,4 +1,5 @@
-"""Make an over-long prompt fit: cut at the end of a sentence or paragraph, never inside a word (2403.17031, detail 2)."""
+"""Make an over-long prompt fit: cut at the end of a sentence or paragraph, never inside a word (2403.17031, detail
+2)."""
 
 from __future__ import annotations
 
@@ -14,8 +15,8 @@ ENDS_LIKE_A_SENTENCE = re.compile(r"[.!?…][\"')\]]*\s*$")
 
 
 def cut_text(text: str, fits: Callable[[str], bool]) -> str | None:
-    """The longest beginning of `text` that ends with a sentence and fits, with the closing cue (what follows the last sentence, such as
-    "TL;DR:") kept behind it; None if not even one sentence fits."""
+    """The longest beginning of `text` that ends with a sentence and fits, with the closing cue (what follows the last
+    sentence, such as "TL;DR:") kept behind it; None if not even one sentence fits."""
     if fits(text):
         return text
     ends = [match.end() for match in SENTENCE_END.finditer(text)]
@@ -25,7 +26,7 @@ def cut_text(text: str, fits: Callable[[str], bool]) -> str | None:
     cue = text[ends[-1] :]
     is_cue = not ENDS_LIKE_A_SENTENCE.search(text) and len(cue.split()) <= LONGEST_CUE
     for ending in (cue, "") if is_cue else ("",):
-        place = bisect_right(candidates, False, key=lambda end: not fits(text[:end] + ending))  # noqa: B023
+        place = bisect_right(candidates, False, key=lambda end: not fits(text[:end] + ending))
         if place:
             return text[: candidates[place - 1]] + ending
     return None

@@ -27,7 +27,9 @@ class Encoded(Generic[Text, Tokens]):
         """The examples at `rows`, in that order."""
         return Encoded([self.texts[row] for row in rows], [self.tokens[row] for row in rows])
 
-    def split(self, held_out: int, seed: int, report: DataReport) -> tuple[Encoded[Text, Tokens], Encoded[Text, Tokens]]:
+    def split(
+        self, held_out: int, seed: int, report: DataReport
+    ) -> tuple[Encoded[Text, Tokens], Encoded[Text, Tokens]]:
         """(to train on, held out) as `split_rows` does, counted in the report."""
         prompts = [str(example.prompt) for example in self.texts]
         train, test = split_rows(prompts, held_out, seed)
@@ -45,8 +47,8 @@ def encode_all(
     max_prompt_tokens: int,
     limit: int,
 ) -> Encoded[Text, Tokens]:
-    """Cut every prompt, and encode every example: `encode` returns its token ids and their number. Those over `limit`, and those that cannot be cut,
-    are counted out of the report. Raises `DataError` if none is left."""
+    """Cut every prompt, and encode every example: `encode` returns its token ids and their number. Those over `limit`,
+    and those that cannot be cut, are counted out of the report. Raises `DataError` if none is left."""
     found = Encoded([], [])
     for number, example in enumerate(examples, start=1):
         prompt = fit_prompt(tokenizer, example.prompt, max_prompt_tokens)
@@ -56,12 +58,17 @@ def encode_all(
         cut = replace(example, prompt=prompt)
         tokens, length = encode(cut)
         if length > limit:
-            report.drop(f"example {number}", f"has {length} tokens, more than max_tokens or the model's context, {limit}")
+            report.drop(
+                f"example {number}", f"has {length} tokens, more than max_tokens or the model's context, {limit}"
+            )
             continue
         report.cut += prompt != example.prompt
         report.lengths.append(length)
         found.texts.append(cut)
         found.tokens.append(tokens)
     if not found.tokens:
-        raise DataError(f"{role}: none of {len(examples)} fits: {report.dropped[-1]}; raise max_tokens, or cut prompts with max_prompt_tokens")
+        raise DataError(
+            f"{role}: none of {len(examples)} fits: {report.dropped[-1]}; raise max_tokens, or cut prompts with "
+            "max_prompt_tokens"
+        )
     return found

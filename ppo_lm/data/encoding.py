@@ -14,12 +14,15 @@ from ppo_lm.errors import DataError, first_line
 
 
 def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> list[int]:
-    """The token ids of a text, with the tokenizer's own start token if it has one; or of a conversation, by the model's chat template up to
-    where the assistant begins."""
+    """The token ids of a text, with the tokenizer's own start token if it has one; or of a conversation, by the model's
+    chat template up to where the assistant begins."""
     if isinstance(prompt, str):
         return tokenizer(prompt)["input_ids"]
     if tokenizer.chat_template is None:
-        raise DataError("the prompts are conversations, but the model's tokenizer has no chat template; take a chat model, or give the prompts as texts")
+        raise DataError(
+            "the prompts are conversations, but the model's tokenizer has no chat template; take a chat model, "
+            "or give the prompts as texts"
+        )
     try:
         text = tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
     except Exception as error:  # templates raise what they like, for a role they do not know, say
@@ -33,7 +36,8 @@ def encode_completion(tokenizer: PreTrainedTokenizerBase, completion: str, eos_t
 
 
 def find_end_token(tokenizer: PreTrainedTokenizerBase, eos_token_ids: list[int], prompt: Prompt) -> int:
-    """The token that ends a completion of this prompt: the first of the model's end tokens, or, in a conversation, the one its chat template writes."""
+    """The token that ends a completion of this prompt: the first of the model's end tokens, or, in a conversation, the
+    one its chat template writes."""
     if not isinstance(prompt, str) and len(eos_token_ids) > 1 and tokenizer.chat_template is not None:
         turn = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
         written = tokenizer(tokenizer.apply_chat_template(turn, tokenize=False), add_special_tokens=False)["input_ids"]
@@ -41,21 +45,27 @@ def find_end_token(tokenizer: PreTrainedTokenizerBase, eos_token_ids: list[int],
     return eos_token_ids[0]
 
 
-def encode_pair(tokenizer: PreTrainedTokenizerBase, eos_token_ids: list[int], prompt: Prompt, completion: str) -> tuple[list[int], list[int]]:
+def encode_pair(
+    tokenizer: PreTrainedTokenizerBase, eos_token_ids: list[int], prompt: Prompt, completion: str
+) -> tuple[list[int], list[int]]:
     """The token ids of a prompt, and of a completion of it with the token that ends it."""
     prompt_ids = encode_prompt(tokenizer, prompt)
     return prompt_ids, encode_completion(tokenizer, completion, find_end_token(tokenizer, eos_token_ids, prompt))
 
 
 def fit_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, max_tokens: int) -> Prompt | None:
-    """The prompt, cut at the end of a sentence where it has more than `max_tokens` tokens; None if it cannot be cut so short. 0 cuts none."""
+    """The prompt, cut at the end of a sentence where it has more than `max_tokens` tokens; None if it cannot be cut so
+    short. 0 cuts none."""
     if max_tokens == 0:
         return prompt
     return cut_prompt(prompt, lambda shorter: len(encode_prompt(tokenizer, shorter)) <= max_tokens)
 
 
-def pad(sequences: Sequence[Sequence[int]], pad_token_id: int, *, side: str, device: torch.device | str = "cpu") -> tuple[torch.Tensor, torch.Tensor]:
-    """Pad on the "left" (PPO prompts) or "right" (SFT, reward data) to the longest. Returns ids (B, T) int64 and mask (B, T) bool."""
+def pad(
+    sequences: Sequence[Sequence[int]], pad_token_id: int, *, side: str, device: torch.device | str = "cpu"
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pad on the "left" (PPO prompts) or "right" (SFT, reward data) to the longest. Returns ids (B, T) int64 and mask
+    (B, T) bool."""
     width = max(map(len, sequences))
     ids = torch.full((len(sequences), width), pad_token_id, dtype=torch.int64)
     mask = torch.zeros((len(sequences), width), dtype=torch.bool)
@@ -66,8 +76,11 @@ def pad(sequences: Sequence[Sequence[int]], pad_token_id: int, *, side: str, dev
     return ids.to(device), mask.to(device)
 
 
-def length_bucketed_batches(lengths: Sequence[int], batch_size: int, rng: random.Random, window: int = 20) -> Iterator[list[int]]:
-    """Yield every index once, in batches of similar length: shuffle, sort inside windows of `window` batches, shuffle the batches."""
+def length_bucketed_batches(
+    lengths: Sequence[int], batch_size: int, rng: random.Random, window: int = 20
+) -> Iterator[list[int]]:
+    """Yield every index once, in batches of similar length: shuffle, sort inside windows of `window` batches, shuffle
+    the batches."""
     order = list(range(len(lengths)))
     rng.shuffle(order)
     batches = []

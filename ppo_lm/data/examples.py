@@ -15,7 +15,8 @@ ROLES = ("system", "user", "assistant", "tool")
 
 @dataclass(frozen=True)
 class Demonstration:
-    """A prompt and a completion that a person wrote for it. After a text prompt the completion brings its own leading space (2403.17031)."""
+    """A prompt and a completion that a person wrote for it. After a text prompt the completion brings its own leading
+    space (2403.17031)."""
 
     prompt: Prompt
     completion: str
@@ -23,7 +24,8 @@ class Demonstration:
 
 @dataclass(frozen=True)
 class Preference:
-    """Two completions of one prompt, and which is better. `source` says where the comparison came from, if that is known."""
+    """Two completions of one prompt, and which is better. `source` says where the comparison came from, if that is
+    known."""
 
     prompt: Prompt
     chosen: str
@@ -32,7 +34,8 @@ class Preference:
 
 
 def read_prompt(record: dict, column: str) -> Prompt:
-    """The prompt of a record: its `column`, or the turns before the last assistant's in `messages`. Raises `RowProblem`."""
+    """The prompt of a record: its `column`, or the turns before the last assistant's in `messages`. Raises
+    `RowProblem`."""
     if column not in record and "messages" in record:
         messages = _check_messages(record["messages"], "messages")
         return _check_prompt(messages[:-1] if messages[-1]["role"] == "assistant" else messages, "messages")
@@ -48,29 +51,45 @@ def read_demonstration(record: dict, prompt_column: str, completion_column: str)
     return Demonstration(prompt, _completion_after(prompt, _get(record, completion_column), completion_column))
 
 
-def read_preference(record: dict, prompt_column: str, chosen_column: str, rejected_column: str, source_column: str | None = None) -> Preference:
-    """Two completions of one prompt. Without a prompt of its own, what both share at the start is the prompt. Raises `RowProblem`."""
+def read_preference(
+    record: dict, prompt_column: str, chosen_column: str, rejected_column: str, source_column: str | None = None
+) -> Preference:
+    """Two completions of one prompt. Without a prompt of its own, what both share at the start is the prompt. Raises
+    `RowProblem`."""
     chosen, rejected = _get(record, chosen_column), _get(record, rejected_column)
     if isinstance(chosen, list) and isinstance(rejected, list) and len(chosen) > 1:
         prompt, better = _split_conversation(chosen, chosen_column)
         other, worse = _split_conversation(rejected, rejected_column)
         if prompt != other:
-            raise RowProblem(f"has different turns before the last in {chosen_column!r} and {rejected_column!r}; they must answer the same conversation")
+            raise RowProblem(
+                f"has different turns before the last in {chosen_column!r} and {rejected_column!r}; they must answer "
+                "the same conversation"
+            )
     elif prompt_column in record:
         prompt = read_prompt(record, prompt_column)
-        better, worse = _completion_after(prompt, chosen, chosen_column), _completion_after(prompt, rejected, rejected_column)
+        better, worse = (
+            _completion_after(prompt, chosen, chosen_column),
+            _completion_after(prompt, rejected, rejected_column),
+        )
     elif isinstance(chosen, str) and isinstance(rejected, str):
-        prompt, better, worse = _split_common_start(_check_text(chosen, chosen_column), _check_text(rejected, rejected_column))
+        prompt, better, worse = _split_common_start(
+            _check_text(chosen, chosen_column), _check_text(rejected, rejected_column)
+        )
     else:
-        raise RowProblem(f"has no column {prompt_column!r}, and its completions hold no prompt; it has {', '.join(record)}")
+        raise RowProblem(
+            f"has no column {prompt_column!r}, and its completions hold no prompt; it has {', '.join(record)}"
+        )
     if better == worse:
-        raise RowProblem(f"has the same text in {chosen_column!r} and {rejected_column!r}, so nothing can be learnt from it")
+        raise RowProblem(
+            f"has the same text in {chosen_column!r} and {rejected_column!r}, so nothing can be learnt from it"
+        )
     source = None if source_column is None or record.get(source_column) is None else str(record[source_column])
     return Preference(prompt, better, worse, source)
 
 
 def with_leading_space(prompt: Prompt, completion: str) -> str:
-    """The completion as it follows the prompt: after a text that does not end in white space, with a space in front if it has none."""
+    """The completion as it follows the prompt: after a text that does not end in white space, with a space in front if
+    it has none."""
     if isinstance(prompt, str) and not prompt[-1].isspace() and not completion[0].isspace():
         return " " + completion
     return completion
@@ -78,11 +97,16 @@ def with_leading_space(prompt: Prompt, completion: str) -> str:
 
 def show_prompt(prompt: Prompt, between: str = "\n") -> str:
     """A text as it is; a conversation turn by turn, with `between` them."""
-    return prompt if isinstance(prompt, str) else between.join(f"{message['role']}: {message['content']}" for message in prompt)
+    return (
+        prompt
+        if isinstance(prompt, str)
+        else between.join(f"{message['role']}: {message['content']}" for message in prompt)
+    )
 
 
 def wrap_completion(prompt: Prompt, completion: str) -> str | list[Message]:
-    """The completion as TRL gives it to reward functions: text after a text, an assistant's message after a conversation."""
+    """The completion as TRL gives it to reward functions: text after a text, an assistant's message after a
+    conversation."""
     return completion if isinstance(prompt, str) else [{"role": "assistant", "content": completion}]
 
 
@@ -130,23 +154,37 @@ def _check_messages(value, column: str) -> list[Message]:
         raise RowProblem(f"has no messages in {column!r}: {value!r:.40}")
     before = None
     for number, message in enumerate(value, start=1):
-        if not isinstance(message, dict) or not isinstance(message.get("content"), str) or not message["content"].strip():
-            raise RowProblem(f"has no text in message {number} of {column!r}; a message is {{\"role\": ..., \"content\": ...}}")
+        if (
+            not isinstance(message, dict)
+            or not isinstance(message.get("content"), str)
+            or not message["content"].strip()
+        ):
+            raise RowProblem(
+                f'has no text in message {number} of {column!r}; a message is {{"role": ..., "content": ...}}'
+            )
         role = message.get("role")
         if role not in ROLES:
-            raise RowProblem(f"has the role {role!r} in message {number} of {column!r}; the roles are {', '.join(ROLES)}")
+            raise RowProblem(
+                f"has the role {role!r} in message {number} of {column!r}; the roles are {', '.join(ROLES)}"
+            )
         if role == "system" and number > 1:
             raise RowProblem(f"has a system message in place {number} of {column!r}; it comes first")
         if role == before and role != "tool":
-            raise RowProblem(f"has two messages by {role!r} in a row in {column!r} (messages {number - 1} and {number})")
+            raise RowProblem(
+                f"has two messages by {role!r} in a row in {column!r} (messages {number - 1} and {number})"
+            )
         before = role
     return [{"role": message["role"], "content": message["content"]} for message in value]
 
 
 def _split_common_start(chosen: str, rejected: str) -> tuple[str, str, str]:
     """Split two texts where they part, at the last white space before it, so that no word is split."""
-    shared = os.path.commonprefix([chosen, rejected])
-    end = len(shared.rstrip()) if shared[-1:].isspace() else max((i for i, c in enumerate(shared) if c.isspace()), default=0)
+    shared = os.path.commonpath([chosen, rejected])
+    end = (
+        len(shared.rstrip())
+        if shared[-1:].isspace()
+        else max((i for i, c in enumerate(shared) if c.isspace()), default=0)
+    )
     prompt = chosen[:end].rstrip()
     if not prompt:
         raise RowProblem("has no prompt: the two texts share no beginning; add a prompt column")

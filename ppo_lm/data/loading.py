@@ -13,7 +13,12 @@ from ppo_lm.data.report import DataReport, count_duplicates
 from ppo_lm.data.sources import Dropped, Records, RowProblem, read_records
 from ppo_lm.errors import DataError
 
-RESERVED = ("prompts", "completions", "terminated", "completion_ids")  # what reward functions are given besides the columns
+RESERVED = (
+    "prompts",
+    "completions",
+    "terminated",
+    "completion_ids",
+)  # what reward functions are given besides the columns
 EMBEDDED_PROMPTS, SEED_PROMPTS = 4096, 1
 EMBEDDED_DEMONSTRATIONS, SEED_DEMONSTRATIONS = 24_000, 101
 EMBEDDED_PREFERENCES, SEED_PREFERENCES = 20_000, 102
@@ -23,7 +28,8 @@ Source = str | Sequence
 
 
 def load_prompts(source: Source, settings: SourceSettings | None = None) -> tuple[PromptSet, DataReport]:
-    """Load prompts; a column that a row lacks is None there. Rows that cannot be used are left out and named in the report; `DataError` if none is left."""
+    """Load prompts; a column that a row lacks is None there. Rows that cannot be used are left out and named in the
+    report; `DataError` if none is left."""
     if source == "embedded":
         return _embedded_prompts()
     settings = settings or SourceSettings()
@@ -33,22 +39,34 @@ def load_prompts(source: Source, settings: SourceSettings | None = None) -> tupl
     names = [name for name in dict.fromkeys(name for record in kept for name in record) if name not in taken]
     reserved = [name for name in names if name in RESERVED]
     if reserved:
-        raise DataError(f"prompts {records.source!r}: column {reserved[0]!r} has a name that reward functions get from ppo_lm; rename it")
+        raise DataError(
+            f"prompts {records.source!r}: column {reserved[0]!r} has a name that reward functions get from "
+            "ppo_lm; rename it"
+        )
     return PromptSet(prompts, {name: [record.get(name) for record in kept] for name in names}), report
 
 
-def load_demonstrations(source: Source, settings: SourceSettings | None = None, completion_column: str = "completion") -> tuple[list[Demonstration], DataReport]:
-    """Load prompts with completions. Rows that cannot be used are left out and named in the report; `DataError` if none is left."""
+def load_demonstrations(
+    source: Source, settings: SourceSettings | None = None, completion_column: str = "completion"
+) -> tuple[list[Demonstration], DataReport]:
+    """Load prompts with completions. Rows that cannot be used are left out and named in the report; `DataError` if none
+    is left."""
     if source == "embedded":
         return _embedded_demonstrations()
     settings = settings or SourceSettings()
     records = _read(source, "demonstrations", settings.prompt_column, settings)
-    found, report, _ = _interpret(records, "demonstrations", lambda record: read_demonstration(record, settings.prompt_column, completion_column))
+    found, report, _ = _interpret(
+        records, "demonstrations", lambda record: read_demonstration(record, settings.prompt_column, completion_column)
+    )
     return found, report
 
 
 def load_preferences(
-    source: Source, settings: SourceSettings | None = None, chosen_column: str = "chosen", rejected_column: str = "rejected", source_column: str | None = None
+    source: Source,
+    settings: SourceSettings | None = None,
+    chosen_column: str = "chosen",
+    rejected_column: str = "rejected",
+    source_column: str | None = None,
 ) -> tuple[list[Preference], DataReport]:
     """Load comparisons. Rows that cannot be used are left out and named in the report; `DataError` if none is left."""
     if source == "embedded":
@@ -64,7 +82,9 @@ def _read(source: Source, role: str, text_column: str, settings: SourceSettings)
     return read_records(source, role, text_column, settings.data_split, settings.data_subset)
 
 
-def _interpret(records: Records, role: str, read: Callable[[dict], Example]) -> tuple[list[Example], DataReport, list[dict]]:
+def _interpret(
+    records: Records, role: str, read: Callable[[dict], Example]
+) -> tuple[list[Example], DataReport, list[dict]]:
     """Read each record, leaving out those that have a problem and those whose `id` was there before."""
     found, kept, dropped, places_by_id = [], [], list(records.dropped), {}
     for place, record in records.rows:
@@ -78,9 +98,18 @@ def _interpret(records: Records, role: str, read: Callable[[dict], Example]) -> 
             kept.append(record)
     if not found:
         shown = "; ".join(map(str, dropped[:3])) + (f"; and {len(dropped) - 3} more" if len(dropped) > 3 else "")
-        raise DataError(f"{role} {records.source!r}: no row can be used: {shown}. Set the names of the columns, or mend the rows: docs/data.md says what a row holds")
+        raise DataError(
+            f"{role} {records.source!r}: no row can be used: {shown}. Set the names of the columns, or mend the "
+            "rows: docs/data.md says what a row holds"
+        )
     keys = (json.dumps(vars(e) if hasattr(e, "__dict__") else e, default=str) for e in found)
-    return found, DataReport(records.source, len(records.rows) + len(records.dropped), len(found), count_duplicates(keys), dropped), kept
+    return (
+        found,
+        DataReport(
+            records.source, len(records.rows) + len(records.dropped), len(found), count_duplicates(keys), dropped
+        ),
+        kept,
+    )
 
 
 def _check_id(record: dict, place: str, places_by_id: dict) -> None:
@@ -98,7 +127,9 @@ def _embedded_prompts() -> tuple[PromptSet, DataReport]:
 
     posts = generate_posts(EMBEDDED_PROMPTS, SEED_PROMPTS)
     references = [summary.text for summary in write_demonstrations(posts, SEED_PROMPTS)]
-    prompts = PromptSet([post.prompt for post in posts], {"facts": [post.facts for post in posts], "reference": references})
+    prompts = PromptSet(
+        [post.prompt for post in posts], {"facts": [post.facts for post in posts], "reference": references}
+    )
     return prompts, DataReport("the embedded posts", len(posts), len(posts), 0)
 
 
@@ -107,7 +138,10 @@ def _embedded_demonstrations() -> tuple[list[Demonstration], DataReport]:
     from ppo_lm.embedded.summaries import write_demonstrations
 
     posts = generate_posts(EMBEDDED_DEMONSTRATIONS, SEED_DEMONSTRATIONS)
-    found = [Demonstration(post.prompt, summary.text) for post, summary in zip(posts, write_demonstrations(posts, SEED_DEMONSTRATIONS))]
+    found = [
+        Demonstration(post.prompt, summary.text)
+        for post, summary in zip(posts, write_demonstrations(posts, SEED_DEMONSTRATIONS))
+    ]
     return found, DataReport("the embedded demonstrations", len(found), len(found), 0)
 
 
@@ -116,5 +150,8 @@ def _embedded_preferences() -> tuple[list[Preference], DataReport]:
     from ppo_lm.embedded.summaries import write_preferences
 
     posts = generate_posts(EMBEDDED_PREFERENCES, SEED_PREFERENCES)
-    found = [Preference(pair.prompt, pair.chosen.text, pair.rejected.text) for pair in write_preferences(posts, SEED_PREFERENCES)]
+    found = [
+        Preference(pair.prompt, pair.chosen.text, pair.rejected.text)
+        for pair in write_preferences(posts, SEED_PREFERENCES)
+    ]
     return found, DataReport("the embedded preferences", len(found), len(found), 0)

@@ -23,7 +23,10 @@ class PromptSet:
 
     def select(self, rows: list[int]) -> PromptSet:
         """The prompts at `rows`, in that order."""
-        return PromptSet([self.prompts[row] for row in rows], {name: [values[row] for row in rows] for name, values in self.columns.items()})
+        return PromptSet(
+            [self.prompts[row] for row in rows],
+            {name: [values[row] for row in rows] for name, values in self.columns.items()},
+        )
 
     def split(self, held_out: int, seed: int) -> tuple[PromptSet, PromptSet]:
         """(the rest, `held_out` prompts drawn with the seed, but never more than half of them)."""
@@ -31,16 +34,20 @@ class PromptSet:
         return self.select(train), self.select(test)
 
     def draw(self, count: int, seed: int) -> tuple[PromptSet, int]:
-        """(`count` prompts, or all there are; how many of them are not among those that `split` holds out with the same seed and count)."""
+        """(`count` prompts, or all there are; how many of them are not among those that `split` holds out with the same
+        seed and count)."""
         rest, held_out = self.split(count, seed)
         missing = list(range(min(count - len(held_out), len(rest))))
         more = rest.select(missing)
-        drawn = PromptSet(held_out.prompts + more.prompts, {name: held_out.columns[name] + more.columns[name] for name in self.columns})
+        drawn = PromptSet(
+            held_out.prompts + more.prompts,
+            {name: held_out.columns[name] + more.columns[name] for name in self.columns},
+        )
         return drawn, len(more)
 
     def batches(self, batch_size: int, seed: int, copies: int = 1) -> Iterator[PromptSet]:
-        """Endless batches: every prompt once, in a seeded order, then all again in another; a batch may span two rounds. It has
-        batch_size / copies prompts, each `copies` times in a row."""
+        """Endless batches: every prompt once, in a seeded order, then all again in another; a batch may span two
+        rounds. It has batch_size / copies prompts, each `copies` times in a row."""
         rng, waiting = random.Random(f"batches {seed}"), []
         while True:
             while len(waiting) < batch_size // copies:
@@ -57,8 +64,9 @@ def fingerprint(value) -> str:
 
 
 def split_rows(prompts: Sequence[str], held_out: int, seed: int) -> tuple[list[int], list[int]]:
-    """Row numbers of (the rest, `held_out` rows drawn with the seed, but at most half). Rows with one prompt stay together, so that no held-out
-    prompt is trained on; where that leaves none, the prompt with the fewest rows is held out."""
+    """Row numbers of (the rest, `held_out` rows drawn with the seed, but at most half). Rows with one prompt stay
+    together, so that no held-out prompt is trained on; where that leaves none, the prompt with the fewest rows is held
+    out."""
     held_out = min(held_out, len(prompts) // 2)
     order = list(range(len(prompts)))
     random.Random(f"held out {seed}").shuffle(order)

@@ -1,4 +1,5 @@
-"""What a data source held: counts, lengths, dropped rows and why, duplicates, and what leaked into the held-out part."""
+"""What a data source held: counts, lengths, dropped rows and why, duplicates, and what leaked into the held-out
+part."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ BINS = 8
 
 @dataclass
 class DataReport:
-    """Made when a source is loaded; `lengths` (tokens), `cut`, `train`, `held_out` and `leaked` are filled in once they are known."""
+    """Made when a source is loaded; `lengths` (tokens), `cut`, `train`, `held_out` and `leaked` are filled in once they
+    are known."""
 
     source: str
     rows: int
@@ -48,7 +50,10 @@ class DataReport:
         if self.held_out and not self.train:
             out.append(f"  {self.held_out:,} to evaluate on")
         elif self.train:
-            out.append(f"  {self.train:,} to train on, {self.held_out:,} held out, {self.leaked:,} of these with a prompt that is also trained on")
+            out.append(
+                f"  {self.train:,} to train on, {self.held_out:,} held out, {self.leaked:,} of these with a prompt "
+                "that is also trained on"
+            )
         if self.cut:
             out.append(f"  {self.cut:,} prompts cut at the end of a sentence")
         out += [f"  left out: {problem}" for problem in self.dropped[:SHOWN_PROBLEMS]]

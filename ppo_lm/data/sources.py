@@ -46,8 +46,11 @@ class Records:
             self.dropped.append(Dropped(place, str(problem)))
 
 
-def read_records(source: str | Sequence, role: str, text_column: str, split: str = "train", subset: str | None = None) -> Records:
-    """Read every row of `source`. Texts (a .txt line, a text or conversation in a list) become records with the one column `text_column`.
+def read_records(
+    source: str | Sequence, role: str, text_column: str, split: str = "train", subset: str | None = None
+) -> Records:
+    """Read every row of `source`. Texts (a .txt line, a text or conversation in a list) become records with the one
+    column `text_column`.
 
     `role` names the setting in messages. Raises `DataError` for a source that is missing, empty, or of no known kind.
     """
@@ -78,7 +81,13 @@ def _rows(source, role, text_column, split, subset) -> Iterator[tuple[str, dict 
 def _read_file(file: Path, role: str, text_column: str) -> Iterator[tuple[str, dict | RowProblem]]:
     if not file.is_file():
         raise DataError(f"{role} {str(file)!r}: there is no such file")
-    readers = {".txt": _read_text, ".jsonl": _read_jsonl, ".json": _read_json, ".csv": _read_csv, ".parquet": _read_parquet}
+    readers = {
+        ".txt": _read_text,
+        ".jsonl": _read_jsonl,
+        ".json": _read_json,
+        ".csv": _read_csv,
+        ".parquet": _read_parquet,
+    }
     try:
         yield from readers[file.suffix](file, role, text_column)
     except OSError as error:
@@ -117,13 +126,17 @@ def _read_json(file: Path, role: str, text_column: str):
     try:
         rows = json.loads(_text_of(file))
     except json.JSONDecodeError as error:
-        raise DataError(f"{role} {str(file)!r}: line {error.lineno} is not JSON: {error.msg} at column {error.colno}") from None
+        raise DataError(
+            f"{role} {str(file)!r}: line {error.lineno} is not JSON: {error.msg} at column {error.colno}"
+        ) from None
     except (ValueError, RecursionError) as error:
         raise DataError(f"{role} {str(file)!r}: it is not JSON that can be read: {first_line(error)}") from None
     if isinstance(rows, dict) and len(rows) == 1 and isinstance(next(iter(rows.values())), list):
         rows = next(iter(rows.values()))
     if not isinstance(rows, list):
-        raise DataError(f"{role} {str(file)!r}: a .json file must hold a list of objects; use .jsonl for one object a line")
+        raise DataError(
+            f"{role} {str(file)!r}: a .json file must hold a list of objects; use .jsonl for one object a line"
+        )
     for number, row in enumerate(rows, start=1):
         yield f"{file}: row {number}", {text_column: row} if isinstance(row, str) else row
 
@@ -140,7 +153,10 @@ def _read_csv(file: Path, role: str, text_column: str):
                 if not header:
                     header = cells
                 elif cells and len(cells) != len(header):
-                    yield f"{file}: line {start + 1}", RowProblem(f"has {len(cells)} cells, but the header has {len(header)}")
+                    yield (
+                        f"{file}: line {start + 1}",
+                        RowProblem(f"has {len(cells)} cells, but the header has {len(header)}"),
+                    )
                 elif cells:
                     yield f"{file}: line {start + 1}", dict(zip(header, cells))
                 start = place + reader.line_num
@@ -153,8 +169,9 @@ def _read_csv(file: Path, role: str, text_column: str):
 
 
 def _end_of_bad_row(lines: list[str], start: int, read: int) -> int:
-    """Where to read on after a bad row that begins in line `start`, of which lines up to `read` were consumed: behind its last line with an open or closing
-    quote; or, where a quote was never closed and swallowed the rest of the file, in the next line."""
+    """Where to read on after a bad row that begins in line `start`, of which lines up to `read` were consumed: behind
+    its last line with an open or closing quote; or, where a quote was never closed and swallowed the rest of the file,
+    in the next line."""
     if read >= len(lines):
         return start + 1
     return 1 + max((i for i in range(start + 1, read) if lines[i].count('"') % 2), default=start)
@@ -189,7 +206,9 @@ def _load_saved(folder: Path, role: str, split: str):
     if not isinstance(loaded, dict):
         return loaded
     if split not in loaded:
-        raise DataError(f"{role} {str(folder)!r}: there is no split {split!r}; it has {', '.join(loaded)}; set data_split")
+        raise DataError(
+            f"{role} {str(folder)!r}: there is no split {split!r}; it has {', '.join(loaded)}; set data_split"
+        )
     return loaded[split]
 
 
@@ -198,14 +217,18 @@ def _load_from_hub(name: str, role: str, split: str, subset: str | None):
     try:
         return datasets.load_dataset(name, subset, split=split)
     except Exception as error:  # the hub client raises many kinds
-        raise DataError(f"{role} {name!r}: there is no such file, and as a hub data set it cannot be loaded: {first_line(error)}") from None
+        raise DataError(
+            f"{role} {name!r}: there is no such file, and as a hub data set it cannot be loaded: {first_line(error)}"
+        ) from None
 
 
 def _import_datasets(role: str, name: str):
     try:
         import datasets
     except ImportError:
-        raise DataError(f"{role} {name!r}: reading this needs the package datasets; install it with `pip install datasets`") from None
+        raise DataError(
+            f"{role} {name!r}: reading this needs the package datasets; install it with `pip install datasets`"
+        ) from None
     return datasets
 
 
@@ -223,7 +246,12 @@ def _problem_of(record) -> str | None:
         return _too_long(length)
     if any("\0" in text for text in texts):
         return "is not UTF-8 (it holds null bytes); save the file as UTF-8"
-    if any("\ud800" <= character <= "\udfff" for text in (*texts, *map(str, record)) if not text.isascii() for character in text):
+    if any(
+        "\ud800" <= character <= "\udfff"
+        for text in (*texts, *map(str, record))
+        if not text.isascii()
+        for character in text
+    ):
         return "is not UTF-8; save the file as UTF-8"
     if record and all(value is None for value in record.values()):
         return "is empty: every column is null"
@@ -245,4 +273,11 @@ def _too_long(length: int) -> str:
 
 
 def _kind(value) -> str:
-    return {type(None): "null", list: "a list", str: "text", bool: "true or false", int: "a number", float: "a number"}.get(type(value), type(value).__name__)
+    return {
+        type(None): "null",
+        list: "a list",
+        str: "text",
+        bool: "true or false",
+        int: "a number",
+        float: "a number",
+    }.get(type(value), type(value).__name__)

@@ -1,4 +1,5 @@
-"""Build the embedded model as it is shipped: `ppo-lm sft`, `ppo-lm reward` and `ppo-lm value` in a row, with their embedded settings. `ppo-lm build-embedded` runs it.
+"""Build the embedded model as it is shipped: `ppo-lm sft`, `ppo-lm reward` and `ppo-lm value` in a row, with their
+embedded settings. `ppo-lm build-embedded` runs it.
 
 The network starts from random weights; nothing here reads the gold scorer.
 """
@@ -24,13 +25,32 @@ SETTINGS = Path(__file__).parent / "settings"
 
 
 def build_embedded(folder: Path, seed: int = 0, **changes) -> dict[str, float]:
-    """Build everything into `folder`, the network in float16. `changes` to settings of either stage, for a smaller build. Returns what was measured."""
+    """Build everything into `folder`, the network in float16. `changes` to settings of either stage, for a smaller
+    build. Returns what was measured."""
     with tempfile.TemporaryDirectory() as scratch:
         sft = _config(SFTConfig, "sft.yaml", changes | {"seed": seed, "output_dir": f"{scratch}/sft"})
-        reward = _config(RewardConfig, "reward.yaml", changes | {"seed": seed, "model_name": f"{scratch}/sft/merged", "output_dir": f"{scratch}/reward"})
-        value = _config(ValueConfig, "value.yaml", changes | {"seed": seed, "model_name": f"{scratch}/sft/merged", "reward": f"{scratch}/reward", "output_dir": f"{scratch}/value"})
+        reward = _config(
+            RewardConfig,
+            "reward.yaml",
+            changes | {"seed": seed, "model_name": f"{scratch}/sft/merged", "output_dir": f"{scratch}/reward"},
+        )
+        value = _config(
+            ValueConfig,
+            "value.yaml",
+            changes
+            | {
+                "seed": seed,
+                "model_name": f"{scratch}/sft/merged",
+                "reward": f"{scratch}/reward",
+                "output_dir": f"{scratch}/value",
+            },
+        )
         results = run_sft(sft) | run_reward(reward) | run_value(value)
-        pack(Path(scratch) / "sft" / "merged", [Path(scratch) / "reward" / "reward", Path(scratch) / "value" / "value"], folder)
+        pack(
+            Path(scratch) / "sft" / "merged",
+            [Path(scratch) / "reward" / "reward", Path(scratch) / "value" / "value"],
+            folder,
+        )
     return results
 
 
@@ -42,7 +62,10 @@ def pack(network: Path, models: list[Path], folder: Path) -> None:
         shutil.copytree(model, folder / model.name, dirs_exist_ok=True)
         config = folder / model.name / "adapter_config.json"
         settings = json.loads(config.read_text(encoding="utf-8"))
-        config.write_text(json.dumps({**settings, "base_model_name_or_path": "embedded"}, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        config.write_text(
+            json.dumps({**settings, "base_model_name_or_path": "embedded"}, indent=2, sort_keys=True) + "\n",
+            encoding="utf-8",
+        )
 
 
 def _config(kind: type, file: str, changes: dict):

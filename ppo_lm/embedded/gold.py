@@ -1,8 +1,8 @@
 """The gold scorer: reads the facts back out of a summary. Training never sees it.
 
-score = F1 of stated against true facts, halved when the summary does not end: it runs into the length limit, or stops inside a
-sentence. A stated fact is a phrase of the task's
-grammar; words that belong to no phrase (rambling, gibberish) count as invented, one statement for every six.
+score = F1 of stated against true facts, halved when the summary does not end: it runs into the length limit, or stops
+inside a sentence. A stated fact is a phrase of the task's grammar; words that belong to no phrase (rambling, gibberish)
+count as invented, one statement for every six.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ GLUE = set("my i am upset because".split())
 
 @dataclass(frozen=True)
 class GoldScore:
-    """`right` and `missing` are shares of the eight true facts, `invented` a share of what the summary states; `score` in [0, 1]."""
+    """`right` and `missing` are shares of the eight true facts, `invented` a share of what the summary states;
+    `score` in [0, 1]."""
 
     score: float
     right: float
@@ -30,7 +31,9 @@ class GoldScore:
 
 def _phrases(table) -> list[str]:
     """Every canonical phrase with every pronoun, longest first, so that no phrase hides inside another."""
-    return sorted({phrase.format(**pronouns) for phrase in table for pronouns in PRONOUNS.values()}, key=len, reverse=True)
+    return sorted(
+        {phrase.format(**pronouns) for phrase in table for pronouns in PRONOUNS.values()}, key=len, reverse=True
+    )
 
 
 def _any_of(phrases: list[str]) -> str:
@@ -62,7 +65,8 @@ def read_facts(summary: str) -> tuple[dict[str, list[str]], int]:
 
 
 def gold_score(summary: str, facts: Facts, terminated: bool = True) -> GoldScore:
-    """Score one summary against the facts of its post. `terminated`: the writer stopped by itself (sampled its end-of-sequence token)."""
+    """Score one summary against the facts of its post. `terminated`: the writer stopped by itself (sampled its
+    end-of-sequence token)."""
     ended = terminated and summary.rstrip().endswith((".", "?"))
     found, loose_words = read_facts(summary)
     right = sum(getattr(facts, name) in found[name] for name in FACT_NAMES)
@@ -75,5 +79,8 @@ def gold_score(summary: str, facts: Facts, terminated: bool = True) -> GoldScore
 
 
 def gold(prompts: list[str], completions: list[str], facts: list[Facts], terminated: list[bool]) -> list[float]:
-    """`gold_score(...).score` of every completion, with a reward function's signature; for `monitor`, never for training."""
-    return [gold_score(completion, fact, ended).score for completion, fact, ended in zip(completions, facts, terminated)]
+    """`gold_score(...).score` of every completion, with a reward function's signature; for `monitor`, never for
+    training."""
+    return [
+        gold_score(completion, fact, ended).score for completion, fact, ended in zip(completions, facts, terminated)
+    ]

@@ -1,7 +1,7 @@
 """The words of the embedded task: what can happen in a post, and how people phrase it.
 
-Each fact has one canonical form, used in summaries, and several forms used in posts, so that a summary has to read the post and
-not copy it. `{they}`, `{them}`, `{their}` and `{name}` stand for the other person.
+Each fact has one canonical form, used in summaries, and several forms used in posts, so that a summary has to read the
+post and not copy it. `{they}`, `{them}`, `{their}` and `{name}` stand for the other person.
 """
 
 NAMES = {
@@ -20,23 +20,74 @@ NAMES = {
 }
 
 RELATIONS = {
-    "M": ["boyfriend", "husband", "brother", "father", "uncle", "stepfather", "roommate", "coworker", "boss", "best friend",
-          "neighbor", "cousin", "landlord", "classmate"],
-    "F": ["girlfriend", "wife", "sister", "mother", "aunt", "stepmother", "roommate", "coworker", "boss", "best friend",
-          "neighbor", "cousin", "landlord", "classmate"],
-}  # fmt: skip
+    "M": [
+        "boyfriend",
+        "husband",
+        "brother",
+        "father",
+        "uncle",
+        "stepfather",
+        "roommate",
+        "coworker",
+        "boss",
+        "best friend",
+        "neighbor",
+        "cousin",
+        "landlord",
+        "classmate",
+    ],
+    "F": [
+        "girlfriend",
+        "wife",
+        "sister",
+        "mother",
+        "aunt",
+        "stepmother",
+        "roommate",
+        "coworker",
+        "boss",
+        "best friend",
+        "neighbor",
+        "cousin",
+        "landlord",
+        "classmate",
+    ],
+}
 
-TIMES = ["yesterday", "last night", "last week", "last month", "last summer", "last winter", "on Friday", "on Sunday",
-         "two days ago", "three weeks ago", "four months ago", "a year ago", "on my birthday", "over Christmas", "on New Year",
-         "at Easter", "during the holidays", "this morning"]  # fmt: skip
+TIMES = [
+    "yesterday",
+    "last night",
+    "last week",
+    "last month",
+    "last summer",
+    "last winter",
+    "on Friday",
+    "on Sunday",
+    "two days ago",
+    "three weeks ago",
+    "four months ago",
+    "a year ago",
+    "on my birthday",
+    "over Christmas",
+    "on New Year",
+    "at Easter",
+    "during the holidays",
+    "this morning",
+]
 
 EVENTS = {
-    "read my messages": ["went through my phone and read all of my messages", "read my private messages while I was asleep"],
+    "read my messages": [
+        "went through my phone and read all of my messages",
+        "read my private messages while I was asleep",
+    ],
     "lied about money": ["told me a lie about how much money was left", "has been lying to me about our money"],
     "forgot my graduation": ["did not remember that it was my graduation", "completely forgot about my graduation day"],
     "sold my guitar": ["put my old guitar online and sold it", "sold the guitar that my grandfather gave me"],
     "crashed my car": ["borrowed my car and crashed it into a wall", "drove my car into a tree"],
-    "broke my laptop": ["dropped my laptop on the floor and broke it", "spilled coffee on my laptop so it is broken now"],
+    "broke my laptop": [
+        "dropped my laptop on the floor and broke it",
+        "spilled coffee on my laptop so it is broken now",
+    ],
     "ate my food": ["ate all of the food that I had cooked", "took my food out of the fridge and ate it"],
     "kissed a stranger": ["got drunk and kissed a stranger at a bar", "was seen kissing some stranger downtown"],
     "quit a job": ["walked out and quit a good job", "quit a job without having a new one"],
@@ -50,7 +101,10 @@ EVENTS = {
     "stole my idea": ["took my idea and presented it as new", "stole the idea I had worked on for months"],
     "threw out my books": ["put my books in the trash", "threw out the books I had since school"],
     "painted my room": ["painted my room bright green", "went and painted my room while I was away"],
-    "canceled our trip": ["canceled the trip we had planned for a year", "called and canceled our trip at the last minute"],
+    "canceled our trip": [
+        "canceled the trip we had planned for a year",
+        "called and canceled our trip at the last minute",
+    ],
     "skipped my party": ["did not show up to my party", "skipped the party I was planning for weeks"],
     "started a rumor": ["started a nasty rumor about me", "told people a rumor that is not even true"],
     "got arrested": ["got arrested after a fight", "was arrested for something stupid"],
@@ -99,7 +153,10 @@ QUESTIONS = {
     "Am I overreacting?": ["Is this normal or am I overreacting?", "My friends think I am overreacting, am I?"],
     "Should I cut contact?": ["Is it right to cut contact for good?", "I want to cut contact, should I?"],
     "Can I trust {them}?": ["Will I be able to trust {them} again?", "How could I trust {them} after that?"],
-    "Should I tell the family?": ["Does the family need to know, should I tell them?", "Do I tell the rest of the family?"],
+    "Should I tell the family?": [
+        "Does the family need to know, should I tell them?",
+        "Do I tell the rest of the family?",
+    ],
     "What would you do?": ["If you were me, what would you do?", "I am lost here, what would you do?"],
     "Do I need help?": ["Is this the point where I need help?", "Do I need help from somebody?"],
     "Is it my fault?": ["I keep thinking it is my fault, is it?", "Was it all my fault?"],
@@ -111,21 +168,45 @@ QUESTIONS = {
 
 SUBREDDITS = ["relationships", "advice", "family", "offmychest", "confession", "legaladvice", "work", "life"]
 
-TITLES = ["My {relation} {name} ({age}{gender}) and I ({my_age}{my_gender}) have a problem",
-          "I ({my_age}{my_gender}) do not know what to do about my {relation} {name} ({age}{gender})",
-          "I ({my_age}{my_gender}) and my {relation} {name} ({age}{gender}), need advice",
-          "Problem with my {relation} {name} ({age}{gender}), I ({my_age}{my_gender}) am lost"]  # fmt: skip
+TITLES = [
+    "My {relation} {name} ({age}{gender}) and I ({my_age}{my_gender}) have a problem",
+    "I ({my_age}{my_gender}) do not know what to do about my {relation} {name} ({age}{gender})",
+    "I ({my_age}{my_gender}) and my {relation} {name} ({age}{gender}), need advice",
+    "Problem with my {relation} {name} ({age}{gender}), I ({my_age}{my_gender}) am lost",
+]
 
-OPENINGS = ["Sorry for the long post.", "I am on my phone, sorry.", "First time posting here.", "Throwaway account.",
-            "This is hard to write.", "English is not my first language."]  # fmt: skip
+OPENINGS = [
+    "Sorry for the long post.",
+    "I am on my phone, sorry.",
+    "First time posting here.",
+    "Throwaway account.",
+    "This is hard to write.",
+    "English is not my first language.",
+]
 
-BACKGROUND = ["We have known each other for {n} years.", "Things were fine for about {n} months.", "I have always been close to {them}.",
-              "{They} can be really nice at times.", "We live about {n} miles apart.", "Everybody likes {them}.",
-              "We talk nearly every day."]  # fmt: skip
+BACKGROUND = [
+    "We have known each other for {n} years.",
+    "Things were fine for about {n} months.",
+    "I have always been close to {them}.",
+    "{They} can be really nice at times.",
+    "We live about {n} miles apart.",
+    "Everybody likes {them}.",
+    "We talk nearly every day.",
+]
 
-EVENT_SENTENCES = ["{When}, {they} {event}.", "So {when} {name} {event}.", "{Name} {event} {when}.", "Well, {when} {they} {event}."]
+EVENT_SENTENCES = [
+    "{When}, {they} {event}.",
+    "So {when} {name} {event}.",
+    "{Name} {event} {when}.",
+    "Well, {when} {they} {event}.",
+]
 REACTION_SENTENCES = ["I {reaction}.", "After that I {reaction}.", "When I found out I {reaction}.", "So I {reaction}."]
 
-FILLER = ["It is really hard for me and I keep thinking about it all day long.", "Everyone says something different and I am tired.",
-          "There is a lot more to say but I will leave it here.", "Anyway this is a long story with many details.",
-          "I am not sure how to put this but thanks for reading.", "Life is strange and people are strange too."]  # fmt: skip
+FILLER = [
+    "It is really hard for me and I keep thinking about it all day long.",
+    "Everyone says something different and I am tired.",
+    "There is a lot more to say but I will leave it here.",
+    "Anyway this is a long story with many details.",
+    "I am not sure how to put this but thanks for reading.",
+    "Life is strange and people are strange too.",
+]

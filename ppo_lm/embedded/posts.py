@@ -14,7 +14,8 @@ PRONOUNS = {"M": {"they": "he", "them": "him", "their": "his"}, "F": {"they": "s
 class Facts:
     """What a post says, in canonical form; a summary is judged fact by fact.
 
-    Example: `Facts("24F", "boyfriend", "Jake", "26M", "read my messages", "last week", "moved out", "Should I forgive him?")`
+    Example: `Facts("24F", "boyfriend", "Jake", "26M", "read my messages", "last week", "moved out", "Should I forgive
+    him?")`
     """
 
     author: str  # age and gender of the writer, "24F"
@@ -82,12 +83,21 @@ def write_post(facts: Facts, rng: random.Random) -> Post:
     """Write a post that states every fact once, in words of its own."""
     pronouns = PRONOUNS[facts.other[-1]]
     words = {
-        **pronouns, "They": pronouns["they"].capitalize(), "name": facts.name, "Name": facts.name, "relation": facts.relation,
-        "age": facts.other[:-1], "gender": facts.other[-1], "my_age": facts.author[:-1], "my_gender": facts.author[-1],
-        "when": facts.when, "When": facts.when[0].upper() + facts.when[1:], "n": rng.randint(2, 12),
+        **pronouns,
+        "They": pronouns["they"].capitalize(),
+        "name": facts.name,
+        "Name": facts.name,
+        "relation": facts.relation,
+        "age": facts.other[:-1],
+        "gender": facts.other[-1],
+        "my_age": facts.author[:-1],
+        "my_gender": facts.author[-1],
+        "when": facts.when,
+        "When": facts.when[0].upper() + facts.when[1:],
+        "n": rng.randint(2, 12),
         "event": _post_form(grammar.EVENTS, facts.event, pronouns, rng),
         "reaction": _post_form(grammar.REACTIONS, facts.reaction, pronouns, rng),
-    }  # fmt: skip
+    }
     sentences = [
         rng.choice(grammar.EVENT_SENTENCES).format(**words),
         rng.choice(grammar.REACTION_SENTENCES).format(**words),

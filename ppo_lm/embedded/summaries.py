@@ -33,7 +33,8 @@ class Summary:
 
 @dataclass(frozen=True)
 class Draft:
-    """What a writer has in mind: the facts as they believe them, what they leave out, where they ramble, whether they stop early."""
+    """What a writer has in mind: the facts as they believe them, what they leave out, where they ramble, whether they
+    stop early."""
 
     facts: Facts
     wrong: frozenset[str] = frozenset()  # names of the facts they got wrong
@@ -82,7 +83,9 @@ def draw_draft(post: Post, rng: random.Random) -> Draft:
     ramblings = sum(rng.random() < RAMBLES for _ in range(2))
     template = rng.choice(range(len(TEMPLATES)))
     sentences = len(TEMPLATES[template])
-    fillers = tuple((rng.randint(1, sentences + i), filler) for i, filler in enumerate(rng.sample(grammar.FILLER, ramblings)))
+    fillers = tuple(
+        (rng.randint(1, sentences + i), filler) for i, filler in enumerate(rng.sample(grammar.FILLER, ramblings))
+    )
     draft = replace(draft, left_out=left_out, template=template, fillers=fillers)
     if rng.random() < NO_ENDING:
         words = len(draft.write().text.split(" "))
@@ -100,8 +103,8 @@ class Preference:
 
 
 def write_preferences(posts: list[Post], seed: int) -> list[Preference]:
-    """One comparison a post, of two summaries by different writers. The reader prefers fewer flaws, with Bradley–Terry noise:
-    P(first chosen) = sigmoid((flaws_second − flaws_first) / READER_NOISE)."""
+    """One comparison a post, of two summaries by different writers. The reader prefers fewer flaws, with Bradley–Terry
+    noise: P(first chosen) = sigmoid((flaws_second − flaws_first) / READER_NOISE)."""
     rng = random.Random(f"preferences {seed}")
     preferences = []
     for post in posts:

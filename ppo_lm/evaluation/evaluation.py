@@ -25,8 +25,9 @@ class ResponseScorer(Protocol):
 class Evaluation:
     """Means over prompts; `scores`, `monitors`, `lengths` and `texts` hold each prompt's own.
 
-    kl is in nats a sequence, between the policy and the reference as they were sampled (None: not meant to be read); entropy is the mean
-    of the distributions that were sampled from, in nats a token; length in tokens; ended is a share.
+    kl is in nats a sequence, between the policy and the reference as they were sampled (None: not meant to be read);
+    entropy is the mean of the distributions that were sampled from, in nats a token; length in tokens; ended is a
+    share.
     """
 
     score: float
@@ -43,16 +44,21 @@ class Evaluation:
 
     def means(self) -> dict[str, float]:
         """The numbers without the lists."""
-        return {name: value for name, value in asdict(self).items() if isinstance(value, (int, float)) and name != "step"}
+        return {
+            name: value for name, value in asdict(self).items() if isinstance(value, (int, float)) and name != "step"
+        }
 
 
 def is_best(made: Sequence[Evaluation]) -> bool:
-    """Whether the last of a run's evaluations is better than all before it: by the monitor, where there is one, which is never trained on; else by the score."""
+    """Whether the last of a run's evaluations is better than all before it: by the monitor, where there is one, which
+    is never trained on; else by the score."""
     measured = [evaluation.score if evaluation.monitor is None else evaluation.monitor for evaluation in made]
     return all(measured[-1] > earlier for earlier in measured[:-1])
 
 
-def evaluate(generator: Generator, scorer: ResponseScorer, monitor: Callable | None, prompts: PromptSet, batch_size: int) -> Evaluation:
+def evaluate(
+    generator: Generator, scorer: ResponseScorer, monitor: Callable | None, prompts: PromptSet, batch_size: int
+) -> Evaluation:
     """Sample one response a prompt with `generator`, in order, and score it."""
     scores, monitors, texts, kl, entropies, lengths, ended = [], [], [], [], [], [], []
     for start in range(0, len(prompts), batch_size):
@@ -67,18 +73,36 @@ def evaluate(generator: Generator, scorer: ResponseScorer, monitor: Callable | N
         lengths += sa_pairs.lengths.tolist()
         ended += sa_pairs.terminated.tolist()
     return Evaluation(
-        score=_mean(scores), kl=_mean(kl), entropy=sum(entropies) / sum(lengths), length=_mean(lengths), ended=_mean(ended), monitor=_mean(monitors),
-        scores=scores, monitors=monitors or None, lengths=lengths, texts=texts,
-    )  # fmt: skip
+        score=_mean(scores),
+        kl=_mean(kl),
+        entropy=sum(entropies) / sum(lengths),
+        length=_mean(lengths),
+        ended=_mean(ended),
+        monitor=_mean(monitors),
+        scores=scores,
+        monitors=monitors or None,
+        lengths=lengths,
+        texts=texts,
+    )
 
 
 def evaluate_texts(texts: list[str], ids: list[list[int]], scorer: ResponseScorer, prompts: PromptSet) -> Evaluation:
-    """Score completions that are there already, such as people's; all count as ended. `ids`: their tokens, end token included."""
+    """Score completions that are there already, such as people's; all count as ended. `ids`: their tokens, end token
+    included."""
     columns = {**prompts.columns, "terminated": [True] * len(texts), "completion_ids": ids}
     lengths = [len(tokens) for tokens in ids]
     scores = scorer.compute_rewards(prompts.prompts, texts, columns, None).tolist()
     return Evaluation(
-        score=_mean(scores), kl=None, entropy=None, length=_mean(lengths), ended=1.0, monitor=None, scores=scores, monitors=None, lengths=lengths, texts=texts
+        score=_mean(scores),
+        kl=None,
+        entropy=None,
+        length=_mean(lengths),
+        ended=1.0,
+        monitor=None,
+        scores=scores,
+        monitors=None,
+        lengths=lengths,
+        texts=texts,
     )
 
 

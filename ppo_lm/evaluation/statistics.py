@@ -21,8 +21,8 @@ class Interval(NamedTuple):
 
 
 def bootstrap_mean(values, seed: int = 0, draws: int = DRAWS) -> Interval:
-    """The mean of `values` (N,) and the percentile interval over `draws` resamplings of them (Efron & Tibshirani, 1993). Differences or
-    outcomes of pairs make it a paired bootstrap."""
+    """The mean of `values` (N,) and the percentile interval over `draws` resamplings of them (Efron & Tibshirani,
+    1993). Differences or outcomes of pairs make it a paired bootstrap."""
     values = np.asarray(values, dtype=np.float64)
     rng = np.random.default_rng(seed)
     means = [values[rng.integers(len(values), size=len(values))].mean() for _ in range(draws)]
@@ -36,13 +36,17 @@ def outcomes(scores, baseline_scores) -> np.ndarray:
 
 
 def win_rate(scores, baseline_scores, seed: int = 0) -> Interval:
-    """The share of prompts won against the baseline, ties counting half, with a paired bootstrap interval over prompts."""
+    """The share of prompts won against the baseline, ties counting half, with a paired bootstrap interval over
+    prompts."""
     return bootstrap_mean(outcomes(scores, baseline_scores), seed)
 
 
-def length_controlled_win_rate(scores, baseline_scores, lengths, baseline_lengths, seed: int = 0, draws: int = 1000) -> Interval:
-    """The win rate at equal length: σ(a) of the logistic fit P(win) = σ(a + b·d), where d is the difference in length over its standard
-    deviation, squashed by tanh; after "Length-controlled AlpacaEval" (2404.04475), without its per-prompt term."""
+def length_controlled_win_rate(
+    scores, baseline_scores, lengths, baseline_lengths, seed: int = 0, draws: int = 1000
+) -> Interval:
+    """The win rate at equal length: σ(a) of the logistic fit P(win) = σ(a + b·d), where d is the difference in length
+    over its standard deviation, squashed by tanh; after "Length-controlled AlpacaEval" (2404.04475), without its
+    per-prompt term."""
     wins = outcomes(scores, baseline_scores)
     difference = np.asarray(lengths, dtype=np.float64) - np.asarray(baseline_lengths, dtype=np.float64)
     spread = difference.std()
@@ -55,8 +59,12 @@ def length_controlled_win_rate(scores, baseline_scores, lengths, baseline_length
 
 
 def calibration_error(confidences, correct, bins: int = 10, low: float = 0.5) -> float:
-    """Expected calibration error (1706.04599): Σ over bins of n_b/N · |accuracy_b − mean confidence_b|, in `bins` equal bins of [low, 1]."""
-    return sum(share * abs(accuracy - confidence) for share, confidence, accuracy in reliability(confidences, correct, bins, low))
+    """Expected calibration error (1706.04599): Σ over bins of n_b/N · |accuracy_b − mean confidence_b|, in `bins` equal
+    bins of [low, 1]."""
+    return sum(
+        share * abs(accuracy - confidence)
+        for share, confidence, accuracy in reliability(confidences, correct, bins, low)
+    )
 
 
 def reliability(confidences, correct, bins: int = 10, low: float = 0.5) -> list[tuple[float, float, float]]:
@@ -88,9 +96,12 @@ def _sigmoid(x):
     return 1 / (1 + np.exp(-x))
 
 
-def _fit_logistic(design: np.ndarray, wins: np.ndarray, weights: np.ndarray, ridge: float = 0.1, steps: int = 25) -> np.ndarray:
-    """Weighted logistic regression by Newton's method. The small ridge on the slope keeps it finite when length separates wins from losses; the
-    one half win and one half loss added at zero difference keep the intercept finite when every prompt is won."""
+def _fit_logistic(
+    design: np.ndarray, wins: np.ndarray, weights: np.ndarray, ridge: float = 0.1, steps: int = 25
+) -> np.ndarray:
+    """Weighted logistic regression by Newton's method. The small ridge on the slope keeps it finite when length
+    separates wins from losses; the one half win and one half loss added at zero difference keep the intercept finite
+    when every prompt is won."""
     design = np.vstack([design, [[1.0, 0.0], [1.0, 0.0]]])
     wins, weights = np.append(wins, [1.0, 0.0]), np.append(weights, [0.5, 0.5])
     penalty = np.array([0.0, ridge])

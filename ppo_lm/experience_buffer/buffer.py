@@ -12,7 +12,8 @@ from ppo_lm.types import SAPairs
 
 
 class ExperienceBuffer:
-    """Hands out the sequences of a batch in mini-batches, in an order drawn anew for every pass from one seeded stream."""
+    """Hands out the sequences of a batch in mini-batches, in an order drawn anew for every pass from one seeded
+    stream."""
 
     def __init__(self, seed: int):
         self.random = torch.Generator().manual_seed(seed)
@@ -25,7 +26,8 @@ class ExperienceBuffer:
 
 
 class TokenBudget:
-    """How many tokens, prompts included, a micro-batch may have. It is halved whenever the memory does not suffice, and stays so."""
+    """How many tokens, prompts included, a micro-batch may have. It is halved whenever the memory does not suffice, and
+    stays so."""
 
     def __init__(self, tokens: int):
         self.tokens = tokens
@@ -34,7 +36,8 @@ class TokenBudget:
         """Take half; raises `UserError` if a micro-batch of one sequence, of `longest` tokens, was too much."""
         if self.tokens <= longest:
             raise UserError(
-                f"out of memory with a single sequence of {longest} tokens ({first_line(error)}); set max_new_tokens or max_prompt_tokens lower, or take a smaller model"
+                f"out of memory with a single sequence of {longest} tokens ({first_line(error)}); set max_new_tokens "
+                "or max_prompt_tokens lower, or take a smaller model"
             ) from error
         self.tokens = max(self.tokens // 2, longest)
         if torch.cuda.is_available():
@@ -42,14 +45,15 @@ class TokenBudget:
 
 
 def micro_batches(sa_pairs: SAPairs, tokens: int) -> Iterator[tuple[torch.Tensor, SAPairs]]:
-    """Yield (rows, their pairs without needless padding): sequences of similar length together, as many as have `tokens` tokens among them, at least one.
-    rows: (n,) int64."""
+    """Yield (rows, their pairs without needless padding): sequences of similar length together, as many as have
+    `tokens` tokens among them, at least one. rows: (n,) int64."""
     for rows in split_by_tokens(sa_pairs.attention_mask.sum(dim=1), tokens):
         yield rows, trim_padding(sa_pairs.select(rows))
 
 
 def split_by_tokens(lengths: torch.Tensor, tokens: int) -> tuple[torch.Tensor, ...]:
-    """Sequences of `lengths` (B,) in groups, shortest first: as many as have at most `tokens` tokens among them, at least one. Returns their rows, (n,) int64 each."""
+    """Sequences of `lengths` (B,) in groups, shortest first: as many as have at most `tokens` tokens among them, at
+    least one. Returns their rows, (n,) int64 each."""
     order, sizes, room = lengths.argsort(stable=True), [], 0
     for length in lengths[order].tolist():
         if not sizes or length > room:
@@ -59,8 +63,14 @@ def split_by_tokens(lengths: torch.Tensor, tokens: int) -> tuple[torch.Tensor, .
     return order.split(sizes)
 
 
-def try_micro_batches(sa_pairs: SAPairs, budget: TokenBudget, work: Callable[[torch.Tensor, SAPairs], None], start_over: Callable[[], None]) -> None:
-    """Call `work(rows, part)` on every micro-batch. When memory runs out the budget is halved, `start_over()` called, and all of it done anew."""
+def try_micro_batches(
+    sa_pairs: SAPairs,
+    budget: TokenBudget,
+    work: Callable[[torch.Tensor, SAPairs], None],
+    start_over: Callable[[], None],
+) -> None:
+    """Call `work(rows, part)` on every micro-batch. When memory runs out the budget is halved, `start_over()` called,
+    and all of it done anew."""
     while True:
         start_over()
         try:
@@ -89,8 +99,11 @@ def trim_padding(sa_pairs: SAPairs) -> SAPairs:
 
 
 @torch.no_grad()
-def compute_in_micro_batches(sa_pairs: SAPairs, budget: TokenBudget, compute: Callable[[SAPairs], torch.Tensor]) -> torch.Tensor:
-    """Run `compute` over micro-batches, without gradients: pairs → (b, a) numbers, or (b,). Returns (B, A) or (B,) fp32, in the rows' own order."""
+def compute_in_micro_batches(
+    sa_pairs: SAPairs, budget: TokenBudget, compute: Callable[[SAPairs], torch.Tensor]
+) -> torch.Tensor:
+    """Run `compute` over micro-batches, without gradients: pairs → (b, a) numbers, or (b,). Returns (B, A) or (B,)
+    fp32, in the rows' own order."""
     found = []
 
     def work(rows: torch.Tensor, part: SAPairs) -> None:

@@ -1,7 +1,7 @@
 """A linear layer with at most one LoRA adapter ("LoRA", 2106.09685), forwards and backwards: y = x·(W + s·B·A)ᵀ + c.
 
-Plain functions, for autograd functions that keep only what they must. The adapter's weights keep their own dtype (fp32) and so do their gradients; products
-are in x's dtype.
+Plain functions, for autograd functions that keep only what they must. The adapter's weights keep their own dtype (fp32)
+and so do their gradients; products are in x's dtype.
 """
 
 from __future__ import annotations
@@ -34,14 +34,21 @@ def apply(x: torch.Tensor, layer: AdaptedLinear) -> torch.Tensor:
     whole = _whole_weight(layer, len(x))
     if whole is not None:
         return linear(x, whole, layer.bias)
-    return linear(x, layer.weight, layer.bias).addmm_(x @ layer.a.to(x.dtype).T, layer.b.to(x.dtype).T, alpha=layer.scale)
+    return linear(x, layer.weight, layer.bias).addmm_(
+        x @ layer.a.to(x.dtype).T, layer.b.to(x.dtype).T, alpha=layer.scale
+    )
 
 
 def gradients(
-    grad: torch.Tensor, x: torch.Tensor, layer: AdaptedLinear, needs: tuple[bool, ...], of_x: bool = True, add_to: torch.Tensor | None = None
+    grad: torch.Tensor,
+    x: torch.Tensor,
+    layer: AdaptedLinear,
+    needs: tuple[bool, ...],
+    of_x: bool = True,
+    add_to: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor | None, Gradients]:
-    """Of y = apply(x), with grad: (N, O) and x: (N, I): x's gradient (N, I), added in place to `add_to` if there is one, and those of the four tensors;
-    None for what `of_x` and `needs` say is not wanted."""
+    """Of y = apply(x), with grad: (N, O) and x: (N, I): x's gradient (N, I), added in place to `add_to` if there is
+    one, and those of the four tensors; None for what `of_x` and `needs` say is not wanted."""
     of_weight, of_bias, of_a, _ = needs
     whole = _whole_weight(layer, len(grad))
     grad_a = grad_b = None
@@ -60,7 +67,8 @@ def gradients(
 
 
 def _whole_weight(layer: AdaptedLinear, rows: int) -> torch.Tensor | None:
-    """W + s·B·A, where that costs less than two thin products of `rows` rows and W has no coarser dtype than the adapter."""
+    """W + s·B·A, where that costs less than two thin products of `rows` rows and W has no coarser dtype than the
+    adapter."""
     if layer.a is None:
         return layer.weight
     outputs, inputs = layer.weight.shape

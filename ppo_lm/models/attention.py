@@ -14,7 +14,15 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 from ppo_lm.models.packing import Packing
 
 NAME = "ppo_lm"
-NO_PART_OF_ATTENTION = {"dropout", "position_ids", "cache_position", "use_cache", "output_attentions", "output_hidden_states", "return_dict"}
+NO_PART_OF_ATTENTION = {
+    "dropout",
+    "position_ids",
+    "cache_position",
+    "use_cache",
+    "output_attentions",
+    "output_hidden_states",
+    "return_dict",
+}
 SHORT = 512  # tokens a row, up to which the matrix of attention weights is cheaper to keep than to compute again
 
 
@@ -38,7 +46,10 @@ class PackedRows:
     def scatter(self) -> torch.Tensor:
         """(N·KV,) int64 into (B·KV·T,): the inverse of `gather` on real tokens."""
         heads = torch.arange(self.kv_heads, device=self.packing.tokens.device)
-        return ((self.packing.row_of[:, None] * self.kv_heads + heads) * self.packing.width + self.packing.position_ids[:, None]).flatten()
+        return (
+            (self.packing.row_of[:, None] * self.kv_heads + heads) * self.packing.width
+            + self.packing.position_ids[:, None]
+        ).flatten()
 
     @cached_property
     def padding(self) -> torch.Tensor:
@@ -47,7 +58,8 @@ class PackedRows:
         return missing.expand(-1, self.kv_heads, -1).flatten()
 
     def bias(self, dtype: torch.dtype, window: int | None) -> torch.Tensor:
-        """(1, T·G, T): 0 where a query may look, −inf at what comes after it, or lies `window` or more tokens before it."""
+        """(1, T·G, T): 0 where a query may look, −inf at what comes after it, or lies `window` or more tokens before
+        it."""
         if (dtype, window) not in self.biases:
             self.biases[dtype, window] = self._make_bias(dtype, window)
         return self.biases[dtype, window]
@@ -74,7 +86,8 @@ class PackedBatch:
 class _ShortAttention(torch.autograd.Function):
     """softmax(Q·Kᵀ·scale + bias)·V by plain matrix products, query heads of one key–value head together.
 
-    Q: (N·KV, G·D), K and V: (N·KV, D), bias: (1, T·G, T). On CPUs, at these lengths, several times faster than the fused kernel, backward above all.
+    Q: (N·KV, G·D), K and V: (N·KV, D), bias: (1, T·G, T). On CPUs, at these lengths, several times faster than the
+    fused kernel, backward above all.
     """
 
     @staticmethod
@@ -91,12 +104,25 @@ class _ShortAttention(torch.autograd.Function):
     def backward(ctx, grad):
         q, k, v, weights = ctx.saved_tensors
         rows, scale, size = ctx.rows, ctx.scale, k.shape[1]
-        grad = grad.index_select(0, rows.gather).masked_fill_(rows.padding[:, None], 0.0).view(-1, rows.groups * rows.packing.width, size)
+        grad = (
+            grad.index_select(0, rows.gather)
+            .masked_fill_(rows.padding[:, None], 0.0)
+            .view(-1, rows.groups * rows.packing.width, size)
+        )
         grad_v = weights.transpose(1, 2) @ grad
-        grad_scores = torch._softmax_backward_data(grad @ _rows(v, rows, size).transpose(1, 2), weights, -1, weights.dtype).mul_(scale)
+        grad_scores = torch._softmax_backward_data(
+            grad @ _rows(v, rows, size).transpose(1, 2), weights, -1, weights.dtype
+        ).mul_(scale)
         grad_q = grad_scores @ _rows(k, rows, size)
         grad_k = grad_scores.transpose(1, 2) @ _rows(q, rows, size)
-        return _tokens(grad_q, rows, q.shape[1]), _tokens(grad_k, rows, size), _tokens(grad_v, rows, size), None, None, None
+        return (
+            _tokens(grad_q, rows, q.shape[1]),
+            _tokens(grad_k, rows, size),
+            _tokens(grad_v, rows, size),
+            None,
+            None,
+            None,
+        )
 
 
 def _rows(x: torch.Tensor, rows: PackedRows, size: int) -> torch.Tensor:
@@ -110,9 +136,16 @@ def _tokens(x: torch.Tensor, rows: PackedRows, width: int) -> torch.Tensor:
     return pad(real, (0, 0, 0, rows.packing.size * rows.kv_heads - len(real)))
 
 
-def attend_rows(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, rows: PackedRows, scale: float | None = None, window: int | None = None) -> torch.Tensor:
-    """Causal attention of every packed row to itself. q: (N, H, D), k and v: (N, KV, D) → (N, H·D). `window`: how many tokens back, itself included, a
-    token sees (None: all)."""
+def attend_rows(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    rows: PackedRows,
+    scale: float | None = None,
+    window: int | None = None,
+) -> torch.Tensor:
+    """Causal attention of every packed row to itself. q: (N, H, D), k and v: (N, KV, D) → (N, H·D). `window`: how many
+    tokens back, itself included, a token sees (None: all)."""
     (tokens, heads, size), packing = q.shape, rows.packing
     scale = size**-0.5 if scale is None else scale
     window = None if window is None or window >= packing.width else window
@@ -120,16 +153,36 @@ def attend_rows(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, rows: PackedR
     if q.device.type == "cpu" and packing.width <= SHORT:
         out = _ShortAttention.apply(q, k, v, rows, rows.bias(q.dtype, window), scale)
     else:
-        q, k, v = (_rows(x, rows, x.shape[1]).view(packing.rows, rows.kv_heads, packing.width, -1, size) for x in (q, k, v))
+        q, k, v = (
+            _rows(x, rows, x.shape[1]).view(packing.rows, rows.kv_heads, packing.width, -1, size) for x in (q, k, v)
+        )
         q, k, v = (x.transpose(2, 3).flatten(1, 2) for x in (q, k, v))
         mask = None if window is None else rows.bias(q.dtype, window)[0, :: rows.groups] == 0
-        out = scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, scale=scale, enable_gqa=rows.groups > 1)
-        out = _tokens(out.unflatten(1, (rows.kv_heads, rows.groups)).transpose(2, 3).reshape(-1, rows.groups * size), rows, rows.groups * size)
+        out = scaled_dot_product_attention(
+            q, k, v, attn_mask=mask, is_causal=mask is None, scale=scale, enable_gqa=rows.groups > 1
+        )
+        out = _tokens(
+            out.unflatten(1, (rows.kv_heads, rows.groups)).transpose(2, 3).reshape(-1, rows.groups * size),
+            rows,
+            rows.groups * size,
+        )
     return out.view(tokens, heads * size)
 
 
-def attention(module, query, key, value, attention_mask, *, scaling=None, packed: PackedBatch | None = None, sliding_window=None, **options):
-    """transformers' attention function, (1, H, N, D) and (1, KV, N, D) → (1, N, H, D): `packed` rows in the way above, all else as its own "sdpa" does.
+def attention(
+    module,
+    query,
+    key,
+    value,
+    attention_mask,
+    *,
+    scaling=None,
+    packed: PackedBatch | None = None,
+    sliding_window=None,
+    **options,
+):
+    """transformers' attention function, (1, H, N, D) and (1, KV, N, D) → (1, N, H, D): `packed` rows in the way above,
+    all else as its own "sdpa" does.
 
     Raises `TypeError` for packed rows if the network wants more than that, such as capped scores.
     """
@@ -137,7 +190,9 @@ def attention(module, query, key, value, attention_mask, *, scaling=None, packed
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **options)
     unknown = [name for name, value in options.items() if value is not None and name not in NO_PART_OF_ATTENTION]
     if unknown or not getattr(module, "is_causal", True):
-        raise TypeError(f"packed rows know no attention that is not causal, or with {', '.join(unknown) or 'nothing more'}")
+        raise TypeError(
+            f"packed rows know no attention that is not causal, or with {', '.join(unknown) or 'nothing more'}"
+        )
     rows = packed.rows_for(key.shape[1], query.shape[1] // key.shape[1])
     out = attend_rows(*(x[0].transpose(0, 1) for x in (query, key, value)), rows, scaling, sliding_window)
     return out.view(1, query.shape[2], query.shape[1], -1), None

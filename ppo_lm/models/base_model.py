@@ -18,8 +18,8 @@ from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from ppo_lm.models.lora_linear import use_own_passes
 from ppo_lm.models.llama_layers import is_plain_as, read_llama_rows
+from ppo_lm.models.lora_linear import use_own_passes
 from ppo_lm.models.reading import can_read_llama_rows, can_read_packed_rows, read_packed_rows, read_padded_rows
 
 ADAPTER_FILE = "adapter_model.safetensors"  # peft's name
@@ -32,8 +32,16 @@ class BaseModel:
     A role is activated for the length of a `with base.role(name):` block; None means the network without any adapter.
     """
 
-    def __init__(self, network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, eos_token_ids: list[int], name: str, fast: bool = True):
-        """`fast`: read rows without their padding, by passes of our own (`llama_layers`) or, in other networks, through adapters in one operation (`LoraLinear`)."""
+    def __init__(
+        self,
+        network: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        eos_token_ids: list[int],
+        name: str,
+        fast: bool = True,
+    ):
+        """`fast`: read rows without their padding, by passes of our own (`llama_layers`) or, in other networks, through
+        adapters in one operation (`LoraLinear`)."""
         self.network = network.eval().requires_grad_(False)
         self.tokenizer = tokenizer
         self.eos_token_ids = eos_token_ids
@@ -107,7 +115,8 @@ class BaseModel:
                 new.copy_(old)
 
     def save_adapter(self, role: str, folder: str | Path) -> None:
-        """Write the adapter of `role` as PEFT does: `adapter_config.json` and `adapter_model.safetensors` in `folder`."""
+        """Write the adapter of `role` as PEFT does: `adapter_config.json` and `adapter_model.safetensors` in
+        `folder`."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         state = get_peft_model_state_dict(self.peft, adapter_name=role, save_embedding_layers=False)
@@ -135,7 +144,8 @@ class BaseModel:
 
     @contextmanager
     def role(self, role: str | None) -> Iterator[None]:
-        """Run the network as `role`. Blocks do not nest; run backward passes that recompute activations inside the block."""
+        """Run the network as `role`. Blocks do not nest; run backward passes that recompute activations inside the
+        block."""
         if role is not None and (self.peft is None or role not in self.peft.peft_config):
             raise KeyError(f"no adapter called {role!r}")
         self._activate(role)
@@ -155,13 +165,19 @@ class BaseModel:
 
     def role_parameters(self, role: str | None) -> list[nn.Parameter]:
         """The weights that belong to `role`; for None, all weights of the network."""
-        return [parameter for name, parameter in self.network.named_parameters() if role is None or _belongs_to(name, role)]
+        return [
+            parameter for name, parameter in self.network.named_parameters() if role is None or _belongs_to(name, role)
+        ]
 
     @torch.no_grad()
     def merged_weights(self, role: str | None) -> dict[str, torch.Tensor]:
-        """The network's weights on the CPU, under the names of a network without adapters, with the adapter of `role` added in:
-        W + (alpha / r)·B·A, summed in fp32."""
-        weights = {name.replace(".base_layer.", "."): value.cpu() for name, value in self.network.state_dict().items() if ".lora_" not in name}
+        """The network's weights on the CPU, under the names of a network without adapters, with the adapter of `role`
+        added in: W + (alpha / r)·B·A, summed in fp32."""
+        weights = {
+            name.replace(".base_layer.", "."): value.cpu()
+            for name, value in self.network.state_dict().items()
+            if ".lora_" not in name
+        }
         for name, module in self.network.named_modules():
             if isinstance(module, LoraLayer) and role in module.lora_A:
                 weight, delta = weights[f"{name}.weight"], module.get_delta_weight(role).float().cpu()
@@ -175,26 +191,38 @@ class BaseModel:
         merged.generation_config = copy.deepcopy(self.network.generation_config)
         return merged.eval()
 
-    def hidden_states(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, wanted: torch.Tensor | None = None) -> torch.Tensor:
-        """The last hidden states. (B, T) int64, (B, T) bool → (B, T, H). Padding on either side changes nothing. `wanted` (B, T) bool: no other
-        places need be right."""
+    def hidden_states(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, wanted: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """The last hidden states. (B, T) int64, (B, T) bool → (B, T, H). Padding on either side changes nothing.
+        `wanted` (B, T) bool: no other places need be right."""
         if self.is_llama and not self.network.training and is_plain_as(self.network, self._active):
             keep_inputs_only = bool(self._checkpointed) and torch.is_grad_enabled()
-            return read_llama_rows(self.network.get_decoder(), self._active, input_ids, attention_mask, wanted, keep_inputs_only)
-        drops_attention = self.network.training and getattr(self.network.config.get_text_config(), "attention_dropout", 0.0)
+            return read_llama_rows(
+                self.network.get_decoder(), self._active, input_ids, attention_mask, wanted, keep_inputs_only
+            )
+        drops_attention = self.network.training and getattr(
+            self.network.config.get_text_config(), "attention_dropout", 0.0
+        )
         read = read_packed_rows if self.packs and not drops_attention else read_padded_rows
         with self._checkpointing():
             return read(self.network.get_decoder(), input_ids, attention_mask)
 
     def checkpoint_activations(self) -> None:
-        """Keep only the layers' inputs for the backward pass, which computes the rest anew ("Training deep nets with sublinear memory cost", 1604.06174)."""
-        enable = getattr(self.network, "activation_checkpointing_enable", None) or self.network.gradient_checkpointing_enable  # its new and its old name
+        """Keep only the layers' inputs for the backward pass, which computes the rest anew ("Training deep nets with
+        sublinear memory cost", 1604.06174)."""
+        enable = (
+            getattr(self.network, "activation_checkpointing_enable", None) or self.network.gradient_checkpointing_enable
+        )  # its new and its old name
         enable({"use_reentrant": False})
-        self._checkpointed = [module for module in self.network.modules() if isinstance(module, GradientCheckpointingLayer)]
+        self._checkpointed = [
+            module for module in self.network.modules() if isinstance(module, GradientCheckpointingLayer)
+        ]
 
     @contextmanager
     def _checkpointing(self) -> Iterator[None]:
-        """A layer checkpoints only while it is in training mode, and keeps no cache then; the modules in it, dropout among them, stay as they are."""
+        """A layer checkpoints only while it is in training mode, and keeps no cache then; the modules in it, dropout
+        among them, stay as they are."""
         modes = [layer.training for layer in self._checkpointed]
         for layer in self._checkpointed:
             layer.training = torch.is_grad_enabled()
@@ -210,9 +238,11 @@ class BaseModel:
 
 
 def pick_pad_token_id(tokenizer: PreTrainedTokenizerBase, eos_token_ids: list[int]) -> int:
-    """A token to pad with that is no end-of-sequence token: the tokenizer's own, else another special one, else id 0 or 1.
+    """A token to pad with that is no end-of-sequence token: the tokenizer's own, else another special one, else id 0 or
+    1.
 
-    Masks come from real lengths and never from `ids != pad`, so the choice changes no number. The tokenizer is left as it is.
+    Masks come from real lengths and never from `ids != pad`, so the choice changes no number. The tokenizer is left as
+    it is.
     """
     candidates = [tokenizer.pad_token_id, *tokenizer.all_special_ids, 0, *range(1, len(eos_token_ids) + 1)]
     return next(token for token in candidates if token is not None and token not in eos_token_ids)

@@ -1,5 +1,6 @@
-"""Networks built like Llama, read without padding by passes of our own: half a dozen operations where transformers' layers take thirty, activations that are
-cheap to compute again are not kept, and the last layer does nothing for tokens whose hidden state nobody wants."""
+"""Networks built like Llama, read without padding by passes of our own: half a dozen operations where transformers'
+layers take thirty, activations that are cheap to compute again are not kept, and the last layer does nothing for tokens
+whose hidden state nobody wants."""
 
 from __future__ import annotations
 
@@ -29,16 +30,24 @@ def why_not_llama(network: nn.Module) -> str | None:
 
 
 def is_plain_as(network: nn.Module, role: str | None) -> bool:
-    """Whether all linear layers of the network's layers are plain in this role, so that `read_llama_rows` may be used."""
+    """Whether all linear layers of the network's layers are plain in this role, so that `read_llama_rows` may be
+    used."""
     return all(is_plain(module, role) for layer in network.get_decoder().layers for module in _linears(layer))
 
 
 def read_llama_rows(
-    decoder: nn.Module, role: str | None, input_ids: torch.Tensor, attention_mask: torch.Tensor, wanted: torch.Tensor | None = None, keep_inputs_only: bool = False
+    decoder: nn.Module,
+    role: str | None,
+    input_ids: torch.Tensor,
+    attention_mask: torch.Tensor,
+    wanted: torch.Tensor | None = None,
+    keep_inputs_only: bool = False,
 ) -> torch.Tensor:
-    """(B, T) int64, (B, T) bool → the last hidden states (B, T, H), 0 at padding and where `wanted` (B, T) bool is False.
+    """(B, T) int64, (B, T) bool → the last hidden states (B, T, H), 0 at padding and where `wanted` (B, T) bool is
+    False.
 
-    `keep_inputs_only`: of a layer's activations keep but its input for the backward pass, and compute the others anew (1604.06174).
+    `keep_inputs_only`: of a layer's activations keep but its input for the backward pass, and compute the others anew
+    (1604.06174).
     """
     few = input_ids.device.type == "cpu"
     packing = Packing.of(attention_mask, few)
@@ -52,18 +61,29 @@ def read_llama_rows(
     last = len(decoder.layers) - 1
     for index, layer in enumerate(decoder.layers):
         arguments = (layer, role, x, cos, sin, batch, keep if index == last else None)
-        x = checkpoint(_pass_layer, *arguments, use_reentrant=False, preserve_rng_state=False) if keep_inputs_only else _pass_layer(*arguments)
+        x = (
+            checkpoint(_pass_layer, *arguments, use_reentrant=False, preserve_rng_state=False)
+            if keep_inputs_only
+            else _pass_layer(*arguments)
+        )
     return packing.spread(decoder.norm(x), input_ids.shape, tokens)
 
 
-def _pass_layer(layer: nn.Module, role: str | None, x, cos, sin, batch: PackedBatch, keep: torch.Tensor | None) -> torch.Tensor:
+def _pass_layer(
+    layer: nn.Module, role: str | None, x, cos, sin, batch: PackedBatch, keep: torch.Tensor | None
+) -> torch.Tensor:
     """(N, H) → (N, H), or, with `keep` (M,) int64, the hidden states of those tokens alone, (M, H)."""
     attention, size = layer.self_attn, layer.self_attn.head_dim
-    q, k, v = (y.unflatten(1, (-1, size)) for y in _normed_linears(x, layer.input_layernorm, *(adapted(m, role) for m in _linears(layer)[:3])))
+    q, k, v = (
+        y.unflatten(1, (-1, size))
+        for y in _normed_linears(x, layer.input_layernorm, *(adapted(m, role) for m in _linears(layer)[:3]))
+    )
     if hasattr(attention, "q_norm"):
         q, k = attention.q_norm(q), attention.k_norm(k)
     rows = batch.rows_for(k.shape[1], q.shape[1] // k.shape[1])
-    window = getattr(attention, "sliding_window", getattr(attention.config, "sliding_window", None))  # a layer's own, or the network's
+    window = getattr(
+        attention, "sliding_window", getattr(attention.config, "sliding_window", None)
+    )  # a layer's own, or the network's
     mixed = attend_rows(_Rotate.apply(q, cos, sin), _Rotate.apply(k, cos, sin), v, rows, attention.scaling, window)
     if keep is not None:
         x, mixed = x.index_select(0, keep), mixed.index_select(0, keep)
@@ -76,7 +96,15 @@ def _pass_layer(layer: nn.Module, role: str | None, x, cos, sin, batch: PackedBa
 
 def _linears(layer: nn.Module) -> tuple[nn.Module, ...]:
     attention, mlp = layer.self_attn, layer.mlp
-    return attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj, mlp.gate_proj, mlp.up_proj, mlp.down_proj
+    return (
+        attention.q_proj,
+        attention.k_proj,
+        attention.v_proj,
+        attention.o_proj,
+        mlp.gate_proj,
+        mlp.up_proj,
+        mlp.down_proj,
+    )
 
 
 def _tensors(layers: list[AdaptedLinear]) -> list[torch.Tensor | None]:
@@ -88,14 +116,16 @@ def _layers(tensors: list, scales: list[float]) -> list[AdaptedLinear]:
 
 
 def rotations(rotary: nn.Module, x: torch.Tensor, position_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """(cos, sin) of positions (N,), (N, 1, D) each, in the dtype of x; sin is negative in its first half, see `rotate`."""
+    """(cos, sin) of positions (N,), (N, 1, D) each, in the dtype of x; sin is negative in its first half, see
+    `rotate`."""
     cos, sin = rotary(x[:1, None], position_ids[None])
     half = sin.shape[-1] // 2
     return cos[0][:, None], torch.cat([-sin[0, :, :half], sin[0, :, half:]], dim=1)[:, None]
 
 
 def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Rotary position embedding (2104.09864) with the halves of each head as the two coordinates: x·cos + (x₂, x₁)·(−sin, sin). (N, heads, D)."""
+    """Rotary position embedding (2104.09864) with the halves of each head as the two coordinates: x·cos + (x₂,
+    x₁)·(−sin, sin). (N, heads, D)."""
     return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, dims=-1), sin)
 
 
@@ -112,7 +142,8 @@ class _Rotate(torch.autograd.Function):
 
 
 def inverse_length(x: torch.Tensor, eps: float) -> torch.Tensor:
-    """1 / √(mean x² + eps) over the last dimension, (..., H) → (..., 1) fp32 ("Root mean square layer normalization", 1910.07467)."""
+    """1 / √(mean x² + eps) over the last dimension, (..., H) → (..., 1) fp32 ("Root mean square layer normalization",
+    1910.07467)."""
     length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
     return length.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
 
@@ -121,7 +152,9 @@ def normalise(x: torch.Tensor, inverse: torch.Tensor, weight: torch.Tensor) -> t
     return (x * inverse).to(x.dtype).mul_(weight)
 
 
-def _normalise_gradients(grad: torch.Tensor, x: torch.Tensor, inverse: torch.Tensor, weight: torch.Tensor, of_weight: bool):
+def _normalise_gradients(
+    grad: torch.Tensor, x: torch.Tensor, inverse: torch.Tensor, weight: torch.Tensor, of_weight: bool
+):
     """(of x, of weight or None), computed in fp32."""
     unit = x * inverse
     grad_weight = (grad * unit).sum(dim=0).to(weight.dtype) if of_weight else None
@@ -131,7 +164,9 @@ def _normalise_gradients(grad: torch.Tensor, x: torch.Tensor, inverse: torch.Ten
 
 
 def _normed_linears(x: torch.Tensor, norm: nn.Module, *layers: AdaptedLinear) -> tuple[torch.Tensor, ...]:
-    return _NormedLinears.apply(x, norm.weight, norm.variance_epsilon, [layer.scale for layer in layers], *_tensors(layers))
+    return _NormedLinears.apply(
+        x, norm.weight, norm.variance_epsilon, [layer.scale for layer in layers], *_tensors(layers)
+    )
 
 
 class _NormedLinears(torch.autograd.Function):
@@ -151,9 +186,15 @@ class _NormedLinears(torch.autograd.Function):
         normed, grad_normed, found = normalise(x, inverse, weight), None, []
         needs_input = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
         for i, (grad, layer) in enumerate(zip(grads, _layers(tensors, ctx.scales))):
-            grad_normed, of_layer = gradients(grad, normed, layer, ctx.needs_input_grad[4 + 4 * i : 8 + 4 * i], needs_input, grad_normed)
+            grad_normed, of_layer = gradients(
+                grad, normed, layer, ctx.needs_input_grad[4 + 4 * i : 8 + 4 * i], needs_input, grad_normed
+            )
             found += of_layer
-        grad_x, grad_weight = _normalise_gradients(grad_normed, x, inverse, weight, ctx.needs_input_grad[1]) if needs_input else (None, None)
+        grad_x, grad_weight = (
+            _normalise_gradients(grad_normed, x, inverse, weight, ctx.needs_input_grad[1])
+            if needs_input
+            else (None, None)
+        )
         return grad_x, grad_weight, None, None, *found
 
 
@@ -174,7 +215,8 @@ class _AddLinear(torch.autograd.Function):
 
 
 class _Mlp(torch.autograd.Function):
-    """x + down(silu(gate(n))·up(n)) with n = normalised x ("GLU variants improve transformer", 2002.05202); kept are x, gate(n) and up(n)."""
+    """x + down(silu(gate(n))·up(n)) with n = normalised x ("GLU variants improve transformer", 2002.05202); kept are x,
+    gate(n) and up(n)."""
 
     @staticmethod
     def forward(ctx, x, weight, eps: float, scales: list[float], *tensors):

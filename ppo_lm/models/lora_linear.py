@@ -9,9 +9,11 @@ from ppo_lm.models.adapted_linear import AdaptedLinear, apply, gradients
 
 
 class LoraLinear(lora.Linear):
-    """peft's layer with the forward and backward passes of `adapted_linear`; of the activations only its input is kept for the backward pass.
+    """peft's layer with the forward and backward passes of `adapted_linear`; of the activations only its input is kept
+    for the backward pass.
 
-    peft's pass is used where it does more: dropout that is on, DoRA and other variants, several adapters at once, a bias of the adapter's.
+    peft's pass is used where it does more: dropout that is on, DoRA and other variants, several adapters at once, a
+    bias of the adapter's.
     """
 
     def forward(self, x: torch.Tensor, *args, **kwargs) -> torch.Tensor:
@@ -34,12 +36,15 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         x, *tensors = ctx.saved_tensors
-        grad_x, found = gradients(grad, x, AdaptedLinear(*tensors, ctx.scale), ctx.needs_input_grad[2:], ctx.needs_input_grad[0])
+        grad_x, found = gradients(
+            grad, x, AdaptedLinear(*tensors, ctx.scale), ctx.needs_input_grad[2:], ctx.needs_input_grad[0]
+        )
         return grad_x, None, *found
 
 
 def is_plain(module: torch.nn.Module, role: str | None) -> bool:
-    """Whether `module` as `role` (None, or one that has no adapter here: the layer alone) is no more than y = x·(W + s·B·A)ᵀ + c, now that dropout is on or off."""
+    """Whether `module` as `role` (None, or one that has no adapter here: the layer alone) is no more than y = x·(W +
+    s·B·A)ᵀ + c, now that dropout is on or off."""
     if type(module) is torch.nn.Linear:
         return True
     if not isinstance(module, lora.Linear) or module.merged or type(module.base_layer) is not torch.nn.Linear:
@@ -58,7 +63,9 @@ def adapted(module: torch.nn.Module, role: str | None) -> AdaptedLinear:
     base = module.base_layer
     if role not in module.lora_A:
         return AdaptedLinear(base.weight, base.bias, None, None)
-    return AdaptedLinear(base.weight, base.bias, module.lora_A[role].weight, module.lora_B[role].weight, module.scaling[role])
+    return AdaptedLinear(
+        base.weight, base.bias, module.lora_A[role].weight, module.lora_B[role].weight, module.scaling[role]
+    )
 
 
 def use_own_passes(layer: torch.nn.Module) -> None:

@@ -12,9 +12,11 @@ SMALLEST, STEPS = 64, 8  # see `few_sizes`
 
 @dataclass(frozen=True)
 class Packing:
-    """Where the N real tokens of a padded batch (B, T) lie, row after row. Packed tensors have `size` ≥ N rows; what is in those after N means nothing.
+    """Where the N real tokens of a padded batch (B, T) lie, row after row. Packed tensors have `size` ≥ N rows; what is
+    in those after N means nothing.
 
-    `width` is the longest row's number of real tokens; "the rows" below are (B, width), every row starting with its first real token.
+    `width` is the longest row's number of real tokens; "the rows" below are (B, width), every row starting with its
+    first real token.
     """
 
     rows: int
@@ -32,7 +34,14 @@ class Packing:
         row_of = torch.arange(len(lengths), device=lengths.device).repeat_interleave(lengths, output_size=len(tokens))
         starts = lengths.cumsum(dim=0) - lengths
         size = few_sizes(len(tokens)) if few else len(tokens)
-        return cls(len(lengths), int(lengths.max()), size, tokens, torch.arange(len(tokens), device=lengths.device) - starts[row_of], row_of)
+        return cls(
+            len(lengths),
+            int(lengths.max()),
+            size,
+            tokens,
+            torch.arange(len(tokens), device=lengths.device) - starts[row_of],
+            row_of,
+        )
 
     def take(self, batch: torch.Tensor) -> torch.Tensor:
         """The real tokens' part of a padded batch, and zeros: (B, T) → (size,)."""
@@ -54,16 +63,17 @@ class Packing:
         return sources.scatter(0, self.places, torch.arange(len(self.tokens), device=self.tokens.device))
 
     def spread(self, packed: torch.Tensor, shape: torch.Size, tokens: torch.Tensor | None = None) -> torch.Tensor:
-        """Undo the packing: (size, H) → (B, T, H) for the batch's `shape` (B, T), 0 where there is padding. With `tokens` (M,), some of
-        `self.tokens`, for theirs alone, (M or more, H)."""
+        """Undo the packing: (size, H) → (B, T, H) for the batch's `shape` (B, T), 0 where there is padding. With
+        `tokens` (M,), some of `self.tokens`, for theirs alone, (M or more, H)."""
         tokens = self.tokens if tokens is None else tokens
         batch = packed.new_zeros(shape[0] * shape[1], packed.shape[-1])
         return batch.index_copy(0, tokens, packed[: len(tokens)]).view(*shape, -1)
 
 
 def few_sizes(count: int) -> int:
-    """The least number ≥ count that is a multiple of 64 and of an eighth of the power of two below it. oneDNN keeps a program for every shape of a matrix
-    product on a CPU, and takes up to a millisecond to make one: there should be few."""
+    """The least number ≥ count that is a multiple of 64 and of an eighth of the power of two below it. oneDNN keeps a
+    program for every shape of a matrix product on a CPU, and takes up to a millisecond to make one: there should be
+    few."""
     return round_up(count, max(SMALLEST, (1 << max(count - 1, 0).bit_length()) // (2 * STEPS)))
 
 

@@ -17,11 +17,15 @@ class PolicyModel:
         self.base, self.role = base, role
 
     def action_logprobs(self, sa_pairs: SAPairs, temperature: float = 1.0) -> torch.Tensor:
-        """log π_θ(a|s) of every pair, (B, A) fp32, 0 where masked, on the support it was sampled from (see `ops.action_logprobs`)."""
+        """log π_θ(a|s) of every pair, (B, A) fp32, 0 where masked, on the support it was sampled from (see
+        `ops.action_logprobs`)."""
         return self.logprobs_at(states_before_actions(self.base, self.role, sa_pairs), sa_pairs, temperature)
 
-    def logprobs_at(self, states: torch.Tensor, sa_pairs: SAPairs, temperature: float = 1.0, entropy: bool = False) -> torch.Tensor:
-        """`action_logprobs` from hidden states that are known already, (B, A, H); with `entropy`, (2, B, A): these, and the entropies."""
+    def logprobs_at(
+        self, states: torch.Tensor, sa_pairs: SAPairs, temperature: float = 1.0, entropy: bool = False
+    ) -> torch.Tensor:
+        """`action_logprobs` from hidden states that are known already, (B, A, H); with `entropy`, (2, B, A): these, and
+        the entropies."""
         return action_logprobs(
             states,
             self.base.logits,
@@ -38,7 +42,8 @@ class PolicyModel:
 
 
 def states_before_actions(base: BaseModel, role: str | None, sa_pairs: SAPairs) -> torch.Tensor:
-    """The hidden state that each action was chosen from, one position before it, as the network in `role` computes it: (B, A, H)."""
+    """The hidden state that each action was chosen from, one position before it, as the network in `role` computes it:
+    (B, A, H)."""
     before = slice(-sa_pairs.action_ids.shape[1] - 1, -1)
     wanted = torch.zeros_like(sa_pairs.attention_mask)
     wanted[:, before] = sa_pairs.action_mask

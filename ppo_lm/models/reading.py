@@ -15,17 +15,24 @@ from ppo_lm.models.packing import Packing
 from ppo_lm.ops import position_ids
 
 NO_MASK = torch.ones(1, 1, 1, 1, dtype=torch.bool)  # of four dimensions, so that transformers builds none of its own
-TOLERANCE = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}  # relative; rounding alone stays well below, a wrong mask far above
+TOLERANCE = {
+    torch.float32: 1e-4,
+    torch.float16: 2e-2,
+    torch.bfloat16: 1e-1,
+}  # relative; rounding alone stays well below, a wrong mask far above
 
 
 def read_padded_rows(decoder: nn.Module, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
     """(B, T) int64, (B, T) bool → (B, T, H); what stands at padding means nothing."""
-    output = decoder(input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids(attention_mask), use_cache=False)
+    output = decoder(
+        input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids(attention_mask), use_cache=False
+    )
     return output.last_hidden_state
 
 
 def read_packed_rows(decoder: nn.Module, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-    """As `read_padded_rows`, but all real tokens go through the network as one row, attention keeping them apart; 0 at padding."""
+    """As `read_padded_rows`, but all real tokens go through the network as one row, attention keeping them apart; 0 at
+    padding."""
     packing = Packing.of(attention_mask)
     output = decoder(
         input_ids=packing.take(input_ids)[None],
@@ -38,7 +45,8 @@ def read_packed_rows(decoder: nn.Module, input_ids: torch.Tensor, attention_mask
 
 
 def can_read_packed_rows(network: PreTrainedModel) -> bool:
-    """Give the network our attention and see whether packed rows read as padded ones do; if not, it gets its own attention back."""
+    """Give the network our attention and see whether packed rows read as padded ones do; if not, it gets its own
+    attention back."""
     before = network.config._attn_implementation
 
     def read(*batch: torch.Tensor) -> torch.Tensor:
@@ -53,12 +61,14 @@ def can_read_packed_rows(network: PreTrainedModel) -> bool:
 
 def can_read_llama_rows(network: PreTrainedModel) -> bool:
     """Whether `read_llama_rows` is for networks of this kind, and reads as transformers does."""
-    return why_not_llama(network) is None and _passes_try(network, partial(read_llama_rows, network.get_decoder(), None))
+    return why_not_llama(network) is None and _passes_try(
+        network, partial(read_llama_rows, network.get_decoder(), None)
+    )
 
 
 def trial_ids(network: PreTrainedModel, count: int) -> torch.Tensor:
-    """(count,) int64 from the middle of the vocabulary. The first ones are often special tokens that were hardly trained: rounding alone may turn what they
-    give into something else."""
+    """(count,) int64 from the middle of the vocabulary. The first ones are often special tokens that were hardly
+    trained: rounding alone may turn what they give into something else."""
     words = network.get_input_embeddings().num_embeddings
     return (words // 2 + torch.arange(count, device=network.device)) % words
 
@@ -77,6 +87,12 @@ def _passes_try(network: PreTrainedModel, read: Callable[[torch.Tensor, torch.Te
     try:
         expected = read_padded_rows(network.get_decoder(), ids, mask)[mask].float()
         found = read(ids, mask)[mask].float()
-    except (TypeError, ValueError, KeyError, RuntimeError, AttributeError):  # the network takes no such argument, or lets no other attention in
+    except (
+        TypeError,
+        ValueError,
+        KeyError,
+        RuntimeError,
+        AttributeError,
+    ):  # the network takes no such argument, or lets no other attention in
         return False
     return reads_alike(found, expected, TOLERANCE.get(network.dtype, 0.0))

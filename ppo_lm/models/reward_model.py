@@ -16,8 +16,8 @@ REWARD_FILES = ("adapter_config.json", "adapter_model.safetensors", HEAD_FILE, N
 
 
 class RewardModel:
-    """r(prompt, response): read at the last real token, then shifted and scaled by `mean` and `std`, which are measured so that
-    reference summaries average 0 (2403.17031)."""
+    """r(prompt, response): read at the last real token, then shifted and scaled by `mean` and `std`, which are measured
+    so that reference summaries average 0 (2403.17031)."""
 
     def __init__(self, base: BaseModel, role: str = "reward"):
         self.base, self.role = base, role
@@ -42,7 +42,9 @@ class RewardModel:
         folder = Path(folder)
         self.base.save_adapter(self.role, folder)
         self.head.save(folder)
-        (folder / NORMALISATION_FILE).write_text(json.dumps({"mean": self.mean, "std": self.std}) + "\n", encoding="utf-8")
+        (folder / NORMALISATION_FILE).write_text(
+            json.dumps({"mean": self.mean, "std": self.std}) + "\n", encoding="utf-8"
+        )
 
     @classmethod
     def load(cls, base: BaseModel, folder: str | Path, role: str = "reward") -> RewardModel:

@@ -32,7 +32,9 @@ class ScoreHead(nn.Module):
 
     def save(self, folder: Path) -> None:
         """Write the weights to `HEAD_FILE` in `folder`."""
-        save_file({name: value.cpu().contiguous() for name, value in self.linear.state_dict().items()}, folder / HEAD_FILE)
+        save_file(
+            {name: value.cpu().contiguous() for name, value in self.linear.state_dict().items()}, folder / HEAD_FILE
+        )
 
     def load(self, folder: Path) -> None:
         """Take over what `save` wrote."""

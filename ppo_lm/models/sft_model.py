@@ -17,5 +17,6 @@ class SFTModel:
 
     @torch.no_grad()
     def action_logprobs(self, sa_pairs: SAPairs, temperature: float = 1.0) -> torch.Tensor:
-        """log π_ref(a|s) of every pair, (B, A) fp32, 0 where masked, at the policy's temperature and on the policy's support."""
+        """log π_ref(a|s) of every pair, (B, A) fp32, 0 where masked, at the policy's temperature and on the policy's
+        support."""
         return self._policy.action_logprobs(sa_pairs, temperature)

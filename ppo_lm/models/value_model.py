@@ -16,9 +16,11 @@ VALUE_FILES = ("adapter_config.json", "adapter_model.safetensors", HEAD_FILE)
 
 
 class ValueModel:
-    """V(s): an adapter of its own on the shared base (or a base of its own, `role=None`), and a head; with `trunk_of`, a head on the policy's hidden states.
+    """V(s): an adapter of its own on the shared base (or a base of its own, `role=None`), and a head; with `trunk_of`,
+    a head on the policy's hidden states.
 
-    The head starts from V = 0, not as a reward model's does: values drawn at random would be noise in every advantage, as large as the scores or larger.
+    The head starts from V = 0, not as a reward model's does: values drawn at random would be noise in every advantage,
+    as large as the scores or larger.
     """
 
     def __init__(self, base: BaseModel, role: str | None = "value", trunk_of: PolicyModel | None = None):

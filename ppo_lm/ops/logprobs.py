@@ -1,4 +1,5 @@
-"""From hidden states to the log-probabilities of actions, and the entropies: the one function that old, new and reference numbers all come from."""
+"""From hidden states to the log-probabilities of actions, and the entropies: the one function that old, new and
+reference numbers all come from."""
 
 from __future__ import annotations
 
@@ -25,16 +26,21 @@ def action_logprobs(
 ) -> torch.Tensor:
     """log π(a|s) of every action, under the distribution it was sampled from.
 
-    log π(a) = z_a − logsumexp_{j ∈ S} z_j with z = logits / temperature. S is the whole vocabulary, or, where top-k/top-p cut it,
-    the support kept while sampling, so that old, new and reference log-probabilities are comparable (2403.17031).
+    log π(a) = z_a − logsumexp_{j ∈ S} z_j with z = logits / temperature. S is the whole vocabulary, or, where
+    top-k/top-p cut it, the support kept while sampling, so that old, new and reference log-probabilities are comparable
+    (2403.17031).
 
     hidden: (B, A, H), the last hidden state at the position BEFORE each action. head: (n, H) → (n, V) logits.
-    action_ids: (B, A) int64. action_mask: (B, A) bool. support_ids: (B, A, K) int64 with -1 = none, or None.
-    Returns (B, A) fp32 (fp64 for fp64 logits), 0 where masked; with `entropy`, (2, B, A): these, and the entropies −Σ_{j ∈ S} π_j log π_j.
-    Logits exist for `chunk` real tokens at a time, never for padding; under autograd they are recomputed in the backward pass rather than kept.
+    action_ids: (B, A) int64. action_mask: (B, A) bool. support_ids: (B, A, K) int64 with -1 = none, or None. Returns
+    (B, A) fp32 (fp64 for fp64 logits), 0 where masked; with `entropy`, (2, B, A): these, and the entropies −Σ_{j ∈ S}
+    π_j log π_j. Logits exist for `chunk` real tokens at a time, never for padding; under autograd they are recomputed
+    in the backward pass rather than kept.
     """
     if hidden.shape[:2] != action_ids.shape or action_mask.shape != action_ids.shape:
-        raise ValueError(f"hidden {tuple(hidden.shape)}, action_ids {tuple(action_ids.shape)}, action_mask {tuple(action_mask.shape)}: (B, A) differ")
+        raise ValueError(
+            f"hidden {tuple(hidden.shape)}, action_ids {tuple(action_ids.shape)}, action_mask "
+            f"{tuple(action_mask.shape)}: (B, A) differ"
+        )
     chunk = chunk or (CHUNK if hidden.device.type == "cpu" else GPU_CHUNK)
     rows, ids = hidden[action_mask], action_ids[action_mask]
     supports = None if support_ids is None else support_ids[action_mask]
@@ -43,7 +49,9 @@ def action_logprobs(
     for start in range(0, rows.shape[0], chunk):
         piece = slice(start, start + chunk)
         arguments = (rows[piece], head, ids[piece], temperature, None if supports is None else supports[piece], entropy)
-        parts.append(checkpoint(_chunk_logprobs, *arguments, use_reentrant=False) if recompute else _chunk_logprobs(*arguments))
+        parts.append(
+            checkpoint(_chunk_logprobs, *arguments, use_reentrant=False) if recompute else _chunk_logprobs(*arguments)
+        )
     flat = torch.cat(parts, dim=-1) if parts else rows.new_zeros((2, 0) if entropy else 0, dtype=torch.float32)
     shape = (*flat.shape[:-1], *action_ids.shape)
     return torch.zeros(shape, dtype=flat.dtype, device=flat.device).masked_scatter(action_mask, flat)
@@ -64,5 +72,6 @@ def _chunk_logprobs(hidden, head, action_ids, temperature, support_ids, entropy)
 
 
 def position_ids(attention_mask: torch.Tensor) -> torch.Tensor:
-    """Positions that count real tokens only, so that padding changes nothing. (B, T) bool → (B, T) int64, 0 where masked."""
+    """Positions that count real tokens only, so that padding changes nothing. (B, T) bool → (B, T) int64, 0 where
+    masked."""
     return (attention_mask.long().cumsum(dim=1) - 1).clamp(min=0)

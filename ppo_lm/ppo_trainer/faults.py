@@ -9,7 +9,16 @@ import torch
 from ppo_lm.errors import NumericalFault
 from ppo_lm.types import SAPairs
 
-COLUMNS = ("old_logprobs", "ref_logprobs", "scores", "rewards", "values", "advantages", "reward_to_go", "returns")  # in the order they are computed in
+COLUMNS = (
+    "old_logprobs",
+    "ref_logprobs",
+    "scores",
+    "rewards",
+    "values",
+    "advantages",
+    "reward_to_go",
+    "returns",
+)  # in the order they are computed in
 
 
 def check_pairs(sa_pairs: SAPairs) -> None:

@@ -10,7 +10,8 @@ from ppo_lm.types import SAPairs
 
 
 def describe_rollout(sa_pairs: SAPairs) -> dict[str, float]:
-    """Numbers of a batch before it is trained on. KL is in nats a sequence; entropy, in nats a token, is that of the distributions that were sampled from."""
+    """Numbers of a batch before it is trained on. KL is in nats a sequence; entropy, in nats a token, is that of the
+    distributions that were sampled from."""
     mask = sa_pairs.action_mask
     kl = sa_pairs.require("kl")
     return {
@@ -23,17 +24,23 @@ def describe_rollout(sa_pairs: SAPairs) -> dict[str, float]:
 
 
 def describe_cost(clock: PhaseClock, sa_pairs: SAPairs, floor: Floor, all_updates: bool = True) -> dict[str, float]:
-    """Seconds of the step and of its phases, how much of these the machine could not have done without, sampled tokens a second of the whole step and
-    of sampling alone, and the peak of memory so far, in MiB. Without `all_updates`, what training could not have done without is not said."""
+    """Seconds of the step and of its phases, how much of these the machine could not have done without, sampled tokens
+    a second of the whole step and of sampling alone, and the peak of memory so far, in MiB. Without `all_updates`, what
+    training could not have done without is not said."""
     seconds, tokens = sum(clock.seconds.values()), len(sa_pairs)
     phases = {f"seconds/{phase}": spent for phase, spent in clock.seconds.items()}
-    shares = {f"floor/{phase}": least / clock.seconds[phase] for phase, least in floor.seconds(sa_pairs).items() if least and (all_updates or phase != "training")}
+    shares = {
+        f"floor/{phase}": least / clock.seconds[phase]
+        for phase, least in floor.seconds(sa_pairs).items()
+        if least and (all_updates or phase != "training")
+    }
     rates = {"tokens_per_second": tokens / seconds, "sampled_tokens_per_second": tokens / clock.seconds["sampling"]}
     return {"seconds": seconds, **phases, **shares, **rates, "peak_memory_mib": peak_memory(clock.device)}
 
 
 def describe_scores(plain_scores: torch.Tensor, components: dict[str, torch.Tensor]) -> dict[str, float]:
-    """Mean and standard deviation of the scores (B,), and the mean of every reward (B,) over the completions it has an opinion on, as `reward/NAME`."""
+    """Mean and standard deviation of the scores (B,), and the mean of every reward (B,) over the completions it has an
+    opinion on, as `reward/NAME`."""
     known = {name: scores[~scores.isnan()] for name, scores in components.items()}
     means = {f"reward/{name}": float(scores.mean()) for name, scores in known.items() if len(scores)}
     return {"score": float(plain_scores.mean()), "score_std": float(plain_scores.std(correction=0)), **means}

@@ -38,16 +38,24 @@ class PPOTrainer:
     `fn(prompts, completions, **columns)`.
     """
 
-    def __init__(self, config: PPOConfig, reward: Callable | Sequence[Callable] | None = None, monitor: Callable | None = None):
+    def __init__(
+        self, config: PPOConfig, reward: Callable | Sequence[Callable] | None = None, monitor: Callable | None = None
+    ):
         inputs = load_inputs(config, reward, monitor)
         self.has_callables = reward is not None or monitor is not None
         self.config, self.prompts, self.report = config, inputs.prompts, inputs.report
         self.base = load_base(config.model_name, config.dtype, config.device, seed=config.seed, fast=config.fast)
         self.roles = set_up_roles(
-            self.base, lora_r=config.lora_r, lora_alpha=config.lora_alpha, lora_dropout=config.lora_dropout,
-            lora_targets=config.lora_targets, reward_folders=[r for r in inputs.rewards if isinstance(r, Path)], seed=config.seed,
-            shared_trunk=config.value_backbone == "shared", value_folder=inputs.value,
-        )  # fmt: skip
+            self.base,
+            lora_r=config.lora_r,
+            lora_alpha=config.lora_alpha,
+            lora_dropout=config.lora_dropout,
+            lora_targets=config.lora_targets,
+            reward_folders=[r for r in inputs.rewards if isinstance(r, Path)],
+            seed=config.seed,
+            shared_trunk=config.value_backbone == "shared",
+            value_folder=inputs.value,
+        )
         sampling = SamplingSettings(config.max_new_tokens, config.temperature, config.top_k, config.top_p)
         for model in (self.roles.policy, self.roles.value) if config.gradient_checkpointing else ():
             model.base.checkpoint_activations()
@@ -55,8 +63,12 @@ class PPOTrainer:
         self.generator = self._make_generator(sampling, self.clock)
         size = config.micro_batch_tokens
         *rewards, self.monitor = make_ready([*inputs.rewards, inputs.monitor], self.roles.rewards, self.base.device)
-        self.reward_computer = RewardComputer(rewards, size, config.reward_weights, config.reward_clip, config.reward_normalise)
-        self.evaluation_rewards = RewardComputer(rewards, size, config.reward_weights, 0.0 if config.reward_normalise else config.reward_clip)
+        self.reward_computer = RewardComputer(
+            rewards, size, config.reward_weights, config.reward_clip, config.reward_normalise
+        )
+        self.evaluation_rewards = RewardComputer(
+            rewards, size, config.reward_weights, 0.0 if config.reward_normalise else config.reward_clip
+        )
         self.kl_controller = KLController(config.kl_coef, config.kl_target, config.kl_horizon)
         self.kl_divergence = KLDivergence(config.kl_estimator)
         self.reward_adjuster = RewardAdjuster(config.kl_coef, config.missing_eos_score, config.whiten_rewards)
@@ -65,15 +77,21 @@ class PPOTrainer:
         self.whiten_advantages = critic if config.whiten_advantages is None else config.whiten_advantages
         self.td_error = TDError(config.gamma)
         self.gae_advantage = GAEAdvantage()
-        self.group_advantage = None if critic else GroupAdvantage(config.advantage_estimator, config.responses_per_prompt)
+        self.group_advantage = (
+            None if critic else GroupAdvantage(config.advantage_estimator, config.responses_per_prompt)
+        )
         self.return_calculator = ReturnCalculator(config.gamma)
         self.model_trainer = ModelTrainer(self.roles.policy, self.roles.value, config)
-        self.floor = Floor(self.base, measure_machine(self.base.device, self.base.dtype), self._passes(), config.rollout_slots)
+        self.floor = Floor(
+            self.base, measure_machine(self.base.device, self.base.dtype), self._passes(), config.rollout_slots
+        )
 
     def ppo_step(self, prompts: list[Prompt], columns: Mapping[str, list] | None = None) -> dict:
-        """Sample, score and train on one batch of prompts, each `responses_per_prompt` times in a row. `columns`: lists as long, passed on to reward functions.
+        """Sample, score and train on one batch of prompts, each `responses_per_prompt` times in a row. `columns`: lists
+        as long, passed on to reward functions.
 
-        Returns `generated_texts` (B texts), `rewards` (their B scores), `value_loss`, `policy_loss` (of what was trained), and the step's other metrics.
+        Returns `generated_texts` (B texts), `rewards` (their B scores), `value_loss`, `policy_loss` (of what was
+        trained), and the step's other metrics.
         """
         config, clock, kl_coef = self.config, self.clock, self.kl_controller.coef
         check_batch(prompts, columns, config.mini_batches, config.responses_per_prompt)
@@ -97,7 +115,9 @@ class PPOTrainer:
         sa_pairs = sa_pairs.with_columns(advantages=advantages)
         sa_pairs = self.return_calculator.add_reward_to_go(sa_pairs)
         value_lam = lam if config.value_lam is None else config.value_lam
-        sa_pairs = self.return_calculator.add_returns(sa_pairs, self.gae_advantage.compute_gae_advantages(sa_pairs, config.gamma, value_lam))
+        sa_pairs = self.return_calculator.add_returns(
+            sa_pairs, self.gae_advantage.compute_gae_advantages(sa_pairs, config.gamma, value_lam)
+        )
         if self.whiten_advantages:
             sa_pairs = sa_pairs.with_columns(advantages=masked_whiten(sa_pairs.advantages, sa_pairs.action_mask))
         check_pairs(sa_pairs)
@@ -107,28 +127,50 @@ class PPOTrainer:
         rollout = describe_rollout(sa_pairs) | {"kl_coef": kl_coef}
         self.kl_controller.update(rollout["kl"], sa_pairs.sequences if "policy_updates" in trained else 0)
         return {
-            "generated_texts": texts, "rewards": scores.tolist(), **describe_scores(self.reward_computer.plain_scores, self.reward_computer.components),
-            **rollout, **monitored, **trained, **describe_cost(clock, sa_pairs, self.floor, trained.get("policy_updates") == self.model_trainer.updates),
-        }  # fmt: skip
+            "generated_texts": texts,
+            "rewards": scores.tolist(),
+            **describe_scores(self.reward_computer.plain_scores, self.reward_computer.components),
+            **rollout,
+            **monitored,
+            **trained,
+            **describe_cost(clock, sa_pairs, self.floor, trained.get("policy_updates") == self.model_trainer.updates),
+        }
 
-    def train(self, prompts: PromptSet | list[Prompt] | None = None, log: RunLog | None = None, resume: str | Path | None = None) -> Evaluations:
-        """A whole run of `config.steps` steps over `prompts` (None: `config.prompts`), with evaluations on prompts held out of them.
+    def train(
+        self,
+        prompts: PromptSet | list[Prompt] | None = None,
+        log: RunLog | None = None,
+        resume: str | Path | None = None,
+    ) -> Evaluations:
+        """A whole run of `config.steps` steps over `prompts` (None: `config.prompts`), with evaluations on prompts held
+        out of them.
 
-        Writes `config.output_dir` and prints progress through `log`. Returns the evaluations, by name, first to last. `resume` is the folder
-        of a run with the same settings that did not end. Raises `RunPaused`, with the run saved, when a reward fails, or after the step in which SIGINT
-        or SIGTERM came; `RunStopped` when numbers break (see `run_guard`); `StorageError` when a file cannot be written.
+        Writes `config.output_dir` and prints progress through `log`. Returns the evaluations, by name, first to last.
+        `resume` is the folder of a run with the same settings that did not end. Raises `RunPaused`, with the run saved,
+        when a reward fails, or after the step in which SIGINT or SIGTERM came; `RunStopped` when numbers break (see
+        `run_guard`); `StorageError` when a file cannot be written.
         """
         config = self.config
         train_set, held_out, report = self._prompt_sets(prompts)
         resume, data = resume and Path(resume).expanduser(), fingerprint([train_set.prompts, held_out.prompts])
         checkpoint, damage = load_checkpoint(resume) if resume else (None, [])
         step, evaluations = put_state(self, checkpoint, data) if checkpoint else (0, {})
-        log = log or RunLog(config, monitor_name=self.monitor and self.monitor.name, resume=(resume, step) if resume else None)
-        guard = RunGuard(self, log, "ppo-lm train --resume {}" if prompts is None and not self.has_callables else "trainer.train(..., resume={!r})")
+        log = log or RunLog(
+            config, monitor_name=self.monitor and self.monitor.name, resume=(resume, step) if resume else None
+        )
+        guard = RunGuard(
+            self,
+            log,
+            "ppo-lm train --resume {}"
+            if prompts is None and not self.has_callables
+            else "trainer.train(..., resume={!r})",
+        )
         batches = islice(train_set.batches(config.batch_size, config.seed, config.responses_per_prompt), step, None)
         before = random_states(self)
         try:
-            log.start(f"{config.model_name} ({self.base.description}; {describe_engine(self.roles.policy)})", report, damage)
+            log.start(
+                f"{config.model_name} ({self.base.description}; {describe_engine(self.roles.policy)})", report, damage
+            )
             with Interrupts() as interrupts:
                 self._evaluate_if_due(step, held_out, evaluations, log)
                 while step < config.steps:
@@ -159,13 +201,18 @@ class PPOTrainer:
         return evaluations
 
     def save(self, folder: str | Path) -> None:
-        """Write `adapter/` (plain PEFT) and `merged/` (plain transformers, if `save_merged`) into `folder`; lora_r 0 has only the latter."""
+        """Write `adapter/` (plain PEFT) and `merged/` (plain transformers, if `save_merged`) into `folder`; lora_r 0
+        has only the latter."""
         save_models(self.roles.policy, Path(folder), merged=self.config.save_merged)
 
-    def _monitor(self, prompts: list[Prompt], texts: list[str], columns: Mapping[str, list] | None, sa_pairs: SAPairs) -> dict[str, float]:
+    def _monitor(
+        self, prompts: list[Prompt], texts: list[str], columns: Mapping[str, list] | None, sa_pairs: SAPairs
+    ) -> dict[str, float]:
         if self.monitor is None:
             return {}
-        seen = [score for score in self.monitor(prompts, texts, response_columns(columns, sa_pairs)) if score is not None]
+        seen = [
+            score for score in self.monitor(prompts, texts, response_columns(columns, sa_pairs)) if score is not None
+        ]
         return {"monitor": sum(seen) / len(seen)} if seen else {}
 
     def _prompt_sets(self, prompts: PromptSet | list[Prompt] | None) -> tuple[PromptSet, PromptSet, DataReport]:
@@ -194,8 +241,12 @@ class PPOTrainer:
         sampling, found = self.generator.sampling, {}
         kinds = {"sampled": sampling, "near_greedy": SamplingSettings(sampling.max_new_tokens, config.eval_temperature)}
         for name, settings in kinds.items():
-            evaluation = evaluate(self._make_generator(settings), self.evaluation_rewards, self.monitor, held_out, config.batch_size)
-            kl = evaluation.kl if settings == sampling else None  # at another temperature it compares two other distributions
+            evaluation = evaluate(
+                self._make_generator(settings), self.evaluation_rewards, self.monitor, held_out, config.batch_size
+            )
+            kl = (
+                evaluation.kl if settings == sampling else None
+            )  # at another temperature it compares two other distributions
             found[name] = replace(evaluation, step=step, kl=kl)
         for name, evaluation in found.items():
             evaluations.setdefault(name, []).append(evaluation)
@@ -204,16 +255,27 @@ class PPOTrainer:
             save_best(self.roles.policy, log.folder)
 
     def _passes(self) -> Passes:
-        config, recomputed, critic = self.config, self.config.old_logprobs == "recomputed", self.config.advantage_estimator == "gae"
+        config, recomputed, critic = (
+            self.config,
+            self.config.old_logprobs == "recomputed",
+            self.config.advantage_estimator == "gae",
+        )
         trained = 1 + (critic and config.value_backbone == "separate")
         return Passes(
-            scored=1 + critic + recomputed, scored_logprobs=1 + recomputed, rewards=len(self.roles.rewards), trained=trained, epochs=config.ppo_epochs,
+            scored=1 + critic + recomputed,
+            scored_logprobs=1 + recomputed,
+            rewards=len(self.roles.rewards),
+            trained=trained,
+            epochs=config.ppo_epochs,
             all_weights=config.lora_r == 0,
-        )  # fmt: skip
+        )
 
     def _make_generator(self, sampling: SamplingSettings, clock: PhaseClock | None = None) -> SequenceGenerator:
-        """A generator with a random stream of its own; one for each evaluation, so that it changes nothing in training and all see the same noise."""
+        """A generator with a random stream of its own; one for each evaluation, so that it changes nothing in training
+        and all see the same noise."""
         config, policy = self.config, self.roles.policy
         recompute = config.old_logprobs == "recomputed"
         engine = pick_engine(policy, config.rollout_slots, config.micro_batch_tokens)
-        return SequenceGenerator(policy, self.roles.sft, sampling, config.micro_batch_tokens, config.seed, engine, recompute, clock)
+        return SequenceGenerator(
+            policy, self.roles.sft, sampling, config.micro_batch_tokens, config.seed, engine, recompute, clock
+        )

@@ -6,8 +6,9 @@ ERROR_CLIP = 0.2
 
 
 class KLController:
-    """Multiplies `coef` by 1 + clip(KL/target − 1, ±0.2) · n/horizon after n responses ("Fine-tuning language models from human preferences", 1909.08593,
-    section 2.2; there coef starts at 0.15, with target 6 nats and horizon 10,000). target 0 leaves it as it is."""
+    """Multiplies `coef` by 1 + clip(KL/target − 1, ±0.2) · n/horizon after n responses ("Fine-tuning language models
+    from human preferences", 1909.08593, section 2.2; there coef starts at 0.15, with target 6 nats and horizon 10,000).
+    target 0 leaves it as it is."""
 
     def __init__(self, coef: float, target: float = 0.0, horizon: int = 10_000):
         self.coef, self.target, self.horizon = coef, target, horizon

@@ -8,9 +8,11 @@ from ppo_lm.types import SAPairs
 
 
 class KLDivergence:
-    """Per-token estimates of KL(π_old ‖ π_ref) from the sampled token alone (Schulman, "Approximating KL divergence", 2020).
+    """Per-token estimates of KL(π_old ‖ π_ref) from the sampled token alone (Schulman, "Approximating KL divergence",
+    2020).
 
-    With d = log π_old(a|s) − log π_ref(a|s): k1 = d (unbiased), k2 = d²/2, k3 = exp(−d) − 1 + d (unbiased and never negative).
+    With d = log π_old(a|s) − log π_ref(a|s): k1 = d (unbiased), k2 = d²/2, k3 = exp(−d) − 1 + d (unbiased and never
+    negative).
     """
 
     def __init__(self, estimator: str = "k1"):

@@ -1,4 +1,5 @@
-"""How good a reward model is on comparisons it never saw: accuracy, calibration, and how much it likes length (2403.17031, details 16 and 18)."""
+"""How good a reward model is on comparisons it never saw: accuracy, calibration, and how much it likes length
+(2403.17031, details 16 and 18)."""
 
 from __future__ import annotations
 
@@ -13,7 +14,8 @@ from ppo_lm.evaluation.statistics import Interval, bootstrap_mean, calibration_e
 
 @dataclass(frozen=True)
 class RewardReport:
-    """Scores (N,), not yet normalised, and lengths in tokens of both sides of N held-out comparisons; everything else follows from them."""
+    """Scores (N,), not yet normalised, and lengths in tokens of both sides of N held-out comparisons; everything else
+    follows from them."""
 
     chosen: list[float]
     rejected: list[float]
@@ -65,38 +67,65 @@ class RewardReport:
         """The numbers to watch; empty without held-out comparisons."""
         if not self.chosen:
             return {}
-        return {"accuracy": self.accuracy.estimate, "calibration_error": self.calibration_error, "length_correlation": self.length_correlation}
+        return {
+            "accuracy": self.accuracy.estimate,
+            "calibration_error": self.calibration_error,
+            "length_correlation": self.length_correlation,
+        }
 
     def as_dict(self) -> dict:
         if not self.chosen:
             return {"comparisons": 0}
         model, human = self.prefers_longer()
         return {
-            "comparisons": len(self.chosen), **self.headline(), "accuracy_interval": self.accuracy._asdict(),
-            "by_confidence": [dict(zip(("share", "confidence", "accuracy"), row)) for row in reliability(self.confidences, self.correct)],
-            "by_source": {name: {"comparisons": count, "accuracy": accuracy} for name, (count, accuracy) in self.by_source().items()},
+            "comparisons": len(self.chosen),
+            **self.headline(),
+            "accuracy_interval": self.accuracy._asdict(),
+            "by_confidence": [
+                dict(zip(("share", "confidence", "accuracy"), row))
+                for row in reliability(self.confidences, self.correct)
+            ],
+            "by_source": {
+                name: {"comparisons": count, "accuracy": accuracy}
+                for name, (count, accuracy) in self.by_source().items()
+            },
             "prefers_longer": {"model": model, "human": human},
-        }  # fmt: skip
+        }
 
 
 def write_report(report: RewardReport, folder: Path) -> None:
     """Write report.md, and reward_report.png with calibration, scores, and score by length."""
     if not report.chosen:
-        (folder / "report.md").write_text("# Reward model\n\nNo comparison was held out, so nothing was measured.\n", encoding="utf-8")
+        (folder / "report.md").write_text(
+            "# Reward model\n\nNo comparison was held out, so nothing was measured.\n", encoding="utf-8"
+        )
         return
     model, human = report.prefers_longer()
     lines = [
-        "# Reward model", "", f"On {len(report.chosen)} held-out comparisons:", "",
+        "# Reward model",
+        "",
+        f"On {len(report.chosen)} held-out comparisons:",
+        "",
         f"* accuracy {report.accuracy} (95% bootstrap interval over comparisons)",
         f"* expected calibration error {report.calibration_error:.3f} (10 bins of confidence)",
-        f"* correlation of score and length {report.length_correlation:+.2f}; it prefers the longer side in {model:.0%} of the comparisons, people in {human:.0%}",
-        "", "![Calibration, scores, and score by length](reward_report.png)", "",
-        "| confidence | share of comparisons | accuracy |", "|---|---|---|",
-        *[f"| {confidence:.2f} | {share:.0%} | {accuracy:.2f} |" for share, confidence, accuracy in reliability(report.confidences, report.correct)],
-    ]  # fmt: skip
+        f"* correlation of score and length {report.length_correlation:+.2f}; it prefers the longer side in "
+        f"{model:.0%} of the comparisons, people in {human:.0%}",
+        "",
+        "![Calibration, scores, and score by length](reward_report.png)",
+        "",
+        "| confidence | share of comparisons | accuracy |",
+        "|---|---|---|",
+        *[
+            f"| {confidence:.2f} | {share:.0%} | {accuracy:.2f} |"
+            for share, confidence, accuracy in reliability(report.confidences, report.correct)
+        ],
+    ]
     if report.by_source():
         lines += ["", "| source | comparisons | accuracy |", "|---|---|---|"]
-        lines += [f"| {name.replace('|', ' ')} | {count} | {accuracy:.2f} |" for name, (count, accuracy) in report.by_source().items()]
+        lines += [
+            f"| {name.replace('|', ' ')} | {count} | {accuracy:.2f} |"
+            for name, (count, accuracy) in report.by_source().items()
+        ]
     (folder / "report.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     draw_report(report, folder / "reward_report.png")
 
@@ -112,8 +141,18 @@ def draw_report(report: RewardReport, file: Path) -> None:
     bins = reliability(report.confidences, report.correct)
     left.plot([0.5, 1], [0.5, 1], color="#999999", linewidth=1, linestyle="--", label="perfect")
     left.plot([c for _, c, _ in bins], [a for _, _, a in bins], color="#1f6feb", linewidth=1)
-    left.scatter([c for _, c, _ in bins], [a for _, _, a in bins], s=[20 + 400 * share for share, _, _ in bins], color="#1f6feb", alpha=0.7)
-    left.set(title=f"calibration (error {report.calibration_error:.3f})", xlabel="confidence (dot: share of comparisons)", ylabel="accuracy")
+    left.scatter(
+        [c for _, c, _ in bins],
+        [a for _, _, a in bins],
+        s=[20 + 400 * share for share, _, _ in bins],
+        color="#1f6feb",
+        alpha=0.7,
+    )
+    left.set(
+        title=f"calibration (error {report.calibration_error:.3f})",
+        xlabel="confidence (dot: share of comparisons)",
+        ylabel="accuracy",
+    )
     edges = np.histogram_bin_edges(report.chosen + report.rejected, bins=30)
     middle.hist(report.rejected, edges, alpha=0.6, color="#d1495b", label="rejected")
     middle.hist(report.chosen, edges, alpha=0.6, color="#1f6feb", label="chosen")
@@ -121,7 +160,11 @@ def draw_report(report: RewardReport, file: Path) -> None:
     middle.legend()
     right.scatter(report.rejected_lengths, report.rejected, s=6, alpha=0.5, color="#d1495b", label="rejected")
     right.scatter(report.chosen_lengths, report.chosen, s=6, alpha=0.5, color="#1f6feb", label="chosen")
-    right.set(title=f"score by length (correlation {report.length_correlation:+.2f})", xlabel="tokens of the completion", ylabel="score")
+    right.set(
+        title=f"score by length (correlation {report.length_correlation:+.2f})",
+        xlabel="tokens of the completion",
+        ylabel="score",
+    )
     for axis in (left, middle, right):
         axis.grid(alpha=0.3)
     figure.savefig(file, dpi=120)

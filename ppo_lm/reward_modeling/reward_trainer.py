@@ -28,19 +28,26 @@ def score_sequences(model: RewardModel, sequences: list[list[int]]) -> torch.Ten
 
 
 def sum_preference_losses(model: RewardModel, batch: list[Comparison]) -> torch.Tensor:
-    """Bradley–Terry: −log sigmoid(r(chosen) − r(rejected)), summed ("Learning to summarize from human feedback", 2009.01325). Returns ()."""
+    """Bradley–Terry: −log sigmoid(r(chosen) − r(rejected)), summed ("Learning to summarize from human feedback",
+    2009.01325). Returns ()."""
     scores = score_sequences(model, [c.chosen_ids for c in batch] + [c.rejected_ids for c in batch])
     return -logsigmoid(scores[: len(batch)] - scores[len(batch) :]).sum()
 
 
 def train_reward_model(model: RewardModel, comparisons: list[Comparison], *, seed: int = 0, **settings) -> None:
-    """Minimise the mean loss of a comparison, with dropout. `settings` are those of `base_setup.minimise`: learning_rate, epochs, batch_size,
-    micro_batch_size, max_steps, max_grad_norm, log."""
+    """Minimise the mean loss of a comparison, with dropout. `settings` are those of `base_setup.minimise`:
+    learning_rate, epochs, batch_size, micro_batch_size, max_steps, max_grad_norm, log."""
     lengths = [max(len(c.chosen_ids), len(c.rejected_ids)) for c in comparisons]
     rng = random.Random(f"reward {seed}")
     with model.base.dropout():
         minimise(
-            lambda batch: sum_preference_losses(model, batch), comparisons, lengths, [1] * len(comparisons), model.parameters(), rng=rng, **settings
+            lambda batch: sum_preference_losses(model, batch),
+            comparisons,
+            lengths,
+            [1] * len(comparisons),
+            model.parameters(),
+            rng=rng,
+            **settings,
         )
 
 
@@ -56,12 +63,16 @@ def score_all(model: RewardModel, sequences: list[list[int]], batch_size: int = 
 
 
 def normalise(model: RewardModel, reference_sequences: list[list[int]]) -> None:
-    """Set `model.mean` and `model.std` so that reference completions score 0 on average, with standard deviation 1 (2403.17031).
+    """Set `model.mean` and `model.std` so that reference completions score 0 on average, with standard deviation 1
+    (2403.17031).
 
     Raises `ModelError` where all score the same.
     """
     model.mean, model.std = 0.0, 1.0
     scores = score_all(model, reference_sequences)
     if not scores.std() > 0:
-        raise ModelError(f"the reward model gives {len(scores)} reference completions the same score, so it has learnt nothing; train it longer, or look at the data")
+        raise ModelError(
+            f"the reward model gives {len(scores)} reference completions the same score, so it has learnt "
+            "nothing; train it longer, or look at the data"
+        )
     model.mean, model.std = float(scores.mean()), float(scores.std())

@@ -25,14 +25,16 @@ from ppo_lm.tracking import StageLog, check_output_dir
 def run_reward(config: RewardConfig, quiet: bool = False, resume: Path | None = None) -> dict[str, float]:
     """Train, normalise, measure on held-out comparisons, and save. Returns what was measured.
 
-    Writes into `config.output_dir`: `reward` (the model, for PPO's `reward`), report.md with pictures, report.json, config, data report, metrics.
-    `resume` is the folder of a run with the same settings that did not end. Raises `RunPaused`, with the run saved, after the step in which SIGINT or
-    SIGTERM came.
+    Writes into `config.output_dir`: `reward` (the model, for PPO's `reward`), report.md with pictures, report.json,
+    config, data report, metrics. `resume` is the folder of a run with the same settings that did not end. Raises
+    `RunPaused`, with the run saved, after the step in which SIGINT or SIGTERM came.
     """
     if config.preferences is None:
         raise ConfigError(['preferences is not set; name a file, a hub data set, or "embedded"'], "RewardConfig")
     check_output_dir(config.output_dir)
-    preferences, report = load_preferences(config.preferences, config, config.chosen_column, config.rejected_column, config.source_column)
+    preferences, report = load_preferences(
+        config.preferences, config, config.chosen_column, config.rejected_column, config.source_column
+    )
     reports, demonstrations = [report], None
     if config.demonstrations is not None:
         demonstrations, other = load_demonstrations(config.demonstrations, config, config.completion_column)
@@ -41,21 +43,42 @@ def run_reward(config: RewardConfig, quiet: bool = False, resume: Path | None = 
     train, held_out = encode_preferences(base, preferences, config, report).split(config.held_out, config.seed, report)
 
     references = reference_sequences(base, demonstrations, train, config)
-    saver = StageSaver(config, fingerprint([dataclasses.astuple(tokens) for tokens in train.tokens]), resume, "ppo-lm reward --resume {}")
+    saver = StageSaver(
+        config,
+        fingerprint([dataclasses.astuple(tokens) for tokens in train.tokens]),
+        resume,
+        "ppo-lm reward --resume {}",
+    )
 
-    with StageLog(config, config.output_dir, quiet, resume=resume and (resume, saver.step)) as log, Interrupts() as interrupts:
-        log.say(f"reward model on {config.model_name} ({base.description})" + (f", {saver.step} steps done" if resume else ""))
+    with (
+        StageLog(config, config.output_dir, quiet, resume=resume and (resume, saver.step)) as log,
+        Interrupts() as interrupts,
+    ):
+        log.say(
+            f"reward model on {config.model_name} ({base.description})"
+            + (f", {saver.step} steps done" if resume else "")
+        )
         log.data(*reports)
         log.warn(saver.damage)
         torch.manual_seed(config.seed)
-        add_adapter(base, "reward", make_lora_config(config.lora_r, config.lora_alpha, config.lora_dropout, config.lora_targets))
+        add_adapter(
+            base, "reward", make_lora_config(config.lora_r, config.lora_alpha, config.lora_dropout, config.lora_targets)
+        )
         model = RewardModel(base)
         log.evaluation(0, "before", lambda: measure(model, held_out).headline())
         train_reward_model(
-            model, train.tokens, seed=config.seed, learning_rate=config.learning_rate, epochs=config.epochs, batch_size=config.batch_size,
-            micro_batch_size=config.micro_batch_size, max_steps=config.max_steps, max_grad_norm=config.max_grad_norm, log=log.step,
+            model,
+            train.tokens,
+            seed=config.seed,
+            learning_rate=config.learning_rate,
+            epochs=config.epochs,
+            batch_size=config.batch_size,
+            micro_batch_size=config.micro_batch_size,
+            max_steps=config.max_steps,
+            max_grad_norm=config.max_grad_norm,
+            log=log.step,
             saver=saver.start(log.folder, model.parameters(), interrupts),
-        )  # fmt: skip
+        )
         result = measure(model, held_out)  # before normalising: the probabilities that were trained
         normalise(model, references)
         log.evaluation(log.last_step, "after", result.headline)
@@ -68,15 +91,27 @@ def run_reward(config: RewardConfig, quiet: bool = False, resume: Path | None = 
     return result.headline()
 
 
-def encode_preferences(base: BaseModel, preferences: list[Preference], config: RewardConfig, report: DataReport) -> Encoded:
+def encode_preferences(
+    base: BaseModel, preferences: list[Preference], config: RewardConfig, report: DataReport
+) -> Encoded:
     """Token ids of every comparison whose longer side fits into `max_tokens`."""
 
     def encode(pair: Preference) -> tuple[Comparison, int]:
-        tokens = Comparison(*(encode_sequence(base, pair.prompt, completion) for completion in (pair.chosen, pair.rejected)))
+        tokens = Comparison(
+            *(encode_sequence(base, pair.prompt, completion) for completion in (pair.chosen, pair.rejected))
+        )
         return tokens, max(len(tokens.chosen_ids), len(tokens.rejected_ids))
 
     limit = min(config.max_tokens, base.context_length)
-    return encode_all(preferences, base.tokenizer, encode, report, role="preferences", max_prompt_tokens=config.max_prompt_tokens, limit=limit)
+    return encode_all(
+        preferences,
+        base.tokenizer,
+        encode,
+        report,
+        role="preferences",
+        max_prompt_tokens=config.max_prompt_tokens,
+        limit=limit,
+    )
 
 
 def encode_sequence(base: BaseModel, prompt, completion: str) -> list[int]:
@@ -85,16 +120,25 @@ def encode_sequence(base: BaseModel, prompt, completion: str) -> list[int]:
     return prompt_ids + completion_ids
 
 
-def reference_sequences(base: BaseModel, demonstrations: list[Demonstration] | None, train: Encoded, config: RewardConfig) -> list[list[int]]:
-    """What scores are normalised on: demonstrations that fit, or the chosen completions of the training data. Raises `DataError` for fewer than two."""
+def reference_sequences(
+    base: BaseModel, demonstrations: list[Demonstration] | None, train: Encoded, config: RewardConfig
+) -> list[list[int]]:
+    """What scores are normalised on: demonstrations that fit, or the chosen completions of the training data. Raises
+    `DataError` for fewer than two."""
     if demonstrations is None:
         found = [tokens.chosen_ids for tokens in train.tokens[: config.normalise_on]]
     else:
-        cut = [(fit_prompt(base.tokenizer, d.prompt, config.max_prompt_tokens), d.completion) for d in demonstrations[: config.normalise_on]]
+        cut = [
+            (fit_prompt(base.tokenizer, d.prompt, config.max_prompt_tokens), d.completion)
+            for d in demonstrations[: config.normalise_on]
+        ]
         encoded = [encode_sequence(base, prompt, completion) for prompt, completion in cut if prompt is not None]
         found = [ids for ids in encoded if len(ids) <= min(config.max_tokens, base.context_length)]
     if len(found) < 2:
-        raise DataError(f"there are {len(found)} reference completions that fit into max_tokens {config.max_tokens} to normalise the scores on; give at least two")
+        raise DataError(
+            f"there are {len(found)} reference completions that fit into max_tokens {config.max_tokens} to "
+            "normalise the scores on; give at least two"
+        )
     return found
 
 
@@ -104,5 +148,9 @@ def measure(model: RewardModel, held_out: Encoded) -> RewardReport:
     lengths = lambda sides: [len(ids) - len(prompt) for ids, prompt in zip(sides, prompts)]  # noqa: E731
     chosen, rejected = [t.chosen_ids for t in held_out.tokens], [t.rejected_ids for t in held_out.tokens]
     return RewardReport(
-        score_all(model, chosen).tolist(), score_all(model, rejected).tolist(), lengths(chosen), lengths(rejected), [pair.source for pair in held_out.texts]
+        score_all(model, chosen).tolist(),
+        score_all(model, rejected).tolist(),
+        lengths(chosen),
+        lengths(rejected),
+        [pair.source for pair in held_out.texts],
     )

@@ -7,4 +7,14 @@ from ppo_lm.rewards.function_reward import FunctionReward
 from ppo_lm.rewards.loading import Scorer, load_function, load_scorer
 from ppo_lm.rewards.tldr import tldr_heuristics
 
-__all__ = ["ClassifierReward", "FunctionReward", "Scorer", "combine", "load_function", "load_scorer", "response_columns", "tldr_heuristics", "unique_names"]
+__all__ = [
+    "ClassifierReward",
+    "FunctionReward",
+    "Scorer",
+    "combine",
+    "load_function",
+    "load_scorer",
+    "response_columns",
+    "tldr_heuristics",
+    "unique_names",
+]

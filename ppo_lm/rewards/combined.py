@@ -10,15 +10,20 @@ import torch
 from ppo_lm.errors import RewardError
 
 
-def combine(components: torch.Tensor, weights: Sequence[float] | None = None, *, clip: float = 0.0, normalise: bool = False) -> torch.Tensor:
+def combine(
+    components: torch.Tensor, weights: Sequence[float] | None = None, *, clip: float = 0.0, normalise: bool = False
+) -> torch.Tensor:
     """Σ weight · component, (K, B) → (B,) fp32; NaN is "no opinion" and adds nothing.
 
-    Each component is first shifted and scaled to mean 0 and variance 1 over its opinions in the batch (`normalise`), then cut to ± `clip`
-    (0: not). Raises `RewardError` for a completion that no reward has an opinion on.
+    Each component is first shifted and scaled to mean 0 and variance 1 over its opinions in the batch (`normalise`),
+    then cut to ± `clip` (0: not). Raises `RewardError` for a completion that no reward has an opinion on.
     """
     silent = components.isnan().all(dim=0)
     if silent.any():
-        raise RewardError(f"no reward has an opinion (all returned None) on completion {int(silent.nonzero()[0])} of {components.shape[1]}; one must score it")
+        raise RewardError(
+            f"no reward has an opinion (all returned None) on completion {int(silent.nonzero()[0])} of "
+            f"{components.shape[1]}; one must score it"
+        )
     if normalise:
         components = torch.stack([_normalise(row) for row in components])
     if clip > 0:

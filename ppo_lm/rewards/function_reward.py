@@ -20,42 +20,56 @@ SINGULAR = {"prompt": "prompts", "completion": "completions"}
 class FunctionReward:
     """A function `fn(prompts, completions, **columns) -> list[float]`, the signature of TRL's GRPO reward functions.
 
-    Columns are lists as long as the prompts: those of the data set, `terminated` (did the response end by itself) and `completion_ids`. A
-    function gets the ones it names, or all if it takes **kwargs. After a conversation, prompt and completion are lists of messages. None
-    stands for "no opinion". Async functions are awaited; a function with the arguments `prompt` or `completion` judges one sample a
-    call, and is called for all samples at once if it is async.
+    Columns are lists as long as the prompts: those of the data set, `terminated` (did the response end by itself) and
+    `completion_ids`. A function gets the ones it names, or all if it takes **kwargs. After a conversation, prompt and
+    completion are lists of messages. None stands for "no opinion". Async functions are awaited; a function with the
+    arguments `prompt` or `completion` judges one sample a call, and is called for all samples at once if it is async.
     """
 
     def __init__(self, function: Callable, name: str | None = None):
         self.function = function
         self.name = name or getattr(function, "__name__", type(function).__name__)
         if not callable(function):
-            raise RewardError(f"reward {function!r} is not a function; give one with the signature fn(prompts, completions, **columns)")
+            raise RewardError(
+                f"reward {function!r} is not a function; give one with the signature fn(prompts, completions, "
+                "**columns)"
+            )
         parameters = inspect.signature(function).parameters.values()
         self._takes_all = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters)
         self._names = {parameter.name for parameter in parameters}
-        self._needs = [p.name for p in parameters if p.default is p.empty and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+        self._needs = [
+            p.name for p in parameters if p.default is p.empty and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+        ]
         self._needs += getattr(function, "needs_columns", [])
         self._one_by_one = bool(self._names & set(SINGULAR)) and not self._names & {"prompts", "completions"}
-        self._is_async = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004
+        self._is_async = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
+            getattr(function, "__call__", None)
+        )
 
     def missing_columns(self, columns: Iterable[str]) -> list[str]:
         """The arguments without a default that neither ppo_lm nor `columns` gives."""
         given = {*GIVEN, *columns, *(SINGULAR if self._one_by_one else ())}
         return [name for name in self._needs if name not in given]
 
-    def __call__(self, prompts: Sequence[Prompt], completions: Sequence[str], columns: Mapping[str, list] | None = None) -> list[float | None]:
-        """One finite number, or None, a completion. Raises, with the place, `NumericalFault` for a number that is NaN or infinite, and
-        `RewardError` when the function raises or returns anything else."""
+    def __call__(
+        self, prompts: Sequence[Prompt], completions: Sequence[str], columns: Mapping[str, list] | None = None
+    ) -> list[float | None]:
+        """One finite number, or None, a completion. Raises, with the place, `NumericalFault` for a number that is NaN
+        or infinite, and `RewardError` when the function raises or returns anything else."""
         wrapped = [wrap_completion(prompt, completion) for prompt, completion in zip(prompts, completions, strict=True)]
-        offered = {"prompts": list(prompts), "completions": wrapped, **{name: list(values) for name, values in (columns or {}).items()}}
+        offered = {
+            "prompts": list(prompts),
+            "completions": wrapped,
+            **{name: list(values) for name, values in (columns or {}).items()},
+        }
         try:
             scores = self._call_one_by_one(offered, len(wrapped)) if self._one_by_one else self._call(offered)
         except RewardError:
             raise
         except Exception as error:
             raise RewardError(
-                f"reward function {self.name} raised {type(error).__name__} on a batch of {len(completions)} completions: {error}"
+                f"reward function {self.name} raised {type(error).__name__} on a batch of {len(completions)} "
+                f"completions: {error}"
             ) from error
         return self._check(scores, completions)
 
@@ -80,9 +94,15 @@ class FunctionReward:
     def _check(self, scores, completions: Sequence[str]) -> list[float | None]:
         scores = scores.tolist() if hasattr(scores, "tolist") else scores
         if isinstance(scores, (str, bytes)) or not isinstance(scores, Sequence):
-            raise RewardError(f"reward function {self.name} returned {_show(scores)}; it must return a list of {len(completions)} numbers, one a completion")
+            raise RewardError(
+                f"reward function {self.name} returned {_show(scores)}; it must return a list of {len(completions)} "
+                "numbers, one a completion"
+            )
         if len(scores) != len(completions):
-            raise RewardError(f"reward function {self.name} returned {len(scores)} scores for {len(completions)} completions; it must return one for each")
+            raise RewardError(
+                f"reward function {self.name} returned {len(scores)} scores for {len(completions)} completions; it "
+                "must return one for each"
+            )
         for place, (score, completion) in enumerate(zip(scores, completions)):
             is_number = isinstance(score, Real)
             if score is not None and not (is_number and math.isfinite(score)):
@@ -94,8 +114,9 @@ class FunctionReward:
 
 
 def run(coroutine: Coroutine):
-    """Run a coroutine to its end and return its result. All run on one event loop in a thread of its own, so that clients and semaphores that a
-    function keeps go on working, and so that it works where a loop is running already (a notebook)."""
+    """Run a coroutine to its end and return its result. All run on one event loop in a thread of its own, so that
+    clients and semaphores that a function keeps go on working, and so that it works where a loop is running already (a
+    notebook)."""
     return asyncio.run_coroutine_threadsafe(coroutine, _event_loop()).result()
 
 

@@ -18,22 +18,27 @@ from ppo_lm.rewards.remote import RemoteReward
 KINDS = (
     "name a function as module:function or path/file.py:function, a built-in ("
     + ", ".join(BUILT_IN)
-    + '), the folder of a reward model, the hub id of a classifier, or the address of a scorer (http://... or remote(url=..., timeout=30))'
+    + "), the folder of a reward model, the hub id of a classifier, or the address of a scorer (http://... "
+    "or remote(url=..., timeout=30))"
 )
 
 
 class Scorer(Protocol):
-    """What every reward is but a reward model on the shared base: `FunctionReward`, `RemoteReward`, `ClassifierReward`."""
+    """What every reward is but a reward model on the shared base: `FunctionReward`, `RemoteReward`,
+    `ClassifierReward`."""
 
     name: str
 
-    def __call__(self, prompts: Sequence, completions: Sequence[str], columns: Mapping[str, list] | None = None) -> list[float | None]: ...
+    def __call__(
+        self, prompts: Sequence, completions: Sequence[str], columns: Mapping[str, list] | None = None
+    ) -> list[float | None]: ...
 
     def missing_columns(self, columns: Iterable[str]) -> list[str]: ...
 
 
 def load_scorer(spec: str, role: str = "reward") -> Scorer:
-    """Make what `spec` names. Raises `RewardError` that says which part cannot be found. `role` is the setting that named it, for messages.
+    """Make what `spec` names. Raises `RewardError` that says which part cannot be found. `role` is the setting that
+    named it, for messages.
 
     A reward model on the shared base is not made here: its folder is found by `base_setup.find_reward_folder`.
     """
@@ -47,8 +52,11 @@ def load_scorer(spec: str, role: str = "reward") -> Scorer:
         return FunctionReward(built_in, spec.split("(")[0].strip())
     if ":" in spec:
         return FunctionReward(load_function(spec, role))
-    if spec == "embedded" or role == "monitor" and Path(spec).is_dir():
-        raise RewardError(f"{role} {spec!r}: a reward model cannot be a {role}; name a function, a built-in or the address of a scorer")
+    if spec == "embedded" or (role == "monitor" and Path(spec).is_dir()):
+        raise RewardError(
+            f"{role} {spec!r}: a reward model cannot be a {role}; name a function, a built-in or the address of a "
+            "scorer"
+        )
     folder = Path(spec).expanduser()
     if is_classifier_folder(folder):
         return ClassifierReward(str(folder), folder.name)
@@ -59,7 +67,8 @@ def load_scorer(spec: str, role: str = "reward") -> Scorer:
 
 
 def load_function(spec: str, role: str = "reward") -> Callable:
-    """Load `package.module:function` or `path/file.py:function`. Raises `RewardError` that says which part cannot be found."""
+    """Load `package.module:function` or `path/file.py:function`. Raises `RewardError` that says which part cannot be
+    found."""
     place, colon, name = spec.rpartition(":")
     if not colon or not place or not name:
         raise RewardError(f"{role} {spec!r}: write module:function or path/file.py:function")
@@ -82,7 +91,9 @@ def _load_file(spec: str, file: Path, role: str):
     try:
         loader.loader.exec_module(module)
     except Exception as error:
-        raise RewardError(f"{role} {spec!r}: {file} raised {type(error).__name__} while it was loaded: {error}") from error
+        raise RewardError(
+            f"{role} {spec!r}: {file} raised {type(error).__name__} while it was loaded: {error}"
+        ) from error
     return module
 
 
@@ -92,6 +103,10 @@ def _import(spec: str, name: str, role: str):
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
-        raise RewardError(f"{role} {spec!r}: there is no module {error.name!r}; check its name, or give path/file.py:function") from None
+        raise RewardError(
+            f"{role} {spec!r}: there is no module {error.name!r}; check its name, or give path/file.py:function"
+        ) from None
     except Exception as error:
-        raise RewardError(f"{role} {spec!r}: module {name} raised {type(error).__name__} while it was imported: {error}") from error
+        raise RewardError(
+            f"{role} {spec!r}: module {name} raised {type(error).__name__} while it was imported: {error}"
+        ) from error

@@ -1,7 +1,7 @@
 """A reward over HTTP: a scorer that runs elsewhere, because it is large, or somebody else's.
 
-Request:  POST {"prompts": [...], "completions": [...], "columns": {"name": [...]}}   (a prompt is a text or a list of messages)
-Answer:   200 {"scores": [0.5, null, ...]}   (a finite number a completion; null for no opinion)
+Request:  POST {"prompts": [...], "completions": [...], "columns": {"name": [...]}}   (a prompt is a text or a list of
+messages) Answer:   200 {"scores": [0.5, null, ...]}   (a finite number a completion; null for no opinion)
 """
 
 from __future__ import annotations
@@ -27,14 +27,29 @@ class BadAnswer(Exception):
 class RemoteReward:
     """Scores batches by asking `url`, a few requests of `batch_size` completions at once.
 
-    A request that times out, cannot connect, is answered with 408, 425, 429 or 5xx, or with a malformed answer, is repeated by itself up to
-    `attempts` times, after `wait`, 2·`wait`, 4·`wait`, … seconds; the others' scores are kept. Then, or at any other status, `RewardError`.
+    A request that times out, cannot connect, is answered with 408, 425, 429 or 5xx, or with a malformed answer, is
+    repeated by itself up to `attempts` times, after `wait`, 2·`wait`, 4·`wait`, … seconds; the others' scores are kept.
+    Then, or at any other status, `RewardError`.
     """
 
-    def __init__(self, url: str, *, timeout: float = 30.0, attempts: int = 5, wait: float = 0.5, batch_size: int = 16, concurrency: int = 8):
+    def __init__(
+        self,
+        url: str,
+        *,
+        timeout: float = 30.0,
+        attempts: int = 5,
+        wait: float = 0.5,
+        batch_size: int = 16,
+        concurrency: int = 8,
+    ):
         for package in ("aiohttp", "tenacity"):
             require(package, "a scorer over HTTP")
-        for name, value in (("timeout", timeout), ("attempts", attempts), ("batch_size", batch_size), ("concurrency", concurrency)):
+        for name, value in (
+            ("timeout", timeout),
+            ("attempts", attempts),
+            ("batch_size", batch_size),
+            ("concurrency", concurrency),
+        ):
             if not value > 0:
                 raise ValueError(f"{name} is {value!r}; it must be above 0")
         self.url, self.name = url, "remote"
@@ -45,12 +60,16 @@ class RemoteReward:
         """None: it takes what there is."""
         return []
 
-    def __call__(self, prompts: Sequence[Prompt], completions: Sequence[str], columns: Mapping[str, list] | None = None) -> list[float | None]:
+    def __call__(
+        self, prompts: Sequence[Prompt], completions: Sequence[str], columns: Mapping[str, list] | None = None
+    ) -> list[float | None]:
         """One number, or None, a completion. All or nothing: raises `RewardError` if one request fails for good."""
         requests = []
         for start in range(0, len(completions), self.batch_size):
             rows = slice(start, start + self.batch_size)
-            parts = {name: [_plain(value) for value in values[rows]] for name, values in (columns or {}).items()}  # a list a column
+            parts = {
+                name: [_plain(value) for value in values[rows]] for name, values in (columns or {}).items()
+            }  # a list a column
             requests.append({"prompts": list(prompts[rows]), "completions": list(completions[rows]), "columns": parts})
         return [score for scores in run(self._ask_all(requests)) for score in scores]
 
@@ -72,7 +91,14 @@ class RemoteReward:
 
     async def _ask_until_answered(self, session, request: dict) -> list[float | None]:
         import aiohttp
-        from tenacity import AsyncRetrying, RetryError, retry_if_exception_type, stop_after_attempt, wait_exponential, wait_random
+        from tenacity import (
+            AsyncRetrying,
+            RetryError,
+            retry_if_exception_type,
+            stop_after_attempt,
+            wait_exponential,
+            wait_random,
+        )
 
         attempts = AsyncRetrying(
             retry=retry_if_exception_type((aiohttp.ClientError, asyncio.TimeoutError, BadAnswer)),
@@ -86,7 +112,9 @@ class RemoteReward:
         except RetryError as failure:
             error = failure.last_attempt.exception()
             said = "no answer in time" if isinstance(error, asyncio.TimeoutError) else first_line(error)
-            raise RewardError(f"the scorer at {self.url} failed {self.attempts} times: {said}; see that it runs and can be reached") from error
+            raise RewardError(
+                f"the scorer at {self.url} failed {self.attempts} times: {said}; see that it runs and can be reached"
+            ) from error
 
     async def _ask(self, session, request: dict) -> list[float | None]:
         body = json.dumps(request, default=str).encode()
@@ -95,7 +123,9 @@ class RemoteReward:
                 raise BadAnswer(f"it answered {response.status} {response.reason}")
             if response.status != 200:
                 text = (await response.text())[:200]
-                raise RewardError(f"the scorer at {self.url} refuses requests: {response.status} {response.reason}: {text}")
+                raise RewardError(
+                    f"the scorer at {self.url} refuses requests: {response.status} {response.reason}: {text}"
+                )
             try:
                 answer = await response.json(content_type=None)
             except ValueError:
@@ -117,7 +147,8 @@ def check_answer(answer, count: int) -> list[float | None]:
 
 
 def _plain(value):
-    """A value that JSON can hold: dataclasses as objects, NaN and infinities as null; what is left, such as dates, is sent as text."""
+    """A value that JSON can hold: dataclasses as objects, NaN and infinities as null; what is left, such as dates, is
+    sent as text."""
     if dataclasses.is_dataclass(value):
         value = dataclasses.asdict(value)
     if isinstance(value, dict):

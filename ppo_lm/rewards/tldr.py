@@ -1,11 +1,12 @@
 """The reward when none is named: an automated scorer for TL;DR summaries.
 
-It knows no language and reads no meaning; it measures four things that good TL;DRs share, and is easy to fool. Use it to see the
-loop run, and a reward model or a function of your own to get a better model.
+It knows no language and reads no meaning; it measures four things that good TL;DRs share, and is easy to fool. Use it
+to see the loop run, and a reward model or a function of your own to get a better model.
 """
 
 from __future__ import annotations
 
+import itertools
 import re
 
 TARGET_RATIO = (0.08, 0.35)  # summary words / post words, the range that costs nothing
@@ -20,16 +21,16 @@ FUNCTION_WORDS = frozenset(
 def tldr_score(prompt: str, completion: str) -> float:
     """The mean of four parts, each in [0, 1], mapped to [-1, 1]:
 
-    faithful: share of the summary's content words that the post has. brief: 1 from `TARGET_RATIO[0]` (and `MIN_WORDS`) to
-    `TARGET_RATIO[1]` of the post's words, falling evenly to 0 at no words and at the post's own length. fresh: share of word pairs that
-    do not repeat an earlier one. complete: ends like a sentence.
+    faithful: share of the summary's content words that the post has. brief: 1 from `TARGET_RATIO[0]` (and `MIN_WORDS`)
+    to `TARGET_RATIO[1]` of the post's words, falling evenly to 0 at no words and at the post's own length. fresh: share
+    of word pairs that do not repeat an earlier one. complete: ends like a sentence.
     """
     post, summary = WORD.findall(prompt.lower()), WORD.findall(completion.lower())
     if not summary:
         return -1.0
     content = [word for word in summary if word not in FUNCTION_WORDS]
     faithful = sum(word in set(post) for word in content) / len(content) if content else 0.0
-    pairs = list(zip(summary, summary[1:]))
+    pairs = list(itertools.pairwise(summary))
     fresh = len(set(pairs)) / len(pairs) if pairs else 1.0
     complete = float(completion.rstrip().endswith((".", "!", "?", '"')))
     return 2 * (faithful + _brief(len(summary), len(post)) + fresh + complete) / 4 - 1

@@ -7,4 +7,15 @@ from ppo_lm.rollout.plain_engine import PlainEngine
 from ppo_lm.rollout.sampling import draw_uniforms, sample_tokens
 from ppo_lm.rollout.slot_engine import SlotEngine
 
-__all__ = ["PlainEngine", "RolloutEngine", "Sampled", "SamplingSettings", "SlotEngine", "describe_engine", "draw_uniforms", "pick_engine", "sample_tokens", "write_completions"]
+__all__ = [
+    "PlainEngine",
+    "RolloutEngine",
+    "Sampled",
+    "SamplingSettings",
+    "SlotEngine",
+    "describe_engine",
+    "draw_uniforms",
+    "pick_engine",
+    "sample_tokens",
+    "write_completions",
+]

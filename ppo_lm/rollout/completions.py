@@ -12,7 +12,9 @@ from ppo_lm.rollout.pick import pick_engine
 from ppo_lm.token_attribution import extract_actions
 
 
-def write_completions(policy: PolicyModel, prompts: list[Prompt], sampling: SamplingSettings, batch_size: int = 32, seed: int = 0) -> list[str]:
+def write_completions(
+    policy: PolicyModel, prompts: list[Prompt], sampling: SamplingSettings, batch_size: int = 32, seed: int = 0
+) -> list[str]:
     """One completion a prompt, in order, cut at its first EOS and decoded without special tokens."""
     base, engine, texts = policy.base, pick_engine(policy), []
     generator = torch.Generator(base.device).manual_seed(seed)
@@ -20,5 +22,7 @@ def write_completions(policy: PolicyModel, prompts: list[Prompt], sampling: Samp
         encoded = [encode_prompt(base.tokenizer, prompt) for prompt in prompts[start : start + batch_size]]
         sampled = engine.sample(*pad(encoded, base.pad_token_id, side="left", device=base.device), sampling, generator)
         action_ids, action_mask, _ = extract_actions(sampled.ids, base.eos_token_ids, base.pad_token_id)
-        texts += [base.tokenizer.decode(ids[mask], skip_special_tokens=True) for ids, mask in zip(action_ids, action_mask)]
+        texts += [
+            base.tokenizer.decode(ids[mask], skip_special_tokens=True) for ids, mask in zip(action_ids, action_mask)
+        ]
     return texts

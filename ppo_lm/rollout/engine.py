@@ -31,6 +31,12 @@ class Sampled:
 class RolloutEngine(Protocol):
     """Anything that samples responses from the current policy."""
 
-    def sample(self, prompt_ids: torch.Tensor, prompt_mask: torch.Tensor, settings: SamplingSettings, generator: torch.Generator) -> Sampled:
+    def sample(
+        self,
+        prompt_ids: torch.Tensor,
+        prompt_mask: torch.Tensor,
+        settings: SamplingSettings,
+        generator: torch.Generator,
+    ) -> Sampled:
         """Sample one response for each left-padded prompt, (B, P) int64 and (B, P) bool."""
         ...

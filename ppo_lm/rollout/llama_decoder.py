@@ -1,4 +1,5 @@
-"""A forward pass for sampling, of networks built like Llama: weights with the adapter merged in, fused, and laid out for few rows."""
+"""A forward pass for sampling, of networks built like Llama: weights with the adapter merged in, fused, and laid out
+for few rows."""
 
 from __future__ import annotations
 
@@ -49,7 +50,8 @@ class LlamaDecoder:
     """π(·|s) of the policy as it is when this is made."""
 
     def __init__(self, base: BaseModel, role: str | None, rows: int, head: PackedLinear | None = None):
-        """`rows`: how many tokens a step decodes, at most; a hint for the weights' layout. `head`: what `pack_head` returned, if it has not changed since."""
+        """`rows`: how many tokens a step decodes, at most; a hint for the weights' layout. `head`: what `pack_head`
+        returned, if it has not changed since."""
         network, config = base.network.get_decoder(), base.network.config
         self.config, self.rows, self.role = config, rows, role
         self.heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
@@ -61,9 +63,13 @@ class LlamaDecoder:
     def _layer(self, layer: nn.Module) -> _Layer:
         attention, mlp = layer.self_attn, layer.mlp
         return _Layer(
-            self._fuse(attention.q_proj, attention.k_proj, attention.v_proj), self._fuse(attention.o_proj),
-            self._fuse(mlp.gate_proj, mlp.up_proj), self._fuse(mlp.down_proj), attention, (layer.input_layernorm, layer.post_attention_layernorm),
-        )  # fmt: skip
+            self._fuse(attention.q_proj, attention.k_proj, attention.v_proj),
+            self._fuse(attention.o_proj),
+            self._fuse(mlp.gate_proj, mlp.up_proj),
+            self._fuse(mlp.down_proj),
+            attention,
+            (layer.input_layernorm, layer.post_attention_layernorm),
+        )
 
     @torch.no_grad()
     def _fuse(self, *modules: nn.Module) -> PackedLinear:
@@ -71,7 +77,10 @@ class LlamaDecoder:
         weight = bases[0].weight.new_empty(sum(len(base.weight) for base in bases), bases[0].weight.shape[1])
         for module, base, part in zip(modules, bases, weight.split([len(base.weight) for base in bases])):
             if isinstance(module, LoraLayer) and self.role in module.lora_A:
-                a, b = module.lora_A[self.role].weight.to(weight.dtype), module.lora_B[self.role].weight.to(weight.dtype)
+                a, b = (
+                    module.lora_A[self.role].weight.to(weight.dtype),
+                    module.lora_B[self.role].weight.to(weight.dtype),
+                )
                 torch.addmm(base.weight, b, a, alpha=module.scaling[self.role], out=part)
             else:
                 part.copy_(base.weight)
@@ -83,13 +92,23 @@ class LlamaDecoder:
         return rotations(self.rotary, self.embedding.weight, torch.arange(length, device=self.embedding.weight.device))
 
     def hidden_states(self, ids: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, attend: Attend) -> torch.Tensor:
-        """Last hidden states of n tokens, (n,) int64 → (n, H). `attend(layer, q, k, v)`: (n, heads, D) each → (n, heads·D)."""
+        """Last hidden states of n tokens, (n,) int64 → (n, H). `attend(layer, q, k, v)`: (n, heads, D) each → (n,
+        heads·D)."""
         heads, sizes = self.heads, [(self.heads + self.kv_heads) * self.head_size, self.kv_heads * self.head_size]
         x = self.embedding(ids)
         for index, layer in enumerate(self.layers):
-            qk, v = (part.unflatten(1, (-1, self.head_size)) for part in layer.qkv(_normalise(x, layer.norms[0])).split(sizes, dim=1))
+            qk, v = (
+                part.unflatten(1, (-1, self.head_size))
+                for part in layer.qkv(_normalise(x, layer.norms[0])).split(sizes, dim=1)
+            )
             if hasattr(layer.attention, "q_norm"):
-                qk = torch.cat([_normalise(qk[:, :heads], layer.attention.q_norm), _normalise(qk[:, heads:], layer.attention.k_norm)], dim=1)
+                qk = torch.cat(
+                    [
+                        _normalise(qk[:, :heads], layer.attention.q_norm),
+                        _normalise(qk[:, heads:], layer.attention.k_norm),
+                    ],
+                    dim=1,
+                )
             qk = rotate(qk, cos, sin)
             x = x + layer.out(attend(index, qk[:, :heads], qk[:, heads:], v))
             gate, up = layer.gate_up(_normalise(x, layer.norms[1])).chunk(2, dim=1)

@@ -23,6 +23,7 @@ class PackedLinear:
 
 
 def can_pack(weight: torch.Tensor) -> bool:
-    """Whether torch has oneDNN's layouts for a weight of this dtype on this device; they are what its own compiler uses."""
+    """Whether torch has oneDNN's layouts for a weight of this dtype on this device; they are what its own compiler
+    uses."""
     has_layouts = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
     return has_layouts and weight.device.type == "cpu" and weight.dtype in (torch.float32, torch.bfloat16)

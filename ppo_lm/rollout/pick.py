@@ -19,4 +19,8 @@ def pick_engine(policy: PolicyModel, slots: int = SLOTS, prompt_tokens: int = PR
 def describe_engine(policy: PolicyModel) -> str:
     """One line for the screen: which engine, and why not the fast one."""
     reason = why_not(policy.base)
-    return "sampled in slots, with keys and values kept" if reason is None else f"sampled through transformers' own forward pass: {reason}"
+    return (
+        "sampled in slots, with keys and values kept"
+        if reason is None
+        else f"sampled through transformers' own forward pass: {reason}"
+    )

@@ -1,4 +1,5 @@
-"""Sampling through transformers' own forward pass and cache: every causal language model, one token of every row at a time."""
+"""Sampling through transformers' own forward pass and cache: every causal language model, one token of every row at a
+time."""
 
 from __future__ import annotations
 
@@ -18,7 +19,13 @@ class PlainEngine:
         self.policy = policy
 
     @torch.no_grad()
-    def sample(self, prompt_ids: torch.Tensor, prompt_mask: torch.Tensor, settings: SamplingSettings, generator: torch.Generator) -> Sampled:
+    def sample(
+        self,
+        prompt_ids: torch.Tensor,
+        prompt_mask: torch.Tensor,
+        settings: SamplingSettings,
+        generator: torch.Generator,
+    ) -> Sampled:
         """See `RolloutEngine.sample`. Stops as soon as every row has ended."""
         base = self.policy.base
         eos = torch.tensor(base.eos_token_ids, device=base.device)
@@ -33,9 +40,15 @@ class PlainEngine:
         with base.role(self.policy.role):
             for end in range(width, width + settings.max_new_tokens):
                 output = decoder(
-                    input_ids=step_ids, attention_mask=mask[:, :end], position_ids=positions[:, start:end], past_key_values=cache, use_cache=True
+                    input_ids=step_ids,
+                    attention_mask=mask[:, :end],
+                    position_ids=positions[:, start:end],
+                    past_key_values=cache,
+                    use_cache=True,
                 )
-                steps.append(sample_tokens(base.logits(output.last_hidden_state[:, -1]), settings, uniforms[:, end - width]))
+                steps.append(
+                    sample_tokens(base.logits(output.last_hidden_state[:, -1]), settings, uniforms[:, end - width])
+                )
                 token = steps[-1].ids
                 ended |= torch.isin(token, eos)
                 if bool(ended.all()):

@@ -1,4 +1,5 @@
-"""From logits to one sampled token, its log-probability, the distribution's entropy, and the support it was sampled from."""
+"""From logits to one sampled token, its log-probability, the distribution's entropy, and the support it was sampled
+from."""
 
 from __future__ import annotations
 
@@ -11,8 +12,8 @@ from ppo_lm.rollout.engine import SamplingSettings
 
 
 def draw_uniforms(rows: int, settings: SamplingSettings, generator: torch.Generator) -> torch.Tensor:
-    """The chance in a rollout: one number in [0, 1) a response and token, (rows, max_new_tokens) fp64. What a response becomes depends on its
-    own numbers alone, not on the responses sampled beside it."""
+    """The chance in a rollout: one number in [0, 1) a response and token, (rows, max_new_tokens) fp64. What a response
+    becomes depends on its own numbers alone, not on the responses sampled beside it."""
     return torch.rand(rows, settings.max_new_tokens, generator=generator, device=generator.device, dtype=torch.float64)
 
 
@@ -26,10 +27,11 @@ class Token(NamedTuple):
 
 
 def sample_tokens(logits: torch.Tensor, settings: SamplingSettings, uniforms: torch.Tensor) -> Token:
-    """Temperature, then top-k, then top-p on what top-k left ("The curious case of neural text degeneration", 1904.09751).
+    """Temperature, then top-k, then top-p on what top-k left ("The curious case of neural text degeneration",
+    1904.09751).
 
-    logits: (B, V). uniforms: (B,) fp64 in [0, 1); the token is the one in whose stretch of the cumulative distribution the number falls.
-    Greedy (temperature 0) has log-probability and entropy 0.
+    logits: (B, V). uniforms: (B,) fp64 in [0, 1); the token is the one in whose stretch of the cumulative distribution
+    the number falls. Greedy (temperature 0) has log-probability and entropy 0.
     """
     logits = logits.float()
     if settings.temperature == 0:
@@ -49,13 +51,18 @@ def sample_tokens(logits: torch.Tensor, settings: SamplingSettings, uniforms: to
 
 
 def _draw(logits: torch.Tensor, uniforms: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """(columns, their log-probabilities, the distributions' entropies), (B,) each: the inverse of the cumulative distribution at `uniforms`."""
+    """(columns, their log-probabilities, the distributions' entropies), (B,) each: the inverse of the cumulative
+    distribution at `uniforms`."""
     below = (logits - logits.amax(dim=1, keepdim=True)).clamp_(min=LOWEST)
     weights = below.exp()
     cumulative = weights.cumsum(dim=1)
     total = cumulative[:, -1:]
     threshold = (uniforms[:, None] * total.double()).to(cumulative.dtype)
-    threshold = torch.minimum(threshold, torch.nextafter(total, torch.zeros_like(total)))  # rounding up to the total would leave no column
-    choice = torch.searchsorted(cumulative, threshold, right=True).clamp_(max=logits.shape[1] - 1)  # NaN lies after all columns
+    threshold = torch.minimum(
+        threshold, torch.nextafter(total, torch.zeros_like(total))
+    )  # rounding up to the total would leave no column
+    choice = torch.searchsorted(cumulative, threshold, right=True).clamp_(
+        max=logits.shape[1] - 1
+    )  # NaN lies after all columns
     entropy = total.log() - weights.mul_(below).sum(dim=1, keepdim=True) / total
     return choice[:, 0], (below.gather(1, choice) - total.log())[:, 0], entropy[:, 0]

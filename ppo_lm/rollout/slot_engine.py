@@ -1,4 +1,5 @@
-"""Sampling in a fixed number of slots: a response that ends leaves its slot to the next prompt (continuous batching)."""
+"""Sampling in a fixed number of slots: a response that ends leaves its slot to the next prompt (continuous
+batching)."""
 
 from __future__ import annotations
 
@@ -18,17 +19,25 @@ BLOCK = 32  # tokens that the memory of keys and values grows by
 
 
 class SlotEngine:
-    """Samples from a `PolicyModel` whose network is built like Llama (`llama_decoder.why_not`). Its adapter is merged anew in every call, into weights
-    of the engine's own; prompts are read without padding.
+    """Samples from a `PolicyModel` whose network is built like Llama (`llama_decoder.why_not`). Its adapter is merged
+    anew in every call, into weights of the engine's own; prompts are read without padding.
     """
 
     def __init__(self, policy: PolicyModel, slots: int, prompt_tokens: int):
-        """`slots`: responses under way at once. `prompt_tokens`: tokens of prompts read at once, at least one prompt; both bound the memory."""
+        """`slots`: responses under way at once. `prompt_tokens`: tokens of prompts read at once, at least one prompt;
+        both bound the memory."""
         self.policy, self.slots, self.prompt_tokens, self._head = policy, slots, prompt_tokens, None
 
     @torch.no_grad()
-    def sample(self, prompt_ids: torch.Tensor, prompt_mask: torch.Tensor, settings: SamplingSettings, generator: torch.Generator) -> Sampled:
-        """See `RolloutEngine.sample`. At most `slots` responses are under way at once; half as many when memory runs out, from then on."""
+    def sample(
+        self,
+        prompt_ids: torch.Tensor,
+        prompt_mask: torch.Tensor,
+        settings: SamplingSettings,
+        generator: torch.Generator,
+    ) -> Sampled:
+        """See `RolloutEngine.sample`. At most `slots` responses are under way at once; half as many when memory runs
+        out, from then on."""
         uniforms = draw_uniforms(len(prompt_ids), settings, generator)
         while True:
             try:
@@ -37,10 +46,15 @@ class SlotEngine:
                 if not is_out_of_memory(error):
                     raise
                 if min(self.slots, len(prompt_ids)) == 1:
-                    raise UserError(f"out of memory while sampling one response at a time ({first_line(error)}); set max_new_tokens lower, or take a smaller model") from error
+                    raise UserError(
+                        f"out of memory while sampling one response at a time ({first_line(error)}); set max_new_tokens "
+                        "lower, or take a smaller model"
+                    ) from error
                 self.slots = max(min(self.slots, len(prompt_ids)) // 2, 1)
 
-    def _sample(self, prompt_ids: torch.Tensor, prompt_mask: torch.Tensor, settings: SamplingSettings, uniforms: torch.Tensor) -> Sampled:
+    def _sample(
+        self, prompt_ids: torch.Tensor, prompt_mask: torch.Tensor, settings: SamplingSettings, uniforms: torch.Tensor
+    ) -> Sampled:
         base, slots = self.policy.base, min(self.slots, len(prompt_ids))
         decoder = LlamaDecoder(base, self.policy.role, slots, self._head)
         self._head = decoder.head if self.policy.role else None  # with an adapter, nothing trains it
@@ -71,21 +85,26 @@ def _take(waiting: list[int], most: int, tokens: int, lengths: list[int]) -> lis
 class _Responses:
     """What has been sampled so far, a row a response."""
 
-    def __init__(self, rows: int, settings: SamplingSettings, uniforms: torch.Tensor, eos_token_ids: list[int], pad_token_id: int):
+    def __init__(
+        self, rows: int, settings: SamplingSettings, uniforms: torch.Tensor, eos_token_ids: list[int], pad_token_id: int
+    ):
         self.settings, self.uniforms = settings, uniforms
         self.eos = torch.tensor(eos_token_ids, device=uniforms.device)
         self.ids = torch.full(uniforms.shape, pad_token_id, device=uniforms.device)
         self.logprobs, self.entropies = torch.zeros(2, *uniforms.shape, device=uniforms.device)
         self.support: torch.Tensor | None = None
         self.made = [0] * rows
-        self.check_every = 1 if uniforms.device.type == "cpu" else 8  # reading "has it ended?" makes a GPU wait; tokens after EOS are cut off later
+        self.check_every = (
+            1 if uniforms.device.type == "cpu" else 8
+        )  # reading "has it ended?" makes a GPU wait; tokens after EOS are cut off later
         self.ended = torch.zeros(rows, dtype=torch.bool, device=uniforms.device)
 
     def last_tokens(self, rows: list[int]) -> torch.Tensor:
         return self.ids[rows, [self.made[row] - 1 for row in rows]]
 
     def extend(self, rows: list[int], logits: torch.Tensor) -> list[int]:
-        """Sample one token for each of `rows` from its logits (n, V). Returns the places in `rows` of those that have ended."""
+        """Sample one token for each of `rows` from its logits (n, V). Returns the places in `rows` of those that have
+        ended."""
         places = [self.made[row] for row in rows]
         token, logprob, entropy, support = sample_tokens(logits, self.settings, self.uniforms[rows, places])
         self.ids[rows, places], self.logprobs[rows, places], self.entropies[rows, places] = token, logprob, entropy
@@ -98,7 +117,9 @@ class _Responses:
             self.made[row] += 1
         due = self.made[rows[0]] % self.check_every == 0
         ended = self.ended[rows].tolist() if due else [False] * len(rows)
-        return [place for place, row in enumerate(rows) if ended[place] or self.made[row] == self.settings.max_new_tokens]
+        return [
+            place for place, row in enumerate(rows) if ended[place] or self.made[row] == self.settings.max_new_tokens
+        ]
 
     def sampled(self) -> Sampled:
         width = max(self.made)
@@ -109,19 +130,23 @@ class _Responses:
 class _Cache:
     """Keys and values of the responses under way: slot i, for i < len(rows), is response `rows[i]`.
 
-    They are as long as the longest of them needs, rounded up: matrix products over a part of a longer memory are far slower on CPUs.
+    They are as long as the longest of them needs, rounded up: matrix products over a part of a longer memory are far
+    slower on CPUs.
     """
 
     def __init__(self, decoder: LlamaDecoder, slots: int, length: int, dtype: torch.dtype):
         self.decoder, self.rows, self.lengths = decoder, [], []
         device = decoder.embedding.weight.device
-        self.keys = self.values = torch.zeros(len(decoder.layers), slots, decoder.kv_heads, 0, decoder.head_size, dtype=dtype, device=device)
+        self.keys = self.values = torch.zeros(
+            len(decoder.layers), slots, decoder.kv_heads, 0, decoder.head_size, dtype=dtype, device=device
+        )
         self.cos, self.sin = decoder.rotations(length)
         self.few, self.row_multiple = (True, CPU_ROW_MULTIPLE) if device.type == "cpu" else (False, 1)
         self.heads = torch.arange(slots * decoder.kv_heads, device=device)
 
     def read(self, rows: list[int], ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Put the prompts (b, P), padded anywhere, into the slots after those in use. Returns the last hidden state of each, (b, H)."""
+        """Put the prompts (b, P), padded anywhere, into the slots after those in use. Returns the last hidden state of
+        each, (b, H)."""
         packing = Packing.of(mask, self.few)
         slot, place, size = packing.row_of + len(self.rows), packing.position_ids, len(packing.tokens)
         self._make_room(packing.width)
@@ -140,13 +165,21 @@ class _Cache:
     def step(self, ids: torch.Tensor) -> torch.Tensor:
         """Add one token to every response, (n,) int64. Returns its hidden state, (n, H)."""
         used, decoder = len(self.rows), self.decoder
-        count = min(round_up(used, self.row_multiple), self.keys.shape[1])  # slots after those in use compute nothing that is read
+        count = min(
+            round_up(used, self.row_multiple), self.keys.shape[1]
+        )  # slots after those in use compute nothing that is read
         self._make_room(max(self.lengths) + 1)
         size, place = decoder.head_size, torch.tensor(self.lengths + [0] * (count - used), device=ids.device)
-        target = (self.heads[: count * decoder.kv_heads].view(count, -1) * self.keys.shape[3] + place[:, None]).flatten()
+        target = (
+            self.heads[: count * decoder.kv_heads].view(count, -1) * self.keys.shape[3] + place[:, None]
+        ).flatten()
         ahead = torch.arange(self.keys.shape[3], device=ids.device) > place[:, None]
         bias = torch.zeros(ahead.shape, dtype=self.keys.dtype, device=ids.device).masked_fill(ahead, -torch.inf)
-        bias = bias.repeat_interleave(decoder.kv_heads, dim=0)[:, None].expand(-1, decoder.heads // decoder.kv_heads, -1).contiguous()
+        bias = (
+            bias.repeat_interleave(decoder.kv_heads, dim=0)[:, None]
+            .expand(-1, decoder.heads // decoder.kv_heads, -1)
+            .contiguous()
+        )
 
         def attend(layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
             keys, values = self.keys[layer][:count].flatten(0, 1), self.values[layer][:count].flatten(0, 1)
@@ -168,6 +201,9 @@ class _Cache:
         for place in sorted(places, reverse=True):
             last, length = len(self.rows) - 1, self.lengths[-1]
             if place != last:
-                self.keys[:, place, :, :length], self.values[:, place, :, :length] = self.keys[:, last, :, :length], self.values[:, last, :, :length]
+                self.keys[:, place, :, :length], self.values[:, place, :, :length] = (
+                    self.keys[:, last, :, :length],
+                    self.values[:, last, :, :length],
+                )
                 self.rows[place], self.lengths[place] = self.rows[last], self.lengths[last]
             del self.rows[-1], self.lengths[-1]

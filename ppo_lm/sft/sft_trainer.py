@@ -25,9 +25,12 @@ class EncodedDemonstration:
 
 
 def sum_completion_losses(policy: PolicyModel, batch: list[EncodedDemonstration]) -> torch.Tensor:
-    """Negative log-likelihood, in nats, summed over the completions' tokens; prompts and padding carry none. Returns ()."""
+    """Negative log-likelihood, in nats, summed over the completions' tokens; prompts and padding carry none. Returns
+    ()."""
     base = policy.base
-    ids, mask = pad([d.prompt_ids + d.completion_ids for d in batch], base.pad_token_id, side="right", device=base.device)
+    ids, mask = pad(
+        [d.prompt_ids + d.completion_ids for d in batch], base.pad_token_id, side="right", device=base.device
+    )
     _, is_prompt = pad([d.prompt_ids for d in batch], 0, side="right", device=base.device)
     is_action = mask.clone()
     is_action[:, : is_prompt.shape[1]] &= ~is_prompt
@@ -37,16 +40,26 @@ def sum_completion_losses(policy: PolicyModel, batch: list[EncodedDemonstration]
 
 
 def train_sft(policy: PolicyModel, demonstrations: list[EncodedDemonstration], *, seed: int = 0, **settings) -> None:
-    """Minimise the mean loss of a completion token, with dropout. `settings` are those of `base_setup.minimise`: learning_rate, epochs, batch_size,
-    micro_batch_size, max_steps, max_grad_norm, log."""
+    """Minimise the mean loss of a completion token, with dropout. `settings` are those of `base_setup.minimise`:
+    learning_rate, epochs, batch_size, micro_batch_size, max_steps, max_grad_norm, log."""
     lengths, weights = [len(d) for d in demonstrations], [len(d.completion_ids) for d in demonstrations]
     rng = random.Random(f"sft {seed}")
     with policy.base.dropout():
-        minimise(lambda batch: sum_completion_losses(policy, batch), demonstrations, lengths, weights, policy.parameters(), rng=rng, **settings)
+        minimise(
+            lambda batch: sum_completion_losses(policy, batch),
+            demonstrations,
+            lengths,
+            weights,
+            policy.parameters(),
+            rng=rng,
+            **settings,
+        )
 
 
 @torch.no_grad()
 def completion_loss(policy: PolicyModel, demonstrations: list[EncodedDemonstration], batch_size: int = 32) -> float:
     """Mean negative log-likelihood of a completion token, in nats, without dropout."""
     batches = [demonstrations[start : start + batch_size] for start in range(0, len(demonstrations), batch_size)]
-    return sum(float(sum_completion_losses(policy, batch)) for batch in batches) / sum(len(d.completion_ids) for d in demonstrations)
+    return sum(float(sum_completion_losses(policy, batch)) for batch in batches) / sum(
+        len(d.completion_ids) for d in demonstrations
+    )

@@ -16,9 +16,12 @@ def build_sa_pairs(
     old_logprobs: torch.Tensor,
     support_ids: torch.Tensor | None = None,
 ) -> SAPairs:
-    """Join left-padded prompts (B, P) and right-padded responses (B, A); `old_logprobs` (B, A) is set to 0 where masked."""
+    """Join left-padded prompts (B, P) and right-padded responses (B, A); `old_logprobs` (B, A) is set to 0 where
+    masked."""
     if not bool(prompt_mask[:, -1].all()):
-        raise ValueError("prompts must be padded on the left: the last column of prompt_mask has to be True in every row")
+        raise ValueError(
+            "prompts must be padded on the left: the last column of prompt_mask has to be True in every row"
+        )
     return SAPairs(
         input_ids=torch.cat([prompt_ids, action_ids], dim=1),
         attention_mask=torch.cat([prompt_mask, action_mask], dim=1),

@@ -13,17 +13,23 @@ from ppo_lm.tracking.health import WINDOW, check_health, steps_of
 
 
 def examine(folder: Path) -> list[str]:
-    """A line for every finding of `check_health`, and for the steps that were dropped, after one that says how far the run is. Raises `UserError`."""
+    """A line for every finding of `check_health`, and for the steps that were dropped, after one that says how far the
+    run is. Raises `UserError`."""
     config, rows = _read_config(folder / "config.yaml"), _read_rows(folder / "metrics.jsonl")
     steps, dropped = steps_of(rows), [row for row in rows if "dropped" in row]
     done = max((row["step"] for row in rows), default=0)
     lines = [f"{folder}: {done} of {config.steps} steps"]
     if dropped:
-        lines.append(f"{len(dropped)} steps were dropped, the last one step {dropped[-1]['step']}: {dropped[-1]['dropped']}; dropped/ has their batches")
+        lines.append(
+            f"{len(dropped)} steps were dropped, the last one step {dropped[-1]['step']}: "
+            f"{dropped[-1]['dropped']}; dropped/ has their batches"
+        )
     try:
         found = check_health(steps, config)
     except KeyError as error:
-        raise UserError(f"{folder / 'metrics.jsonl'} has a step without {error}, so it was written by another version of ppo_lm") from None
+        raise UserError(
+            f"{folder / 'metrics.jsonl'} has a step without {error}, so it was written by another version of ppo_lm"
+        ) from None
     lines += [finding.text for finding in found]
     if len(lines) == 1:
         lines.append("nothing looks wrong" if len(steps) >= WINDOW else f"nothing is looked for before step {WINDOW}")

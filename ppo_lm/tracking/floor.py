@@ -1,4 +1,5 @@
-"""The least time a step's phases could take on this machine: operations over its measured rate of matrix products, bytes over its measured rate of copying."""
+"""The least time a step's phases could take on this machine: operations over its measured rate of matrix products,
+bytes over its measured rate of copying."""
 
 from __future__ import annotations
 
@@ -15,7 +16,9 @@ from ppo_lm.types import SAPairs
 class Machine(NamedTuple):
     """What a device was measured to do in a second."""
 
-    operations: float  # floating-point, multiplications and additions counted apart, in products of large square matrices
+    operations: (
+        float  # floating-point, multiplications and additions counted apart, in products of large square matrices
+    )
     bytes: float  # read and written, in copying a large tensor
 
 
@@ -36,7 +39,10 @@ def measure_machine(device: torch.device, dtype: torch.dtype) -> Machine:
     side, size = (8192, 2**29) if on_gpu else (1024, 2**25)
     a, source = torch.randn(side, side, device=device).to(dtype), torch.zeros(size, device=device, dtype=torch.uint8)
     target = torch.empty_like(source)
-    return Machine(2 * side**3 / _best_seconds(lambda: a @ a, device), 2 * size / _best_seconds(lambda: target.copy_(source), device))
+    return Machine(
+        2 * side**3 / _best_seconds(lambda: a @ a, device),
+        2 * size / _best_seconds(lambda: target.copy_(source), device),
+    )
 
 
 def _best_seconds(work, device: torch.device, tries: int = 6) -> float:
@@ -51,15 +57,18 @@ def _best_seconds(work, device: torch.device, tries: int = 6) -> float:
 
 
 class Floor:
-    """The least seconds of each phase. Counted are the weights of the layers and of the output head, and the keys and values read while decoding; not
-    counted are attention's own products, adapters, and everything that is no matrix product."""
+    """The least seconds of each phase. Counted are the weights of the layers and of the output head, and the keys and
+    values read while decoding; not counted are attention's own products, adapters, and everything that is no matrix
+    product."""
 
     def __init__(self, base: BaseModel, machine: Machine, passes: Passes, slots: int):
         config = base.network.config.get_text_config()
         self.machine, self.passes, self.slots, self.itemsize = machine, passes, slots, base.dtype.itemsize
         layers = next(module for module in base.network.get_decoder().modules() if isinstance(module, nn.ModuleList))
         self.layer_weights = _count(layers)
-        self.last_layer_alone = _count(layers[-1]) - sum(_count(module) for name, module in layers[-1].named_modules() if name.endswith(("k_proj", "v_proj")))
+        self.last_layer_alone = _count(layers[-1]) - sum(
+            _count(module) for name, module in layers[-1].named_modules() if name.endswith(("k_proj", "v_proj"))
+        )
         self.head_weights = base.network.get_output_embeddings().weight.numel()
         head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         kv_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
@@ -69,17 +78,27 @@ class Floor:
         """By phase, for one step's pairs."""
         tokens, actions, passes = int(sa_pairs.attention_mask.sum()), len(sa_pairs), self.passes
         layers, head = self._pass(tokens, actions), 2 * self.head_weights * actions
-        backward = 2 if passes.all_weights else 1  # a gradient costs as much as the pass forwards, for the input and for the weights each
+        backward = (
+            2 if passes.all_weights else 1
+        )  # a gradient costs as much as the pass forwards, for the input and for the weights each
         training = passes.epochs * (1 + backward) * (passes.trained * layers + head)
-        operations = {"scoring": passes.scored * layers + passes.scored_logprobs * head, "reward": passes.rewards * self._pass(tokens, sa_pairs.sequences), "training": training}
-        return {"sampling": self._sampling(tokens, actions, sa_pairs.sequences)} | {name: count / self.machine.operations for name, count in operations.items()}
+        operations = {
+            "scoring": passes.scored * layers + passes.scored_logprobs * head,
+            "reward": passes.rewards * self._pass(tokens, sa_pairs.sequences),
+            "training": training,
+        }
+        return {"sampling": self._sampling(tokens, actions, sa_pairs.sequences)} | {
+            name: count / self.machine.operations for name, count in operations.items()
+        }
 
     def _pass(self, tokens: int, wanted: int) -> int:
-        """Operations of a pass forwards that is asked for `wanted` hidden states: the last layer needs no more than keys and values of the other tokens."""
+        """Operations of a pass forwards that is asked for `wanted` hidden states: the last layer needs no more than
+        keys and values of the other tokens."""
         return 2 * (self.layer_weights * tokens - self.last_layer_alone * (tokens - wanted))
 
     def _sampling(self, tokens: int, actions: int, sequences: int) -> float:
-        """Prompts at the rate of products; then full slots, bound by products or by reading weights once a step and every token's keys and values."""
+        """Prompts at the rate of products; then full slots, bound by products or by reading weights once a step and
+        every token's keys and values."""
         steps = -(-actions // min(self.slots, sequences))
         weights = self.layer_weights + self.head_weights
         numbers = steps * weights + actions * tokens / sequences * self.cached_numbers

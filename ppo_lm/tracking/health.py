@@ -26,7 +26,8 @@ class Finding(NamedTuple):
 
 
 def check_health(steps: Sequence[dict], config: PPOConfig) -> list[Finding]:
-    """What the metrics of a run's steps (rows of metrics.jsonl, first to last) show now; nothing before the policy was trained in `WINDOW` of them."""
+    """What the metrics of a run's steps (rows of metrics.jsonl, first to last) show now; nothing before the policy was
+    trained in `WINDOW` of them."""
     steps = [row for row in steps if "policy_loss" in row]
     if len(steps) < WINDOW:
         return []
@@ -50,31 +51,44 @@ def _first(steps: Sequence[dict], name: str) -> float:
 def _kl(steps: Sequence[dict], config: PPOConfig) -> str | None:
     kl, length = _latest(steps, "kl"), max(_latest(steps, "length"), 1.0)
     if kl / length > KL_A_TOKEN:
-        return f"the KL to the reference runs away: {kl:.1f} nats a response, {kl / length:.2f} a token; raise kl_coef ({config.kl_coef}), or lower learning_rate"
+        return (
+            f"the KL to the reference runs away: {kl:.1f} nats a response, {kl / length:.2f} a token; raise "
+            f"kl_coef ({config.kl_coef}), or lower learning_rate"
+        )
 
 
 def _entropy(steps: Sequence[dict], config: PPOConfig) -> str | None:
     then, now = _first(steps, "entropy"), _latest(steps, "entropy")
     if now < ENTROPY_LEFT * then:
-        return f"the entropy has collapsed, from {then:.3f} to {now:.3f} nats a token: responses hardly vary; lower learning_rate, raise kl_coef, or stop earlier"
+        return (
+            f"the entropy has collapsed, from {then:.3f} to {now:.3f} nats a token: responses hardly vary; lower "
+            "learning_rate, raise kl_coef, or stop earlier"
+        )
 
 
 def _clipped_often(steps: Sequence[dict], config: PPOConfig) -> str | None:
     share = _latest(steps, "clip_fraction")
     if share > CLIPPED:
-        return f"{share:.0%} of the tokens are clipped: updates are too long; lower learning_rate, or ppo_epochs ({config.ppo_epochs})"
+        return (
+            f"{share:.0%} of the tokens are clipped: updates are too long; lower learning_rate, or ppo_epochs "
+            f"({config.ppo_epochs})"
+        )
 
 
 def _clipped_never(steps: Sequence[dict], config: PPOConfig) -> str | None:
     if config.ppo_epochs * config.mini_batches > 1 and all(row["clip_fraction"] == 0 for row in steps):
-        return f"no token has been clipped in {len(steps)} steps: the policy hardly moves; raise learning_rate ({config.learning_rate:g})"
+        return (
+            f"no token has been clipped in {len(steps)} steps: the policy hardly moves; raise learning_rate "
+            f"({config.learning_rate:g})"
+        )
 
 
 def _critic(steps: Sequence[dict], config: PPOConfig) -> str | None:
     explained = _latest(steps, "explained_variance")
     if len(steps) >= 2 * WINDOW and explained < 0:
         return (
-            f"the value model explains less than nothing of the returns (explained variance {explained:.2f}): advantages are noise; raise value_learning_rate "
+            f"the value model explains less than nothing of the returns (explained variance {explained:.2f}): "
+            "advantages are noise; raise value_learning_rate "
             f"({config.value_learning_rate:g}), or start it from a reward model"
         )
 
@@ -82,21 +96,28 @@ def _critic(steps: Sequence[dict], config: PPOConfig) -> str | None:
 def _sampler(steps: Sequence[dict], config: PPOConfig) -> str | None:
     gap = _latest(steps, "sampler_gap")
     if gap > SAMPLER_GAP:
-        return f"sampling and training disagree by {gap:.2f} nats a token before any update, so ratios start far from 1; set dtype to float32, or old_logprobs to recomputed"
+        return (
+            f"sampling and training disagree by {gap:.2f} nats a token before any update, so ratios start far "
+            "from 1; set dtype to float32, or old_logprobs to recomputed"
+        )
 
 
 def _length(steps: Sequence[dict], config: PPOConfig) -> str | None:
     then, now = _first(steps, "ended"), _latest(steps, "ended")
     if now < UNENDED and now < then - 0.2:
         return (
-            f"responses drift to the length limit: {1 - now:.0%} of them run into max_new_tokens ({config.max_new_tokens}), {1 - then:.0%} did at first; "
+            f"responses drift to the length limit: {1 - now:.0%} of them run into max_new_tokens "
+            f"({config.max_new_tokens}), {1 - then:.0%} did at first; "
             "set missing_eos_score, or take a reward that does not pay for length"
         )
 
 
 def _equal_rewards(steps: Sequence[dict], config: PPOConfig) -> str | None:
     if all(row["score_std"] <= 1e-6 for row in steps[-WINDOW:]):
-        return f"all responses of a batch score the same ({_latest(steps, 'score'):.3g}), so there is nothing to learn; look at the reward and at samples.jsonl"
+        return (
+            f"all responses of a batch score the same ({_latest(steps, 'score'):.3g}), so there is nothing to "
+            "learn; look at the reward and at samples.jsonl"
+        )
 
 
 def _monitor(steps: Sequence[dict], config: PPOConfig) -> str | None:
@@ -109,7 +130,8 @@ def _monitor(steps: Sequence[dict], config: PPOConfig) -> str | None:
     error = ((stdev(then) ** 2 + stdev(now) ** 2) / WINDOW) ** 0.5
     if fmean(then) - fmean(now) > SURELY * error and _latest(windows[-1], "score") > _latest(windows[best], "score"):
         return (
-            f"the reward rises but the monitor falls, from {fmean(then):.3f} around step {windows[best][-1]['step']} to {fmean(now):.3f}: the policy finds the "
+            f"the reward rises but the monitor falls, from {fmean(then):.3f} around step "
+            f"{windows[best][-1]['step']} to {fmean(now):.3f}: the policy finds the "
             "reward's mistakes; stop there, raise kl_coef, or better the reward"
         )
 
@@ -119,7 +141,10 @@ def _gradient(name: str) -> Callable:
         if all(row.get(name, 0.0) > CLIPPED_TO * config.max_grad_norm for row in steps[-WINDOW:]):
             whose, norm = name.split("_")[0], _latest(steps, name)
             rate = {"policy": "learning_rate", "value": "value_learning_rate"}[whose]
-            return f"the gradient of the {whose} is always clipped to less than a tenth (norm {norm:.2g} against max_grad_norm {config.max_grad_norm:g}); raise max_grad_norm, or lower {rate}"
+            return (
+                f"the gradient of the {whose} is always clipped to less than a tenth (norm {norm:.2g} against "
+                f"max_grad_norm {config.max_grad_norm:g}); raise max_grad_norm, or lower {rate}"
+            )
 
     return check
 

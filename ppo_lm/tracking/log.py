@@ -1,4 +1,5 @@
-"""What the records of all kinds of runs share: a screen, and a locked folder with config.yaml, data_report.json and metrics.jsonl."""
+"""What the records of all kinds of runs share: a screen, and a locked folder with config.yaml, data_report.json and
+metrics.jsonl."""
 
 from __future__ import annotations
 
@@ -12,15 +13,26 @@ from rich.console import Console
 
 from ppo_lm.config.settings import Settings
 from ppo_lm.data import DataReport
-from ppo_lm.tracking.run_folder import append_record, clock, drop_later_steps, lock_run_folder, make_run_folder, write_config, write_json
+from ppo_lm.tracking.run_folder import (
+    append_record,
+    clock,
+    drop_later_steps,
+    lock_run_folder,
+    make_run_folder,
+    write_config,
+    write_json,
+)
 
 
 class Log:
-    """Keeps a run in a folder of its own at or next to `output_dir`, or, with `resume`, in that of a run that was paused. None: it only prints; `quiet`: it
-    only writes. No other process can write there until `close`."""
+    """Keeps a run in a folder of its own at or next to `output_dir`, or, with `resume`, in that of a run that was
+    paused. None: it only prints; `quiet`: it only writes. No other process can write there until `close`."""
 
-    def __init__(self, config: Settings, output_dir: str | None, quiet: bool = False, *, resume: tuple[Path, int] | None = None):
-        """`resume`: the folder, and the step it was saved after; what was recorded later is dropped, and `rows` are the metrics left."""
+    def __init__(
+        self, config: Settings, output_dir: str | None, quiet: bool = False, *, resume: tuple[Path, int] | None = None
+    ):
+        """`resume`: the folder, and the step it was saved after; what was recorded later is dropped, and `rows` are the
+        metrics left."""
         self.console = Console(quiet=quiet, highlight=False)
         self.started = time.monotonic()
         self.folder, self._lock, self.rows = None, None, []

@@ -34,11 +34,16 @@ class PhaseClock:
 
 
 def peak_memory(device: torch.device) -> float:
-    """The most memory used so far, in MiB: on a GPU what torch had allocated there, on a CPU what the whole process held."""
+    """The most memory used so far, in MiB: on a GPU what torch had allocated there, on a CPU what the whole process
+    held."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
-    status = Path("/proc/self/status")  # Linux; getrusage there counts what the parent process held when it started this one
-    found = re.search(r"^VmHWM:\s+(\d+) kB$", status.read_text(encoding="ascii"), re.MULTILINE) if status.exists() else None
+    status = Path(
+        "/proc/self/status"
+    )  # Linux; getrusage there counts what the parent process held when it started this one
+    found = (
+        re.search(r"^VmHWM:\s+(\d+) kB$", status.read_text(encoding="ascii"), re.MULTILINE) if status.exists() else None
+    )
     if found:
         return int(found[1]) / 2**10
     held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

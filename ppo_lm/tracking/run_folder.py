@@ -87,7 +87,13 @@ def write_json(file: Path, content) -> None:
 def write_tensors(file: Path, tensors: dict[str, torch.Tensor]) -> None:
     """As safetensors."""
     with writing(file):
-        save_file({name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}, file)
+        save_file(
+            {
+                name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+                for name, tensor in tensors.items()
+            },
+            file,
+        )
 
 
 def append_record(file: Path, record: dict) -> None:
@@ -97,7 +103,8 @@ def append_record(file: Path, record: dict) -> None:
 
 
 def drop_later_steps(folder: Path, step: int) -> list[dict]:
-    """Cut metrics.jsonl and samples.jsonl back to what was recorded up to `step`; a last line that was torn in writing goes too. Returns the metrics left."""
+    """Cut metrics.jsonl and samples.jsonl back to what was recorded up to `step`; a last line that was torn in writing
+    goes too. Returns the metrics left."""
     for name in ("metrics.jsonl", "samples.jsonl"):
         file = folder / name
         *lines, torn = _text_of(file).split("\n") if file.is_file() else [""]
@@ -123,7 +130,9 @@ def _read_record(file: Path, number: int, line: str) -> dict:
         if not isinstance(record["step"], int):
             raise TypeError("step is no whole number")
     except (ValueError, KeyError, TypeError):
-        raise UserError(f"{file}, line {number} is damaged: it holds no record of a step; take the line out, and resume again") from None
+        raise UserError(
+            f"{file}, line {number} is damaged: it holds no record of a step; take the line out, and resume again"
+        ) from None
     return record
 
 

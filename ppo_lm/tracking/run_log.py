@@ -24,9 +24,17 @@ COLUMNS = {"score": "reward", "kl": "KL", "monitor": "monitor", "length": "lengt
 
 
 class RunLog(Log):
-    """Prints a line a step and an evaluation table; writes config.yaml, metrics.jsonl, samples.jsonl and learning_curve.png."""
+    """Prints a line a step and an evaluation table; writes config.yaml, metrics.jsonl, samples.jsonl and
+    learning_curve.png."""
 
-    def __init__(self, config: PPOConfig, *, monitor_name: str | None = None, quiet: bool = False, resume: tuple[Path, int] | None = None):
+    def __init__(
+        self,
+        config: PPOConfig,
+        *,
+        monitor_name: str | None = None,
+        quiet: bool = False,
+        resume: tuple[Path, int] | None = None,
+    ):
         """`resume`: the folder of a paused run and the step it was saved after; what was recorded later is dropped."""
         super().__init__(config, config.output_dir, quiet=quiet, resume=resume)
         self.config, self.done = config, resume[1] if resume else 0
@@ -38,30 +46,43 @@ class RunLog(Log):
         """Say what is about to be trained, where, on what, and what there is to know of a resumed run."""
         config, done = self.config, self.done
         copies = f" with {config.responses_per_prompt} responses each" if config.responses_per_prompt > 1 else ""
-        self.say(f"PPO on {model}: {config.steps} steps of {config.batch_size // config.responses_per_prompt} prompts{copies}" + (f", {done} done" if done else ""))
+        self.say(
+            f"PPO on {model}: {config.steps} steps of {config.batch_size // config.responses_per_prompt} "
+            f"prompts{copies}" + (f", {done} done" if done else "")
+        )
         self.data(report)
         self.warn(warnings)
 
     def step(self, step: int, prompts: list[Prompt], results: dict, components: dict[str, torch.Tensor]) -> None:
-        """Record one `ppo_step`, and say so if the run looks ill. `components`: the scores (B,) by each reward's name."""
+        """Record one `ppo_step`, and say so if the run looks ill. `components`: the scores (B,) by each reward's
+        name."""
         metrics = {name: value for name, value in results.items() if isinstance(value, (int, float))}
         self.steps.append({"step": step, **metrics})
         self.record(self.steps[-1])
         if step % self.config.samples_every == 0 or step == self.config.steps:
-            parts = [dict(zip(components, values)) for values in zip(*(scores.tolist() for scores in components.values()))]
+            parts = [
+                dict(zip(components, values)) for values in zip(*(scores.tolist() for scores in components.values()))
+            ]
             for prompt, text, score, part in zip(prompts, results["generated_texts"], results["rewards"], parts):
                 rewards = {name: None if math.isnan(value) else value for name, value in part.items()}
-                self.append("samples.jsonl", {"step": step, "prompt": prompt, "completion": text, "score": score, "rewards": rewards})
+                self.append(
+                    "samples.jsonl",
+                    {"step": step, "prompt": prompt, "completion": text, "score": score, "rewards": rewards},
+                )
         left = sum(row["seconds"] for row in self.steps) / len(self.steps) * (self.config.steps - step)
         shown = "  ".join(f"{title} {metrics[name]:6.3f}" for name, title in self.names.items() if name in metrics)
-        self.say(f"step {step:>4}/{self.config.steps}  {shown}  {metrics['tokens_per_second']:5.0f} tokens/s  {clock(left)} left")
+        self.say(
+            f"step {step:>4}/{self.config.steps}  {shown}  {metrics['tokens_per_second']:5.0f} tokens/s  "
+            f"{clock(left)} left"
+        )
         for finding in check_health(self.steps, self.config):
             if finding.name not in self._told:
                 self._told.add(finding.name)
                 self.say(f"health: {finding.text}")
 
     def dropped(self, step: int, prompts: list[Prompt], fault: NumericalFault) -> None:
-        """Record a step that was dropped, and write its batch to `dropped/step-NNNNNN`, for study: prompts.json, and what there was of the pairs."""
+        """Record a step that was dropped, and write its batch to `dropped/step-NNNNNN`, for study: prompts.json, and
+        what there was of the pairs."""
         self.record({"step": step, "dropped": str(fault)})
         where = ""
         if self.folder:
@@ -84,11 +105,14 @@ class RunLog(Log):
         for name, evaluation in results.items():
             means = evaluation.means()
             self.record({"step": step, "evaluation": name, **means})
-            table.add_row(name.replace("_", " "), *[f"{means[column]:.3f}" if column in means else "" for column in shown])
+            table.add_row(
+                name.replace("_", " "), *[f"{means[column]:.3f}" if column in means else "" for column in shown]
+            )
         self.console.print(table)
 
     def finish(self, prompts: PromptSet, evaluations: dict[str, list[Evaluation]]) -> None:
-        """Print samples from the first and the last evaluation, draw the learning curve, and say where everything is."""
+        """Print samples from the first and the last evaluation, draw the learning curve, and say where everything
+        is."""
         for made in list(evaluations.values())[:1]:
             self._print_samples(prompts, made[0], made[-1])
         if self.steps:
@@ -101,21 +125,38 @@ class RunLog(Log):
     def _print_phases(self, steps: list[dict]) -> None:
         """Where the seconds of the steps went."""
         total = sum(row["seconds"] for row in steps)
-        phases = {name.removeprefix("seconds/"): sum(row[name] for row in steps) for name in steps[-1] if name.startswith("seconds/")}
+        phases = {
+            name.removeprefix("seconds/"): sum(row[name] for row in steps)
+            for name in steps[-1]
+            if name.startswith("seconds/")
+        }
         if phases:
             parts = ", ".join(f"{phase} {clock(spent)} ({spent / total:.0%})" for phase, spent in phases.items())
             memory = steps[-1]["peak_memory_mib"]
             self.console.print(f"The steps took {clock(total)}: {parts}; peak memory {memory:,.0f} MiB", soft_wrap=True)
-        floors = {phase: [(row[f"floor/{phase}"], row[f"seconds/{phase}"]) for row in steps if f"floor/{phase}" in row] for phase in phases}
+        floors = {
+            phase: [(row[f"floor/{phase}"], row[f"seconds/{phase}"]) for row in steps if f"floor/{phase}" in row]
+            for phase in phases
+        }
         if any(floors.values()):
-            shares = ", ".join(f"{phase} {sum(a * b for a, b in said) / sum(b for _, b in said):.0%}" for phase, said in floors.items() if said)
-            self.console.print(f"Of that, this machine's matrix products and memory need no less than: {shares}", soft_wrap=True)
+            shares = ", ".join(
+                f"{phase} {sum(a * b for a, b in said) / sum(b for _, b in said):.0%}"
+                for phase, said in floors.items()
+                if said
+            )
+            self.console.print(
+                f"Of that, this machine's matrix products and memory need no less than: {shares}", soft_wrap=True
+            )
 
     def _print_samples(self, prompts: PromptSet, before: Evaluation, after: Evaluation) -> None:
         for row in range(min(SHOWN_SAMPLES, len(prompts))):
             self.console.print(f"\n{show_prompt(prompts.prompts[row])}", style="dim", markup=False, soft_wrap=True)
             for when, evaluation in (("before", before), ("after", after)):
-                monitor = f", {self.names['monitor']} {evaluation.monitors[row]:.2f}" if evaluation.monitors and evaluation.monitors[row] is not None else ""
+                monitor = (
+                    f", {self.names['monitor']} {evaluation.monitors[row]:.2f}"
+                    if evaluation.monitors and evaluation.monitors[row] is not None
+                    else ""
+                )
                 line = f"  {when:>6} (reward {evaluation.scores[row]:.2f}{monitor}): {evaluation.texts[row].strip()}"
                 self.console.print(line, markup=False, soft_wrap=True)
         self.console.print()

@@ -32,7 +32,8 @@ class StageLog(Log):
             self._recent.clear()
 
     def evaluation(self, step: int, when: str, measure: Callable[[], dict[str, float]]) -> dict[str, float]:
-        """Measure on held-out data, record, print and return it; a run that goes on returns what is recorded already."""
+        """Measure on held-out data, record, print and return it; a run that goes on returns what is recorded
+        already."""
         for row in self.rows:
             if row.get("evaluation") == when:
                 return {name: value for name, value in row.items() if name not in ("step", "evaluation")}

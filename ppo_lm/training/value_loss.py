@@ -24,7 +24,8 @@ def value_loss(
     value_clip: float = 0.0,
     denominator: torch.Tensor | float | None = None,
 ) -> ValueLoss:
-    """L = (1/2N) Σ_t max((V − G)², (V_old + clip(V − V_old, ±c) − G)²) over real tokens (2403.17031); c = 0: no clipping.
+    """L = (1/2N) Σ_t max((V − G)², (V_old + clip(V − V_old, ±c) − G)²) over real tokens (2403.17031); c = 0: no
+    clipping.
 
     All (B, A). `denominator` N is the number of real tokens of the whole mini-batch; None counts this mask.
     """

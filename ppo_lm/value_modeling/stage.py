@@ -25,25 +25,42 @@ SCORES_FILE = "scores.json"
 
 
 def run_value(config: ValueConfig, quiet: bool = False, resume: Path | None = None) -> dict[str, float]:
-    """Score the demonstrations, train, measure on held-out ones before and after, and save. Returns what was measured, as `explained_variance_after`, ….
+    """Score the demonstrations, train, measure on held-out ones before and after, and save. Returns what was measured,
+    as `explained_variance_after`, ….
 
-    Writes into `config.output_dir`: `value` (the model, for PPO's `value_model`), the scores, config, data report, metrics. Training starts where PPO's value model would:
-    from the reward model, if that is what scores. `resume` is the folder of a run with the same settings that did not end. Raises `RunPaused`, with the run
-    saved, after the step in which SIGINT or SIGTERM came.
+    Writes into `config.output_dir`: `value` (the model, for PPO's `value_model`), the scores, config, data report,
+    metrics. Training starts where PPO's value model would: from the reward model, if that is what scores. `resume` is
+    the folder of a run with the same settings that did not end. Raises `RunPaused`, with the run saved, after the step
+    in which SIGINT or SIGTERM came.
     """
     rewards, demonstrations, report = load_inputs(config)
     base = load_base(config.model_name, config.dtype, config.device, seed=config.seed)
-    train, held_out = encode_demonstrations(base, demonstrations, config, report).split(config.held_out, config.seed, report)
-    saver = StageSaver(config, fingerprint([dataclasses.astuple(tokens) for tokens in train.tokens]), resume, "ppo-lm value --resume {}")
+    train, held_out = encode_demonstrations(base, demonstrations, config, report).split(
+        config.held_out, config.seed, report
+    )
+    saver = StageSaver(
+        config,
+        fingerprint([dataclasses.astuple(tokens) for tokens in train.tokens]),
+        resume,
+        "ppo-lm value --resume {}",
+    )
     roles = set_up_roles(
-        base, lora_r=config.lora_r, lora_alpha=config.lora_alpha, lora_dropout=config.lora_dropout, lora_targets=config.lora_targets,
-        reward_folders=[reward for reward in rewards if isinstance(reward, Path)], seed=config.seed,
-    )  # fmt: skip
+        base,
+        lora_r=config.lora_r,
+        lora_alpha=config.lora_alpha,
+        lora_dropout=config.lora_dropout,
+        lora_targets=config.lora_targets,
+        reward_folders=[reward for reward in rewards if isinstance(reward, Path)],
+        seed=config.seed,
+    )
     rewards, model = make_ready(rewards, roles.rewards, base.device), roles.value
     computer = RewardComputer(rewards, weights=config.reward_weights, clip=config.reward_clip)
 
     with StageLog(config, config.output_dir, quiet, resume=resume and (resume, saver.step)) as log:
-        log.say(f"value model on {config.model_name} ({base.description})" + (f", {saver.step} steps done" if resume else ""))
+        log.say(
+            f"value model on {config.model_name} ({base.description})"
+            + (f", {saver.step} steps done" if resume else "")
+        )
         log.data(report)
         log.warn(saver.damage)
         scores = read_scores(resume)
@@ -55,20 +72,34 @@ def run_value(config: ValueConfig, quiet: bool = False, resume: Path | None = No
         before = log.evaluation(0, "before", lambda: measure_values(model, test, config.gamma, config.micro_batch_size))
         with Interrupts() as interrupts:
             train_value_model(
-                model, scored, gamma=config.gamma, seed=config.seed, learning_rate=config.learning_rate, epochs=config.epochs, batch_size=config.batch_size,
-                micro_batch_size=config.micro_batch_size, max_steps=config.max_steps, max_grad_norm=config.max_grad_norm, log=log.step,
+                model,
+                scored,
+                gamma=config.gamma,
+                seed=config.seed,
+                learning_rate=config.learning_rate,
+                epochs=config.epochs,
+                batch_size=config.batch_size,
+                micro_batch_size=config.micro_batch_size,
+                max_steps=config.max_steps,
+                max_grad_norm=config.max_grad_norm,
+                log=log.step,
                 saver=saver.start(log.folder, model.parameters(), interrupts),
-            )  # fmt: skip
-        after = log.evaluation(log.last_step, "after", lambda: measure_values(model, test, config.gamma, config.micro_batch_size))
+            )
+        after = log.evaluation(
+            log.last_step, "after", lambda: measure_values(model, test, config.gamma, config.micro_batch_size)
+        )
         with writing(log.folder):
             model.save(log.folder / "value")
         remove_checkpoints(log.folder)
         log.say_where()
-    return {f"{name}_before": value for name, value in before.items()} | {f"{name}_after": value for name, value in after.items()}
+    return {f"{name}_before": value for name, value in before.items()} | {
+        f"{name}_after": value for name, value in after.items()
+    }
 
 
 def load_inputs(config: ValueConfig) -> tuple[list[Scorer | Path], list[Demonstration], DataReport]:
-    """(rewards, a reward model of ours as its folder; demonstrations; report). All problems are raised as one error, before any model loads."""
+    """(rewards, a reward model of ours as its folder; demonstrations; report). All problems are raised as one error,
+    before any model loads."""
     missing = [name for name in ("demonstrations", "reward") if not getattr(config, name)]
     if missing:
         raise ConfigError([f'{name} is not set; name one, or "embedded"' for name in missing], "ValueConfig")
@@ -77,7 +108,9 @@ def load_inputs(config: ValueConfig) -> tuple[list[Scorer | Path], list[Demonstr
     rewards = [problems.attempt(load_reward, reward) for reward in config.rewards]
     for name, reward in zip(config.rewards, rewards):
         problems.attempt(check_needs, name, reward)
-    demonstrations, report = problems.attempt(load_demonstrations, config.demonstrations, config, config.completion_column) or (None, None)
+    demonstrations, report = problems.attempt(
+        load_demonstrations, config.demonstrations, config, config.completion_column
+    ) or (None, None)
     problems.raise_all()
     return rewards, demonstrations, report
 
@@ -86,24 +119,37 @@ def check_needs(name: str, reward: Scorer | Path | None) -> None:
     """Raise `RewardError` if a function needs a column of the data."""
     needed = missing_columns(reward, [])
     if needed:
-        raise RewardError(f"reward {name!r} needs {', '.join(map(repr, needed))}, but demonstrations have a prompt and a completion alone; name another reward")
+        raise RewardError(
+            f"reward {name!r} needs {', '.join(map(repr, needed))}, but demonstrations have a prompt and a "
+            "completion alone; name another reward"
+        )
 
 
 def score_demonstrations(computer: RewardComputer, demonstrations: Encoded) -> list[float]:
     """Every demonstration's score, ended as it is."""
     if not demonstrations.tokens:
         return []
-    prompts, completions = [text.prompt for text in demonstrations.texts], [text.completion for text in demonstrations.texts]
-    columns = {"terminated": [True] * len(prompts), "completion_ids": [tokens.completion_ids for tokens in demonstrations.tokens]}
+    prompts, completions = (
+        [text.prompt for text in demonstrations.texts],
+        [text.completion for text in demonstrations.texts],
+    )
+    columns = {
+        "terminated": [True] * len(prompts),
+        "completion_ids": [tokens.completion_ids for tokens in demonstrations.tokens],
+    }
     return computer.compute_rewards(prompts, completions, columns).tolist()
 
 
 def add_scores(demonstrations: Encoded, scores: list[float]) -> list[ScoredDemonstration]:
-    return [ScoredDemonstration(tokens.prompt_ids, tokens.completion_ids, score) for tokens, score in zip(demonstrations.tokens, scores, strict=True)]
+    return [
+        ScoredDemonstration(tokens.prompt_ids, tokens.completion_ids, score)
+        for tokens, score in zip(demonstrations.tokens, scores, strict=True)
+    ]
 
 
 def read_scores(folder: Path | None) -> list[list[float]] | None:
-    """What a run that did not end had scored, in training and held out, so that a reward that costs is not asked twice; None if there is nothing to read."""
+    """What a run that did not end had scored, in training and held out, so that a reward that costs is not asked twice;
+    None if there is nothing to read."""
     try:
         return json.loads((folder / SCORES_FILE).read_text(encoding="utf-8")) if folder else None
     except (OSError, ValueError):

@@ -1,7 +1,7 @@
 """Value pretraining: from the beginning of a completion, what the whole of it will be scored.
 
-VC-PPO (2503.01491) pretrains the value model on what the policy samples before it moves. The SFT model samples what it was fine-tuned on, so that the demonstrations stand
-for its samples here, and none have to be made.
+VC-PPO (2503.01491) pretrains the value model on what the policy samples before it moves. The SFT model samples what it
+was fine-tuned on, so that the demonstrations stand for its samples here, and none have to be made.
 """
 
 from __future__ import annotations
@@ -34,13 +34,20 @@ class ScoredDemonstration:
 
 
 def make_pairs(base: BaseModel, batch: list[ScoredDemonstration], gamma: float) -> SAPairs:
-    """Demonstrations as rollouts of a policy that is its reference: the score on the last action, no KL, and the `reward_to_go`."""
+    """Demonstrations as rollouts of a policy that is its reference: the score on the last action, no KL, and the
+    `reward_to_go`."""
     prompt_ids, prompt_mask = pad([d.prompt_ids for d in batch], base.pad_token_id, side="left", device=base.device)
-    action_ids, action_mask = pad([d.completion_ids for d in batch], base.pad_token_id, side="right", device=base.device)
+    action_ids, action_mask = pad(
+        [d.completion_ids for d in batch], base.pad_token_id, side="right", device=base.device
+    )
     scores = torch.tensor([d.score for d in batch], device=base.device)
     ended = torch.ones(len(batch), dtype=torch.bool, device=base.device)
-    pairs = build_sa_pairs(prompt_ids, prompt_mask, action_ids, action_mask, ended, torch.zeros(action_ids.shape, device=base.device))
-    return ReturnCalculator(gamma).add_reward_to_go(pairs.with_columns(scores=scores, rewards=attribute_scores(scores, action_mask)))
+    pairs = build_sa_pairs(
+        prompt_ids, prompt_mask, action_ids, action_mask, ended, torch.zeros(action_ids.shape, device=base.device)
+    )
+    return ReturnCalculator(gamma).add_reward_to_go(
+        pairs.with_columns(scores=scores, rewards=attribute_scores(scores, action_mask))
+    )
 
 
 def sum_value_losses(model: ValueModel, batch: list[ScoredDemonstration], gamma: float) -> torch.Tensor:
@@ -50,17 +57,30 @@ def sum_value_losses(model: ValueModel, batch: list[ScoredDemonstration], gamma:
     return value_loss(model.values(pairs), targets, targets, pairs.action_mask, denominator=1.0).loss
 
 
-def train_value_model(model: ValueModel, demonstrations: list[ScoredDemonstration], *, gamma: float = 1.0, seed: int = 0, **settings) -> None:
-    """Minimise the mean loss of a completion token, without dropout, as in PPO. `settings` are those of `base_setup.minimise`: learning_rate, epochs,
-    batch_size, micro_batch_size, max_steps, max_grad_norm, log, saver."""
+def train_value_model(
+    model: ValueModel, demonstrations: list[ScoredDemonstration], *, gamma: float = 1.0, seed: int = 0, **settings
+) -> None:
+    """Minimise the mean loss of a completion token, without dropout, as in PPO. `settings` are those of
+    `base_setup.minimise`: learning_rate, epochs, batch_size, micro_batch_size, max_steps, max_grad_norm, log, saver."""
     lengths, weights = [len(d) for d in demonstrations], [len(d.completion_ids) for d in demonstrations]
     rng = random.Random(f"value {seed}")
-    minimise(lambda batch: sum_value_losses(model, batch, gamma), demonstrations, lengths, weights, model.parameters(), rng=rng, **settings)
+    minimise(
+        lambda batch: sum_value_losses(model, batch, gamma),
+        demonstrations,
+        lengths,
+        weights,
+        model.parameters(),
+        rng=rng,
+        **settings,
+    )
 
 
 @torch.no_grad()
-def measure_values(model: ValueModel, demonstrations: list[ScoredDemonstration], gamma: float = 1.0, batch_size: int = 32) -> dict[str, float]:
-    """`value_loss` and `explained_variance`, 1 − Var(G − V) / Var(G), over the tokens of completions; empty without any."""
+def measure_values(
+    model: ValueModel, demonstrations: list[ScoredDemonstration], gamma: float = 1.0, batch_size: int = 32
+) -> dict[str, float]:
+    """`value_loss` and `explained_variance`, 1 − Var(G − V) / Var(G), over the tokens of completions; empty without
+    any."""
     if not demonstrations:
         return {}
     values, targets = [], []
@@ -69,4 +89,7 @@ def measure_values(model: ValueModel, demonstrations: list[ScoredDemonstration],
         values.append(model.values(pairs)[pairs.action_mask])
         targets.append(pairs.require("reward_to_go")[pairs.action_mask])
     value, target = torch.cat(values), torch.cat(targets)
-    return {"value_loss": float(((value - target) ** 2).mean() / 2), "explained_variance": explained_variance(value, target, torch.ones_like(value, dtype=torch.bool))}
+    return {
+        "value_loss": float(((value - target) ** 2).mean() / 2),
+        "explained_variance": explained_variance(value, target, torch.ones_like(value, dtype=torch.bool)),
+    }

@@ -48,7 +48,9 @@ def test_by_hand():
     # γλ = 0.25: A2 = 0.5, A1 = 0.75 + 0.125 = 0.875, A0 = 0.21875
     torch.testing.assert_close(advantages(pairs, 0.5, 0.5), torch.tensor([[0.21875, 0.875, 0.5]]))
     # G2 = 2, G1 = 1 + 1 = 2, G0 = 1
-    torch.testing.assert_close(ReturnCalculator(0.5).add_reward_to_go(pairs).reward_to_go, torch.tensor([[1.0, 2.0, 2.0]]))
+    torch.testing.assert_close(
+        ReturnCalculator(0.5).add_reward_to_go(pairs).reward_to_go, torch.tensor([[1.0, 2.0, 2.0]])
+    )
 
 
 def test_lambda_0_gives_td_errors():
@@ -77,7 +79,10 @@ def test_nan_in_padding_never_leaks():
     dirty = clean.with_columns(rewards=poison(clean.rewards), values=poison(clean.values))
     for lam in (0.0, 0.95, 1.0):
         assert torch.equal(advantages(dirty, 0.99, lam), advantages(clean, 0.99, lam))
-    assert torch.equal(ReturnCalculator(0.9).add_reward_to_go(dirty).reward_to_go, ReturnCalculator(0.9).add_reward_to_go(clean).reward_to_go)
+    assert torch.equal(
+        ReturnCalculator(0.9).add_reward_to_go(dirty).reward_to_go,
+        ReturnCalculator(0.9).add_reward_to_go(clean).reward_to_go,
+    )
 
 
 def test_a_missing_column_says_which_step_adds_it():
@@ -97,7 +102,9 @@ def test_a_lambda_a_row_is_each_row_with_its_own():
 
 
 def test_length_adaptive_lambda_by_hand():
-    torch.testing.assert_close(length_adaptive_lam(torch.tensor([1, 10, 40, 200, 0]), 0.05), torch.tensor([0.0, 0.0, 0.5, 0.9, 0.0]))
+    torch.testing.assert_close(
+        length_adaptive_lam(torch.tensor([1, 10, 40, 200, 0]), 0.05), torch.tensor([0.0, 0.0, 0.5, 0.9, 0.0])
+    )
 
 
 def test_returns_take_a_lambda_of_their_own():
@@ -106,7 +113,9 @@ def test_returns_take_a_lambda_of_their_own():
     pairs = pairs.with_columns(td_errors=TDError(0.9).compute_td_errors(pairs))
     pairs = ReturnCalculator(0.9).add_reward_to_go(pairs)
     own = GAEAdvantage().compute_gae_advantages(pairs, 0.9, 1.0)
-    torch.testing.assert_close(ReturnCalculator(0.9).add_returns(pairs, own).returns, pairs.reward_to_go, rtol=0, atol=1e-12)
+    torch.testing.assert_close(
+        ReturnCalculator(0.9).add_returns(pairs, own).returns, pairs.reward_to_go, rtol=0, atol=1e-12
+    )
 
 
 def test_group_advantages_by_hand():
@@ -117,7 +126,9 @@ def test_group_advantages_by_hand():
     assert rloo.tolist() == [[-2.0, -2.0], [2.0, 0.0], [0.0, 0.0], [0.0, 0.0]]
     group = GroupAdvantage("group", 2).compute_group_advantages(pairs)
     spread = math.sqrt(2) + 1e-4
-    torch.testing.assert_close(group, torch.tensor([[-1, -1], [1, 0], [0, 0], [0, 0]], dtype=torch.float64) / spread, rtol=0, atol=1e-12)
+    torch.testing.assert_close(
+        group, torch.tensor([[-1, -1], [1, 0], [0, 0], [0, 0]], dtype=torch.float64) / spread, rtol=0, atol=1e-12
+    )
 
 
 def test_leave_one_out_of_three_is_the_mean_of_the_other_two():

@@ -19,7 +19,11 @@ from tests.conftest import make_base
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("nobody/no-such-model", "model 'nobody/no-such-model' cannot be reached: there is no such folder here, it is not in the local cache"),
+        (
+            "nobody/no-such-model",
+            "model 'nobody/no-such-model' cannot be reached: there is no such folder here, it is not in the "
+            "local cache",
+        ),
         ("./no_such_folder", "there is no folder no_such_folder. Give a folder"),
         ("missing.gguf", "there is no such file"),
     ],
@@ -44,7 +48,9 @@ def test_a_model_that_changes_its_logits_after_the_head_is_refused(tmp_path):
     from transformers import CohereConfig, CohereForCausalLM
 
     base = make_base()
-    settings = dict(vocab_size=len(base.tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=4)
+    settings = dict(
+        vocab_size=len(base.tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=4
+    )
     CohereForCausalLM(CohereConfig(**settings, logit_scale=0.0625, bos_token_id=None)).save_pretrained(tmp_path)
     base.tokenizer.save_pretrained(tmp_path)
     with pytest.raises(ModelError, match="changes its logits after the output layer"):
@@ -56,11 +62,20 @@ def test_a_soft_cap_is_found_in_bfloat16_where_rounding_is_coarse(tmp_path):
 
     base = make_base()
     settings = dict(
-        vocab_size=len(base.tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=4, num_key_value_heads=4, head_dim=8, pad_token_id=0
-    )  # fmt: skip
+        vocab_size=len(base.tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=1,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        head_dim=8,
+        pad_token_id=0,
+    )
     network = Gemma2ForCausalLM(Gemma2Config(**settings, final_logit_softcapping=30.0))
     with torch.no_grad():
-        network.get_input_embeddings().weight.normal_(std=1.0)  # tied to the head: some logits come near the cap, most do not
+        network.get_input_embeddings().weight.normal_(
+            std=1.0
+        )  # tied to the head: some logits come near the cap, most do not
     network.save_pretrained(tmp_path)
     base.tokenizer.save_pretrained(tmp_path)
     with pytest.raises(ModelError, match="changes its logits after the output layer"):
@@ -83,7 +98,10 @@ def test_a_device_that_is_not_there_is_one_sentence(device):
 
 
 def test_lora_targets_that_are_not_there_or_are_shared_are_refused():
-    for targets, message in (("no_proj", r"cannot be used with this model .* it has .*q_proj"), ("q_proj,lm_head", "leave these two out")):
+    for targets, message in (
+        ("no_proj", r"cannot be used with this model .* it has .*q_proj"),
+        ("q_proj,lm_head", "leave these two out"),
+    ):
         with pytest.raises(ModelError, match=message):
             set_up_roles(make_base(), lora_r=4, lora_alpha=8, lora_dropout=0.0, lora_targets=targets)
 
@@ -93,7 +111,9 @@ def test_a_reward_model_of_another_base_is_refused(tmp_path):
     base.add_adapter("reward", make_lora_config(4, 8, 0.0))
     RewardModel(base).save(tmp_path)
     with pytest.raises(ModelError, match="cannot be loaded onto model 'random'; was it trained on another one"):
-        set_up_roles(make_base(), lora_r=4, lora_alpha=8, lora_dropout=0.0, lora_targets="all-linear", reward_folders=[tmp_path])
+        set_up_roles(
+            make_base(), lora_r=4, lora_alpha=8, lora_dropout=0.0, lora_targets="all-linear", reward_folders=[tmp_path]
+        )
 
 
 def test_auto_dtype():
@@ -107,7 +127,10 @@ def test_a_reward_folder_is_checked_before_any_model_loads(tmp_path):
     for other in ("mine.py:score", str(tmp_path / "none"), str(tmp_path)):
         assert find_reward_folder(other) is None
     (tmp_path / "adapter_config.json").write_text("{}")
-    with pytest.raises(ModelError, match="has no adapter_model.safetensors, head.safetensors, normalisation.json, so it is no reward model"):
+    with pytest.raises(
+        ModelError,
+        match="has no adapter_model.safetensors, head.safetensors, normalisation.json, so it is no reward model",
+    ):
         find_reward_folder(str(tmp_path))
     run = tmp_path / "run"
     shutil.copytree(EMBEDDED_MODEL / "reward", run / "reward")
@@ -149,9 +172,18 @@ trainer = PPOTrainer(PPOConfig(model_name="nobody/no-such-model"))
 
 
 def test_in_a_script_it_prints_one_sentence_and_no_traceback_within_15_seconds(checkout, online_environment):
-    subprocess.run([sys.executable, "-c", "import ppo_trainer"], cwd=checkout, check=True)  # the first start ever compiles torch
+    subprocess.run(
+        [sys.executable, "-c", "import ppo_trainer"], cwd=checkout, check=True
+    )  # the first start ever compiles torch
     started = time.monotonic()
-    done = subprocess.run([sys.executable, "-c", QUICK_START], cwd=checkout, env=online_environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", QUICK_START],
+        cwd=checkout,
+        env=online_environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert time.monotonic() - started < 15
     assert done.returncode != 0
     assert "Traceback" not in done.stderr
@@ -163,7 +195,10 @@ def test_in_a_script_it_prints_one_sentence_and_no_traceback_within_15_seconds(c
 def test_code_in_a_model_folder_is_never_run(tmp_path, kind):
     folder, ran = tmp_path / "model", tmp_path / "ran"
     shutil.copytree(EMBEDDED_MODEL, folder)
-    (folder / "code.py").write_text(f"open({str(ran)!r}, 'w').close()\nfrom transformers import LlamaConfig, LlamaForCausalLM\nclass C(LlamaConfig): model_type = 'mine'\nclass M(LlamaForCausalLM): pass\n")
+    (folder / "code.py").write_text(
+        f"open({str(ran)!r}, 'w').close()\nfrom transformers import LlamaConfig, LlamaForCausalLM\nclass "
+        "C(LlamaConfig): model_type = 'mine'\nclass M(LlamaForCausalLM): pass\n"
+    )
     config = json.loads((folder / "config.json").read_text())
     config |= {"model_type": "mine", "auto_map": {"AutoConfig": "code.C", kind: "code.M"}}
     (folder / "config.json").write_text(json.dumps(config))

@@ -8,7 +8,9 @@ from ppo_lm.base_setup import Optimiser
 SETTINGS = dict(schedule="constant", total_steps=0, max_grad_norm=1e9)
 
 
-def train(start: torch.Tensor, inputs: torch.Tensor, learning_rate: float, parts: int = 1) -> tuple[torch.nn.Parameter, Optimiser]:
+def train(
+    start: torch.Tensor, inputs: torch.Tensor, learning_rate: float, parts: int = 1
+) -> tuple[torch.nn.Parameter, Optimiser]:
     weight = torch.nn.Parameter(start.clone())
     optimiser = Optimiser([weight], learning_rate, **SETTINGS)
     for x in inputs:
@@ -56,7 +58,9 @@ def test_a_restored_optimiser_goes_on_bit_for_bit():
 
 
 def test_the_inverse_schedule_rises_in_the_warm_up_and_falls_to_0():
-    optimiser = Optimiser([torch.nn.Parameter(torch.zeros(1))], 1.0, schedule="inverse", total_steps=10, max_grad_norm=1.0, warmup_steps=2)
+    optimiser = Optimiser(
+        [torch.nn.Parameter(torch.zeros(1))], 1.0, schedule="inverse", total_steps=10, max_grad_norm=1.0, warmup_steps=2
+    )
     rates = [optimiser.learning_rate]
     for _ in range(11):
         optimiser.skip(1)

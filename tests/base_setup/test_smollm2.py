@@ -65,7 +65,9 @@ print(plain, tensor_bytes())
 
 
 def test_all_four_roles_take_at_most_1_3_times_the_memory_of_the_plain_model(tmp_path):
-    done = subprocess.run([sys.executable, "-c", COUNT_MEMORY, MODEL, str(tmp_path)], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", COUNT_MEMORY, MODEL, str(tmp_path)], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     plain, roles = map(int, done.stdout.split()[-2:])
     assert plain > 500 * 2**20  # 135M parameters in fp32
@@ -78,7 +80,12 @@ def test_sampled_log_probabilities_equal_a_fresh_pass(base):
         for parameter in roles.policy.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.01)
     settings = SamplingSettings(12, temperature=0.8, top_k=50, top_p=0.95)
-    prompts = ["Hello", "The hotel room was small and", "My dog", "Once upon a time there was a king who had three sons and"]
+    prompts = [
+        "Hello",
+        "The hotel room was small and",
+        "My dog",
+        "Once upon a time there was a king who had three sons and",
+    ]
     pairs, _ = SequenceGenerator(roles.policy, roles.sft, settings).generate_sequences(prompts)
     with torch.no_grad():
         fresh = roles.policy.action_logprobs(pairs, 0.8)

@@ -19,7 +19,9 @@ PROMPTS = ["SUBREDDIT: r/advice TITLE: My boss", "TL;DR:", "So last week Jake go
 def greedy(network, tokenizer, prompt):
     ids = tokenizer(prompt, return_tensors="pt")["input_ids"]
     with torch.no_grad():
-        out = network.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=12, eos_token_id=1)
+        out = network.generate(
+            ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=12, eos_token_id=1
+        )
     return tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True)
 
 
@@ -30,7 +32,12 @@ def test_saved_models_load_with_plain_libraries_and_answer_like_the_trainer(tmp_
     base.network.save_pretrained(start)
     base.tokenizer.save_pretrained(start)
     config = PPOConfig(
-        model_name=str(start), lora_r=lora_r, learning_rate=5e-2 if lora_r else 1e-2, lr_schedule="constant", ppo_epochs=2, kl_coef=0.0
+        model_name=str(start),
+        lora_r=lora_r,
+        learning_rate=5e-2 if lora_r else 1e-2,
+        lr_schedule="constant",
+        ppo_epochs=2,
+        kl_coef=0.0,
     )
     trainer = PPOTrainer(config, reward=lambda prompts, completions: [float(len(c)) for c in completions])
     trainer.ppo_step(PROMPTS)

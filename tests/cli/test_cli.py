@@ -16,7 +16,9 @@ def read_config(arguments):
 
 
 def run(checkout, *arguments):
-    return subprocess.run([sys.executable, "main.py", *arguments], cwd=checkout, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        [sys.executable, "main.py", *arguments], cwd=checkout, capture_output=True, text=True, check=False
+    )
 
 
 def test_help_names_every_field_and_answers_within_a_second(checkout):
@@ -50,29 +52,62 @@ def test_options_go_over_the_file_and_the_file_over_the_defaults(tmp_path):
 
 
 def test_config_embedded_names_the_shipped_settings_of_each_stage():
-    shipped = {"sft.yaml": SFTConfig, "reward.yaml": RewardConfig, "value.yaml": ValueConfig, "train.yaml": PPOConfig, "evaluate.yaml": EvaluateConfig}
+    shipped = {
+        "sft.yaml": SFTConfig,
+        "reward.yaml": RewardConfig,
+        "value.yaml": ValueConfig,
+        "train.yaml": PPOConfig,
+        "evaluate.yaml": EvaluateConfig,
+    }
     assert {file.name for file in EMBEDDED_SETTINGS.iterdir()} == set(shipped)
     for name, kind in shipped.items():
         settings = yaml.safe_load((EMBEDDED_SETTINGS / name).read_text(encoding="utf-8"))
         for arguments in ([], ["--config", "embedded"], ["--config=embedded"]):
             assert read_any_config(kind, arguments, "ppo-lm", "", name) == kind(**settings)
     named = read_config(["--config", "embedded", "--model_name", "my/model", "--reward", "mine.py:f"])
-    assert (named.model_name, named.reward, named.steps, named.monitor) == ("my/model", ["mine.py:f"], 80, "ppo_lm.embedded.gold:gold")
+    assert (named.model_name, named.reward, named.steps, named.monitor) == (
+        "my/model",
+        ["mine.py:f"],
+        80,
+        "ppo_lm.embedded.gold:gold",
+    )
 
 
 def test_what_fits_the_embedded_task_alone_goes_with_it():
     assert read_config([]).value_model == "embedded"
-    for arguments in (["--reward", "sentiment"], ["--config", "embedded", "--reward", "sentiment"], ["--config", "embedded", "--model_name", "my/model"]):
+    for arguments in (
+        ["--reward", "sentiment"],
+        ["--config", "embedded", "--reward", "sentiment"],
+        ["--config", "embedded", "--model_name", "my/model"],
+    ):
         assert read_config(arguments).value_model is None
     assert read_config(["--reward", "sentiment", "--value_model", "mine"]).value_model == "mine"
-    assert read_config(["--reward", "embedded", "--model_name", "embedded", "--config", "embedded", "--advantage_estimator", "gae"]).value_model == "embedded"
+    assert (
+        read_config(
+            ["--reward", "embedded", "--model_name", "embedded", "--config", "embedded", "--advantage_estimator", "gae"]
+        ).value_model
+        == "embedded"
+    )
     assert read_config(["--advantage_estimator", "rloo", "--responses_per_prompt", "4"]).value_model is None
     assert read_config(["--value_backbone", "shared"]).value_model is None
-    assert read_config(["--prompts", "mine.txt"]).monitor is None and read_config(["--config", "embedded", "--prompts", "mine.txt"]).monitor is None
+    assert (
+        read_config(["--prompts", "mine.txt"]).monitor is None
+        and read_config(["--config", "embedded", "--prompts", "mine.txt"]).monitor is None
+    )
 
 
 def test_an_option_given_several_times_is_a_list():
-    config = read_config(["--reward", "a.py:f", "--reward=sentiment", "--reward", "length_target(words=30)", "--reward_weights", "[1, 0.5, 2]"])
+    config = read_config(
+        [
+            "--reward",
+            "a.py:f",
+            "--reward=sentiment",
+            "--reward",
+            "length_target(words=30)",
+            "--reward_weights",
+            "[1, 0.5, 2]",
+        ]
+    )
     assert config.rewards == ["a.py:f", "sentiment", "length_target(words=30)"]
     assert config.reward_weights == [1, 0.5, 2]
     assert read_config(["--reward", "a.py:f"]).rewards == ["a.py:f"]
@@ -82,7 +117,9 @@ def test_an_option_given_several_times_is_a_list():
     assert read_any_config(RewardConfig, ["--preferences", "mine.jsonl"], "", "", "reward.yaml").demonstrations is None
     with pytest.raises(ConfigError, match="reward_weights has 1 numbers for 2 rewards"):
         read_config(["--reward", "a.py:f", "--reward", "b.py:g", "--reward_weights", "[1]"])
-    compared = read_any_config(EvaluateConfig, ["--models", "a=x", "--models", "b=y", "--prompts", "p.txt"], "", "", "evaluate.yaml")
+    compared = read_any_config(
+        EvaluateConfig, ["--models", "a=x", "--models", "b=y", "--prompts", "p.txt"], "", "", "evaluate.yaml"
+    )
     assert compared.models == ["a=x", "b=y"]
 
 
@@ -131,14 +168,38 @@ def test_the_main_job_in_small(checkout, tmp_path):
     out = tmp_path / "run"
     done = run(checkout, "--steps", "2", "--batch_size", "8", "--eval_prompts", "8", "--output_dir", str(out))
     assert done.returncode == 0, done.stderr
-    for text in ("step    2/2", "reward", "KL", "gold", "tokens/s", "held-out evaluation at step 2", "before (", "after ("):
+    for text in (
+        "step    2/2",
+        "reward",
+        "KL",
+        "gold",
+        "tokens/s",
+        "held-out evaluation at step 2",
+        "before (",
+        "after (",
+    ):
         assert text in done.stdout
-    assert {path.name for path in out.iterdir()} == {"config.yaml", "data_report.json", "metrics.jsonl", "samples.jsonl", "learning_curve.png", "adapter", "merged"}
+    assert {path.name for path in out.iterdir()} == {
+        "config.yaml",
+        "data_report.json",
+        "metrics.jsonl",
+        "samples.jsonl",
+        "learning_curve.png",
+        "adapter",
+        "merged",
+    }
     assert read_config(["--config", str(out / "config.yaml")]).steps == 2
 
 
 def test_a_text_stays_a_text_whatever_yaml_would_read_into_it(tmp_path):
-    settings = dict(reward="matches(pattern='^Answer: .*')", monitor="matches(pattern='a: b')", model_name="my/model", output_dir="2024", data_subset="2020", prompt_column="yes")
+    settings = dict(
+        reward="matches(pattern='^Answer: .*')",
+        monitor="matches(pattern='a: b')",
+        model_name="my/model",
+        output_dir="2024",
+        data_subset="2020",
+        prompt_column="yes",
+    )
     file = tmp_path / "config.yaml"
     file.write_text(yaml.safe_dump(settings))
     config = read_config(["--config", str(file)])

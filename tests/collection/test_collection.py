@@ -65,17 +65,25 @@ def test_what_was_chosen_is_recorded_whichever_side_it_was_on(tmp_path):
     done = ask(app, lambda client: judge(client, prefers_first, 12))
     assert done["finished"] and (done["done"], done["total"]) == (12, 12)
     assert {answer["answer"] for answer in store.answers} == {"a", "b"}  # both sides came up
-    assert all(answer["preferred"] == "first" and answer["annotator"] == "ann" and answer["seconds"] == 1.5 for answer in store.answers)
+    assert all(
+        answer["preferred"] == "first" and answer["annotator"] == "ann" and answer["seconds"] == 1.5
+        for answer in store.answers
+    )
     preferences, _ = load_preferences(str(tmp_path / "preferences.jsonl"), source_column="source")
     assert sorted(p.prompt for p in preferences) == sorted(f"prompt {i}" for i in range(12))
-    assert all(p.chosen.startswith(" first") and p.rejected.startswith(" second") and p.source == "ann" for p in preferences)
+    assert all(
+        p.chosen.startswith(" first") and p.rejected.startswith(" second") and p.source == "ann" for p in preferences
+    )
 
 
 def test_agreement_counts_repeated_pairs_judged_alike(tmp_path):
     done = ask(make(tmp_path, repeat_every=4)[1], lambda client: judge(client, prefers_first, 8))
     assert (done["agreed"], done["repeated"]) == (2, 2)
     wrong = lambda pair: "b" if prefers_first(pair) == "a" else "a"  # noqa: E731
-    done = ask(make(tmp_path, repeat_every=4)[1], lambda client: judge(client, lambda pair: prefers_first(pair) if pair["done"] < 11 else wrong(pair), 4))
+    done = ask(
+        make(tmp_path, repeat_every=4)[1],
+        lambda client: judge(client, lambda pair: prefers_first(pair) if pair["done"] < 11 else wrong(pair), 4),
+    )
     assert (done["agreed"], done["repeated"]) == (2, 3)
     assert len((tmp_path / "preferences.jsonl").read_text().splitlines()) == 9  # repetitions are not exported
     store, app = make(tmp_path, repeat_every=4)
@@ -100,7 +108,9 @@ def test_a_new_start_goes_on_and_a_torn_last_line_was_never_confirmed(tmp_path):
     assert len(store.answers) == 5 and len((tmp_path / "preferences.jsonl").read_text().splitlines()) == 5
     done = ask(app, lambda client: judge(client, prefers_first, 7))
     assert done["finished"]
-    assert [json.loads(line)["task"] for line in (tmp_path / "answers.jsonl").read_text().splitlines()] == list(range(12))
+    assert [json.loads(line)["task"] for line in (tmp_path / "answers.jsonl").read_text().splitlines()] == list(
+        range(12)
+    )
 
 
 def test_a_damaged_line_is_named(tmp_path):
@@ -125,16 +135,30 @@ async def post_status(client, **request):
 
 def test_other_sites_cannot_answer(tmp_path):
     app = make(tmp_path)[1]
-    assert ask(app, lambda client: post_status(client, data='{"task": 0, "answer": "a"}', headers={"Content-Type": "text/plain"})) == 415
+    assert (
+        ask(
+            app,
+            lambda client: post_status(
+                client, data='{"task": 0, "answer": "a"}', headers={"Content-Type": "text/plain"}
+            ),
+        )
+        == 415
+    )
     app = make(tmp_path)[1]
-    assert ask(app, lambda client: post_status(client, json={"task": 0, "answer": "a"}, headers={"Host": "evil.example"})) == 403
+    assert (
+        ask(app, lambda client: post_status(client, json={"task": 0, "answer": "a"}, headers={"Host": "evil.example"}))
+        == 403
+    )
 
 
 def test_with_a_token_every_request_needs_it(tmp_path):
     _, app = make(tmp_path, token="secret")
 
     async def statuses(client):
-        return [(await client.get(path)).status for path in ("/", "/pair", "/?token=wrong", "/?token=secret", "/pair?token=secret")]
+        return [
+            (await client.get(path)).status
+            for path in ("/", "/pair", "/?token=wrong", "/?token=secret", "/pair?token=secret")
+        ]
 
     assert ask(app, statuses) == [403, 403, 403, 200, 200]
     app = make(tmp_path, token="secret")[1]
@@ -200,11 +224,16 @@ def test_live_pairs_are_two_different_samples_and_the_same_after_a_new_start():
     again = LivePairs(prompts, config, report)
     assert [again.pair(1), again.pair(0)] == [found[1], found[0]]
     LivePairs([*prompts, "word " * 80], CollectConfig(prompts="unused", max_prompt_tokens=30), report)
-    assert report.used == 1 and "prompt 3 has no sentence that ends within max_prompt_tokens 30" in str(report.dropped[0])
+    assert report.used == 1 and "prompt 3 has no sentence that ends within max_prompt_tokens 30" in str(
+        report.dropped[0]
+    )
 
 
 def test_pairs_load_from_a_file(tmp_path):
-    rows = [{"prompt": "p", "completion_a": " one", "completion_b": " two"}, {"prompt": "p", "completion_a": "same", "completion_b": "same"}]
+    rows = [
+        {"prompt": "p", "completion_a": " one", "completion_b": " two"},
+        {"prompt": "p", "completion_a": "same", "completion_b": "same"},
+    ]
     (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)))
     pairs, report = load_pairs(CollectConfig(pairs=str(tmp_path / "pairs.jsonl")))
     assert len(pairs) == 1 and pairs.pair(0) == ("p", " one", " two")

@@ -11,7 +11,10 @@ import time
 import pytest
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-pytestmark = pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="chromium and chromedriver are not installed (apt install chromium chromium-driver)")
+pytestmark = pytest.mark.skipif(
+    not (CHROMIUM and DRIVER),
+    reason="chromium and chromedriver are not installed (apt install chromium chromium-driver)",
+)
 
 
 @pytest.fixture
@@ -20,8 +23,17 @@ def browser(tmp_path):
 
     options = webdriver.ChromeOptions()
     options.binary_location = CHROMIUM
-    for flag in ("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-component-update",
-                 "--disable-sync", "--window-size=1100,760", f"--user-data-dir={tmp_path / 'profile'}"):  # fmt: skip
+    for flag in (
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--no-first-run",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+        "--window-size=1100,760",
+        f"--user-data-dir={tmp_path / 'profile'}",
+    ):
         options.add_argument(flag)
     driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
     yield driver
@@ -55,9 +67,18 @@ def press(browser, keys, task):
 
 def test_20_pairs_by_keyboard_with_a_kill_after_12(checkout, tmp_path, browser):
     pairs = tmp_path / "pairs.jsonl"
-    pairs.write_text("\n".join(
-        json.dumps({"prompt": f"<b>Prompt {i}</b>", "completion_a": f"<script>document.title='x'</script> good {i}", "completion_b": f"bad {i}"}) for i in range(20)
-    ))  # fmt: skip
+    pairs.write_text(
+        "\n".join(
+            json.dumps(
+                {
+                    "prompt": f"<b>Prompt {i}</b>",
+                    "completion_a": f"<script>document.title='x'</script> good {i}",
+                    "completion_b": f"bad {i}",
+                }
+            )
+            for i in range(20)
+        )
+    )
     out = tmp_path / "feedback"
     arguments = ["--pairs", str(pairs), "--output_dir", str(out), "--port", "0", "--repeat_every", "0"]
 
@@ -86,6 +107,13 @@ def test_20_pairs_by_keyboard_with_a_kill_after_12(checkout, tmp_path, browser):
     from ppo_lm.config import RewardConfig
     from ppo_lm.reward_modeling import run_reward
 
-    config = RewardConfig(model_name="embedded", preferences=str(out / "preferences.jsonl"), held_out=0, epochs=2, batch_size=5, output_dir=str(tmp_path / "reward"))
+    config = RewardConfig(
+        model_name="embedded",
+        preferences=str(out / "preferences.jsonl"),
+        held_out=0,
+        epochs=2,
+        batch_size=5,
+        output_dir=str(tmp_path / "reward"),
+    )
     run_reward(config, quiet=True)
     assert (tmp_path / "reward" / "reward" / "head.safetensors").is_file()

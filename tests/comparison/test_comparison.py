@@ -16,7 +16,17 @@ ROWS = [{"prompt": f"SUBREDDIT: r/life My boss number {n} TL;DR:", "human": " I 
 
 
 def evaluation(scores, **changes):
-    numbers = dict(score=0.0, kl=1.0, entropy=2.0, length=3.0, ended=1.0, monitor=None, monitors=None, lengths=[3] * len(scores), texts=["a b"] * len(scores))
+    numbers = dict(
+        score=0.0,
+        kl=1.0,
+        entropy=2.0,
+        length=3.0,
+        ended=1.0,
+        monitor=None,
+        monitors=None,
+        lengths=[3] * len(scores),
+        texts=["a b"] * len(scores),
+    )
     return Evaluation(scores=scores, **{**numbers, **changes})
 
 
@@ -46,7 +56,14 @@ def models(tmp_path_factory):
 def config(folder, out, **settings):
     (out / "prompts.jsonl").write_text("\n".join(map(json.dumps, ROWS)))
     names = [f"sft={folder / 'base'}", f"ppo={folder / 'adapter'}", "people=column:human"]
-    defaults = dict(models=names, prompts=str(out / "prompts.jsonl"), eval_prompts=4, max_new_tokens=6, judge="length_target(words=3)", output_dir=str(out / "run"))
+    defaults = dict(
+        models=names,
+        prompts=str(out / "prompts.jsonl"),
+        eval_prompts=4,
+        max_new_tokens=6,
+        judge="length_target(words=3)",
+        output_dir=str(out / "run"),
+    )
     return EvaluateConfig(**{**defaults, **settings})
 
 
@@ -60,7 +77,14 @@ def test_three_contestants_share_one_base_and_leave_a_report(models, tmp_path, c
     assert people.kl is None and people.entropy is None and people.score.estimate == 1.0 and people.ended == 1.0
     assert people.win_rate.estimate >= 0.5
     out = tmp_path / "run"
-    assert {path.name for path in out.iterdir()} == {"config.yaml", "data_report.json", "results.json", "report.md", "comparison.png", "completions.jsonl"}
+    assert {path.name for path in out.iterdir()} == {
+        "config.yaml",
+        "data_report.json",
+        "results.json",
+        "report.md",
+        "comparison.png",
+        "completions.jsonl",
+    }
     numbers = json.loads((out / "results.json").read_text())
     assert numbers["prompts"] == 4 and numbers["judge"] == "length_target"
     assert numbers["sampled"][1]["win_rate"]["estimate"] == ppo.win_rate.estimate
@@ -72,7 +96,9 @@ def test_three_contestants_share_one_base_and_leave_a_report(models, tmp_path, c
 
 
 def test_a_base_is_loaded_once_however_it_is_named(models, tmp_path):
-    settings = config(models, tmp_path, models=[f"a={models / 'base'}", f"b={models / 'adapter'}", f"c={models / '.' / 'base'}"])
+    settings = config(
+        models, tmp_path, models=[f"a={models / 'base'}", f"b={models / 'adapter'}", f"c={models / '.' / 'base'}"]
+    )
     policies = load_policies(read_contestants(settings, PromptSet(["p"])), Bases(settings))
     assert policies["a"].base is policies["b"].base is policies["c"].base
     assert (policies["a"].role, policies["b"].role) == (None, "contestant_1")
@@ -80,7 +106,9 @@ def test_a_base_is_loaded_once_however_it_is_named(models, tmp_path):
 
 def test_the_same_seed_gives_the_same_comparison(models, tmp_path):
     (tmp_path / "a").mkdir(), (tmp_path / "b").mkdir()
-    assert run_comparison(config(models, tmp_path / "a"), quiet=True) == run_comparison(config(models, tmp_path / "b"), quiet=True)
+    assert run_comparison(config(models, tmp_path / "a"), quiet=True) == run_comparison(
+        config(models, tmp_path / "b"), quiet=True
+    )
 
 
 @pytest.mark.parametrize(
@@ -98,13 +126,18 @@ def test_contestants_are_checked_before_any_model_loads(models, tmp_path, names,
         run_comparison(config(models, tmp_path, models=names))
 
 
-def test_a_reward_model_judges_on_its_own_base_whatever_comes_first_and_by_text_where_vocabularies_differ(models, tmp_path):
+def test_a_reward_model_judges_on_its_own_base_whatever_comes_first_and_by_text_where_vocabularies_differ(
+    models, tmp_path
+):
     from ppo_lm.base_setup import EMBEDDED_MODEL, load_base
     from ppo_lm.data import load_prompts
     from ppo_lm.models import RewardModel
     from ppo_lm.ppo_trainer import RewardComputer
 
-    rows = [{"prompt": f"SUBREDDIT: r/life My boss number {n} TL;DR:", "human": "My boss yelled at me." + " Hm" * n} for n in range(4)]
+    rows = [
+        {"prompt": f"SUBREDDIT: r/life My boss number {n} TL;DR:", "human": "My boss yelled at me." + " Hm" * n}
+        for n in range(4)
+    ]
     settings = config(models, tmp_path, judge="embedded", judge_base="embedded", temperature=0)
     (tmp_path / "prompts.jsonl").write_text("\n".join(map(json.dumps, rows)))
     results = run_comparison(settings, quiet=True)

@@ -9,9 +9,22 @@ from ppo_lm.errors import ConfigError
 
 def test_the_fixed_defaults():
     fixed = dict(
-        model_name="Qwen/Qwen3-0.6B-Base", lora_r=16, lora_alpha=32, lora_dropout=0.1, learning_rate=1e-5, value_learning_rate=1e-4, batch_size=32,
-        max_new_tokens=10, gamma=0.99, lam=0.95, kl_coef=0.1, clip_epsilon=0.2, temperature=1.0, top_k=50, top_p=0.95,
-    )  # fmt: skip
+        model_name="Qwen/Qwen3-0.6B-Base",
+        lora_r=16,
+        lora_alpha=32,
+        lora_dropout=0.1,
+        learning_rate=1e-5,
+        value_learning_rate=1e-4,
+        batch_size=32,
+        max_new_tokens=10,
+        gamma=0.99,
+        lam=0.95,
+        kl_coef=0.1,
+        clip_epsilon=0.2,
+        temperature=1.0,
+        top_k=50,
+        top_p=0.95,
+    )
     config = PPOConfig()
     assert {name: getattr(config, name) for name in fixed} == fixed
 

@@ -9,7 +9,10 @@ from ppo_lm.base_setup import EMBEDDED_MODEL
 from ppo_lm.data.encoding import encode_completion, encode_prompt, find_end_token, fit_prompt
 from ppo_lm.errors import DataError
 
-TEMPLATE = "{% for m in messages %}[{{ m.role }}] {{ m.content }} (end){% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}"
+TEMPLATE = (
+    "{% for m in messages %}[{{ m.role }}] {{ m.content }} (end){% endfor %}{% if add_generation_prompt "
+    "%}[assistant]{% endif %}"
+)
 TALK = [{"role": "user", "content": "My boss yelled. I left. What now?"}]
 
 
@@ -39,7 +42,9 @@ def test_the_end_token_of_a_chat_is_the_one_its_template_writes(chat):
 
 
 def test_without_a_template_one_sentence_says_so(plain):
-    with pytest.raises(DataError, match="the prompts are conversations, but the model's tokenizer has no chat template"):
+    with pytest.raises(
+        DataError, match="the prompts are conversations, but the model's tokenizer has no chat template"
+    ):
         encode_prompt(plain, TALK)
     assert find_end_token(plain, [1, 5], TALK) == 1
 

@@ -2,7 +2,9 @@ import pytest
 
 from ppo_lm.data.cutting import cut_prompt, cut_text
 
-POST = "SUBREDDIT: r/life\n\nPOST: I moved out. He said (twice!) \"never.\" Then I left! What now? Nothing helps\n\nTL;DR:"
+POST = (
+    'SUBREDDIT: r/life\n\nPOST: I moved out. He said (twice!) "never." Then I left! What now? Nothing helps\n\nTL;DR:'
+)
 
 
 @pytest.mark.parametrize(

@@ -16,9 +16,19 @@ def test_prompt_only_formats():
 
 
 def test_prompt_completion_formats():
-    rows = [{"prompt": "The sky is", "completion": " blue."}, {"prompt": "The sky is", "completion": "blue."}, {"prompt": ASK, "completion": BLUE}, {"messages": [*ASK, *BLUE]}]
+    rows = [
+        {"prompt": "The sky is", "completion": " blue."},
+        {"prompt": "The sky is", "completion": "blue."},
+        {"prompt": ASK, "completion": BLUE},
+        {"messages": [*ASK, *BLUE]},
+    ]
     found, _ = load_demonstrations(rows)
-    assert found == [Demonstration("The sky is", " blue."), Demonstration("The sky is", " blue."), Demonstration(ASK, "It is blue."), Demonstration(ASK, "It is blue.")]
+    assert found == [
+        Demonstration("The sky is", " blue."),
+        Demonstration("The sky is", " blue."),
+        Demonstration(ASK, "It is blue."),
+        Demonstration(ASK, "It is blue."),
+    ]
 
 
 def test_preference_formats():
@@ -27,7 +37,11 @@ def test_preference_formats():
         {"chosen": "The sky is blue.", "rejected": "The sky is green."},  # standard, implicit prompt
         {"prompt": ASK, "chosen": BLUE, "rejected": GREEN},  # conversational, explicit prompt
         {"chosen": [*ASK, *BLUE], "rejected": [*ASK, *GREEN]},  # conversational, implicit prompt
-        {"prompt": "What color is the sky?", "chosen": [*ASK, *BLUE], "rejected": [*ASK, *GREEN]},  # UltraFeedback: the prompt in both places
+        {
+            "prompt": "What color is the sky?",
+            "chosen": [*ASK, *BLUE],
+            "rejected": [*ASK, *GREEN],
+        },  # UltraFeedback: the prompt in both places
     ]
     found, report = load_preferences(rows)
     assert report.dropped == []
@@ -36,7 +50,9 @@ def test_preference_formats():
 
 
 def test_an_implicit_prompt_ends_at_white_space():
-    found, _ = load_preferences([{"chosen": "Human: hi\n\nAssistant: hello there", "rejected": "Human: hi\n\nAssistant: hell no"}])
+    found, _ = load_preferences(
+        [{"chosen": "Human: hi\n\nAssistant: hello there", "rejected": "Human: hi\n\nAssistant: hell no"}]
+    )
     assert found == [Preference("Human: hi\n\nAssistant:", " hello there", " hell no")]
 
 
@@ -48,8 +64,14 @@ def test_an_implicit_prompt_ends_at_white_space():
         ({"prompt": "p", "chosen": None, "rejected": "b"}, "has no text in column 'chosen'"),
         ({"chosen": "one", "rejected": "two"}, "has no prompt: the two texts share no beginning"),
         ({"chosen": BLUE, "rejected": GREEN}, "has no column 'prompt'"),
-        ({"chosen": [*ASK, *BLUE], "rejected": [{"role": "user", "content": "Other?"}, *GREEN]}, "different turns before the last"),
-        ({"chosen": [*ASK], "rejected": [*ASK], "prompt": ASK}, "by 'user' in 'chosen'; a completion is the assistant's"),
+        (
+            {"chosen": [*ASK, *BLUE], "rejected": [{"role": "user", "content": "Other?"}, *GREEN]},
+            "different turns before the last",
+        ),
+        (
+            {"chosen": [*ASK], "rejected": [*ASK], "prompt": ASK},
+            "by 'user' in 'chosen'; a completion is the assistant's",
+        ),
         ({"chosen": [*ASK, *ASK], "rejected": [*ASK, *GREEN]}, "two messages by 'user' in a row"),
     ],
 )
@@ -81,7 +103,12 @@ def test_columns_are_mapped_by_name(tmp_path):
     rows = [{"query": "p", "better": "a", "worse": "b", "judge": "ann"}]
     found, _ = load_preferences(rows, SourceSettings(prompt_column="query"), "better", "worse", "judge")
     assert found == [Preference("p", " a", " b", "ann")]
-    assert load_preferences([{"prompt": "p", "chosen": "a", "rejected": "b", "judge": None}], source_column="judge")[0][0].source is None
+    assert (
+        load_preferences([{"prompt": "p", "chosen": "a", "rejected": "b", "judge": None}], source_column="judge")[0][
+            0
+        ].source
+        is None
+    )
 
 
 def test_completions_reach_reward_functions_as_trl_gives_them():

@@ -74,7 +74,9 @@ def test_the_report_counts_duplicates_leaks_and_lengths():
 
 def test_a_round_of_batches_has_every_prompt_once_even_when_the_set_is_smaller_than_a_batch():
     prompts = PromptSet(list("abcde"))
-    seen = list(itertools.chain.from_iterable(batch.prompts for batch in itertools.islice(prompts.batches(7, seed=0), 5)))
+    seen = list(
+        itertools.chain.from_iterable(batch.prompts for batch in itertools.islice(prompts.batches(7, seed=0), 5))
+    )
     assert len(seen) == 35
     for start in range(0, 35, 5):
         assert sorted(seen[start : start + 5]) == list("abcde")

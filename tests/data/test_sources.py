@@ -10,7 +10,10 @@ from ppo_lm.data import load_demonstrations, load_preferences, load_prompts
 from ppo_lm.data.sources import LONGEST_ROW, read_records
 from ppo_lm.errors import DataError
 
-ROWS = [{"prompt": "first", "completion": "one", "label": 1}, {"prompt": "second ü", "completion": "two, \"quoted\"\nlines", "label": 2}]
+ROWS = [
+    {"prompt": "first", "completion": "one", "label": 1},
+    {"prompt": "second ü", "completion": 'two, "quoted"\nlines', "label": 2},
+]
 
 
 def write(folder, name, rows=ROWS):
@@ -50,9 +53,13 @@ def test_a_folder_of_files_a_saved_data_set_and_a_list(tmp_path):
     (folder / "readme.md").write_text("not data")
     assert load_prompts(str(folder))[0].prompts == ["first", "second ü"]
 
-    DatasetDict({"train": Dataset.from_list(ROWS[:1]), "test": Dataset.from_list(ROWS[1:])}).save_to_disk(str(tmp_path / "saved"))
+    DatasetDict({"train": Dataset.from_list(ROWS[:1]), "test": Dataset.from_list(ROWS[1:])}).save_to_disk(
+        str(tmp_path / "saved")
+    )
     assert [row["prompt"] for _, row in read_records(str(tmp_path / "saved"), "prompts", "prompt").rows] == ["first"]
-    assert [row["prompt"] for _, row in read_records(str(tmp_path / "saved"), "prompts", "prompt", split="test").rows] == ["second ü"]
+    assert [
+        row["prompt"] for _, row in read_records(str(tmp_path / "saved"), "prompts", "prompt", split="test").rows
+    ] == ["second ü"]
     with pytest.raises(DataError, match="there is no split 'dev'; it has train, test; set data_split"):
         read_records(str(tmp_path / "saved"), "prompts", "prompt", split="dev")
 
@@ -71,10 +78,22 @@ BAD_ROWS = {
     "surrogate": ({"prompt": "half an emoji \ud83d"}, "is not UTF-8"),
     "name": ({"prompt": "a", "na\udc80me": "x"}, "is not UTF-8"),
     "long": ({"prompt": "x" * 10_000_000}, r"has 10,000,0.. characters, more than the 1,000,000"),
-    "role": ({"prompt": [{"role": "human", "content": "hi"}]}, "has the role 'human' in message 1 of 'prompt'; the roles are system"),
-    "order": ({"prompt": [{"role": "user", "content": "a"}, {"role": "user", "content": "b"}]}, "two messages by 'user' in a row"),
-    "end": ({"prompt": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}, "ends with an assistant's turn"),
-    "system": ({"prompt": [{"role": "user", "content": "a"}, {"role": "system", "content": "b"}]}, "a system message in place 2"),
+    "role": (
+        {"prompt": [{"role": "human", "content": "hi"}]},
+        "has the role 'human' in message 1 of 'prompt'; the roles are system",
+    ),
+    "order": (
+        {"prompt": [{"role": "user", "content": "a"}, {"role": "user", "content": "b"}]},
+        "two messages by 'user' in a row",
+    ),
+    "end": (
+        {"prompt": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]},
+        "ends with an assistant's turn",
+    ),
+    "system": (
+        {"prompt": [{"role": "user", "content": "a"}, {"role": "system", "content": "b"}]},
+        "a system message in place 2",
+    ),
     "content": ({"prompt": [{"role": "user", "content": None}]}, "no text in message 1 of 'prompt'"),
     "id": ({"prompt": "c", "id": 7}, r"has the id 7 once more \(first at .*: line 1\)"),
 }
@@ -98,13 +117,19 @@ BAD_FILES = {
     "latin.jsonl": ('{"prompt": "a"}\n{"prompt": "schön"}\n{"prompt": "b"}'.encode("latin-1"), "line 2 is not UTF-8"),
     "latin.csv": ("prompt,n\na,1\nschön,2\nb,3\n".encode("latin-1"), "line 3 is not UTF-8"),
     "cut.jsonl": (b'{"prompt": "a"}\n{"prompt": \n{"prompt": "b"}', "line 2 is not JSON"),
-    "digits.jsonl": (b'{"prompt": "a"}\n{"prompt": ' + b"1" * 5000 + b'}\n{"prompt": "b"}', "line 2 is not JSON that can be read"),
+    "digits.jsonl": (
+        b'{"prompt": "a"}\n{"prompt": ' + b"1" * 5000 + b'}\n{"prompt": "b"}',
+        "line 2 is not JSON that can be read",
+    ),
     "deep.jsonl": (b'{"prompt": "a"}\n' + b"[" * 100_000 + b'\n{"prompt": "b"}', "line 2 is not JSON"),
     "quote.csv": (b'prompt,n\n"a\nlong one",1\n"open,2\nb,3\n', "line 4 is not CSV"),
     "quotes.csv": (b'prompt,n\na,1\n"line one\nline two with "bad" quote",2\nb,3\n', "line 3 is not CSV"),
-    "blank.csv": (b'\nprompt,n\na,1\nb\nc,3\n', "line 4 has 1 cells"),
+    "blank.csv": (b"\nprompt,n\na,1\nb\nc,3\n", "line 4 has 1 cells"),
     "cells.csv": (b"prompt,n\na,1\nb\nc,3\n", "line 3 has 1 cells, but the header has 2"),
-    "long.jsonl": (b'{"prompt": "a"}\n{"prompt": "' + b"x" * 10_000_000 + b'"}\n{"prompt": "b"}', "line 2 has 10,000,0.. characters"),
+    "long.jsonl": (
+        b'{"prompt": "a"}\n{"prompt": "' + b"x" * 10_000_000 + b'"}\n{"prompt": "b"}',
+        "line 2 has 10,000,0.. characters",
+    ),
     "long.txt": (b"a\n" + b"x" * (LONGEST_ROW + 1) + b"\nb", "line 2 has 1,000,001 characters"),
     "mixed.json": (b'[{"prompt": "a"}, 3, {"prompt": "b"}]', "row 2 is a number, not an object"),
 }
@@ -120,12 +145,21 @@ def test_bad_lines_of_every_format_are_named_and_the_others_kept(tmp_path, name)
 
 
 def test_bad_rows_of_a_parquet_file_are_named_and_the_others_kept(tmp_path):
-    rows = [{"prompt": "a", "id": 1}, {"prompt": None, "id": None}, {"prompt": "", "id": 3}, {"prompt": "x" * (LONGEST_ROW + 1), "id": 4}, {"prompt": "b", "id": 1}]
+    rows = [
+        {"prompt": "a", "id": 1},
+        {"prompt": None, "id": None},
+        {"prompt": "", "id": 3},
+        {"prompt": "x" * (LONGEST_ROW + 1), "id": 4},
+        {"prompt": "b", "id": 1},
+    ]
     prompts, report = load_prompts(write(tmp_path, "p.parquet", rows))
     assert prompts.prompts == ["a"]
     assert [str(d).split(".parquet: ")[1][:24] for d in report.dropped] == [
-        "row 2 is empty: every co", "row 4 has 1,000,001 char", "row 3 has no text in col", "row 5 has the id 1 once ",
-    ]  # fmt: skip
+        "row 2 is empty: every co",
+        "row 4 has 1,000,001 char",
+        "row 3 has no text in col",
+        "row 5 has the id 1 once ",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -144,7 +178,11 @@ def test_bad_rows_of_a_parquet_file_are_named_and_the_others_kept(tmp_path):
         ("broken.parquet", b"PAR1 not really", "is no Parquet file that can be read"),
         ("empty_folder", "folder", "holds no .txt, .jsonl, .json, .csv, .parquet file"),
         ("table.xlsx", b"..", "files of this kind cannot be read; use .txt, .jsonl"),
-        ("column.jsonl", b'{"text": "a"}\n{"text": "b"}', "no row can be used: .*line 1 has no column 'prompt'; it has text; .*Set the names of the columns"),
+        (
+            "column.jsonl",
+            b'{"text": "a"}\n{"text": "b"}',
+            "no row can be used: .*line 1 has no column 'prompt'; it has text; .*Set the names of the columns",
+        ),
         ("utf16.txt", "nur\ndas".encode("utf-16"), "no row can be used: .*line 1 is not UTF-8"),
     ],
 )
@@ -159,7 +197,10 @@ def test_a_source_that_cannot_be_used_is_one_sentence(tmp_path, name, content, m
 
 
 def test_a_data_set_that_cannot_be_reached_is_one_sentence():
-    with pytest.raises(DataError, match="preferences 'nobody/nothing': there is no such file, and as a hub data set it cannot be loaded"):
+    with pytest.raises(
+        DataError,
+        match="preferences 'nobody/nothing': there is no such file, and as a hub data set it cannot be loaded",
+    ):
         load_preferences("nobody/nothing")
 
 

@@ -1,7 +1,7 @@
 from ppo_lm import PPOConfig, PPOTrainer
 from ppo_lm.base_setup import EMBEDDED_MODEL, load_base
-from ppo_lm.data.encoding import encode_completion, encode_prompt
 from ppo_lm.data import loading
+from ppo_lm.data.encoding import encode_completion, encode_prompt
 from ppo_lm.embedded import grammar
 from ppo_lm.embedded.build import build_embedded
 from ppo_lm.embedded.posts import generate_posts
@@ -14,9 +14,21 @@ def test_one_call_builds_a_model_that_ppo_runs_on(tmp_path, monkeypatch):
     monkeypatch.setattr(loading, "EMBEDDED_DEMONSTRATIONS", 200)
     monkeypatch.setattr(loading, "EMBEDDED_PREFERENCES", 200)
     results = build_embedded(tmp_path, held_out=20, rouge_samples=2, max_steps=3, max_new_tokens=10)
-    assert {"loss_before", "loss_after", "rougeL_after", "accuracy", "calibration_error", "explained_variance_after"} <= set(results)
+    assert {
+        "loss_before",
+        "loss_after",
+        "rougeL_after",
+        "accuracy",
+        "calibration_error",
+        "explained_variance_after",
+    } <= set(results)
     assert results["loss_after"] < results["loss_before"]
-    config = PPOConfig(model_name=str(tmp_path), reward=str(tmp_path / "reward"), value_model=str(tmp_path / "value"), max_new_tokens=20)
+    config = PPOConfig(
+        model_name=str(tmp_path),
+        reward=str(tmp_path / "reward"),
+        value_model=str(tmp_path / "value"),
+        max_new_tokens=20,
+    )
     step = PPOTrainer(config).ppo_step([post.prompt for post in generate_posts(4, seed=9)])
     assert len(step["rewards"]) == 4
 
@@ -29,7 +41,10 @@ def test_the_shipped_model_is_small():
 
 
 def sequences(base, posts, draft):
-    return [encode_prompt(base.tokenizer, post.prompt) + encode_completion(base.tokenizer, draft(post).write().text, 1) for post in posts]
+    return [
+        encode_prompt(base.tokenizer, post.prompt) + encode_completion(base.tokenizer, draft(post).write().text, 1)
+        for post in posts
+    ]
 
 
 FLAWS = {

@@ -17,7 +17,12 @@ def test_posts_are_distinct_seeded_and_not_to_be_memorised():
     assert generate_posts(5000, seed=0) == posts
     assert not {post.prompt for post in generate_posts(5000, seed=1)} & {post.prompt for post in posts}
     for post in posts[:50]:
-        assert post.prompt.startswith("SUBREDDIT: r/") and " TITLE: " in post.prompt and " POST: " in post.prompt and post.prompt.endswith(" TL;DR:")
+        assert (
+            post.prompt.startswith("SUBREDDIT: r/")
+            and " TITLE: " in post.prompt
+            and " POST: " in post.prompt
+            and post.prompt.endswith(" TL;DR:")
+        )
         for stated in (post.facts.relation, post.facts.name, post.facts.author[:-1], post.facts.other[:-1]):
             assert stated in post.prompt
 
@@ -45,7 +50,12 @@ def test_a_wrong_fact_costs_an_eighth_of_right_and_counts_as_invented(name):
     ("summary", "right", "invented", "score"),
     [
         (PERFECT, 1, 0, 1),
-        (PERFECT.replace(" Should I forgive him?", ""), 7 / 8, 0, 2 * (7 / 8) / (15 / 8)),  # one missing: precision 1, recall 7/8
+        (
+            PERFECT.replace(" Should I forgive him?", ""),
+            7 / 8,
+            0,
+            2 * (7 / 8) / (15 / 8),
+        ),  # one missing: precision 1, recall 7/8
         (PERFECT.replace("moved out", "got drunk"), 7 / 8, 1 / 8, 7 / 8),
         (PERFECT.rstrip("?"), 7 / 8, None, None),  # stops inside its question: not ended
         (PERFECT + " Should I forgive him?", 1, 1 / 9, 2 * (8 / 9) / (17 / 9)),  # said twice
@@ -72,7 +82,10 @@ def test_a_summary_that_does_not_end_is_worth_half():
 def test_rambling_lowers_the_score_with_every_six_words():
     with_filler = gold_score(Draft(FACTS, fillers=((1, grammar.FILLER[0]),)).write().text, FACTS)
     assert with_filler.right == 1 and 0.8 < with_filler.score < 0.95
-    assert gold_score(Draft(FACTS, fillers=((1, grammar.FILLER[0]), (2, grammar.FILLER[1]))).write().text, FACTS).score < with_filler.score
+    assert (
+        gold_score(Draft(FACTS, fillers=((1, grammar.FILLER[0]), (2, grammar.FILLER[1]))).write().text, FACTS).score
+        < with_filler.score
+    )
 
 
 def test_no_phrase_hides_inside_another():

@@ -8,7 +8,9 @@ from ppo_lm.rewards import FunctionReward
 from ppo_lm.rollout import SamplingSettings
 from tests.conftest import make_base
 
-PROMPTS = PromptSet(["TL;DR:", "POST: I moved out", "My boss", "My sister Karen", "A"], {"weight": [1.0, 2.0, 3.0, 4.0, 5.0]})
+PROMPTS = PromptSet(
+    ["TL;DR:", "POST: I moved out", "My boss", "My sister Karen", "A"], {"weight": [1.0, 2.0, 3.0, 4.0, 5.0]}
+)
 
 
 def run(batch_size, base):
@@ -21,8 +23,15 @@ def run(batch_size, base):
 def test_every_prompt_is_scored_once_with_its_own_columns_whatever_the_batch_size():
     base = make_base()
     whole, parts = run(5, base), run(2, base)
-    assert (whole.scores, whole.monitors, whole.texts, whole.length) == (parts.scores, parts.monitors, parts.texts, parts.length)
+    assert (whole.scores, whole.monitors, whole.texts, whole.length) == (
+        parts.scores,
+        parts.monitors,
+        parts.texts,
+        parts.length,
+    )
     assert whole.kl == pytest.approx(parts.kl, abs=1e-4)
-    assert whole.scores == pytest.approx([len(text) * weight for text, weight in zip(whole.texts, PROMPTS.columns["weight"])])
+    assert whole.scores == pytest.approx(
+        [len(text) * weight for text, weight in zip(whole.texts, PROMPTS.columns["weight"])]
+    )
     assert whole.score == pytest.approx(sum(whole.scores) / 5)
     assert whole.monitor == whole.ended

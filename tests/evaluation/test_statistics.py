@@ -34,7 +34,10 @@ def test_rouge_by_hand():
 def test_calibration_error_by_hand_and_by_torchmetrics():
     # bin [0.5, 0.55): one, right; bin [0.9, 0.95): two, one of them right
     assert calibration_error([0.52, 0.91, 0.93], [1, 1, 0]) == pytest.approx(1 / 3 * 0.48 + 2 / 3 * (0.92 - 0.5))
-    assert reliability([0.52, 0.91, 0.93], [1, 1, 0]) == [(pytest.approx(1 / 3), 0.52, 1.0), (pytest.approx(2 / 3), pytest.approx(0.92), 0.5)]
+    assert reliability([0.52, 0.91, 0.93], [1, 1, 0]) == [
+        (pytest.approx(1 / 3), 0.52, 1.0),
+        (pytest.approx(2 / 3), pytest.approx(0.92), 0.5),
+    ]
     rng = np.random.default_rng(0)
     confidences = rng.uniform(0.5, 1, 500)
     correct = rng.uniform(size=500) < confidences**2
@@ -76,7 +79,10 @@ def test_the_length_controlled_win_rate_against_a_fit_by_gradient_descent():
 
     def loss():
         optimiser.zero_grad()
-        nll = torch.nn.functional.binary_cross_entropy_with_logits(fit[0] + fit[1] * d, wins, weights, reduction="sum") + 0.05 * fit[1] ** 2
+        nll = (
+            torch.nn.functional.binary_cross_entropy_with_logits(fit[0] + fit[1] * d, wins, weights, reduction="sum")
+            + 0.05 * fit[1] ** 2
+        )
         nll.backward()
         return nll
 

@@ -27,8 +27,25 @@ def test_the_sentiment_reward_and_the_interval(checkout):
 
 def test_the_example_runs(checkout, tmp_path):
     report = tmp_path / "report.md"
-    arguments = ["--steps", "1", "--held_out", "2", "--batch_size", "2", "--output_dir", str(tmp_path / "run"), "--report", str(report)]
-    done = subprocess.run([sys.executable, "examples/smollm2_sentiment.py", *arguments], cwd=checkout, capture_output=True, text=True, check=False)
+    arguments = [
+        "--steps",
+        "1",
+        "--held_out",
+        "2",
+        "--batch_size",
+        "2",
+        "--output_dir",
+        str(tmp_path / "run"),
+        "--report",
+        str(report),
+    ]
+    done = subprocess.run(
+        [sys.executable, "examples/smollm2_sentiment.py", *arguments],
+        cwd=checkout,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     assert "Mean VADER score on 2 held-out prompts" in report.read_text()
     assert (tmp_path / "run" / "adapter" / "adapter_config.json").is_file()

@@ -2,7 +2,13 @@ import pytest
 import torch
 
 from ppo_lm.errors import UserError
-from ppo_lm.experience_buffer import ExperienceBuffer, TokenBudget, compute_in_micro_batches, micro_batches, trim_padding
+from ppo_lm.experience_buffer import (
+    ExperienceBuffer,
+    TokenBudget,
+    compute_in_micro_batches,
+    micro_batches,
+    trim_padding,
+)
 from tests.conftest import make_pairs
 
 
@@ -51,7 +57,9 @@ def test_trimming_drops_padding_columns_only():
 
 def test_results_come_back_in_the_rows_own_order():
     pairs = make_pairs(rows=7, dtype=torch.float32)
-    out = compute_in_micro_batches(pairs, TokenBudget(20), lambda part: torch.where(part.action_mask, part.rewards, 0.0))
+    out = compute_in_micro_batches(
+        pairs, TokenBudget(20), lambda part: torch.where(part.action_mask, part.rewards, 0.0)
+    )
     assert torch.equal(out, torch.where(pairs.action_mask, pairs.rewards, 0.0))
 
 
@@ -60,7 +68,14 @@ def test_a_budget_below_the_longest_sequence_still_takes_them_one_by_one():
     assert [part.sequences for _, part in micro_batches(pairs, 1)] == [1, 1, 1, 1]
 
 
-@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), MemoryError()])
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"),
+        MemoryError(),
+    ],
+)
 def test_running_out_of_memory_halves_the_budget_and_the_result_is_the_same(error):
     pairs, budget = make_pairs(rows=7, dtype=torch.float32), TokenBudget(80)
 
@@ -69,7 +84,9 @@ def test_running_out_of_memory_halves_the_budget_and_the_result_is_the_same(erro
             raise error
         return torch.where(part.action_mask, part.rewards, 0.0)
 
-    assert torch.equal(compute_in_micro_batches(pairs, budget, rewards), torch.where(pairs.action_mask, pairs.rewards, 0.0))
+    assert torch.equal(
+        compute_in_micro_batches(pairs, budget, rewards), torch.where(pairs.action_mask, pairs.rewards, 0.0)
+    )
     assert budget.tokens == 40
 
 

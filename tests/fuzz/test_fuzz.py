@@ -1,4 +1,5 @@
-"""Generated settings, data and checkpoints: each is taken, or refused with a sentence and a documented exit code; no traceback, and nothing over 10 seconds."""
+"""Generated settings, data and checkpoints: each is taken, or refused with a sentence and a documented exit code; no
+traceback, and nothing over 10 seconds."""
 
 import dataclasses
 import json
@@ -21,16 +22,32 @@ from ppo_lm.tracking.run_folder import drop_later_steps
 CONFIGS = [PPOConfig, SFTConfig, RewardConfig, ValueConfig, EvaluateConfig, CollectConfig]
 COMMANDS = {"train": PPOConfig, "sft": SFTConfig, "reward": RewardConfig, "value": ValueConfig}
 fuzz = lambda count: settings(  # noqa: E731
-    max_examples=count, deadline=10_000, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large]
+    max_examples=count,
+    deadline=10_000,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 
-leaves = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=20), st.sampled_from(["auto", "cpu", "none", "1", "-1", "1e400", "nan"]))
-values = st.recursive(leaves, lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=8), inner, max_size=3)), max_leaves=6)
+leaves = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(),
+    st.text(max_size=20),
+    st.sampled_from(["auto", "cpu", "none", "1", "-1", "1e400", "nan"]),
+)
+values = st.recursive(
+    leaves,
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=8), inner, max_size=3)),
+    max_leaves=6,
+)
 
 
 def fields_of(config):
     names = st.sampled_from([field.name for field in dataclasses.fields(config)])
-    return st.dictionaries(st.one_of(names, names, names, st.text(string.ascii_lowercase + "_", max_size=12)), values, max_size=6)
+    return st.dictionaries(
+        st.one_of(names, names, names, st.text(string.ascii_lowercase + "_", max_size=12)), values, max_size=6
+    )
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.__name__)
@@ -52,7 +69,11 @@ def test_settings(config):
 def test_files_of_settings(command, tmp_path, capfd):
     """All the way through the command line; what is taken ends at a model that is not there."""
     file = tmp_path / "config.yaml"
-    texts = st.one_of(fields_of(COMMANDS[command]).map(lambda fields: yaml.safe_dump(fields)), st.text(max_size=60), st.binary(max_size=60))
+    texts = st.one_of(
+        fields_of(COMMANDS[command]).map(lambda fields: yaml.safe_dump(fields)),
+        st.text(max_size=60),
+        st.binary(max_size=60),
+    )
 
     @fuzz(60)
     @given(texts)
@@ -67,9 +88,26 @@ def test_files_of_settings(command, tmp_path, capfd):
     check()
 
 
-rows = st.one_of(values, st.dictionaries(st.sampled_from(["prompt", "completion", "chosen", "rejected", "messages", "id", "text"]), values, max_size=4))
-messages = st.lists(st.fixed_dictionaries({"role": st.sampled_from(["user", "assistant", "system", 3]), "content": leaves}), max_size=3)
-rows = st.one_of(rows, st.fixed_dictionaries({"prompt": st.one_of(messages, st.text()), "completion": st.one_of(messages, st.text()), "chosen": messages, "rejected": messages}))
+rows = st.one_of(
+    values,
+    st.dictionaries(
+        st.sampled_from(["prompt", "completion", "chosen", "rejected", "messages", "id", "text"]), values, max_size=4
+    ),
+)
+messages = st.lists(
+    st.fixed_dictionaries({"role": st.sampled_from(["user", "assistant", "system", 3]), "content": leaves}), max_size=3
+)
+rows = st.one_of(
+    rows,
+    st.fixed_dictionaries(
+        {
+            "prompt": st.one_of(messages, st.text()),
+            "completion": st.one_of(messages, st.text()),
+            "chosen": messages,
+            "rejected": messages,
+        }
+    ),
+)
 LOADERS = {"prompts": load_prompts, "demonstrations": load_demonstrations, "preferences": load_preferences}
 
 
@@ -91,7 +129,12 @@ def test_rows_of_data(role):
 @pytest.mark.parametrize("suffix", [".jsonl", ".json", ".csv", ".txt", ".parquet"])
 def test_files_of_data(suffix, tmp_path):
     file = tmp_path / f"data{suffix}"
-    lines = st.lists(st.one_of(rows.map(lambda row: json.dumps(row).encode()), st.binary(max_size=30), st.just(b'"prompt","completion"')), max_size=5)
+    lines = st.lists(
+        st.one_of(
+            rows.map(lambda row: json.dumps(row).encode()), st.binary(max_size=30), st.just(b'"prompt","completion"')
+        ),
+        max_size=5,
+    )
 
     @fuzz(60)
     @given(st.one_of(lines.map(b"\n".join), rows.map(lambda row: json.dumps([row]).encode()), st.binary(max_size=200)))
@@ -112,10 +155,14 @@ def test_manifests_and_states(tmp_path):
     sums = json.loads(saved[MANIFEST])
     changed = st.one_of(
         values.map(lambda value: json.dumps(value).encode()),
-        st.dictionaries(st.sampled_from(["sha256", "other"]), st.one_of(values, st.dictionaries(st.sampled_from(list(sums["sha256"])), values)), max_size=2).map(
-            lambda value: json.dumps(value).encode()
+        st.dictionaries(
+            st.sampled_from(["sha256", "other"]),
+            st.one_of(values, st.dictionaries(st.sampled_from(list(sums["sha256"])), values)),
+            max_size=2,
+        ).map(lambda value: json.dumps(value).encode()),
+        st.tuples(st.integers(0, len(saved[MANIFEST])), st.binary(max_size=4)).map(
+            lambda cut: saved[MANIFEST][: cut[0]] + cut[1]
         ),
-        st.tuples(st.integers(0, len(saved[MANIFEST])), st.binary(max_size=4)).map(lambda cut: saved[MANIFEST][: cut[0]] + cut[1]),
         st.binary(max_size=100),
     )
 
@@ -135,7 +182,14 @@ def test_manifests_and_states(tmp_path):
 
 
 def test_metrics_of_a_run_that_goes_on(tmp_path):
-    lines = st.lists(st.one_of(st.integers(0, 5).map(lambda n: json.dumps({"step": n}).encode()), rows.map(lambda row: json.dumps(row).encode()), st.binary(max_size=20)), max_size=5)
+    lines = st.lists(
+        st.one_of(
+            st.integers(0, 5).map(lambda n: json.dumps({"step": n}).encode()),
+            rows.map(lambda row: json.dumps(row).encode()),
+            st.binary(max_size=20),
+        ),
+        max_size=5,
+    )
 
     @fuzz(200)
     @given(lines.map(b"\n".join))

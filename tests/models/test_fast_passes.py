@@ -3,7 +3,16 @@
 import pytest
 import torch
 from peft.tuners import lora
-from transformers import Gemma2Config, Gemma2ForCausalLM, MistralConfig, MistralForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
+from transformers import (
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
 from ppo_lm.base_setup import make_lora_config
 from ppo_lm.models import BaseModel
@@ -13,9 +22,19 @@ from ppo_lm.models.packing import Packing
 from tests.conftest import make_base
 
 SMALL = dict(
-    vocab_size=1536, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, head_dim=8,
-    max_position_embeddings=128, pad_token_id=0, bos_token_id=None, eos_token_id=1, initializer_range=0.3,
-)  # fmt: skip
+    vocab_size=1536,
+    hidden_size=32,
+    intermediate_size=64,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    head_dim=8,
+    max_position_embeddings=128,
+    pad_token_id=0,
+    bos_token_id=None,
+    eos_token_id=1,
+    initializer_range=0.3,
+)
 
 
 def with_adapter(fast, network=None, dropout=0.0):
@@ -48,7 +67,9 @@ def states_and_gradients(base, ids, mask):
 
 NETWORKS = {
     "llama": lambda: make_base().network,
-    "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**{name: value for name, value in SMALL.items() if name != "head_dim"})),
+    "qwen2": lambda: Qwen2ForCausalLM(
+        Qwen2Config(**{name: value for name, value in SMALL.items() if name != "head_dim"})
+    ),
     "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**SMALL)),
     "mistral, a window of 5 tokens": lambda: MistralForCausalLM(MistralConfig(**SMALL, sliding_window=5)),
 }
@@ -57,7 +78,9 @@ NETWORKS = {
 @pytest.mark.parametrize("family", NETWORKS)
 @pytest.mark.parametrize("short", [512, 4], ids=["matrix products", "torch's kernel"])
 @pytest.mark.parametrize("own_layers", [True, False], ids=["own layers", "transformers' layers"])
-def test_packed_rows_and_own_adapters_give_the_states_and_gradients_of_transformers_and_peft(family, short, own_layers, monkeypatch):
+def test_packed_rows_and_own_adapters_give_the_states_and_gradients_of_transformers_and_peft(
+    family, short, own_layers, monkeypatch
+):
     monkeypatch.setattr(attention_module, "SHORT", short)
     results = []
     for fast in (False, True):
@@ -113,7 +136,10 @@ def test_wanted_states_and_their_gradients_are_what_they_are_when_all_are_wanted
 
 def test_a_bfloat16_network_reads_within_rounding_of_its_float32_self():
     ids, mask = left_and_right_padded()
-    states = [states_and_gradients(BaseWithAdapter, ids, mask)[0].float() for BaseWithAdapter in (with_adapter(True), with_adapter(True, make_base(torch.bfloat16).network))]
+    states = [
+        states_and_gradients(BaseWithAdapter, ids, mask)[0].float()
+        for BaseWithAdapter in (with_adapter(True), with_adapter(True, make_base(torch.bfloat16).network))
+    ]
     assert 1e-4 < (states[1] - states[0]).norm() / states[0].norm() < 0.05
 
 
@@ -129,7 +155,9 @@ def test_the_window_of_the_test_above_matters():
 def test_a_network_whose_attention_does_more_keeps_its_own_passes():
     """Gemma 2 caps its attention scores, at a height that a short trial would not reach."""
     torch.manual_seed(0)
-    network = Gemma2ForCausalLM(Gemma2Config(**{**SMALL, "initializer_range": 1.0}, attn_logit_softcapping=50.0, query_pre_attn_scalar=8))
+    network = Gemma2ForCausalLM(
+        Gemma2Config(**{**SMALL, "initializer_range": 1.0}, attn_logit_softcapping=50.0, query_pre_attn_scalar=8)
+    )
     before = network.config._attn_implementation
     base = with_adapter(True, network)
     assert base.packs is False
@@ -168,7 +196,10 @@ def test_a_role_without_an_adapter_in_some_layers_reads_them_plainly():
 
 
 def test_every_adapter_layer_has_the_passes_and_only_in_fast_models():
-    kinds = {fast: {type(m) for m in with_adapter(fast).network.modules() if isinstance(m, lora.Linear)} for fast in (True, False)}
+    kinds = {
+        fast: {type(m) for m in with_adapter(fast).network.modules() if isinstance(m, lora.Linear)}
+        for fast in (True, False)
+    }
     assert kinds == {True: {LoraLinear}, False: {lora.Linear}}
 
 

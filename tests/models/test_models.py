@@ -29,7 +29,11 @@ def test_a_fresh_policy_is_the_reference_bit_for_bit():
 @pytest.mark.parametrize("lora_r", [4, 0])
 def test_training_one_role_moves_no_other(lora_r):
     _, roles, pairs = roles_and_pairs(lora_r=lora_r)
-    before = {"sft": roles.sft.action_logprobs(pairs), "value": roles.value.values(pairs).detach(), "policy": roles.policy.action_logprobs(pairs).detach()}
+    before = {
+        "sft": roles.sft.action_logprobs(pairs),
+        "value": roles.value.values(pairs).detach(),
+        "policy": roles.policy.action_logprobs(pairs).detach(),
+    }
     shake(roles.policy.parameters())
     assert torch.equal(roles.sft.action_logprobs(pairs), before["sft"])
     assert torch.equal(roles.value.values(pairs), before["value"])

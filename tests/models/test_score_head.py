@@ -18,7 +18,9 @@ def test_a_head_starts_from_a_normal_distribution_of_its_width_and_no_bias():
 
 @pytest.mark.parametrize("shared_trunk", [False, True])
 def test_without_a_reward_model_the_value_model_starts_from_0(shared_trunk):
-    roles = set_up_roles(make_base(), lora_r=4, lora_alpha=8, lora_dropout=0.0, lora_targets="all-linear", shared_trunk=shared_trunk)
+    roles = set_up_roles(
+        make_base(), lora_r=4, lora_alpha=8, lora_dropout=0.0, lora_targets="all-linear", shared_trunk=shared_trunk
+    )
     pairs = make_pairs(dtype=torch.float32)
     assert torch.equal(roles.value.values(pairs), torch.zeros(pairs.action_ids.shape))
 
@@ -26,7 +28,14 @@ def test_without_a_reward_model_the_value_model_starts_from_0(shared_trunk):
 def test_the_value_model_starts_from_the_reward_model():
     """On every prefix it gives the normalised score that the reward model gives a text that ends there."""
     base = load_base("embedded", "float32", "cpu")
-    roles = set_up_roles(base, lora_r=4, lora_alpha=8, lora_dropout=0.0, lora_targets="all-linear", reward_folders=[EMBEDDED_MODEL / "reward"])
+    roles = set_up_roles(
+        base,
+        lora_r=4,
+        lora_alpha=8,
+        lora_dropout=0.0,
+        lora_targets="all-linear",
+        reward_folders=[EMBEDDED_MODEL / "reward"],
+    )
     pairs = make_pairs(dtype=torch.float32, vocabulary=500)
     values = roles.value.values(pairs)
     first = pairs.input_ids.shape[1] - pairs.action_ids.shape[1]

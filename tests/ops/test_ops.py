@@ -75,7 +75,9 @@ def test_mean_and_whitening_ignore_padding():
     scale = (14 / 3) ** -0.5
     expected = torch.tensor([[-2 * scale, -scale, 0], [3 * scale, 0, 0]], dtype=torch.float64)
     torch.testing.assert_close(white, expected, rtol=0, atol=1e-8)
-    torch.testing.assert_close(masked_whiten(values, mask, shift_mean=False)[mask], expected[mask] + 3, rtol=0, atol=1e-8)
+    torch.testing.assert_close(
+        masked_whiten(values, mask, shift_mean=False)[mask], expected[mask] + 3, rtol=0, atol=1e-8
+    )
 
 
 @pytest.mark.parametrize("kept", [None, 2])
@@ -86,8 +88,15 @@ def test_entropies_and_their_gradient_are_those_of_the_distribution(kept):
     for ours in (False, True):
         leaf = states.clone().requires_grad_()
         if ours:
-            logprobs, entropies = action_logprobs(leaf, lambda h: h @ weight.T, ids, mask, temperature=0.7, support_ids=support, chunk=2, entropy=True)
-            torch.testing.assert_close(logprobs, action_logprobs(leaf, lambda h: h @ weight.T, ids, mask, temperature=0.7, support_ids=support), rtol=0, atol=1e-12)
+            logprobs, entropies = action_logprobs(
+                leaf, lambda h: h @ weight.T, ids, mask, temperature=0.7, support_ids=support, chunk=2, entropy=True
+            )
+            torch.testing.assert_close(
+                logprobs,
+                action_logprobs(leaf, lambda h: h @ weight.T, ids, mask, temperature=0.7, support_ids=support),
+                rtol=0,
+                atol=1e-12,
+            )
         else:
             logits = leaf @ weight.T / 0.7
             logits = logits if support is None else logits.gather(2, support[..., :2])
@@ -101,7 +110,9 @@ def test_entropies_and_their_gradient_are_those_of_the_distribution(kept):
 
 def test_the_entropy_of_a_certain_choice_is_0_with_a_finite_gradient():
     hidden = torch.tensor([[[1000.0, 0.0]]], requires_grad=True)
-    _, entropy = action_logprobs(hidden, lambda h: h, torch.zeros(1, 1, dtype=torch.int64), torch.ones(1, 1, dtype=torch.bool), entropy=True)
+    _, entropy = action_logprobs(
+        hidden, lambda h: h, torch.zeros(1, 1, dtype=torch.int64), torch.ones(1, 1, dtype=torch.bool), entropy=True
+    )
     entropy.sum().backward()
     assert entropy.item() == 0.0
     assert hidden.grad.tolist() == [[[0.0, 0.0]]]

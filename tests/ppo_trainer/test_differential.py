@@ -1,4 +1,5 @@
-"""Two hundred random batches through our mathematics and one whole update, against slow and obvious formulas in fp64, written from the papers."""
+"""Two hundred random batches through our mathematics and one whole update, against slow and obvious formulas in fp64,
+written from the papers."""
 
 import copy
 import math
@@ -22,11 +23,19 @@ ESTIMATORS = {"k1": lambda d: d, "k2": lambda d: d * d / 2, "k3": lambda d: math
 
 def draw_settings(rng):
     return dict(
-        kl_estimator=rng.choice(["k1", "k2", "k3"]), kl_coef=rng.choice([0.0, 0.05, 0.3]), missing_eos_score=rng.choice([None, -1.0]), gamma=rng.choice([1.0, 0.99, 0.8]),
-        lam=rng.choice([1.0, 0.95, 0.5, 0.0]), clip_epsilon=rng.choice([0.1, 0.2]), clip_epsilon_high=rng.choice([None, 0.3]), dual_clip=rng.choice([0.0, 3.0]),
-        value_clip=rng.choice([0.0, 0.2]), loss_aggregation=rng.choice(["token_mean", "sequence_mean"]), whiten_rewards=rng.random() < 0.3,
+        kl_estimator=rng.choice(["k1", "k2", "k3"]),
+        kl_coef=rng.choice([0.0, 0.05, 0.3]),
+        missing_eos_score=rng.choice([None, -1.0]),
+        gamma=rng.choice([1.0, 0.99, 0.8]),
+        lam=rng.choice([1.0, 0.95, 0.5, 0.0]),
+        clip_epsilon=rng.choice([0.1, 0.2]),
+        clip_epsilon_high=rng.choice([None, 0.3]),
+        dual_clip=rng.choice([0.0, 3.0]),
+        value_clip=rng.choice([0.0, 0.2]),
+        loss_aggregation=rng.choice(["token_mean", "sequence_mean"]),
+        whiten_rewards=rng.random() < 0.3,
         whiten_advantages=rng.random() < 0.7,
-    )  # fmt: skip
+    )
 
 
 def slow_whiten(rows, keep_mean):
@@ -43,7 +52,10 @@ def slow_rewards(pairs, s):
         score = float(pairs.scores[row])
         if s["missing_eos_score"] is not None and not bool(pairs.terminated[row]):
             score = s["missing_eos_score"]
-        kl = [ESTIMATORS[s["kl_estimator"]](float(pairs.old_logprobs[row, t] - pairs.ref_logprobs[row, t])) for t in range(length)]
+        kl = [
+            ESTIMATORS[s["kl_estimator"]](float(pairs.old_logprobs[row, t] - pairs.ref_logprobs[row, t]))
+            for t in range(length)
+        ]
         rows.append([(score if t == length - 1 else 0.0) - s["kl_coef"] * kl[t] for t in range(length)])
     return slow_whiten(rows, keep_mean=True) if s["whiten_rewards"] else rows
 
@@ -54,7 +66,9 @@ def slow_advantages(rewards, pairs, s):
     for row, r in enumerate(rewards):
         v = [float(x) for x in pairs.values[row, : len(r)]] + [0.0]
         delta = [r[t] + s["gamma"] * v[t + 1] - v[t] for t in range(len(r))]
-        advantages.append([sum((s["gamma"] * s["lam"]) ** (u - t) * delta[u] for u in range(t, len(r))) for t in range(len(r))])
+        advantages.append(
+            [sum((s["gamma"] * s["lam"]) ** (u - t) * delta[u] for u in range(t, len(r))) for t in range(len(r))]
+        )
         to_go.append([sum(s["gamma"] ** (u - t) * r[u] for u in range(t, len(r))) for t in range(len(r))])
     return slow_whiten(advantages, keep_mean=False) if s["whiten_advantages"] else advantages, to_go
 
@@ -108,7 +122,11 @@ def ours(pairs, s):
     pairs = pairs.with_columns(td_errors=TDError(s["gamma"]).compute_td_errors(pairs))
     pairs = pairs.with_columns(advantages=GAEAdvantage().compute_gae_advantages(pairs, s["gamma"], s["lam"]))
     pairs = ReturnCalculator(s["gamma"]).add_reward_to_go(pairs)
-    return pairs.with_columns(advantages=masked_whiten(pairs.advantages, pairs.action_mask)) if s["whiten_advantages"] else pairs
+    return (
+        pairs.with_columns(advantages=masked_whiten(pairs.advantages, pairs.action_mask))
+        if s["whiten_advantages"]
+        else pairs
+    )
 
 
 @pytest.mark.parametrize("seed", range(200))
@@ -118,27 +136,49 @@ def test_rewards_advantages_and_losses(seed):
     pairs, expected = ours(pairs, s), slow_rewards(pairs, s)
     advantages, to_go = slow_advantages(expected, pairs, s)
     for name, rows in (("rewards", expected), ("advantages", advantages), ("reward_to_go", to_go)):
-        torch.testing.assert_close(torch.where(pairs.action_mask, getattr(pairs, name), 0.0), table(rows, pairs.values), rtol=0, atol=CLOSE)
+        torch.testing.assert_close(
+            torch.where(pairs.action_mask, getattr(pairs, name), 0.0), table(rows, pairs.values), rtol=0, atol=CLOSE
+        )
     g = torch.Generator().manual_seed(seed)
-    moved = [(column + 0.3 * torch.randn(column.shape, generator=g, dtype=column.dtype)).requires_grad_() for column in (pairs.old_logprobs, pairs.values)]
+    moved = [
+        (column + 0.3 * torch.randn(column.shape, generator=g, dtype=column.dtype)).requires_grad_()
+        for column in (pairs.old_logprobs, pairs.values)
+    ]
     count = len(pairs) if s["loss_aggregation"] == "token_mean" else pairs.sequences
     weights = token_weights(pairs.action_mask, s["loss_aggregation"])
     found = policy_loss(
-        moved[0], pairs.old_logprobs, pairs.advantages, pairs.action_mask, s["clip_epsilon"], count, clip_epsilon_high=s["clip_epsilon_high"], dual_clip=s["dual_clip"],
+        moved[0],
+        pairs.old_logprobs,
+        pairs.advantages,
+        pairs.action_mask,
+        s["clip_epsilon"],
+        count,
+        clip_epsilon_high=s["clip_epsilon_high"],
+        dual_clip=s["dual_clip"],
         weights=weights,
-    ).loss  # fmt: skip
+    ).loss
     same(found, slow_policy_loss(moved[0], pairs, advantages, s), moved[0])
-    same(value_loss(moved[1], pairs.values, pairs.reward_to_go, pairs.action_mask, s["value_clip"]).loss, slow_value_loss(moved[1], pairs, to_go, s), moved[1])
+    same(
+        value_loss(moved[1], pairs.values, pairs.reward_to_go, pairs.action_mask, s["value_clip"]).loss,
+        slow_value_loss(moved[1], pairs, to_go, s),
+        moved[1],
+    )
     kl = kl_loss(moved[0], pairs.old_logprobs, pairs.ref_logprobs, pairs.action_mask, "k3", count, weights)
     ratio, difference = (moved[0] - pairs.old_logprobs).exp(), moved[0] - pairs.ref_logprobs
     k3 = ratio * ((-difference).exp() - 1 + difference)
-    same(kl, slow_mean([list(row[:length]) for row, length in zip(k3, pairs.lengths.tolist())], s["loss_aggregation"]), moved[0])
+    same(
+        kl,
+        slow_mean([list(row[:length]) for row, length in zip(k3, pairs.lengths.tolist())], s["loss_aggregation"]),
+        moved[0],
+    )
 
 
 def same(found, expected, leaf):
     """The same number, and the same gradient."""
     torch.testing.assert_close(found, expected.to(found.dtype), rtol=0, atol=CLOSE)
-    torch.testing.assert_close(*(torch.autograd.grad(loss, leaf, retain_graph=True)[0] for loss in (found, expected)), rtol=0, atol=CLOSE)
+    torch.testing.assert_close(
+        *(torch.autograd.grad(loss, leaf, retain_graph=True)[0] for loss in (found, expected)), rtol=0, atol=CLOSE
+    )
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -147,9 +187,20 @@ def test_one_whole_update_moves_every_weight_as_adamw_on_the_slow_losses_does(se
     rng = random.Random(seed)
     s = draw_settings(rng) | dict(kl_coef=0.1, kl_estimator="k3")
     config = PPOConfig(
-        **s, lora_r=4, ppo_epochs=1, steps=10, micro_batch_tokens=40, learning_rate=1e-3, value_learning_rate=3e-3, max_grad_norm=0.05, entropy_coef=0.01, kl_in="loss",
-        adam_epsilon=3e-5, temperature=0.7, fast=False,
-    )  # fmt: skip
+        **s,
+        lora_r=4,
+        ppo_epochs=1,
+        steps=10,
+        micro_batch_tokens=40,
+        learning_rate=1e-3,
+        value_learning_rate=3e-3,
+        max_grad_norm=0.05,
+        entropy_coef=0.01,
+        kl_in="loss",
+        adam_epsilon=3e-5,
+        temperature=0.7,
+        fast=False,
+    )
     base = make_base(dtype=torch.float64)
     roles = set_up_roles(base, lora_r=4, lora_alpha=8, lora_dropout=0.0, lora_targets="all-linear")
     torch.manual_seed(seed)
@@ -157,15 +208,26 @@ def test_one_whole_update_moves_every_weight_as_adamw_on_the_slow_losses_does(se
         for parameter in [*roles.policy.parameters(), *roles.value.parameters()]:
             parameter.data = parameter.data.double() + 0.1 * torch.randn(parameter.shape, dtype=torch.float64)
     pairs = make_pairs(rows=5, seed=seed)
-    pairs = ours(pairs.with_columns(old_logprobs=roles.policy.action_logprobs(pairs, 0.7).detach() + 0.1 * pairs.old_logprobs, ref_logprobs=pairs.ref_logprobs - 7), s)
-    advantages, to_go = ([list(map(float, row[:length])) for row, length in zip(column, pairs.lengths.tolist())] for column in (pairs.advantages, pairs.reward_to_go))
+    pairs = ours(
+        pairs.with_columns(
+            old_logprobs=roles.policy.action_logprobs(pairs, 0.7).detach() + 0.1 * pairs.old_logprobs,
+            ref_logprobs=pairs.ref_logprobs - 7,
+        ),
+        s,
+    )
+    advantages, to_go = (
+        [list(map(float, row[:length])) for row, length in zip(column, pairs.lengths.tolist())]
+        for column in (pairs.advantages, pairs.reward_to_go)
+    )
     logits = base.logits(base_states(base, roles.policy.role, pairs)) / 0.7
     distribution = logits.log_softmax(-1)
     new = distribution.gather(2, pairs.action_ids[..., None])[..., 0]
     entropy = -(distribution.exp() * distribution).sum(-1)
     ratio, difference = (new - pairs.old_logprobs).exp(), new - pairs.ref_logprobs
     per_token = 0.1 * ratio * ((-difference).exp() - 1 + difference) - 0.01 * entropy
-    extra = slow_mean([list(row[:length]) for row, length in zip(per_token, pairs.lengths.tolist())], s["loss_aggregation"])
+    extra = slow_mean(
+        [list(row[:length]) for row, length in zip(per_token, pairs.lengths.tolist())], s["loss_aggregation"]
+    )
     expected = {
         "policy": updated(slow_policy_loss(new, pairs, advantages, s) + extra, roles.policy.parameters(), 1e-3),
         "value": updated(slow_value_loss(roles.value.values(pairs), pairs, to_go, s), roles.value.parameters(), 3e-3),

@@ -7,8 +7,27 @@ from ppo_lm.errors import UserError
 from ppo_lm.models import BaseModel
 from tests.ppo_trainer.test_ppo_trainer import PROMPTS, trainer
 
-SETTINGS = dict(max_new_tokens=12, top_k=0, top_p=1.0, ppo_epochs=2, mini_batches=2, learning_rate=1e-3, value_learning_rate=1e-3, steps=5)
-SAME = ("policy_loss", "value_loss", "kl", "score", "ratio", "approx_kl", "policy_grad_norm", "value_grad_norm", "explained_variance")
+SETTINGS = dict(
+    max_new_tokens=12,
+    top_k=0,
+    top_p=1.0,
+    ppo_epochs=2,
+    mini_batches=2,
+    learning_rate=1e-3,
+    value_learning_rate=1e-3,
+    steps=5,
+)
+SAME = (
+    "policy_loss",
+    "value_loss",
+    "kl",
+    "score",
+    "ratio",
+    "approx_kl",
+    "policy_grad_norm",
+    "value_grad_norm",
+    "explained_variance",
+)
 
 
 def trainer_with_values(folder, **settings):
@@ -19,7 +38,9 @@ def trainer_with_values(folder, **settings):
     return trained
 
 
-@pytest.mark.parametrize("settings", [{}, {"lora_r": 0}, {"gradient_checkpointing": True}, {"top_k": 20, "top_p": 0.9}], ids=str)
+@pytest.mark.parametrize(
+    "settings", [{}, {"lora_r": 0}, {"gradient_checkpointing": True}, {"top_k": 20, "top_p": 0.9}], ids=str
+)
 def test_five_steps_on_the_fast_and_on_the_plain_paths_agree_to_1e_4(folder, settings):
     def run(**paths):
         trained = trainer_with_values(folder, **{**SETTINGS, **settings, **paths})
@@ -28,11 +49,15 @@ def test_five_steps_on_the_fast_and_on_the_plain_paths_agree_to_1e_4(folder, set
     plain, fast = run(fast=False, old_logprobs="recomputed"), run()
     for ours, theirs in zip(fast, plain):
         assert ours["generated_texts"] == theirs["generated_texts"]
-        assert {name: ours[name] for name in SAME} == pytest.approx({name: theirs[name] for name in SAME}, rel=1e-4, abs=1e-4)
+        assert {name: ours[name] for name in SAME} == pytest.approx(
+            {name: theirs[name] for name in SAME}, rel=1e-4, abs=1e-4
+        )
     assert fast[0]["kl"] != fast[4]["kl"]  # the policy moved
 
 
-@pytest.mark.parametrize(("role", "training"), [("policy", False), (None, False), ("value", False), ("policy", True), ("value", True)])
+@pytest.mark.parametrize(
+    ("role", "training"), [("policy", False), (None, False), ("value", False), ("policy", True), ("value", True)]
+)
 def test_running_out_of_memory_in_any_pass_changes_nothing_but_the_budget(folder, role, training, monkeypatch):
     settings = {**SETTINGS, "old_logprobs": "recomputed", "micro_batch_tokens": 2000}
     expected = trainer_with_values(folder, **settings).ppo_step(PROMPTS)
@@ -51,15 +76,23 @@ def test_running_out_of_memory_in_any_pass_changes_nothing_but_the_budget(folder
     results = disturbed.ppo_step(PROMPTS)
     assert failures
     assert results["generated_texts"] == expected["generated_texts"]
-    assert {name: results[name] for name in SAME} == pytest.approx({name: expected[name] for name in SAME}, rel=1e-5, abs=1e-6)
-    budgets = {b.tokens for b in (disturbed.model_trainer.budget, disturbed.generator.budget, disturbed.value_adder.budget)}
+    assert {name: results[name] for name in SAME} == pytest.approx(
+        {name: expected[name] for name in SAME}, rel=1e-5, abs=1e-6
+    )
+    budgets = {
+        b.tokens for b in (disturbed.model_trainer.budget, disturbed.generator.budget, disturbed.value_adder.budget)
+    }
     assert len(budgets) == 2 and max(budgets) == 2000
 
 
 def test_an_error_half_way_through_the_backward_pass_leaves_no_gradient_behind(folder, monkeypatch):
     """The second micro-batch fails after the first has added its gradient; what counts is the sum of both, once."""
     settings = {**SETTINGS, "micro_batch_tokens": 40, "mini_batches": 1, "ppo_epochs": 1}
-    expected, disturbed, calls = trainer_with_values(folder, **settings).ppo_step(PROMPTS), trainer_with_values(folder, **settings), []
+    expected, disturbed, calls = (
+        trainer_with_values(folder, **settings).ppo_step(PROMPTS),
+        trainer_with_values(folder, **settings),
+        [],
+    )
     backward = torch.Tensor.backward
 
     def fails_once(tensor, *args, **kwargs):
@@ -101,7 +134,9 @@ def second_step(folder, **settings):
 
 
 def test_the_gap_between_sampling_and_training_is_measured_in_both_ways(folder):
-    gaps = {old: second_step(folder, dtype="bfloat16", old_logprobs=old)["sampler_gap"] for old in ("sampled", "recomputed")}
+    gaps = {
+        old: second_step(folder, dtype="bfloat16", old_logprobs=old)["sampler_gap"] for old in ("sampled", "recomputed")
+    }
     assert gaps["sampled"] == pytest.approx(gaps["recomputed"], rel=0.5)
     assert 1e-4 < gaps["recomputed"] < 0.5  # bf16 rounds
     assert second_step(folder)["sampler_gap"] < 1e-5  # fp32 hardly

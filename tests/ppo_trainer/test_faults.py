@@ -29,13 +29,23 @@ class Lengths:
 def everything(trainer):
     """Copies of all that training changes."""
     steps = trainer.model_trainer
-    models = [weight.detach().clone() for model in (trainer.roles.policy, trainer.roles.value) for weight in model.parameters()]
-    moments = [tensor.clone() for optimiser in (steps.policy_optimiser, steps.value_optimiser) for tensor in optimiser.tensors().values()]
+    models = [
+        weight.detach().clone()
+        for model in (trainer.roles.policy, trainer.roles.value)
+        for weight in model.parameters()
+    ]
+    moments = [
+        tensor.clone()
+        for optimiser in (steps.policy_optimiser, steps.value_optimiser)
+        for tensor in optimiser.tensors().values()
+    ]
     return models, moments, [o.numbers() for o in (steps.policy_optimiser, steps.value_optimiser)]
 
 
 def same(now, then):
-    return all(len(a) == len(b) and all(map(torch.equal, a, b)) for a, b in zip(now[:2], then[:2])) and now[2] == then[2]
+    return (
+        all(len(a) == len(b) and all(map(torch.equal, a, b)) for a, b in zip(now[:2], then[:2])) and now[2] == then[2]
+    )
 
 
 def break_gradient(optimiser, update, value=math.nan):
@@ -55,7 +65,9 @@ def break_gradient(optimiser, update, value=math.nan):
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 @pytest.mark.parametrize("settings", KINDS, ids=str)
 @pytest.mark.parametrize(("whose", "update"), [("policy", 1), ("policy", 4), ("value", 3)])
-def test_a_broken_gradient_leaves_weights_and_optimisers_as_they_were(folder, monkeypatch, settings, whose, update, value):
+def test_a_broken_gradient_leaves_weights_and_optimisers_as_they_were(
+    folder, monkeypatch, settings, whose, update, value
+):
     """Even when it comes in the last of four updates: the three before it are undone."""
     trainer = make(folder, "", Lengths(), output_dir=None, **settings)
     for _ in range(2):
@@ -123,7 +135,10 @@ def test_after_three_dropped_steps_in_a_row_the_run_stops_and_says_where_to_go_o
     with pytest.raises(RunStopped, match="step 4: 3 steps in a row were dropped, .*look at the reward") as stopped:
         make(folder, out, Lengths(at=(4, 5, 6, 7), value=-math.inf), eval_every=0, save_every=2).train(PROMPTS)
     assert stopped.value.exit_code == 70
-    assert f"The last checkpoint is {out / 'checkpoints' / 'step-000002'}; go on from it with: trainer.train(..., resume='{out}')" in str(stopped.value)
+    assert (
+        f"The last checkpoint is {out / 'checkpoints' / 'step-000002'}; go on from it with: "
+        f"trainer.train(..., resume='{out}')" in str(stopped.value)
+    )
     make(folder, out, Lengths(), eval_every=0, save_every=2).train(PROMPTS, resume=out)  # the reward is mended
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows if "dropped" in row] == [2]
@@ -143,14 +158,27 @@ def test_a_broken_weight_stops_the_run_at_once_and_is_never_saved(folder, tmp_pa
         return results
 
     trainer.ppo_step = breaking
-    with pytest.raises(RunStopped, match="weights of the policy are NaN or infinite, so no step can succeed any more\nThe last checkpoint is .*step-000002"):
+    with pytest.raises(
+        RunStopped,
+        match="weights of the policy are NaN or infinite, so no step can succeed any more\nThe last checkpoint is "
+        ".*step-000002",
+    ):
         trainer.train(PROMPTS)
-    assert all(tensor.isfinite().all() for file in (out / "checkpoints").rglob("*.safetensors") for tensor in load_file(file).values())
+    assert all(
+        tensor.isfinite().all()
+        for file in (out / "checkpoints").rglob("*.safetensors")
+        for tensor in load_file(file).values()
+    )
     make(folder, out, Lengths(), save_every=1, steps=8).train(PROMPTS, resume=out)
 
 
 def test_a_run_stops_when_its_kl_is_over_the_limit(folder, tmp_path):
-    with pytest.raises(RunStopped, match=r"step \d: the KL to the reference is .* nats a response, over kl_limit 0.5; start anew with a higher kl_coef \(0\)") as stopped:
-        make(folder, tmp_path / "run", Lengths(), kl_limit=0.5, kl_coef=0, learning_rate=0.1, eval_every=0).train(PROMPTS)
+    with pytest.raises(
+        RunStopped,
+        match=r"step \d: the KL to the reference is .* nats a response, over kl_limit 0.5; start anew with a higher kl_coef \(0\)",
+    ) as stopped:
+        make(folder, tmp_path / "run", Lengths(), kl_limit=0.5, kl_coef=0, learning_rate=0.1, eval_every=0).train(
+            PROMPTS
+        )
     assert "No checkpoint" not in str(stopped.value)
     make(folder, tmp_path / "other", Lengths(), kl_limit=1e6, learning_rate=0.1, eval_every=0).train(PROMPTS)

@@ -38,9 +38,12 @@ def end_alike(parts, whole):
     assert (parts / "samples.jsonl").read_text() == (whole / "samples.jsonl").read_text()
 
 
-@pytest.mark.parametrize(("call", "step"), [(1, "step-000000"), (3, "step-000000"), (4, "step-000000"), (8, "step-000002")])
+@pytest.mark.parametrize(
+    ("call", "step"), [(1, "step-000000"), (3, "step-000000"), (4, "step-000000"), (8, "step-000002")]
+)
 def test_a_run_killed_inside_a_step_goes_on_bit_for_bit(folder, tmp_path, call, step):
-    """The calls of the reward are: e e 1 2 e e 3 4 e e 5 e e; a checkpoint is saved before step 1 and after steps 2 and 4."""
+    """The calls of the reward are: e e 1 2 e e 3 4 e e 5 e e; a checkpoint is saved before step 1 and after steps 2 and
+    4."""
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     expected = make(folder, whole, Signals(), save_every=2).train(PROMPTS)
     script = (
@@ -59,7 +62,8 @@ def test_a_run_killed_inside_a_step_goes_on_bit_for_bit(folder, tmp_path, call, 
 
 
 class AsyncJudge:
-    """A reward by length, answered out of order; in its `at`-th call a thread kills the process at a random moment of what follows."""
+    """A reward by length, answered out of order; in its `at`-th call a thread kills the process at a random moment of
+    what follows."""
 
     def __init__(self, at=0):
         self.calls, self.at = 0, at
@@ -83,14 +87,17 @@ def test_twelve_steps_killed_after_the_third_and_the_seventh_end_like_twelve_und
         script = (
             "from pathlib import Path; from tests.ppo_trainer.test_interrupted import *\n"
             f"out = Path({str(parts)!r})\n"
-            f"make({folder!r}, out, AsyncJudge({steps_done} + (2 if not out.exists() else 0) + 1), **{settings!r}).train(PROMPTS, resume=out if out.exists() else None)"
+            f"make({folder!r}, out, AsyncJudge({steps_done} + (2 if not out.exists() else 0) + 1), "
+            f"**{settings!r}).train(PROMPTS, resume=out if out.exists() else None)"
         )
         killed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
         assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert make(folder, parts, AsyncJudge(), **settings).train(PROMPTS, resume=parts) == expected
     end_alike(parts, whole)
     files = {path.relative_to(whole): path.read_bytes() for path in whole.rglob("*.safetensors")}
-    assert len(files) > 1 and files == {path.relative_to(parts): path.read_bytes() for path in parts.rglob("*.safetensors")}
+    assert len(files) > 1 and files == {
+        path.relative_to(parts): path.read_bytes() for path in parts.rglob("*.safetensors")
+    }
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -98,7 +105,9 @@ def test_a_signal_lets_the_step_end_and_saves(folder, tmp_path, number):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     before = signal.getsignal(number)
     expected = make(folder, whole, Signals()).train(PROMPTS)
-    with pytest.raises(RunPaused, match=rf"{number.name} was received\nThe run is saved as it was after step 2; go on with:") as paused:
+    with pytest.raises(
+        RunPaused, match=rf"{number.name} was received\nThe run is saved as it was after step 2; go on with:"
+    ) as paused:
         make(folder, parts, Signals(4, number)).train(PROMPTS)
     assert paused.value.exit_code == 75
     assert signal.getsignal(number) is before
@@ -117,7 +126,9 @@ def test_a_second_signal_acts_at_once(folder, tmp_path):
                 os.kill(os.getpid(), self.number)
             return scores
 
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have started the tests with SIGINT ignored
+    before = signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # a shell may have started the tests with SIGINT ignored
     try:
         with pytest.raises(KeyboardInterrupt):
             make(folder, tmp_path / "run", Twice(4, signal.SIGINT)).train(PROMPTS)
@@ -133,7 +144,9 @@ def test_a_signal_that_comes_in_the_last_step_changes_nothing(folder, tmp_path):
 
 
 def test_without_a_folder_a_signal_ends_the_run_with_a_sentence(folder):
-    with pytest.raises(Interrupted, match="SIGTERM was received; nothing of the run is saved, because output_dir is not set"):
+    with pytest.raises(
+        Interrupted, match="SIGTERM was received; nothing of the run is saved, because output_dir is not set"
+    ):
         make(folder, "", Signals(4, signal.SIGTERM), output_dir=None).train(PROMPTS)
 
 
@@ -156,7 +169,11 @@ def flip_a_bit(file):
     file.write_bytes(content)
 
 
-@pytest.mark.parametrize("harm", [truncate, flip_a_bit, lambda file: file.write_bytes(b""), os.remove], ids=["truncated", "a bit flipped", "emptied", "deleted"])
+@pytest.mark.parametrize(
+    "harm",
+    [truncate, flip_a_bit, lambda file: file.write_bytes(b""), os.remove],
+    ids=["truncated", "a bit flipped", "emptied", "deleted"],
+)
 @pytest.mark.parametrize("name", ["tensors.safetensors", "state.json", "manifest.json"])
 def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_used(two_checkpoints, tmp_path, name, harm):
     run = tmp_path / "run"
@@ -172,7 +189,9 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_used(two_checkpo
         load_checkpoint(run)
 
 
-def test_a_run_with_a_damaged_checkpoint_goes_on_from_the_one_before_and_says_so(folder, two_checkpoints, tmp_path, capsys):
+def test_a_run_with_a_damaged_checkpoint_goes_on_from_the_one_before_and_says_so(
+    folder, two_checkpoints, tmp_path, capsys
+):
     whole, run = tmp_path / "whole", tmp_path / "run"
     expected = make(folder, whole, Signals(), save_every=2).train(PROMPTS)
     shutil.copytree(two_checkpoints, run)

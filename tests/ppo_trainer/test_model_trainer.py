@@ -16,7 +16,9 @@ PROMPTS = [f"SUBREDDIT: r/advice TITLE: {'My boss ' * i}TL;DR:" for i in range(1
 
 def setup(pairs=None, lora_r=4, **settings):
     """A trainer over a random model whose adapters are not zero, with plain SGD-like capture of its gradients."""
-    config = PPOConfig(**{**dict(lora_r=lora_r, ppo_epochs=1, lr_schedule="constant", micro_batch_tokens=200), **settings})
+    config = PPOConfig(
+        **{**dict(lora_r=lora_r, ppo_epochs=1, lr_schedule="constant", micro_batch_tokens=200), **settings}
+    )
     roles = set_up_roles(make_base(), lora_r=lora_r, lora_alpha=8, lora_dropout=0.1, lora_targets="all-linear")
     torch.manual_seed(1)
     with torch.no_grad():
@@ -31,7 +33,9 @@ def gradients(pairs, role, **settings):
     trainer, _ = setup(**settings, max_grad_norm=1e9)
     optimiser = getattr(trainer, f"{role}_optimiser")
     caught = []
-    optimiser.adamw.register_step_pre_hook(lambda *_: caught.append(torch.cat([p.grad.flatten() for p in optimiser.parameters])))
+    optimiser.adamw.register_step_pre_hook(
+        lambda *_: caught.append(torch.cat([p.grad.flatten() for p in optimiser.parameters]))
+    )
     metrics = getattr(trainer, f"train_{role}_model")(pairs)
     return caught[0], metrics[f"{role}_loss"]
 
@@ -39,23 +43,39 @@ def gradients(pairs, role, **settings):
 @pytest.mark.parametrize(("kl_coef", "entropy_coef"), [(0.0, 0.0), (0.5, 0.2)])
 def test_a_shared_trunk_gets_the_sum_of_all_gradients_in_one_pass(kl_coef, entropy_coef):
     pairs = fixed_pairs()
-    config = PPOConfig(value_coef=0.3, lr_schedule="constant", ppo_epochs=1, micro_batch_tokens=60, max_grad_norm=1e9, entropy_coef=entropy_coef, temperature=1.0)
-    roles = set_up_roles(make_base(), lora_r=4, lora_alpha=8, lora_dropout=0.0, lora_targets="all-linear", shared_trunk=True)
+    config = PPOConfig(
+        value_coef=0.3,
+        lr_schedule="constant",
+        ppo_epochs=1,
+        micro_batch_tokens=60,
+        max_grad_norm=1e9,
+        entropy_coef=entropy_coef,
+        temperature=1.0,
+    )
+    roles = set_up_roles(
+        make_base(), lora_r=4, lora_alpha=8, lora_dropout=0.0, lora_targets="all-linear", shared_trunk=True
+    )
     assert [tuple(p.shape) for p in roles.value.parameters()] == [(1, roles.policy.base.hidden_size), (1,)]
     torch.manual_seed(1)
     with torch.no_grad():
         for parameter in [*roles.policy.parameters(), *roles.value.parameters()]:
             parameter.add_(torch.randn_like(parameter) * 0.1)
     weights = [*roles.policy.parameters(), *roles.value.parameters()]
-    policy = policy_loss(roles.policy.action_logprobs(pairs), pairs.old_logprobs, pairs.advantages, pairs.action_mask, 0.2).loss
+    policy = policy_loss(
+        roles.policy.action_logprobs(pairs), pairs.old_logprobs, pairs.advantages, pairs.action_mask, 0.2
+    ).loss
     value = value_loss(roles.value.values(pairs), pairs.values, pairs.reward_to_go, pairs.action_mask, 0.2).loss
     states = states_before_actions(roles.policy.base, roles.policy.role, pairs)
     new_logprobs, entropies = roles.policy.logprobs_at(states, pairs, entropy=True)
     kl = kl_loss(new_logprobs, pairs.old_logprobs, pairs.ref_logprobs, pairs.action_mask, "k1")
-    expected = torch.autograd.grad(policy + 0.3 * value + kl_coef * kl - entropy_coef * entropies[pairs.action_mask].mean(), weights)
+    expected = torch.autograd.grad(
+        policy + 0.3 * value + kl_coef * kl - entropy_coef * entropies[pairs.action_mask].mean(), weights
+    )
     trainer, caught = ModelTrainer(roles.policy, roles.value, config), {}
     for optimiser in (trainer.policy_optimiser, trainer.value_optimiser):
-        optimiser.adamw.register_step_pre_hook(lambda adamw, *_: caught.update({p: p.grad.clone() for g in adamw.param_groups for p in g["params"]}))
+        optimiser.adamw.register_step_pre_hook(
+            lambda adamw, *_: caught.update({p: p.grad.clone() for g in adamw.param_groups for p in g["params"]})
+        )
     metrics = trainer.train_models(pairs, kl_coef)
     assert metrics["policy_loss"] == pytest.approx(policy.item(), abs=1e-5)
     assert metrics["value_loss"] == pytest.approx(value.item(), abs=1e-5)
@@ -65,7 +85,9 @@ def test_a_shared_trunk_gets_the_sum_of_all_gradients_in_one_pass(kl_coef, entro
 
 
 def test_a_shared_trunk_needs_no_second_copy_of_all_weights():
-    roles = set_up_roles(make_base(), lora_r=0, lora_alpha=8, lora_dropout=0.0, lora_targets="all-linear", shared_trunk=True)
+    roles = set_up_roles(
+        make_base(), lora_r=0, lora_alpha=8, lora_dropout=0.0, lora_targets="all-linear", shared_trunk=True
+    )
     assert roles.value.base is roles.policy.base is not roles.sft._policy.base
 
 
@@ -75,7 +97,9 @@ def fixed_pairs(seed=0):
 
 
 @pytest.mark.parametrize("role", ["policy", "value"])
-@pytest.mark.parametrize("change", ["micro-batches of 1 token", "micro-batches of 60 tokens", "micro-batches of 5000 tokens", "row order"])
+@pytest.mark.parametrize(
+    "change", ["micro-batches of 1 token", "micro-batches of 60 tokens", "micro-batches of 5000 tokens", "row order"]
+)
 def test_what_must_change_nothing_changes_loss_and_gradient_by_less_than_1e_5(role, change):
     pairs = fixed_pairs()
     expected, loss = gradients(pairs, role)
@@ -96,7 +120,9 @@ def widened(pairs):
     for name in type(pairs).__dataclass_fields__:
         column = getattr(pairs, name)
         if column is not None and column.ndim == 2:
-            changed[name] = torch.nn.functional.pad(column, (3, 2) if name in ("input_ids", "attention_mask") else (0, 2))
+            changed[name] = torch.nn.functional.pad(
+                column, (3, 2) if name in ("input_ids", "attention_mask") else (0, 2)
+            )
     return pairs.with_columns(**changed)
 
 
@@ -108,7 +134,9 @@ def test_extra_padding_changes_loss_and_gradient_by_less_than_1e_5(role):
         _, roles = setup()
         model = getattr(roles, role)
         if role == "policy":
-            loss = policy_loss(model.action_logprobs(pairs), pairs.old_logprobs, pairs.advantages, pairs.action_mask, 0.2).loss
+            loss = policy_loss(
+                model.action_logprobs(pairs), pairs.old_logprobs, pairs.advantages, pairs.action_mask, 0.2
+            ).loss
         else:
             loss = value_loss(model.values(pairs), pairs.values, pairs.reward_to_go, pairs.action_mask, 0.2).loss
         loss.backward()
@@ -125,7 +153,9 @@ def test_the_first_pass_has_ratio_1_and_clips_nothing_with_lora_dropout_set(sett
     pairs, _ = SequenceGenerator(roles.policy, roles.sft, settings).generate_sequences(PROMPTS)
     pairs = pairs.with_columns(advantages=torch.randn(pairs.action_ids.shape))
     with torch.no_grad():
-        ratio = policy_ratio(roles.policy.action_logprobs(pairs, settings.temperature), pairs.old_logprobs, pairs.action_mask)
+        ratio = policy_ratio(
+            roles.policy.action_logprobs(pairs, settings.temperature), pairs.old_logprobs, pairs.action_mask
+        )
     assert (ratio - 1).abs().max() < 1e-4
     metrics = trainer.train_policy_model(pairs)
     assert abs(metrics["ratio"] - 1) < 1e-4
@@ -148,7 +178,9 @@ def test_training_moves_the_policy_towards_good_actions_and_the_value_towards_it
     pairs, _ = generator.generate_sequences(PROMPTS)
     good = pairs.action_ids % 2 == 0
     pairs = pairs.with_columns(
-        advantages=torch.where(good, 1.0, -1.0), values=roles.value.values(pairs).detach(), reward_to_go=torch.full(pairs.action_ids.shape, 2.0)
+        advantages=torch.where(good, 1.0, -1.0),
+        values=roles.value.values(pairs).detach(),
+        reward_to_go=torch.full(pairs.action_ids.shape, 2.0),
     )
     trainer.train_policy_model(pairs)
     trainer.train_value_model(pairs)
@@ -169,7 +201,9 @@ def test_gradients_longer_than_the_limit_are_scaled_to_it():
     assert norms[0] == pytest.approx(0.01, abs=1e-5)
 
 
-@pytest.mark.parametrize(("schedule", "half_way"), [("linear", 5e-4), ("cubic", 1.25e-4), ("inverse", 1e-3 / 10), ("cosine", 5e-4)])
+@pytest.mark.parametrize(
+    ("schedule", "half_way"), [("linear", 5e-4), ("cubic", 1.25e-4), ("inverse", 1e-3 / 10), ("cosine", 5e-4)]
+)
 def test_the_learning_rate_falls_to_0_over_the_run(schedule, half_way):
     trainer, _ = setup(lr_schedule=schedule, steps=2, learning_rate=1e-3)
     rates = [trainer.train_policy_model(fixed_pairs())["learning_rate"] for _ in range(2)]
@@ -199,8 +233,12 @@ def test_logits_never_exist_for_the_whole_batch():
     roles = set_up_roles(base, lora_r=4, lora_alpha=8, lora_dropout=0.1, lora_targets="all-linear")
     trainer = ModelTrainer(roles.policy, roles.value, PPOConfig(micro_batch_tokens=60, ppo_epochs=1))
     with LargestLogits(vocabulary) as watch:
-        pairs, _ = SequenceGenerator(roles.policy, roles.sft, SamplingSettings(16), micro_batch_tokens=60).generate_sequences(PROMPTS)
+        pairs, _ = SequenceGenerator(
+            roles.policy, roles.sft, SamplingSettings(16), micro_batch_tokens=60
+        ).generate_sequences(PROMPTS)
         pairs = pairs.with_columns(advantages=torch.randn(pairs.action_ids.shape))
         trainer.train_policy_model(pairs)
     assert pairs.sequences == 8
-    assert 8 <= watch.rows <= 2 * 16  # one micro-batch's response tokens; a whole batch has 8 · 16, with prompts far more
+    assert (
+        8 <= watch.rows <= 2 * 16
+    )  # one micro-batch's response tokens; a whole batch has 8 · 16, with prompts far more

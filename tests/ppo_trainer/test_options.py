@@ -38,7 +38,9 @@ def test_the_value_model_warms_up_alone(folder, tmp_path):
     rows = rows_of(tmp_path / "run")
     assert ["policy_loss" in row for row in rows] == [False, False, True, True]
     assert ["value_loss" in row for row in rows] == [True] * 4
-    assert rows[-1]["learning_rate"] == pytest.approx(0.0, abs=1e-12)  # the policy's schedule spans the steps it is trained in
+    assert rows[-1]["learning_rate"] == pytest.approx(
+        0.0, abs=1e-12
+    )  # the policy's schedule spans the steps it is trained in
     assert rows[-2]["learning_rate"] == pytest.approx(0.5e-2, rel=1e-6)
 
 
@@ -81,18 +83,30 @@ def test_truncated_importance_weights_the_surrogate_and_the_kl():
     trust = (0.5 * pairs.values).exp().clamp(max=1.5)  # old over sampler
     new = roles.policy.action_logprobs(pairs)
     expected = policy_loss(new, pairs.old_logprobs, pairs.advantages, pairs.action_mask, 0.2, weights=trust).loss
-    expected = expected + 0.5 * kl_loss(new, pairs.old_logprobs, pairs.ref_logprobs, pairs.action_mask, "k1", weights=trust)
+    expected = expected + 0.5 * kl_loss(
+        new, pairs.old_logprobs, pairs.ref_logprobs, pairs.action_mask, "k1", weights=trust
+    )
     expected = torch.cat([g.flatten() for g in torch.autograd.grad(expected, roles.policy.parameters())])
     optimiser, caught = trainer.policy_optimiser, []
-    optimiser.adamw.register_step_pre_hook(lambda *_: caught.append(torch.cat([p.grad.flatten() for p in optimiser.parameters])))
+    optimiser.adamw.register_step_pre_hook(
+        lambda *_: caught.append(torch.cat([p.grad.flatten() for p in optimiser.parameters]))
+    )
     trainer.train_policy_model(pairs, kl_coef=0.5)
     torch.testing.assert_close(caught[0], expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
 
 
 def test_a_step_takes_the_lambdas_of_its_options(folder):
     config = PPOConfig(
-        model_name=folder, batch_size=4, lam_length_scale=0.3, value_target="returns", value_lam=0.4, whiten_advantages=False, lora_r=4, steps=3, device="cpu"
-    )  # fmt: skip
+        model_name=folder,
+        batch_size=4,
+        lam_length_scale=0.3,
+        value_target="returns",
+        value_lam=0.4,
+        whiten_advantages=False,
+        lora_r=4,
+        steps=3,
+        device="cpu",
+    )
     trainer, seen = PPOTrainer(config, reward=by_length), []
     with torch.no_grad():
         trainer.roles.value.head.linear.weight.normal_()  # with values of 0 the returns would not depend on λ alone
@@ -102,31 +116,45 @@ def test_a_step_takes_the_lambdas_of_its_options(folder):
     gae = trainer.gae_advantage.compute_gae_advantages
     own = gae(pairs, config.gamma, (1 - 1 / (0.3 * pairs.lengths)).clamp(min=0))
     torch.testing.assert_close(pairs.advantages, own)
-    torch.testing.assert_close(pairs.returns, torch.where(pairs.action_mask, gae(pairs, config.gamma, 0.4) + pairs.values, 0.0))
+    torch.testing.assert_close(
+        pairs.returns, torch.where(pairs.action_mask, gae(pairs, config.gamma, 0.4) + pairs.values, 0.0)
+    )
     assert (own - gae(pairs, config.gamma, 0.95)).abs().max() > 1e-3 < (own - gae(pairs, config.gamma, 0.4)).abs().max()
 
 
 @pytest.mark.parametrize("fast", [True, False])
 @pytest.mark.parametrize("cut", [{"top_k": 0, "top_p": 1.0}, {"top_k": 20, "top_p": 0.8}], ids=str)
 def test_entropies_are_those_of_the_distributions_that_were_sampled_from(folder, fast, cut):
-    trainer = PPOTrainer(PPOConfig(model_name=folder, temperature=0.7, fast=fast, rollout_slots=2, max_new_tokens=6, device="cpu", **cut), reward=by_length)
+    trainer = PPOTrainer(
+        PPOConfig(
+            model_name=folder, temperature=0.7, fast=fast, rollout_slots=2, max_new_tokens=6, device="cpu", **cut
+        ),
+        reward=by_length,
+    )
     pairs, _ = trainer.generator.generate_sequences(PROMPTS[:5])
     policy = trainer.roles.policy
     with torch.no_grad():
-        _, expected = policy.logprobs_at(states_before_actions(policy.base, policy.role, pairs), pairs, 0.7, entropy=True)
+        _, expected = policy.logprobs_at(
+            states_before_actions(policy.base, policy.role, pairs), pairs, 0.7, entropy=True
+        )
     torch.testing.assert_close(pairs.entropies, expected, rtol=0, atol=1e-4)
     assert expected.max() > 0.5 and (pairs.entropies + pairs.old_logprobs).abs().max() > 0.1
 
 
 def test_the_controller_waits_while_the_value_model_warms_up(folder, tmp_path):
-    make(folder, tmp_path / "run", by_length, value_warmup_steps=2, steps=4, eval_every=0, kl_target=6.0, kl_horizon=20).train(PROMPTS)
+    make(
+        folder, tmp_path / "run", by_length, value_warmup_steps=2, steps=4, eval_every=0, kl_target=6.0, kl_horizon=20
+    ).train(PROMPTS)
     coefs = [row["kl_coef"] for row in rows_of(tmp_path / "run")]
     assert coefs[:3] == [0.1] * 3 and coefs[3] < 0.1
 
 
 def test_advantages_are_whitened_only_where_no_others_are_compared_with(folder):
     settings = dict(model_name=folder, batch_size=4, responses_per_prompt=2, lora_r=4, device="cpu")
-    found = [PPOTrainer(PPOConfig(**settings, **options), reward=by_length).whiten_advantages for options in ({}, {"advantage_estimator": "rloo"}, {"whiten_advantages": False})]
+    found = [
+        PPOTrainer(PPOConfig(**settings, **options), reward=by_length).whiten_advantages
+        for options in ({}, {"advantage_estimator": "rloo"}, {"whiten_advantages": False})
+    ]
     assert found == [True, False, False]
 
 
@@ -138,7 +166,9 @@ def test_the_kl_in_the_loss_adds_its_gradient():
     plain, _ = gradients(pairs, "policy")
     caught = []
     optimiser = trainer.policy_optimiser
-    optimiser.adamw.register_step_pre_hook(lambda *_: caught.append(torch.cat([p.grad.flatten() for p in optimiser.parameters])))
+    optimiser.adamw.register_step_pre_hook(
+        lambda *_: caught.append(torch.cat([p.grad.flatten() for p in optimiser.parameters]))
+    )
     metrics = trainer.train_policy_model(pairs, kl_coef=0.5)
     assert metrics["kl_loss"] == pytest.approx(kl.item(), rel=1e-5)
     torch.testing.assert_close(caught[0], plain + 0.5 * expected, rtol=0, atol=1e-4)
@@ -146,9 +176,23 @@ def test_the_kl_in_the_loss_adds_its_gradient():
 
 
 def test_with_the_kl_in_the_loss_the_rewards_have_none(folder):
-    trainer = PPOTrainer(PPOConfig(model_name=folder, batch_size=4, kl_in="loss", kl_coef=0.5, lora_r=4, steps=3, learning_rate=1e-2, device="cpu"), reward=by_length)
+    trainer = PPOTrainer(
+        PPOConfig(
+            model_name=folder,
+            batch_size=4,
+            kl_in="loss",
+            kl_coef=0.5,
+            lora_r=4,
+            steps=3,
+            learning_rate=1e-2,
+            device="cpu",
+        ),
+        reward=by_length,
+    )
     seen, train = [], trainer.model_trainer.train_models
-    trainer.model_trainer.train_models = lambda pairs, kl_coef: (seen.append((pairs, kl_coef)), train(pairs, kl_coef))[1]
+    trainer.model_trainer.train_models = lambda pairs, kl_coef: (seen.append((pairs, kl_coef)), train(pairs, kl_coef))[
+        1
+    ]
     for _ in range(2):
         results = trainer.ppo_step(PROMPTS[:4])
     pairs, kl_coef = seen[1]
@@ -156,9 +200,17 @@ def test_with_the_kl_in_the_loss_the_rewards_have_none(folder):
     torch.testing.assert_close(pairs.rewards.sum(dim=1), pairs.scores)
 
 
-@pytest.mark.parametrize("name", ["loss_aggregation", "importance_cap", "entropy_coef", "dual_clip", "clip_epsilon_high"])
+@pytest.mark.parametrize(
+    "name", ["loss_aggregation", "importance_cap", "entropy_coef", "dual_clip", "clip_epsilon_high"]
+)
 def test_an_option_changes_the_gradient_and_micro_batches_do_not(name):
-    value = {"loss_aggregation": "sequence_mean", "importance_cap": 1.5, "entropy_coef": 0.5, "dual_clip": 1.01, "clip_epsilon_high": 1e4}[name]
+    value = {
+        "loss_aggregation": "sequence_mean",
+        "importance_cap": 1.5,
+        "entropy_coef": 0.5,
+        "dual_clip": 1.01,
+        "clip_epsilon_high": 1e4,
+    }[name]
     pairs = fixed_pairs()
     pairs = pairs.with_columns(sampler_logprobs=pairs.old_logprobs - 0.5 * pairs.values)
     extra = {"old_logprobs": "recomputed"} if name == "importance_cap" else {}
@@ -171,17 +223,33 @@ def test_an_option_changes_the_gradient_and_micro_batches_do_not(name):
 
 @pytest.mark.parametrize("estimator", ["rloo", "group"])
 def test_without_a_value_model_a_response_is_compared_with_the_others_of_its_prompt(folder, tmp_path, estimator):
-    trainer = make(folder, tmp_path / "run", by_length, advantage_estimator=estimator, responses_per_prompt=2, whiten_advantages=False, steps=3, kl_coef=0.0, eval_every=0)
+    trainer = make(
+        folder,
+        tmp_path / "run",
+        by_length,
+        advantage_estimator=estimator,
+        responses_per_prompt=2,
+        whiten_advantages=False,
+        steps=3,
+        kl_coef=0.0,
+        eval_every=0,
+    )
     seen, train, values = [], trainer.model_trainer.train_models, weights(trainer.roles.value)
     trainer.model_trainer.train_models = lambda pairs, kl_coef: (seen.append(pairs), train(pairs, kl_coef))[1]
     trainer.train(PROMPTS)
     for pairs in seen:
         totals = pairs.scores.view(-1, 2)
-        expected = totals - totals.flip(1) if estimator == "rloo" else (totals - totals.mean(1, keepdim=True)) / (totals.std(1, keepdim=True) + 1e-4)
+        expected = (
+            totals - totals.flip(1)
+            if estimator == "rloo"
+            else (totals - totals.mean(1, keepdim=True)) / (totals.std(1, keepdim=True) + 1e-4)
+        )
         torch.testing.assert_close(pairs.advantages, expected.flatten()[:, None] * pairs.action_mask, rtol=0, atol=1e-5)
     assert torch.equal(weights(trainer.roles.value), values)
     samples = [json.loads(line) for line in (tmp_path / "run" / "samples.jsonl").read_text().splitlines()]
-    assert len(samples) == 3 * 4 and all(first["prompt"] == second["prompt"] for first, second in zip(samples[::2], samples[1::2]))
+    assert len(samples) == 3 * 4 and all(
+        first["prompt"] == second["prompt"] for first, second in zip(samples[::2], samples[1::2])
+    )
     assert all("policy_loss" in row and "value_loss" not in row for row in rows_of(tmp_path / "run"))
 
 
@@ -212,7 +280,9 @@ def test_the_controller_moves_the_weight_of_the_next_step_and_is_resumed(folder,
 
 
 def test_prompts_that_are_not_repeated_as_announced_are_refused(folder):
-    trainer = PPOTrainer(PPOConfig(model_name=folder, batch_size=4, responses_per_prompt=2, lora_r=4, device="cpu"), reward=by_length)
+    trainer = PPOTrainer(
+        PPOConfig(model_name=folder, batch_size=4, responses_per_prompt=2, lora_r=4, device="cpu"), reward=by_length
+    )
     with pytest.raises(DataError, match="responses_per_prompt is 2; give every prompt 2 times in a row"):
         trainer.ppo_step(PROMPTS[:4])
 
@@ -226,12 +296,27 @@ def test_prompts_that_are_not_repeated_as_announced_are_refused(folder):
         ({"kl_in": "loss", "kl_coef": 0.0}, "kl_in is loss but kl_coef is 0"),
         ({"target_kl": 0.1, "ppo_epochs": 1}, "no update is left to leave out"),
         ({"target_kl": 0.1, "value_backbone": "shared"}, "policy and value model have their updates together"),
-        ({"advantage_estimator": "rloo", "responses_per_prompt": 2, "value_target": "returns"}, "which trains no value model, but value_target is returns"),
-        ({"advantage_estimator": "rloo", "responses_per_prompt": 2, "lam_length_scale": 0.1}, "which has no λ, but lam_length_scale is set"),
-        ({"advantage_estimator": "rloo", "responses_per_prompt": 2, "value_model": "embedded"}, "but value_model is set; set it to null"),
-        ({"value_model": "embedded", "value_backbone": "shared"}, "value_model is set but value_backbone is shared, a head alone"),
+        (
+            {"advantage_estimator": "rloo", "responses_per_prompt": 2, "value_target": "returns"},
+            "which trains no value model, but value_target is returns",
+        ),
+        (
+            {"advantage_estimator": "rloo", "responses_per_prompt": 2, "lam_length_scale": 0.1},
+            "which has no λ, but lam_length_scale is set",
+        ),
+        (
+            {"advantage_estimator": "rloo", "responses_per_prompt": 2, "value_model": "embedded"},
+            "but value_model is set; set it to null",
+        ),
+        (
+            {"value_model": "embedded", "value_backbone": "shared"},
+            "value_model is set but value_backbone is shared, a head alone",
+        ),
         ({"clip_epsilon": 1.5}, "clip_epsilon is 1.5; it must be above 0 and at most 1"),
-        ({"responses_per_prompt": 5}, "batch_size is 32 but responses_per_prompt is 5; make the first a multiple of the second"),
+        (
+            {"responses_per_prompt": 5},
+            "batch_size is 32 but responses_per_prompt is 5; make the first a multiple of the second",
+        ),
         ({"value_warmup_steps": 100}, "the policy would never be trained"),
         ({"value_warmup_steps": 1, "value_backbone": "shared"}, "set value_backbone to separate"),
         ({"importance_cap": 2.0}, "set old_logprobs to recomputed"),

@@ -17,7 +17,12 @@ from ppo_lm.ppo_trainer import RewardComputer
 from ppo_lm.ppo_trainer.metrics import describe_rollout, explained_variance
 from tests.conftest import make_base, make_pairs
 
-PROMPTS = ["SUBREDDIT: r/advice TITLE: My boss TL;DR:", "POST: I moved out. TL;DR:", "TL;DR:", "My sister Karen got arrested. TL;DR:"]
+PROMPTS = [
+    "SUBREDDIT: r/advice TITLE: My boss TL;DR:",
+    "POST: I moved out. TL;DR:",
+    "TL;DR:",
+    "My sister Karen got arrested. TL;DR:",
+]
 
 
 def length_reward(prompts, completions):
@@ -25,10 +30,15 @@ def length_reward(prompts, completions):
 
 
 def trainer(folder, reward=length_reward, **settings):
-    return PPOTrainer(PPOConfig(**{**dict(model_name=folder, batch_size=4, micro_batch_tokens=60, steps=3), **settings}), reward=reward)
+    return PPOTrainer(
+        PPOConfig(**{**dict(model_name=folder, batch_size=4, micro_batch_tokens=60, steps=3), **settings}),
+        reward=reward,
+    )
 
 
-@pytest.mark.parametrize("settings", [{}, {"lora_r": 0}, {"whiten_rewards": True, "value_target": "returns", "kl_estimator": "k3"}], ids=str)
+@pytest.mark.parametrize(
+    "settings", [{}, {"lora_r": 0}, {"whiten_rewards": True, "value_target": "returns", "kl_estimator": "k3"}], ids=str
+)
 def test_a_step_returns_what_it_promises_and_moves_both_models(folder, settings):
     trained = trainer(folder, learning_rate=1e-2, **settings)
     before = [[p.detach().clone() for p in model.parameters()] for model in (trained.roles.policy, trained.roles.value)]
@@ -50,7 +60,9 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another(folder):
 
     first, again, other = run(0), run(0), run(1)
     assert first == again
-    assert [texts for texts, *_ in first][0] != [texts for texts, *_ in other][0]  # sampled before anything was trained
+    assert next(texts for texts, *_ in first) != next(
+        texts for texts, *_ in other
+    )  # sampled before anything was trained
     assert all(one[1:] != two[1:] for one, two in zip(first, other))
 
 
@@ -61,9 +73,20 @@ def test_ppo_raises_the_reward_of_a_real_model():
         return [float("?" in completion) for completion in completions]
 
     config = PPOConfig(
-        model_name="embedded", batch_size=32, micro_batch_tokens=602, max_new_tokens=60, top_k=0, top_p=1.0, gamma=1.0, kl_coef=0.0,
-        steps=8, ppo_epochs=2, mini_batches=2, learning_rate=2e-3, value_learning_rate=2e-3,
-    )  # fmt: skip
+        model_name="embedded",
+        batch_size=32,
+        micro_batch_tokens=602,
+        max_new_tokens=60,
+        top_k=0,
+        top_p=1.0,
+        gamma=1.0,
+        kl_coef=0.0,
+        steps=8,
+        ppo_epochs=2,
+        mini_batches=2,
+        learning_rate=2e-3,
+        value_learning_rate=2e-3,
+    )
     posts = [post.prompt for post in generate_posts(32 * 8, seed=11)]
     trained = PPOTrainer(config, reward=asks)
     scores = [trained.ppo_step(posts[start : start + 32])["score"] for start in range(0, len(posts), 32)]
@@ -74,13 +97,30 @@ def test_ppo_raises_the_reward_of_a_real_model():
 def test_train_writes_the_record_of_the_run(folder, tmp_path, capsys):
     out = tmp_path / "run"
     trained = PPOTrainer(
-        PPOConfig(model_name=folder, batch_size=4, steps=3, eval_prompts=2, eval_every=2, samples_every=2, output_dir=str(out), max_new_tokens=5),
+        PPOConfig(
+            model_name=folder,
+            batch_size=4,
+            steps=3,
+            eval_prompts=2,
+            eval_every=2,
+            samples_every=2,
+            output_dir=str(out),
+            max_new_tokens=5,
+        ),
         reward=length_reward,
         monitor=lambda completions, terminated, **_: [1.0] * len(completions),
     )
     evaluations = trained.train(PROMPTS * 3)
     assert [e.step for e in evaluations["sampled"]] == [0, 2, 3] == [e.step for e in evaluations["near_greedy"]]
-    assert {path.name for path in out.iterdir()} == {"config.yaml", "data_report.json", "metrics.jsonl", "samples.jsonl", "learning_curve.png", "adapter", "merged"}
+    assert {path.name for path in out.iterdir()} == {
+        "config.yaml",
+        "data_report.json",
+        "metrics.jsonl",
+        "samples.jsonl",
+        "learning_curve.png",
+        "adapter",
+        "merged",
+    }
     metrics = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert [m["step"] for m in metrics if "evaluation" not in m] == [1, 2, 3]
     assert sum("evaluation" in m for m in metrics) == 6
@@ -105,7 +145,10 @@ def test_evaluating_changes_nothing_in_training(folder, tmp_path):
 
 def test_prompts_that_do_not_fit_are_all_named(folder):
     long = "word " * 200
-    with pytest.raises(DataError, match=r"prompt 1 is empty, prompt 0 has \d+ tokens, prompt 3 has .*context of 128 less max_new_tokens 10"):
+    with pytest.raises(
+        DataError,
+        match=r"prompt 1 is empty, prompt 0 has \d+ tokens, prompt 3 has .*context of 128 less max_new_tokens 10",
+    ):
         trainer(folder).ppo_step([long, "", "TL;DR:", long])
     with pytest.raises(DataError, match="prompt 0 has"):
         trainer(folder, eval_prompts=0).train([long])
@@ -153,14 +196,28 @@ def test_what_the_config_names_is_checked_before_any_model_loads_and_all_at_once
     with pytest.raises(RewardError, match="there is no module 'nowhere'"):
         PPOTrainer(PPOConfig(model_name="nobody/none", reward="nowhere:f"))
     with pytest.raises(ConfigError) as caught:
-        PPOTrainer(PPOConfig(model_name="nobody/none", reward=str(tmp_path / "rm"), monitor="nowhere:f", prompts=str(tmp_path / "none.txt")))
-    for part in ("3 problems", "there is no such function, folder or built-in", "there is no module 'nowhere'", "none.txt': there is no such file"):
+        PPOTrainer(
+            PPOConfig(
+                model_name="nobody/none",
+                reward=str(tmp_path / "rm"),
+                monitor="nowhere:f",
+                prompts=str(tmp_path / "none.txt"),
+            )
+        )
+    for part in (
+        "3 problems",
+        "there is no such function, folder or built-in",
+        "there is no module 'nowhere'",
+        "none.txt': there is no such file",
+    ):
         assert part in str(caught.value)
 
 
 def test_a_run_never_overwrites_another(folder, tmp_path):
     def run():
-        trainer(folder, output_dir=str(tmp_path / "run"), max_new_tokens=3, eval_prompts=0, steps=1, save_merged=False).train(PROMPTS)
+        trainer(
+            folder, output_dir=str(tmp_path / "run"), max_new_tokens=3, eval_prompts=0, steps=1, save_merged=False
+        ).train(PROMPTS)
 
     run()
     first = (tmp_path / "run" / "metrics.jsonl").read_text()
@@ -191,28 +248,54 @@ def test_several_rewards_are_separate_columns_whose_weighted_sum_is_the_score(fo
         return [-len(c) / 10 for c in completions]
 
     config = PPOConfig(
-        model_name=folder, batch_size=4, steps=1, eval_prompts=0, reward_weights=[1, 0.5], output_dir=str(tmp_path / "run"), samples_every=1, save_merged=False
+        model_name=folder,
+        batch_size=4,
+        steps=1,
+        eval_prompts=0,
+        reward_weights=[1, 0.5],
+        output_dir=str(tmp_path / "run"),
+        samples_every=1,
+        save_merged=False,
     )
     PPOTrainer(config, reward=[length_reward, brevity]).train(PROMPTS)
     metrics = json.loads((tmp_path / "run" / "metrics.jsonl").read_text())
-    assert metrics["score"] == pytest.approx(metrics["reward/length_reward"] + 0.5 * metrics["reward/brevity"], abs=1e-6)
+    assert metrics["score"] == pytest.approx(
+        metrics["reward/length_reward"] + 0.5 * metrics["reward/brevity"], abs=1e-6
+    )
     assert metrics["reward/length_reward"] == pytest.approx(-metrics["reward/brevity"], abs=1e-6) != 0
     for line in (tmp_path / "run" / "samples.jsonl").read_text().splitlines():
         sample = json.loads(line)
-        assert sample["score"] == pytest.approx(sample["rewards"]["length_reward"] + 0.5 * sample["rewards"]["brevity"], abs=1e-5)
+        assert sample["score"] == pytest.approx(
+            sample["rewards"]["length_reward"] + 0.5 * sample["rewards"]["brevity"], abs=1e-5
+        )
     with pytest.raises(ConfigError, match="reward_weights has 2 numbers for 1 rewards"):
         PPOTrainer(config, reward=length_reward)
 
 
 def test_normalised_rewards_are_reported_as_they_are(folder, tmp_path):
     config = PPOConfig(
-        model_name=folder, batch_size=4, steps=1, eval_prompts=2, reward_normalise=True, reward_clip=2, output_dir=str(tmp_path / "run"), save_merged=False
+        model_name=folder,
+        batch_size=4,
+        steps=1,
+        eval_prompts=2,
+        reward_normalise=True,
+        reward_clip=2,
+        output_dir=str(tmp_path / "run"),
+        save_merged=False,
     )
     long = lambda completions: [100.0 + len(c) for c in completions]  # noqa: E731
     evaluations = PPOTrainer(config, reward=long).train(PROMPTS * 2)
     assert evaluations["sampled"][0].score > 100
-    step = next(row for row in map(json.loads, (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) if "evaluation" not in row)
-    assert step["score"] == pytest.approx(step["reward/<lambda>"], rel=1e-6) and step["score"] > 100 and step["score_std"] > 0
+    step = next(
+        row
+        for row in map(json.loads, (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
+        if "evaluation" not in row
+    )
+    assert (
+        step["score"] == pytest.approx(step["reward/<lambda>"], rel=1e-6)
+        and step["score"] > 100
+        and step["score_std"] > 0
+    )
     samples = [json.loads(line)["score"] for line in (tmp_path / "run" / "samples.jsonl").read_text().splitlines()]
     assert sum(samples) == pytest.approx(0, abs=1e-4) and max(map(abs, samples)) <= 2
 
@@ -234,7 +317,10 @@ def test_conversations_go_through_the_chat_template_and_reach_the_reward_as_mess
     chat = tmp_path / "chat"
     shutil.copytree(folder, chat)
     file = chat / "tokenizer_config.json"
-    template = "{% for m in messages %}{{ m.role }}: {{ m.content }} {% endfor %}{% if add_generation_prompt %}assistant:{% endif %}"
+    template = (
+        "{% for m in messages %}{{ m.role }}: {{ m.content }} {% endfor %}{% if add_generation_prompt "
+        "%}assistant:{% endif %}"
+    )
     file.write_text(json.dumps({**json.loads(file.read_text()), "chat_template": template}))
     seen = []
 
@@ -244,13 +330,15 @@ def test_conversations_go_through_the_chat_template_and_reach_the_reward_as_mess
 
     asked = [[{"role": "user", "content": f"My boss number {n}?"}] for n in range(4)]
     trained = trainer(str(chat), reward=reward)
-    pairs, texts = trained.generator.generate_sequences(asked)
+    pairs, _texts = trained.generator.generate_sequences(asked)
     width = pairs.input_ids.shape[1] - pairs.action_ids.shape[1]
     state = pairs.input_ids[0, :width][pairs.attention_mask[0, :width]]
     assert trained.base.tokenizer.decode(state) == "user: My boss number 0? assistant:"
     results = trained.ppo_step(asked)
     assert seen[0] == (asked[0], [{"role": "assistant", "content": results["generated_texts"][0]}])
-    with pytest.raises(DataError, match="the prompts are conversations, but the model's tokenizer has no chat template"):
+    with pytest.raises(
+        DataError, match="the prompts are conversations, but the model's tokenizer has no chat template"
+    ):
         trainer(folder).ppo_step(asked)
 
 
@@ -266,7 +354,12 @@ def test_long_prompts_are_cut_at_a_sentence_and_counted(folder, capsys):
 def test_metrics_ignore_padding():
     pairs = make_pairs(rows=6)
     poison = lambda column: column.masked_fill(~pairs.action_mask, torch.nan)  # noqa: E731
-    dirty = pairs.with_columns(kl=poison(pairs.kl), old_logprobs=poison(pairs.old_logprobs), values=poison(pairs.values), entropies=poison(pairs.entropies))
+    dirty = pairs.with_columns(
+        kl=poison(pairs.kl),
+        old_logprobs=poison(pairs.old_logprobs),
+        values=poison(pairs.values),
+        entropies=poison(pairs.entropies),
+    )
     assert describe_rollout(dirty) == describe_rollout(pairs)
     rows = [pairs.kl[i, :n].sum().item() for i, n in enumerate(pairs.lengths.tolist())]
     assert describe_rollout(pairs)["kl"] == pytest.approx(sum(rows) / len(rows))
@@ -282,7 +375,10 @@ def test_explained_variance_by_hand():
 
 
 def test_rooms_can_be_reached_from_the_package_alone():
-    code = "import ppo_lm; print(ppo_lm.reward_kl.KLDivergence.__name__, ppo_lm.PPOTrainer.__name__, hasattr(ppo_lm, 'no_such_room'))"
+    code = (
+        "import ppo_lm; print(ppo_lm.reward_kl.KLDivergence.__name__, ppo_lm.PPOTrainer.__name__, "
+        "hasattr(ppo_lm, 'no_such_room'))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stdout.split() == ["KLDivergence", "PPOTrainer", "False"], done.stderr
 

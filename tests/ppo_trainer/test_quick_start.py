@@ -5,7 +5,11 @@ import sys
 
 def test_the_quick_start_of_the_readme_runs_word_for_word(checkout, online_environment):
     readme = (checkout / "README.md").read_text(encoding="utf-8")
-    code = next(block for block in re.findall(r"```python\n(.*?)```", readme, flags=re.DOTALL) if "from config import PPOConfig" in block)
+    code = next(
+        block
+        for block in re.findall(r"```python\n(.*?)```", readme, flags=re.DOTALL)
+        if "from config import PPOConfig" in block
+    )
     lines = [
         "from config import PPOConfig",
         "from ppo_trainer import PPOTrainer",
@@ -19,9 +23,17 @@ def test_the_quick_start_of_the_readme_runs_word_for_word(checkout, online_envir
     ]
     assert [line for line in code.splitlines() if line in lines] == lines
     code = "\n".join(lines).replace("PPOConfig()", 'PPOConfig(model_name="embedded")')
-    prompts = ["SUBREDDIT: r/advice TITLE: My boss Kim [40F] and I [23M] have a problem POST: Last week she lied. What would you do? TL;DR:"] * 3
+    prompts = [
+        "SUBREDDIT: r/advice TITLE: My boss Kim [40F] and I [23M] have a problem POST: Last week she lied. "
+        "What would you do? TL;DR:"
+    ] * 3
     done = subprocess.run(
-        [sys.executable, "-c", f"prompts = {prompts!r}\n{code}"], cwd=checkout, env=online_environment, capture_output=True, text=True, check=False
+        [sys.executable, "-c", f"prompts = {prompts!r}\n{code}"],
+        cwd=checkout,
+        env=online_environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     texts, rewards, value_loss, policy_loss = (line.partition(": ")[2] for line in done.stdout.splitlines()[-4:])

@@ -32,24 +32,48 @@ class Flaky:
 
 def make(folder, out, reward, **settings):
     defaults = dict(
-        model_name=folder, batch_size=4, mini_batches=2, ppo_epochs=2, micro_batch_tokens=60, steps=5, eval_prompts=2, eval_every=2, samples_every=1, learning_rate=1e-2,
-        output_dir=str(out), save_merged=False,
-    )  # fmt: skip
+        model_name=folder,
+        batch_size=4,
+        mini_batches=2,
+        ppo_epochs=2,
+        micro_batch_tokens=60,
+        steps=5,
+        eval_prompts=2,
+        eval_every=2,
+        samples_every=1,
+        learning_rate=1e-2,
+        output_dir=str(out),
+        save_merged=False,
+    )
     return PPOTrainer(PPOConfig(**{**defaults, **settings}), reward=reward)
 
 
 def metrics(out):
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in row.items() if not name.startswith(("seconds", "floor")) and name not in COSTS} for row in rows]
+    return [
+        {name: value for name, value in row.items() if not name.startswith(("seconds", "floor")) and name not in COSTS}
+        for row in rows
+    ]
 
 
 # With evaluations of two calls at steps 0, 2, 4 and 5, the calls are: e e 1 2 e e 3 4 e e 5 e e
-@pytest.mark.parametrize(("fails", "after"), [(1, 0), (3, 0), (7, 2), (6, 2), (12, 5)], ids=["first evaluation", "first step", "step 3", "evaluation at 2", "last evaluation"])
-@pytest.mark.parametrize("settings", [{"lora_r": 4}, {"lora_r": 0}, {"lora_r": 0, "dtype": "bfloat16"}, {"lora_r": 4, "value_backbone": "shared"}], ids=str)
+@pytest.mark.parametrize(
+    ("fails", "after"),
+    [(1, 0), (3, 0), (7, 2), (6, 2), (12, 5)],
+    ids=["first evaluation", "first step", "step 3", "evaluation at 2", "last evaluation"],
+)
+@pytest.mark.parametrize(
+    "settings",
+    [{"lora_r": 4}, {"lora_r": 0}, {"lora_r": 0, "dtype": "bfloat16"}, {"lora_r": 4, "value_backbone": "shared"}],
+    ids=str,
+)
 def test_a_paused_run_ends_bit_for_bit_like_one_that_was_not(folder, tmp_path, fails, after, settings):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     expected = make(folder, whole, Flaky(), **settings).train(PROMPTS)
-    with pytest.raises(RunPaused, match=rf"the judge is out\nThe run is saved as it was after step {after}; go on with: trainer.train\(..., resume='{parts}'\)"):
+    with pytest.raises(
+        RunPaused,
+        match=rf"the judge is out\nThe run is saved as it was after step {after}; go on with: trainer.train\(..., resume='{parts}'\)",
+    ):
         make(folder, parts, Flaky(fails), **settings).train(PROMPTS)
     found = make(folder, parts, Flaky(), **settings).train(PROMPTS, resume=parts)
     weights = "adapter/adapter_model.safetensors" if settings["lora_r"] else "merged/model.safetensors"
@@ -80,7 +104,9 @@ def test_another_run_cannot_be_resumed(folder, tmp_path):
     out = tmp_path / "run"
     with pytest.raises(RunPaused):
         make(folder, out, Flaky(4)).train(PROMPTS)
-    with pytest.raises(CheckpointError, match="other settings: kl_coef was 0.1 and is 0.3; a resumed run keeps its settings"):
+    with pytest.raises(
+        CheckpointError, match="other settings: kl_coef was 0.1 and is 0.3; a resumed run keeps its settings"
+    ):
         make(folder, out, Flaky(), kl_coef=0.3).train(PROMPTS, resume=out)
     with pytest.raises(CheckpointError, match=r"the rewards was \['Flaky'\] and is \[\]"):
         make(folder, out, None).train(PROMPTS, resume=out)
@@ -106,8 +132,12 @@ def test_the_way_to_go_on_fits_how_the_run_was_started(folder, tmp_path):
     config = PPOConfig(model_name=folder, output_dir=str(tmp_path / "b"), **by_name)
     with pytest.raises(RunPaused, match=r"go on with: trainer.train\(..., resume="):
         PPOTrainer(config).train(PROMPTS)
-    other = PPOConfig(model_name=folder, output_dir=str(tmp_path / "a"), **{**by_name, "reward": "length_target(words=3)"})
-    with pytest.raises(CheckpointError, match=r"the rewards was \['.*judge.py:judge'\] and is \['length_target\(words=3\)'\]"):
+    other = PPOConfig(
+        model_name=folder, output_dir=str(tmp_path / "a"), **{**by_name, "reward": "length_target(words=3)"}
+    )
+    with pytest.raises(
+        CheckpointError, match=r"the rewards was \['.*judge.py:judge'\] and is \['length_target\(words=3\)'\]"
+    ):
         PPOTrainer(other).train(resume=tmp_path / "a")
 
 
@@ -129,12 +159,20 @@ def test_a_scorer_that_dies_in_mid_run_pauses_it_until_it_is_back(folder, tmp_pa
     port = re.search(r"port (\d+)", process.stdout.readline())[1]
     out = tmp_path / "run"
     settings = dict(
-        model_name=folder, prompts=str(prompts), reward=f"remote(url='http://127.0.0.1:{port}/', attempts=2, wait=0.05)", batch_size=4, steps=4, eval_prompts=0,
-        output_dir=str(out), save_merged=False,
-    )  # fmt: skip
+        model_name=folder,
+        prompts=str(prompts),
+        reward=f"remote(url='http://127.0.0.1:{port}/', attempts=2, wait=0.05)",
+        batch_size=4,
+        steps=4,
+        eval_prompts=0,
+        output_dir=str(out),
+        save_merged=False,
+    )
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings))
     command = [sys.executable, "main.py"]
-    paused = subprocess.run([*command, "--config", str(tmp_path / "config.yaml")], cwd=checkout, capture_output=True, text=True, check=False)
+    paused = subprocess.run(
+        [*command, "--config", str(tmp_path / "config.yaml")], cwd=checkout, capture_output=True, text=True, check=False
+    )
     process.wait()
     assert paused.returncode == 75, paused.stderr
     assert f"--resume {out}" in paused.stderr and "failed 2 times" in paused.stderr and "Traceback" not in paused.stderr
@@ -143,7 +181,9 @@ def test_a_scorer_that_dies_in_mid_run_pauses_it_until_it_is_back(folder, tmp_pa
     process = subprocess.Popen([*server, port, "100"], stdout=subprocess.PIPE, text=True)
     try:
         process.stdout.readline()
-        done = subprocess.run([*command, "--resume", str(out)], cwd=checkout, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [*command, "--resume", str(out)], cwd=checkout, capture_output=True, text=True, check=False
+        )
     finally:
         process.kill()
         process.wait()
@@ -186,7 +226,16 @@ def test_the_policy_that_did_best_on_held_out_prompts_is_kept(folder, tmp_path):
         return [-len(c) / 10 for c in completions]
 
     config = PPOConfig(
-        model_name=folder, batch_size=4, steps=6, eval_prompts=4, eval_every=2, learning_rate=0.05, kl_coef=0.0, output_dir=str(tmp_path / "run"), save_merged=False, lora_r=4
+        model_name=folder,
+        batch_size=4,
+        steps=6,
+        eval_prompts=4,
+        eval_every=2,
+        learning_rate=0.05,
+        kl_coef=0.0,
+        output_dir=str(tmp_path / "run"),
+        save_merged=False,
+        lora_r=4,
     )
     trainer = PPOTrainer(config, reward=Flaky(), monitor=short)
     made, save = {}, trainer.roles.policy.base.save_adapter
@@ -203,4 +252,6 @@ def test_the_policy_that_did_best_on_held_out_prompts_is_kept(folder, tmp_path):
     assert (tmp_path / "run" / "best").exists() == bool(better)
     if better:
         kept = load_file(tmp_path / "run" / "best" / "adapter" / "adapter_model.safetensors")
-        assert sorted(t.sum().item() for t in kept.values()) == pytest.approx(sorted(t.sum().item() for t in made[len(better) - 1][1]))
+        assert sorted(t.sum().item() for t in kept.values()) == pytest.approx(
+            sorted(t.sum().item() for t in made[len(better) - 1][1])
+        )

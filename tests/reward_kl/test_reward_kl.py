@@ -56,7 +56,9 @@ def test_whitened_rewards_keep_their_mean_and_have_variance_1():
     plain = RewardAdjuster(0.1).adjust_rewards_with_kl(pairs).rewards[pairs.action_mask]
     white = RewardAdjuster(0.1, whiten=True).adjust_rewards_with_kl(pairs).rewards
     torch.testing.assert_close(white[pairs.action_mask].mean(), plain.mean(), rtol=0, atol=1e-9)
-    torch.testing.assert_close(white[pairs.action_mask].var(correction=0), torch.tensor(1.0, dtype=torch.float64), rtol=0, atol=1e-6)
+    torch.testing.assert_close(
+        white[pairs.action_mask].var(correction=0), torch.tensor(1.0, dtype=torch.float64), rtol=0, atol=1e-6
+    )
     assert torch.all(white[~pairs.action_mask] == 0)
 
 

@@ -5,14 +5,23 @@ import pytest
 from ppo_lm.reward_modeling import RewardReport
 from ppo_lm.reward_modeling.report import write_report
 
-REPORT = RewardReport(chosen=[2.0, 0.0, 1.0, -1.0], rejected=[0.0, 1.0, 0.0, -1.5], chosen_lengths=[5, 4, 3, 2], rejected_lengths=[3, 6, 3, 4], sources=["a", "a", "b", "b"])
+REPORT = RewardReport(
+    chosen=[2.0, 0.0, 1.0, -1.0],
+    rejected=[0.0, 1.0, 0.0, -1.5],
+    chosen_lengths=[5, 4, 3, 2],
+    rejected_lengths=[3, 6, 3, 4],
+    sources=["a", "a", "b", "b"],
+)
 
 
 def test_the_report_by_hand():
     assert REPORT.accuracy.estimate == 0.75
     assert REPORT.confidences.tolist() == pytest.approx([0.880797, 0.731059, 0.731059, 0.622459], abs=1e-6)
     assert REPORT.by_source() == {"a": (2, 0.5), "b": (2, 1.0)}
-    assert REPORT.prefers_longer() == (pytest.approx(2 / 3), pytest.approx(1 / 3))  # of the three pairs of unequal length
+    assert REPORT.prefers_longer() == (
+        pytest.approx(2 / 3),
+        pytest.approx(1 / 3),
+    )  # of the three pairs of unequal length
     # bins: 0.8808 right; twice 0.7311, one right; 0.6225 right
     expected = 0.25 * (1 - 0.880797) + 0.5 * (0.731059 - 0.5) + 0.25 * (1 - 0.622459)
     assert REPORT.calibration_error == pytest.approx(expected, abs=1e-6)

@@ -26,7 +26,10 @@ def comparisons(count, seed=0):
 
 
 def accuracy(reward, pairs):
-    chosen, rejected = score_all(reward, [p.chosen_ids for p in pairs]), score_all(reward, [p.rejected_ids for p in pairs])
+    chosen, rejected = (
+        score_all(reward, [p.chosen_ids for p in pairs]),
+        score_all(reward, [p.rejected_ids for p in pairs]),
+    )
     return float((chosen > rejected).float().mean())
 
 
@@ -35,7 +38,8 @@ def test_the_loss_is_bradley_terry_by_hand():
     losses = []
     for pair in batch:  # each sequence alone, unpadded
         chosen, rejected = (
-            reward.scores(torch.tensor([ids]), torch.ones(1, len(ids), dtype=torch.bool)).item() for ids in (pair.chosen_ids, pair.rejected_ids)
+            reward.scores(torch.tensor([ids]), torch.ones(1, len(ids), dtype=torch.bool)).item()
+            for ids in (pair.chosen_ids, pair.rejected_ids)
         )
         losses.append(math.log(1 + math.exp(rejected - chosen)))
     assert sum_preference_losses(reward, batch).item() == pytest.approx(sum(losses), abs=1e-5)

@@ -80,7 +80,9 @@ def test_columns_of_the_data_arrive_by_name_and_in_kwargs():
 
 
 def test_several_rewards_are_weighted_and_kept_apart():
-    computer = RewardComputer([lambda completions: [1.0, 3.0], FunctionReward(lambda completions: [4.0, None], "kind")], weights=[1.0, 0.5])
+    computer = RewardComputer(
+        [lambda completions: [1.0, 3.0], FunctionReward(lambda completions: [4.0, None], "kind")], weights=[1.0, 0.5]
+    )
     assert computer.compute_rewards(PROMPTS, COMPLETIONS).tolist() == [3.0, 3.0]
     assert list(computer.components) == ["<lambda>", "kind"]
     assert computer.components["<lambda>"].tolist() == [1.0, 3.0] and math.isnan(computer.components["kind"][1])
@@ -118,11 +120,17 @@ def test_combining_by_hand():
     ],
 )
 def test_built_ins_by_hand(spec, completion, columns, expected):
-    assert load_scorer(spec)(["p"], [completion], columns) == ([None] if expected is None else [pytest.approx(expected, abs=1e-4)])
+    assert load_scorer(spec)(["p"], [completion], columns) == (
+        [None] if expected is None else [pytest.approx(expected, abs=1e-4)]
+    )
 
 
 def test_similarity_puts_what_means_the_same_above_what_does_not():
-    scores = load_scorer("similarity(column='reference')")(["p"] * 3, ["The film was great.", "I loved the movie.", "Tax law is dull."], {"reference": ["I loved the movie."] * 3})
+    scores = load_scorer("similarity(column='reference')")(
+        ["p"] * 3,
+        ["The film was great.", "I loved the movie.", "Tax law is dull."],
+        {"reference": ["I loved the movie."] * 3},
+    )
     assert scores[1] == pytest.approx(1.0, abs=1e-5)
     assert 1 > scores[0] > 0.5 > scores[2]
 
@@ -158,9 +166,16 @@ def make_classifier(folder, labels):
     tokenizer = AutoTokenizer.from_pretrained(EMBEDDED_MODEL)
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, max_position_embeddings=64,
-        pad_token_id=0, num_labels=labels, initializer_range=0.3,
-    )  # fmt: skip
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=64,
+        pad_token_id=0,
+        num_labels=labels,
+        initializer_range=0.3,
+    )
     LlamaForSequenceClassification(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
@@ -172,9 +187,15 @@ def test_a_classifier_scores_as_transformers_does_each_text_alone(tmp_path, labe
     make_classifier(tmp_path / "judge", labels)
     scorer = load_scorer(str(tmp_path / "judge"))
     assert isinstance(scorer, ClassifierReward) and scorer.name == "judge"
-    prompts, completions = ["TL;DR:", "My boss", "POST: I moved out. TL;DR:"], [" I am upset.", " yelled at me last week.", " Hm"]
+    prompts, completions = (
+        ["TL;DR:", "My boss", "POST: I moved out. TL;DR:"],
+        [" I am upset.", " yelled at me last week.", " Hm"],
+    )
     scores = scorer(prompts, completions)
-    model, tokenizer = AutoModelForSequenceClassification.from_pretrained(tmp_path / "judge"), AutoTokenizer.from_pretrained(tmp_path / "judge")
+    model, tokenizer = (
+        AutoModelForSequenceClassification.from_pretrained(tmp_path / "judge"),
+        AutoTokenizer.from_pretrained(tmp_path / "judge"),
+    )
     for score, prompt, completion in zip(scores, prompts, completions):
         logits = model(**tokenizer(prompt + completion, return_tensors="pt")).logits[0].tolist()
         assert score == pytest.approx(logits[0] if labels == 1 else logits[1] - logits[0], abs=1e-5)
@@ -250,7 +271,9 @@ def test_a_chat_reaches_the_classifier_by_its_own_template(tmp_path):
     assert scorer([ASK], ["Because."]) == pytest.approx(scorer(["user: Why?\nassistant:"], [" Because.\n"]), abs=1e-5)
 
 
-@pytest.mark.parametrize(("spec", "package"), [("sentiment", "vaderSentiment"), ("rouge", "torchmetrics"), ("http://localhost", "aiohttp")])
+@pytest.mark.parametrize(
+    ("spec", "package"), [("sentiment", "vaderSentiment"), ("rouge", "torchmetrics"), ("http://localhost", "aiohttp")]
+)
 def test_a_package_that_is_not_installed_is_named_before_a_run(spec, package, monkeypatch):
     found = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == package else found(name))

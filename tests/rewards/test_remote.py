@@ -16,7 +16,8 @@ from ppo_lm.rewards.remote import RemoteReward
 
 
 class Server:
-    """Runs `handle(request_number, body) -> answer` in a thread. An answer is JSON-able, a web.Response, or a number of seconds to sleep first."""
+    """Runs `handle(request_number, body) -> answer` in a thread. An answer is JSON-able, a web.Response, or a number of
+    seconds to sleep first."""
 
     def __init__(self, handle):
         self.handle, self.requests = handle, []
@@ -42,7 +43,11 @@ class Server:
             if isinstance(result, float):
                 await asyncio.sleep(result)
                 result = {"scores": [0.0] * len(body["completions"])}
-            return result if isinstance(result, web.StreamResponse) else web.Response(text=json.dumps(result), content_type="application/json")
+            return (
+                result
+                if isinstance(result, web.StreamResponse)
+                else web.Response(text=json.dumps(result), content_type="application/json")
+            )
 
         app = web.Application()
         app.router.add_post("/", answer)
@@ -67,11 +72,17 @@ def test_the_schema_and_the_order_of_the_scores():
 
     texts = ["x" * n for n in range(10)]
     with Server(lambda _, body: lengths(body)) as server:
-        scores = RemoteReward(server.url, batch_size=4)(["p"] * 10, texts, {"facts": [Fact(str(n)) for n in range(10)], "id": list(range(10))})
+        scores = RemoteReward(server.url, batch_size=4)(
+            ["p"] * 10, texts, {"facts": [Fact(str(n)) for n in range(10)], "id": list(range(10))}
+        )
     assert scores == [float(n) for n in range(10)]
     bodies = sorted(server.requests, key=lambda body: body["columns"]["id"])
     assert [len(body["completions"]) for body in bodies] == [4, 4, 2]
-    assert bodies[0] == {"prompts": ["p"] * 4, "completions": texts[:4], "columns": {"facts": [{"name": str(n)} for n in range(4)], "id": [0, 1, 2, 3]}}
+    assert bodies[0] == {
+        "prompts": ["p"] * 4,
+        "completions": texts[:4],
+        "columns": {"facts": [{"name": str(n)} for n in range(4)], "id": [0, 1, 2, 3]},
+    }
 
 
 def test_any_column_can_be_sent():
@@ -128,7 +139,10 @@ def test_only_the_part_that_failed_is_asked_again():
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
-        (lambda n, body: web.Response(status=500), "failed 3 times: it answered 500 Internal Server Error; see that it runs"),
+        (
+            lambda n, body: web.Response(status=500),
+            "failed 3 times: it answered 500 Internal Server Error; see that it runs",
+        ),
         (lambda n, body: 1.0, "failed 3 times: no answer in time"),
         (lambda n, body: {"scores": [float("nan"), 1]}, "failed 3 times: it returned nan for completion 0 of 2"),
         (lambda n, body: {"scores": [1]}, "failed 3 times: it returned 1 scores for 2 completions"),

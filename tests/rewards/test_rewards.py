@@ -11,7 +11,9 @@ from ppo_lm.rewards.tldr import tldr_score
 PROMPTS, COMPLETIONS = ["p", "q"], ["one", "two words"]
 
 
-@pytest.mark.parametrize("scores", [[1, 2.5], (1, 2.5), numpy.array([1, 2.5]), torch.tensor([1, 2.5])], ids=lambda s: type(s).__name__)
+@pytest.mark.parametrize(
+    "scores", [[1, 2.5], (1, 2.5), numpy.array([1, 2.5]), torch.tensor([1, 2.5])], ids=lambda s: type(s).__name__
+)
 def test_any_list_of_numbers_is_taken(scores):
     assert FunctionReward(lambda prompts, completions: scores)(PROMPTS, COMPLETIONS) == [1.0, 2.5]
 
@@ -34,7 +36,10 @@ def test_anything_else_is_one_sentence_with_the_place(result, message):
         FunctionReward(judge)(PROMPTS, COMPLETIONS)
 
 
-@pytest.mark.parametrize(("result", "message"), [([1.0, math.nan], r"nan for completion 1 of 2 \('two words'\)"), ([math.inf, 1.0], "inf for completion 0")])
+@pytest.mark.parametrize(
+    ("result", "message"),
+    [([1.0, math.nan], r"nan for completion 1 of 2 \('two words'\)"), ([math.inf, 1.0], "inf for completion 0")],
+)
 def test_a_score_that_is_not_finite_is_a_numerical_fault(result, message):
     with pytest.raises(NumericalFault, match=f"returned {message}.*; it must return a finite number"):
         FunctionReward(lambda prompts, completions: result, name="judge")(PROMPTS, COMPLETIONS)
@@ -44,7 +49,9 @@ def test_a_function_that_raises_is_named_and_its_error_kept():
     def judge(prompts, completions):
         raise KeyError("lexicon")
 
-    with pytest.raises(RewardError, match="reward function judge raised KeyError on a batch of 2 completions: 'lexicon'") as caught:
+    with pytest.raises(
+        RewardError, match="reward function judge raised KeyError on a batch of 2 completions: 'lexicon'"
+    ) as caught:
         FunctionReward(judge)(PROMPTS, COMPLETIONS)
     assert isinstance(caught.value.__cause__, KeyError)
 
@@ -52,7 +59,9 @@ def test_a_function_that_raises_is_named_and_its_error_kept():
 def test_a_function_gets_the_columns_it_names_or_all_of_them():
     columns = {"facts": ["x", "y"], "terminated": [True, False]}
     assert FunctionReward(lambda prompts, completions: [0, 0])(PROMPTS, COMPLETIONS, columns) == [0, 0]
-    assert FunctionReward(lambda completions, terminated, **_: [float(t) for t in terminated])(PROMPTS, COMPLETIONS, columns) == [1, 0]
+    assert FunctionReward(lambda completions, terminated, **_: [float(t) for t in terminated])(
+        PROMPTS, COMPLETIONS, columns
+    ) == [1, 0]
     seen = {}
     FunctionReward(lambda **everything: seen.update(everything) or [0, 0])(PROMPTS, COMPLETIONS, columns)
     assert seen == {"prompts": PROMPTS, "completions": COMPLETIONS, **columns}
@@ -104,7 +113,10 @@ def test_a_function_that_cannot_be_found_is_one_sentence(tmp_path, spec, message
         load_function(spec.format(tmp=tmp_path))
 
 
-POST = "POST: My brother Tom sold my old guitar last week without asking and I moved out of the house, should I forgive him? TL;DR:"
+POST = (
+    "POST: My brother Tom sold my old guitar last week without asking and I moved out of the house, "
+    "should I forgive him? TL;DR:"
+)
 
 
 def test_the_tldr_scorer_prefers_what_a_reader_would():

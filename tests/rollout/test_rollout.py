@@ -7,7 +7,12 @@ from ppo_lm.ppo_trainer import SequenceGenerator
 from ppo_lm.rollout import SamplingSettings, sample_tokens
 from tests.conftest import make_base
 
-PROMPTS = ["SUBREDDIT: r/advice TITLE: My boss", "POST: I", "TL;DR:", "So last week Jake got arrested after a fight. TL;DR:"]
+PROMPTS = [
+    "SUBREDDIT: r/advice TITLE: My boss",
+    "POST: I",
+    "TL;DR:",
+    "So last week Jake got arrested after a fight. TL;DR:",
+]
 
 
 def generated(base, settings, seed=0, prompts=PROMPTS):
@@ -38,9 +43,12 @@ def test_log_probabilities_while_sampling_equal_a_fresh_pass(settings):
     base = make_base()
     base.eos_token_ids = list(range(1, 200))  # so that some responses end early
     policy, sft, pairs, _ = generated(base, settings, prompts=PROMPTS * 4)
-    assert 1 < len(set(pairs.lengths.tolist()))
+    assert len(set(pairs.lengths.tolist())) > 1
     with torch.no_grad():
-        fresh, reference = policy.action_logprobs(pairs, settings.temperature), sft.action_logprobs(pairs, settings.temperature)
+        fresh, reference = (
+            policy.action_logprobs(pairs, settings.temperature),
+            sft.action_logprobs(pairs, settings.temperature),
+        )
     torch.testing.assert_close(fresh, pairs.old_logprobs, rtol=0, atol=1e-4)
     torch.testing.assert_close(reference, pairs.ref_logprobs, rtol=0, atol=1e-4)
     if settings.top_k != 1:
@@ -51,7 +59,7 @@ def test_log_probabilities_while_sampling_equal_a_fresh_pass(settings):
 def test_an_independent_pass_through_transformers_agrees(settings):
     """No padding, no shared code: the plain forward pass of each row alone, cut to the support by hand."""
     base = make_base()
-    policy, _, pairs, _ = generated(base, settings)
+    _policy, _, pairs, _ = generated(base, settings)
     with base.role("policy"), torch.no_grad():
         for row in range(pairs.sequences):
             ids = pairs.input_ids[row][pairs.attention_mask[row]]
@@ -107,7 +115,9 @@ def test_responses_end_at_eos_and_padding_follows():
 def test_samples_follow_the_truncated_distribution(settings, allowed):
     probabilities = torch.tensor([0.5, 0.3, 0.15, 0.05])
     logits = probabilities.log().expand(40_000, 4)
-    tokens, logprobs, entropies, support = sample_tokens(logits, settings, torch.rand(40_000, generator=torch.Generator().manual_seed(0), dtype=torch.float64))
+    tokens, logprobs, entropies, support = sample_tokens(
+        logits, settings, torch.rand(40_000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    )
     expected = torch.zeros(4)
     expected[allowed] = probabilities[allowed] / probabilities[allowed].sum()
     counts = torch.bincount(tokens, minlength=4) / len(tokens)
@@ -126,10 +136,14 @@ def test_temperature_0_is_greedy():
 
 def test_greedy_equals_transformers_generate():
     base = make_base()
-    pairs, _ = SequenceGenerator(PolicyModel(base, None), SFTModel(base), SamplingSettings(12, temperature=0)).generate_sequences(PROMPTS)
+    pairs, _ = SequenceGenerator(
+        PolicyModel(base, None), SFTModel(base), SamplingSettings(12, temperature=0)
+    ).generate_sequences(PROMPTS)
     for row in range(pairs.sequences):
         width = pairs.input_ids.shape[1] - pairs.action_ids.shape[1]
         prompt = pairs.input_ids[row, :width][pairs.attention_mask[row, :width]][None]
-        theirs = base.network.generate(prompt, attention_mask=torch.ones_like(prompt), do_sample=False, max_new_tokens=12)[0, prompt.shape[1] :]
+        theirs = base.network.generate(
+            prompt, attention_mask=torch.ones_like(prompt), do_sample=False, max_new_tokens=12
+        )[0, prompt.shape[1] :]
         length = int(pairs.lengths[row])
         assert pairs.action_ids[row, :length].tolist() == theirs[:length].tolist()

@@ -70,11 +70,19 @@ def test_slots_sample_what_transformers_samples_however_many_there_are(network, 
     torch.testing.assert_close(slot_logprobs[:, :width], logprobs[:, :width], rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("settings", [SamplingSettings(12, top_k=7), SamplingSettings(12, top_k=30, top_p=0.7), SamplingSettings(12, temperature=0)], ids=str)
+@pytest.mark.parametrize(
+    "settings",
+    [SamplingSettings(12, top_k=7), SamplingSettings(12, top_k=30, top_p=0.7), SamplingSettings(12, temperature=0)],
+    ids=str,
+)
 def test_supports_and_greedy_are_the_same_too(settings):
     policy, prompts = make_policy(), make_prompts()
-    assert sample(SlotEngine(policy, 4, 1024), settings, prompts)[0] == sample(PlainEngine(policy), settings, prompts)[0]
-    theirs, ours = (sample(engine, settings, prompts)[2] for engine in (PlainEngine(policy), SlotEngine(policy, 4, 1024)))
+    assert (
+        sample(SlotEngine(policy, 4, 1024), settings, prompts)[0] == sample(PlainEngine(policy), settings, prompts)[0]
+    )
+    theirs, ours = (
+        sample(engine, settings, prompts)[2] for engine in (PlainEngine(policy), SlotEngine(policy, 4, 1024))
+    )
     assert (theirs is None) == (ours is None)
     if ours is not None:
         assert [[set(t) for t in row] for row in ours] == [[set(t) for t in row] for row in theirs]
@@ -95,7 +103,9 @@ def test_the_adapter_is_read_anew_in_every_call():
 def test_bf16_weights_sample_from_nearly_the_same_distribution():
     policy, prompts = make_policy(make_base(initializer_range=0.1).network, dtype=torch.bfloat16), make_prompts()
     settings = SamplingSettings(1)
-    (_, plain, _), (_, slots, _) = (sample(engine, settings, prompts) for engine in (PlainEngine(policy), SlotEngine(policy, 8, 1024)))
+    (_, plain, _), (_, slots, _) = (
+        sample(engine, settings, prompts) for engine in (PlainEngine(policy), SlotEngine(policy, 8, 1024))
+    )
     assert (plain - slots).abs().mean() < 0.05
 
 
@@ -104,7 +114,9 @@ def test_finished_slots_are_refilled(monkeypatch):
     policy, (ids, mask) = make_policy(), make_prompts(rows=32)
     steps = []
     step = slot_engine_module._Cache.step
-    monkeypatch.setattr(slot_engine_module._Cache, "step", lambda cache, ids: steps.append(len(ids)) or step(cache, ids))
+    monkeypatch.setattr(
+        slot_engine_module._Cache, "step", lambda cache, ids: steps.append(len(ids)) or step(cache, ids)
+    )
     texts, _, _ = sample(SlotEngine(policy, 8, 1024), SamplingSettings(40), (ids, mask))
     decoded = sum(len(text) - 1 for text in texts)  # each first token comes from reading the prompt
     assert sum(steps) == decoded  # no slot ever decodes for a response that has ended
@@ -134,7 +146,9 @@ def test_memory_that_does_not_suffice_for_one_response_is_one_sentence(monkeypat
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
     monkeypatch.setattr(slot_engine_module._Cache, "__init__", never)
-    with pytest.raises(UserError, match="out of memory while sampling one response at a time .* set max_new_tokens lower"):
+    with pytest.raises(
+        UserError, match="out of memory while sampling one response at a time .* set max_new_tokens lower"
+    ):
         sample(SlotEngine(make_policy(), 8, 1024), SamplingSettings(4), make_prompts())
 
 

@@ -6,7 +6,11 @@ from ppo_lm.models import PolicyModel
 from ppo_lm.sft import EncodedDemonstration, completion_loss, train_sft
 from tests.conftest import make_base
 
-DEMONSTRATIONS = [EncodedDemonstration([5, 6, 7, 8], [9, 10, 1]), EncodedDemonstration([5], [11, 12, 13, 14, 1]), EncodedDemonstration([8, 8, 8, 8, 8, 8, 8], [1])]
+DEMONSTRATIONS = [
+    EncodedDemonstration([5, 6, 7, 8], [9, 10, 1]),
+    EncodedDemonstration([5], [11, 12, 13, 14, 1]),
+    EncodedDemonstration([8, 8, 8, 8, 8, 8, 8], [1]),
+]
 
 
 def test_the_loss_is_the_mean_over_completion_tokens_only():
@@ -17,7 +21,9 @@ def test_the_loss_is_the_mean_over_completion_tokens_only():
         labels = torch.tensor([[-100] * len(d.prompt_ids) + d.completion_ids])
         total += base.network(input_ids=ids, labels=labels).loss.item() * len(d.completion_ids)
         tokens += len(d.completion_ids)
-    assert completion_loss(PolicyModel(base, None), DEMONSTRATIONS, batch_size=2) == pytest.approx(total / tokens, abs=1e-5)
+    assert completion_loss(PolicyModel(base, None), DEMONSTRATIONS, batch_size=2) == pytest.approx(
+        total / tokens, abs=1e-5
+    )
 
 
 def test_training_lowers_the_loss_and_moves_the_adapter_only():
@@ -27,7 +33,14 @@ def test_training_lowers_the_loss_and_moves_the_adapter_only():
     frozen = {name: p.detach().clone() for name, p in base.network.named_parameters() if "lora_" not in name}
     before = completion_loss(policy, DEMONSTRATIONS)
     seen = []
-    train_sft(policy, DEMONSTRATIONS, learning_rate=1e-2, epochs=20, batch_size=2, log=lambda step, total, loss, rate: seen.append((step, total)))
+    train_sft(
+        policy,
+        DEMONSTRATIONS,
+        learning_rate=1e-2,
+        epochs=20,
+        batch_size=2,
+        log=lambda step, total, loss, rate: seen.append((step, total)),
+    )
     assert completion_loss(policy, DEMONSTRATIONS) < 0.5 * before
     assert seen[-1] == (40, 40)
     assert all(torch.equal(p, frozen[name]) for name, p in base.network.named_parameters() if name in frozen)
@@ -39,9 +52,15 @@ def adapter_after(micro_batch_size, dropout=0.0, max_steps=0):
     base.add_adapter("policy", make_lora_config(8, 16, dropout))
     policy, rates = PolicyModel(base), []
     train_sft(
-        policy, DEMONSTRATIONS, learning_rate=1e-2, epochs=3, batch_size=3, micro_batch_size=micro_batch_size, max_steps=max_steps,
+        policy,
+        DEMONSTRATIONS,
+        learning_rate=1e-2,
+        epochs=3,
+        batch_size=3,
+        micro_batch_size=micro_batch_size,
+        max_steps=max_steps,
         log=lambda step, total, loss, rate: rates.append(rate),
-    )  # fmt: skip
+    )
     return [p.detach().clone() for p in policy.parameters()], rates
 
 

@@ -21,9 +21,16 @@ def write(file, rows):
 def sft_config(folder, tmp_path, rows=DEMONSTRATIONS, **settings):
     source = write(tmp_path / "demonstrations.jsonl", rows)
     defaults = dict(
-        model_name=folder, demonstrations=source, held_out=8, epochs=4, batch_size=8, learning_rate=1e-2, rouge_samples=4, max_new_tokens=6,
+        model_name=folder,
+        demonstrations=source,
+        held_out=8,
+        epochs=4,
+        batch_size=8,
+        learning_rate=1e-2,
+        rouge_samples=4,
+        max_new_tokens=6,
         output_dir=str(tmp_path / "sft"),
-    )  # fmt: skip
+    )
     return SFTConfig(**{**defaults, **settings})
 
 
@@ -37,7 +44,12 @@ def test_sft_learns_what_was_shown_and_ppo_can_start_from_it(folder, tmp_path, l
     network = AutoModelForCausalLM.from_pretrained(out / "merged")
     trained = load_base(str(out / ("adapter" if lora_r else "merged")), "float32", "cpu")
     ids = torch.tensor([[5, 6, 7]])
-    torch.testing.assert_close(network(ids).logits[0], trained.logits(trained.hidden_states(ids, torch.ones(1, 3, dtype=torch.bool)))[0], rtol=0, atol=1e-4)
+    torch.testing.assert_close(
+        network(ids).logits[0],
+        trained.logits(trained.hidden_states(ids, torch.ones(1, 3, dtype=torch.bool)))[0],
+        rtol=0,
+        atol=1e-4,
+    )
     steps = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in steps if "evaluation" not in row] == list(range(1, 17))
     printed = capsys.readouterr().out
@@ -46,12 +58,19 @@ def test_sft_learns_what_was_shown_and_ppo_can_start_from_it(folder, tmp_path, l
 
 
 def test_examples_that_do_not_fit_are_left_out_and_counted(folder, tmp_path, capsys):
-    rows = [*DEMONSTRATIONS, {"prompt": "My boss yelled. " * 30 + "TL;DR:", "completion": "Upset."}, {"prompt": "word " * 90, "completion": "x"}, {"prompt": 3, "completion": "x"}]
+    rows = [
+        *DEMONSTRATIONS,
+        {"prompt": "My boss yelled. " * 30 + "TL;DR:", "completion": "Upset."},
+        {"prompt": "word " * 90, "completion": "x"},
+        {"prompt": 3, "completion": "x"},
+    ]
     run_sft(sft_config(folder, tmp_path, rows, max_prompt_tokens=40, max_tokens=60, max_steps=1))
     printed = capsys.readouterr().out
     assert "41 of 43 rows used" in printed and "1 prompts cut at the end of a sentence" in printed
     assert "has no sentence that ends within max_prompt_tokens 40" in printed
-    with pytest.raises(DataError, match="none of 40 fits: .*more than max_tokens or the model's context, 5; raise max_tokens"):
+    with pytest.raises(
+        DataError, match="none of 40 fits: .*more than max_tokens or the model's context, 5; raise max_tokens"
+    ):
         run_sft(sft_config(folder, tmp_path, max_tokens=5))
 
 
@@ -68,12 +87,25 @@ def test_what_is_missing_is_said_before_any_model_loads(tmp_path):
 
 def test_a_reward_model_from_a_file_with_its_report(folder, tmp_path):
     rows = [
-        {"prompt": f"POST: I moved out {n} times. TL;DR:", "chosen": "I am upset." + " Hm" * (n % 3), "rejected": "My boss." + " Hm" * (n % 2), "who": "ann" if n % 2 else "bob"}
+        {
+            "prompt": f"POST: I moved out {n} times. TL;DR:",
+            "chosen": "I am upset." + " Hm" * (n % 3),
+            "rejected": "My boss." + " Hm" * (n % 2),
+            "who": "ann" if n % 2 else "bob",
+        }
         for n in range(60)
     ]
     source = write(tmp_path / "preferences.jsonl", rows)
     config = RewardConfig(
-        model_name=folder, preferences=source, held_out=20, epochs=3, batch_size=8, learning_rate=1e-2, source_column="who", lora_r=4, output_dir=str(tmp_path / "reward")
+        model_name=folder,
+        preferences=source,
+        held_out=20,
+        epochs=3,
+        batch_size=8,
+        learning_rate=1e-2,
+        source_column="who",
+        lora_r=4,
+        output_dir=str(tmp_path / "reward"),
     )
     assert run_reward(config, quiet=True)["accuracy"] == 1.0
     out = tmp_path / "reward"
@@ -81,7 +113,9 @@ def test_a_reward_model_from_a_file_with_its_report(folder, tmp_path):
     assert sum(source["comparisons"] for source in report["by_source"].values()) == report["comparisons"] == 20
     assert set(report["by_source"]) == {"ann", "bob"}
     text = (out / "report.md").read_text()
-    assert "accuracy 1.000" in text and "| ann | " in text and (out / "reward_report.png").read_bytes()[:4] == b"\x89PNG"
+    assert (
+        "accuracy 1.000" in text and "| ann | " in text and (out / "reward_report.png").read_bytes()[:4] == b"\x89PNG"
+    )
 
     from ppo_lm.base_setup import find_reward_folder
     from ppo_lm.data.encoding import encode_completion, encode_prompt
@@ -90,7 +124,10 @@ def test_a_reward_model_from_a_file_with_its_report(folder, tmp_path):
 
     base = load_base(folder, "float32", "cpu")
     model = RewardModel.load(base, find_reward_folder(str(out)))
-    chosen = [encode_prompt(base.tokenizer, row["prompt"]) + encode_completion(base.tokenizer, " " + row["chosen"], 1) for row in rows]
+    chosen = [
+        encode_prompt(base.tokenizer, row["prompt"]) + encode_completion(base.tokenizer, " " + row["chosen"], 1)
+        for row in rows
+    ]
     assert abs(float(score_all(model, chosen).mean())) < 0.5  # normalised on chosen completions
 
 
@@ -98,7 +135,13 @@ def test_a_reward_model_of_cut_prompts_measures_lengths_of_completions(folder, t
     long = "My boss yelled at me. " * 12 + "TL;DR:"
     rows = [{"prompt": f"{n} {long}", "chosen": "I am upset.", "rejected": "My boss."} for n in range(20)]
     config = RewardConfig(
-        model_name=folder, preferences=write(tmp_path / "p.jsonl", rows), held_out=6, max_prompt_tokens=30, max_steps=1, lora_r=4, output_dir=str(tmp_path / "reward")
+        model_name=folder,
+        preferences=write(tmp_path / "p.jsonl", rows),
+        held_out=6,
+        max_prompt_tokens=30,
+        max_steps=1,
+        lora_r=4,
+        output_dir=str(tmp_path / "reward"),
     )
     run_reward(config, quiet=True)
     from ppo_lm.data import load_preferences

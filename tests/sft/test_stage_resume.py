@@ -18,18 +18,36 @@ from ppo_lm.value_modeling import run_value
 from tests.sft.test_stage import DEMONSTRATIONS, write
 
 RUN = {"sft": run_sft, "reward": run_reward, "value": run_value}
-KINDS = [("sft", {"lora_r": 4, "lora_dropout": 0.2}), ("sft", {"lora_r": 0}), ("reward", {"lora_r": 4, "lora_dropout": 0.2}), ("value", {"lora_r": 4})]
+KINDS = [
+    ("sft", {"lora_r": 4, "lora_dropout": 0.2}),
+    ("sft", {"lora_r": 0}),
+    ("reward", {"lora_r": 4, "lora_dropout": 0.2}),
+    ("value", {"lora_r": 4}),
+]
 
 
 def make_config(kind, folder, tmp_path, out, **settings):
     both = dict(
-        model_name=folder, held_out=8, epochs=3, batch_size=8, micro_batch_size=4, learning_rate=1e-2, save_every=5, output_dir=str(out), **settings
-    )  # fmt: skip
+        model_name=folder,
+        held_out=8,
+        epochs=3,
+        batch_size=8,
+        micro_batch_size=4,
+        learning_rate=1e-2,
+        save_every=5,
+        output_dir=str(out),
+        **settings,
+    )
     if kind == "sft":
         return SFTConfig(demonstrations=write(tmp_path / "d.jsonl", DEMONSTRATIONS), rouge_samples=0, **both)
     if kind == "value":
-        return ValueConfig(demonstrations=write(tmp_path / "d.jsonl", DEMONSTRATIONS), reward="length_target(words=4)", **both)
-    rows = [{"prompt": d["prompt"], "chosen": d["completion"] + " Yes." * (n % 3), "rejected": "My boss." + " No" * (n % 4)} for n, d in enumerate(DEMONSTRATIONS)]
+        return ValueConfig(
+            demonstrations=write(tmp_path / "d.jsonl", DEMONSTRATIONS), reward="length_target(words=4)", **both
+        )
+    rows = [
+        {"prompt": d["prompt"], "chosen": d["completion"] + " Yes." * (n % 3), "rejected": "My boss." + " No" * (n % 4)}
+        for n, d in enumerate(DEMONSTRATIONS)
+    ]
     return RewardConfig(preferences=write(tmp_path / "p.jsonl", rows), **both)
 
 
@@ -61,7 +79,8 @@ def test_a_stage_killed_inside_a_step_goes_on_bit_for_bit(folder, tmp_path, kind
     script = (
         "import signal; from pathlib import Path; from tests.sft.test_stage_resume import *\n"
         f"signalling(signal.SIGKILL, {at})\n"
-        f"RUN[{kind!r}](make_config({kind!r}, {folder!r}, Path({str(tmp_path)!r}), {str(parts)!r}, **{settings!r}), quiet=True)"
+        f"RUN[{kind!r}](make_config({kind!r}, {folder!r}, Path({str(tmp_path)!r}), {str(parts)!r}, "
+        f"**{settings!r}), quiet=True)"
     )
     killed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
@@ -79,7 +98,10 @@ def test_a_stage_that_is_asked_to_stop_is_saved_and_goes_on_by_command(folder, t
     RUN[kind](make_config(kind, folder, tmp_path, whole, **settings), quiet=True)
     undo = signalling(signal.SIGTERM, at)
     try:
-        with pytest.raises(RunPaused, match=rf"SIGTERM was received\nThe run is saved as it was after step {at}; go on with: ppo-lm {kind} --resume {parts}"):
+        with pytest.raises(
+            RunPaused,
+            match=rf"SIGTERM was received\nThe run is saved as it was after step {at}; go on with: ppo-lm {kind} --resume {parts}",
+        ):
             RUN[kind](make_config(kind, folder, tmp_path, parts, **settings), quiet=True)
     finally:
         undo()
@@ -97,8 +119,15 @@ def test_other_settings_or_data_are_refused(folder, tmp_path):
     finally:
         undo()
     with pytest.raises(CheckpointError, match="other settings: epochs was 3 and is 4"):
-        run_sft(make_config("sft", folder, tmp_path, parts, lora_r=4, **{}).__class__(**{**vars(make_config("sft", folder, tmp_path, parts, lora_r=4)), "epochs": 4}), resume=parts)
+        run_sft(
+            make_config("sft", folder, tmp_path, parts, lora_r=4).__class__(
+                **{**vars(make_config("sft", folder, tmp_path, parts, lora_r=4)), "epochs": 4}
+            ),
+            resume=parts,
+        )
     config = make_config("sft", folder, tmp_path, parts, lora_r=4)
-    Path(config.demonstrations).write_text("\n".join(json.dumps({**row, "completion": "I am glad."}) for row in DEMONSTRATIONS))
+    Path(config.demonstrations).write_text(
+        "\n".join(json.dumps({**row, "completion": "I am glad."}) for row in DEMONSTRATIONS)
+    )
     with pytest.raises(CheckpointError, match="the data was other data"):
         run_sft(config, resume=parts)

@@ -16,7 +16,12 @@ def test_operations_and_bytes_by_hand():
     base = make_base()
     base.add_adapter("policy", make_lora_config(4, 8, 0.0))
     config = base.network.config
-    hidden, inner, heads, kv = config.hidden_size, config.intermediate_size, config.num_attention_heads, config.num_key_value_heads
+    hidden, inner, heads, kv = (
+        config.hidden_size,
+        config.intermediate_size,
+        config.num_attention_heads,
+        config.num_key_value_heads,
+    )
     size = base.network.get_decoder().layers[0].self_attn.head_dim
     layer = 2 * hidden * heads * size + 2 * hidden * kv * size + 3 * hidden * inner
     head = hidden * config.vocab_size
@@ -32,7 +37,10 @@ def test_operations_and_bytes_by_hand():
     assert found["reward"] == forward(tokens, rows)
     assert found["training"] == 3 * 2 * (2 * forward(tokens, actions) + 2 * head * actions)
     steps = -(-actions // 2)
-    numbers = steps * (config.num_hidden_layers * layer + head) + actions * tokens / rows * 2 * config.num_hidden_layers * kv * size
+    numbers = (
+        steps * (config.num_hidden_layers * layer + head)
+        + actions * tokens / rows * 2 * config.num_hidden_layers * kv * size
+    )
     assert found["sampling"] == pytest.approx(4 * numbers / 1e-9, rel=1e-6)  # this machine hardly reads
     all_weights = Floor(base, Machine(1.0, 1e-9), PASSES._replace(all_weights=True), slots=2).seconds(pairs)
     assert all_weights["training"] == 1.5 * found["training"]

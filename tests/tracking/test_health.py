@@ -22,7 +22,15 @@ def constant(prompts, completions):
 
 
 def run(folder, out: Path, reward=of_length, steps=WINDOW, change=lambda trainer: None, monitor=None, **settings):
-    defaults = dict(eval_every=0, eval_prompts=0, steps=steps, learning_rate=3e-3, value_learning_rate=1e-2, lr_schedule="constant", value_clip=0.0)
+    defaults = dict(
+        eval_every=0,
+        eval_prompts=0,
+        steps=steps,
+        learning_rate=3e-3,
+        value_learning_rate=1e-2,
+        lr_schedule="constant",
+        value_clip=0.0,
+    )
     trainer = make(folder, out, reward, **{**defaults, **settings})
     if monitor is not None:
         from ppo_lm.rewards import FunctionReward
@@ -59,14 +67,32 @@ def letters(prompts, completions):
 
 PROVOKED = {
     "kl": dict(kl_coef=0.0, learning_rate=0.1),
-    "entropy": dict(reward=letters, kl_coef=0.0, learning_rate=0.01, steps=60, batch_size=12, mini_batches=1, max_new_tokens=2, top_k=5, seed=2),
+    "entropy": dict(
+        reward=letters,
+        kl_coef=0.0,
+        learning_rate=0.01,
+        steps=60,
+        batch_size=12,
+        mini_batches=1,
+        max_new_tokens=2,
+        top_k=5,
+        seed=2,
+    ),
     "clipped often": dict(kl_coef=0.0, learning_rate=0.3, ppo_epochs=8, mini_batches=1, clip_epsilon=0.01),
     "clipped never": dict(learning_rate=1e-9),
     "critic": dict(value_learning_rate=0.5, steps=2 * WINDOW),
     "sampler": dict(change=sampler_is_off),
-    "length": dict(reward=words, change=ends_often, learning_rate=0.01, steps=90, kl_coef=0.0, batch_size=12, mini_batches=1),
+    "length": dict(
+        reward=words, change=ends_often, learning_rate=0.01, steps=90, kl_coef=0.0, batch_size=12, mini_batches=1
+    ),
     "equal rewards": dict(reward=constant),
-    "monitor": dict(monitor=lambda prompts, completions: [-len(c) for c in completions], steps=3 * WINDOW, learning_rate=0.03, kl_coef=0.0, batch_size=8),
+    "monitor": dict(
+        monitor=lambda prompts, completions: [-len(c) for c in completions],
+        steps=3 * WINDOW,
+        learning_rate=0.03,
+        kl_coef=0.0,
+        batch_size=8,
+    ),
     "policy gradient": dict(max_grad_norm=1e-6),
     "value gradient": dict(max_grad_norm=1e-6),
 }
@@ -97,7 +123,18 @@ def test_a_run_is_told_once_and_a_healthy_one_nothing(folder, tmp_path, capsys):
 
 def rows(**columns):
     plain = dict(
-        kl=1.0, length=10.0, entropy=1.0, clip_fraction=0.1, explained_variance=0.5, sampler_gap=0.0, ended=1.0, score=1.0, score_std=1.0, policy_grad_norm=0.5, value_grad_norm=0.5, policy_loss=0.1
+        kl=1.0,
+        length=10.0,
+        entropy=1.0,
+        clip_fraction=0.1,
+        explained_variance=0.5,
+        sampler_gap=0.0,
+        ended=1.0,
+        score=1.0,
+        score_std=1.0,
+        policy_grad_norm=0.5,
+        value_grad_norm=0.5,
+        policy_loss=0.1,
     )
     count = max([2 * WINDOW, *[len(values) for values in columns.values()]])
     return [{"step": i + 1, **plain, **{name: values[i] for name, values in columns.items()}} for i in range(count)]
@@ -111,9 +148,13 @@ def test_thresholds():
     assert names(entropy=[1.0] * 10 + [0.11] * 10) == [] and names(entropy=[1.0] * 10 + [0.09] * 10) == ["entropy"]
     assert names(clip_fraction=[0.0] * 20) == ["clipped never"] and names(clip_fraction=[0.01] + [0.0] * 19) == []
     assert names(clip_fraction=[0.41] * 20) == ["clipped often"]
-    assert names(explained_variance=[-0.5] * 10 + [0.1] * 10) == [] and names(explained_variance=[-0.1] * 20) == ["critic"]
+    assert names(explained_variance=[-0.5] * 10 + [0.1] * 10) == [] and names(explained_variance=[-0.1] * 20) == [
+        "critic"
+    ]
     assert names(ended=[0.4] * 20) == [] and names(ended=[0.9] * 10 + [0.4] * 10) == ["length"]
-    assert names(policy_grad_norm=[10.1] * 20) == ["policy gradient"] and names(value_grad_norm=[10.1] * 19 + [9.9]) == []
+    assert (
+        names(policy_grad_norm=[10.1] * 20) == ["policy gradient"] and names(value_grad_norm=[10.1] * 19 + [9.9]) == []
+    )
     noisy = [0.5 + 0.01 * (i % 2) for i in range(10)]
     rising = dict(score=[1.0] * 10 + [2.0] * 10)
     assert names(monitor=[x + 0.1 for x in noisy] + noisy, **rising) == ["monitor"]

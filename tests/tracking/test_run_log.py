@@ -9,14 +9,31 @@ from ppo_lm.data import PromptSet
 from ppo_lm.evaluation import Evaluation
 from ppo_lm.tracking import RunLog, make_run_folder
 
-RESULTS = {"generated_texts": [" good", " bad"], "rewards": [1.0, -1.0], "score": 0.0, "kl": 0.5, "length": 2.0, "ended": 1.0, "tokens_per_second": 9.0, "seconds": 2.0}
+RESULTS = {
+    "generated_texts": [" good", " bad"],
+    "rewards": [1.0, -1.0],
+    "score": 0.0,
+    "kl": 0.5,
+    "length": 2.0,
+    "ended": 1.0,
+    "tokens_per_second": 9.0,
+    "seconds": 2.0,
+}
 
 
 def evaluation(score):
     return Evaluation(
-        score=score, kl=0.1, entropy=1.5, length=3.0, ended=1.0, monitor=None, scores=[score, score], monitors=None, lengths=[3, 3],
+        score=score,
+        kl=0.1,
+        entropy=1.5,
+        length=3.0,
+        ended=1.0,
+        monitor=None,
+        scores=[score, score],
+        monitors=None,
+        lengths=[3, 3],
         texts=[f" text {score}", " [bold]x[/bold]"],
-    )  # fmt: skip
+    )
 
 
 COMPONENTS = {"brief": torch.tensor([2.0, -2.0]), "kind": torch.tensor([math.nan, 0.5])}
@@ -32,10 +49,21 @@ def test_a_run_leaves_its_settings_metrics_samples_and_picture(tmp_path, capsys)
     log.finish(prompts, {"sampled": [evaluation(0.25), evaluation(0.75)]})
     assert PPOConfig(**yaml.safe_load((log.folder / "config.yaml").read_text())) == config
     rows = [json.loads(line) for line in (log.folder / "metrics.jsonl").read_text().splitlines()]
-    assert [(row["step"], row.get("evaluation")) for row in rows] == [(0, "sampled"), (1, None), (2, None), (2, "sampled")]
+    assert [(row["step"], row.get("evaluation")) for row in rows] == [
+        (0, "sampled"),
+        (1, None),
+        (2, None),
+        (2, "sampled"),
+    ]
     assert rows[0]["score"] == 0.25 and rows[1]["kl"] == 0.5 and "monitor" not in rows[0]
     samples = [json.loads(line) for line in (log.folder / "samples.jsonl").read_text().splitlines()]
-    assert samples[1] == {"step": 2, "prompt": "q", "completion": " bad", "score": -1.0, "rewards": {"brief": -2.0, "kind": 0.5}}
+    assert samples[1] == {
+        "step": 2,
+        "prompt": "q",
+        "completion": " bad",
+        "score": -1.0,
+        "rewards": {"brief": -2.0, "kind": 0.5},
+    }
     assert samples[0]["rewards"] == {"brief": 2.0, "kind": None}
     printed = capsys.readouterr().out
     assert "before (reward 0.25): text 0.25" in printed and "after (reward 0.75): text 0.75" in printed
@@ -79,7 +107,9 @@ def test_a_resumed_run_drops_what_was_recorded_after_its_checkpoint(tmp_path):
     resumed.close()
     RunLog(config, quiet=True, resume=(log.folder, 3)).close()
     for name, steps in (("metrics.jsonl", [1, 2, 3]), ("samples.jsonl", [1, 1, 2, 2, 3, 3])):
-        assert [json.loads(line)["step"] for line in (log.folder / name).read_text(encoding="utf-8").split("\n")[:-1]] == steps
+        assert [
+            json.loads(line)["step"] for line in (log.folder / name).read_text(encoding="utf-8").split("\n")[:-1]
+        ] == steps
 
 
 def test_a_monitor_that_says_nothing_of_a_batch_leaves_a_gap_in_the_picture(tmp_path):

@@ -37,7 +37,9 @@ def test_a_disk_that_fills_up_under_a_log_ends_the_run_with_a_sentence_and_it_go
         return step(prompts, columns)
 
     trainer.ppo_step = filling
-    with pytest.raises(StorageError, match=f"{name} cannot be written: No space left on device; make room there") as full:
+    with pytest.raises(
+        StorageError, match=f"{name} cannot be written: No space left on device; make room there"
+    ) as full:
         trainer.train(PROMPTS)
     assert full.value.exit_code == 74
     assert f"The last checkpoint is {parts / 'checkpoints' / 'step-000002'}; go on from it with:" in str(full.value)
@@ -47,7 +49,9 @@ def test_a_disk_that_fills_up_under_a_log_ends_the_run_with_a_sentence_and_it_go
     end_alike(parts, whole)
 
 
-@pytest.mark.parametrize("fails", [1, 3, 4, 9])  # the place among the flushes: of files, of the folder, of the folder above; of the second checkpoint
+@pytest.mark.parametrize(
+    "fails", [1, 3, 4, 9]
+)  # the place among the flushes: of files, of the folder, of the folder above; of the second checkpoint
 def test_a_disk_that_fills_up_under_a_checkpoint_keeps_the_one_before(folder, tmp_path, monkeypatch, fails):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     expected = make(folder, whole, Signals(), save_every=2).train(PROMPTS)
@@ -85,12 +89,18 @@ def test_a_place_that_is_taken_away_is_named(folder, tmp_path):
     make(folder, out, Signals(), save_every=2).train(PROMPTS, resume=out)
 
 
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0 or not Path("/proc/mounts").exists(), reason="only root can mount a small disk")
+@pytest.mark.skipif(
+    not hasattr(os, "geteuid") or os.geteuid() != 0 or not Path("/proc/mounts").exists(),
+    reason="only root can mount a small disk",
+)
 def test_a_whole_run_on_a_disk_that_is_too_small(folder, tmp_path):
-    """Too small for the settings, for the first checkpoint, for a third one beside two, and at last large enough; then read-only."""
+    """Too small for the settings, for the first checkpoint, for a third one beside two, and at last large enough; then
+    read-only."""
     disk, whole = tmp_path / "disk", tmp_path / "whole"
     disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4k", "tmpfs", str(disk)], capture_output=True, check=False).returncode:
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=4k", "tmpfs", str(disk)], capture_output=True, check=False
+    ).returncode:
         pytest.skip("this sandbox lets root mount nothing")
     expected = make(folder, whole, Signals(), save_every=2).train(PROMPTS)
     with pytest.raises(RunPaused):
@@ -126,7 +136,9 @@ sys.stdin.read()
 def test_two_processes_cannot_work_in_one_folder(folder, tmp_path):
     out = tmp_path / "run"
     out.mkdir()
-    holder = subprocess.Popen([sys.executable, "-c", HOLD, str(out)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(out)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
     try:
         assert holder.stdout.readline() == "held\n"
         with pytest.raises(UserError, match="run is in use by another process"):

@@ -27,7 +27,9 @@ def column(*numbers):
 )
 def test_clip_higher_and_dual_clip_by_hand(ratio, advantage, loss, gradient, clipped):
     new = column(math.log(ratio)).requires_grad_()
-    result = policy_loss(new, column(0.0), column(advantage), ONE, clip_epsilon=0.2, clip_epsilon_high=0.28, dual_clip=3.0)
+    result = policy_loss(
+        new, column(0.0), column(advantage), ONE, clip_epsilon=0.2, clip_epsilon_high=0.28, dual_clip=3.0
+    )
     result.loss.backward()
     assert result.loss.item() == pytest.approx(loss, abs=1e-12)
     assert new.grad.item() == pytest.approx(gradient, abs=1e-12)
@@ -41,12 +43,16 @@ def test_a_mean_over_tokens_and_a_mean_over_sequences_by_hand():
     for aggregation, denominator, expected in (("token_mean", 4, -6 / 4), ("sequence_mean", 2, -(3 + 1) / 2)):
         weights = token_weights(mask, aggregation)
         assert weights.sum() == denominator
-        assert policy_loss(zeros, zeros, advantages, mask, 0.2, denominator, weights=weights).loss.item() == pytest.approx(expected, abs=1e-7)
+        assert policy_loss(
+            zeros, zeros, advantages, mask, 0.2, denominator, weights=weights
+        ).loss.item() == pytest.approx(expected, abs=1e-7)
 
 
 def test_truncated_importance_by_hand_and_one_in_padding():
     mask = torch.tensor([[True, True, False]])
-    found = truncated_importance(column(math.log(0.6), 0.0, math.nan), column(math.log(0.3), math.log(0.1), 5.0), mask, cap=5.0)
+    found = truncated_importance(
+        column(math.log(0.6), 0.0, math.nan), column(math.log(0.3), math.log(0.1), 5.0), mask, cap=5.0
+    )
     torch.testing.assert_close(found, column(2.0, 5.0, 1.0))
 
 
@@ -60,7 +66,9 @@ def test_the_expected_gradient_of_the_kl_in_the_loss_is_that_of_the_kl(estimator
     (expected,) = torch.autograd.grad((logprobs.exp() * (logprobs - ref_logprobs)).sum(), new)
     mask = torch.ones(6, 1, dtype=torch.bool)
     weights = old.softmax(0)[:, None]
-    loss = kl_loss(new.log_softmax(0)[:, None], old.log_softmax(0)[:, None], ref_logprobs[:, None], mask, estimator, 1, weights)
+    loss = kl_loss(
+        new.log_softmax(0)[:, None], old.log_softmax(0)[:, None], ref_logprobs[:, None], mask, estimator, 1, weights
+    )
     (found,) = torch.autograd.grad(loss, new)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
 

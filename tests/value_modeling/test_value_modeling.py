@@ -14,7 +14,8 @@ from ppo_lm.config import ValueConfig
 from ppo_lm.errors import ConfigError, DataError, ModelError, RewardError, RunPaused
 from ppo_lm.value_modeling import ScoredDemonstration, measure_values, run_value, train_value_model
 from ppo_lm.value_modeling.value_trainer import make_pairs, sum_value_losses
-from tests.conftest import make_base, make_pairs as random_pairs
+from tests.conftest import make_base
+from tests.conftest import make_pairs as random_pairs
 from tests.sft.test_stage import DEMONSTRATIONS, write
 from tests.sft.test_stage_resume import signalling
 
@@ -22,7 +23,9 @@ GOOD, BAD, EOS = 7, 8, 1
 
 
 def value_model(seed=0, **settings):
-    return set_up_roles(make_base(), lora_r=8, lora_alpha=16, lora_dropout=0.0, lora_targets="all-linear", seed=seed, **settings).value
+    return set_up_roles(
+        make_base(), lora_r=8, lora_alpha=16, lora_dropout=0.0, lora_targets="all-linear", seed=seed, **settings
+    ).value
 
 
 def demonstrations(count, seed=0):
@@ -38,9 +41,16 @@ def demonstrations(count, seed=0):
 
 def value_config(folder, tmp_path, **settings):
     defaults = dict(
-        model_name=folder, demonstrations=write(tmp_path / "d.jsonl", DEMONSTRATIONS), reward="length_target(words=4)", held_out=8, epochs=2, batch_size=8, learning_rate=1e-2,
-        lora_r=4, output_dir=str(tmp_path / "value"),
-    )  # fmt: skip
+        model_name=folder,
+        demonstrations=write(tmp_path / "d.jsonl", DEMONSTRATIONS),
+        reward="length_target(words=4)",
+        held_out=8,
+        epochs=2,
+        batch_size=8,
+        learning_rate=1e-2,
+        lora_r=4,
+        output_dir=str(tmp_path / "value"),
+    )
     return ValueConfig(**{**defaults, **settings})
 
 
@@ -53,11 +63,17 @@ def test_it_foresees_what_can_be_foreseen_and_no_more():
     assert (values[:, 2:] - scores[:, None])[pairs.action_mask[:, 2:]].abs().mean() < 0.15, "decided already"
     assert values[:, :2].abs().mean() < 0.5, "a coin's two sides, before it falls"
     tokens, open_tokens = len(pairs), 2 * len(test)
-    assert measure_values(model, test)["explained_variance"] == pytest.approx(1 - open_tokens / tokens, abs=0.12), "the share of tokens after it fell"
+    assert measure_values(model, test)["explained_variance"] == pytest.approx(1 - open_tokens / tokens, abs=0.12), (
+        "the share of tokens after it fell"
+    )
 
 
 def test_demonstrations_as_rollouts_by_hand():
-    pairs = make_pairs(make_base(), [ScoredDemonstration([5], [6, 7, EOS], 0.8), ScoredDemonstration([5, 6], [9, EOS], -2.0)], gamma=0.5)
+    pairs = make_pairs(
+        make_base(),
+        [ScoredDemonstration([5], [6, 7, EOS], 0.8), ScoredDemonstration([5, 6], [9, EOS], -2.0)],
+        gamma=0.5,
+    )
     assert pairs.input_ids.tolist() == [[0, 5, 6, 7, 1], [5, 6, 9, 1, 0]]
     assert pairs.action_mask.tolist() == [[True, True, True], [True, True, False]]
     torch.testing.assert_close(pairs.reward_to_go, torch.tensor([[0.2, 0.4, 0.8], [-1.0, -2.0, 0.0]]))
@@ -70,8 +86,12 @@ def test_the_loss_is_half_the_squared_error_whatever_the_batch():
     errors = (model.values(pairs) - pairs.scores[:, None])[pairs.action_mask]
     whole = sum_value_losses(model, batch, 1.0)
     torch.testing.assert_close(whole, (errors.double() ** 2).sum().float() / 2, rtol=1e-5, atol=0)
-    torch.testing.assert_close(whole, sum(sum_value_losses(model, [one], 1.0) for one in reversed(batch)), rtol=1e-5, atol=0)
-    assert measure_values(model, batch, batch_size=5)["value_loss"] == pytest.approx(float(whole.detach()) / len(pairs), rel=1e-5)
+    torch.testing.assert_close(
+        whole, sum(sum_value_losses(model, [one], 1.0) for one in reversed(batch)), rtol=1e-5, atol=0
+    )
+    assert measure_values(model, batch, batch_size=5)["value_loss"] == pytest.approx(
+        float(whole.detach()) / len(pairs), rel=1e-5
+    )
     assert measure_values(model, []) == {}
 
 
@@ -79,16 +99,34 @@ def test_the_loss_is_half_the_squared_error_whatever_the_batch():
 def test_ppo_starts_from_what_the_stage_left(folder, tmp_path, lora_r):
     results = run_value(value_config(folder, tmp_path), quiet=True)
     assert results["value_loss_after"] < 0.5 * results["value_loss_before"]
-    assert [row["evaluation"] for row in map(json.loads, (tmp_path / "value" / "metrics.jsonl").read_text().splitlines()) if "evaluation" in row] == ["before", "after"]
-    kept = set_up_roles(make_base(), lora_r=8, lora_alpha=16, lora_dropout=0.0, lora_targets="all-linear", value_folder=tmp_path / "value" / "value").value
-    trainer = PPOTrainer(PPOConfig(model_name=folder, device="cpu", lora_r=lora_r, value_model=str(tmp_path / "value")), reward=lambda completions: [1.0] * len(completions))
+    assert [
+        row["evaluation"]
+        for row in map(json.loads, (tmp_path / "value" / "metrics.jsonl").read_text().splitlines())
+        if "evaluation" in row
+    ] == ["before", "after"]
+    kept = set_up_roles(
+        make_base(),
+        lora_r=8,
+        lora_alpha=16,
+        lora_dropout=0.0,
+        lora_targets="all-linear",
+        value_folder=tmp_path / "value" / "value",
+    ).value
+    trainer = PPOTrainer(
+        PPOConfig(model_name=folder, device="cpu", lora_r=lora_r, value_model=str(tmp_path / "value")),
+        reward=lambda completions: [1.0] * len(completions),
+    )
     pairs = random_pairs(dtype=torch.float32, vocabulary=500)
     torch.testing.assert_close(trainer.roles.value.values(pairs), kept.values(pairs), rtol=0, atol=1e-4)
-    fresh = PPOTrainer(PPOConfig(model_name=folder, device="cpu", lora_r=lora_r), reward=lambda completions: [1.0] * len(completions)).roles.value
+    fresh = PPOTrainer(
+        PPOConfig(model_name=folder, device="cpu", lora_r=lora_r), reward=lambda completions: [1.0] * len(completions)
+    ).roles.value
     assert (fresh.values(pairs) - kept.values(pairs)).abs().mean() > 0.01
     before = {name: p.clone() for name, p in enumerate(trainer.roles.value.parameters())}
     trainer.ppo_step(["My boss yelled. TL;DR:"] * 4)
-    assert any(not torch.equal(p, before[name]) for name, p in enumerate(trainer.roles.value.parameters())), "and trains it"
+    assert any(not torch.equal(p, before[name]) for name, p in enumerate(trainer.roles.value.parameters())), (
+        "and trains it"
+    )
 
 
 def test_the_shipped_value_model_foresees_what_the_reward_model_as_a_start_does_not():
@@ -101,13 +139,18 @@ def test_the_shipped_value_model_foresees_what_the_reward_model_as_a_start_does_
 
     base, posts = load_base("embedded", "float32", "cpu"), generate_posts(100, seed=77)
     rewards = [EMBEDDED_MODEL / "reward"]
-    texts = [(encode_prompt(base.tokenizer, post.prompt), encode_completion(base.tokenizer, summary.text, EOS)) for post, summary in zip(posts, write_demonstrations(posts, 77))]
+    texts = [
+        (encode_prompt(base.tokenizer, post.prompt), encode_completion(base.tokenizer, summary.text, EOS))
+        for post, summary in zip(posts, write_demonstrations(posts, 77))
+    ]
     settings = dict(lora_r=16, lora_alpha=32, lora_dropout=0.0, lora_targets="all-linear", reward_folders=rewards)
     roles = set_up_roles(base, **settings, value_folder=find_value_folder("embedded"))
     scores = score_all(roles.rewards[0], [prompt + completion for prompt, completion in texts]).tolist()
     scored = [ScoredDemonstration(*ids, score) for ids, score in zip(texts, scores)]
     pretrained = measure_values(roles.value, scored)["explained_variance"]
-    start = measure_values(set_up_roles(load_base("embedded", "float32", "cpu"), **settings).value, scored)["explained_variance"]
+    start = measure_values(set_up_roles(load_base("embedded", "float32", "cpu"), **settings).value, scored)[
+        "explained_variance"
+    ]
     assert start < 0 < 0.15 < pretrained
 
 
@@ -117,7 +160,11 @@ def test_what_is_wrong_is_one_sentence_before_any_model_loads(tmp_path):
     with pytest.raises(ConfigError, match="lora_r is 0; the value model is an adapter"):
         ValueConfig(lora_r=0)
     both = dict(model_name="nobody/none", demonstrations=str(tmp_path / "none.jsonl"), output_dir=str(tmp_path / "run"))
-    with pytest.raises(ConfigError, match="ValueConfig: 2 problems:(.|\n)*needs 'reference', but demonstrations have a prompt and a completion alone(.|\n)*there is no such file"):
+    with pytest.raises(
+        ConfigError,
+        match="ValueConfig: 2 problems:(.|\n)*needs 'reference', but demonstrations have a prompt and a completion "
+        "alone(.|\n)*there is no such file",
+    ):
         run_value(ValueConfig(**both, reward=["sentiment", "rouge(column='reference')"]))
     there = both | {"demonstrations": write(tmp_path / "d.jsonl", DEMONSTRATIONS)}
     with pytest.raises(RewardError, match="needs 'reference', but demonstrations have a prompt and a completion alone"):
@@ -129,21 +176,28 @@ def test_what_is_wrong_is_one_sentence_before_any_model_loads(tmp_path):
     with pytest.raises(ModelError, match="there is no value model in it; name the folder of a `ppo-lm value` run"):
         PPOTrainer(PPOConfig(model_name="nobody/none", value_model=str(tmp_path)))
     (tmp_path / "head.safetensors").touch()
-    with pytest.raises(ModelError, match="has no adapter_config.json, adapter_model.safetensors, so it is no value model"):
+    with pytest.raises(
+        ModelError, match="has no adapter_config.json, adapter_model.safetensors, so it is no value model"
+    ):
         PPOTrainer(PPOConfig(model_name="nobody/none", value_model=str(tmp_path)))
 
 
 def test_a_value_model_of_another_base_is_refused(tmp_path):
     base = make_base(hidden_size=48)
     set_up_roles(base, lora_r=4, lora_alpha=8, lora_dropout=0.0, lora_targets="all-linear").value.save(tmp_path)
-    with pytest.raises(ModelError, match="value model .* cannot be loaded onto model 'random'; was it trained on another one"):
+    with pytest.raises(
+        ModelError, match="value model .* cannot be loaded onto model 'random'; was it trained on another one"
+    ):
         value_model(value_folder=tmp_path)
 
 
 def test_a_run_that_goes_on_does_not_ask_the_reward_again(folder, tmp_path):
     """Each call appends to a file how many completions it scored."""
     asked, script = tmp_path / "asked", tmp_path / "judge.py"
-    script.write_text(f"def judge(completions):\n    open({str(asked)!r}, 'a').write(f'{{len(completions)}}\\n')\n    return [float(len(c)) for c in completions]\n")
+    script.write_text(
+        f"def judge(completions):\n    open({str(asked)!r}, 'a').write(f'{{len(completions)}}\\n')\n    "
+        "return [float(len(c)) for c in completions]\n"
+    )
     config = value_config(folder, tmp_path, reward=f"{script}:judge")
     undo = signalling(signal.SIGTERM, 3)
     try:
@@ -156,20 +210,43 @@ def test_a_run_that_goes_on_does_not_ask_the_reward_again(folder, tmp_path):
     run_value(config, quiet=True, resume=tmp_path / "value")
     assert [int(line) for line in asked.read_text().split()] == counts
     train, held_out = json.loads((tmp_path / "value" / "scores.json").read_text())
-    assert len(held_out) == 8 and sorted(train + held_out) == sorted(float(len(" " + row["completion"])) for row in DEMONSTRATIONS)
+    assert len(held_out) == 8 and sorted(train + held_out) == sorted(
+        float(len(" " + row["completion"])) for row in DEMONSTRATIONS
+    )
 
 
 def test_several_rewards_are_weighted_and_clipped_as_in_ppo(folder, tmp_path):
     script = tmp_path / "judges.py"
-    script.write_text("def words(completions):\n    return [float(len(c.split())) for c in completions]\n\ndef letters(completions):\n    return [float(len(c)) for c in completions]\n")
+    script.write_text(
+        "def words(completions):\n    return [float(len(c.split())) for c in completions]\n\ndef "
+        "letters(completions):\n    return [float(len(c)) for c in completions]\n"
+    )
     rewards = dict(reward=[f"{script}:words", f"{script}:letters"], reward_weights=[2.0, -0.5], reward_clip=9.0)
     run_value(value_config(folder, tmp_path, **rewards, max_steps=1), quiet=True)
     train, held_out = json.loads((tmp_path / "value" / "scores.json").read_text())
-    assert sorted(train + held_out) == sorted(2 * min(len(d["completion"].split()), 9) - 0.5 * min(len(" " + d["completion"]), 9) for d in DEMONSTRATIONS)
+    assert sorted(train + held_out) == sorted(
+        2 * min(len(d["completion"].split()), 9) - 0.5 * min(len(" " + d["completion"]), 9) for d in DEMONSTRATIONS
+    )
 
 
 def test_the_command(folder, tmp_path, capsys):
     file = write(tmp_path / "d.jsonl", DEMONSTRATIONS)
-    main(["value", "--model_name", folder, "--demonstrations", file, "--reward", "sentiment", "--held_out", "8", "--max_steps", "2", "--output_dir", str(tmp_path / "run")])
+    main(
+        [
+            "value",
+            "--model_name",
+            folder,
+            "--demonstrations",
+            file,
+            "--reward",
+            "sentiment",
+            "--held_out",
+            "8",
+            "--max_steps",
+            "2",
+            "--output_dir",
+            str(tmp_path / "run"),
+        ]
+    )
     assert "value model on" in capsys.readouterr().out
     assert find_value_folder(str(tmp_path / "run")) == tmp_path / "run" / "value"
