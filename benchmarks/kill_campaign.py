@@ -27,7 +27,7 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from ppo_lm import PPOConfig, PPOTrainer
 from ppo_lm.base_setup import EMBEDDED_MODEL
-from ppo_lm.checkpointing import list_checkpoints, load_checkpoint
+from ppo_lm.run import list_checkpoints, load_checkpoint
 
 PROMPTS = [f"SUBREDDIT: r/advice TITLE: My boss number {n} TL;DR:" for n in range(12)]
 COSTS = ("seconds", "floor", "tokens_per_second", "sampled_tokens_per_second", "peak_memory_mib")

@@ -83,7 +83,7 @@ DETAILS = [
     ),
     Detail(
         8,
-        "ppo_lm/ppo_trainer/reward_computer.py",
+        "ppo_lm/rewards/reward_computer.py",
         "reward.scores(part.input_ids, part.attention_mask)",
         "reward.scores(part.action_ids, part.action_mask)",
         "tests/ppo_trainer/test_ppo_trainer.py::test_the_embedded_reward_model_scores_texts_as_it_scores_their_tokens",
@@ -206,14 +206,14 @@ DETAILS = [
     ),
     Detail(
         23,
-        "ppo_lm/base_setup/optimizer_setup.py",
+        "ppo_lm/optimisation/optimiser.py",
         "eps=epsilon",
         "eps=1e-8",
         "tests/ppo_trainer/test_differential.py::test_one_whole_update_moves_every_weight_as_adamw_on_the_slow_losses_does",
     ),
     Detail(
         23,
-        "ppo_lm/base_setup/optimizer_setup.py",
+        "ppo_lm/optimisation/optimiser.py",
         "get_scheduler(name,",
         'get_scheduler("constant",',
         "tests/ppo_trainer/test_model_trainer.py::test_the_learning_rate_falls_to_0_over_the_run",

@@ -10,13 +10,10 @@ from ppo_lm.base_setup.model_setup import (
     load_reward_model,
     set_up_roles,
 )
-from ppo_lm.base_setup.optimizer_setup import Optimiser
-from ppo_lm.base_setup.supervised_loop import minimise
 from ppo_lm.base_setup.tokenizer_setup import find_eos_token_ids
 
 __all__ = [
     "EMBEDDED_MODEL",
-    "Optimiser",
     "Roles",
     "add_adapter",
     "find_eos_token_ids",
@@ -26,7 +23,6 @@ __all__ = [
     "load_base",
     "load_reward_model",
     "make_lora_config",
-    "minimise",
     "pick_device",
     "read_adapter_base",
     "set_up_roles",

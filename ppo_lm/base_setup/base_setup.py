@@ -9,11 +9,11 @@ import torch
 from torch.nn.functional import pad
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+from ppo_lm.base_setup.blank_network import make_blank_network
 from ppo_lm.base_setup.tokenizer_setup import find_eos_token_ids
-from ppo_lm.embedded.network import make_blank_network
 from ppo_lm.errors import ModelError, first_line
+from ppo_lm.fast.reading import TOLERANCE, reads_alike, trial_ids
 from ppo_lm.models import BaseModel
-from ppo_lm.models.reading import TOLERANCE, reads_alike, trial_ids
 
 EMBEDDED_MODEL = Path(__file__).parents[1] / "embedded" / "model"
 WAYS_OUT = 'Give a folder with the model, a .gguf file, or "embedded" for the small model that comes with ppo_lm'

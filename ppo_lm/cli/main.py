@@ -125,7 +125,7 @@ def read_run(kind: type, arguments: list[str], prog: str, description: str, embe
         config = kind(**read_settings(folder / "config.yaml", "--resume"))
     _quiet_transformers()
     if folder is not None:
-        from ppo_lm.checkpointing import load_checkpoint
+        from ppo_lm.run import load_checkpoint
         from ppo_lm.tracking import lock_run_folder
 
         lock_run_folder(
@@ -206,7 +206,7 @@ def build_embedded(arguments: list[str], prog: str) -> None:
     parser.add_argument("--output_dir", type=str, required=True, help="folder to write")
     parser.add_argument("--seed", type=int, default=0, help="seeds the weights and the order of the data")
     settings = parser.parse_args(arguments)
-    from ppo_lm.embedded.build import build_embedded as build
+    from ppo_lm.cli.build_embedded import build_embedded as build
 
     for name, value in build(Path(settings.output_dir), settings.seed).items():
         print(f"{name}: {value:.4f}")

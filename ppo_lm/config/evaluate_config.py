@@ -32,8 +32,7 @@ class EvaluateConfig(PromptSettings):
     device: str = "auto"
     """Where to run: cuda, cuda:1, mps or cpu; auto takes the first GPU, if there is one."""
     seed: int = 0
-    """Seeds the held-out split (give the run's own, to evaluate on what it held out), the sampling and the bootstrap.
-    """
+    """Seeds the held-out split (use the run's own seed to evaluate on what it held out), sampling and the bootstrap."""
     judge: str | None = None
     """What decides which of two completions is better: anything that `reward` takes in `ppo-lm train`; none: TL;DR
     heuristics."""

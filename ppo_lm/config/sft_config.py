@@ -54,8 +54,7 @@ class SFTConfig(SupervisedSettings):
     completion_column: str = "completion"
     """The column that holds the completion: text, or the assistant's message."""
     rouge_samples: int = 64
-    """Held-out prompts to write a completion for, near-greedily, and compare with the human one by ROUGE; 0 for none.
-    """
+    """Held-out prompts to complete near-greedily and compare with the reference by ROUGE; 0 for none."""
     max_new_tokens: int = 128
     """Longest completion written for ROUGE."""
     output_dir: str = "runs/sft"

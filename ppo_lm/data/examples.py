@@ -179,7 +179,7 @@ def _check_messages(value, column: str) -> list[Message]:
 
 def _split_common_start(chosen: str, rejected: str) -> tuple[str, str, str]:
     """Split two texts where they part, at the last white space before it, so that no word is split."""
-    shared = os.path.commonpath([chosen, rejected])
+    shared = os.path.commonprefix([chosen, rejected])  # of characters, not of folders
     end = (
         len(shared.rstrip())
         if shared[-1:].isspace()

@@ -18,9 +18,9 @@ from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from ppo_lm.models.llama_layers import is_plain_as, read_llama_rows
-from ppo_lm.models.lora_linear import use_own_passes
-from ppo_lm.models.reading import can_read_llama_rows, can_read_packed_rows, read_packed_rows, read_padded_rows
+from ppo_lm.fast.llama_layers import is_plain_as, read_llama_rows
+from ppo_lm.fast.lora_linear import use_own_passes
+from ppo_lm.fast.reading import can_read_llama_rows, can_read_packed_rows, read_packed_rows, read_padded_rows
 
 ADAPTER_FILE = "adapter_model.safetensors"  # peft's name
 

@@ -9,13 +9,13 @@ from typing import NamedTuple
 
 import torch
 
-from ppo_lm.base_setup import Optimiser
 from ppo_lm.config import PPOConfig
 from ppo_lm.errors import ConfigError, NumericalFault
 from ppo_lm.experience_buffer import ExperienceBuffer, TokenBudget, try_micro_batches
 from ppo_lm.models import PolicyModel, ValueModel
 from ppo_lm.models.policy_model import states_before_actions
 from ppo_lm.ops import masked_sum
+from ppo_lm.optimisation import Optimiser
 from ppo_lm.training import kl_loss, policy_loss, token_weights, truncated_importance, value_loss
 from ppo_lm.types import SAPairs
 

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from ppo_lm.advantage import GAEAdvantage, GroupAdvantage, ReturnCalculator, TDError, length_adaptive_lam
 from ppo_lm.base_setup import load_base, set_up_roles
-from ppo_lm.checkpointing import Interrupts, load_checkpoint, remove_checkpoints, save_best, save_models
 from ppo_lm.config import PPOConfig
 from ppo_lm.data import DataReport, Prompt, PromptSet, fingerprint, load_prompts
 from ppo_lm.errors import ConfigError, Interrupted, NumericalFault, RewardError, StorageError
@@ -20,13 +19,14 @@ from ppo_lm.ppo_trainer.generator import SequenceGenerator
 from ppo_lm.ppo_trainer.inputs import check_batch, check_prompts, fit_prompts, load_inputs, make_ready
 from ppo_lm.ppo_trainer.metrics import describe_cost, describe_rollout, describe_scores
 from ppo_lm.ppo_trainer.model_trainer import ModelTrainer
-from ppo_lm.ppo_trainer.reward_computer import RewardComputer
 from ppo_lm.ppo_trainer.run_guard import RunGuard
 from ppo_lm.ppo_trainer.run_state import Evaluations, put_state, random_states, restore_random_states, take_state
 from ppo_lm.ppo_trainer.value_adder import NoValues, ValueAdder
 from ppo_lm.reward_kl import KLController, KLDivergence, RewardAdjuster
 from ppo_lm.rewards import response_columns
+from ppo_lm.rewards.reward_computer import RewardComputer
 from ppo_lm.rollout import SamplingSettings, describe_engine, pick_engine
+from ppo_lm.run import Interrupts, load_checkpoint, remove_checkpoints, save_best, save_models
 from ppo_lm.tracking import Floor, Passes, PhaseClock, RunLog, measure_machine
 from ppo_lm.types import SAPairs
 

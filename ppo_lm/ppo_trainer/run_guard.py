@@ -5,10 +5,10 @@ from __future__ import annotations
 from itertools import takewhile
 from typing import TYPE_CHECKING, NoReturn
 
-from ppo_lm.checkpointing import Checkpoint, list_checkpoints, save_checkpoint
 from ppo_lm.data import Prompt
 from ppo_lm.errors import NumericalFault, RunPaused, RunStopped, StorageError, UserError
 from ppo_lm.ppo_trainer.faults import all_finite
+from ppo_lm.run import Checkpoint, list_checkpoints, save_checkpoint
 from ppo_lm.tracking import RunLog
 
 if TYPE_CHECKING:

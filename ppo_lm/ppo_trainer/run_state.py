@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ppo_lm.base_setup import Optimiser
-from ppo_lm.checkpointing import Checkpoint
 from ppo_lm.config.settings import differences
 from ppo_lm.errors import CheckpointError, first_line
 from ppo_lm.evaluation import Evaluation
+from ppo_lm.optimisation import Optimiser
+from ppo_lm.run import Checkpoint
 
 if TYPE_CHECKING:
     from ppo_lm.ppo_trainer.ppo_trainer import PPOTrainer

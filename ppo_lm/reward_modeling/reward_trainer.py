@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch.nn.functional import logsigmoid
 
-from ppo_lm.base_setup import minimise
 from ppo_lm.data.encoding import pad
 from ppo_lm.errors import ModelError
 from ppo_lm.models import RewardModel
+from ppo_lm.optimisation import minimise
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ def sum_preference_losses(model: RewardModel, batch: list[Comparison]) -> torch.
 
 
 def train_reward_model(model: RewardModel, comparisons: list[Comparison], *, seed: int = 0, **settings) -> None:
-    """Minimise the mean loss of a comparison, with dropout. `settings` are those of `base_setup.minimise`:
+    """Minimise the mean loss of a comparison, with dropout. `settings` are those of `optimisation.minimise`:
     learning_rate, epochs, batch_size, micro_batch_size, max_steps, max_grad_norm, log."""
     lengths = [max(len(c.chosen_ids), len(c.rejected_ids)) for c in comparisons]
     rng = random.Random(f"reward {seed}")

@@ -9,7 +9,6 @@ from pathlib import Path
 import torch
 
 from ppo_lm.base_setup import add_adapter, load_base, make_lora_config
-from ppo_lm.checkpointing import Interrupts, StageSaver, remove_checkpoints
 from ppo_lm.config import RewardConfig
 from ppo_lm.data import DataReport, Demonstration, Preference, load_demonstrations, load_preferences
 from ppo_lm.data.encoded import Encoded, encode_all
@@ -19,6 +18,7 @@ from ppo_lm.errors import ConfigError, DataError, writing
 from ppo_lm.models import BaseModel, RewardModel
 from ppo_lm.reward_modeling.report import RewardReport, write_report
 from ppo_lm.reward_modeling.reward_trainer import Comparison, normalise, score_all, train_reward_model
+from ppo_lm.run import Interrupts, StageSaver, remove_checkpoints
 from ppo_lm.tracking import StageLog, check_output_dir
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from ppo_lm.fast.llama_decoder import why_not
 from ppo_lm.models import PolicyModel
 from ppo_lm.rollout.engine import RolloutEngine
-from ppo_lm.rollout.llama_decoder import why_not
 from ppo_lm.rollout.plain_engine import PlainEngine
 from ppo_lm.rollout.slot_engine import SlotEngine
 

@@ -7,12 +7,12 @@ import torch
 from torch.nn.functional import pad
 
 from ppo_lm.errors import UserError, first_line
+from ppo_lm.fast.attention import PackedBatch, attend_rows
+from ppo_lm.fast.llama_decoder import CPU_ROW_MULTIPLE, LlamaDecoder
+from ppo_lm.fast.packing import Packing, round_up
 from ppo_lm.models import PolicyModel
-from ppo_lm.models.attention import PackedBatch, attend_rows
-from ppo_lm.models.packing import Packing, round_up
 from ppo_lm.ops import is_out_of_memory
 from ppo_lm.rollout.engine import Sampled, SamplingSettings
-from ppo_lm.rollout.llama_decoder import CPU_ROW_MULTIPLE, LlamaDecoder
 from ppo_lm.rollout.sampling import draw_uniforms, sample_tokens
 
 BLOCK = 32  # tokens that the memory of keys and values grows by

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import torch
 
-from ppo_lm.base_setup import minimise
 from ppo_lm.data.encoding import pad
 from ppo_lm.models.policy_model import PolicyModel
 from ppo_lm.ops import action_logprobs
+from ppo_lm.optimisation import minimise
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def sum_completion_losses(policy: PolicyModel, batch: list[EncodedDemonstration]
 
 
 def train_sft(policy: PolicyModel, demonstrations: list[EncodedDemonstration], *, seed: int = 0, **settings) -> None:
-    """Minimise the mean loss of a completion token, with dropout. `settings` are those of `base_setup.minimise`:
+    """Minimise the mean loss of a completion token, with dropout. `settings` are those of `optimisation.minimise`:
     learning_rate, epochs, batch_size, micro_batch_size, max_steps, max_grad_norm, log."""
     lengths, weights = [len(d) for d in demonstrations], [len(d.completion_ids) for d in demonstrations]
     rng = random.Random(f"sft {seed}")

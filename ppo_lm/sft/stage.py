@@ -8,7 +8,6 @@ from pathlib import Path
 import torch
 
 from ppo_lm.base_setup import add_adapter, load_base, make_lora_config
-from ppo_lm.checkpointing import Interrupts, StageSaver, remove_checkpoints, save_models
 from ppo_lm.config import SFTConfig
 from ppo_lm.data import DataReport, Demonstration, load_demonstrations
 from ppo_lm.data.encoded import Encoded, encode_all
@@ -18,6 +17,7 @@ from ppo_lm.errors import ConfigError, require
 from ppo_lm.evaluation import rouge
 from ppo_lm.models import BaseModel, PolicyModel
 from ppo_lm.rollout import SamplingSettings, write_completions
+from ppo_lm.run import Interrupts, StageSaver, remove_checkpoints, save_models
 from ppo_lm.sft.sft_trainer import EncodedDemonstration, completion_loss, train_sft
 from ppo_lm.tracking import StageLog, check_output_dir
 

@@ -7,15 +7,15 @@ import json
 from pathlib import Path
 
 from ppo_lm.base_setup import load_base, set_up_roles
-from ppo_lm.checkpointing import Interrupts, StageSaver, remove_checkpoints
 from ppo_lm.config import ValueConfig
 from ppo_lm.data import DataReport, Demonstration, load_demonstrations
 from ppo_lm.data.encoded import Encoded
 from ppo_lm.data.prompts import fingerprint
 from ppo_lm.errors import ConfigError, Problems, RewardError, writing
 from ppo_lm.ppo_trainer.inputs import load_reward, make_ready, missing_columns
-from ppo_lm.ppo_trainer.reward_computer import RewardComputer
 from ppo_lm.rewards import Scorer
+from ppo_lm.rewards.reward_computer import RewardComputer
+from ppo_lm.run import Interrupts, StageSaver, remove_checkpoints
 from ppo_lm.sft.stage import encode_demonstrations
 from ppo_lm.tracking import StageLog, check_output_dir
 from ppo_lm.tracking.run_folder import write_json

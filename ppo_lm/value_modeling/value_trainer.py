@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import torch
 
 from ppo_lm.advantage import ReturnCalculator
-from ppo_lm.base_setup import minimise
 from ppo_lm.data.encoding import pad
 from ppo_lm.models import BaseModel, ValueModel
+from ppo_lm.optimisation import minimise
 from ppo_lm.ppo_trainer.metrics import explained_variance
 from ppo_lm.token_attribution import attribute_scores, build_sa_pairs
 from ppo_lm.training import value_loss
@@ -61,7 +61,7 @@ def train_value_model(
     model: ValueModel, demonstrations: list[ScoredDemonstration], *, gamma: float = 1.0, seed: int = 0, **settings
 ) -> None:
     """Minimise the mean loss of a completion token, without dropout, as in PPO. `settings` are those of
-    `base_setup.minimise`: learning_rate, epochs, batch_size, micro_batch_size, max_steps, max_grad_norm, log, saver."""
+    `optimisation.minimise`: learning_rate, epochs, batch_size, micro_batch_size, max_steps, max_grad_norm, log, saver."""
     lengths, weights = [len(d) for d in demonstrations], [len(d.completion_ids) for d in demonstrations]
     rng = random.Random(f"value {seed}")
     minimise(

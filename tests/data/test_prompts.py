@@ -6,9 +6,10 @@ import pytest
 
 from ppo_lm.config.data_settings import SourceSettings
 from ppo_lm.data import PromptSet, load_prompts
-from ppo_lm.data.encoding import length_bucketed_batches, pad
+from ppo_lm.data.encoding import pad
 from ppo_lm.data.report import histogram
 from ppo_lm.errors import DataError
+from ppo_lm.optimisation.batches import length_bucketed_batches
 
 
 def test_other_columns_are_passed_on_with_none_where_a_row_lacks_them(tmp_path):

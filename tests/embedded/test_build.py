@@ -1,9 +1,9 @@
 from ppo_lm import PPOConfig, PPOTrainer
 from ppo_lm.base_setup import EMBEDDED_MODEL, load_base
+from ppo_lm.cli.build_embedded import build_embedded
 from ppo_lm.data import loading
 from ppo_lm.data.encoding import encode_completion, encode_prompt
 from ppo_lm.embedded import grammar
-from ppo_lm.embedded.build import build_embedded
 from ppo_lm.embedded.posts import generate_posts
 from ppo_lm.embedded.summaries import Draft
 from ppo_lm.models import RewardModel

@@ -11,12 +11,12 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ppo_lm.checkpointing import Checkpoint, load_checkpoint, save_checkpoint
-from ppo_lm.checkpointing.checkpoint import MANIFEST, STATE
 from ppo_lm.cli.main import main
 from ppo_lm.config import CollectConfig, EvaluateConfig, PPOConfig, RewardConfig, SFTConfig, ValueConfig
 from ppo_lm.data import load_demonstrations, load_preferences, load_prompts
 from ppo_lm.errors import CheckpointError, ConfigError, DataError, UserError
+from ppo_lm.run import Checkpoint, load_checkpoint, save_checkpoint
+from ppo_lm.run.checkpoint import MANIFEST, STATE
 from ppo_lm.tracking.run_folder import drop_later_steps
 
 CONFIGS = [PPOConfig, SFTConfig, RewardConfig, ValueConfig, EvaluateConfig, CollectConfig]

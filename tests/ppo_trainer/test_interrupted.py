@@ -12,8 +12,8 @@ import time
 
 import pytest
 
-from ppo_lm.checkpointing import load_checkpoint
 from ppo_lm.errors import CheckpointError, Interrupted, RunPaused
+from ppo_lm.run import load_checkpoint
 from tests.ppo_trainer.test_resume import PROMPTS, make, metrics
 
 WEIGHTS = "adapter/adapter_model.safetensors"

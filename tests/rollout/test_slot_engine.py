@@ -12,7 +12,7 @@ from ppo_lm.rollout import slot_engine as slot_engine_module
 from ppo_lm.rollout.pick import describe_engine
 from ppo_lm.token_attribution import extract_actions
 from tests.conftest import make_base
-from tests.models.test_fast_passes import SMALL
+from tests.fast.test_fast_passes import SMALL
 
 EOS = list(range(1, 150))  # a tenth of the vocabulary: responses end at different times
 

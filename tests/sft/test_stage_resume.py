@@ -57,7 +57,7 @@ def weights(out):
 
 def signalling(number, at):
     """`Optimiser.step` that sends the process a signal in its `at`-th call."""
-    from ppo_lm.base_setup import Optimiser
+    from ppo_lm.optimisation import Optimiser
 
     step, calls = Optimiser.step, []
 

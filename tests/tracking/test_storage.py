@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from ppo_lm.checkpointing import checkpoint as checkpoints
-from ppo_lm.checkpointing import load_checkpoint
 from ppo_lm.errors import RunPaused, StorageError, UserError
+from ppo_lm.run import checkpoint as checkpoints
+from ppo_lm.run import load_checkpoint
 from ppo_lm.tracking import lock_run_folder, make_run_folder
 from tests.ppo_trainer.test_interrupted import Signals, end_alike
 from tests.ppo_trainer.test_resume import PROMPTS, make

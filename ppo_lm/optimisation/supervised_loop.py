@@ -11,8 +11,8 @@ from typing import Protocol, TypeVar
 import torch
 from torch import nn
 
-from ppo_lm.base_setup.optimizer_setup import Optimiser
-from ppo_lm.data.encoding import length_bucketed_batches
+from ppo_lm.optimisation.batches import length_bucketed_batches
+from ppo_lm.optimisation.optimiser import Optimiser
 
 Example = TypeVar("Example")
 Log = Callable[[int, int, float, float], None]  # step, total steps, loss, learning rate

@@ -11,10 +11,10 @@ from peft.tuners.lora import LoraLayer
 from torch import nn
 from torch.nn.functional import pad, silu
 
+from ppo_lm.fast.llama_layers import inverse_length, normalise, rotate, rotations, why_not_llama
+from ppo_lm.fast.packed_linear import PackedLinear
+from ppo_lm.fast.packing import round_up
 from ppo_lm.models import BaseModel
-from ppo_lm.models.llama_layers import inverse_length, normalise, rotate, rotations, why_not_llama
-from ppo_lm.models.packing import round_up
-from ppo_lm.rollout.packed_linear import PackedLinear
 
 CPU_ROW_MULTIPLE = 4  # responses decoded at once are rounded up to it, for the same reason as `packing.few_sizes`
 Attend = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]

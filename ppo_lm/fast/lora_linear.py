@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from peft.tuners import lora
 
-from ppo_lm.models.adapted_linear import AdaptedLinear, apply, gradients
+from ppo_lm.fast.adapted_linear import AdaptedLinear, apply, gradients
 
 
 class LoraLinear(lora.Linear):

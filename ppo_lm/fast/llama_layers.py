@@ -9,10 +9,10 @@ from torch import nn
 from torch.nn.functional import pad, silu
 from torch.utils.checkpoint import checkpoint
 
-from ppo_lm.models.adapted_linear import AdaptedLinear, apply, gradients
-from ppo_lm.models.attention import PackedBatch, attend_rows
-from ppo_lm.models.lora_linear import adapted, is_plain
-from ppo_lm.models.packing import Packing, few_sizes
+from ppo_lm.fast.adapted_linear import AdaptedLinear, apply, gradients
+from ppo_lm.fast.attention import PackedBatch, attend_rows
+from ppo_lm.fast.lora_linear import adapted, is_plain
+from ppo_lm.fast.packing import Packing, few_sizes
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")  # transformers' model_type
 FIXED_ROPE = ("default", "linear", "llama3", "yarn")  # rotary embeddings that do not change with the length of the text

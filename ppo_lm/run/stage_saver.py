@@ -8,12 +8,12 @@ from pathlib import Path
 
 import torch
 
-from ppo_lm.base_setup import Optimiser
-from ppo_lm.checkpointing.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from ppo_lm.checkpointing.interrupts import Interrupts
 from ppo_lm.config.settings import differences
 from ppo_lm.config.sft_config import SupervisedSettings
 from ppo_lm.errors import CheckpointError, Interrupted, RunPaused, StorageError, first_line
+from ppo_lm.optimisation import Optimiser
+from ppo_lm.run.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from ppo_lm.run.interrupts import Interrupts
 
 MAY_CHANGE = ("output_dir", "device", "save_every", "keep_checkpoints")
 

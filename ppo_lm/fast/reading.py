@@ -9,9 +9,9 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from ppo_lm.models.attention import NAME, PackedBatch
-from ppo_lm.models.llama_layers import read_llama_rows, why_not_llama
-from ppo_lm.models.packing import Packing
+from ppo_lm.fast.attention import NAME, PackedBatch
+from ppo_lm.fast.llama_layers import read_llama_rows, why_not_llama
+from ppo_lm.fast.packing import Packing
 from ppo_lm.ops import position_ids
 
 NO_MASK = torch.ones(1, 1, 1, 1, dtype=torch.bool)  # of four dimensions, so that transformers builds none of its own

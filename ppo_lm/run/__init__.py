@@ -1,15 +1,15 @@
 """Saving."""
 
-from ppo_lm.checkpointing.checkpoint import (
+from ppo_lm.run.checkpoint import (
     Checkpoint,
     list_checkpoints,
     load_checkpoint,
     remove_checkpoints,
     save_checkpoint,
 )
-from ppo_lm.checkpointing.interrupts import Interrupts
-from ppo_lm.checkpointing.save_models import save_best, save_models
-from ppo_lm.checkpointing.stage_saver import StageSaver
+from ppo_lm.run.interrupts import Interrupts
+from ppo_lm.run.save_models import save_best, save_models
+from ppo_lm.run.stage_saver import StageSaver
 
 __all__ = [
     "Checkpoint",

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ppo_lm.base_setup import Optimiser
+from ppo_lm.optimisation import Optimiser
 
 SETTINGS = dict(schedule="constant", total_steps=0, max_grad_norm=1e9)
 

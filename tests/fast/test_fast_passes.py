@@ -15,10 +15,10 @@ from transformers import (
 )
 
 from ppo_lm.base_setup import make_lora_config
+from ppo_lm.fast import attention as attention_module
+from ppo_lm.fast.lora_linear import LoraLinear
+from ppo_lm.fast.packing import Packing
 from ppo_lm.models import BaseModel
-from ppo_lm.models import attention as attention_module
-from ppo_lm.models.lora_linear import LoraLinear
-from ppo_lm.models.packing import Packing
 from tests.conftest import make_base
 
 SMALL = dict(

@@ -21,7 +21,7 @@ from ppo_lm.reward_modeling import run_reward
 from ppo_lm.sft import run_sft
 from ppo_lm.value_modeling import run_value
 
-SETTINGS = Path(__file__).parent / "settings"
+SETTINGS = Path(__file__).parents[1] / "embedded" / "settings"
 
 
 def build_embedded(folder: Path, seed: int = 0, **changes) -> dict[str, float]:

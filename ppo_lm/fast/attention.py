@@ -11,7 +11,7 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
-from ppo_lm.models.packing import Packing
+from ppo_lm.fast.packing import Packing
 
 NAME = "ppo_lm"
 NO_PART_OF_ATTENTION = {

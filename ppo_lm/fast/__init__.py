@@ -1,0 +1,1 @@
+"""Passes and decoding of our own, for the families of networks that they know."""

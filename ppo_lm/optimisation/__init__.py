@@ -1,0 +1,6 @@
+"""Optimisers, their schedules, and the supervised loop."""
+
+from ppo_lm.optimisation.optimiser import Optimiser
+from ppo_lm.optimisation.supervised_loop import minimise
+
+__all__ = ["Optimiser", "minimise"]
