@@ -25,6 +25,11 @@ class ConfigError(UserError):
         count = f"{len(self.problems)} problem{'s' if len(self.problems) > 1 else ''}"
         super().__init__(f"{source}: {count}:\n" + "\n".join(f"  - {problem}" for problem in self.problems))
 
+    @classmethod
+    def of(cls, problem: str) -> ConfigError:
+        """A single problem."""
+        return cls([problem])
+
 
 class DataError(UserError):
     """A prompt, or a file of prompts, cannot be used."""

@@ -18,7 +18,7 @@ ROOT = Path(ppo_lm.__file__).parent
 CHECKOUT = ROOT.parent
 LEVELS = [  # a room imports from rooms above it in this list only, and from none on its own line
     ["errors", "types", "embedded"],
-    ["ops", "config"],
+    ["ops", "config", "plugins"],
     ["token_attribution", "experience_buffer"],
     ["reward_kl", "advantage", "optimisation"],
     ["training"],

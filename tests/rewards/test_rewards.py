@@ -103,7 +103,7 @@ def test_functions_load_from_a_module_and_from_a_file(tmp_path):
         ("{tmp}/broken.py:f", "raised SyntaxError while it was loaded"),
         ("no_such_module:f", "there is no module 'no_such_module'"),
         ("ppo_lm.rewards.tldr:nothing", "has no function 'nothing'"),
-        ("just_a_name", "write module:function or path/file.py:function"),
+        ("just_a_name", "write module:name or path/file.py:name"),
     ],
 )
 def test_a_function_that_cannot_be_found_is_one_sentence(tmp_path, spec, message):

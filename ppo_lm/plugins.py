@@ -1,0 +1,108 @@
+"""Parts that are chosen by name: a registered name, or a part of your own as `module:name` or `path/file.py:name`."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.util
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Generic, TypeVar
+
+from ppo_lm.errors import ConfigError, UserError
+
+Part = TypeVar("Part")
+
+
+class Registry(Generic[Part]):
+    """The parts of one kind, by name. `role` is the setting that names one, for error messages.
+
+    Example::
+
+        ESTIMATORS: Registry[Estimator] = Registry("advantage_estimator")
+
+        @ESTIMATORS.register("mine")
+        class Mine: ...
+
+        ESTIMATORS.find("mine"), ESTIMATORS.find("my_file.py:Mine")
+    """
+
+    def __init__(self, role: str):
+        self.role, self._parts = role, {}
+
+    def register(self, name: str) -> Callable[[Part], Part]:
+        """A decorator that registers what it decorates, unchanged. Raises `ValueError` if the name is taken."""
+
+        def add(part: Part) -> Part:
+            if name in self._parts:
+                raise ValueError(f"{self.role} {name!r} is registered already; choose another name")
+            self._parts[name] = part
+            return part
+
+        return add
+
+    @property
+    def names(self) -> list[str]:
+        """The registered names, in order of registration."""
+        return list(self._parts)
+
+    def find(self, spec: str) -> Part:
+        """The part that a name or `module:name` stands for. Raises `ConfigError` if there is none."""
+        if spec in self._parts:
+            return self._parts[spec]
+        if ":" in spec:
+            return load_object(spec, self.role, ConfigError.of)
+        near = difflib.get_close_matches(spec, self.names, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else "or name your own as module:name or path/file.py:name"
+        raise ConfigError([f"{self.role} is {spec!r}; it must be one of {', '.join(self.names)}; {hint}"])
+
+
+def load_object(spec: str, role: str, error: Callable[[str], UserError]) -> Any:
+    """Import `package.module:name` or `path/file.py:name`. Raises what `error` makes of a sentence that says which part
+    of `spec` cannot be found. `role` is the setting that named it."""
+    place, colon, name = spec.rpartition(":")
+    if not colon or not place or not name:
+        raise error(f"{role} {spec!r}: write module:name or path/file.py:name")
+    if place.endswith(".py"):
+        module = _load_file(spec, Path(place).expanduser(), role, error)
+    else:
+        module = _import_module(spec, place, role, error)
+    if not hasattr(module, name):
+        known = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+        raise error(f"{role} {spec!r}: {place} has no function {name!r}; it has {', '.join(known) or 'none'}")
+    return getattr(module, name)
+
+
+def _load_file(spec: str, file: Path, role: str, error: Callable[[str], UserError]) -> ModuleType:
+    if not file.is_file():
+        raise error(f"{role} {spec!r}: there is no file {file}")
+    name = f"ppo_lm_user_{file.stem}"
+    loader = importlib.util.spec_from_file_location(name, file)
+    assert loader is not None and loader.loader is not None
+    module = importlib.util.module_from_spec(loader)
+    sys.modules[name] = module  # dataclasses and pickle look up a class's module there
+    sys.path.insert(0, str(file.resolve().parent))  # so that the file can import its neighbours, as a script can
+    try:
+        loader.loader.exec_module(module)
+    except Exception as problem:
+        raise error(
+            f"{role} {spec!r}: {file} raised {type(problem).__name__} while it was loaded: {problem}"
+        ) from problem
+    return module
+
+
+def _import_module(spec: str, name: str, role: str, error: Callable[[str], UserError]) -> ModuleType:
+    if "" not in sys.path and "." not in sys.path:
+        sys.path.insert(0, "")  # find modules in the current folder, as `python -m` does
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as problem:
+        raise error(
+            f"{role} {spec!r}: there is no module {problem.name!r}; check its name, or give path/file.py:name"
+        ) from None
+    except Exception as problem:
+        raise error(
+            f"{role} {spec!r}: module {name} raised {type(problem).__name__} while it was imported: {problem}"
+        ) from problem
