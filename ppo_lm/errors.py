@@ -44,6 +44,10 @@ class RewardError(UserError):
     text."""
 
 
+class RecorderError(UserError):
+    """A recorder raised."""
+
+
 class CheckpointError(UserError):
     """There is no checkpoint to go on from, or it does not fit."""
 

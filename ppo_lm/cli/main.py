@@ -125,8 +125,7 @@ def read_run(kind: type, arguments: list[str], prog: str, description: str, embe
         config = kind(**read_settings(folder / "config.yaml", "--resume"))
     _quiet_transformers()
     if folder is not None:
-        from ppo_lm.run import load_checkpoint
-        from ppo_lm.tracking import lock_run_folder
+        from ppo_lm.run import load_checkpoint, lock_run_folder
 
         lock_run_folder(
             folder

@@ -16,7 +16,7 @@ from ppo_lm.collection.schedule import Schedule
 from ppo_lm.config import CollectConfig
 from ppo_lm.config.settings import differences
 from ppo_lm.errors import ConfigError, first_line, require
-from ppo_lm.tracking import check_output_dir, write_config
+from ppo_lm.run import check_output_dir, write_config
 
 FINGERPRINT = "pairs.sha256"
 MAY_CHANGE = ("host", "port", "annotator", "output_dir")  # when a collection goes on

@@ -164,6 +164,18 @@ class PPOConfig(PromptSettings, RewardSettings, ModelSettings):
     save_merged: bool = True
     """Also save the policy merged into the base, as a plain transformers model."""
 
+    MAY_CHANGE: ClassVar = (
+        "output_dir",
+        "reward",
+        "monitor",
+        "device",
+        "samples_every",
+        "save_every",
+        "keep_checkpoints",
+        "max_dropped",
+        "kl_limit",
+    )  # when a run is resumed
+
     RULES: ClassVar = {
         AT_LEAST_ONE: (
             "batch_size",

@@ -37,6 +37,8 @@ class SupervisedSettings(SourceSettings, ModelSettings):
     keep_checkpoints: int = 2
     """How many of the newest checkpoints to keep; with one alone, a damaged disk has none to fall back on."""
 
+    MAY_CHANGE: ClassVar = ("output_dir", "device", "save_every", "keep_checkpoints")  # when a run is resumed
+
     RULES: ClassVar = {
         AT_LEAST_ONE: ("max_tokens", "batch_size", "micro_batch_size", "epochs", "keep_checkpoints"),
         NOT_NEGATIVE: ("held_out", "max_steps", "save_every"),

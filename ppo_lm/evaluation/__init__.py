@@ -1,6 +1,7 @@
 """Measuring a policy."""
 
 from ppo_lm.evaluation.evaluation import Evaluation, evaluate, evaluate_texts, is_best
+from ppo_lm.evaluation.history import EvaluationHistory
 from ppo_lm.evaluation.rouge import rouge
 
-__all__ = ["Evaluation", "evaluate", "evaluate_texts", "is_best", "rouge"]
+__all__ = ["Evaluation", "EvaluationHistory", "evaluate", "evaluate_texts", "is_best", "rouge"]

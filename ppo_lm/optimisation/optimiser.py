@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import nn
@@ -45,21 +46,30 @@ class Optimiser:
         return self.scheduler.get_last_lr()[0]
 
     def step(self) -> float:
-        """Clip the gradients' norm, move, and clear them. Returns the norm before clipping. Raises `NumericalFault`,
-        with nothing moved, if that is NaN or infinite."""
+        """`clip`, then `update`. Returns the norm before clipping."""
+        norm = self.clip()
+        self.update()
+        return norm
+
+    def clip(self) -> float:
+        """Scale the gradients down to `max_grad_norm`. Returns their norm before that. Raises `NumericalFault`, with the
+        gradients cleared and nothing moved, if it is NaN or infinite."""
         norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, self.max_grad_norm))
         if not math.isfinite(norm):
             self.forget_gradients()
             raise NumericalFault(f"the gradient is NaN or infinite in update {self.steps_done + 1}")
+        return norm
+
+    def update(self) -> None:
+        """Move the weights by the gradients, advance the schedule, and clear the gradients."""
         self.adamw.step()
         self._round()
         self.scheduler.step()
         self.steps_done += 1
         self.forget_gradients()
-        return norm
 
     def skip(self, steps: int) -> None:
-        """Leave out so many steps, and what gradient there is: the schedule alone goes on."""
+        """Leave out `steps` updates: drop the gradients and advance the schedule alone."""
         self.forget_gradients()
         for _ in range(steps):
             self.scheduler.step()
@@ -69,62 +79,60 @@ class Optimiser:
         """Clear what the backward passes have added up so far."""
         self.adamw.zero_grad(set_to_none=True)
 
-    def tensors(self) -> dict[str, torch.Tensor]:
-        """AdamW's moments, and the copies in fp32, by the place of their weight."""
+    def state_dict(self) -> dict[str, Any]:
+        """AdamW's moments and the fp32 copies, by the place of their weight; the number of updates, and the schedule."""
         state = self.adamw.state
         moments = {
-            f"{i}.{moment}": state[weight][moment]
-            for i, weight in enumerate(self.parameters)
+            f"{place}.{moment}": state[weight][moment]
+            for place, weight in enumerate(self.parameters)
             for moment in MOMENTS
             if weight in state
         }
-        return moments | {f"{i}.fp32": copy for i, copy in self._copies()}
-
-    def numbers(self) -> dict:
-        """Where the schedule is, in types that JSON holds."""
-        scheduler = {
+        copies = {f"{place}.fp32": copy.detach() for place, copy in self._copies()}
+        schedule = {
             name: value
             for name, value in self.scheduler.state_dict().items()
-            if isinstance(value, (int, float, bool, str, list))
+            if isinstance(value, (int, float, bool, str, list)) and name != "lr_lambdas"
         }
-        return {
-            "steps_done": self.steps_done,
-            "scheduler": {name: value for name, value in scheduler.items() if name != "lr_lambdas"},
-        }
+        return {**moments, **copies, "steps_done": self.steps_done, "schedule": schedule}
 
     @torch.no_grad()
-    def restore(self, tensors: dict[str, torch.Tensor], numbers: dict) -> None:
-        """Undo `tensors` and `numbers`; the weights themselves are not touched."""
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Undo `state_dict`; weights that are fp32 themselves are not touched."""
         self.forget_gradients()
         self.adamw.state.clear()
-        for i, weight in enumerate(self.parameters):
-            if f"{i}.step" in tensors:
+        for place, weight in enumerate(self.parameters):
+            if f"{place}.step" in state:
                 self.adamw.state[weight] = {
-                    moment: tensors[f"{i}.{moment}"].to(weight.device, copy=True) for moment in MOMENTS
+                    moment: state[f"{place}.{moment}"].to(weight.device, copy=True) for moment in MOMENTS
                 }
-        for i, copy in self._copies():
-            copy.copy_(tensors[f"{i}.fp32"])
-        self.steps_done = numbers["steps_done"]
-        self.scheduler.load_state_dict({**self.scheduler.state_dict(), **numbers["scheduler"]})
+        for place, copy in self._copies():
+            copy.copy_(state[f"{place}.fp32"])
+        self._round()
+        self.steps_done = state["steps_done"]
+        self.scheduler.load_state_dict({**self.scheduler.state_dict(), **state["schedule"]})
         for group, rate in zip(self.adamw.param_groups, self.scheduler.get_last_lr()):
             group["lr"] = rate
 
-    def snapshot(self) -> tuple[list[torch.Tensor], dict[str, torch.Tensor], dict]:
-        """Copies, on the CPU, of the weights and of `tensors`, and `numbers`."""
-        weights = [weight.detach().to("cpu", copy=True) for weight in self.weights]
-        return (
-            weights,
-            {name: tensor.detach().to("cpu", copy=True) for name, tensor in self.tensors().items()},
-            self.numbers(),
-        )
+    def snapshot(self) -> dict[str, Any]:
+        """Copies, on the weights' own device, of all that an update changes."""
+        weights = {f"{place}.weight": weight for place, weight in self._fp32_weights()}
+        return {
+            name: value.detach().clone() if isinstance(value, torch.Tensor) else value
+            for name, value in (self.state_dict() | weights).items()
+        }
 
     @torch.no_grad()
-    def go_back_to(self, snapshot: tuple[list[torch.Tensor], dict[str, torch.Tensor], dict]) -> None:
-        """Undo all that has happened since `snapshot`."""
-        weights, *rest = snapshot
-        for weight, before in zip(self.weights, weights, strict=True):
-            weight.copy_(before)
-        self.restore(*rest)
+    def go_back_to(self, snapshot: Mapping[str, Any]) -> None:
+        """Undo every update since `snapshot`."""
+        for place, weight in self._fp32_weights():
+            weight.copy_(snapshot[f"{place}.weight"])
+        self.load_state_dict(snapshot)
+
+    def _fp32_weights(self) -> list[tuple[int, nn.Parameter]]:
+        """The weights without a copy, by their place; the others are their copies, rounded."""
+        pairs = zip(self.weights, self.parameters)
+        return [(place, weight) for place, (weight, copy) in enumerate(pairs) if weight is copy]
 
     def _copies(self) -> list[tuple[int, torch.Tensor]]:
         return [(i, copy) for i, (weight, copy) in enumerate(zip(self.weights, self.parameters)) if weight is not copy]

@@ -1,12 +1,12 @@
-"""The loop that supervised fine-tuning and reward modelling share."""
+"""The loop that supervised fine-tuning, reward modelling and value modelling share."""
 
 from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import nn
@@ -15,17 +15,43 @@ from ppo_lm.optimisation.batches import length_bucketed_batches
 from ppo_lm.optimisation.optimiser import Optimiser
 
 Example = TypeVar("Example")
-Log = Callable[[int, int, float, float], None]  # step, total steps, loss, learning rate
 
 
-class Saver(Protocol):
-    """Keeps a run so that it can go on."""
+class Progress(Protocol):
+    """Counts the steps of a loop, records them, and saves what it needs to continue; `run.Run` does all of it."""
 
-    def restore(self, optimiser: Optimiser) -> int:
-        """Put back what was saved; returns the number of steps that were done."""
+    def register(self, name: str, part: Any) -> None:
+        """Save `part` from now on, and put it back if the loop continues."""
 
-    def step_done(self, step: int, total: int, optimiser: Optimiser) -> None:
-        """Save, when it is time to."""
+    def steps(self) -> Iterator[int]:
+        """The numbers of the steps that are not done."""
+        ...
+
+    def record_step(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Step `step` is done."""
+
+
+class Counter:
+    """`Progress` that only counts."""
+
+    def __init__(self, total: int):
+        self.total = total
+
+    def register(self, name: str, part: Any) -> None:
+        """Save nothing."""
+
+    def steps(self) -> Iterator[int]:
+        """1 … total."""
+        return iter(range(1, self.total + 1))
+
+    def record_step(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Record nothing."""
+
+
+def count_steps(examples: int, *, batch_size: int, epochs: int, max_steps: int = 0) -> int:
+    """How many optimiser steps `minimise` makes; `max_steps` 0 is no limit."""
+    total = epochs * math.ceil(examples / batch_size)
+    return min(total, max_steps or total)
 
 
 def minimise(
@@ -42,18 +68,16 @@ def minimise(
     micro_batch_size: int | None = None,
     max_steps: int = 0,
     max_grad_norm: float = 1.0,
-    log: Log | None = None,
-    saver: Saver | None = None,
+    progress: Progress | None = None,
 ) -> None:
-    """Minimise, over batches of examples of similar length, `sum_losses` divided by the sum of the batch's `weights`;
+    """Minimise `sum_losses` divided by the sum of the batch's `weights`, over batches of examples of similar length;
     cosine schedule, 5% warm-up.
 
-    A batch's gradient is the same whatever the micro-batches it is computed in. `max_steps` above 0 ends the run, and
-    the schedule, early. With a `saver` it goes on after the steps that were done. Raises `NumericalFault` if a gradient
-    is NaN or infinite.
+    A batch's gradient is the same whatever the micro-batches it is computed in. `max_steps` above 0 ends the loop, and
+    the schedule, early. With `progress`, a loop that was interrupted continues after its last step. Raises
+    `NumericalFault` if a gradient is NaN or infinite.
     """
-    total = epochs * math.ceil(len(examples) / batch_size)
-    total = min(total, max_steps or total)
+    total = count_steps(len(examples), batch_size=batch_size, epochs=epochs, max_steps=max_steps)
     micro_batch_size = micro_batch_size or batch_size
     optimiser = Optimiser(
         parameters,
@@ -63,9 +87,13 @@ def minimise(
         max_grad_norm=max_grad_norm,
         warmup_steps=total // 20,
     )
-    done = saver.restore(optimiser) if saver else 0
+    progress = progress or Counter(total)
+    progress.register("optimiser", optimiser)
     batches = (rows for _ in range(epochs) for rows in length_bucketed_batches(lengths, batch_size, rng))
-    for step, rows in enumerate(islice(batches, done, total), start=done + 1):
+    drawn = 0
+    for step in progress.steps():
+        rows = next(islice(batches, step - 1 - drawn, None))
+        drawn = step
         weight, loss = sum(weights[row] for row in rows), 0.0
         for start in range(0, len(rows), micro_batch_size):
             part = sum_losses([examples[row] for row in rows[start : start + micro_batch_size]]) / weight
@@ -73,7 +101,4 @@ def minimise(
             loss += float(part.detach())
         used = optimiser.learning_rate
         optimiser.step()
-        if log is not None:
-            log(step, total, loss, used)
-        if saver is not None:
-            saver.step_done(step, total, optimiser)
+        progress.record_step(step, {"loss": loss, "learning_rate": used})

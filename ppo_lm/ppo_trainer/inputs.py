@@ -16,7 +16,7 @@ from ppo_lm.data.encoding import encode_prompt, fit_prompt
 from ppo_lm.errors import ConfigError, DataError, Problems, RewardError
 from ppo_lm.models import BaseModel, RewardModel
 from ppo_lm.rewards import ClassifierReward, FunctionReward, Scorer, load_scorer, tldr_heuristics
-from ppo_lm.tracking import check_output_dir
+from ppo_lm.run import check_output_dir
 
 
 class Inputs(NamedTuple):

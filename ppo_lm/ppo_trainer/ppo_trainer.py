@@ -2,32 +2,47 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+
+import torch
 
 from ppo_lm.advantage import GAEAdvantage, GroupAdvantage, ReturnCalculator, TDError, length_adaptive_lam
 from ppo_lm.base_setup import load_base, set_up_roles
 from ppo_lm.config import PPOConfig
 from ppo_lm.data import DataReport, Prompt, PromptSet, fingerprint, load_prompts
-from ppo_lm.errors import ConfigError, Interrupted, NumericalFault, RewardError, StorageError
-from ppo_lm.evaluation import evaluate, is_best
+from ppo_lm.errors import ConfigError, NumericalFault
+from ppo_lm.evaluation import Evaluation
 from ppo_lm.ops import masked_whiten
+from ppo_lm.ppo_trainer.evaluator import Evaluator
 from ppo_lm.ppo_trainer.faults import check_pairs
 from ppo_lm.ppo_trainer.generator import SequenceGenerator
+from ppo_lm.ppo_trainer.guard import StepGuard
 from ppo_lm.ppo_trainer.inputs import check_batch, check_prompts, fit_prompts, load_inputs, make_ready
 from ppo_lm.ppo_trainer.metrics import describe_cost, describe_rollout, describe_scores
 from ppo_lm.ppo_trainer.model_trainer import ModelTrainer
-from ppo_lm.ppo_trainer.run_guard import RunGuard
-from ppo_lm.ppo_trainer.run_state import Evaluations, put_state, random_states, restore_random_states, take_state
 from ppo_lm.ppo_trainer.value_adder import NoValues, ValueAdder
 from ppo_lm.reward_kl import KLController, KLDivergence, RewardAdjuster
 from ppo_lm.rewards import response_columns
 from ppo_lm.rewards.reward_computer import RewardComputer
 from ppo_lm.rollout import SamplingSettings, describe_engine, pick_engine
-from ppo_lm.run import Interrupts, load_checkpoint, remove_checkpoints, save_best, save_models
-from ppo_lm.tracking import Floor, Passes, PhaseClock, RunLog, measure_machine
+from ppo_lm.run import RandomStream, Run, Stateful, Weights, save_models
+from ppo_lm.tracking import (
+    Column,
+    Floor,
+    HealthWatch,
+    MetricsFile,
+    Passes,
+    PhaseClock,
+    Picture,
+    Recorder,
+    SamplesDrawn,
+    SamplesFile,
+    Screen,
+    measure_machine,
+)
 from ppo_lm.types import SAPairs
 
 
@@ -139,66 +154,111 @@ class PPOTrainer:
     def train(
         self,
         prompts: PromptSet | list[Prompt] | None = None,
-        log: RunLog | None = None,
         resume: str | Path | None = None,
-    ) -> Evaluations:
+        *,
+        recorders: Sequence[Recorder] = (),
+        quiet: bool = False,
+    ) -> dict[str, list[Evaluation]]:
         """A whole run of `config.steps` steps over `prompts` (None: `config.prompts`), with evaluations on prompts held
-        out of them.
+        out of them. Returns the evaluations, by name, first to last.
 
-        Writes `config.output_dir` and prints progress through `log`. Returns the evaluations, by name, first to last.
-        `resume` is the folder of a run with the same settings that did not end. Raises `RunPaused`, with the run saved,
-        when a reward fails, or after the step in which SIGINT or SIGTERM came; `RunStopped` when numbers break (see
-        `run_guard`); `StorageError` when a file cannot be written.
+        Writes `config.output_dir` and, unless `quiet`, prints progress; `recorders` hear of everything too. `resume` is
+        the folder of an interrupted run with the same settings. Raises `RunPaused`, with the run saved, when a reward
+        fails, and after the step in which SIGINT or SIGTERM came; `RunStopped` when numbers break (see `guard`);
+        `StorageError` when a file cannot be written.
         """
         config = self.config
         train_set, held_out, report = self._prompt_sets(prompts)
-        resume, data = resume and Path(resume).expanduser(), fingerprint([train_set.prompts, held_out.prompts])
-        checkpoint, damage = load_checkpoint(resume) if resume else (None, [])
-        step, evaluations = put_state(self, checkpoint, data) if checkpoint else (0, {})
-        log = log or RunLog(
-            config, monitor_name=self.monitor and self.monitor.name, resume=(resume, step) if resume else None
+        evaluator = Evaluator(config, held_out, self.evaluation_rewards, self.monitor, self._make_generator)
+        guard, monitor = StepGuard(config), self.monitor.name if self.monitor else "monitor"
+        by_name = prompts is None and not self.has_callables
+        screen = () if quiet else (Screen(),)
+        with Run(
+            config,
+            steps=config.steps,
+            command="ppo-lm train --resume {}" if by_name else "trainer.train(..., resume={!r})",
+            data=fingerprint([train_set.prompts, held_out.prompts]),
+            identity=self._scorers(),
+            resume=None if resume is None else Path(resume),
+            recorders=[MetricsFile(), SamplesFile(), *screen, Picture(), *recorders],
+        ) as run:
+            parts = {**self.stateful_parts(), "evaluations": evaluator.history, "guard": guard}
+            for name, part in parts.items():
+                run.register(name, part)
+            run.start(self._headline(), reports=[report], columns=columns(monitor))
+            health = HealthWatch(config, run.history)
+            batches = train_set.batches(config.batch_size, config.seed, config.responses_per_prompt)
+            batches = islice(batches, run.step, None)
+            evaluator.evaluate_if_due(run)
+            for step in run.steps():
+                batch = next(batches)
+                try:
+                    results = self.ppo_step(batch.prompts, batch.columns)
+                except NumericalFault as fault:
+                    run.record_skipped(step, batch.prompts, fault)
+                    guard.skipped(step, fault, self.models())
+                else:
+                    self._record(run, step, batch, results, health)
+                    guard.passed(step, results["kl"])
+                evaluator.evaluate_if_due(run)
+            evaluator.evaluate_if_due(run)
+            if run.folder:
+                self.save(run.folder)
+            run.finish(evaluator.examples(monitor))
+        return evaluator.history.made
+
+    def _record(self, run: Run, step: int, batch: PromptSet, results: dict, health: HealthWatch) -> None:
+        metrics = {name: value for name, value in results.items() if isinstance(value, (int, float))}
+        run.record_step(step, metrics)
+        if step % self.config.samples_every == 0 or run.is_over:
+            parts = {
+                name: [None if math.isnan(score) else score for score in scores.tolist()]
+                for name, scores in self.reward_computer.components.items()
+            }
+            drawn = SamplesDrawn(step, batch.prompts, results["generated_texts"], results["rewards"], parts)
+            run.record_samples(drawn)
+        for finding in health.step({"step": step, **metrics}):
+            run.record_finding(finding)
+
+    def stateful_parts(self) -> dict[str, Stateful]:
+        """What decides the next step, by name; every checkpoint holds it. tests/run/test_parts.py looks for what is
+        missing here."""
+        trainer = self.model_trainer
+        return {
+            "policy": Weights(self.roles.policy.parameters()),
+            "value": Weights(self.roles.value.parameters()),
+            "policy_optimiser": trainer.policy_optimiser,
+            "value_optimiser": trainer.value_optimiser,
+            "kl_controller": self.kl_controller,
+            "sampling": RandomStream(self.generator.random),
+            "policy_batches": RandomStream(trainer.policy_buffer.random),
+            "value_batches": RandomStream(trainer.value_buffer.random),
+        }
+
+    def models(self) -> dict[str, list[torch.nn.Parameter]]:
+        """The weights that a step computes with, by what to call them."""
+        return {
+            "the policy": self.roles.policy.parameters(),
+            "the value model": self.roles.value.parameters(),
+            "the frozen base": list(self.base.network.parameters()),
+        }
+
+    def _headline(self) -> str:
+        config = self.config
+        copies = f" with {config.responses_per_prompt} responses each" if config.responses_per_prompt > 1 else ""
+        return (
+            f"PPO on {config.model_name} ({self.base.description}; {describe_engine(self.roles.policy)}): {config.steps} "
+            f"steps of {config.batch_size // config.responses_per_prompt} prompts{copies}"
         )
-        guard = RunGuard(
-            self,
-            log,
-            "ppo-lm train --resume {}"
-            if prompts is None and not self.has_callables
-            else "trainer.train(..., resume={!r})",
-        )
-        batches = islice(train_set.batches(config.batch_size, config.seed, config.responses_per_prompt), step, None)
-        before = random_states(self)
-        try:
-            log.start(
-                f"{config.model_name} ({self.base.description}; {describe_engine(self.roles.policy)})", report, damage
-            )
-            with Interrupts() as interrupts:
-                self._evaluate_if_due(step, held_out, evaluations, log)
-                while step < config.steps:
-                    interrupts.check()
-                    if config.save_every and step % config.save_every == 0:
-                        guard.save(take_state(self, step, evaluations, data))
-                    batch = next(batches)
-                    try:
-                        results = self.ppo_step(batch.prompts, batch.columns)
-                        log.step(step + 1, batch.prompts, results, self.reward_computer.components)
-                        guard.passed(step + 1, results["kl"])
-                    except NumericalFault as fault:
-                        guard.drop(step + 1, batch.prompts, fault)
-                    step += 1
-                    before = random_states(self)
-                    self._evaluate_if_due(step, held_out, evaluations, log)
-            if log.folder:
-                self.save(log.folder)
-                remove_checkpoints(log.folder)
-            log.finish(held_out, evaluations)
-        except (RewardError, NumericalFault, Interrupted) as error:
-            restore_random_states(self, before)
-            guard.pause(take_state(self, step, evaluations, data), error)
-        except StorageError as error:
-            guard.stop(error)
-        finally:
-            log.close()
-        return evaluations
+
+    def _scorers(self) -> dict[str, object]:
+        """What scores: what the configuration names, or else the functions' names. The address of a service may
+        change."""
+        config, monitor = self.config, self.monitor and self.monitor.name
+        if self.has_callables:
+            return {"the rewards": self.reward_computer.names, "the monitor": monitor}
+        named = monitor if config.monitor is None else without_address(config.monitor)
+        return {"the rewards": list(map(without_address, config.rewards)), "the monitor": named}
 
     def save(self, folder: str | Path) -> None:
         """Write `adapter/` (plain PEFT) and `merged/` (plain transformers, if `save_merged`) into `folder`; lora_r 0
@@ -232,28 +292,6 @@ class PPOTrainer:
         report.describe_split([str(p) for p in train_set.prompts], [str(p) for p in held_out.prompts])
         return train_set, held_out, report
 
-    def _evaluate_if_due(self, step: int, held_out: PromptSet, evaluations: Evaluations, log: RunLog) -> None:
-        """Evaluate before the first step, after the last, and every `eval_every`; once."""
-        config = self.config
-        due = step in (0, config.steps) or (config.eval_every and step % config.eval_every == 0)
-        if not due or not len(held_out) or any(made[-1].step == step for made in evaluations.values()):
-            return
-        sampling, found = self.generator.sampling, {}
-        kinds = {"sampled": sampling, "near_greedy": SamplingSettings(sampling.max_new_tokens, config.eval_temperature)}
-        for name, settings in kinds.items():
-            evaluation = evaluate(
-                self._make_generator(settings), self.evaluation_rewards, self.monitor, held_out, config.batch_size
-            )
-            kl = (
-                evaluation.kl if settings == sampling else None
-            )  # at another temperature it compares two other distributions
-            found[name] = replace(evaluation, step=step, kl=kl)
-        for name, evaluation in found.items():
-            evaluations.setdefault(name, []).append(evaluation)
-        log.evaluation(step, held_out, found)
-        if config.eval_every and step and log.folder and is_best(evaluations["sampled"]):
-            save_best(self.roles.policy, log.folder)
-
     def _passes(self) -> Passes:
         config, recomputed, critic = (
             self.config,
@@ -279,3 +317,14 @@ class PPOTrainer:
         return SequenceGenerator(
             policy, self.roles.sft, sampling, config.micro_batch_tokens, config.seed, engine, recompute, clock
         )
+
+
+def columns(monitor_name: str) -> list[Column]:
+    """The metrics of a step that are worth a place on the screen."""
+    titles = {"score": "reward", "kl": "KL", "monitor": monitor_name, "length": "length", "ended": "ended"}
+    return [Column(name, title) for name, title in titles.items()]
+
+
+def without_address(spec: str) -> str:
+    """A reward's name in a configuration, without what may change when a run is resumed."""
+    return "a service" if spec.startswith(("http://", "https://", "remote(")) else spec

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 ERROR_CLIP = 0.2
 
 
@@ -18,3 +20,11 @@ class KLController:
         if self.target:
             error = min(max(kl / self.target - 1, -ERROR_CLIP), ERROR_CLIP)
             self.coef *= 1 + error * responses / self.horizon
+
+    def state_dict(self) -> dict[str, float]:
+        """The weight."""
+        return {"coef": self.coef}
+
+    def load_state_dict(self, state: Mapping[str, float]) -> None:
+        """Undo `state_dict`."""
+        self.coef = state["coef"]

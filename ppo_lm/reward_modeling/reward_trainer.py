@@ -36,7 +36,7 @@ def sum_preference_losses(model: RewardModel, batch: list[Comparison]) -> torch.
 
 def train_reward_model(model: RewardModel, comparisons: list[Comparison], *, seed: int = 0, **settings) -> None:
     """Minimise the mean loss of a comparison, with dropout. `settings` are those of `optimisation.minimise`:
-    learning_rate, epochs, batch_size, micro_batch_size, max_steps, max_grad_norm, log."""
+    learning_rate, epochs, batch_size, micro_batch_size, max_steps, max_grad_norm, progress."""
     lengths = [max(len(c.chosen_ids), len(c.rejected_ids)) for c in comparisons]
     rng = random.Random(f"reward {seed}")
     with model.base.dropout():

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -13,20 +13,22 @@ from ppo_lm.config import RewardConfig
 from ppo_lm.data import DataReport, Demonstration, Preference, load_demonstrations, load_preferences
 from ppo_lm.data.encoded import Encoded, encode_all
 from ppo_lm.data.encoding import encode_pair, encode_prompt, fit_prompt
-from ppo_lm.data.prompts import fingerprint
 from ppo_lm.errors import ConfigError, DataError, writing
 from ppo_lm.models import BaseModel, RewardModel
 from ppo_lm.reward_modeling.report import RewardReport, write_report
 from ppo_lm.reward_modeling.reward_trainer import Comparison, normalise, score_all, train_reward_model
-from ppo_lm.run import Interrupts, StageSaver, remove_checkpoints
-from ppo_lm.tracking import StageLog, check_output_dir
+from ppo_lm.run import check_output_dir
+from ppo_lm.run.stage import LINES, LOSS, make_stage_run, register_training, training_settings
+from ppo_lm.tracking import Recorder
 
 
-def run_reward(config: RewardConfig, quiet: bool = False, resume: Path | None = None) -> dict[str, float]:
+def run_reward(
+    config: RewardConfig, quiet: bool = False, resume: Path | None = None, recorders: Sequence[Recorder] = ()
+) -> dict[str, float]:
     """Train, normalise, measure on held-out comparisons, and save. Returns what was measured.
 
     Writes into `config.output_dir`: `reward` (the model, for PPO's `reward`), report.md with pictures, report.json,
-    config, data report, metrics. `resume` is the folder of a run with the same settings that did not end. Raises
+    config, data report, metrics. `resume` is the folder of an interrupted run with the same settings. Raises
     `RunPaused`, with the run saved, after the step in which SIGINT or SIGTERM came.
     """
     if config.preferences is None:
@@ -40,55 +42,35 @@ def run_reward(config: RewardConfig, quiet: bool = False, resume: Path | None = 
         demonstrations, other = load_demonstrations(config.demonstrations, config, config.completion_column)
         reports.append(other)
     base = load_base(config.model_name, config.dtype, config.device, seed=config.seed)
-    train, held_out = encode_preferences(base, preferences, config, report).split(config.held_out, config.seed, report)
-
+    encoded = encode_preferences(base, preferences, config, report)
+    train, held_out = encoded.split(config.held_out, config.seed, report)
     references = reference_sequences(base, demonstrations, train, config)
-    saver = StageSaver(
-        config,
-        fingerprint([dataclasses.astuple(tokens) for tokens in train.tokens]),
-        resume,
-        "ppo-lm reward --resume {}",
-    )
 
-    with (
-        StageLog(config, config.output_dir, quiet, resume=resume and (resume, saver.step)) as log,
-        Interrupts() as interrupts,
-    ):
-        log.say(
-            f"reward model on {config.model_name} ({base.description})"
-            + (f", {saver.step} steps done" if resume else "")
+    with make_stage_run(config, "reward", train, resume=resume, quiet=quiet, recorders=recorders) as run:
+        model = set_up_reward_model(base, config)
+        run.start(
+            f"reward model on {config.model_name} ({base.description})", reports=reports, columns=LOSS, lines=LINES
         )
-        log.data(*reports)
-        log.warn(saver.damage)
-        torch.manual_seed(config.seed)
-        add_adapter(
-            base, "reward", make_lora_config(config.lora_r, config.lora_alpha, config.lora_dropout, config.lora_targets)
-        )
-        model = RewardModel(base)
-        log.evaluation(0, "before", lambda: measure(model, held_out).headline())
-        train_reward_model(
-            model,
-            train.tokens,
-            seed=config.seed,
-            learning_rate=config.learning_rate,
-            epochs=config.epochs,
-            batch_size=config.batch_size,
-            micro_batch_size=config.micro_batch_size,
-            max_steps=config.max_steps,
-            max_grad_norm=config.max_grad_norm,
-            log=log.step,
-            saver=saver.start(log.folder, model.parameters(), interrupts),
-        )
+        run.measure("before", len(held_out.texts), lambda: measure(model, held_out).headline())
+        register_training(run, model.parameters())
+        train_reward_model(model, train.tokens, seed=config.seed, progress=run, **training_settings(config))
         result = measure(model, held_out)  # before normalising: the probabilities that were trained
         normalise(model, references)
-        log.evaluation(log.last_step, "after", result.headline)
-        with writing(log.folder):
-            model.save(log.folder / "reward")
-            (log.folder / "report.json").write_text(json.dumps(result.as_dict(), indent=1) + "\n", encoding="utf-8")
-            write_report(result, log.folder)
-        remove_checkpoints(log.folder)
-        log.say_where()
+        run.measure("after", len(held_out.texts), result.headline)
+        with writing(run.folder):
+            model.save(run.folder / "reward")
+            (run.folder / "report.json").write_text(json.dumps(result.as_dict(), indent=1) + "\n", encoding="utf-8")
+            write_report(result, run.folder)
+        run.finish()
     return result.headline()
+
+
+def set_up_reward_model(base: BaseModel, config: RewardConfig) -> RewardModel:
+    """A fresh adapter and head on the base."""
+    torch.manual_seed(config.seed)
+    lora = make_lora_config(config.lora_r, config.lora_alpha, config.lora_dropout, config.lora_targets)
+    add_adapter(base, "reward", lora)
+    return RewardModel(base)
 
 
 def encode_preferences(

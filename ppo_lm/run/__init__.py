@@ -1,24 +1,25 @@
-"""Saving."""
+"""One run for every stage: folder, lock, signals, checkpoints, recorders."""
 
-from ppo_lm.run.checkpoint import (
-    Checkpoint,
-    list_checkpoints,
-    load_checkpoint,
-    remove_checkpoints,
-    save_checkpoint,
-)
-from ppo_lm.run.interrupts import Interrupts
+from ppo_lm.run.checkpoint import Checkpoint, list_checkpoints, load_checkpoint, save_checkpoint
+from ppo_lm.run.folder import check_output_dir, lock_run_folder, make_run_folder, write_config
+from ppo_lm.run.run import Run
 from ppo_lm.run.save_models import save_best, save_models
-from ppo_lm.run.stage_saver import StageSaver
+from ppo_lm.run.stateful import GlobalRandom, RandomStream, Stateful, Weights
 
 __all__ = [
     "Checkpoint",
-    "Interrupts",
-    "StageSaver",
+    "GlobalRandom",
+    "RandomStream",
+    "Run",
+    "Stateful",
+    "Weights",
+    "check_output_dir",
     "list_checkpoints",
     "load_checkpoint",
-    "remove_checkpoints",
+    "lock_run_folder",
+    "make_run_folder",
     "save_best",
     "save_checkpoint",
     "save_models",
+    "write_config",
 ]

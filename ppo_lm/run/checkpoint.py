@@ -7,8 +7,9 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -19,10 +20,31 @@ TENSORS, STATE, MANIFEST = "tensors.safetensors", "state.json", "manifest.json"
 
 
 class Checkpoint(NamedTuple):
-    """What decides the next step: tensors by name, and plain values."""
+    """What decides the next step of a run: tensors by name, and plain values that JSON holds."""
 
     tensors: dict[str, torch.Tensor]
-    state: dict
+    state: dict[str, Any]
+
+    @classmethod
+    def of(cls, parts: Mapping[str, Mapping[str, Any]], state: Mapping[str, Any]) -> Checkpoint:
+        """A checkpoint of parts by name, each a mapping of names to tensors and plain values."""
+        tensors, plain = {}, {}
+        for part, values in parts.items():
+            plain[part] = {name: value for name, value in values.items() if not isinstance(value, torch.Tensor)}
+            tensors |= {f"{part}/{name}": value for name, value in values.items() if isinstance(value, torch.Tensor)}
+        return cls(tensors, {**state, "parts": plain})
+
+    def parts(self) -> dict[str, dict[str, Any]]:
+        """The parts again."""
+        found = {part: dict(values) for part, values in self.state["parts"].items()}
+        for name, tensor in self.tensors.items():
+            part, _, rest = name.partition("/")
+            found[part][rest] = tensor
+        return found
+
+    def is_finite(self) -> bool:
+        """Whether no number in it is NaN or infinite."""
+        return all(bool(tensor.isfinite().all()) for tensor in self.tensors.values() if tensor.is_floating_point())
 
 
 def save_checkpoint(run_folder: Path, step: int, checkpoint: Checkpoint, keep: int = 2) -> Path:

@@ -41,7 +41,7 @@ def sum_completion_losses(policy: PolicyModel, batch: list[EncodedDemonstration]
 
 def train_sft(policy: PolicyModel, demonstrations: list[EncodedDemonstration], *, seed: int = 0, **settings) -> None:
     """Minimise the mean loss of a completion token, with dropout. `settings` are those of `optimisation.minimise`:
-    learning_rate, epochs, batch_size, micro_batch_size, max_steps, max_grad_norm, log."""
+    learning_rate, epochs, batch_size, micro_batch_size, max_steps, max_grad_norm, progress."""
     lengths, weights = [len(d) for d in demonstrations], [len(d.completion_ids) for d in demonstrations]
     rng = random.Random(f"sft {seed}")
     with policy.base.dropout():

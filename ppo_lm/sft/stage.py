@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -12,25 +12,27 @@ from ppo_lm.config import SFTConfig
 from ppo_lm.data import DataReport, Demonstration, load_demonstrations
 from ppo_lm.data.encoded import Encoded, encode_all
 from ppo_lm.data.encoding import encode_pair
-from ppo_lm.data.prompts import fingerprint
 from ppo_lm.errors import ConfigError, require
 from ppo_lm.evaluation import rouge
 from ppo_lm.models import BaseModel, PolicyModel
 from ppo_lm.rollout import SamplingSettings, write_completions
-from ppo_lm.run import Interrupts, StageSaver, remove_checkpoints, save_models
+from ppo_lm.run import check_output_dir, save_models
+from ppo_lm.run.stage import LINES, LOSS, before_and_after, make_stage_run, register_training, training_settings
 from ppo_lm.sft.sft_trainer import EncodedDemonstration, completion_loss, train_sft
-from ppo_lm.tracking import StageLog, check_output_dir
+from ppo_lm.tracking import Recorder
 
 NEAR_GREEDY = 0.01  # temperature (2403.17031, detail 26)
 
 
-def run_sft(config: SFTConfig, quiet: bool = False, resume: Path | None = None) -> dict[str, float]:
+def run_sft(
+    config: SFTConfig, quiet: bool = False, resume: Path | None = None, recorders: Sequence[Recorder] = ()
+) -> dict[str, float]:
     """Train, measure on held-out demonstrations before and after, and save. Returns what was measured, as
     `loss_before`, `loss_after`, ….
 
     Writes into `config.output_dir`: `merged` (a plain transformers model), `adapter` if lora_r is above 0, config, data
-    report, metrics. `resume` is the folder of a run with the same settings that did not end. Raises `RunPaused`, with
-    the run saved, after the step in which SIGINT or SIGTERM came.
+    report, metrics. `resume` is the folder of an interrupted run with the same settings. Raises `RunPaused`, with the
+    run saved, after the step in which SIGINT or SIGTERM came.
     """
     if config.demonstrations is None:
         raise ConfigError(['demonstrations is not set; name a file, a hub data set, or "embedded"'], "SFTConfig")
@@ -39,42 +41,19 @@ def run_sft(config: SFTConfig, quiet: bool = False, resume: Path | None = None) 
         require("torchmetrics", f"ROUGE (rouge_samples {config.rouge_samples}; 0 does without)")
     demonstrations, report = load_demonstrations(config.demonstrations, config, config.completion_column)
     base = load_base(config.model_name, config.dtype, config.device, seed=config.seed)
-    train, held_out = encode_demonstrations(base, demonstrations, config, report).split(
-        config.held_out, config.seed, report
-    )
-    saver = StageSaver(
-        config, fingerprint([dataclasses.astuple(tokens) for tokens in train.tokens]), resume, "ppo-lm sft --resume {}"
-    )
+    encoded = encode_demonstrations(base, demonstrations, config, report)
+    train, held_out = encoded.split(config.held_out, config.seed, report)
 
-    with (
-        StageLog(config, config.output_dir, quiet, resume=resume and (resume, saver.step)) as log,
-        Interrupts() as interrupts,
-    ):
-        log.say(f"SFT on {config.model_name} ({base.description})" + (f", {saver.step} steps done" if resume else ""))
-        log.data(report)
-        log.warn(saver.damage)
+    with make_stage_run(config, "sft", train, resume=resume, quiet=quiet, recorders=recorders) as run:
         policy = set_up_policy(base, config)
-        before = log.evaluation(0, "before", lambda: measure(policy, held_out, config))
-        train_sft(
-            policy,
-            train.tokens,
-            seed=config.seed,
-            learning_rate=config.learning_rate,
-            epochs=config.epochs,
-            batch_size=config.batch_size,
-            micro_batch_size=config.micro_batch_size,
-            max_steps=config.max_steps,
-            max_grad_norm=config.max_grad_norm,
-            log=log.step,
-            saver=saver.start(log.folder, policy.parameters(), interrupts),
-        )
-        after = log.evaluation(log.last_step, "after", lambda: measure(policy, held_out, config))
-        save_models(policy, log.folder)
-        remove_checkpoints(log.folder)
-        log.say_where()
-    return {f"{name}_before": value for name, value in before.items()} | {
-        f"{name}_after": value for name, value in after.items()
-    }
+        run.start(f"SFT on {config.model_name} ({base.description})", reports=[report], columns=LOSS, lines=LINES)
+        before = run.measure("before", len(held_out.texts), lambda: measure(policy, held_out, config))
+        register_training(run, policy.parameters())
+        train_sft(policy, train.tokens, seed=config.seed, progress=run, **training_settings(config))
+        after = run.measure("after", len(held_out.texts), lambda: measure(policy, held_out, config))
+        save_models(policy, run.folder)
+        run.finish()
+    return before_and_after(before, after)
 
 
 def set_up_policy(base: BaseModel, config: SFTConfig) -> PolicyModel:

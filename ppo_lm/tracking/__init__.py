@@ -1,24 +1,52 @@
-"""The record of a run."""
+"""What a run says, and who listens: recorders, health, costs."""
 
 from ppo_lm.tracking.doctor import examine
+from ppo_lm.tracking.events import (
+    Answer,
+    CheckpointSaved,
+    Column,
+    EvaluationDone,
+    RunFinish,
+    RunStart,
+    SamplesDrawn,
+    StepDone,
+    StepSkipped,
+)
+from ppo_lm.tracking.files import MetricsFile, SamplesFile, append_record, write_json, write_tensors
 from ppo_lm.tracking.floor import Floor, Passes, measure_machine
+from ppo_lm.tracking.health import Finding, HealthWatch, check_health
 from ppo_lm.tracking.phases import PhaseClock, peak_memory
-from ppo_lm.tracking.run_folder import append_record, check_output_dir, lock_run_folder, make_run_folder, write_config
-from ppo_lm.tracking.run_log import RunLog
-from ppo_lm.tracking.stage_log import StageLog
+from ppo_lm.tracking.picture import Picture
+from ppo_lm.tracking.recorder import RECORDERS, Recorder, make_recorders
+from ppo_lm.tracking.screen import Screen
 
 __all__ = [
+    "RECORDERS",
+    "Answer",
+    "CheckpointSaved",
+    "Column",
+    "EvaluationDone",
+    "Finding",
     "Floor",
+    "HealthWatch",
+    "MetricsFile",
     "Passes",
     "PhaseClock",
-    "RunLog",
-    "StageLog",
+    "Picture",
+    "Recorder",
+    "RunFinish",
+    "RunStart",
+    "SamplesDrawn",
+    "SamplesFile",
+    "Screen",
+    "StepDone",
+    "StepSkipped",
     "append_record",
-    "check_output_dir",
+    "check_health",
     "examine",
-    "lock_run_folder",
-    "make_run_folder",
+    "make_recorders",
     "measure_machine",
     "peak_memory",
-    "write_config",
+    "write_json",
+    "write_tensors",
 ]

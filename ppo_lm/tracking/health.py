@@ -162,3 +162,19 @@ CHECKS: dict[str, Callable[[Sequence[dict], PPOConfig], str | None]] = {
     "policy gradient": _gradient("policy_grad_norm"),
     "value gradient": _gradient("value_grad_norm"),
 }
+
+
+class HealthWatch:
+    """Follows a run, and reports each finding of `check_health` once."""
+
+    def __init__(self, config: PPOConfig, history: Sequence[dict] = ()):
+        """`history`: the rows of metrics.jsonl so far; what they show already is not reported again."""
+        self.config, self.steps = config, steps_of(history)
+        self._told = {finding.name for finding in check_health(self.steps, config)}
+
+    def step(self, row: dict) -> list[Finding]:
+        """The findings that are new with this step's metrics."""
+        self.steps.append(row)
+        new = [finding for finding in check_health(self.steps, self.config) if finding.name not in self._told]
+        self._told |= {finding.name for finding in new}
+        return new

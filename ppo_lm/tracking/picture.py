@@ -5,7 +5,37 @@ from __future__ import annotations
 from pathlib import Path
 from statistics import fmean
 
+from ppo_lm.errors import writing
+from ppo_lm.tracking.events import RunFinish, RunStart, StepDone
+from ppo_lm.tracking.recorder import RECORDERS, Recorder
+
 SPANS = 16  # a smoothed point is the mean of the latest 1/16 of the run's steps
+
+
+@RECORDERS.register("picture")
+class Picture(Recorder):
+    """`learning_curve.png`, drawn when the run ends: the columns that the screen shows and the picture has a title
+    for."""
+
+    def __init__(self) -> None:
+        self.history: list[dict] = []
+        self.monitor = "monitor"
+
+    def start(self, event: RunStart) -> None:
+        """Take over the rows of a resumed run."""
+        self.history = [row for row in event.history if "evaluation" not in row and "dropped" not in row]
+        self.monitor = next((column.title for column in event.columns if column.name == "monitor"), "monitor")
+
+    def step(self, event: StepDone) -> None:
+        """Keep the row."""
+        self.history.append({"step": event.step, **event.metrics})
+
+    def finish(self, event: RunFinish) -> None:
+        """Draw."""
+        if event.folder and any("score" in row for row in self.history):
+            file = event.folder / "learning_curve.png"
+            with writing(file):
+                draw_learning_curve(self.history, self.monitor, file)
 
 
 def draw_learning_curve(history: list[dict], monitor_name: str, file: Path) -> None:

@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from ppo_lm.base_setup import load_base, set_up_roles
 from ppo_lm.config import ValueConfig
 from ppo_lm.data import DataReport, Demonstration, load_demonstrations
 from ppo_lm.data.encoded import Encoded
-from ppo_lm.data.prompts import fingerprint
 from ppo_lm.errors import ConfigError, Problems, RewardError, writing
 from ppo_lm.ppo_trainer.inputs import load_reward, make_ready, missing_columns
 from ppo_lm.rewards import Scorer
 from ppo_lm.rewards.reward_computer import RewardComputer
-from ppo_lm.run import Interrupts, StageSaver, remove_checkpoints
+from ppo_lm.run import check_output_dir
+from ppo_lm.run.stage import LINES, LOSS, before_and_after, make_stage_run, register_training, training_settings
 from ppo_lm.sft.stage import encode_demonstrations
-from ppo_lm.tracking import StageLog, check_output_dir
-from ppo_lm.tracking.run_folder import write_json
+from ppo_lm.tracking import Recorder, write_json
 from ppo_lm.value_modeling.value_trainer import ScoredDemonstration, measure_values, train_value_model
 
 SCORES_FILE = "scores.json"
 
 
-def run_value(config: ValueConfig, quiet: bool = False, resume: Path | None = None) -> dict[str, float]:
+def run_value(
+    config: ValueConfig, quiet: bool = False, resume: Path | None = None, recorders: Sequence[Recorder] = ()
+) -> dict[str, float]:
     """Score the demonstrations, train, measure on held-out ones before and after, and save. Returns what was measured,
     as `explained_variance_after`, ….
 
@@ -38,12 +39,6 @@ def run_value(config: ValueConfig, quiet: bool = False, resume: Path | None = No
     train, held_out = encode_demonstrations(base, demonstrations, config, report).split(
         config.held_out, config.seed, report
     )
-    saver = StageSaver(
-        config,
-        fingerprint([dataclasses.astuple(tokens) for tokens in train.tokens]),
-        resume,
-        "ppo-lm value --resume {}",
-    )
     roles = set_up_roles(
         base,
         lora_r=config.lora_r,
@@ -56,45 +51,30 @@ def run_value(config: ValueConfig, quiet: bool = False, resume: Path | None = No
     rewards, model = make_ready(rewards, roles.rewards, base.device), roles.value
     computer = RewardComputer(rewards, weights=config.reward_weights, clip=config.reward_clip)
 
-    with StageLog(config, config.output_dir, quiet, resume=resume and (resume, saver.step)) as log:
-        log.say(
-            f"value model on {config.model_name} ({base.description})"
-            + (f", {saver.step} steps done" if resume else "")
+    with make_stage_run(config, "value", train, resume=resume, quiet=quiet, recorders=recorders) as run:
+        run.start(
+            f"value model on {config.model_name} ({base.description})", reports=[report], columns=LOSS, lines=LINES
         )
-        log.data(report)
-        log.warn(saver.damage)
         scores = read_scores(resume)
         if scores is None:
-            log.say(f"scoring {len(train.tokens) + len(held_out.tokens):,} completions")
+            run.say(f"scoring {len(train.tokens) + len(held_out.tokens):,} completions")
             scores = [score_demonstrations(computer, part) for part in (train, held_out)]
-        write_json(log.folder / SCORES_FILE, scores)
+            write_json(run.folder / SCORES_FILE, scores)
         scored, test = (add_scores(part, own) for part, own in zip((train, held_out), scores))
-        before = log.evaluation(0, "before", lambda: measure_values(model, test, config.gamma, config.micro_batch_size))
-        with Interrupts() as interrupts:
-            train_value_model(
-                model,
-                scored,
-                gamma=config.gamma,
-                seed=config.seed,
-                learning_rate=config.learning_rate,
-                epochs=config.epochs,
-                batch_size=config.batch_size,
-                micro_batch_size=config.micro_batch_size,
-                max_steps=config.max_steps,
-                max_grad_norm=config.max_grad_norm,
-                log=log.step,
-                saver=saver.start(log.folder, model.parameters(), interrupts),
-            )
-        after = log.evaluation(
-            log.last_step, "after", lambda: measure_values(model, test, config.gamma, config.micro_batch_size)
+
+        def measured() -> dict[str, float]:
+            return measure_values(model, test, config.gamma, config.micro_batch_size)
+
+        before = run.measure("before", len(test), measured)
+        register_training(run, model.parameters())
+        train_value_model(
+            model, scored, gamma=config.gamma, seed=config.seed, progress=run, **training_settings(config)
         )
-        with writing(log.folder):
-            model.save(log.folder / "value")
-        remove_checkpoints(log.folder)
-        log.say_where()
-    return {f"{name}_before": value for name, value in before.items()} | {
-        f"{name}_after": value for name, value in after.items()
-    }
+        after = run.measure("after", len(test), measured)
+        with writing(run.folder):
+            model.save(run.folder / "value")
+        run.finish()
+    return before_and_after(before, after)
 
 
 def load_inputs(config: ValueConfig) -> tuple[list[Scorer | Path], list[Demonstration], DataReport]:

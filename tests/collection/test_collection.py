@@ -12,7 +12,7 @@ from ppo_lm.collection.stage import check_same_collection, check_same_pairs, loc
 from ppo_lm.config import CollectConfig
 from ppo_lm.data import DataReport, Preference, load_preferences
 from ppo_lm.errors import ConfigError, DataError
-from ppo_lm.tracking import write_config
+from ppo_lm.run import write_config
 
 PAIRS = FilePairs([Preference(f"prompt {i}", f" first {i}", f" second {i}") for i in range(12)])
 

@@ -17,7 +17,7 @@ from ppo_lm.data import load_demonstrations, load_preferences, load_prompts
 from ppo_lm.errors import CheckpointError, ConfigError, DataError, UserError
 from ppo_lm.run import Checkpoint, load_checkpoint, save_checkpoint
 from ppo_lm.run.checkpoint import MANIFEST, STATE
-from ppo_lm.tracking.run_folder import drop_later_steps
+from ppo_lm.tracking.files import drop_later_steps
 
 CONFIGS = [PPOConfig, SFTConfig, RewardConfig, ValueConfig, EvaluateConfig, CollectConfig]
 COMMANDS = {"train": PPOConfig, "sft": SFTConfig, "reward": RewardConfig, "value": ValueConfig}

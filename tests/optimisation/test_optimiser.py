@@ -1,5 +1,7 @@
 """The optimiser: weights of a coarser dtype than fp32, and its schedules."""
 
+import copy
+
 import pytest
 import torch
 
@@ -50,7 +52,7 @@ def test_a_restored_optimiser_goes_on_bit_for_bit():
         half, first = train(start.to(dtype), inputs[:9], 0.01)
         weight = torch.nn.Parameter(half.detach().clone())
         second = Optimiser([weight], 0.01, **SETTINGS)
-        second.restore({name: tensor.clone() for name, tensor in first.tensors().items()}, first.numbers())
+        second.load_state_dict(copy.deepcopy(first.state_dict()))
         for x in inputs[9:]:
             (weight * x.to(dtype)).sum().backward()
             second.step()
@@ -69,3 +71,20 @@ def test_the_inverse_schedule_rises_in_the_warm_up_and_falls_to_0():
     assert rates[4] == pytest.approx(0.75 / 3)
     assert rates[6] == pytest.approx(0.5 / 5)
     assert rates[10:] == [0.0, 0.0]
+
+
+def test_a_snapshot_undoes_updates_and_stays_on_the_weights_device():
+    for dtype in (torch.float32, torch.bfloat16):
+        weight, optimiser = train(torch.ones(4, dtype=dtype), torch.randn(3, 4), 0.1)
+        before, snapshot = weight.detach().clone(), optimiser.snapshot()
+        again = copy.deepcopy(optimiser.state_dict())
+        for _ in range(2):
+            (weight * 3).sum().backward()
+            optimiser.step()
+        assert not torch.equal(weight, before)
+        optimiser.go_back_to(snapshot)
+        assert torch.equal(weight, before)
+        now = optimiser.state_dict()
+        assert now.keys() == again.keys()
+        assert all(torch.equal(now[k], v) if isinstance(v, torch.Tensor) else now[k] == v for k, v in again.items())
+        assert {value.device for value in snapshot.values() if isinstance(value, torch.Tensor)} == {weight.device}

@@ -1,5 +1,6 @@
 """Numbers that are NaN or infinite: the step is dropped, nothing else is lost."""
 
+import copy
 import json
 import math
 
@@ -28,24 +29,19 @@ class Lengths:
 
 def everything(trainer):
     """Copies of all that training changes."""
-    steps = trainer.model_trainer
-    models = [
-        weight.detach().clone()
-        for model in (trainer.roles.policy, trainer.roles.value)
-        for weight in model.parameters()
-    ]
-    moments = [
-        tensor.clone()
-        for optimiser in (steps.policy_optimiser, steps.value_optimiser)
-        for tensor in optimiser.tensors().values()
-    ]
-    return models, moments, [o.numbers() for o in (steps.policy_optimiser, steps.value_optimiser)]
+    return copy.deepcopy({name: part.state_dict() for name, part in trainer.stateful_parts().items()})
 
 
 def same(now, then):
-    return (
-        all(len(a) == len(b) and all(map(torch.equal, a, b)) for a, b in zip(now[:2], then[:2])) and now[2] == then[2]
-    )
+    """Whether all of it is equal but for the random streams, which a failed step leaves further on."""
+
+    def equal(one, other):
+        if isinstance(one, dict):
+            return one.keys() == other.keys() and all(equal(one[name], other[name]) for name in one)
+        return torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other
+
+    streams = ("sampling", "policy_batches", "value_batches")
+    return now.keys() == then.keys() and all(equal(now[name], then[name]) for name in now if name not in streams)
 
 
 def break_gradient(optimiser, update, value=math.nan):
@@ -121,7 +117,7 @@ def test_a_step_whose_reward_is_nan_is_dropped_and_the_run_goes_on(folder, tmp_p
     assert len(kept["prompts"]) == 4 and set(kept["prompts"]) <= set(PROMPTS)
     pairs = load_file(aside / "pairs.safetensors")
     assert pairs["action_ids"].shape[0] == 4 and pairs["old_logprobs"].isfinite().all()
-    assert f"dropped, nothing was trained: {kept['fault']}; its batch is in {aside}" in capsys.readouterr().out
+    assert f"skipped, nothing was trained: {kept['fault']}; its batch is in {aside}" in capsys.readouterr().out
     assert (out / "learning_curve.png").exists()
     with pytest.raises(SystemExit) as ended:
         main(["doctor", str(out), "--nothing"])
@@ -132,11 +128,11 @@ def test_a_step_whose_reward_is_nan_is_dropped_and_the_run_goes_on(folder, tmp_p
 
 def test_after_three_dropped_steps_in_a_row_the_run_stops_and_says_where_to_go_on(folder, tmp_path):
     out = tmp_path / "run"
-    with pytest.raises(RunStopped, match="step 4: 3 steps in a row were dropped, .*look at the reward") as stopped:
+    with pytest.raises(RunStopped, match="step 4: 3 steps in a row were skipped, .*look at the reward") as stopped:
         make(folder, out, Lengths(at=(4, 5, 6, 7), value=-math.inf), eval_every=0, save_every=2).train(PROMPTS)
     assert stopped.value.exit_code == 70
     assert (
-        f"The last checkpoint is {out / 'checkpoints' / 'step-000002'}; go on from it with: "
+        f"The last checkpoint is {out / 'checkpoints' / 'step-000002'}; continue from it with: "
         f"trainer.train(..., resume='{out}')" in str(stopped.value)
     )
     make(folder, out, Lengths(), eval_every=0, save_every=2).train(PROMPTS, resume=out)  # the reward is mended
@@ -175,7 +171,7 @@ def test_a_broken_weight_stops_the_run_at_once_and_is_never_saved(folder, tmp_pa
 def test_a_run_stops_when_its_kl_is_over_the_limit(folder, tmp_path):
     with pytest.raises(
         RunStopped,
-        match=r"step \d: the KL to the reference is .* nats a response, over kl_limit 0.5; start anew with a higher kl_coef \(0\)",
+        match=r"step \d: the KL to the reference is .* nats per response, over kl_limit 0.5; start again with a higher kl_coef \(0\)",
     ) as stopped:
         make(folder, tmp_path / "run", Lengths(), kl_limit=0.5, kl_coef=0, learning_rate=0.1, eval_every=0).train(
             PROMPTS

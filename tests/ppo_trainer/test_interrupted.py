@@ -106,7 +106,7 @@ def test_a_signal_lets_the_step_end_and_saves(folder, tmp_path, number):
     before = signal.getsignal(number)
     expected = make(folder, whole, Signals()).train(PROMPTS)
     with pytest.raises(
-        RunPaused, match=rf"{number.name} was received\nThe run is saved as it was after step 2; go on with:"
+        RunPaused, match=rf"{number.name} was received\nThe run is saved as it was after step 2; continue with:"
     ) as paused:
         make(folder, parts, Signals(4, number)).train(PROMPTS)
     assert paused.value.exit_code == 75

@@ -72,7 +72,7 @@ def test_a_paused_run_ends_bit_for_bit_like_one_that_was_not(folder, tmp_path, f
     expected = make(folder, whole, Flaky(), **settings).train(PROMPTS)
     with pytest.raises(
         RunPaused,
-        match=rf"the judge is out\nThe run is saved as it was after step {after}; go on with: trainer.train\(..., resume='{parts}'\)",
+        match=rf"the judge is out\nThe run is saved as it was after step {after}; continue with: trainer.train\(..., resume='{parts}'\)",
     ):
         make(folder, parts, Flaky(fails), **settings).train(PROMPTS)
     found = make(folder, parts, Flaky(), **settings).train(PROMPTS, resume=parts)
@@ -110,7 +110,7 @@ def test_another_run_cannot_be_resumed(folder, tmp_path):
         make(folder, out, Flaky(), kl_coef=0.3).train(PROMPTS, resume=out)
     with pytest.raises(CheckpointError, match=r"the rewards was \['Flaky'\] and is \[\]"):
         make(folder, out, None).train(PROMPTS, resume=out)
-    with pytest.raises(CheckpointError, match="the prompts have changed since the run was paused"):
+    with pytest.raises(CheckpointError, match="the data has changed since the run was paused"):
         make(folder, out, Flaky()).train(PROMPTS[::-1], resume=out)
     with pytest.raises(CheckpointError, match="there is no checkpoint in it"):
         make(folder, out, Flaky()).train(PROMPTS, resume=tmp_path)
@@ -127,10 +127,10 @@ def test_the_way_to_go_on_fits_how_the_run_was_started(folder, tmp_path):
     prompts.write_text("\n".join(PROMPTS))
     by_name = dict(reward=f"{broken}:judge", prompts=str(prompts), eval_prompts=0)
     config = PPOConfig(model_name=folder, output_dir=str(tmp_path / "a"), **by_name)
-    with pytest.raises(RunPaused, match="go on with: ppo-lm train --resume"):
+    with pytest.raises(RunPaused, match="continue with: ppo-lm train --resume"):
         PPOTrainer(config).train()
     config = PPOConfig(model_name=folder, output_dir=str(tmp_path / "b"), **by_name)
-    with pytest.raises(RunPaused, match=r"go on with: trainer.train\(..., resume="):
+    with pytest.raises(RunPaused, match=r"continue with: trainer.train\(..., resume="):
         PPOTrainer(config).train(PROMPTS)
     other = PPOConfig(
         model_name=folder, output_dir=str(tmp_path / "a"), **{**by_name, "reward": "length_target(words=3)"}

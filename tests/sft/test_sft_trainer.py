@@ -3,6 +3,7 @@ import torch
 
 from ppo_lm.base_setup import make_lora_config
 from ppo_lm.models import PolicyModel
+from ppo_lm.optimisation.supervised_loop import Counter
 from ppo_lm.sft import EncodedDemonstration, completion_loss, train_sft
 from tests.conftest import make_base
 
@@ -26,23 +27,34 @@ def test_the_loss_is_the_mean_over_completion_tokens_only():
     )
 
 
+class Remembers(Counter):
+    """Keeps what a loop records."""
+
+    def __init__(self, total):
+        super().__init__(total)
+        self.seen = []
+
+    def record_step(self, step, metrics):
+        self.seen.append((step, metrics))
+
+
 def test_training_lowers_the_loss_and_moves_the_adapter_only():
     base = make_base()
     base.add_adapter("policy", make_lora_config(8, 16, 0.0))
     policy = PolicyModel(base)
     frozen = {name: p.detach().clone() for name, p in base.network.named_parameters() if "lora_" not in name}
     before = completion_loss(policy, DEMONSTRATIONS)
-    seen = []
+    progress = Remembers(40)
     train_sft(
         policy,
         DEMONSTRATIONS,
         learning_rate=1e-2,
         epochs=20,
         batch_size=2,
-        log=lambda step, total, loss, rate: seen.append((step, total)),
+        progress=progress,
     )
     assert completion_loss(policy, DEMONSTRATIONS) < 0.5 * before
-    assert seen[-1] == (40, 40)
+    assert [step for step, _ in progress.seen] == list(range(1, 41))
     assert all(torch.equal(p, frozen[name]) for name, p in base.network.named_parameters() if name in frozen)
 
 
@@ -50,7 +62,7 @@ def adapter_after(micro_batch_size, dropout=0.0, max_steps=0):
     base = make_base()
     torch.manual_seed(1)
     base.add_adapter("policy", make_lora_config(8, 16, dropout))
-    policy, rates = PolicyModel(base), []
+    policy, progress = PolicyModel(base), Remembers(max_steps or 3)
     train_sft(
         policy,
         DEMONSTRATIONS,
@@ -59,9 +71,9 @@ def adapter_after(micro_batch_size, dropout=0.0, max_steps=0):
         batch_size=3,
         micro_batch_size=micro_batch_size,
         max_steps=max_steps,
-        log=lambda step, total, loss, rate: rates.append(rate),
+        progress=progress,
     )
-    return [p.detach().clone() for p in policy.parameters()], rates
+    return [p.detach().clone() for p in policy.parameters()], [row["learning_rate"] for _, row in progress.seen]
 
 
 def test_micro_batches_change_nothing():

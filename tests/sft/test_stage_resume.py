@@ -92,7 +92,7 @@ def test_a_stage_killed_inside_a_step_goes_on_bit_for_bit(folder, tmp_path, kind
 
 
 @pytest.mark.parametrize(("kind", "settings"), KINDS, ids=str)
-@pytest.mark.parametrize("at", [7, 12])
+@pytest.mark.parametrize("at", [7, 11])
 def test_a_stage_that_is_asked_to_stop_is_saved_and_goes_on_by_command(folder, tmp_path, kind, settings, at, capsys):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     RUN[kind](make_config(kind, folder, tmp_path, whole, **settings), quiet=True)
@@ -100,7 +100,7 @@ def test_a_stage_that_is_asked_to_stop_is_saved_and_goes_on_by_command(folder, t
     try:
         with pytest.raises(
             RunPaused,
-            match=rf"SIGTERM was received\nThe run is saved as it was after step {at}; go on with: ppo-lm {kind} --resume {parts}",
+            match=rf"SIGTERM was received\nThe run is saved as it was after step {at}; continue with: ppo-lm {kind} --resume {parts}",
         ):
             RUN[kind](make_config(kind, folder, tmp_path, parts, **settings), quiet=True)
     finally:
@@ -129,5 +129,5 @@ def test_other_settings_or_data_are_refused(folder, tmp_path):
     Path(config.demonstrations).write_text(
         "\n".join(json.dumps({**row, "completion": "I am glad."}) for row in DEMONSTRATIONS)
     )
-    with pytest.raises(CheckpointError, match="the data was other data"):
+    with pytest.raises(CheckpointError, match="the data has changed"):
         run_sft(config, resume=parts)

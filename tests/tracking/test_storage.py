@@ -12,8 +12,7 @@ import pytest
 
 from ppo_lm.errors import RunPaused, StorageError, UserError
 from ppo_lm.run import checkpoint as checkpoints
-from ppo_lm.run import load_checkpoint
-from ppo_lm.tracking import lock_run_folder, make_run_folder
+from ppo_lm.run import load_checkpoint, lock_run_folder, make_run_folder
 from tests.ppo_trainer.test_interrupted import Signals, end_alike
 from tests.ppo_trainer.test_resume import PROMPTS, make
 
@@ -38,11 +37,11 @@ def test_a_disk_that_fills_up_under_a_log_ends_the_run_with_a_sentence_and_it_go
 
     trainer.ppo_step = filling
     with pytest.raises(
-        StorageError, match=f"{name} cannot be written: No space left on device; make room there"
+        StorageError, match=f"{name} cannot be written: No space left on device; free some space"
     ) as full:
         trainer.train(PROMPTS)
     assert full.value.exit_code == 74
-    assert f"The last checkpoint is {parts / 'checkpoints' / 'step-000002'}; go on from it with:" in str(full.value)
+    assert f"The last checkpoint is {parts / 'checkpoints' / 'step-000002'}; continue from it with:" in str(full.value)
     (parts / name).unlink()
     (tmp_path / "kept").rename(parts / name)
     assert make(folder, parts, Signals(), save_every=2).train(PROMPTS, resume=parts) == expected
@@ -126,7 +125,7 @@ def test_a_whole_run_on_a_disk_that_is_too_small(folder, tmp_path):
 HOLD = """
 import sys
 from pathlib import Path
-from ppo_lm.tracking import lock_run_folder
+from ppo_lm.run import lock_run_folder
 lock = lock_run_folder(Path(sys.argv[1]))
 print("held", flush=True)
 sys.stdin.read()

@@ -1,0 +1,86 @@
+"""When a run evaluates its policy, and what it keeps of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from ppo_lm.config import PPOConfig
+from ppo_lm.data import Prompt, PromptSet
+from ppo_lm.evaluation import Evaluation, EvaluationHistory, evaluate, is_best
+from ppo_lm.ppo_trainer.generator import SequenceGenerator
+from ppo_lm.rewards.reward_computer import RewardComputer
+from ppo_lm.rollout import SamplingSettings
+from ppo_lm.run import Run, save_best
+from ppo_lm.tracking import Answer
+
+SHOWN_EXAMPLES = 3
+
+
+class Evaluator:
+    """Evaluates on held-out prompts before the first step, after the last, and every `eval_every` steps: sampled as in
+    training, and near-greedily (2403.17031)."""
+
+    def __init__(
+        self,
+        config: PPOConfig,
+        prompts: PromptSet,
+        rewards: RewardComputer,
+        monitor: Callable | None,
+        make_generator: Callable[[SamplingSettings], SequenceGenerator],
+    ):
+        """`make_generator` makes one with a random stream of its own, so that evaluations change nothing in training
+        and all see the same noise."""
+        self.config, self.prompts, self.rewards, self.monitor = config, prompts, rewards, monitor
+        self.make_generator, self.history = make_generator, EvaluationHistory()
+
+    def evaluate_if_due(self, run: Run) -> None:
+        """Evaluate if it is time to, once per step; keep the policy in `best/` if it is the best so far."""
+        config, step = self.config, run.step
+        due = step == 0 or run.is_over or (config.eval_every and step % config.eval_every == 0)
+        if not due or not len(self.prompts) or self.history.has(step):
+            return
+        found = self.evaluate(step)
+        self.history.add(found)
+        run.record_evaluation(len(self.prompts), {name: evaluation.means() for name, evaluation in found.items()})
+        if config.eval_every and step and run.folder and is_best(self.history.made["sampled"]):
+            save_best(self.make_generator(self._sampled).policy, run.folder)
+
+    def evaluate(self, step: int) -> dict[str, Evaluation]:
+        """Both evaluations, by name."""
+        kinds = {
+            "sampled": self._sampled,
+            "near_greedy": SamplingSettings(self.config.max_new_tokens, self.config.eval_temperature),
+        }
+        found = {}
+        for name, sampling in kinds.items():
+            generator = self.make_generator(sampling)
+            made = evaluate(generator, self.rewards, self.monitor, self.prompts, self.config.batch_size)
+            kl = made.kl if sampling == self._sampled else None  # at another temperature it compares other policies
+            found[name] = replace(made, step=step, kl=kl)
+        return found
+
+    def examples(self, monitor_name: str) -> list[tuple[Prompt, Sequence[Answer]]]:
+        """A few prompts with what was sampled for them at first and at last."""
+        made = self.history.made.get("sampled", [])
+        if not made:
+            return []
+        moments = {"before": made[0], "after": made[-1]}
+        return [
+            (
+                prompt,
+                [Answer(when, seen.texts[row], _numbers(seen, row, monitor_name)) for when, seen in moments.items()],
+            )
+            for row, prompt in enumerate(self.prompts.prompts[:SHOWN_EXAMPLES])
+        ]
+
+    @property
+    def _sampled(self) -> SamplingSettings:
+        config = self.config
+        return SamplingSettings(config.max_new_tokens, config.temperature, config.top_k, config.top_p)
+
+
+def _numbers(evaluation: Evaluation, row: int, monitor_name: str) -> dict[str, float]:
+    numbers = {"reward": evaluation.scores[row]}
+    monitored = evaluation.monitors[row] if evaluation.monitors else None
+    return numbers if monitored is None else {**numbers, monitor_name: monitored}

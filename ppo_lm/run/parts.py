@@ -1,0 +1,52 @@
+"""The registered parts of a run: what its checkpoints hold."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+from ppo_lm.errors import CheckpointError, first_line
+from ppo_lm.run.checkpoint import Checkpoint
+from ppo_lm.run.stateful import State, Stateful
+
+
+class Parts:
+    """Stateful parts by name, put back from `checkpoint` as they are registered, if there is one."""
+
+    def __init__(self, checkpoint: Checkpoint | None = None):
+        self._parts: dict[str, Stateful] = {}
+        self._before: dict[str, State] = {}
+        self._saved = None if checkpoint is None else checkpoint.parts()
+
+    def register(self, name: str, part: Stateful) -> None:
+        """Add a part. Raises `CheckpointError` if the checkpoint holds nothing that fits it."""
+        if name in self._parts:
+            raise ValueError(f"a part called {name!r} is registered already")
+        self._parts[name] = part
+        if self._saved is None:
+            return
+        try:
+            part.load_state_dict(self._saved[name])
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise CheckpointError(
+                f"the checkpoint does not fit ({name}: {type(error).__name__}: {first_line(error)}), so it was written "
+                "by another version of ppo_lm, torch or peft"
+            ) from error
+
+    def checkpoint(self, state: Mapping[str, Any]) -> Checkpoint:
+        """All parts as they are now, with the run's own `state`."""
+        return Checkpoint.of({name: part.state_dict() for name, part in self._parts.items()}, state)
+
+    def remember(self) -> None:
+        """Copy the parts that a failing step may leave changed."""
+        self._before = {
+            name: copy.deepcopy(part.state_dict())
+            for name, part in self._parts.items()
+            if not getattr(part, "all_or_nothing", False)
+        }
+
+    def put_back(self) -> None:
+        """Undo what has changed since `remember`."""
+        for name, state in self._before.items():
+            self._parts[name].load_state_dict(state)

@@ -1,0 +1,277 @@
+"""One context for every stage: its folder, its checkpoints, its recorders, and how it stops and continues."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NoReturn
+
+from filelock import FileLock
+
+from ppo_lm.config.settings import Settings
+from ppo_lm.data import DataReport, Prompt
+from ppo_lm.errors import (
+    CheckpointError,
+    Interrupted,
+    NumericalFault,
+    RecorderError,
+    RewardError,
+    RunPaused,
+    RunStopped,
+    StorageError,
+    UserError,
+    writing,
+)
+from ppo_lm.run.checkpoint import Checkpoint, list_checkpoints, load_checkpoint, remove_checkpoints, save_checkpoint
+from ppo_lm.run.folder import lock_run_folder, make_run_folder, unlock, write_config
+from ppo_lm.run.interrupts import Interrupts
+from ppo_lm.run.parts import Parts
+from ppo_lm.run.resume import check_same_run, describe
+from ppo_lm.run.stateful import Stateful
+from ppo_lm.tracking import (
+    CheckpointSaved,
+    Column,
+    EvaluationDone,
+    Finding,
+    Recorder,
+    RunFinish,
+    RunStart,
+    SamplesDrawn,
+    StepDone,
+    StepSkipped,
+    write_json,
+    write_tensors,
+)
+from ppo_lm.tracking.files import drop_later_steps
+from ppo_lm.tracking.recorder import Broadcast
+
+PAUSES = (RewardError, NumericalFault, Interrupted, RecorderError)  # errors that a run survives, saved as it was
+
+
+class Run:
+    """A run of any stage. Inside the `with` block its folder is locked, a signal waits for the end of the step, and an
+    error that the run can survive saves it before it is raised::
+
+        with Run(config, steps=100, command="ppo-lm sft --resume {}", resume=resume, recorders=[Screen()]) as run:
+            run.register("weights", Weights(model.parameters()))
+            run.start("SFT on ...", reports=[report])
+            for step in run.steps():
+                run.record_step(step, {"loss": train_on_a_batch()})
+            run.finish()
+
+    Resumed with the same settings, data and parts, it continues bit for bit.
+    """
+
+    def __init__(
+        self,
+        config: Settings,
+        *,
+        steps: int,
+        command: str,
+        data: str = "",
+        identity: Mapping[str, object] | None = None,
+        resume: Path | None = None,
+        recorders: Sequence[Recorder] = (),
+    ):
+        """`command`: how to resume the folder put in for `{}`. `data`: a fingerprint of what is trained on.
+        `identity`: what else the numbers depend on, such as the names of the rewards, by what to call it. `resume`:
+        the folder of an interrupted run."""
+        self.config, self.total, self.command = config, steps, command
+        self.description = describe(config, identity or {}, data)
+        self.resumed = None if resume is None else Path(resume).expanduser()
+        self.folder: Path | None = None
+        self.step = 0  # steps done
+        self.history: list[dict] = []  # the rows of metrics.jsonl up to the checkpoint that was resumed
+        self.notices: list[str] = []
+        self.parts = Parts()
+        self.recorders = Broadcast(recorders)
+        self.interrupts = Interrupts()
+        self._lock: FileLock | None = None
+
+    def __enter__(self) -> Run:
+        try:
+            if self.resumed is not None:
+                self._resume(self.resumed)
+            elif self.config.output_dir:
+                self._make_folder(Path(self.config.output_dir).expanduser())
+        except BaseException:
+            self._close()
+            raise
+        self.interrupts.__enter__()
+        return self
+
+    def _make_folder(self, wanted: Path) -> None:
+        self.folder, self._lock = make_run_folder(wanted)
+        if self.folder != wanted:
+            self.notices.append(f"{wanted} is taken by another run; this one goes to {self.folder}")
+        write_config(self.folder, self.config)
+
+    def _resume(self, folder: Path) -> None:
+        if not folder.is_dir():
+            raise CheckpointError(f"resume {str(folder)!r}: there is no such folder")
+        self.folder, self._lock = folder, lock_run_folder(folder)
+        checkpoint, damage = load_checkpoint(folder)
+        check_same_run(self.description, checkpoint.state, type(self.config).MAY_CHANGE)
+        self.notices += damage
+        self.parts = Parts(checkpoint)
+        self.step = checkpoint.state["step"]
+        self.history = drop_later_steps(folder, self.step)
+
+    def register(self, name: str, part: Stateful) -> None:
+        """Keep `part` in every checkpoint from now on; in a resumed run, put back what the checkpoint holds of it.
+        Raises `CheckpointError` if that does not fit."""
+        self.parts.register(name, part)
+
+    def start(
+        self,
+        headline: str,
+        *,
+        reports: Sequence[DataReport] = (),
+        notices: Sequence[str] = (),
+        columns: Sequence[Column] = (),
+        lines: int = 0,
+    ) -> None:
+        """Tell the recorders what begins, or continues; see `RunStart`."""
+        event = RunStart(
+            headline=headline,
+            config=self.config,
+            folder=self.folder,
+            steps=self.total,
+            done=self.step,
+            reports=reports,
+            notices=[*self.notices, *notices],
+            history=self.history,
+            columns=columns,
+            lines=lines,
+        )
+        self.recorders.tell("start", event)
+
+    def steps(self) -> Iterator[int]:
+        """The numbers of the steps that are not done yet. Before each, a checkpoint is saved if one is due, and
+        `Interrupted` is raised if a signal came. Each must be recorded before the next is asked for."""
+        while not self.is_over:
+            self.parts.remember()
+            self.interrupts.check()
+            if self.config.save_every and self.step % self.config.save_every == 0:
+                self.save()
+            next_step = self.step + 1
+            yield next_step
+            if self.step != next_step:
+                raise RuntimeError(f"step {next_step} was not recorded")
+
+    def record_step(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Step `step` is done."""
+        self._done(step)
+        self.recorders.tell("step", StepDone(step, self.total, metrics))
+
+    def record_skipped(self, step: int, prompts: Sequence[Prompt], fault: NumericalFault) -> None:
+        """Step `step` trained nothing. Its prompts, and what there was of its pairs, are kept in `dropped/`."""
+        aside = None
+        if self.folder:
+            aside = self.folder / "dropped" / f"step-{step:06d}"
+            with writing(aside):
+                aside.mkdir(parents=True, exist_ok=True)
+            write_json(aside / "prompts.json", {"fault": str(fault), "prompts": prompts})
+            if fault.batch is not None:
+                write_tensors(aside / "pairs.safetensors", fault.batch.columns())
+        self._done(step)
+        self.recorders.tell("skipped", StepSkipped(step, self.total, str(fault), aside))
+
+    def _done(self, step: int) -> None:
+        self.step = step
+        self.parts.remember()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether no step is left, or a recorder asked to stop."""
+        return self.step >= self.total or self.recorders.stop_reason is not None
+
+    def record_samples(self, samples: SamplesDrawn) -> None:
+        """The responses of a step."""
+        self.recorders.tell("samples", samples)
+
+    def record_evaluation(self, prompts: int, means: Mapping[str, Mapping[str, float]]) -> None:
+        """Means over `prompts` held-out examples, by the evaluation's name."""
+        self.recorders.tell("evaluation", EvaluationDone(self.step, prompts, means))
+
+    def record_finding(self, finding: Finding) -> None:
+        """A failure mode that shows in the metrics."""
+        self.recorders.tell("finding", finding)
+
+    def say(self, text: str) -> None:
+        """A sentence for whoever is watching."""
+        self.recorders.tell("notice", text)
+
+    def measure(self, name: str, examples: int, measure: Callable[[], dict[str, float]]) -> dict[str, float]:
+        """Measure on held-out examples, once: a resumed run returns what it recorded before."""
+        for row in self.history:
+            if row.get("evaluation") == name:
+                return {key: value for key, value in row.items() if key not in ("step", "evaluation")}
+        numbers = measure()
+        self.record_evaluation(examples, {name: numbers})
+        return numbers
+
+    def finish(self, examples: Sequence[tuple[Prompt, Sequence[Any]]] = ()) -> None:
+        """The models are saved: remove the checkpoints, and tell the recorders. `examples`: see `RunFinish`."""
+        if self.folder:
+            remove_checkpoints(self.folder)
+        self.recorders.tell("finish", RunFinish(self.folder, self.step, self.recorders.stop_reason, examples))
+
+    def save(self) -> None:
+        """Save a checkpoint, unless a number in it is NaN or infinite."""
+        checkpoint = self._checkpoint()
+        if self.folder and checkpoint.is_finite():
+            place = save_checkpoint(self.folder, self.step, checkpoint, self.config.keep_checkpoints)
+            self.recorders.tell("checkpoint", CheckpointSaved(self.step, place))
+
+    def last_checkpoint(self) -> str:
+        """A line that says where the last checkpoint is and how to continue from it."""
+        saved = list_checkpoints(self.folder) if self.folder else []
+        if not saved:
+            return "\nNo checkpoint of this run is saved"
+        return f"\nThe last checkpoint is {saved[-1]}; continue from it with: {self._resume_command()}"
+
+    def _checkpoint(self) -> Checkpoint:
+        return self.parts.checkpoint({"step": self.step, **self.description})
+
+    def _resume_command(self) -> str:
+        return self.command.format(str(self.folder))
+
+    def __exit__(self, kind: type | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        try:
+            if isinstance(error, PAUSES):
+                self._pause(error)
+            if isinstance(error, StorageError):
+                self._stop(error)
+            if isinstance(error, RunStopped):
+                raise RunStopped(f"{error}{self.last_checkpoint()}") from error
+        finally:
+            self.interrupts.__exit__()
+            self._close()
+
+    def _pause(self, error: UserError) -> NoReturn:
+        """Save the run as it was after its last step; the batch that was not finished is drawn again later."""
+        if self.folder is None:
+            raise type(error)(f"{error}; nothing of the run is saved, because output_dir is not set") from error
+        self.parts.put_back()
+        checkpoint = self._checkpoint()
+        if not checkpoint.is_finite():
+            raise RunStopped(
+                f"{error}\nThe run holds NaN or inf, so it is not saved{self.last_checkpoint()}"
+            ) from error
+        try:
+            save_checkpoint(self.folder, self.step, checkpoint, self.config.keep_checkpoints)
+        except StorageError as full:
+            self._stop(StorageError(f"{error}\n{full}"))
+        raise RunPaused(
+            f"{error}\nThe run is saved as it was after step {self.step}; continue with: {self._resume_command()}"
+        ) from error
+
+    def _stop(self, error: StorageError) -> NoReturn:
+        raise StorageError(f"{error}; free some space or fix the path{self.last_checkpoint()}") from error
+
+    def _close(self) -> None:
+        self.recorders.close()
+        if self._lock is not None:
+            unlock(self._lock)

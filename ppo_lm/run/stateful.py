@@ -1,0 +1,80 @@
+"""The parts of a run that decide its next step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+
+State = dict[str, Any]  # tensors, and plain values that JSON holds
+
+
+@runtime_checkable
+class Stateful(Protocol):
+    """Whatever changes during a run and decides its next step. Register it with `Run.register`, and every checkpoint
+    holds it.
+
+    A part whose class sets `all_or_nothing = True` promises that a step that fails leaves it as it was; the others
+    are put back by the run. Large parts must promise it, or a copy of them would be made for every step.
+    """
+
+    def state_dict(self) -> State:
+        """Tensors and plain values by name."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> object:
+        """Undo `state_dict`. Raises KeyError, TypeError, ValueError or RuntimeError if the state does not fit."""
+        ...
+
+
+class Weights:
+    """The weights of a model, in order."""
+
+    all_or_nothing = True
+
+    def __init__(self, weights: Iterable[torch.Tensor]):
+        self.weights = list(weights)
+
+    def state_dict(self) -> State:
+        """The weights themselves, by their place."""
+        return {str(place): weight.detach() for place, weight in enumerate(self.weights)}
+
+    @torch.no_grad()
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Copy a state into the weights."""
+        for place, weight in enumerate(self.weights):
+            weight.copy_(state[str(place)])
+
+
+class RandomStream:
+    """A generator of random numbers."""
+
+    def __init__(self, generator: torch.Generator):
+        self.generator = generator
+
+    def state_dict(self) -> State:
+        """A copy of the stream's state."""
+        return {"state": self.generator.get_state()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue where the state was taken."""
+        self.generator.set_state(state["state"])
+
+
+class GlobalRandom:
+    """torch's own random streams, which dropout draws from."""
+
+    def state_dict(self) -> State:
+        """The CPU's stream, and those of all GPUs."""
+        streams = {"cpu": torch.get_rng_state()}
+        if torch.cuda.is_available():
+            streams |= {f"cuda:{index}": state for index, state in enumerate(torch.cuda.get_rng_state_all())}
+        return streams
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Set the streams of the devices that are there."""
+        torch.set_rng_state(state["cpu"])
+        for index in range(torch.cuda.device_count()):
+            if f"cuda:{index}" in state:
+                torch.cuda.set_rng_state(state[f"cuda:{index}"], index)

@@ -1,0 +1,108 @@
+"""What a run says while it goes on, as plain data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from ppo_lm.config.settings import Settings
+from ppo_lm.data import DataReport, Prompt
+
+
+class Column(NamedTuple):
+    """A metric that the screen shows for every step: its name, its title, and its format, such as ``6.3f``."""
+
+    name: str
+    title: str
+    format: str = "6.3f"
+
+
+@dataclass(frozen=True)
+class RunStart:
+    """A run begins, or continues after step `done`.
+
+    Example: ``RunStart("PPO on embedded (2.1M parameters, float32, cpu): 80 steps of 8 prompts", config,
+    Path("runs/embedded"), 80)``
+    """
+
+    headline: str
+    config: Settings
+    folder: Path | None  # None: nothing is written
+    steps: int
+    done: int = 0
+    reports: Sequence[DataReport] = ()
+    notices: Sequence[str] = ()  # what was decided for the user, one sentence each
+    history: Sequence[dict] = ()  # the rows of metrics.jsonl that a resumed run keeps
+    columns: Sequence[Column] = ()
+    lines: int = 0  # how many progress lines to print over the run; 0: one per step
+
+
+@dataclass(frozen=True)
+class StepDone:
+    """Step `step` of `steps` is done. `metrics`: finite numbers by name; docs/metrics.md defines them."""
+
+    step: int
+    steps: int
+    metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class StepSkipped:
+    """Step `step` trained nothing, because of NaN or inf. `folder` holds its batch; None if nothing is written."""
+
+    step: int
+    steps: int
+    reason: str
+    folder: Path | None
+
+
+@dataclass(frozen=True)
+class SamplesDrawn:
+    """The responses of a step, row by row. `parts`: each reward's scores by its name; None where it has no opinion."""
+
+    step: int
+    prompts: Sequence[Prompt]
+    completions: Sequence[str]
+    scores: Sequence[float]
+    parts: Mapping[str, Sequence[float | None]]
+
+
+@dataclass(frozen=True)
+class EvaluationDone:
+    """Means over held-out data after `step`, by the name of the evaluation.
+
+    Example: ``EvaluationDone(80, 128, {"sampled": {"score": 2.3, "kl": 5.8}, "near_greedy": {"score": 2.6}})``
+    """
+
+    step: int
+    prompts: int
+    means: Mapping[str, Mapping[str, float]]
+
+
+@dataclass(frozen=True)
+class CheckpointSaved:
+    """The run can be resumed from after `step`."""
+
+    step: int
+    folder: Path
+
+
+class Answer(NamedTuple):
+    """A held-out completion and its numbers, such as ``{"reward": 2.3, "gold": 0.9}``; `when` it was written: before
+    or after training."""
+
+    when: str
+    text: str
+    numbers: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class RunFinish:
+    """A run is over and its models are saved. `reason`: why it stopped before its last step; None if it did not."""
+
+    folder: Path | None
+    steps: int
+    reason: str | None = None
+    examples: Sequence[tuple[Prompt, Sequence[Answer]]] = field(default=())

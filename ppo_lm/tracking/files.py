@@ -1,0 +1,131 @@
+"""Files of a run: written whole or not at all, and appended line by line."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from ppo_lm.errors import UserError, first_line, writing
+from ppo_lm.tracking.events import EvaluationDone, RunStart, SamplesDrawn, StepDone, StepSkipped
+from ppo_lm.tracking.recorder import RECORDERS, Recorder
+
+METRICS, SAMPLES = "metrics.jsonl", "samples.jsonl"
+
+
+@RECORDERS.register("metrics")
+class MetricsFile(Recorder):
+    """`metrics.jsonl`, one row per step, skipped step and evaluation; and `data_report.json`."""
+
+    folder: Path | None = None
+
+    def start(self, event: RunStart) -> None:
+        """Write what the data held, and keep a resumed run's rows."""
+        self.folder = event.folder
+        if self.folder and event.reports:
+            write_json(self.folder / "data_report.json", [report.as_dict() for report in event.reports])
+
+    def step(self, event: StepDone) -> None:
+        """A row of metrics."""
+        self._append({"step": event.step, **event.metrics})
+
+    def skipped(self, event: StepSkipped) -> None:
+        """A row with the reason."""
+        self._append({"step": event.step, "dropped": event.reason})
+
+    def evaluation(self, event: EvaluationDone) -> None:
+        """A row per evaluation."""
+        for name, means in event.means.items():
+            self._append({"step": event.step, "evaluation": name, **means})
+
+    def _append(self, row: dict) -> None:
+        if self.folder:
+            append_record(self.folder / METRICS, row)
+
+
+@RECORDERS.register("samples")
+class SamplesFile(Recorder):
+    """`samples.jsonl`, one row per response: prompt, completion, score and the parts of the score."""
+
+    folder: Path | None = None
+
+    def start(self, event: RunStart) -> None:
+        """Remember where to write."""
+        self.folder = event.folder
+
+    def samples(self, event: SamplesDrawn) -> None:
+        """A row per response."""
+        if not self.folder:
+            return
+        for row, (prompt, text, score) in enumerate(zip(event.prompts, event.completions, event.scores)):
+            parts = {name: values[row] for name, values in event.parts.items()}
+            record = {"step": event.step, "prompt": prompt, "completion": text, "score": score, "rewards": parts}
+            append_record(self.folder / SAMPLES, record)
+
+
+def write_text(file: Path, text: str) -> None:
+    """Replace a file at once: a reader, and a process that is killed, sees the old text or the new one, never a
+    part."""
+    unfinished = file.with_name(f".{file.name}.unfinished")
+    with writing(file):
+        unfinished.write_text(text, encoding="utf-8")
+        os.replace(unfinished, file)
+
+
+def write_json(file: Path, content: object) -> None:
+    """Replace a JSON file at once."""
+    write_text(file, json.dumps(content, indent=1, default=str) + "\n")
+
+
+def write_tensors(file: Path, tensors: dict[str, torch.Tensor]) -> None:
+    """Write a safetensors file."""
+    with writing(file):
+        save_file(
+            {
+                name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+                for name, tensor in tensors.items()
+            },
+            file,
+        )
+
+
+def append_record(file: Path, record: dict) -> None:
+    """Add a line to a .jsonl file."""
+    with writing(file), file.open("a", encoding="utf-8") as lines:
+        lines.write(json.dumps(record, ensure_ascii=False) + "\n")
+
+
+def drop_later_steps(folder: Path, step: int) -> list[dict]:
+    """Cut metrics.jsonl and samples.jsonl back to what was recorded up to `step`, and remove a last line that was torn
+    in writing. Returns the rows of metrics.jsonl that are left."""
+    kept: dict[str, list[dict]] = {}
+    for name in (METRICS, SAMPLES):
+        file = folder / name
+        *lines, torn = _text_of(file).split("\n") if file.is_file() else [""]
+        records = [_read_record(file, number, line) for number, line in enumerate(lines, start=1)]
+        kept[name] = [record for record in records if record["step"] <= step]
+        if len(kept[name]) < len(records) or torn:
+            write_text(file, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in kept[name]))
+    return kept[METRICS]
+
+
+def _text_of(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file} cannot be read: {first_line(error)}") from None
+
+
+def _read_record(file: Path, number: int, line: str) -> dict:
+    try:
+        record = json.loads(line)
+        if not isinstance(record["step"], int):
+            raise TypeError("step is no whole number")
+    except (ValueError, KeyError, TypeError):
+        raise UserError(
+            f"{file}, line {number} is damaged: it holds no record of a step; remove the line and resume again"
+        ) from None
+    return record

@@ -1,0 +1,142 @@
+"""A run on the screen: what is trained, a line per step, evaluations as tables, and where everything was written."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+
+from rich.console import Console
+from rich.table import Table
+
+from ppo_lm.data.examples import show_prompt
+from ppo_lm.tracking.events import Column, EvaluationDone, RunFinish, RunStart, StepDone, StepSkipped
+from ppo_lm.tracking.health import Finding
+from ppo_lm.tracking.recorder import RECORDERS, Recorder
+
+
+@RECORDERS.register("screen")
+class Screen(Recorder):
+    """Prints. Text from data and models is never read as markup."""
+
+    def __init__(self, console: Console | None = None):
+        self.console = console or Console(highlight=False)
+        self.columns: Sequence[Column] = ()
+        self.every = 1
+        self.steps: list[Mapping[str, float]] = []  # of all steps so far, a resumed run's earlier ones included
+        self.waiting: list[Mapping[str, float]] = []  # since the last line
+        self.durations: list[float] = []  # seconds of the steps so far
+        self.started = self.last = time.monotonic()
+
+    def notice(self, text: str) -> None:
+        """A line as it is."""
+        self.console.print(text, markup=False, soft_wrap=True)
+
+    def start(self, event: RunStart) -> None:
+        """The headline, what was decided for the user, and what the data holds."""
+        self.columns, self.every = event.columns, max(event.steps // event.lines, 1) if event.lines else 1
+        self.steps = [row for row in event.history if "evaluation" not in row and "dropped" not in row]
+        self.durations = [row["seconds"] for row in self.steps if "seconds" in row]
+        self.notice(event.headline + (f", {event.done} done" if event.done else ""))
+        for sentence in event.notices:
+            self.notice(sentence)
+        for report in event.reports:
+            self.notice("\n".join(report.lines()))
+        self.last = time.monotonic()
+
+    def step(self, event: StepDone) -> None:
+        """A line with the means since the last one, the speed, and the time left."""
+        now = time.monotonic()
+        self.durations.append(event.metrics.get("seconds", now - self.last))
+        self.last = now
+        self.steps.append(event.metrics)
+        self.waiting.append(event.metrics)
+        if event.step % self.every and event.step != event.steps:
+            return
+        shown = "  ".join(
+            f"{column.title} {value:{column.format}}"
+            for column in self.columns
+            if (value := self._mean(column.name)) is not None
+        )
+        speed = self._mean("tokens_per_second")
+        left = fmean(self.durations) * (event.steps - event.step)
+        self.notice(
+            f"step {event.step:>4}/{event.steps}  {shown}"
+            + (f"  {speed:5.0f} tokens/s" if speed is not None else "")
+            + f"  {clock(left)} left"
+        )
+        self.waiting.clear()
+
+    def skipped(self, event: StepSkipped) -> None:
+        """Why, and where the batch is kept."""
+        where = f"; its batch is in {event.folder}" if event.folder else ""
+        self.notice(f"step {event.step:>4}/{event.steps}  skipped, nothing was trained: {event.reason}{where}")
+
+    def evaluation(self, event: EvaluationDone) -> None:
+        """A line with all numbers; a table of the columns where there are several kinds of evaluation."""
+        if len(event.means) == 1:
+            for name, numbers in event.means.items():
+                text = "  ".join(f"{title} {value:.4f}" for title, value in numbers.items())
+                self.notice(f"held out, {name}: {text}")
+            return
+        shown = [c for c in self.columns if any(c.name in numbers for numbers in event.means.values())]
+        table = Table(title=f"held-out evaluation at step {event.step}, {event.prompts} prompts")
+        table.add_column("sampling")
+        for column in shown:
+            table.add_column(column.title, justify="right")
+        for name, numbers in event.means.items():
+            cells = [f"{numbers[column.name]:.3f}" if column.name in numbers else "" for column in shown]
+            table.add_row(name.replace("_", " "), *cells)
+        self.console.print(table)
+
+    def finding(self, event: Finding) -> None:
+        """A line."""
+        self.notice(f"health: {event.text}")
+
+    def finish(self, event: RunFinish) -> None:
+        """Examples, where the time went, and what was written."""
+        for prompt, answers in event.examples:
+            self.console.print(f"\n{show_prompt(prompt)}", style="dim", markup=False, soft_wrap=True)
+            for answer in answers:
+                numbers = ", ".join(f"{name} {value:.2f}" for name, value in answer.numbers.items())
+                self.notice(f"  {answer.when:>6} ({numbers}): {answer.text.strip()}")
+        if event.examples:
+            self.notice("")
+        if event.reason:
+            self.notice(f"stopped after step {event.steps}: {event.reason}")
+        self._phases()
+        if event.folder:
+            self.notice(f"Run took {clock(time.monotonic() - self.started)}. Written to {event.folder}:")
+            for path in sorted(event.folder.iterdir()):
+                if not path.name.startswith("."):
+                    self.notice(f"  {path.name}{'/' if path.is_dir() else ''}")
+
+    def _mean(self, name: str) -> float | None:
+        known = [row[name] for row in self.waiting if name in row]
+        return fmean(known) if known else None
+
+    def _phases(self) -> None:
+        """Where the seconds of the steps went, and how much of them this machine could not have saved."""
+        timed = [row for row in self.steps if "seconds" in row]
+        if not timed:
+            return
+        names = [name.removeprefix("seconds/") for name in timed[-1] if name.startswith("seconds/")]
+        total = sum(row["seconds"] for row in timed)
+        if names:
+            spent = {name: sum(row.get(f"seconds/{name}", 0.0) for row in timed) for name in names}
+            parts = ", ".join(f"{name} {clock(seconds)} ({seconds / total:.0%})" for name, seconds in spent.items())
+            memory = timed[-1]["peak_memory_mib"]
+            self.notice(f"The steps took {clock(total)}: {parts}; peak memory {memory:,.0f} MiB")
+        shares = []
+        for name in names:
+            known = [(row[f"floor/{name}"], row[f"seconds/{name}"]) for row in timed if f"floor/{name}" in row]
+            if known:
+                needed = sum(share * seconds for share, seconds in known) / sum(seconds for _, seconds in known)
+                shares.append(f"{name} {needed:.0%}")
+        if shares:
+            self.notice(f"Of that, this machine's matrix products and memory need at least: {', '.join(shares)}")
+
+
+def clock(seconds: float) -> str:
+    """Minutes and seconds, "2:05"."""
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"

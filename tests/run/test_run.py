@@ -1,0 +1,187 @@
+"""A run of any stage: its steps, its parts, its recorders."""
+
+import json
+
+import pytest
+import torch
+
+from ppo_lm.config import SFTConfig
+from ppo_lm.data import DataReport
+from ppo_lm.errors import CheckpointError, NumericalFault, RewardError, RunPaused, RunStopped
+from ppo_lm.run import RandomStream, Run, Weights
+from ppo_lm.tracking import MetricsFile, Recorder
+
+
+class Sum:
+    """A part that a step changes: a running sum."""
+
+    def __init__(self):
+        self.value = 0.0
+
+    def state_dict(self):
+        return {"value": self.value}
+
+    def load_state_dict(self, state):
+        self.value = state["value"]
+
+
+class Stage:
+    """A stage whose steps draw a random number, add it to a weight and to a sum, and record it; step `fails` raises
+    `error` half-way."""
+
+    def __init__(self, out, steps=6, fails=0, error=None, recorders=(), **settings):
+        self.config = SFTConfig(model_name="m", demonstrations="d", output_dir=str(out), save_every=2, **settings)
+        self.steps, self.fails, self.error, self.recorders = steps, fails, error, recorders
+        self.weight, self.sum, self.random = torch.zeros(2), Sum(), torch.Generator().manual_seed(0)
+
+    def run(self, resume=None, data="data"):
+        with Run(
+            self.config,
+            steps=self.steps,
+            command="again {}",
+            data=data,
+            resume=resume,
+            recorders=[MetricsFile(), *self.recorders],
+        ) as run:
+            run.register("weight", Weights([self.weight]))
+            run.register("sum", self.sum)
+            run.register("random", RandomStream(self.random))
+            run.start("a stage", reports=[DataReport("rows", 3, 3, 0)])
+            for step in run.steps():
+                drawn = torch.rand(1, generator=self.random).item()
+                self.sum.value += drawn
+                if step == self.fails:
+                    raise self.error
+                self.weight += drawn
+                run.record_step(step, {"drawn": drawn, "sum": self.sum.value})
+            run.finish()
+        return self
+
+
+def rows(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def alike(one, other, folders):
+    return (
+        torch.equal(one.weight, other.weight)
+        and one.sum.value == other.sum.value
+        and rows(folders[0]) == rows(folders[1])
+    )
+
+
+@pytest.mark.parametrize("error", [RewardError("out"), NumericalFault("nan")], ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("fails", [1, 3, 4, 6])
+def test_a_step_that_fails_half_way_is_undone_and_the_run_continues_bit_for_bit(tmp_path, fails, error):
+    whole = Stage(tmp_path / "whole").run()
+    with pytest.raises(
+        RunPaused, match=f"saved as it was after step {fails - 1}; continue with: again {tmp_path}/parts"
+    ):
+        Stage(tmp_path / "parts", fails=fails, error=error).run()
+    parts = Stage(tmp_path / "parts").run(resume=tmp_path / "parts")
+    assert alike(whole, parts, (tmp_path / "whole", tmp_path / "parts"))
+    assert not (tmp_path / "parts" / "checkpoints").exists() and not (tmp_path / "parts" / ".lock").exists()
+
+
+def test_a_run_that_was_killed_continues_from_the_checkpoint_before(tmp_path):
+    whole = Stage(tmp_path / "whole").run()
+    with pytest.raises(KeyboardInterrupt):  # not one of the errors that save the run
+        Stage(tmp_path / "parts", fails=4, error=KeyboardInterrupt()).run()
+    assert [path.name for path in sorted((tmp_path / "parts" / "checkpoints").iterdir())] == [
+        "step-000000",
+        "step-000002",
+    ]
+    parts = Stage(tmp_path / "parts").run(resume=tmp_path / "parts")
+    assert alike(whole, parts, (tmp_path / "whole", tmp_path / "parts"))
+
+
+def test_a_checkpoint_of_another_run_is_refused(tmp_path):
+    with pytest.raises(RunPaused):
+        Stage(tmp_path / "run", fails=3, error=RewardError("out")).run()
+    with pytest.raises(CheckpointError, match="other settings: epochs was 1 and is 2"):
+        Stage(tmp_path / "run", epochs=2).run(resume=tmp_path / "run")
+    with pytest.raises(CheckpointError, match="the data has changed"):
+        Stage(tmp_path / "run").run(resume=tmp_path / "run", data="other data")
+    other = Stage(tmp_path / "run")
+    other.weight = torch.zeros(3)
+    with pytest.raises(CheckpointError, match="the checkpoint does not fit .weight: RuntimeError"):
+        other.run(resume=tmp_path / "run")
+    assert not (tmp_path / "run" / ".lock").exists()  # each try gave the folder back
+    Stage(tmp_path / "run").run(resume=tmp_path / "run")
+
+
+def test_nan_is_never_saved(tmp_path):
+    stage = Stage(tmp_path / "run", fails=3, error=RewardError("out"))
+    stage.weight[1] = torch.nan
+    with pytest.raises(RunStopped, match="holds NaN or inf, so it is not saved\nNo checkpoint of this run is saved"):
+        stage.run()
+    assert not list(tmp_path.rglob("step-*"))
+
+
+class Callback(Recorder):
+    """Asks to stop after a step, or raises in one."""
+
+    def __init__(self, stop=0, fail=0):
+        self.stop, self.fail, self.heard = stop, fail, []
+
+    def start(self, event):
+        self.heard.append(f"start {event.done}")
+
+    def step(self, event):
+        self.heard.append(event.step)
+        if event.step == self.fail:
+            raise ZeroDivisionError("division by zero")
+        return "good enough" if event.step == self.stop else None
+
+    def checkpoint(self, event):
+        self.heard.append(f"saved {event.step}")
+
+    def finish(self, event):
+        self.heard.append(f"finish {event.steps}: {event.reason}")
+
+    def close(self):
+        self.heard.append("close")
+
+
+def test_a_recorder_hears_everything_in_order_and_may_stop_the_run(tmp_path):
+    callback = Callback(stop=3)
+    Stage(tmp_path / "run", recorders=[callback]).run()
+    assert callback.heard == [
+        "start 0", "saved 0", 1, 2, "saved 2", 3, "finish 3: good enough", "close",
+    ]  # fmt: skip
+    assert [row["step"] for row in rows(tmp_path / "run")] == [1, 2, 3]
+
+
+def test_a_recorder_that_raises_pauses_the_run(tmp_path):
+    whole = Stage(tmp_path / "whole").run()
+    callback = Callback(fail=4)
+    with pytest.raises(RunPaused, match=r"recorder Callback raised ZeroDivisionError in step\(\): division by zero"):
+        Stage(tmp_path / "parts", recorders=[callback]).run()
+    assert callback.heard[-1] == "close"
+    parts = Stage(tmp_path / "parts").run(resume=tmp_path / "parts")
+    assert alike(whole, parts, (tmp_path / "whole", tmp_path / "parts"))
+
+
+def test_a_folder_that_is_taken_is_named_and_another_used(tmp_path):
+    Stage(tmp_path / "run").run()
+    seen = []
+
+    class Listens(Recorder):
+        def start(self, event):
+            seen.extend([event.folder, *event.notices])
+
+    Stage(tmp_path / "run", recorders=[Listens()]).run()
+    assert seen == [
+        tmp_path / "run-2",
+        f"{tmp_path / 'run'} is taken by another run; this one goes to {tmp_path / 'run-2'}",
+    ]
+
+
+def test_a_step_has_to_be_recorded(tmp_path):
+    stage = Stage(tmp_path / "run")
+    with (
+        pytest.raises(RuntimeError, match="step 1 was not recorded"),
+        Run(stage.config, steps=2, command="again {}") as run,
+    ):
+        for _ in run.steps():
+            pass

@@ -1,0 +1,191 @@
+"""What the screen prints, and what the files and the picture hold, of the events of a run."""
+
+import json
+
+import pytest
+from rich.console import Console
+
+from ppo_lm.config import PPOConfig
+from ppo_lm.data import DataReport
+from ppo_lm.errors import ConfigError, RecorderError, UserError
+from ppo_lm.tracking import (
+    RECORDERS,
+    Answer,
+    Column,
+    EvaluationDone,
+    Finding,
+    MetricsFile,
+    Picture,
+    Recorder,
+    RunFinish,
+    RunStart,
+    SamplesDrawn,
+    SamplesFile,
+    Screen,
+    StepDone,
+    StepSkipped,
+    make_recorders,
+)
+from ppo_lm.tracking.files import drop_later_steps
+from ppo_lm.tracking.recorder import Broadcast
+
+METRICS = {"score": 0.5, "kl": 0.25, "length": 2.0, "ended": 1.0, "tokens_per_second": 9.0, "seconds": 2.0}
+COLUMNS = [Column("score", "reward"), Column("kl", "KL"), Column("monitor", "gold")]
+
+
+def start(folder=None, **changes) -> RunStart:
+    settings = dict(headline="PPO on m", config=PPOConfig(), folder=folder, steps=4, columns=COLUMNS)
+    return RunStart(**{**settings, **changes})
+
+
+@pytest.fixture
+def screen():
+    return Screen(Console(width=120, highlight=False))
+
+
+def test_a_line_per_step_with_the_columns_the_speed_and_the_time_left(screen, capsys):
+    screen.start(start(done=1, notices=["runs/a is taken"], reports=[DataReport("rows", 3, 2, 0)]))
+    screen.step(StepDone(2, 4, METRICS))
+    screen.step(StepDone(3, 4, {**METRICS, "monitor": 0.75, "seconds": 4.0}))
+    screen.skipped(StepSkipped(4, 4, "the reward is NaN", None))
+    screen.finding(Finding("kl", "the KL runs away"))
+    assert capsys.readouterr().out.splitlines() == [
+        "PPO on m, 1 done",
+        "runs/a is taken",
+        "rows: 2 of 3 rows used, 0 duplicates",
+        "step    2/4  reward  0.500  KL  0.250      9 tokens/s  0:04 left",
+        "step    3/4  reward  0.500  KL  0.250  gold  0.750      9 tokens/s  0:03 left",
+        "step    4/4  skipped, nothing was trained: the reward is NaN",
+        "health: the KL runs away",
+    ]
+
+
+def test_few_lines_over_a_run_show_means_since_the_last(screen, capsys):
+    screen.start(start(steps=4, lines=2, columns=[Column("loss", "loss", ".4f")]))
+    for step in range(1, 5):
+        screen.step(StepDone(step, 4, {"loss": float(step), "seconds": 1.0}))
+    lines = capsys.readouterr().out.splitlines()[1:]
+    assert lines == ["step    2/4  loss 1.5000  0:02 left", "step    4/4  loss 3.5000  0:00 left"]
+
+
+def test_evaluations_are_a_table_of_kinds_or_a_line(screen, capsys):
+    screen.start(start())
+    screen.evaluation(EvaluationDone(0, 7, {"sampled": {"score": 0.25, "kl": 1.0}, "near_greedy": {"score": 0.75}}))
+    printed = capsys.readouterr().out
+    assert "held-out evaluation at step 0, 7 prompts" in printed and "gold" not in printed
+    row = next(line for line in printed.splitlines() if "near greedy" in line)
+    assert "0.750" in row and "1.000" not in row
+    screen.evaluation(EvaluationDone(0, 7, {"before": {"loss": 2.0, "rougeL": 0.5}}))
+    assert capsys.readouterr().out == "held out, before: loss 2.0000  rougeL 0.5000\n"
+
+
+def test_the_end_shows_examples_phases_and_files_and_never_reads_text_as_markup(screen, tmp_path, capsys):
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / ".lock").touch()
+    (tmp_path / "metrics.jsonl").touch()
+    phases = {"seconds/sampling": 1.5, "seconds/training": 0.5, "floor/sampling": 0.5, "peak_memory_mib": 1234.0}
+    screen.start(start(tmp_path))
+    screen.step(StepDone(1, 4, {**METRICS, **phases}))
+    answers = [
+        Answer("before", " [bold]x[/bold]", {"reward": 0.25}),
+        Answer("after", " y", {"reward": 1.0, "gold": 0.5}),
+    ]
+    screen.finish(RunFinish(tmp_path, 1, "good enough", [("[red]prompt", answers)]))
+    printed = capsys.readouterr().out
+    assert "[red]prompt\n  before (reward 0.25): [bold]x[/bold]\n   after (reward 1.00, gold 0.50): y\n" in printed
+    assert "stopped after step 1: good enough" in printed
+    assert "The steps took 0:02: sampling 0:01 (75%), training 0:00 (25%); peak memory 1,234 MiB" in printed
+    assert "need at least: sampling 50%" in printed
+    assert printed.endswith("  adapter/\n  metrics.jsonl\n")
+
+
+def test_files_hold_steps_skipped_steps_evaluations_and_samples(tmp_path):
+    metrics, samples = MetricsFile(), SamplesFile()
+    for recorder in (metrics, samples):
+        recorder.start(start(tmp_path, reports=[DataReport("rows", 3, 2, 0)]))
+        recorder.step(StepDone(1, 4, METRICS))
+        recorder.skipped(StepSkipped(2, 4, "NaN", None))
+        recorder.evaluation(EvaluationDone(2, 7, {"sampled": {"score": 0.25}}))
+        recorder.samples(SamplesDrawn(2, ["p", "q\u2028"], [" a", " b"], [1.0, -1.0], {"brief": [2.0, None]}))
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert rows == [
+        {"step": 1, **METRICS},
+        {"step": 2, "dropped": "NaN"},
+        {"step": 2, "evaluation": "sampled", "score": 0.25},
+    ]
+    lines = (tmp_path / "samples.jsonl").read_text(encoding="utf-8").split("\n")[:-1]
+    assert json.loads(lines[1]) == {
+        "step": 2, "prompt": "q\u2028", "completion": " b", "score": -1.0, "rewards": {"brief": None},
+    }  # fmt: skip
+    assert json.loads((tmp_path / "data_report.json").read_text())[0]["used"] == 2
+
+
+def test_without_a_folder_nothing_is_written(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for recorder in (MetricsFile(), SamplesFile(), Picture()):
+        recorder.start(start())
+        recorder.step(StepDone(1, 4, METRICS))
+        recorder.samples(SamplesDrawn(1, ["p"], [" a"], [1.0], {}))
+        recorder.finish(RunFinish(None, 1))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_was_recorded_after_a_checkpoint_is_dropped_and_a_torn_line_too(tmp_path):
+    metrics, samples = MetricsFile(), SamplesFile()
+    for recorder in (metrics, samples):
+        recorder.start(start(tmp_path))
+        for step in (1, 2, 3):
+            recorder.step(StepDone(step, 4, METRICS))
+            recorder.samples(SamplesDrawn(step, ["p\u2028\u0085"], [" a"], [1.0], {}))
+    with (tmp_path / "samples.jsonl").open("a") as file:
+        file.write('{"step": 2, "pro')  # torn by a kill
+    assert [row["step"] for row in drop_later_steps(tmp_path, 2)] == [1, 2]
+    for name in ("metrics.jsonl", "samples.jsonl"):
+        lines = (tmp_path / name).read_text(encoding="utf-8").split("\n")[:-1]
+        assert [json.loads(line)["step"] for line in lines] == [1, 2]
+
+
+def test_a_damaged_record_is_named(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"stop": 2}\n')
+    with pytest.raises(UserError, match="metrics.jsonl, line 2 is damaged"):
+        drop_later_steps(tmp_path, 2)
+
+
+def test_the_picture_has_gaps_where_a_monitor_said_nothing_and_shows_a_resumed_runs_first_steps(tmp_path):
+    picture = Picture()
+    picture.start(
+        start(tmp_path, history=[{"step": 1, **METRICS, "monitor": 0.5}, {"step": 1, "evaluation": "sampled"}])
+    )
+    picture.step(StepDone(2, 4, METRICS))
+    assert [row["step"] for row in picture.history] == [1, 2] and picture.monitor == "gold"
+    picture.finish(RunFinish(tmp_path, 2))
+    assert (tmp_path / "learning_curve.png").stat().st_size > 1000
+
+
+def test_recorders_are_made_by_name(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "from ppo_lm.tracking import Recorder\n\nclass Mine(Recorder):\n    pass\n", encoding="utf-8"
+    )
+    own = Recorder()
+    made = make_recorders(["metrics", f"{tmp_path}/mine.py:Mine", own])
+    assert isinstance(made[0], MetricsFile) and type(made[1]).__name__ == "Mine" and made[2] is own
+    assert {"screen", "metrics", "samples", "picture"} <= set(RECORDERS.names)
+    with pytest.raises(ConfigError, match="recorders is 'screem'; .* did you mean 'screen'"):
+        make_recorders(["screem"])
+
+
+def test_the_first_reason_to_stop_counts_and_an_exception_is_one_sentence():
+    class Says(Recorder):
+        def __init__(self, reason):
+            self.reason = reason
+
+        def step(self, event):
+            if self.reason == "raise":
+                raise KeyError("x")
+            return self.reason
+
+    broadcast = Broadcast([Says(None), Says("first"), Says("second")])
+    broadcast.tell("step", StepDone(1, 4, METRICS))
+    assert broadcast.stop_reason == "first"
+    with pytest.raises(RecorderError, match=r"recorder Says raised KeyError in step\(\): 'x'"):
+        Broadcast([Says("raise")]).tell("step", StepDone(1, 4, METRICS))
