@@ -72,7 +72,7 @@ def test_evaluations_are_a_table_of_kinds_or_a_line(screen, capsys):
     screen.start(start())
     screen.evaluation(EvaluationDone(0, 7, {"sampled": {"score": 0.25, "kl": 1.0}, "near_greedy": {"score": 0.75}}))
     printed = capsys.readouterr().out
-    assert "held-out evaluation at step 0, 7 prompts" in printed and "gold" not in printed
+    assert "held-out evaluation at step 0, 7" in printed and "gold" not in printed
     row = next(line for line in printed.splitlines() if "near greedy" in line)
     assert "0.750" in row and "1.000" not in row
     screen.evaluation(EvaluationDone(0, 7, {"before": {"loss": 2.0, "rougeL": 0.5}}))
