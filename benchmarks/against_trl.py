@@ -1,12 +1,12 @@
-"""TRL 1.12's PPO and ppo_lm's on the same models, prompt lengths and sizes, in turns, each in a process of its own.
+"""TRL 1.12's PPO and ppo_lm's on the same models, prompt lengths and sizes: alternating runs in separate processes.
 
     uv run benchmarks/against_trl.py [--repeats 5] [--workloads smollm2 tiny] [--out benchmarks.json]
 
     uv run benchmarks/against_trl.py --workloads qwen3      # on a GPU
 
-Prints, for each workload and way of running ours, the median over the repeats of TRL's seconds divided by ours, with
-the least and the greatest ratio; and how much of our seconds this machine's own rates of matrix products and of copying
-ask for (`ppo_lm/tracking/floor.py`).
+Prints, for each workload and each variant of ours, the median over the repeats of TRL's seconds divided by ours, with
+the smallest and the largest ratio, and the hardware minimum: the time that the machine's measured rates of matrix
+products and of copying would need, as a share of our time (`ppo_lm/tracking/floor.py`).
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ COLUMNS = ("sampling", "scoring", "training", "step", "peak_memory_mib")
 
 
 def run(script: str, *arguments) -> dict[str, float]:
-    """The medians over the steps of one process, and, of ours, the least seconds that the machine needs."""
+    """The medians over the steps of one process and, for ours, the minimum seconds that the machine needs."""
     threads = {"OMP_NUM_THREADS": str(len(os.sched_getaffinity(0)))} if hasattr(os, "sched_getaffinity") else {}
     environment = (
         os.environ
@@ -69,15 +69,15 @@ def run(script: str, *arguments) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=2, help="measured steps of each process, after one to warm up")
+    parser.add_argument("--steps", type=int, default=2, help="measured steps per process, after one warm-up step")
     parser.add_argument(
         "--workloads",
         nargs="+",
         choices=WORKLOADS,
         default=[name for name in WORKLOADS if name not in ON_GPU],
-        help="qwen3 is for one GPU with 80 GB",
+        help="qwen3 needs one GPU with 80 GB",
     )
-    parser.add_argument("--folder", type=Path, default=Path("runs/benchmarks"), help="for the models")
+    parser.add_argument("--folder", type=Path, default=Path("runs/benchmarks"), help="where to keep the models")
     parser.add_argument("--out", type=Path, help="write all numbers to this JSON file")
     arguments = parser.parse_args()
     console, everything = Console(width=160), {}
@@ -99,7 +99,7 @@ def main() -> None:
 
 
 def make_table(name: str, runs: dict[str, list[dict[str, float]]]) -> Table:
-    """Medians of both, and TRL's divided by ours: median [least, greatest] over the repeats."""
+    """Medians of both, and TRL's divided by ours: median [min, max] over the repeats."""
     table = Table(title=f"{name}: {WORKLOADS[name]}")
     for heading in ("", *COLUMNS):
         table.add_column(heading, justify="left" if not heading else "right")
@@ -110,7 +110,7 @@ def make_table(name: str, runs: dict[str, list[dict[str, float]]]) -> Table:
             ratios = {column: [their[column] / our[column] for their, our in zip(theirs, made)] for column in COLUMNS}
             least = [[run["least"].get(column, 0.0) / run[column] for run in made] for column in COLUMNS]
             table.add_row(
-                "  of that, needed", *[f"{statistics.median(shares):.0%}" if any(shares) else "" for shares in least]
+                "  hardware minimum", *[f"{statistics.median(shares):.0%}" if any(shares) else "" for shares in least]
             )
             table.add_row(
                 "  TRL / ours", *[f"{statistics.median(r):.2f} [{min(r):.2f}, {max(r):.2f}]" for r in ratios.values()]

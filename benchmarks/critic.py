@@ -1,14 +1,18 @@
-"""How well a value model foresees returns on the embedded task: explained variance on rollouts of held-out posts, and
-the most there is to foresee.
+"""How well a value model predicts returns on the embedded task, against the upper bound, on held-out posts.
 
     uv run benchmarks/critic.py [--steps 40] [--batch_size 64] [--value_learning_rate 1e-3] [--seeds 3]
 
-256 posts that no step has seen are answered once by the policy as it starts. Printed is 1 − Var(G − V) / Var(G) over
-their tokens, with the reward-to-go G, of four kinds of V: the reward model, where a value model starts by default; the
-one that `ppo-lm value` pretrained, where the main job starts; the first of these after `value_warmup_steps` on samples
-of the policy, which stays where it is; and the best there is, E[G | prefix], whose explained variance is 1 − E[Var(G |
-prefix)] / Var(G), from 8 continuations of each of 256 prefixes. Then the main job is run from the reward model and from
-the pretrained one, and its value model measured in the same way on the rollouts of the policy that it has come to.
+The initial policy answers 256 posts that no training step has seen, once each. The first table has the explained
+variance 1 − Var(G − V) / Var(G) over the tokens of these answers, where G is the reward-to-go, for four kinds of V:
+
+* the reward model, from which a value model starts by default;
+* the value model pretrained by `ppo-lm value`, from which the main job starts;
+* the first of these after `value_warmup_steps` on samples of the policy, which is not trained meanwhile;
+* the upper bound, E[G | prefix], whose explained variance is 1 − E[Var(G | prefix)] / Var(G), from 8 continuations of
+  each of 256 prefixes.
+
+Then the main job is run from the reward model and from the pretrained value model, and its value model is measured in
+the same way, on rollouts of the policy at that point.
 """
 
 from __future__ import annotations
@@ -30,7 +34,7 @@ from ppo_lm.types import SAPairs
 
 EVERY = 5  # steps
 HELD_OUT = 256  # posts
-CONTINUATIONS = 8  # of a prefix
+CONTINUATIONS = 8  # per prefix
 STARTS = {"reward model": None, "pretrained model": "embedded"}  # `value_model`
 
 
@@ -47,11 +51,11 @@ def answer(trainer: PPOTrainer, prompts: list[str]) -> SAPairs:
 
 
 def ceiling(trainer: PPOTrainer, pairs: SAPairs, seed: int) -> float:
-    """1 − E[Var(G | prefix)] / Var(G): the explained variance of the best of all value models, where the policy is its
-    reference, so that G is the score alone.
+    """1 − E[Var(G | prefix)] / Var(G): the explained variance of the best possible value model, for a policy that
+    equals its reference, so that G is the score alone.
 
-    Prefixes are drawn uniformly from the pairs' states, and each is continued `CONTINUATIONS` times; the variance
-    between these, unbiased, is what no value model foresees.
+    Prefixes are drawn uniformly from the pairs' states, and each is continued `CONTINUATIONS` times. The unbiased
+    variance between the continuations is the part that no value model can predict.
     """
     config, roles = trainer.config, trainer.roles
     places = pairs.action_mask.nonzero()
@@ -92,7 +96,7 @@ def train_main_job(settings: dict, seed: int, value_model: str | None) -> list[f
 
 
 def warm_up_alone(settings: dict, seed: int, steps: int) -> tuple[list[float], float]:
-    """Explained variance on held-out posts by steps of warm-up, and its ceiling."""
+    """Explained variance on held-out posts by number of warm-up steps, and its upper bound."""
     trainer = PPOTrainer(
         PPOConfig(
             **settings
@@ -118,7 +122,7 @@ def warm_up_alone(settings: dict, seed: int, steps: int) -> tuple[list[float], f
 
 def show(title: str, rows: dict[str, Iterable[float]]) -> None:
     table = Table(title=title)
-    for heading in ("", "mean", "least", "greatest"):
+    for heading in ("", "mean", "min", "max"):
         table.add_column(heading, justify="right")
     for name, numbers in rows.items():
         numbers = list(numbers)
@@ -149,10 +153,10 @@ def main() -> None:
         for place, numbers in enumerate(zip(*(found for found, _ in alone)))
     }
     rows |= {
-        "pretrained on demonstrations, no sample": [job[0] for job in jobs["pretrained model"]],
-        "the best there is": [most for _, most in alone],
+        "pretrained on demonstrations, no samples": [job[0] for job in jobs["pretrained model"]],
+        "upper bound": [most for _, most in alone],
     }
-    show(f"policy at its start: explained variance, {arguments.seeds} seeds", rows)
+    show(f"before PPO: explained variance, {arguments.seeds} seeds", rows)
     rows = {
         f"from the {name}, {place}": numbers
         for name, runs in jobs.items()

@@ -1,17 +1,17 @@
-"""How much reward for how much KL, on SmolLM2-135M: our PPO and TRL 1.12's from the same weights, prompts, reward
-function and number of samples.
+"""Reward against KL on SmolLM2-135M: our PPO and TRL 1.12's.
 
     uv run benchmarks/frontier.py [--tasks sentiment tldr] [--seeds 3] [--rates 5e-4 1e-3] [--out runs/frontier]
 
-Two rewards: VADER's sentiment of the completions of short openings, and, after `ppo-lm sft` on them, the package's
-TL;DR heuristics of summaries of the embedded posts. Both sides train LoRA adapters of rank 16 in float32, except that
-TRL's value model has all its weights and the policy's learning rate; each side is tried with the rates in `SIDES` on
-the first seed, and that with the highest reward less penalty on held-out prompts is run with all, or those of `--rates`
-are. Runs that are there already are not repeated.
+Both start from the same weights, with the same prompts, reward function and number of samples. There are two tasks. In
+the first, the reward is VADER's sentiment of completions of short openings. In the second, it is the package's TL;DR
+heuristics for summaries of the embedded posts, after `ppo-lm sft` on them. Both sides train LoRA adapters of rank 16 in
+float32, except that TRL's value model trains all its weights, at the policy's learning rate. Each side is tried with
+the learning rates in `SIDES` on the first seed, and the rate with the highest penalised reward (reward − `kl_coef` ·
+KL) on held-out prompts is run with all seeds; `--rates` sets the rates instead. Existing runs are not repeated.
 
-Printed are, as means over seeds, the reward and the KL of 48 held-out prompts, each answered `answers` times, after the
-last sample, and what both sides maximise, the reward less `kl_coef` times the KL; the differences are paired by seed,
-with Student's 95% interval. The picture shows each side's way through the plane of KL and reward, a point a batch.
+Prints, as means over seeds, the reward, the KL and the penalised reward, which both sides maximise, on 48 held-out
+prompts after the last batch, with `answers` completions for each prompt. Differences are paired by seed, with Student's
+95% interval. The picture shows each side's path through the plane of KL and reward, one point per batch.
 """
 
 from __future__ import annotations
@@ -60,14 +60,14 @@ SIDES: dict[str, list[dict[str, object]]] = {
 
 
 def model_folder(task: str) -> Path:
-    """Where the task's models are, made if they are not there yet."""
+    """The folder of the task's models, which are created if necessary."""
     from workloads import prepare
 
     return prepare(ROOT / "runs" / "models", TASKS[task]["model"])
 
 
 def run(folder: Path, task: str, side: str, options: dict, seed: int) -> dict:
-    """One run, if it is not there yet; its numbers."""
+    """The numbers of one run, which is started unless it already exists."""
     if not (folder / "result.json").is_file():
         start("benchmarks/frontier_run.py", folder, task, side, seed, json.dumps(options))
     result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
@@ -84,7 +84,7 @@ def main() -> None:
         nargs=2,
         type=float,
         metavar=("OURS", "TRL"),
-        help="with which to run all seeds, in place of the best of those in SIDES on the first seed",
+        help="learning rates for all seeds, instead of the best of those in SIDES on the first seed",
     )
     parser.add_argument("--out", type=Path, default=Path("runs/frontier"))
     arguments = parser.parse_args()
@@ -155,12 +155,12 @@ def make_table(task: str, sides: dict[tuple[str, float], list[dict]]) -> Table:
 
 
 def objective(run: dict) -> float:
-    """The reward of the held-out prompts less the penalty on their KL."""
+    """The penalised reward: the reward of the held-out prompts minus the penalty on their KL."""
     return run["final_score"] - SETTINGS["kl_coef"] * run["final_kl"]
 
 
 def points(runs: list[dict]) -> list[tuple[float, float]]:
-    """(KL, reward) of every batch, means over seeds."""
+    """(KL, reward) of every batch, averaged over seeds."""
     batches = zip(*(zip(one["kl"], one["score"]) for one in runs))
     return [
         (statistics.fmean(kl for kl, _ in batch), statistics.fmean(score for _, score in batch)) for batch in batches
@@ -180,7 +180,7 @@ def draw(found: dict[tuple[str, str, float], list[dict]], tasks: list[str], file
         ):
             axes.plot(*zip(*points(runs)), "o-", color=colour, label=f"{side}, rate {rate:g}")
             axes.plot([one["final_kl"] for one in runs], [one["final_score"] for one in runs], "x", color=colour)
-        axes.set(title=task, xlabel="KL to the reference, nats a completion", ylabel="reward")
+        axes.set(title=task, xlabel="KL to the reference, nats per completion", ylabel="reward")
         axes.legend(fontsize=8)
     figure.tight_layout()
     figure.savefig(file, dpi=120)

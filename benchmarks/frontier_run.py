@@ -1,5 +1,5 @@
-"""One run of `frontier.py`, ours or TRL's: one folder with `result.json`, the score and KL of every batch, and those of
-held-out prompts at the end."""
+"""One run of `frontier.py`, ours or TRL's: one folder with `result.json`, which has the score and the KL of every
+batch, and those of the held-out prompts after training."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def make_config(task: str, seed: int, **options) -> PPOConfig:
 
 
 def make_prompts(task: str, config: PPOConfig) -> tuple[PromptSet, PromptSet]:
-    """(to train on, held out)."""
+    """(training prompts, held-out prompts)."""
     source = (
         [f"{subject} {opening}" for subject in SUBJECTS for opening in OPENINGS]
         if TASKS[task]["prompts"] == "openings"
@@ -68,7 +68,7 @@ def train_ours(task: str, config: PPOConfig, train: PromptSet, held_out: PromptS
 
 
 class ScorerModule(torch.nn.Module):
-    """Stands where TRL wants a reward model; `get_reward` asks its scorer."""
+    """Takes the place of TRL's reward model; `get_reward` calls its scorer."""
 
     def __init__(self, tokenizer, scorer):
         super().__init__()
@@ -132,8 +132,8 @@ def train_trl(task: str, config: PPOConfig, train: PromptSet, held_out: PromptSe
 def evaluate(
     policy: transformers.PreTrainedModel, task: str, config: PPOConfig, prompts: list[str]
 ) -> dict[str, float]:
-    """The mean reward of the task's number of `answers` to every prompt, and the sum of their tokens' k1 KL to where
-    training started, through transformers alone."""
+    """The mean reward of the task's number of `answers` to every prompt, and their k1 KL to the initial policy, summed
+    over tokens and averaged over answers, computed with transformers alone."""
     tokenizer, reference, answers = load_tokenizer(task), load_policy(task), TASKS[task]["answers"]
     batch = tokenizer(prompts, return_tensors="pt", padding=True, add_special_tokens=False)
     ids, mask = batch["input_ids"].repeat(answers, 1), batch["attention_mask"].repeat(answers, 1)

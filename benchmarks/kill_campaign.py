@@ -1,12 +1,12 @@
-"""Kill one run again and again at random moments, resume it every time, and compare its end with that of a run nobody
-disturbed.
+"""Kill a run repeatedly at random moments, resume it each time, and compare the result with that of an undisturbed run.
 
     uv run benchmarks/kill_campaign.py [--kills 100] [--steps 200] [--seed 0]
 
-A very small model with random weights; a checkpoint before every second step, so that many kills fall into the writing
-of one. Every process is forked from one that has the libraries loaded. One in five is killed while it starts or
-resumes; kill k of the others comes within three steps after step k · steps / kills. A kill that comes before the first
-checkpoint means to start anew, and is counted too. Exit code 1 if anything differs.
+The run trains a very small model with random weights and saves a checkpoint before every second step, so many kills
+come while a checkpoint is being written. Each process is forked from one that has the libraries loaded. One in five is
+killed while it starts or resumes; for the others, kill k comes within three steps after step k · steps / kills. If a
+kill comes before the first checkpoint, the run starts again from the beginning; such kills count too. Exits with code 1
+if anything differs.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def make_model(folder: Path) -> None:
 
 
 def run(model: Path, out: Path, steps: int) -> None:
-    """Start the run in `out`, or go on with it."""
+    """Start the run in `out`, or continue it."""
     config = PPOConfig(
         model_name=str(model),
         batch_size=4,
@@ -80,7 +80,7 @@ def run(model: Path, out: Path, steps: int) -> None:
 
 
 def in_a_process(model: Path, out: Path, steps: int) -> int:
-    """Fork a process that does `run`, silently. Returns its id."""
+    """Fork a process that executes `run` silently. Returns its process id."""
     child = os.fork()
     if child == 0:
         with open(os.devnull, "w") as silence:
@@ -95,14 +95,14 @@ def in_a_process(model: Path, out: Path, steps: int) -> int:
 
 
 def wait_for(child_ended, out: Path, lines: int) -> None:
-    """Until the run has recorded so many steps, or its process has ended."""
+    """Wait until the run has recorded `lines` lines, or until its process has ended."""
     metrics = out / "metrics.jsonl"
     while not child_ended() and (metrics.read_bytes().count(b"\n") if metrics.exists() else 0) < lines:
         time.sleep(0.002)
 
 
 def results(out: Path) -> dict[str, object]:
-    """What must be equal."""
+    """The results that must be equal."""
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     metrics = [{name: value for name, value in row.items() if not name.startswith(COSTS)} for row in rows]
     weights = {
@@ -127,18 +127,18 @@ def main() -> None:
         if status:
             sys.exit("the undisturbed run failed")
         a_step = (time.monotonic() - started) / arguments.steps
-        kills = writing = anew = damaged = failed = 0
+        kills = writing = restarts = damaged = failed = 0
         while not (parts / "adapter" / "adapter_config.json").exists() and not failed:
             if parts.exists() and not list_checkpoints(parts):
                 shutil.rmtree(parts)
-                anew += 1
+                restarts += 1
             child = in_a_process(model, parts, arguments.steps)
             if kills < arguments.kills:
                 if moments.random() < 0.2:
                     time.sleep(moments.uniform(0, 0.5))
                 else:
                     wait_for(
-                        lambda: os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT),
+                        lambda child=child: os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT),
                         parts,
                         kills * arguments.steps // arguments.kills,
                     )
@@ -151,8 +151,8 @@ def main() -> None:
                 damaged += len(load_checkpoint(parts)[1]) if list_checkpoints(parts) else 0
             failed += os.WIFEXITED(status) and os.WEXITSTATUS(status) != 0
         print(
-            f"{kills} kills, {writing} of them inside the writing of a checkpoint, {anew} before the first one; "
-            f"checkpoints unreadable: {damaged}; resumes that failed: {failed}"
+            f"{kills} kills, {writing} of them while a checkpoint was being written, {restarts} before the first one; "
+            f"unreadable checkpoints: {damaged}; failed resumes: {failed}"
         )
         if failed or damaged:
             sys.exit(1)

@@ -1,19 +1,21 @@
-"""How far the embedded task is learnt, sample by sample: our PPO with one option changed at a time, over seeds, and
-TRL's trainers.
+"""Sample efficiency on the embedded task: our PPO with one option changed at a time, and TRL's trainers, over seeds.
 
     uv run benchmarks/learning.py [--seeds 5] [--only "clip-higher 0.28" ...] [--out runs/learning]
 
     uv run benchmarks/learning.py --only default --peers "TRL PPO" "TRL GRPO" "TRL RLOO"
 
-    uv run benchmarks/learning.py --only default --peers "TRL PPO" --seeds 10 --first_seed 10     # seeds that no setting was chosen on
+    # seeds that were not used to choose any setting
+    uv run benchmarks/learning.py --only default --peers "TRL PPO" --seeds 10 --first_seed 10
 
-Every run is `main.py` with the options of its line in `VARIANTS`, one or a few that belong together changed on the main
-job's, or `trl_learning.py` with one of `PEERS`, a process and a core each; runs that are there already are not repeated
-(so give new code or options a new `--out`). Printed are, over seeds: the gold score and the KL of the last evaluation,
-on held-out posts that no run has seen; the samples that a policy of gold score 0.85 was trained on, by an isotonic
-regression of the batches' gold scores on samples, which smooths without the lag of a moving average; the mean gold
-score over all samples, which is the area under the curve. Differences are paired by seed, with Student's 95% interval.
-`--out` gets the numbers and a picture, with bands from a bootstrap over seeds.
+Every run is either `main.py` with one option of the main job changed (or a few that belong together), as listed in
+`VARIANTS`, or `trl_learning.py` with one of the settings in `PEERS`. Each run has its own process and core. Existing
+runs are not repeated, so use a new `--out` for new code or options.
+
+Prints, over seeds: the gold score and the KL of the last evaluation, on held-out posts that no run has trained on; the
+number of samples needed to reach a gold score of 0.85, read from an isotonic regression of the batches' gold scores on
+samples, which smooths without the lag of a moving average; and the mean gold score over all samples, which is the area
+under the curve. Differences are paired by seed, with Student's 95% interval. The numbers and a picture, with bands from
+a bootstrap over seeds, are written to `--out`.
 """
 
 from __future__ import annotations
@@ -36,7 +38,7 @@ from rich.table import Table
 
 ROOT = Path(__file__).parents[1]
 GOAL = 0.85
-WINDOW = 64  # samples, of the picture's moving average
+WINDOW = 64  # samples in the moving average of the picture
 T_95 = {
     1: 12.706,
     2: 4.303,
@@ -47,7 +49,7 @@ T_95 = {
     7: 2.365,
     8: 2.306,
     9: 2.262,
-}  # Student's, by degrees of freedom
+}  # Student's t by degrees of freedom
 
 NO_CRITIC = {"value_model": None, "responses_per_prompt": 4}
 VARIANTS: dict[str, dict[str, object]] = {
@@ -71,7 +73,7 @@ VARIANTS: dict[str, dict[str, object]] = {
     "KL k3 in the reward": {"kl_estimator": "k3"},
     "KL k2 in the loss": {"kl_in": "loss", "kl_estimator": "k2"},
     "KL k3 in the loss": {"kl_in": "loss", "kl_estimator": "k3"},
-    "KL steered to 4 nats": {"kl_target": 4.0, "kl_horizon": 2000},
+    "KL steered to 4 nats": {"adaptive_kl_target": 4.0, "adaptive_kl_horizon": 2000},
     "kl_coef 0.1": {"kl_coef": 0.1},
     "mean over sequences": {"loss_aggregation": "sequence_mean"},
     "no missing-EOS score": {"missing_eos_score": None},
@@ -98,7 +100,7 @@ def trl(
 
 PEERS: dict[
     str, list[dict[str, object]]
-] = {  # what each of TRL's trainers is tried with, on seed 0; the `best` of it are run with all
+] = {  # the settings that each of TRL's trainers is tried with on seed 0; the `best` are run with all seeds
     "TRL PPO": [
         trl("ppo", 3e-4, 8),
         trl("ppo", 7e-4, 8),
@@ -117,9 +119,9 @@ PEERS: dict[
 
 
 def run(folder: Path, options: dict[str, object], seed: int) -> dict:
-    """One run of ours, if it is not there yet; its numbers."""
+    """The numbers of one of our runs, which is started unless it already exists."""
     if not (folder / "adapter").is_dir():
-        shutil.rmtree(folder, ignore_errors=True)  # of a run that was cut off
+        shutil.rmtree(folder, ignore_errors=True)  # an interrupted run
         given = {**options, "seed": seed, "save_merged": False, "output_dir": folder}
         start("main.py", *[f"--{name}={'null' if value is None else value}" for name, value in given.items()])
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
@@ -141,7 +143,7 @@ def run(folder: Path, options: dict[str, object], seed: int) -> dict:
 
 
 def run_peer(folder: Path, options: dict[str, object], seed: int) -> dict:
-    """One run of TRL's, if it is not there yet; its numbers."""
+    """The numbers of one of TRL's runs, which is started unless it already exists."""
     if not (folder / "result.json").is_file():
         start("benchmarks/trl_learning.py", folder, seed, json.dumps(options))
     return json.loads((folder / "result.json").read_text(encoding="utf-8"))
@@ -162,7 +164,7 @@ def start(script: str, *arguments: object) -> None:
 
 
 def describe(options: dict[str, object]) -> str:
-    """A setting of `PEERS` in words."""
+    """A setting of `PEERS` as text."""
     weights = f"LoRA {options['lora_r']}" if options["lora_r"] else "all weights"
     return (
         f"TRL {str(options['trainer']).upper()}, {weights}, rate {options['learning_rate']:g}, batch "
@@ -171,8 +173,8 @@ def describe(options: dict[str, object]) -> str:
 
 
 def best(settings: list[dict[str, object]], runs: list[dict]) -> list[dict[str, object]]:
-    """The setting whose run has the largest area, and the one whose run is the first to reach the goal, if that is
-    another."""
+    """The setting whose run has the largest area and, if it is a different one, the setting whose run reaches the goal
+    first."""
     most, soonest = (
         max(range(len(runs)), key=lambda one: area(runs[one])),
         min(range(len(runs)), key=lambda one: samples_to_goal(runs[one])),
@@ -181,13 +183,13 @@ def best(settings: list[dict[str, object]], runs: list[dict]) -> list[dict[str, 
 
 
 def samples_to_goal(run: dict) -> float:
-    """Samples trained on before the first batch whose gold score, by isotonic regression, reaches the goal; infinite if
-    none does."""
+    """The number of samples trained on before the first batch whose gold score, by isotonic regression, reaches the
+    goal; infinite if none does."""
     return next((batch * run["batch"] for batch, gold in enumerate(isotonic(run["gold"])) if gold >= GOAL), math.inf)
 
 
 def isotonic(values: list[float]) -> list[float]:
-    """The non-decreasing sequence nearest to `values` in squares, by pooling neighbours that fall (Ayer et al.
+    """The non-decreasing sequence closest to `values` in least squares, by pooling adjacent violators (Ayer et al.
     1955)."""
     pools: list[tuple[float, int]] = []  # (mean, length)
     for value in values:
@@ -200,7 +202,7 @@ def isotonic(values: list[float]) -> list[float]:
 
 
 def paired(ours: list[float], others: list[float]) -> str:
-    """The mean difference, paired by seed, and Student's 95% interval; a dash where a number is infinite."""
+    """The mean difference, paired by seed, with Student's 95% interval; a dash if any difference is infinite."""
     differences = [one - other for one, other in zip(ours, others)]
     if not all(map(math.isfinite, differences)):
         return "–"
@@ -221,7 +223,7 @@ def main() -> None:
         nargs="*",
         choices=list(PEERS),
         default=[],
-        help="TRL's trainers, each at the best of its settings, by area and by samples to the goal",
+        help="TRL's trainers, each with its best settings by area and by samples to the goal",
     )
     parser.add_argument("--out", type=Path, default=Path("runs/learning"))
     arguments = parser.parse_args()
@@ -248,17 +250,17 @@ def main() -> None:
 
 
 def make_table(found: dict[str, list[dict]]) -> Table:
-    baseline, difference = found["default"], "against default"
+    baseline, difference = found["default"], "vs. default"
     table = Table(title=f"the embedded task, {len(baseline)} seeds")
     for column in (
         "",
-        "gold at the end",
+        "final gold",
         difference,
-        "area under gold",
+        "area under gold curve",
         difference,
         f"samples to {GOAL}",
         difference,
-        "KL at the end",
+        "final KL",
         difference,
     ):
         table.add_column(column)
@@ -283,7 +285,8 @@ def make_table(found: dict[str, list[dict]]) -> Table:
 
 
 def draw(found: dict[str, list[dict]], file: Path) -> None:
-    """Gold of the last `WINDOW` samples by sample: means over seeds, and bands that hold 95% of bootstrapped means."""
+    """Gold score over the last `WINDOW` samples, by sample: means over seeds, and bands that contain 95% of the
+    bootstrapped means."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -299,7 +302,7 @@ def draw(found: dict[str, list[dict]], file: Path) -> None:
         samples = WINDOW + batch * np.arange(curves.shape[1])
         axes.plot(samples, curves.mean(axis=0), label=name)
         axes.fill_between(samples, *np.quantile(means, [0.025, 0.975], axis=0), alpha=0.2)
-    axes.set(xlabel="samples", ylabel=f"gold score of the last {WINDOW}")
+    axes.set(xlabel="samples", ylabel=f"gold score over the last {WINDOW} samples")
     axes.legend(fontsize=7)
     figure.tight_layout()
     figure.savefig(file, dpi=120)

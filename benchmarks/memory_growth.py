@@ -1,9 +1,9 @@
-"""Resident memory, open files and threads of a long run of a very small model.
+"""Resident memory, open files and threads in a long run of a very small model.
 
     uv run benchmarks/memory_growth.py [--steps 2000]
 
-Prints them after step 100 and after the last step. Exit code 1 if memory has grown by more than 5%, or files or threads
-at all.
+Prints them after step 100 and after the last step. Exits with code 1 if memory has grown by more than 5%, or if the
+number of open files or threads has grown at all.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def main() -> None:
         print(f"after step {after:>5}: " + ", ".join(f"{name} {value:,.0f}" for name, value in numbers.items()))
     then, now = found[AFTER], found[steps]
     growth = now["resident MiB"] / then["resident MiB"]
-    print(f"resident memory: {growth:.3f} times that after step {AFTER}")
+    print(f"resident memory: {growth:.3f} times its value after step {AFTER}")
     sys.exit(growth > 1.05 or now["open files"] > then["open files"] or now["threads"] > then["threads"])
 
 

@@ -1,7 +1,7 @@
 """ppo_lm's PPO on a workload, timed by phase: one process, one JSON line. `against_trl.py` calls this.
 
-The reward is a reward model with a head of random weights, as TRL's is. No token counts as EOS, so that every response
-has its full length, as TRL's has.
+The reward is a reward model with a randomly initialised head, as in the TRL run. No token counts as EOS, so every
+response has its full length, also as in the TRL run.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ NO_TOKEN = -1
 
 
 def make_trainer(workload: Workload, folder: Path, steps: int, lora_r: int, dtype: str, **settings) -> PPOTrainer:
-    """A trainer whose prompts are the numbers of the workload's."""
+    """A trainer that takes the indices of the workload's prompts as its prompts."""
     config = PPOConfig(
         model_name=str(folder / "policy"),
         dtype=dtype,
@@ -45,12 +45,12 @@ def make_trainer(workload: Workload, folder: Path, steps: int, lora_r: int, dtyp
     for shared in {id(b): b for b in (base, trainer.roles.policy.base)}.values():
         shared.eos_token_ids = [NO_TOKEN]
     prompts = make_prompts(workload, workload.prompts * steps, base.network.config.vocab_size)
-    trainer.generator._encode = lambda rows: [prompts[int(row)] for row in rows]  # random tokens have no text
+    trainer.generator._encode = lambda rows: [prompts[int(row)] for row in rows]  # random tokens are not text
     return trainer
 
 
 def time_steps(trainer: PPOTrainer, workload: Workload, steps: int) -> list[dict[str, float]]:
-    """The seconds of each step's phases, and the peak of memory after it."""
+    """The seconds of each step's phases, and the peak memory after it."""
     done = []
     for step in range(steps):
         results = trainer.ppo_step([str(row) for row in range(step * workload.prompts, (step + 1) * workload.prompts)])

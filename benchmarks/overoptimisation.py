@@ -1,13 +1,12 @@
-"""The reward rises, and what it stands for falls: gold score and reward against KL, with no KL penalty and with one of
-0.05, over a run of 8 times the samples.
+"""Reward over-optimisation: gold score and reward against KL, without a KL penalty and with one of 0.05.
 
     uv run benchmarks/overoptimisation.py [--seeds 3] [--steps 80] [--out runs/overoptimisation]
 
-Every run is the embedded task in batches of 64 at a constant learning rate, evaluated every 5 steps on 256 held-out
-posts. Half of them choose where to stop (the best gold score, which is what `best/` holds after a run with
-`eval_every`), the other half say what that gives; stopping by KL takes the last evaluation before the first over
-`--kl_limit`. Prints the gold score of both, and of the end; writes `overoptimisation.json` and a picture. Runs that are
-there already are not repeated.
+Every run trains on 8 times the samples of the main job, in batches of 64 at a constant learning rate, and is evaluated
+every 5 steps on 256 held-out posts. Half of these posts decide where to stop (at the best gold score, which is what
+`best/` holds after a run with `eval_every`); the gold score at that point is measured on the other half. Stopping by KL
+takes the last evaluation before the first one over `--kl_limit`. Prints the gold score for both ways of stopping and
+for the end of the run; writes `overoptimisation.json` and a picture. Existing runs are not repeated.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ KL_TICKS = (0, 2, 5, 10, 25, 50, 100, 200)  # nats
 
 
 def train(folder: Path, kl_coef: float, seed: int, steps: int) -> None:
-    """One run in this process; `result.json` has a row an evaluation."""
+    """One run in this process; `result.json` has one row per evaluation."""
     from ppo_lm import PPOConfig, PPOTrainer
     from ppo_lm.cli.main import EMBEDDED_SETTINGS, read_settings
 
@@ -70,12 +69,12 @@ def train(folder: Path, kl_coef: float, seed: int, steps: int) -> None:
 
 
 def stops(rows: list[dict], kl_limit: float) -> dict[str, dict]:
-    """The evaluation that each way of stopping ends at."""
+    """The evaluation at which each way of stopping ends the run."""
     within = list(takewhile(lambda row: row["kl"] <= kl_limit, rows))
     return {
-        "the end": rows[-1],
+        "end of run": rows[-1],
         "best held-out gold": max(rows, key=lambda row: row["gold_to_choose"]),
-        f"KL up to {kl_limit:g}": within[-1],
+        f"KL limit of {kl_limit:g} nats": within[-1],
     }
 
 
@@ -83,7 +82,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=80)
-    parser.add_argument("--kl_limit", type=float, default=8.0, help="nats a summary")
+    parser.add_argument("--kl_limit", type=float, default=8.0, help="nats per summary")
     parser.add_argument("--out", type=Path, default=Path("runs/overoptimisation"))
     parser.add_argument("--one", nargs=2, type=float, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -118,7 +117,7 @@ def main() -> None:
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         found = dict(zip(jobs, pool.map(run, jobs)))
     table = Table(title=f"{arguments.steps} steps, {arguments.seeds} seeds")
-    for column in ("kl_coef", "stopped by", "gold", "each seed's", "reward", "KL", "step"):
+    for column in ("kl_coef", "stopped at", "gold score", "per seed", "reward", "KL, nats", "step"):
         table.add_column(column)
     for kl_coef in KL_COEFS:
         ended = [stops(found[kl_coef, seed], arguments.kl_limit) for seed in range(arguments.seeds)]
@@ -145,8 +144,8 @@ def main() -> None:
 
 
 def draw(found: dict[tuple[float, int], list[dict]], file: Path) -> None:
-    """Gold score (of all held-out posts) and reward by the root of KL (as Gao et al., 2210.10760, have it), a line a
-    run."""
+    """Gold score (of all held-out posts) and reward by the square root of KL, as in Gao et al. (2210.10760); one line
+    per run."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -155,7 +154,7 @@ def draw(found: dict[tuple[float, int], list[dict]], file: Path) -> None:
 
     figure, panels = plt.subplots(1, 2, figsize=(9, 3.8))
     colours = dict(zip(KL_COEFS, ("tab:red", "tab:blue")))
-    for axes, name, label in zip(panels, ("gold", "score"), ("gold score", "reward (what is trained on)")):
+    for axes, name, label in zip(panels, ("gold", "score"), ("gold score", "reward (trained on)")):
         for (kl_coef, seed), rows in found.items():
             axes.plot(
                 [row["kl"] for row in rows],
@@ -166,7 +165,7 @@ def draw(found: dict[tuple[float, int], list[dict]], file: Path) -> None:
             )
         axes.set_xscale("function", functions=(lambda kl: np.sqrt(np.maximum(kl, 0)), np.square))
         axes.set(
-            xlabel="KL to the reference, nats a summary (root scale)", ylabel=label, xticks=KL_TICKS, xlim=(0, None)
+            xlabel="KL to the reference, nats per summary (root scale)", ylabel=label, xticks=KL_TICKS, xlim=(0, None)
         )
     panels[0].legend()
     figure.tight_layout()

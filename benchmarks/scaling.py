@@ -1,9 +1,8 @@
-"""How the cost of a step grows: with prompts, with response length, with the model; and what responses that end early
-save.
+"""How the cost of a step grows with prompts, response length and model, and what responses that end early save.
 
     uv run benchmarks/scaling.py [--repeats 3] [--out scaling.json]
 
-Every size is run in a process of its own, the sizes in turns; printed are medians over the repeats.
+Every size runs in a separate process, alternating between sizes. Prints medians over the repeats.
 """
 
 from __future__ import annotations
@@ -34,21 +33,21 @@ SIZES = {
 SLOTS = 32
 ENDS = [
     (limit, ends) for limit in (64, 128, 256) for ends in (False, True)
-]  # new tokens, and whether responses end early
+]  # (new tokens, whether responses end early)
 
 
 def measure(workload, folder: Path) -> dict[str, float]:
-    """One step after one to warm up, in this process."""
+    """One step after a warm-up step, in this process."""
     found = time_steps(make_trainer(workload, folder, 2, 16, "float32"), workload, 2)[-1]
     return {name: value for name, value in found.items() if name != "least"}
 
 
 def measure_early_ends(folder: Path, limit: int, ends: bool) -> dict[str, float]:
-    """Seconds to sample four times as many responses as there are slots, of the full length or, with `ends`, of half of
-    it on average."""
+    """Seconds to sample four times as many responses as there are slots, at full length or, with `ends`, at half of it
+    on average."""
     workload = replace(TINY, prompts=4 * SLOTS, new_tokens=limit)
     trainer = make_trainer(workload, folder, 3, 16, "float32", rollout_slots=SLOTS)
-    if ends:  # with random weights all tokens are about as likely; so many as EOS make the mean length half the limit
+    if ends:  # random weights make all tokens about equally likely; with this many EOS tokens the mean length is half
         trainer.base.eos_token_ids = list(range(2, 2 + round(1.6 / limit * trainer.base.network.config.vocab_size)))
     for step in range(3):
         prompts = trainer.generator._encode(range(step * 4 * SLOTS, (step + 1) * 4 * SLOTS))
@@ -79,7 +78,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--kinds", nargs="+", choices=[*SIZES, "early ends"], default=[*SIZES, "early ends"])
-    parser.add_argument("--folder", type=Path, default=Path("runs/benchmarks"), help="for the models")
+    parser.add_argument("--folder", type=Path, default=Path("runs/benchmarks"), help="where to keep the models")
     parser.add_argument("--out", type=Path, help="write all numbers to this JSON file")
     parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -94,7 +93,7 @@ def main() -> None:
     console, everything = Console(width=140), {}
     for kind in arguments.kinds:
         sizes = SIZES.get(
-            kind, [f"{limit} tokens{', half of them on average' if ends else ''}" for limit, ends in ENDS]
+            kind, [f"{limit} tokens{', ending at half on average' if ends else ''}" for limit, ends in ENDS]
         )
         runs = [[] for _ in sizes]
         for _ in range(arguments.repeats):
@@ -102,7 +101,7 @@ def main() -> None:
                 made.append(in_a_process(kind, index, arguments.folder))
         medians = [{name: statistics.median(run[name] for run in made) for name in made[0]} for made in runs]
         table = Table(title=kind)
-        for heading in ("size", *medians[0], "time over the line before"):
+        for heading in ("size", *medians[0], "ratio to the previous"):
             table.add_column(heading)
         time_of = "sampling" if kind == "early ends" else "step"
         for index, (size, found) in enumerate(zip(sizes, medians)):

@@ -1,12 +1,14 @@
 """TRL's PPO, GRPO or RLOO on the embedded task: one run, one folder with `result.json`. `learning.py` calls this.
 
-    python benchmarks/trl_learning.py FOLDER SEED '{"trainer": "ppo", "learning_rate": 0.0003, "lora_r": 16, "batch_size": 8, "ppo_epochs": 4, "kl_coef": 0.1}'
+    python benchmarks/trl_learning.py FOLDER SEED '{"trainer": "ppo", "learning_rate": 0.0003, "lora_r": 16,
+                                                    "batch_size": 8, "ppo_epochs": 4, "kl_coef": 0.1}'
 
-Policy, posts, number of samples, lengths and temperature are those of the embedded settings; the reward model is the
-same too, with its adapter merged and its normalisation in the head, as the plain sequence classifier that TRL asks for.
-TRL's PPO has a value model with all weights, which starts from the reward model (ours from `ppo-lm value`, which TRL
-has no stage for), and takes a penalty off the score of a response without EOS, where ours and the reward function of
-the others give a fixed score instead. What is not named here is TRL's default.
+The policy, the posts, the number of samples, the lengths and the temperature are those of the embedded settings. The
+reward model is also the same, converted to the plain sequence classifier that TRL expects: its adapter is merged, and
+its normalisation is folded into the head. The value model of TRL's PPO trains all its weights and starts from the
+reward model; ours starts from `ppo-lm value`, a stage that TRL does not have. For a response without EOS, TRL's PPO
+subtracts a penalty from the score, while ours and the reward function used for TRL's other trainers give a fixed score
+instead. Everything not mentioned here is TRL's default.
 """
 
 from __future__ import annotations
@@ -36,7 +38,7 @@ from ppo_lm.embedded.gold import gold
 from ppo_lm.models.reward_model import HEAD_FILE, NORMALISATION_FILE
 
 MODEL, REWARD = EMBEDDED_MODEL, EMBEDDED_MODEL / "reward"
-RESPONSES_PER_PROMPT = 4  # of GRPO and RLOO
+RESPONSES_PER_PROMPT = 4  # for GRPO and RLOO
 
 
 def load_policy() -> transformers.PreTrainedModel:
@@ -63,7 +65,7 @@ def load_scorer() -> transformers.PreTrainedModel:
 
 
 class Task:
-    """The posts, and what the responses to them are worth."""
+    """The posts, and how responses to them are scored."""
 
     def __init__(self, seed: int, batch_size: int, **changed):
         settings = read_settings(EMBEDDED_SETTINGS / "train.yaml", "--config")
@@ -73,13 +75,13 @@ class Task:
         self.train, self.held_out = prompts.split(self.settings.eval_prompts, seed)
         self.tokenizer = AutoTokenizer.from_pretrained(MODEL, padding_side="left")
         self.scorer = load_scorer()
-        self.golds: list[float] = []  # of each batch
+        self.golds: list[float] = []  # one per batch
 
     def encode(self, prompts: list[str]) -> list[list[int]]:
         return [encode_prompt(self.tokenizer, prompt) for prompt in prompts]
 
     def cut(self, response: torch.Tensor) -> tuple[list[int], bool]:
-        """(the tokens before EOS, whether there was one)."""
+        """(the tokens before EOS, whether there is an EOS)."""
         ids = response.tolist()
         ended = self.tokenizer.eos_token_id in ids
         return ids[: ids.index(self.tokenizer.eos_token_id)] if ended else ids, ended
@@ -90,7 +92,7 @@ class Task:
 
     @torch.no_grad()
     def scores(self, prompts: list[list[int]], responses: list[tuple[list[int], bool]]) -> list[float]:
-        """Of the reward model, or the fixed score for a response that has not ended."""
+        """The reward model's scores; a fixed score for responses that did not end."""
         rows = [
             prompt + ids + [self.tokenizer.eos_token_id] * ended for prompt, (ids, ended) in zip(prompts, responses)
         ]
@@ -103,8 +105,8 @@ class Task:
 
     @torch.no_grad()
     def evaluate(self, policy: torch.nn.Module) -> dict[str, float]:
-        """Gold score and reward of one response to every held-out post, and the sum of their tokens' k1 KL to where
-        training started, mean over responses."""
+        """The gold score and the reward of one response to each held-out post, and the responses' k1 KL to the initial
+        policy: summed over tokens, averaged over responses."""
         settings, reference, prompts = self.settings, load_policy().eval(), self.encode(self.held_out.prompts)
         ids, mask = pad(prompts, self.tokenizer.pad_token_id, side="left")
         torch.manual_seed(0)
@@ -135,8 +137,8 @@ def kl_of_samples(
     real: torch.Tensor,
     temperature: float,
 ) -> float:
-    """The sum of the real sampled tokens' log π − log π_ref, mean over rows, through transformers alone; prompts padded
-    on the left, (B, P), samples (B, A)."""
+    """log π − log π_ref, summed over the real sampled tokens and averaged over rows, computed with transformers alone.
+    Prompts (B, P) are left-padded; samples are (B, A)."""
     rows = zip(
         *(
             whole.split(32)
@@ -168,7 +170,7 @@ def positions(mask: torch.Tensor) -> torch.Tensor:
 
 
 class Rows(transformers.TrainerCallback):
-    """What a trainer logs, a row a batch."""
+    """Everything a trainer logs, one row per batch."""
 
     def __init__(self):
         self.rows: list[dict] = []

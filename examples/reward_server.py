@@ -1,4 +1,4 @@
-"""Serve a reward model over HTTP, as a scorer for a run elsewhere.
+"""Serve a reward model over HTTP, as a scorer for a run in another process or on another machine.
 
     uv run examples/reward_server.py --model_name embedded --reward embedded --port 8000
     uv run main.py --reward http://127.0.0.1:8000/score
@@ -38,6 +38,6 @@ if __name__ == "__main__":
     parser.add_argument("--reward", default="embedded", help="the reward model's folder")
     parser.add_argument("--port", type=int, default=8000)
     arguments = parser.parse_args()
-    folder = find_reward_folder(arguments.reward) or parser.error(f"{arguments.reward} is no reward model's folder")
+    folder = find_reward_folder(arguments.reward) or parser.error(f"{arguments.reward} is not a reward model folder")
     model = RewardModel.load(load_base(arguments.model_name), folder)
     web.run_app(make_app(RewardComputer(model)), host="127.0.0.1", port=arguments.port)

