@@ -113,10 +113,11 @@ def writing(path: Path) -> Iterator[None]:
         ) from error
 
 
-def require(package: str, what: str) -> None:
-    """Raise `UserError`, before it is needed, if a package that only `what` uses is not installed."""
+def require(package: str, what: str, extra: str) -> None:
+    """Raise `UserError`, before it is needed, if a package that only `what` uses is not installed; `extra` brings
+    it."""
     if importlib.util.find_spec(package) is None:
-        raise UserError(f"{what} needs the package {package}; install it with `pip install {package}`")
+        raise UserError(f"{what} needs the package {package}; install it with `pip install 'ppo-lm[{extra}]'`")
 
 
 def first_line(error: Exception) -> str:

@@ -25,8 +25,7 @@ MAY_CHANGE = ("host", "port", "annotator", "output_dir")  # when a collection go
 def run_collection(config: CollectConfig) -> None:
     """Serve the page until it is interrupted. Every answer is on disk before the next pair is shown; the same folder
     given again goes on."""
-    for package in ("aiohttp", "filelock"):
-        require(package, "ppo-lm collect")
+    require("aiohttp", "ppo-lm collect", "collect")
     check_output_dir(config.output_dir)
     folder = Path(config.output_dir).expanduser()
     check_same_collection(config, folder)

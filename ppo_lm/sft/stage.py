@@ -38,7 +38,7 @@ def run_sft(
         raise ConfigError(['demonstrations is not set; name a file, a hub data set, or "embedded"'], "SFTConfig")
     check_output_dir(config.output_dir)
     if config.rouge_samples:
-        require("torchmetrics", f"ROUGE (rouge_samples {config.rouge_samples}; 0 does without)")
+        require("torchmetrics", f"ROUGE (rouge_samples {config.rouge_samples}; 0 leaves it out)", "rouge")
     demonstrations, report = load_demonstrations(config.demonstrations, config, config.completion_column)
     base = load_base(config.model_name, config.dtype, config.device, seed=config.seed)
     encoded = encode_demonstrations(base, demonstrations, config, report)
