@@ -95,7 +95,12 @@ class Problems:
         if len(self.found) == 1:
             raise self.found[0]
         if self.found:
-            raise ConfigError([str(problem) for problem in self.found], self.source) from self.found[0]
+            sentences = [
+                sentence
+                for error in self.found
+                for sentence in (error.problems if isinstance(error, ConfigError) else [str(error)])
+            ]
+            raise ConfigError(sentences, self.source) from self.found[0]
 
 
 @contextmanager

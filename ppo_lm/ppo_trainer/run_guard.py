@@ -91,7 +91,7 @@ class RunGuard:
         roles = self.trainer.roles
         models = {
             "the policy": roles.policy.parameters(),
-            "the value model": roles.value.parameters(),
+            "the value model": [] if roles.value is None else roles.value.parameters(),
             "the frozen base": self.trainer.base.network.parameters(),
         }
         return next((f"weights of {name} are" for name, weights in models.items() if not all_finite(weights)), None)

@@ -118,14 +118,12 @@ def restore_random_states(trainer: PPOTrainer, states: dict[str, torch.Tensor]) 
 
 
 def _models(trainer: PPOTrainer) -> dict:
-    return {"policy": trainer.roles.policy, "value": trainer.roles.value}
+    roles = trainer.roles
+    return {"policy": roles.policy} | ({} if roles.value is None else {"value": roles.value})
 
 
 def _optimisers(trainer: PPOTrainer) -> dict[str, Optimiser]:
-    return {
-        "policy_optimiser": trainer.model_trainer.policy_optimiser,
-        "value_optimiser": trainer.model_trainer.value_optimiser,
-    }
+    return {f"{name}_optimiser": optimiser for name, optimiser in trainer.model_trainer.optimisers.items()}
 
 
 def _streams(trainer: PPOTrainer) -> dict[str, torch.Generator]:

@@ -54,6 +54,7 @@ def run_value(config: ValueConfig, quiet: bool = False, resume: Path | None = No
         seed=config.seed,
     )
     rewards, model = make_ready(rewards, roles.rewards, base.device), roles.value
+    assert model is not None  # `set_up_roles` was not told to leave it out
     computer = RewardComputer(rewards, weights=config.reward_weights, clip=config.reward_clip)
 
     with StageLog(config, config.output_dir, quiet, resume=resume and (resume, saver.step)) as log:
