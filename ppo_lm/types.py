@@ -168,8 +168,8 @@ class SAPairs:
             raise ValueError(f"SAPairs has no {name!r} yet: {ADDED_BY[name]} adds it; call that first")
         return column
 
-    def with_columns(self, **columns: torch.Tensor) -> SAPairs:
-        """A copy with these columns set; shapes, dtypes and devices are checked."""
+    def with_columns(self, **columns: torch.Tensor | None) -> SAPairs:
+        """A copy with these columns set, or with None taken away; shapes, dtypes and devices are checked."""
         return dataclasses.replace(self, **columns)
 
     def columns(self) -> dict[str, torch.Tensor]:
