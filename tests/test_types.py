@@ -23,7 +23,9 @@ def test_pair_is_the_real_prefix_the_action_and_its_numbers():
     assert pair.action == real[-1]
     assert pair.numbers["rewards"] == pairs.rewards[row, last].item()
     assert last + 1 < pairs.action_ids.shape[1]
-    with pytest.raises(IndexError, match=f"sequence {row} has no action at {last + 1}; its actions are at \\[.*{last}]"):
+    with pytest.raises(
+        IndexError, match=f"sequence {row} has no action at {last + 1}; its actions are at \\[.*{last}]"
+    ):
         pairs.pair(row, last + 1)
 
 

@@ -30,8 +30,8 @@ class GroupAdvantage:
     def compute_group_advantages(
         self, sa_pairs: SAPairs, responses_per_prompt: int, compare: Callable[[torch.Tensor], torch.Tensor]
     ) -> torch.Tensor:
-        """(B, A), 0 where masked, from the column `rewards`. With k = `responses_per_prompt`, rows i·k … i·k + k − 1 are
-        the responses to one prompt; `compare` maps their R, (B/k, k), to advantages of that shape."""
+        """(B, A), 0 where masked, from the column `rewards`. With k = `responses_per_prompt`, rows i·k … i·k + k − 1
+        are the responses to one prompt; `compare` maps their R, (B/k, k), to advantages of that shape."""
         mask = sa_pairs.action_mask
         totals = torch.where(mask, sa_pairs.require("rewards"), 0.0).sum(dim=1)
         advantages = compare(totals.view(-1, responses_per_prompt)).flatten()

@@ -66,8 +66,8 @@ class PPOConfig(PromptSettings, RewardSettings, ModelSettings):
     gamma: float = 0.99
     """Discount per token."""
     advantage_estimator: str = "gae"
-    """gae, with a value model; or without one, rloo or group, which compare the responses to one prompt (RLOO, GRPO) and
-    so need responses_per_prompt; or your own, as module:name or path/file.py:name."""
+    """gae, with a value model; or without one, rloo or group, which compare the responses to one prompt (RLOO, GRPO)
+    and so need responses_per_prompt; or your own, as module:name or path/file.py:name."""
     lam: float = 0.95
     """The λ of generalised advantage estimation."""
     lam_length_scale: float = 0.0
@@ -76,8 +76,8 @@ class PPOConfig(PromptSettings, RewardSettings, ModelSettings):
     whiten_rewards: bool = False
     """Scale rewards to variance 1 over the batch, keeping their mean."""
     whiten_advantages: bool | None = None
-    """Shift and scale advantages to mean 0 and variance 1 over the batch; none: as the estimator prefers (gae: yes; rloo
-    and group, which compare responses already: no)."""
+    """Shift and scale advantages to mean 0 and variance 1 over the batch; none: as the estimator prefers (gae: yes;
+    rloo and group, which compare responses already: no)."""
     value_target: str = "reward_to_go"
     """What the value model learns: reward_to_go (discounted sum of rewards, which is λ = 1) or returns (advantages +
     values)."""

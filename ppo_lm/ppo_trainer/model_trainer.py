@@ -156,7 +156,7 @@ class ModelTrainer:
         """The loss that `policy_loss` names, plus the KL to the reference, less the entropy bonus."""
         config, mask = self.config, part.action_mask
         new = self._new_numbers(part, states)
-        weights = token_weights(mask, config.loss_aggregation)
+        weights = token_weights(mask, config.loss_aggregation, new.logprobs.dtype)
         count = size.tokens if config.loss_aggregation == "token_mean" else size.sequences
         trusted = weights * self._trust(part)
         found = self.losses.policy.compute(part, new, config)

@@ -21,7 +21,9 @@ class TokenLoss(NamedTuple):
     """The loss of each token, and numbers to log. What stands where `action_mask` is False is dropped."""
 
     loss: torch.Tensor  # (B, A)
-    metrics: dict[str, torch.Tensor]  # (B, A) each, numbers or bool, by the metric's name; logged is the mean over tokens
+    metrics: dict[
+        str, torch.Tensor
+    ]  # (B, A) each, numbers or bool, by the metric's name; logged is the mean over tokens
 
 
 class NewNumbers(NamedTuple):

@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 
 
-def token_weights(mask: torch.Tensor, aggregation: str) -> torch.Tensor:
+def token_weights(mask: torch.Tensor, aggregation: str, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     """(B, A) weights whose sum over a batch is what to divide by. token_mean: 1 per token, so that long responses weigh
     more (DAPO, 2503.14476). sequence_mean: 1/L on each of a response's L sampled tokens, so that every response weighs
     the same (GRPO, 2402.03300)."""
     if aggregation == "token_mean":
-        return mask.float()
-    return mask / mask.sum(dim=1, keepdim=True).clamp(min=1)
+        return mask.to(dtype)
+    return mask.to(dtype) / mask.sum(dim=1, keepdim=True).clamp(min=1)
 
 
 def truncated_importance(

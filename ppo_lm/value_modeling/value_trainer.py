@@ -60,7 +60,8 @@ def train_value_model(
     model: ValueModel, demonstrations: list[ScoredDemonstration], *, gamma: float = 1.0, seed: int = 0, **settings
 ) -> None:
     """Minimise the mean loss over completion tokens, without dropout, as in PPO. `settings` are those of
-    `optimisation.minimise`: learning_rate, epochs, batch_size, micro_batch_size, max_steps, max_grad_norm, log, saver."""
+    `optimisation.minimise`: learning_rate, epochs, batch_size, micro_batch_size, max_steps, max_grad_norm, log,
+    saver."""
     lengths, weights = [len(d) for d in demonstrations], [len(d.completion_ids) for d in demonstrations]
     rng = random.Random(f"value {seed}")
     minimise(

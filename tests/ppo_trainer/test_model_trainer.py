@@ -9,7 +9,7 @@ from ppo_lm.models.policy_model import states_before_actions
 from ppo_lm.ops import masked_mean
 from ppo_lm.ppo_trainer import ModelTrainer, SequenceGenerator
 from ppo_lm.rollout import SamplingSettings
-from ppo_lm.training import kl_loss, policy_loss, policy_ratio, value_loss
+from ppo_lm.training import PolicyLoss, TokenLoss, kl_loss, policy_loss, policy_ratio, value_loss
 from tests.conftest import make_base, make_pairs
 
 PROMPTS = [f"SUBREDDIT: r/advice TITLE: {'My boss ' * i}TL;DR:" for i in range(1, 9)]
@@ -215,6 +215,41 @@ def test_the_learning_rate_falls_to_0_over_the_run(schedule, half_way):
     assert rates == pytest.approx([half_way, 0.0], abs=1e-12)
     with pytest.raises(ConfigError, match=f"steps is 2 and all are done, so the {schedule} schedule has ended"):
         trainer.train_value_model(fixed_pairs())
+
+
+@pytest.mark.parametrize("needs", [True, False])
+def test_a_loss_that_needs_entropies_is_given_them(needs):
+    trainer, seen = setup()[0], []
+
+    def watch(sa_pairs, new, config):
+        seen.append(new.entropies)
+        return TokenLoss(-new.logprobs, {})
+
+    trainer.losses = trainer.losses._replace(policy=PolicyLoss(watch, needs_entropies=needs))
+    metrics = trainer.train_policy_model(fixed_pairs())
+    assert all((entropies is not None) == needs for entropies in seen)
+    assert "clip_fraction" not in metrics and metrics["ratio"] > 0
+
+
+def test_without_a_value_model_the_policy_is_trained_alone():
+    _, roles = setup()
+    trainer = ModelTrainer(roles.policy, None, PPOConfig(lora_r=4, ppo_epochs=1))
+    assert trainer.optimisers.keys() == {"policy"}
+    before = [p.detach().clone() for p in roles.policy.parameters()]
+    metrics = trainer.train_models(fixed_pairs())
+    assert "policy_loss" in metrics and not any("value" in name for name in metrics)
+    assert any(not torch.equal(old, new) for old, new in zip(before, roles.policy.parameters()))
+    with pytest.raises(ValueError, match="there is no value model to train"):
+        trainer.train_value_model(fixed_pairs())
+
+
+@pytest.mark.parametrize("lora_r", [4, 0])
+def test_a_value_model_that_nobody_needs_is_not_made(lora_r):
+    base = make_base()
+    settings = dict(lora_r=lora_r, lora_alpha=8, lora_dropout=0.0, lora_targets="all-linear")
+    roles = set_up_roles(base, **settings, with_value=False)
+    assert roles.value is None
+    assert not any(".value." in name for name, _ in base.network.named_parameters())
 
 
 class LargestLogits(TorchDispatchMode):

@@ -323,6 +323,24 @@ def test_options_that_clash_are_one_sentence(settings, message):
         PPOConfig(**settings)
 
 
+def test_what_an_estimator_lacks_is_said_with_every_other_problem_and_before_any_model_loads(tmp_path):
+    config = PPOConfig(
+        model_name="nobody/none",
+        advantage_estimator="rloo",
+        value_backbone="shared",
+        policy_loss="clp",
+        prompts=str(tmp_path / "none.txt"),
+    )
+    with pytest.raises(ConfigError) as caught:
+        PPOTrainer(config)
+    found = caught.value.problems
+    assert len(found) == 4
+    assert found[0].startswith("advantage_estimator is rloo but responses_per_prompt is 1")
+    assert found[1].endswith("which has no value model, but value_backbone is shared; set it to separate")
+    assert found[2].startswith("policy_loss is 'clp'; it must be one of clip")
+    assert "none.txt': there is no such file" in found[3]
+
+
 def test_dropped_steps_do_not_count_as_warm_up():
     trainer, _ = setup(value_warmup_steps=1, steps=3, ppo_epochs=1)
     pairs = make_pairs(rows=4, dtype=torch.float32)

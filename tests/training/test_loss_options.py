@@ -42,10 +42,10 @@ def test_a_mean_over_tokens_and_a_mean_over_sequences_by_hand():
     advantages = torch.tensor([[3.0, 9.0, 9.0], [1.0, 2.0, 0.0]], dtype=torch.float64)
     zeros = torch.zeros(2, 3, dtype=torch.float64)
     for aggregation, denominator, expected in (("token_mean", 4, -6 / 4), ("sequence_mean", 2, -(3 + 1) / 2)):
-        weights = token_weights(mask, aggregation)
-        assert weights.sum() == denominator
+        weights = token_weights(mask, aggregation, torch.float64)
+        assert weights.sum().item() == pytest.approx(denominator, abs=1e-12)
         found = policy_loss(zeros, zeros, advantages, mask, 0.2).loss
-        assert masked_sum(found * weights, mask).item() / denominator == pytest.approx(expected, abs=1e-7)
+        assert masked_sum(found * weights, mask).item() / denominator == pytest.approx(expected, abs=1e-12)
 
 
 def test_truncated_importance_by_hand_and_one_in_padding():
@@ -66,9 +66,7 @@ def test_the_expected_gradient_of_the_kl_in_the_loss_is_that_of_the_kl(estimator
     (expected,) = torch.autograd.grad((logprobs.exp() * (logprobs - ref_logprobs)).sum(), new)
     mask = torch.ones(6, 1, dtype=torch.bool)
     weights = old.softmax(0)[:, None]
-    loss = kl_loss(
-        new.log_softmax(0)[:, None], old.log_softmax(0)[:, None], ref_logprobs[:, None], mask, estimator
-    )
+    loss = kl_loss(new.log_softmax(0)[:, None], old.log_softmax(0)[:, None], ref_logprobs[:, None], mask, estimator)
     (found,) = torch.autograd.grad((loss * weights).sum(), new)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
 
