@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 
@@ -56,7 +57,7 @@ class NumericalFault(UserError):
     """A number that a step is computed from is NaN or infinite. `batch`: the `SAPairs` it was found in, where there are
     any yet."""
 
-    batch = None
+    batch: Any = None
 
 
 class RunStopped(UserError):
@@ -83,7 +84,7 @@ class Problems:
     def __init__(self, source: str):
         self.source, self.found = source, []
 
-    def attempt(self, load: Callable, *arguments):
+    def attempt(self, load: Callable, *arguments) -> Any:
         """What `load` returns; None, with its problem noted, if that raises a `UserError`."""
         try:
             return load(*arguments)

@@ -92,9 +92,9 @@ def add_gae(sa_pairs: SAPairs, config: PPOConfig) -> SAPairs:
     sa_pairs = returns.add_reward_to_go(sa_pairs, gamma)
     if config.value_target != "returns":
         return sa_pairs
-    same_lam = config.value_lam is None or (config.value_lam == config.lam and not config.lam_length_scale)
-    own = None if same_lam else gae.compute_gae_advantages(sa_pairs, gamma, config.value_lam)
-    return returns.add_returns(sa_pairs, own)
+    if config.value_lam is None or (config.value_lam == config.lam and not config.lam_length_scale):
+        return returns.add_returns(sa_pairs)
+    return returns.add_returns(sa_pairs, gae.compute_gae_advantages(sa_pairs, gamma, config.value_lam))
 
 
 def add_leave_one_out(sa_pairs: SAPairs, config: PPOConfig) -> SAPairs:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
 
 import torch
 
@@ -198,17 +197,17 @@ class ModelTrainer:
     ) -> dict[str, float]:
         self._check_schedule()
         config, optimisers = self.config, {name: self.optimisers[name] for name in trained}
-        sums, norms, first, seen, updates = Counter(), Counter(), {}, 0, 0
+        sums, norms, first, seen, updates = {}, {}, {}, 0, 0
         for batch in (
             batch for _ in range(config.ppo_epochs) for batch in buffer.mini_batches(sa_pairs, config.mini_batches)
         ):
             found = self._accumulate(batch, model, optimisers.values(), part_loss)
             first = first or {name: float(found[name]) / len(batch) for name in BEFORE_UPDATES if name in found}
-            sums.update(found)
+            _add(sums, found)
             seen += len(batch)
             if config.target_kl and updates and self._mean_kl(found, batch) > config.target_kl:
                 break
-            norms.update({f"{name}_grad_norm": optimiser.step() for name, optimiser in optimisers.items()})
+            _add(norms, {f"{name}_grad_norm": optimiser.step() for name, optimiser in optimisers.items()})
             updates += 1
         for optimiser in optimisers.values():
             optimiser.skip(self.updates - updates)
@@ -243,13 +242,13 @@ class ModelTrainer:
         self, batch: SAPairs, model: PolicyModel | ValueModel, optimisers: Iterable[Optimiser], part_loss: PartLoss
     ) -> dict[str, torch.Tensor]:
         """Add up a mini-batch's gradient over its micro-batches. Returns the sums for metrics."""
-        size, sums = Size(len(batch), batch.sequences), Counter()
+        size, sums = Size(len(batch), batch.sequences), {}
 
         def work(_, micro: SAPairs) -> None:
             part = part_loss(micro, size)
             with model.base.role(model.role):  # checkpointed activations are recomputed in here
                 part.loss.backward()
-            sums.update({name: value.detach() for name, value in part.sums.items()})
+            _add(sums, {name: value.detach() for name, value in part.sums.items()})
 
         def start_over() -> None:
             sums.clear()
@@ -258,6 +257,12 @@ class ModelTrainer:
 
         try_micro_batches(batch, self.budget, work, start_over)
         return sums
+
+
+def _add(sums: dict[str, Any], more: Mapping[str, Any]) -> None:
+    """Add to each sum by its name."""
+    for name, number in more.items():
+        sums[name] = sums[name] + number if name in sums else number
 
 
 def _sums(found: TokenLoss, mask: torch.Tensor) -> dict[str, torch.Tensor]:
