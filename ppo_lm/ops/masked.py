@@ -28,9 +28,9 @@ def masked_whiten(
 
 
 def next_where(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Of each place, the value at the next place of its row, to its right, where `mask` is True; 0 if there is none.
-    (B, A), (B, A) bool → (B, A)."""
-    rank = mask.cumsum(dim=1)  # True places up to and including this one: the next one's index among them
+    """For each place, the value at the next place to its right in the same row where `mask` is True; 0 if there is
+    none. (B, A), (B, A) bool → (B, A)."""
+    rank = mask.cumsum(dim=1)  # True places up to and including this one, which is the next one's index among them
     width = mask.shape[1]
     packed = values.new_zeros(mask.shape[0], width + 1)  # each row's values where True, from the left; then zeros
     packed.scatter_(1, torch.where(mask, rank - 1, width), torch.where(mask, values, 0.0))

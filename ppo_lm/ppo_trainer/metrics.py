@@ -11,8 +11,8 @@ from ppo_lm.types import SAPairs
 
 def describe_rollout(sa_pairs: SAPairs) -> dict[str, float]:
     """Numbers of a batch before it is trained on. KL is in nats per sequence; entropy, in nats per token, is that of
-    the distributions that were sampled from; length counts sampled tokens. What no column tells is left out: the
-    entropy of some engines, the explained variance without a value model."""
+    the distributions that were sampled from; length counts sampled tokens. Numbers without a column to compute them
+    from are left out: the entropy with some engines, the explained variance without a value model."""
     mask = sa_pairs.action_mask
     described = {
         "kl": float(torch.where(mask, sa_pairs.require("kl"), 0.0).sum(dim=1).mean()),

@@ -1,8 +1,8 @@
 """Losses by name: what one is given, and what it returns.
 
-A loss is a pure function of a micro-batch that returns a number per token. What is the same for all of them, the mean
-over tokens or sequences whatever the micro-batches, importance weights, the KL in the loss, the entropy bonus, is the
-model trainer's.
+A loss is a pure function of a micro-batch that returns a number per token. What all losses share is the model trainer's
+business: the mean over tokens or sequences, whatever the micro-batches; importance weights; the KL in the loss; the
+entropy bonus.
 """
 
 from __future__ import annotations
@@ -18,16 +18,15 @@ from ppo_lm.types import SAPairs
 
 
 class TokenLoss(NamedTuple):
-    """The loss of each token, and numbers to log. What stands where `action_mask` is False is dropped."""
+    """The loss of each token, and what to log by the metric's name, as the mean over tokens. What stands where
+    `action_mask` is False is dropped."""
 
     loss: torch.Tensor  # (B, A)
-    metrics: dict[
-        str, torch.Tensor
-    ]  # (B, A) each, numbers or bool, by the metric's name; logged is the mean over tokens
+    metrics: dict[str, torch.Tensor]  # (B, A) each, numbers or bool
 
 
 class NewNumbers(NamedTuple):
-    """What the policy says now of the sampled tokens of a micro-batch, with gradients."""
+    """What the policy now makes of the sampled tokens of a micro-batch, with gradients."""
 
     logprobs: torch.Tensor  # (B, A) nats, 0 where masked
     entropies: torch.Tensor | None  # (B, A) nats; None unless the loss needs them, or `entropy_coef` is set
@@ -51,6 +50,7 @@ class PolicyLoss:
 
 @dataclass(frozen=True)
 class ValueLoss:
-    """A value loss, of the pairs, with their old `values` and targets, and the new values (B, A)."""
+    """A value loss: a function of the pairs, which have the old `values` and the column `config.value_target`, and of
+    the new values, (B, A)."""
 
     compute: Callable[[SAPairs, torch.Tensor, PPOConfig], TokenLoss]

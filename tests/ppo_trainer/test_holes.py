@@ -15,7 +15,7 @@ from ppo_lm.ops import masked_sum, masked_whiten
 from ppo_lm.ppo_trainer import ModelTrainer, ValueAdder
 from ppo_lm.reward_kl import KLDivergence, RewardAdjuster
 from ppo_lm.token_attribution import attribute_scores, build_sa_pairs
-from ppo_lm.training import policy_loss, token_weights, value_loss
+from ppo_lm.training import NewNumbers, find_losses, policy_loss, token_weights, value_loss
 from tests.conftest import make_base, make_pairs
 
 CLOSE = dict(rtol=0, atol=1e-6)
@@ -259,6 +259,15 @@ def test_the_fast_passes_read_a_two_turn_batch_as_the_slow_derivation_does():
         torch.testing.assert_close(added[row][mask].double(), slow.new_values[row], rtol=0, atol=1e-4)
 
 
+def policy_token_loss(roles, config, pairs):
+    new = NewNumbers(roles.policy.action_logprobs(pairs, config.temperature), None)
+    return find_losses(config).policy.compute(pairs, new, config).loss.detach()
+
+
+def value_token_loss(roles, config, pairs):
+    return find_losses(config).value.compute(pairs, roles.value.values(pairs) + 1, config).loss.detach()
+
+
 def test_the_length_of_an_observation_changes_no_other_rows_numbers():
     config = make_config(value_target="returns", whiten_advantages=False)
     roles = make_roles(config)
@@ -266,6 +275,12 @@ def test_the_length_of_an_observation_changes_no_other_rows_numbers():
     longer[0][1][1] = [70, 71, 72, 79, 83, 84, 85, 86]
     plain, changed = (roll_out(roles, config, episodes) for episodes in (EPISODES, longer))
     assert changed.action_ids.shape[1] > plain.action_ids.shape[1]
+    for loss in (policy_token_loss, value_token_loss):
+        before, after = loss(roles, config, plain), loss(roles, config, changed)
+        for row in (1, 2, 3):
+            torch.testing.assert_close(
+                after[row][changed.action_mask[row]], before[row][plain.action_mask[row]], rtol=0, atol=1e-10
+            )
     for name in ("old_logprobs", "kl", "rewards", "values", "td_errors", "advantages", "reward_to_go", "returns"):
         before, after = getattr(plain, name), getattr(changed, name)
         for row in (1, 2, 3):
