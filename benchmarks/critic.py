@@ -27,9 +27,10 @@ from rich.console import Console
 from rich.table import Table
 
 from ppo_lm import PPOConfig, PPOTrainer
+from ppo_lm.advantage import ReturnCalculator
 from ppo_lm.cli.main import EMBEDDED_SETTINGS, read_settings
+from ppo_lm.ops import explained_variance
 from ppo_lm.ppo_trainer import SequenceGenerator
-from ppo_lm.ppo_trainer.metrics import explained_variance
 from ppo_lm.types import SAPairs
 
 EVERY = 5  # steps
@@ -46,8 +47,9 @@ def answer(trainer: PPOTrainer, prompts: list[str]) -> SAPairs:
     )
     pairs, texts = generator.generate_sequences(prompts)
     pairs = pairs.with_columns(scores=trainer.reward_computer.compute_rewards(prompts, texts, None, pairs))
-    pairs = trainer.reward_adjuster.adjust_rewards_with_kl(trainer.kl_divergence.add_kl_to_sa_pairs(pairs))
-    return trainer.return_calculator.add_reward_to_go(pairs)
+    pairs = trainer.kl_divergence.add_kl_to_sa_pairs(pairs)
+    pairs = trainer.reward_adjuster.adjust_rewards_with_kl(pairs, config.kl_coef)
+    return ReturnCalculator().add_reward_to_go(pairs, config.gamma)
 
 
 def ceiling(trainer: PPOTrainer, pairs: SAPairs, seed: int) -> float:

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 
@@ -60,7 +61,7 @@ class NumericalFault(UserError):
     """A number that a step is computed from is NaN or infinite. `batch`: the `SAPairs` it was found in, where there are
     any yet."""
 
-    batch = None
+    batch: Any = None
 
 
 class RunStopped(UserError):
@@ -87,7 +88,7 @@ class Problems:
     def __init__(self, source: str):
         self.source, self.found = source, []
 
-    def attempt(self, load: Callable, *arguments):
+    def attempt(self, load: Callable, *arguments) -> Any:
         """What `load` returns; None, with its problem noted, if that raises a `UserError`."""
         try:
             return load(*arguments)
@@ -99,7 +100,12 @@ class Problems:
         if len(self.found) == 1:
             raise self.found[0]
         if self.found:
-            raise ConfigError([str(problem) for problem in self.found], self.source) from self.found[0]
+            sentences = [
+                sentence
+                for error in self.found
+                for sentence in (error.problems if isinstance(error, ConfigError) else [str(error)])
+            ]
+            raise ConfigError(sentences, self.source) from self.found[0]
 
 
 @contextmanager

@@ -17,20 +17,19 @@ Part = TypeVar("Part")
 
 
 class Registry(Generic[Part]):
-    """The parts of one kind, by name. `role` is the setting that names one, for error messages.
+    """The parts of one kind, by name. `role` is the setting that names one, for error messages; `kind` the class that a
+    part has to be an instance of, if it has to.
 
     Example::
 
-        ESTIMATORS: Registry[Estimator] = Registry("advantage_estimator")
-
-        @ESTIMATORS.register("mine")
-        class Mine: ...
-
-        ESTIMATORS.find("mine"), ESTIMATORS.find("my_file.py:Mine")
+        ESTIMATORS: Registry[Estimator] = Registry("advantage_estimator", Estimator)
+        ESTIMATORS.register("mine")(Estimator(add_my_advantages))
+        ESTIMATORS.find("mine"), ESTIMATORS.find("my_file.py:mine")
     """
 
-    def __init__(self, role: str):
-        self.role, self._parts = role, {}
+    def __init__(self, role: str, kind: type[Part] | None = None):
+        self.role, self.kind = role, kind
+        self._parts: dict[str, Part] = {}
 
     def register(self, name: str) -> Callable[[Part], Part]:
         """A decorator that registers what it decorates, unchanged. Raises `ValueError` if the name is taken."""
@@ -49,14 +48,23 @@ class Registry(Generic[Part]):
         return list(self._parts)
 
     def find(self, spec: str) -> Part:
-        """The part that a name or `module:name` stands for. Raises `ConfigError` if there is none."""
+        """The part that a name or `module:name` stands for. Raises `ConfigError` if there is none, or if it is of the
+        wrong kind."""
         if spec in self._parts:
             return self._parts[spec]
         if ":" in spec:
-            return load_object(spec, self.role, ConfigError.of)
+            return self._checked(spec, load_object(spec, self.role, ConfigError.of))
         near = difflib.get_close_matches(spec, self.names, n=1)
         hint = f"did you mean {near[0]!r}?" if near else "or name your own as module:name or path/file.py:name"
         raise ConfigError([f"{self.role} is {spec!r}; it must be one of {', '.join(self.names)}; {hint}"])
+
+    def _checked(self, spec: str, part: Any) -> Part:
+        if self.kind is not None and not isinstance(part, self.kind):
+            raise ConfigError.of(
+                f"{self.role} {spec!r} is of type {type(part).__name__}; it must be an instance of "
+                f"{self.kind.__module__}.{self.kind.__name__}"
+            )
+        return part
 
 
 def load_object(spec: str, role: str, error: Callable[[str], UserError]) -> Any:

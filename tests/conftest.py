@@ -53,9 +53,11 @@ def folder(tmp_path_factory) -> str:
     return str(path)
 
 
-def make_pairs(rows=5, prompt=6, actions=7, vocabulary=1500, dtype=torch.float64, seed=0, **columns) -> SAPairs:
+def make_pairs(
+    rows=5, prompt=6, actions=7, vocabulary=1500, dtype=torch.float64, seed=0, holes=False, **columns
+) -> SAPairs:
     """Random pairs with prompts of 1..`prompt` tokens and responses of 1..`actions`; every number column filled, noise
-    in the padding."""
+    where nothing was sampled. `holes`: two in five tokens of a response, but not all, are observations."""
     g = torch.Generator().manual_seed(seed)
     draw = lambda *shape: torch.randn(*shape, generator=g, dtype=torch.float64).to(dtype)  # noqa: E731
     prompt_lengths = torch.randint(1, prompt + 1, (rows,), generator=g)
@@ -81,6 +83,11 @@ def make_pairs(rows=5, prompt=6, actions=7, vocabulary=1500, dtype=torch.float64
             "returns",
         )
     }
+    if holes:
+        h = torch.Generator().manual_seed(seed + 1)
+        observed = torch.rand(rows, actions, generator=h) < 0.4
+        kept = (torch.rand(rows, generator=h) * lengths).long()
+        action_mask = action_mask & (~observed | (torch.arange(actions) == kept[:, None]))
     return SAPairs(
         input_ids=ids,
         attention_mask=attention_mask,

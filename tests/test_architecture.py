@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 
 import ppo_lm
+from ppo_lm.advantage import GAEAdvantage, ReturnCalculator, TDError
 from ppo_lm.config import CollectConfig, EvaluateConfig, PPOConfig, RewardConfig, SFTConfig, ValueConfig
-from ppo_lm.ppo_trainer import PPOTrainer
+from ppo_lm.ppo_trainer import ModelTrainer, PPOTrainer, RewardComputer, SequenceGenerator, ValueAdder
+from ppo_lm.reward_kl import KLDivergence, RewardAdjuster
 
 ROOT = Path(ppo_lm.__file__).parent
 CHECKOUT = ROOT.parent
@@ -99,21 +101,31 @@ def test_the_maths_imports_torch_and_no_other_library():
     assert foreign == {}
 
 
-def test_ppo_step_shows_the_steps_in_order():
-    source = inspect.getsource(PPOTrainer.ppo_step)
-    steps = [
-        "generate_sequences",
-        "compute_rewards",
-        "add_kl_to_sa_pairs",
-        "adjust_rewards_with_kl",
-        "add_values_to_sa_pairs",
-        "compute_td_errors",
-        "compute_gae_advantages",
-        "add_reward_to_go",
-        "train_models",
-    ]
-    places = [source.index(step) for step in steps]
-    assert places == sorted(places)
+def test_ppo_step_takes_the_steps_in_order(folder, monkeypatch):
+    steps, taken = (
+        [
+            (SequenceGenerator, "generate_sequences"),
+            (RewardComputer, "compute_rewards"),
+            (KLDivergence, "add_kl_to_sa_pairs"),
+            (RewardAdjuster, "adjust_rewards_with_kl"),
+            (ValueAdder, "add_values_to_sa_pairs"),
+            (TDError, "compute_td_errors"),
+            (GAEAdvantage, "compute_gae_advantages"),
+            (ReturnCalculator, "add_reward_to_go"),
+            (ModelTrainer, "train_value_model"),
+            (ModelTrainer, "train_policy_model"),
+        ],
+        [],
+    )
+
+    def recorded(name, method):
+        return lambda *arguments, **options: (taken.append(name), method(*arguments, **options))[1]
+
+    for owner, name in steps:
+        monkeypatch.setattr(owner, name, recorded(name, getattr(owner, name)))
+    config = PPOConfig(model_name=folder, lora_r=4, batch_size=2, steps=2, device="cpu")
+    PPOTrainer(config, reward=lambda completions: [1.0] * len(completions)).ppo_step(["TL;DR:"] * 2)
+    assert taken == [name for _, name in steps]
 
 
 @pytest.mark.parametrize(
@@ -126,7 +138,7 @@ def test_every_config_field_is_read_and_has_a_help_line(config):
         SFTConfig: ["sft", "run"],
         RewardConfig: ["reward_modeling", "run"],
         ValueConfig: ["value_modeling", "sft", "run"],
-        PPOConfig: ["ppo_trainer", "tracking"],
+        PPOConfig: ["ppo_trainer", "tracking", "advantage", "training"],
         EvaluateConfig: ["comparison"],
         CollectConfig: ["collection"],
     }

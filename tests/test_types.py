@@ -23,8 +23,19 @@ def test_pair_is_the_real_prefix_the_action_and_its_numbers():
     assert pair.action == real[-1]
     assert pair.numbers["rewards"] == pairs.rewards[row, last].item()
     assert last + 1 < pairs.action_ids.shape[1]
-    with pytest.raises(IndexError, match=f"sequence {row} has {last + 1} actions; there is none at {last + 1}"):
+    with pytest.raises(
+        IndexError, match=f"sequence {row} has no action at {last + 1}; its actions are at \\[.*{last}]"
+    ):
         pairs.pair(row, last + 1)
+
+
+def test_an_observation_is_part_of_later_states_and_no_pair_itself():
+    pairs = make_pairs(rows=1, prompt=2, actions=4)
+    pairs = pairs.with_columns(action_mask=torch.tensor([[True, False, False, True]]))
+    assert pairs.pair(0, 3).state == pairs.input_ids[0, :5].tolist()
+    assert len(pairs) == pairs.lengths[0] == 2
+    with pytest.raises(IndexError, match=r"sequence 0 has no action at 2; its actions are at \[0, 3\]"):
+        pairs.pair(0, 2)
 
 
 @pytest.mark.parametrize(

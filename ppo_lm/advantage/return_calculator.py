@@ -9,19 +9,17 @@ from ppo_lm.types import SAPairs
 
 
 class ReturnCalculator:
-    """Reward-to-go G_t = Σ_{l ≥ 0} γ^l · r_{t+l}, and the λ-return A_t + V(s_t)."""
+    """Reward-to-go G_t = Σ_{l ≥ 0} γ^l · r_{t+l}, where t+l is the l-th sampled token after t, and the λ-return
+    A_t + V(s_t)."""
 
-    def __init__(self, gamma: float):
-        self.gamma = gamma
-
-    def add_reward_to_go(self, sa_pairs: SAPairs) -> SAPairs:
-        """Add the column `reward_to_go`, 0 where masked."""
-        return sa_pairs.with_columns(
-            reward_to_go=discounted_sum(sa_pairs.require("rewards"), sa_pairs.action_mask, self.gamma)
-        )
+    def add_reward_to_go(self, sa_pairs: SAPairs, gamma: float) -> SAPairs:
+        """Add the column `reward_to_go`, 0 where masked, from `rewards`."""
+        rewards = sa_pairs.require("rewards")
+        return sa_pairs.with_columns(reward_to_go=discounted_sum(rewards, sa_pairs.action_mask, gamma))
 
     def add_returns(self, sa_pairs: SAPairs, advantages: torch.Tensor | None = None) -> SAPairs:
-        """Add the column `returns`, 0 where masked, from advantages that are not whitened yet (2403.17031: returns come
-        before whitening): the column, or others, (B, A), with a λ of the value model's own (VC-PPO, 2503.01491)."""
+        """Add the column `returns`, 0 where masked, from `values` and advantages that are not whitened yet (2403.17031:
+        returns come before whitening): the column, or others, (B, A), whose λ is the value model's own (VC-PPO,
+        2503.01491)."""
         total = (sa_pairs.require("advantages") if advantages is None else advantages) + sa_pairs.require("values")
-        return sa_pairs.with_columns(returns=total.where(sa_pairs.action_mask, total.new_zeros(())))
+        return sa_pairs.with_columns(returns=torch.where(sa_pairs.action_mask, total, 0.0))

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import torch
 
+from ppo_lm.ops import next_where
 from ppo_lm.types import SAPairs
 
 
 class TDError:
-    """δ_t = r_t + γ·V(s_{t+1}) − V(s_t), t = 0 … L−1 over the L actions of a sequence; V after the last action is 0."""
+    """δ_t = r_t + γ·V(s_{t'}) − V(s_t), where t' is the next sampled token after t; V after the last one is 0."""
 
-    def __init__(self, gamma: float):
-        self.gamma = gamma
-
-    def compute_td_errors(self, sa_pairs: SAPairs) -> torch.Tensor:
-        """(B, A), 0 where masked."""
+    def compute_td_errors(self, sa_pairs: SAPairs, gamma: float) -> torch.Tensor:
+        """(B, A), 0 where masked, from the columns `rewards` and `values`. γ counts sampled tokens."""
         rewards, values, mask = sa_pairs.require("rewards"), sa_pairs.require("values"), sa_pairs.action_mask
         values = torch.where(mask, values, 0.0)
-        next_values = torch.cat([values[:, 1:], torch.zeros_like(values[:, :1])], dim=1)
-        return torch.where(mask, rewards + self.gamma * next_values - values, 0.0)
+        return torch.where(mask, rewards + gamma * next_where(values, mask) - values, 0.0)

@@ -22,12 +22,16 @@ from ppo_lm.models.value_model import VALUE_FILES
 
 
 class Roles(NamedTuple):
-    """The models of a PPO run; `rewards` is empty when functions score."""
+    """The models of a PPO run; `value` is None if no value model is asked for, `rewards` empty when functions score."""
 
     policy: PolicyModel
     sft: SFTModel
-    value: ValueModel
+    value: ValueModel | None
     rewards: list[RewardModel]
+
+    def trained(self) -> dict[str, PolicyModel | ValueModel]:
+        """The models that PPO trains, by role."""
+        return {"policy": self.policy} if self.value is None else {"policy": self.policy, "value": self.value}
 
 
 def set_up_roles(
@@ -41,19 +45,20 @@ def set_up_roles(
     seed: int = 0,
     shared_trunk: bool = False,
     value_folder: Path | None = None,
+    with_value: bool = True,
 ) -> Roles:
     """Add the adapters and heads to `base`, their random parts drawn with `seed`.
 
     With lora_r 0, policy and value get a copy of all weights each; the base stays the reference. With reward models on
     the same base, the value model starts from the first one's adapter and its normalised head (2403.17031); with a
     `value_folder`, from what `ppo-lm value` left there. With `shared_trunk` it is a head on the policy's hidden states
-    instead; that, and one with neither, starts from V = 0.
+    instead; that, and one with neither, starts from V = 0. Without `with_value` there is none.
     """
     torch.manual_seed(seed)
     full = lora_r == 0
     lora = None if full else make_lora_config(lora_r, lora_alpha, lora_dropout, lora_targets)
     policy_base = base.copy_of_all_weights() if full else base
-    value_base = base.copy_of_all_weights() if full and not shared_trunk else base
+    value_base = base.copy_of_all_weights() if full and with_value and not shared_trunk else base
     rewards = [
         load_reward_model(base, folder, "reward" if i == 0 else f"reward_{i + 1}")
         for i, folder in enumerate(reward_folders)
@@ -61,11 +66,11 @@ def set_up_roles(
     if lora:
         add_adapter(base, "policy", lora)
     policy = PolicyModel(policy_base, "policy" if lora else None)
-    value = (
-        ValueModel.on_trunk_of(policy)
-        if shared_trunk
-        else make_value_model(base, value_base, lora, value_folder, rewards)
-    )
+    value = None
+    if with_value and shared_trunk:
+        value = ValueModel.on_trunk_of(policy)
+    elif with_value:
+        value = make_value_model(base, value_base, lora, value_folder, rewards)
     for reward in rewards:
         freeze(reward)
     return Roles(policy, SFTModel(base), value, rewards)

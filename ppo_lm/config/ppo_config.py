@@ -66,8 +66,8 @@ class PPOConfig(PromptSettings, RewardSettings, ModelSettings):
     gamma: float = 0.99
     """Discount per token."""
     advantage_estimator: str = "gae"
-    """gae (with the value model), or, without one, rloo or group: each response against the others to its prompt (RLOO,
-    GRPO); those need responses_per_prompt."""
+    """gae, with a value model; or without one, rloo or group, which compare the responses to one prompt (RLOO, GRPO)
+    and so need responses_per_prompt; or your own, as module:name or path/file.py:name."""
     lam: float = 0.95
     """The λ of generalised advantage estimation."""
     lam_length_scale: float = 0.0
@@ -76,8 +76,8 @@ class PPOConfig(PromptSettings, RewardSettings, ModelSettings):
     whiten_rewards: bool = False
     """Scale rewards to variance 1 over the batch, keeping their mean."""
     whiten_advantages: bool | None = None
-    """Shift and scale advantages to mean 0 and variance 1 over the batch; none: with the estimator gae only, as the
-    others compare responses already."""
+    """Shift and scale advantages to mean 0 and variance 1 over the batch; none: as the estimator prefers (gae: yes;
+    rloo and group, which compare responses already: no)."""
     value_target: str = "reward_to_go"
     """What the value model learns: reward_to_go (discounted sum of rewards, which is λ = 1) or returns (advantages +
     values)."""
@@ -120,6 +120,8 @@ class PPOConfig(PromptSettings, RewardSettings, ModelSettings):
     - t)^3, inverse as (1 - t) / (1 + 8 t), which is high at first and fine for long; or constant."""
     adam_epsilon: float = 1e-5
     """The ε of AdamW, as in OpenAI's PPO; smaller, weights with smaller gradients move as far as others."""
+    policy_loss: str = "clip"
+    """The policy's loss: clip (PPO's clipped surrogate), or your own, as module:name or path/file.py:name."""
     clip_epsilon: float = 0.2
     """PPO's clip range: the ratio counts within 1 ± clip_epsilon."""
     clip_epsilon_high: float | None = None
@@ -138,6 +140,9 @@ class PPOConfig(PromptSettings, RewardSettings, ModelSettings):
     (sequence_mean)."""
     entropy_coef: float = 0.0
     """Weight of the entropy, in nats a token, that the policy is paid for in its loss."""
+    value_loss: str = "clipped"
+    """The value model's loss: clipped (squared error, clipped around the old value), or your own, as module:name or
+    path/file.py:name."""
     value_clip: float = 0.2
     """Clip range of the value around its old estimate; 0 for none."""
     value_coef: float = 1.0
@@ -220,7 +225,6 @@ class PPOConfig(PromptSettings, RewardSettings, ModelSettings):
         one_of("linear", "cubic", "inverse", "cosine", "constant"): ("lr_schedule",),
         one_of("k1", "k2", "k3"): ("kl_estimator",),
         one_of("reward", "loss"): ("kl_in",),
-        one_of("gae", "rloo", "group"): ("advantage_estimator",),
         one_of("token_mean", "sequence_mean"): ("loss_aggregation",),
         one_of("sampled", "recomputed"): ("old_logprobs",),
         one_of("separate", "shared"): ("value_backbone",),
@@ -239,8 +243,6 @@ class PPOConfig(PromptSettings, RewardSettings, ModelSettings):
                 f"batch_size is {self.batch_size} but responses_per_prompt is {self.responses_per_prompt}; make the "
                 "first a multiple of the second"
             )
-        if self.advantage_estimator != "gae":
-            clashes += self._clashes_without_value_model()
         if self.value_model and self.value_backbone == "shared":
             clashes.append(
                 "value_model is set but value_backbone is shared, a head alone; set value_backbone to separate, or "
@@ -306,37 +308,4 @@ class PPOConfig(PromptSettings, RewardSettings, ModelSettings):
                 if self.value_backbone == "shared"
                 else []
             ),
-        ]
-
-    def _clashes_without_value_model(self) -> list[str]:
-        estimator = f"advantage_estimator is {self.advantage_estimator}"
-        return [
-            *(
-                [
-                    f"{estimator} but responses_per_prompt is 1; it compares the responses to one prompt, so set at least 2"
-                ]
-                if self.responses_per_prompt < 2
-                else []
-            ),
-            *(
-                [f"{estimator}, which trains no value model, but value_model is set; set it to null"]
-                if self.value_model
-                else []
-            ),
-            *(
-                [f"{estimator}, which trains no value model, but value_warmup_steps is set"]
-                if self.value_warmup_steps
-                else []
-            ),
-            *(
-                [f"{estimator}, which trains no value model, but value_backbone is shared"]
-                if self.value_backbone == "shared"
-                else []
-            ),
-            *(
-                [f"{estimator}, which trains no value model, but value_target is {self.value_target}"]
-                if self.value_target != "reward_to_go"
-                else []
-            ),
-            *([f"{estimator}, which has no λ, but lam_length_scale is set"] if self.lam_length_scale else []),
         ]

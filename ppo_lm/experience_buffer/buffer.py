@@ -84,17 +84,16 @@ def try_micro_batches(
 
 
 def trim_padding(sa_pairs: SAPairs) -> SAPairs:
-    """Drop the columns that are padding in every row, on the left of the prompts and on the right of the responses."""
-    actions = sa_pairs.action_ids.shape[1]
-    prompt = sa_pairs.attention_mask.shape[1] - actions
-    keep_actions = max(int(sa_pairs.lengths.max()), 1)
-    first = int(sa_pairs.attention_mask[:, :prompt].sum(dim=1).max())
-    columns = slice(prompt - first, prompt + keep_actions)
+    """Drop the columns that are padding in every row, on the left of the prompts and on the right of the responses. A
+    column that holds observations alone stays."""
+    prompt = sa_pairs.prompt_width
+    real = sa_pairs.attention_mask.any(dim=0)
+    first, actions = torch.stack([real[:prompt].sum(), real[prompt:].sum().clamp(min=1)]).tolist()
+    columns = slice(prompt - first, prompt + actions)
     changed = {}
-    for name in SAPairs.__dataclass_fields__:
-        column = getattr(sa_pairs, name)
-        if column is not None and column.ndim > 1:
-            changed[name] = column[:, columns] if name in ("input_ids", "attention_mask") else column[:, :keep_actions]
+    for name, column in sa_pairs.columns().items():
+        if column.ndim > 1:
+            changed[name] = column[:, columns] if name in ("input_ids", "attention_mask") else column[:, :actions]
     return sa_pairs.with_columns(**changed)
 
 

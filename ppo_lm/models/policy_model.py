@@ -42,8 +42,8 @@ class PolicyModel:
 
 
 def states_before_actions(base: BaseModel, role: str | None, sa_pairs: SAPairs) -> torch.Tensor:
-    """The hidden state that each action was chosen from, one position before it, as the network in `role` computes it:
-    (B, A, H)."""
+    """The hidden state that each action was sampled from, one position before it, as the network in `role` computes it:
+    (B, A, H). Nothing where no token was sampled is to be relied on."""
     before = slice(-sa_pairs.action_ids.shape[1] - 1, -1)
     wanted = torch.zeros_like(sa_pairs.attention_mask)
     wanted[:, before] = sa_pairs.action_mask

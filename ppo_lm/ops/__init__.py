@@ -1,7 +1,16 @@
 """Small tensor functions that several rooms share."""
 
 from ppo_lm.ops.logprobs import action_logprobs, position_ids
-from ppo_lm.ops.masked import masked_mean, masked_sum, masked_whiten
+from ppo_lm.ops.masked import explained_variance, masked_mean, masked_sum, masked_whiten, next_where
 from ppo_lm.ops.memory import is_out_of_memory
 
-__all__ = ["action_logprobs", "is_out_of_memory", "masked_mean", "masked_sum", "masked_whiten", "position_ids"]
+__all__ = [
+    "action_logprobs",
+    "explained_variance",
+    "is_out_of_memory",
+    "masked_mean",
+    "masked_sum",
+    "masked_whiten",
+    "next_where",
+    "position_ids",
+]

@@ -1,5 +1,5 @@
-"""From hidden states to the log-probabilities of actions, and the entropies: the one function that old, new and
-reference numbers all come from."""
+"""From hidden states to the log-probabilities of actions, and the entropies: the one function behind old, new and
+reference numbers."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from collections.abc import Callable
 import torch
 from torch.utils.checkpoint import checkpoint
 
-CHUNK = 64  # rows of logits in memory at once: with the usual vocabularies some 10 MB, which a CPU's cache holds
+CHUNK = 64  # rows of logits in memory at once: about 10 MB with the usual vocabularies, which fits a CPU's cache
 GPU_CHUNK = 2048
-LOWEST = -1e4  # nats: e to it is 0, and 0 times it as well
+LOWEST = -1e4  # nats: its exponential is 0, and so is their product
 
 
 def action_logprobs(
@@ -33,7 +33,7 @@ def action_logprobs(
     hidden: (B, A, H), the last hidden state at the position BEFORE each action. head: (n, H) → (n, V) logits.
     action_ids: (B, A) int64. action_mask: (B, A) bool. support_ids: (B, A, K) int64 with -1 = none, or None. Returns
     (B, A) fp32 (fp64 for fp64 logits), 0 where masked; with `entropy`, (2, B, A): these, and the entropies −Σ_{j ∈ S}
-    π_j log π_j. Logits exist for `chunk` real tokens at a time, never for padding; under autograd they are recomputed
+    π_j log π_j. Logits exist for `chunk` sampled tokens at a time, and for no others; under autograd they are recomputed
     in the backward pass rather than kept.
     """
     if hidden.shape[:2] != action_ids.shape or action_mask.shape != action_ids.shape:
@@ -57,7 +57,14 @@ def action_logprobs(
     return torch.zeros(shape, dtype=flat.dtype, device=flat.device).masked_scatter(action_mask, flat)
 
 
-def _chunk_logprobs(hidden, head, action_ids, temperature, support_ids, entropy):
+def _chunk_logprobs(
+    hidden: torch.Tensor,
+    head: Callable[[torch.Tensor], torch.Tensor],
+    action_ids: torch.Tensor,
+    temperature: float,
+    support_ids: torch.Tensor | None,
+    entropy: bool,
+) -> torch.Tensor:
     logits = head(hidden)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     logits = logits if temperature == 1 else logits / temperature
@@ -72,6 +79,6 @@ def _chunk_logprobs(hidden, head, action_ids, temperature, support_ids, entropy)
 
 
 def position_ids(attention_mask: torch.Tensor) -> torch.Tensor:
-    """Positions that count real tokens only, so that padding changes nothing. (B, T) bool → (B, T) int64, 0 where
-    masked."""
+    """Positions that count real tokens only, observations included, so that padding changes nothing. (B, T) bool →
+    (B, T) int64; at padding, those of the last real token before it, or 0."""
     return (attention_mask.long().cumsum(dim=1) - 1).clamp(min=0)

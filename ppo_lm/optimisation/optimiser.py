@@ -39,6 +39,7 @@ class Optimiser:
         self.max_grad_norm = max_grad_norm
         self.adamw = torch.optim.AdamW(self.parameters, lr=learning_rate, eps=epsilon, weight_decay=0.0, fused=True)
         self.steps_done = 0
+        self._holds_back, self._waits = False, False
         self.scheduler = make_schedule(schedule, self.adamw, warmup_steps, max(total_steps, 1))
 
     @property
@@ -61,15 +62,38 @@ class Optimiser:
         return norm
 
     def update(self) -> None:
-        """Move the weights by the gradients, advance the schedule, and clear the gradients."""
+        """Move the weights by the gradients, advance the schedule, and clear the gradients; later, after
+        `hold_back`."""
+        if self._holds_back:
+            self._waits = True
+            return
         self.adamw.step()
         self._round()
         self.scheduler.step()
         self.steps_done += 1
         self.forget_gradients()
 
+    def hold_back(self) -> None:
+        """From now on `update` waits for `catch_up`, with the gradients kept."""
+        self._holds_back = True
+
+    def catch_up(self) -> None:
+        """Make the update that waits, if one does."""
+        self._holds_back = False
+        if self._waits:
+            self._waits = False
+            self.update()
+
+    def let_go(self) -> None:
+        """Hold nothing back any longer, and drop an update that still waits."""
+        if self._waits:
+            self.forget_gradients()
+        self._holds_back, self._waits = False, False
+
     def skip(self, steps: int) -> None:
         """Leave out `steps` updates: drop the gradients and advance the schedule alone."""
+        if steps == 0:
+            return
         self.forget_gradients()
         for _ in range(steps):
             self.scheduler.step()

@@ -9,24 +9,17 @@ import torch
 from ppo_lm.errors import NumericalFault
 from ppo_lm.types import SAPairs
 
-COLUMNS = (
-    "old_logprobs",
-    "ref_logprobs",
-    "scores",
-    "rewards",
-    "values",
-    "advantages",
-    "reward_to_go",
-    "returns",
-)  # in the order they are computed in
+COLUMNS = ("old_logprobs", "ref_logprobs", "scores", "rewards", "values", "advantages", "reward_to_go", "returns")
 
 
 def check_pairs(sa_pairs: SAPairs) -> None:
-    """Raise `NumericalFault` for the first of a batch's columns that is not finite."""
-    finite = torch.stack([sa_pairs.require(name).isfinite().all() for name in COLUMNS]).tolist()
-    for name, good in zip(COLUMNS, finite):
+    """Raise `NumericalFault` for the first of a batch's columns, in the order of their computation, that is not
+    finite."""
+    columns = {name: column for name in COLUMNS if (column := getattr(sa_pairs, name)) is not None}
+    finite = torch.stack([column.isfinite().all() for column in columns.values()]).tolist()
+    for (name, column), good in zip(columns.items(), finite):
         if not good:
-            rows = (~sa_pairs.require(name).isfinite()).view(sa_pairs.sequences, -1).any(dim=1)
+            rows = (~column.isfinite()).view(sa_pairs.sequences, -1).any(dim=1)
             fault = NumericalFault(f"{name} is NaN or infinite in {int(rows.sum())} of {len(rows)} responses")
             fault.batch = sa_pairs
             raise fault
@@ -34,4 +27,5 @@ def check_pairs(sa_pairs: SAPairs) -> None:
 
 def all_finite(weights: Iterable[torch.Tensor]) -> bool:
     """Whether no weight is NaN or infinite."""
-    return all(torch.stack([weight.detach().isfinite().all() for weight in weights]).tolist())
+    finite = [weight.detach().isfinite().all() for weight in weights]
+    return not finite or all(torch.stack(finite).tolist())

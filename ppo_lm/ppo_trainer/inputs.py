@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import torch
 
+from ppo_lm.advantage import Estimator, find_estimator
 from ppo_lm.base_setup import find_reward_folder, find_value_folder
 from ppo_lm.config import PPOConfig
 from ppo_lm.data import DataReport, PromptSet, load_prompts
@@ -17,12 +18,15 @@ from ppo_lm.errors import ConfigError, DataError, Problems, RewardError
 from ppo_lm.models import BaseModel, RewardModel
 from ppo_lm.rewards import ClassifierReward, FunctionReward, Scorer, load_scorer, tldr_heuristics
 from ppo_lm.run import check_output_dir
+from ppo_lm.training import Losses, find_losses
 
 
 class Inputs(NamedTuple):
     """`rewards` in the configuration's order, a reward model on the shared base as its folder; `prompts` is None where
     none are named."""
 
+    estimator: Estimator
+    losses: Losses
     rewards: list[Scorer | Path]
     value: Path | None
     monitor: Scorer | None
@@ -33,9 +37,10 @@ class Inputs(NamedTuple):
 def load_inputs(
     config: PPOConfig, reward: Callable | Sequence[Callable] | None = None, monitor: Callable | None = None
 ) -> Inputs:
-    """Load rewards, monitor and prompts; callables given stand in for the configuration's names. All problems are
-    raised as one error."""
+    """Find the estimator and the losses, and load rewards, monitor and prompts; callables given stand in for the
+    configuration's names. All problems are raised as one error."""
     problems = Problems("PPOConfig")
+    estimator, losses = problems.attempt(find_estimator, config), problems.attempt(find_losses, config)
     if reward is None:
         given = [tldr_heuristics] if not config.rewards else config.rewards
     else:
@@ -66,7 +71,7 @@ def load_inputs(
         for function in (*rewards, monitor):
             problems.attempt(check_columns, function, prompts, config.prompts)
     problems.raise_all()
-    return Inputs(rewards, value, monitor, prompts, report)
+    return Inputs(estimator, losses, rewards, value, monitor, prompts, report)
 
 
 def load_reward(reward: str | Callable) -> Scorer | Path:

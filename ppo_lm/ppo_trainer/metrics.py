@@ -1,32 +1,35 @@
-"""What a step is judged by; every mean is over real tokens or over sequences, never over padding."""
+"""What a step is judged by. Every mean is over sampled tokens or over sequences, never over padding."""
 
 from __future__ import annotations
 
 import torch
 
-from ppo_lm.ops import masked_mean
+from ppo_lm.ops import explained_variance, masked_mean
 from ppo_lm.tracking import Floor, PhaseClock, peak_memory
 from ppo_lm.types import SAPairs
 
 
 def describe_rollout(sa_pairs: SAPairs) -> dict[str, float]:
-    """Numbers of a batch before it is trained on. KL is in nats a sequence; entropy, in nats a token, is that of the
-    distributions that were sampled from."""
+    """Numbers of a batch before it is trained on. KL is in nats per sequence; entropy, in nats per token, is that of
+    the distributions that were sampled from; length counts sampled tokens. Numbers without a column to compute them
+    from are left out: the entropy with some engines, the explained variance without a value model."""
     mask = sa_pairs.action_mask
-    kl = sa_pairs.require("kl")
-    return {
-        "kl": float(torch.where(mask, kl, 0.0).sum(dim=1).mean()),
-        "entropy": float(masked_mean(sa_pairs.require("entropies"), mask)),
+    described = {
+        "kl": float(torch.where(mask, sa_pairs.require("kl"), 0.0).sum(dim=1).mean()),
         "length": float(sa_pairs.lengths.float().mean()),
         "ended": float(sa_pairs.terminated.float().mean()),
-        "explained_variance": explained_variance(sa_pairs.require("values"), sa_pairs.require("reward_to_go"), mask),
     }
+    if sa_pairs.entropies is not None:
+        described["entropy"] = float(masked_mean(sa_pairs.entropies, mask))
+    if sa_pairs.values is not None and sa_pairs.reward_to_go is not None:
+        described["explained_variance"] = explained_variance(sa_pairs.values, sa_pairs.reward_to_go, mask)
+    return described
 
 
 def describe_cost(clock: PhaseClock, sa_pairs: SAPairs, floor: Floor, all_updates: bool = True) -> dict[str, float]:
-    """Seconds of the step and of its phases, how much of these the machine could not have done without, sampled tokens
-    a second of the whole step and of sampling alone, and the peak of memory so far, in MiB. Without `all_updates`, what
-    training could not have done without is not said."""
+    """The seconds of the step and of its phases, what share of a phase's seconds this machine needs at least (left out
+    for training unless `all_updates` were made), sampled tokens per second of the whole step and of sampling alone, and
+    the peak memory so far, in MiB."""
     seconds, tokens = sum(clock.seconds.values()), len(sa_pairs)
     phases = {f"seconds/{phase}": spent for phase, spent in clock.seconds.items()}
     shares = {
@@ -39,16 +42,8 @@ def describe_cost(clock: PhaseClock, sa_pairs: SAPairs, floor: Floor, all_update
 
 
 def describe_scores(plain_scores: torch.Tensor, components: dict[str, torch.Tensor]) -> dict[str, float]:
-    """Mean and standard deviation of the scores (B,), and the mean of every reward (B,) over the completions it has an
-    opinion on, as `reward/NAME`."""
+    """Mean and standard deviation of the scores (B,), and as `reward/NAME` the mean of each reward (B,) over the
+    completions that it scored (NaN: no score)."""
     known = {name: scores[~scores.isnan()] for name, scores in components.items()}
     means = {f"reward/{name}": float(scores.mean()) for name, scores in known.items() if len(scores)}
     return {"score": float(plain_scores.mean()), "score_std": float(plain_scores.std(correction=0)), **means}
-
-
-def explained_variance(values: torch.Tensor, targets: torch.Tensor, mask: torch.Tensor) -> float:
-    """1 − Var(target − value) / Var(target) over real tokens; 0 when the targets do not vary. All (B, A)."""
-    if int(mask.sum()) < 2:
-        return 0.0
-    variance = targets[mask].var()
-    return float(1 - (targets - values)[mask].var() / variance) if variance > 0 else 0.0

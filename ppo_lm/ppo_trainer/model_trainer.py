@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
 
 import torch
 
@@ -15,15 +14,25 @@ from ppo_lm.experience_buffer import ExperienceBuffer, TokenBudget, try_micro_ba
 from ppo_lm.models import PolicyModel, ValueModel
 from ppo_lm.models.policy_model import states_before_actions
 from ppo_lm.ops import masked_sum
-from ppo_lm.optimisation import Optimiser
-from ppo_lm.training import kl_loss, policy_loss, token_weights, truncated_importance, value_loss
+from ppo_lm.optimisation import Optimiser, all_or_nothing
+from ppo_lm.training import (
+    Losses,
+    NewNumbers,
+    TokenLoss,
+    approximate_kl,
+    find_losses,
+    kl_loss,
+    policy_ratio,
+    token_weights,
+    truncated_importance,
+)
 from ppo_lm.types import SAPairs
 
 
 class Size(NamedTuple):
     """Of a mini-batch."""
 
-    tokens: int
+    tokens: int  # sampled ones
     sequences: int
 
 
@@ -40,167 +49,171 @@ LEARNING_RATES = {"policy": "learning_rate", "value": "value_learning_rate"}  # 
 
 
 class ModelTrainer:
-    """Two optimisers, one a model: `ppo_epochs` passes over the pairs, `mini_batches` optimiser steps a pass.
+    """One optimiser for each model: `ppo_epochs` passes over the pairs, `mini_batches` optimiser steps per pass.
 
-    A mini-batch's loss is a mean over its tokens (or sequences), whatever the micro-batches it is computed in.
+    A mini-batch's loss is a mean over its tokens (or sequences), however it is split into micro-batches.
     """
 
-    def __init__(self, policy: PolicyModel, value_model: ValueModel, config: PPOConfig):
+    def __init__(
+        self, policy: PolicyModel, value_model: ValueModel | None, config: PPOConfig, losses: Losses | None = None
+    ):
+        """`value_model`: None if the advantage estimator needs none. `losses`: None finds those that the configuration
+        names."""
         self.policy, self.value_model, self.config = policy, value_model, config
-        self.updates = config.ppo_epochs * config.mini_batches  # a step
+        self.losses = losses or find_losses(config)
+        self.updates = config.ppo_epochs * config.mini_batches  # per step
         self.warmup_updates = config.value_warmup_steps * self.updates
         self.total_updates = config.steps * self.updates - self.warmup_updates
-        settings = dict(schedule=config.lr_schedule, max_grad_norm=config.max_grad_norm, epsilon=config.adam_epsilon)
-        self.policy_optimiser = Optimiser(
-            policy.parameters(), config.learning_rate, total_steps=self.total_updates, **settings
-        )
-        self.value_optimiser = Optimiser(
-            value_model.parameters(), config.value_learning_rate, total_steps=config.steps * self.updates, **settings
+        self.policy_optimiser = self._make_optimiser(policy, config.learning_rate, self.total_updates)
+        self.value_optimiser = (
+            None
+            if value_model is None
+            else self._make_optimiser(value_model, config.value_learning_rate, config.steps * self.updates)
         )
         self.policy_buffer, self.value_buffer = ExperienceBuffer(config.seed), ExperienceBuffer(config.seed)
         self.budget = TokenBudget(config.micro_batch_tokens)
 
+    def _make_optimiser(self, model: PolicyModel | ValueModel, learning_rate: float, total_steps: int) -> Optimiser:
+        return Optimiser(
+            model.parameters(),
+            learning_rate,
+            schedule=self.config.lr_schedule,
+            total_steps=total_steps,
+            max_grad_norm=self.config.max_grad_norm,
+            epsilon=self.config.adam_epsilon,
+        )
+
+    @property
+    def optimisers(self) -> dict[str, Optimiser]:
+        """By the name of the model: "policy", and "value" if there is a value model."""
+        value = {} if self.value_optimiser is None else {"value": self.value_optimiser}
+        return {"policy": self.policy_optimiser, **value}
+
     def train_models(self, sa_pairs: SAPairs, kl_coef: float = 0.0) -> dict[str, float]:
-        """Both models, one after the other, or in one pass if they share a trunk; the value model alone in its first
-        `value_warmup_steps`, and the policy alone where no value model is needed. `kl_coef`: weight of the KL to the
-        reference in the policy's loss. All of it or nothing: raises `NumericalFault`, with weights and optimisers as
-        they were, if a gradient is NaN or infinite."""
-        optimisers = (self.value_optimiser, self.policy_optimiser)
-        before = [optimiser.snapshot() for optimiser in optimisers]
-        warming_up = self.value_optimiser.steps_done < self.warmup_updates
+        """Train the value model, if there is one, then the policy; both in one pass if they share a trunk; the value
+        model alone in the first `value_warmup_steps`. `kl_coef`: weight of the KL to the reference in the policy's
+        loss.
+
+        All or nothing: raises `NumericalFault`, with weights and optimisers as they were, if a gradient is NaN or
+        infinite.
+        """
         try:
-            if self.value_model.trunk_of:
-                return self.train_shared_model(sa_pairs, kl_coef)
-            value = self.train_value_model(sa_pairs) if self.config.advantage_estimator == "gae" else {}
-            return value if warming_up else value | self.train_policy_model(sa_pairs, kl_coef)
+            with all_or_nothing(list(self.optimisers.values()), self.updates):
+                metrics = self._train_models(sa_pairs, kl_coef)
         except NumericalFault as fault:
-            for optimiser, snapshot in zip(optimisers, before):
-                optimiser.go_back_to(snapshot)
             fault.batch = sa_pairs
             raise
+        return metrics | {name: rate for name, rate in self.learning_rates().items() if name in metrics}
+
+    def _train_models(self, sa_pairs: SAPairs, kl_coef: float) -> dict[str, float]:
+        if self.value_model is None:
+            return self.train_policy_model(sa_pairs, kl_coef)
+        if self.value_model.trunk_of:
+            return self.train_shared_model(sa_pairs, kl_coef)
+        warming_up = self.optimisers["value"].steps_done < self.warmup_updates
+        value = self.train_value_model(sa_pairs)
+        return value if warming_up else value | self.train_policy_model(sa_pairs, kl_coef)
+
+    def learning_rates(self) -> dict[str, float]:
+        """Of the next updates, by the name of their metric."""
+        return {LEARNING_RATES[name]: optimiser.learning_rate for name, optimiser in self.optimisers.items()}
 
     def train_value_model(self, sa_pairs: SAPairs) -> dict[str, float]:
         """Move V towards the column `config.value_target`; needs `values`. Returns means over tokens and optimiser
         steps."""
+        model = self._require_value_model()
 
         def part_loss(part: SAPairs, size: Size) -> Part:
-            return self._value_part(part, self.value_model.values(part), size)
+            return self._value_part(part, model.values(part), size)
 
-        return self._train(sa_pairs, self.value_model, self.value_buffer, {"value": self.value_optimiser}, part_loss)
+        return self._train(sa_pairs, model, self.value_buffer, ("value",), part_loss)
 
     def train_policy_model(self, sa_pairs: SAPairs, kl_coef: float = 0.0) -> dict[str, float]:
-        """Climb PPO's clipped objective; needs `advantages`. Returns means over tokens and optimiser steps, and
-        `sampler_gap`: the mean absolute difference, in nats a token, between the log-probabilities of the first
-        mini-batch in training, before any update, and while sampling."""
+        """Minimise the policy's loss; needs `advantages`. Returns means over tokens and optimiser steps, and
+        `sampler_gap`: the mean absolute difference, in nats per token, between the log-probabilities while sampling and
+        those of the first mini-batch, before any update."""
 
         def part_loss(part: SAPairs, size: Size) -> Part:
-            return self._policy_part(
-                part, states_before_actions(self.policy.base, self.policy.role, part), size, kl_coef
-            )
+            states = states_before_actions(self.policy.base, self.policy.role, part)
+            return self._policy_part(part, states, size, kl_coef)
 
-        return self._train(sa_pairs, self.policy, self.policy_buffer, {"policy": self.policy_optimiser}, part_loss)
+        return self._train(sa_pairs, self.policy, self.policy_buffer, ("policy",), part_loss)
 
     def train_shared_model(self, sa_pairs: SAPairs, kl_coef: float = 0.0) -> dict[str, float]:
         """Both of the above in one pass, for a value head on the policy's hidden states: the loss is the sum of the
         two."""
+        head = self._require_value_model()
 
         def part_loss(part: SAPairs, size: Size) -> Part:
             states = states_before_actions(self.policy.base, self.policy.role, part)
             policy = self._policy_part(part, states, size, kl_coef)
-            value = self._value_part(part, self.value_model.values_at(states, part), size)
+            value = self._value_part(part, head.values_at(states, part), size)
             return Part(policy.loss + value.loss, policy.sums | value.sums)
 
-        return self._train(
-            sa_pairs,
-            self.policy,
-            self.policy_buffer,
-            {"policy": self.policy_optimiser, "value": self.value_optimiser},
-            part_loss,
-        )
+        return self._train(sa_pairs, self.policy, self.policy_buffer, ("policy", "value"), part_loss)
+
+    def _require_value_model(self) -> ValueModel:
+        if self.value_model is None:
+            raise ValueError("there is no value model to train: the advantage estimator needs none")
+        return self.value_model
 
     def _policy_part(self, part: SAPairs, states: torch.Tensor, size: Size, kl_coef: float) -> Part:
-        config, mask, old_logprobs = self.config, part.action_mask, part.old_logprobs
-        found = self.policy.logprobs_at(states, part, config.temperature, entropy=config.entropy_coef > 0)
-        new_logprobs, entropies = found if config.entropy_coef else (found, None)
-        weights, count = (
-            token_weights(mask, config.loss_aggregation),
-            size.tokens if config.loss_aggregation == "token_mean" else size.sequences,
-        )
-        trust = (
-            truncated_importance(old_logprobs, part.require("sampler_logprobs"), mask, config.importance_cap)
-            if config.importance_cap
-            else 1.0
-        )
-        result = policy_loss(
-            new_logprobs,
-            old_logprobs,
-            part.require("advantages"),
-            mask,
-            config.clip_epsilon,
-            count,
-            clip_epsilon_high=config.clip_epsilon_high,
-            dual_clip=config.dual_clip,
-            weights=weights * trust,
-        )
-        sums = {
-            "policy_loss": result.loss * size.tokens,
-            "ratio": result.ratio_sum,
-            "clip_fraction": result.clipped_sum,
-            "approx_kl": result.approx_kl_sum,
-        }
-        loss = result.loss
+        """The loss that `policy_loss` names, plus the KL to the reference, less the entropy bonus."""
+        config, mask = self.config, part.action_mask
+        new = self._new_numbers(part, states)
+        weights = token_weights(mask, config.loss_aggregation, new.logprobs.dtype)
+        count = size.tokens if config.loss_aggregation == "token_mean" else size.sequences
+        trusted = weights * self._trust(part)
+        found = self.losses.policy.compute(part, new, config)
+        loss = masked_sum(found.loss * trusted, mask) / count
+        sums = {"policy_loss": loss * size.tokens, **_sums(found, mask), **_drift(part, new.logprobs)}
         if kl_coef:
-            kl = kl_loss(
-                new_logprobs,
-                old_logprobs,
-                part.require("ref_logprobs"),
-                mask,
-                config.kl_estimator,
-                count,
-                weights * trust,
-            )
-            loss, sums["kl_loss"] = loss + kl_coef * kl, kl * size.tokens
-        if config.entropy_coef:
-            loss = loss - config.entropy_coef * masked_sum(entropies * weights, mask) / count
-        if part.sampler_logprobs is not None:
-            sums["sampler_gap"] = (new_logprobs - part.sampler_logprobs).abs()[mask].sum()
+            kl = kl_loss(new.logprobs, part.old_logprobs, part.require("ref_logprobs"), mask, config.kl_estimator)
+            mean_kl = masked_sum(kl * trusted, mask) / count
+            loss, sums["kl_loss"] = loss + kl_coef * mean_kl, mean_kl * size.tokens
+        if config.entropy_coef and new.entropies is not None:
+            loss = loss - config.entropy_coef * masked_sum(new.entropies * weights, mask) / count
         return Part(loss, sums)
 
+    def _new_numbers(self, part: SAPairs, states: torch.Tensor) -> NewNumbers:
+        entropy = self.config.entropy_coef > 0 or self.losses.policy.needs_entropies
+        found = self.policy.logprobs_at(states, part, self.config.temperature, entropy=entropy)
+        return NewNumbers(*found) if entropy else NewNumbers(found, None)
+
+    def _trust(self, part: SAPairs) -> torch.Tensor | float:
+        """The weight of each token for the difference between sampler and training pass."""
+        if not self.config.importance_cap:
+            return 1.0
+        sampler_logprobs = part.require("sampler_logprobs")
+        return truncated_importance(part.old_logprobs, sampler_logprobs, part.action_mask, self.config.importance_cap)
+
     def _value_part(self, part: SAPairs, new_values: torch.Tensor, size: Size) -> Part:
-        config = self.config
-        result = value_loss(
-            new_values,
-            part.require("values"),
-            part.require(config.value_target),
-            part.action_mask,
-            config.value_clip,
-            size.tokens,
-        )
-        return Part(
-            config.value_coef * result.loss,
-            {"value_loss": result.loss * size.tokens, "value_clip_fraction": result.clipped_sum},
-        )
+        found = self.losses.value.compute(part, new_values, self.config)
+        loss = masked_sum(found.loss, part.action_mask) / size.tokens
+        sums = {"value_loss": loss * size.tokens, **_sums(found, part.action_mask)}
+        return Part(self.config.value_coef * loss, sums)
 
     def _train(
         self,
         sa_pairs: SAPairs,
         model: PolicyModel | ValueModel,
         buffer: ExperienceBuffer,
-        optimisers: dict[str, Optimiser],
+        trained: tuple[str, ...],
         part_loss: PartLoss,
     ) -> dict[str, float]:
         self._check_schedule()
-        config, sums, norms, first, seen, updates = self.config, Counter(), Counter(), {}, 0, 0
+        config, optimisers = self.config, {name: self.optimisers[name] for name in trained}
+        sums, norms, first, seen, updates = {}, {}, {}, 0, 0
         for batch in (
             batch for _ in range(config.ppo_epochs) for batch in buffer.mini_batches(sa_pairs, config.mini_batches)
         ):
             found = self._accumulate(batch, model, optimisers.values(), part_loss)
             first = first or {name: float(found[name]) / len(batch) for name in BEFORE_UPDATES if name in found}
-            sums.update(found)
+            _add(sums, found)
             seen += len(batch)
             if config.target_kl and updates and self._mean_kl(found, batch) > config.target_kl:
                 break
-            norms.update({f"{name}_grad_norm": optimiser.step() for name, optimiser in optimisers.items()})
+            _add(norms, {f"{name}_grad_norm": optimiser.step() for name, optimiser in optimisers.items()})
             updates += 1
         for optimiser in optimisers.values():
             optimiser.skip(self.updates - updates)
@@ -216,34 +229,32 @@ class ModelTrainer:
 
     @staticmethod
     def _mean_kl(found: dict[str, torch.Tensor], batch: SAPairs) -> float:
-        """How far the policy has moved from the one that sampled, in nats a token; 0 of a value model alone."""
+        """How far the policy has moved from the one that sampled, in nats per token; 0 for a value model alone."""
         kl = float(found.get("approx_kl", 0.0)) / len(batch)
         if not math.isfinite(kl):
             raise NumericalFault("the KL to the policy that sampled is NaN or infinite")
         return kl
 
     def _check_schedule(self) -> None:
-        """Refuse to go on when the learning rate has run out: nothing would be learnt any more."""
+        """Refuse to go on once the learning rate has reached 0: nothing would be learnt."""
         config, done = self.config, self.policy_optimiser.steps_done
         if config.lr_schedule != "constant" and done >= self.total_updates:
-            raise ConfigError(
-                [
-                    f"steps is {config.steps} and all are done, so the {config.lr_schedule} schedule has ended; set steps "
-                    "higher, or lr_schedule to constant"
-                ]
+            raise ConfigError.of(
+                f"steps is {config.steps} and all are done, so the {config.lr_schedule} schedule has ended; set steps "
+                "higher, or lr_schedule to constant"
             )
 
     def _accumulate(
         self, batch: SAPairs, model: PolicyModel | ValueModel, optimisers: Iterable[Optimiser], part_loss: PartLoss
     ) -> dict[str, torch.Tensor]:
         """Add up a mini-batch's gradient over its micro-batches. Returns the sums for metrics."""
-        size, sums = Size(len(batch), batch.sequences), Counter()
+        size, sums = Size(len(batch), batch.sequences), {}
 
         def work(_, micro: SAPairs) -> None:
             part = part_loss(micro, size)
-            with model.base.role(model.role):  # checkpointed activations are computed anew in here
+            with model.base.role(model.role):  # checkpointed activations are recomputed in here
                 part.loss.backward()
-            sums.update({name: value.detach() for name, value in part.sums.items()})
+            _add(sums, {name: value.detach() for name, value in part.sums.items()})
 
         def start_over() -> None:
             sums.clear()
@@ -252,3 +263,25 @@ class ModelTrainer:
 
         try_micro_batches(batch, self.budget, work, start_over)
         return sums
+
+
+def _add(sums: dict[str, Any], more: Mapping[str, Any]) -> None:
+    """Add to each sum by its name."""
+    for name, number in more.items():
+        sums[name] = sums[name] + number if name in sums else number
+
+
+def _sums(found: TokenLoss, mask: torch.Tensor) -> dict[str, torch.Tensor]:
+    """The sums over tokens of what a loss has to log."""
+    return {name: masked_sum(numbers.detach(), mask) for name, numbers in found.metrics.items()}
+
+
+@torch.no_grad()
+def _drift(part: SAPairs, new_logprobs: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Sums over tokens that say how far the policy is from the one that sampled, and from the sampler's arithmetic."""
+    mask = part.action_mask
+    ratio = policy_ratio(new_logprobs, part.old_logprobs, mask)
+    sums = {"ratio": masked_sum(ratio, mask), "approx_kl": masked_sum(approximate_kl(ratio), mask)}
+    if part.sampler_logprobs is not None:
+        sums["sampler_gap"] = (new_logprobs - part.sampler_logprobs).abs()[mask].sum()
+    return sums

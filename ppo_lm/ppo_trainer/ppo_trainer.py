@@ -9,7 +9,6 @@ from pathlib import Path
 
 import torch
 
-from ppo_lm.advantage import GAEAdvantage, GroupAdvantage, ReturnCalculator, TDError, length_adaptive_lam
 from ppo_lm.base_setup import load_base, set_up_roles
 from ppo_lm.config import PPOConfig
 from ppo_lm.data import DataReport, Prompt, PromptSet, fingerprint, load_prompts
@@ -23,7 +22,7 @@ from ppo_lm.ppo_trainer.guard import StepGuard
 from ppo_lm.ppo_trainer.inputs import check_batch, check_prompts, fit_prompts, load_inputs, make_ready
 from ppo_lm.ppo_trainer.metrics import describe_cost, describe_rollout, describe_scores
 from ppo_lm.ppo_trainer.model_trainer import ModelTrainer
-from ppo_lm.ppo_trainer.value_adder import NoValues, ValueAdder
+from ppo_lm.ppo_trainer.value_adder import ValueAdder
 from ppo_lm.reward_kl import KLController, KLDivergence, RewardAdjuster
 from ppo_lm.rewards import response_columns
 from ppo_lm.rewards.reward_computer import RewardComputer
@@ -59,6 +58,7 @@ class PPOTrainer:
         inputs = load_inputs(config, reward, monitor)
         self.has_callables = reward is not None or monitor is not None
         self.config, self.prompts, self.report = config, inputs.prompts, inputs.report
+        self.estimator = inputs.estimator
         self.base = load_base(config.model_name, config.dtype, config.device, seed=config.seed, fast=config.fast)
         self.roles = set_up_roles(
             self.base,
@@ -70,10 +70,12 @@ class PPOTrainer:
             seed=config.seed,
             shared_trunk=config.value_backbone == "shared",
             value_folder=inputs.value,
+            with_value=self.estimator.needs_values,
         )
         sampling = SamplingSettings(config.max_new_tokens, config.temperature, config.top_k, config.top_p)
         for model in (self.roles.policy, self.roles.value) if config.gradient_checkpointing else ():
-            model.base.checkpoint_activations()
+            if model is not None:
+                model.base.checkpoint_activations()
         self.clock = PhaseClock(self.base.device)
         self.generator = self._make_generator(sampling, self.clock)
         size = config.micro_batch_tokens
@@ -86,17 +88,12 @@ class PPOTrainer:
         )
         self.kl_controller = KLController(config.kl_coef, config.kl_target, config.kl_horizon)
         self.kl_divergence = KLDivergence(config.kl_estimator)
-        self.reward_adjuster = RewardAdjuster(config.kl_coef, config.missing_eos_score, config.whiten_rewards)
-        critic = config.advantage_estimator == "gae"
-        self.value_adder = ValueAdder(self.roles.value, size) if critic else NoValues()
-        self.whiten_advantages = critic if config.whiten_advantages is None else config.whiten_advantages
-        self.td_error = TDError(config.gamma)
-        self.gae_advantage = GAEAdvantage()
-        self.group_advantage = (
-            None if critic else GroupAdvantage(config.advantage_estimator, config.responses_per_prompt)
+        self.reward_adjuster = RewardAdjuster(config.missing_eos_score, config.whiten_rewards)
+        self.value_adder = None if self.roles.value is None else ValueAdder(self.roles.value, size)
+        self.whiten_advantages = (
+            self.estimator.whitens if config.whiten_advantages is None else config.whiten_advantages
         )
-        self.return_calculator = ReturnCalculator(config.gamma)
-        self.model_trainer = ModelTrainer(self.roles.policy, self.roles.value, config)
+        self.model_trainer = ModelTrainer(self.roles.policy, self.roles.value, config, inputs.losses)
         self.floor = Floor(
             self.base, measure_machine(self.base.device, self.base.dtype), self._passes(), config.rollout_slots
         )
@@ -118,23 +115,14 @@ class PPOTrainer:
         clock.lap("reward")
         sa_pairs = sa_pairs.with_columns(scores=scores)
         sa_pairs = self.kl_divergence.add_kl_to_sa_pairs(sa_pairs)
-        self.reward_adjuster.kl_coef = kl_coef if config.kl_in == "reward" else 0.0
-        sa_pairs = self.reward_adjuster.adjust_rewards_with_kl(sa_pairs)
-        sa_pairs = self.value_adder.add_values_to_sa_pairs(sa_pairs)
-        sa_pairs = sa_pairs.with_columns(td_errors=self.td_error.compute_td_errors(sa_pairs))
-        lam = length_adaptive_lam(sa_pairs.lengths, config.lam_length_scale) if config.lam_length_scale else config.lam
-        if self.group_advantage:
-            advantages = self.group_advantage.compute_group_advantages(sa_pairs)
-        else:
-            advantages = self.gae_advantage.compute_gae_advantages(sa_pairs, config.gamma, lam)
-        sa_pairs = sa_pairs.with_columns(advantages=advantages)
-        sa_pairs = self.return_calculator.add_reward_to_go(sa_pairs)
-        value_lam = lam if config.value_lam is None else config.value_lam
-        sa_pairs = self.return_calculator.add_returns(
-            sa_pairs, self.gae_advantage.compute_gae_advantages(sa_pairs, config.gamma, value_lam)
-        )
+        sa_pairs = self.reward_adjuster.adjust_rewards_with_kl(sa_pairs, kl_coef if config.kl_in == "reward" else 0.0)
+        if self.value_adder:
+            sa_pairs = self.value_adder.add_values_to_sa_pairs(sa_pairs)
+        # with gae: TDError.compute_td_errors → GAEAdvantage.compute_gae_advantages → ReturnCalculator.add_reward_to_go
+        sa_pairs = self.estimator.add_advantages(sa_pairs, config)
         if self.whiten_advantages:
-            sa_pairs = sa_pairs.with_columns(advantages=masked_whiten(sa_pairs.advantages, sa_pairs.action_mask))
+            advantages = masked_whiten(sa_pairs.require("advantages"), sa_pairs.action_mask)
+            sa_pairs = sa_pairs.with_columns(advantages=advantages)
         check_pairs(sa_pairs)
         clock.lap("scoring")
         trained = self.model_trainer.train_models(sa_pairs, kl_coef if config.kl_in == "loss" else 0.0)
@@ -221,14 +209,12 @@ class PPOTrainer:
             run.record_finding(finding)
 
     def stateful_parts(self) -> dict[str, Stateful]:
-        """What decides the next step, by name; every checkpoint holds it. tests/run/test_parts.py looks for what is
-        missing here."""
+        """What decides the next step, by name; every checkpoint holds it. tests/ppo_trainer/test_stateful.py looks for
+        what is missing here."""
         trainer = self.model_trainer
         return {
-            "policy": Weights(self.roles.policy.parameters()),
-            "value": Weights(self.roles.value.parameters()),
-            "policy_optimiser": trainer.policy_optimiser,
-            "value_optimiser": trainer.value_optimiser,
+            **{name: Weights(model.parameters()) for name, model in self.roles.trained().items()},
+            **{f"{name}_optimiser": optimiser for name, optimiser in trainer.optimisers.items()},
             "kl_controller": self.kl_controller,
             "sampling": RandomStream(self.generator.random),
             "policy_batches": RandomStream(trainer.policy_buffer.random),
@@ -237,11 +223,8 @@ class PPOTrainer:
 
     def models(self) -> dict[str, list[torch.nn.Parameter]]:
         """The weights that a step computes with, by what to call them."""
-        return {
-            "the policy": self.roles.policy.parameters(),
-            "the value model": self.roles.value.parameters(),
-            "the frozen base": list(self.base.network.parameters()),
-        }
+        trained = {f"the {role} model": model.parameters() for role, model in self.roles.trained().items()}
+        return {**trained, "the frozen base": list(self.base.network.parameters())}
 
     def _headline(self) -> str:
         config = self.config
@@ -293,11 +276,8 @@ class PPOTrainer:
         return train_set, held_out, report
 
     def _passes(self) -> Passes:
-        config, recomputed, critic = (
-            self.config,
-            self.config.old_logprobs == "recomputed",
-            self.config.advantage_estimator == "gae",
-        )
+        config, critic = self.config, self.roles.value is not None
+        recomputed = config.old_logprobs == "recomputed"
         trained = 1 + (critic and config.value_backbone == "separate")
         return Passes(
             scored=1 + critic + recomputed,

@@ -1,8 +1,6 @@
-"""Step 5: what the value model expected."""
+"""Step 5: what the value model expects."""
 
 from __future__ import annotations
-
-import torch
 
 from ppo_lm.experience_buffer import TokenBudget, compute_in_micro_batches
 from ppo_lm.models import ValueModel
@@ -18,11 +16,3 @@ class ValueAdder:
     def add_values_to_sa_pairs(self, sa_pairs: SAPairs) -> SAPairs:
         """Add the column `values`: V of the state before each action, 0 where masked."""
         return sa_pairs.with_columns(values=compute_in_micro_batches(sa_pairs, self.budget, self.value_model.values))
-
-
-class NoValues:
-    """In place of a `ValueAdder` where no value model is trained: V = 0 everywhere."""
-
-    def add_values_to_sa_pairs(self, sa_pairs: SAPairs) -> SAPairs:
-        """Add the column `values`."""
-        return sa_pairs.with_columns(values=torch.zeros_like(sa_pairs.old_logprobs))

@@ -1,4 +1,4 @@
-"""From prompts and sampled tokens to state–action pairs."""
+"""From prompts and responses to state–action pairs."""
 
 from __future__ import annotations
 
@@ -15,19 +15,20 @@ def build_sa_pairs(
     terminated: torch.Tensor,
     old_logprobs: torch.Tensor,
     support_ids: torch.Tensor | None = None,
+    response_mask: torch.Tensor | None = None,
 ) -> SAPairs:
-    """Join left-padded prompts (B, P) and right-padded responses (B, A); `old_logprobs` (B, A) is set to 0 where
-    masked."""
-    if not bool(prompt_mask[:, -1].all()):
-        raise ValueError(
-            "prompts must be padded on the left: the last column of prompt_mask has to be True in every row"
-        )
+    """Join left-padded prompts (B, P) and right-padded responses (B, A).
+
+    `action_mask` (B, A) bool marks the tokens that the policy sampled, `response_mask` (B, A) bool all real ones:
+    those, and the observations between them; None: the response holds no observations. `old_logprobs` (B, A) is set
+    to 0 where nothing was sampled. Raises `ValueError` if the masks do not fit together (`SAPairs.check_masks`).
+    """
     return SAPairs(
         input_ids=torch.cat([prompt_ids, action_ids], dim=1),
-        attention_mask=torch.cat([prompt_mask, action_mask], dim=1),
+        attention_mask=torch.cat([prompt_mask, action_mask if response_mask is None else response_mask], dim=1),
         action_ids=action_ids,
         action_mask=action_mask,
         old_logprobs=torch.where(action_mask, old_logprobs, 0.0),
         terminated=terminated,
         support_ids=support_ids,
-    )
+    ).check_masks()

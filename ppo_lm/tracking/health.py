@@ -58,6 +58,8 @@ def _kl(steps: Sequence[dict], config: PPOConfig) -> str | None:
 
 
 def _entropy(steps: Sequence[dict], config: PPOConfig) -> str | None:
+    if "entropy" not in steps[-1]:  # the engine tells none
+        return None
     then, now = _first(steps, "entropy"), _latest(steps, "entropy")
     if now < ENTROPY_LEFT * then:
         return (
@@ -67,6 +69,8 @@ def _entropy(steps: Sequence[dict], config: PPOConfig) -> str | None:
 
 
 def _clipped_often(steps: Sequence[dict], config: PPOConfig) -> str | None:
+    if "clip_fraction" not in steps[-1]:  # the policy loss clips nothing
+        return None
     share = _latest(steps, "clip_fraction")
     if share > CLIPPED:
         return (
@@ -76,7 +80,7 @@ def _clipped_often(steps: Sequence[dict], config: PPOConfig) -> str | None:
 
 
 def _clipped_never(steps: Sequence[dict], config: PPOConfig) -> str | None:
-    if config.ppo_epochs * config.mini_batches > 1 and all(row["clip_fraction"] == 0 for row in steps):
+    if config.ppo_epochs * config.mini_batches > 1 and all(row.get("clip_fraction") == 0 for row in steps):
         return (
             f"no token has been clipped in {len(steps)} steps: the policy hardly moves; raise learning_rate "
             f"({config.learning_rate:g})"
@@ -84,6 +88,8 @@ def _clipped_never(steps: Sequence[dict], config: PPOConfig) -> str | None:
 
 
 def _critic(steps: Sequence[dict], config: PPOConfig) -> str | None:
+    if "explained_variance" not in steps[-1]:  # there is no value model
+        return None
     explained = _latest(steps, "explained_variance")
     if len(steps) >= 2 * WINDOW and explained < 0:
         return (

@@ -1,14 +1,23 @@
-"""Pure losses: tensors and a denominator in, a loss and sums for metrics out."""
+"""Pure losses: numbers per token in, a loss per token out."""
 
 from ppo_lm.training.kl_loss import kl_loss
-from ppo_lm.training.policy_loss import PolicyLoss, policy_loss
-from ppo_lm.training.policy_ratio import policy_ratio
+from ppo_lm.training.losses import NewNumbers, PolicyLoss, TokenLoss, ValueLoss
+from ppo_lm.training.policy_loss import policy_loss
+from ppo_lm.training.policy_ratio import approximate_kl, policy_ratio
+from ppo_lm.training.registry import POLICY_LOSSES, VALUE_LOSSES, Losses, find_losses
 from ppo_lm.training.token_weights import token_weights, truncated_importance
-from ppo_lm.training.value_loss import ValueLoss, value_loss
+from ppo_lm.training.value_loss import value_loss
 
 __all__ = [
+    "POLICY_LOSSES",
+    "VALUE_LOSSES",
+    "Losses",
+    "NewNumbers",
     "PolicyLoss",
+    "TokenLoss",
     "ValueLoss",
+    "approximate_kl",
+    "find_losses",
     "kl_loss",
     "policy_loss",
     "policy_ratio",

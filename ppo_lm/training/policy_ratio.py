@@ -13,3 +13,9 @@ def policy_ratio(new_logprobs: torch.Tensor, old_logprobs: torch.Tensor, mask: t
     """
     log_ratio = torch.where(mask, new_logprobs, 0.0) - torch.where(mask, old_logprobs, 0.0)
     return log_ratio.exp()
+
+
+def approximate_kl(ratio: torch.Tensor) -> torch.Tensor:
+    """k3 = (ρ − 1) − log ρ, an estimate of KL(π_old ‖ π_θ) from actions of π_old that is never negative (Schulman,
+    "Approximating KL divergence", 2020). Same shape."""
+    return ratio - 1 - ratio.log()

@@ -5,19 +5,19 @@ from __future__ import annotations
 import torch
 
 
-def token_weights(mask: torch.Tensor, aggregation: str) -> torch.Tensor:
-    """(B, A) weights whose sum over a batch is what to divide by. token_mean: 1 a token, so that long responses weigh
-    more (DAPO, 2503.14476). sequence_mean: 1/L on each of a response's L tokens, so that every response weighs the same
-    (GRPO, 2402.03300)."""
+def token_weights(mask: torch.Tensor, aggregation: str, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    """(B, A) weights whose sum over a batch is what to divide by. token_mean: 1 per token, so that long responses weigh
+    more (DAPO, 2503.14476). sequence_mean: 1/L on each of a response's L sampled tokens, so that every response weighs
+    the same (GRPO, 2402.03300)."""
     if aggregation == "token_mean":
-        return mask.float()
-    return mask / mask.sum(dim=1, keepdim=True).clamp(min=1)
+        return mask.to(dtype)
+    return mask.to(dtype) / mask.sum(dim=1, keepdim=True).clamp(min=1)
 
 
 def truncated_importance(
     old_logprobs: torch.Tensor, sampler_logprobs: torch.Tensor, mask: torch.Tensor, cap: float
 ) -> torch.Tensor:
-    """min(π_old / π_sampler, cap): the weight of a token that the sampler chose with another probability than the
-    training pass gives it ("Your efficient RL framework secretly brings you off-policy RL training", Yao et al. 2025).
-    (B, A) each → (B, A), 1 where masked."""
+    """min(π_old / π_sampler, cap): corrects for a sampler whose probabilities differ from those of the training pass
+    ("Your efficient RL framework secretly brings you off-policy RL training", Yao et al. 2025). (B, A) each → (B, A),
+    1 where masked."""
     return torch.where(mask, old_logprobs - sampler_logprobs, 0.0).exp().clamp(max=cap)

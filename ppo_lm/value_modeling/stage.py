@@ -49,6 +49,7 @@ def run_value(
         seed=config.seed,
     )
     rewards, model = make_ready(rewards, roles.rewards, base.device), roles.value
+    assert model is not None  # `set_up_roles` was not told to leave it out
     computer = RewardComputer(rewards, weights=config.reward_weights, clip=config.reward_clip)
 
     with make_stage_run(config, "value", train, resume=resume, quiet=quiet, recorders=recorders) as run:

@@ -1,7 +1,7 @@
-"""Value pretraining: from the beginning of a completion, what the whole of it will be scored.
+"""Value pretraining: predict a completion's score from its beginning.
 
-VC-PPO (2503.01491) pretrains the value model on what the policy samples before it moves. The SFT model samples what it
-was fine-tuned on, so that the demonstrations stand for its samples here, and none have to be made.
+VC-PPO (2503.01491) pretrains the value model on samples of the initial policy. Here the demonstrations that the SFT
+model was fine-tuned on stand in for its samples, so nothing has to be sampled.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import torch
 from ppo_lm.advantage import ReturnCalculator
 from ppo_lm.data.encoding import pad
 from ppo_lm.models import BaseModel, ValueModel
+from ppo_lm.ops import explained_variance, masked_sum
 from ppo_lm.optimisation import minimise
-from ppo_lm.ppo_trainer.metrics import explained_variance
 from ppo_lm.token_attribution import attribute_scores, build_sa_pairs
 from ppo_lm.training import value_loss
 from ppo_lm.types import SAPairs
@@ -23,7 +23,7 @@ from ppo_lm.types import SAPairs
 
 @dataclass(frozen=True)
 class ScoredDemonstration:
-    """Token ids of a prompt and of a completion of it with its EOS, and the completion's score."""
+    """Token ids of a prompt and of its completion, EOS included, and the completion's score."""
 
     prompt_ids: list[int]
     completion_ids: list[int]
@@ -34,7 +34,7 @@ class ScoredDemonstration:
 
 
 def make_pairs(base: BaseModel, batch: list[ScoredDemonstration], gamma: float) -> SAPairs:
-    """Demonstrations as rollouts of a policy that is its reference: the score on the last action, no KL, and the
+    """Demonstrations as rollouts of a policy that equals its reference: the score on the last token, no KL, and the
     `reward_to_go`."""
     prompt_ids, prompt_mask = pad([d.prompt_ids for d in batch], base.pad_token_id, side="left", device=base.device)
     action_ids, action_mask = pad(
@@ -45,22 +45,21 @@ def make_pairs(base: BaseModel, batch: list[ScoredDemonstration], gamma: float) 
     pairs = build_sa_pairs(
         prompt_ids, prompt_mask, action_ids, action_mask, ended, torch.zeros(action_ids.shape, device=base.device)
     )
-    return ReturnCalculator(gamma).add_reward_to_go(
-        pairs.with_columns(scores=scores, rewards=attribute_scores(scores, action_mask))
-    )
+    pairs = pairs.with_columns(scores=scores, rewards=attribute_scores(scores, action_mask))
+    return ReturnCalculator().add_reward_to_go(pairs, gamma)
 
 
 def sum_value_losses(model: ValueModel, batch: list[ScoredDemonstration], gamma: float) -> torch.Tensor:
     """½ (V − G)², summed over the completions' tokens. Returns ()."""
     pairs = make_pairs(model.base, batch, gamma)
     targets = pairs.require("reward_to_go")
-    return value_loss(model.values(pairs), targets, targets, pairs.action_mask, denominator=1.0).loss
+    return masked_sum(value_loss(model.values(pairs), targets, targets, pairs.action_mask).loss, pairs.action_mask)
 
 
 def train_value_model(
     model: ValueModel, demonstrations: list[ScoredDemonstration], *, gamma: float = 1.0, seed: int = 0, **settings
 ) -> None:
-    """Minimise the mean loss of a completion token, without dropout, as in PPO. `settings` are those of
+    """Minimise the mean loss over completion tokens, without dropout, as in PPO. `settings` are those of
     `optimisation.minimise`: learning_rate, epochs, batch_size, micro_batch_size, max_steps, max_grad_norm, progress."""
     lengths, weights = [len(d) for d in demonstrations], [len(d.completion_ids) for d in demonstrations]
     rng = random.Random(f"value {seed}")
@@ -79,8 +78,8 @@ def train_value_model(
 def measure_values(
     model: ValueModel, demonstrations: list[ScoredDemonstration], gamma: float = 1.0, batch_size: int = 32
 ) -> dict[str, float]:
-    """`value_loss` and `explained_variance`, 1 − Var(G − V) / Var(G), over the tokens of completions; empty without
-    any."""
+    """`value_loss` and `explained_variance`, 1 − Var(G − V) / Var(G), over the tokens of completions; empty if there
+    are no demonstrations."""
     if not demonstrations:
         return {}
     values, targets = [], []

@@ -55,8 +55,22 @@ def test_trimming_drops_padding_columns_only():
     assert torch.equal(trimmed.input_ids[:, -trimmed.action_ids.shape[1] :], trimmed.action_ids)
 
 
-def test_results_come_back_in_the_rows_own_order():
-    pairs = make_pairs(rows=7, dtype=torch.float32)
+def test_trimming_keeps_what_any_row_attends_to():
+    """The last columns hold nothing that was sampled, but observations of the longest row."""
+    pairs = make_pairs(rows=2, prompt=3, actions=6)
+    mask = torch.tensor([[True, False, True, False, False, False], [True, False, False, False, False, False]])
+    response = torch.tensor([[True] * 5 + [False], [True] + [False] * 5])
+    pairs = pairs.with_columns(
+        action_mask=mask, attention_mask=torch.cat([pairs.attention_mask[:, :3], response], dim=1)
+    )
+    assert trim_padding(pairs).action_ids.shape == (2, 5)
+    assert real_tokens(trim_padding(pairs)) == real_tokens(pairs)
+    assert trim_padding(pairs.select(torch.tensor([1]))).action_ids.shape == (1, 1)
+
+
+@pytest.mark.parametrize("holes", [False, True])
+def test_results_come_back_in_the_rows_own_order(holes):
+    pairs = make_pairs(rows=7, dtype=torch.float32, holes=holes)
     out = compute_in_micro_batches(
         pairs, TokenBudget(20), lambda part: torch.where(part.action_mask, part.rewards, 0.0)
     )

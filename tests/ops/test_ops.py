@@ -1,7 +1,14 @@
 import pytest
 import torch
 
-from ppo_lm.ops import action_logprobs, masked_mean, masked_whiten, position_ids
+from ppo_lm.ops import (
+    action_logprobs,
+    explained_variance,
+    masked_mean,
+    masked_whiten,
+    next_where,
+    position_ids,
+)
 from ppo_lm.ops.logprobs import CHUNK
 
 
@@ -78,6 +85,21 @@ def test_mean_and_whitening_ignore_padding():
     torch.testing.assert_close(
         masked_whiten(values, mask, shift_mean=False)[mask], expected[mask] + 3, rtol=0, atol=1e-8
     )
+
+
+def test_the_next_value_is_that_of_the_next_true_place():
+    values = torch.tensor([[1.0, 2.0, 3.0, 4.0], [1.0, 2.0, 3.0, torch.nan], [5.0, 6.0, 7.0, 8.0]])
+    mask = torch.tensor([[True, True, True, True], [True, False, True, False], [False] * 4])
+    assert next_where(values, mask).tolist() == [[2, 3, 4, 0], [3, 3, 0, 0], [0, 0, 0, 0]]
+
+
+def test_explained_variance_by_hand():
+    mask = torch.ones(1, 4, dtype=torch.bool)
+    targets = torch.tensor([[1.0, 2.0, 3.0, 4.0]])
+    assert explained_variance(targets, targets, mask) == 1.0
+    assert explained_variance(torch.zeros(1, 4), targets, mask) == 0.0
+    assert explained_variance(-targets, targets, mask) == pytest.approx(-3.0)
+    assert explained_variance(targets, torch.ones(1, 4), mask) == 0.0
 
 
 @pytest.mark.parametrize("kept", [None, 2])

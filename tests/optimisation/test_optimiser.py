@@ -5,7 +5,8 @@ import copy
 import pytest
 import torch
 
-from ppo_lm.optimisation import Optimiser
+from ppo_lm.errors import NumericalFault
+from ppo_lm.optimisation import Optimiser, all_or_nothing
 
 SETTINGS = dict(schedule="constant", total_steps=0, max_grad_norm=1e9)
 
@@ -88,3 +89,40 @@ def test_a_snapshot_undoes_updates_and_stays_on_the_weights_device():
         assert now.keys() == again.keys()
         assert all(torch.equal(now[k], v) if isinstance(v, torch.Tensor) else now[k] == v for k, v in again.items())
         assert {value.device for value in snapshot.values() if isinstance(value, torch.Tensor)} == {weight.device}
+
+
+@pytest.mark.parametrize("updates", [1, 2])
+def test_either_all_updates_of_a_block_happen_or_none(updates):
+    """Two optimisers, the second of which fails in its last update: the first has moved by then, or waits."""
+    for fails in (False, True):
+        made = [train(torch.ones(4), torch.randn(2, 4), 0.1) for _ in range(2)]
+        weights, optimisers = zip(*made)
+        before = copy.deepcopy([(weight.detach(), o.state_dict()) for weight, o in made])
+
+        def block(optimisers=optimisers, weights=weights, fails=fails):
+            with all_or_nothing(optimisers, updates):
+                for place, (weight, optimiser) in enumerate(zip(weights, optimisers)):
+                    for update in range(updates):
+                        scale = float("nan") if fails and place == 1 and update == updates - 1 else 1.0
+                        (weight * scale).sum().backward()
+                        optimiser.step()
+
+        if fails:
+            with pytest.raises(NumericalFault):
+                block()
+        else:
+            block()
+        for (weight, optimiser), (old, state) in zip(made, before):
+            assert torch.equal(weight, old) == fails
+            assert optimiser.steps_done == state["steps_done"] + (0 if fails else updates)
+            assert all(parameter.grad is None for parameter in optimiser.parameters)
+            (weight * 1.0).sum().backward()
+            optimiser.step()  # nothing is held back any longer
+            assert not torch.equal(weight, old)
+
+
+def test_a_single_update_copies_nothing(monkeypatch):
+    _, optimiser = train(torch.ones(4), torch.randn(2, 4), 0.1)
+    monkeypatch.setattr(Optimiser, "snapshot", lambda self: pytest.fail("copied"))
+    with all_or_nothing([optimiser], 1):
+        pass

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from ppo_lm.advantage import GAEAdvantage, TDError
+from ppo_lm.ops import masked_mean
 from ppo_lm.training import policy_loss, value_loss
 from tests.conftest import make_pairs
 
@@ -33,7 +34,7 @@ def test_advantages(seed):
         0.0,
     )
     pairs = pairs.with_columns(rewards=rewards)
-    pairs = pairs.with_columns(td_errors=TDError(gamma).compute_td_errors(pairs))
+    pairs = pairs.with_columns(td_errors=TDError().compute_td_errors(pairs, gamma))
     found = GAEAdvantage().compute_gae_advantages(pairs, gamma, lam)
     next_values = torch.nn.functional.pad(pairs.values[:, 1:], (0, 1))
     done = torch.arange(rewards.shape[1]) == pairs.lengths[:, None] - 1
@@ -66,10 +67,13 @@ def test_clipped_losses_and_their_gradients(seed):
     new = logits.weight.log_softmax(-1).gather(1, actions[:, None]).squeeze(1)
     old = (new + 0.3 * torch.randn(tokens, generator=g, dtype=torch.float64)).detach()
     old_values = (values.weight[:, 0] + 0.3 * torch.randn(tokens, generator=g, dtype=torch.float64)).detach()
-    ours = (
-        policy_loss(spread(new), spread(old), spread(advantages), mask, clip).loss,
-        value_loss(spread(values.weight[:, 0]), spread(old_values), spread(targets), mask, value_clip).loss,
-    )
+    ours = [
+        masked_mean(token_loss.loss, mask)
+        for token_loss in (
+            policy_loss(spread(new), spread(old), spread(advantages), mask, clip),
+            value_loss(spread(values.weight[:, 0]), spread(old_values), spread(targets), mask, value_clip),
+        )
+    ]
 
     actor = ProbabilisticTensorDictSequential(
         TensorDictModule(logits, in_keys=["place"], out_keys=["logits"]),

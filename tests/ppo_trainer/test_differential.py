@@ -1,5 +1,5 @@
-"""Two hundred random batches through our mathematics and one whole update, against slow and obvious formulas in fp64,
-written from the papers."""
+"""Two hundred random batches, half of them with observations in the responses, through our mathematics and one whole
+update, against slow and obvious formulas in fp64, written from the papers, that know sampled tokens only."""
 
 import copy
 import math
@@ -11,7 +11,7 @@ import torch
 from ppo_lm.advantage import GAEAdvantage, ReturnCalculator, TDError
 from ppo_lm.base_setup import set_up_roles
 from ppo_lm.config import PPOConfig
-from ppo_lm.ops import masked_whiten
+from ppo_lm.ops import masked_mean, masked_sum, masked_whiten
 from ppo_lm.ppo_trainer import ModelTrainer
 from ppo_lm.reward_kl import KLDivergence, RewardAdjuster
 from ppo_lm.training import kl_loss, policy_loss, token_weights, value_loss
@@ -45,26 +45,28 @@ def slow_whiten(rows, keep_mean):
     return [[(x - mean) * scale + (mean if keep_mean else 0) for x in row] for row in rows]
 
 
+def sampled(column, pairs):
+    """Of each row, the numbers of its sampled tokens."""
+    return [list(row[mask]) for row, mask in zip(column, pairs.action_mask)]
+
+
 def slow_rewards(pairs, s):
     """The score on the last token, and the KL on each."""
     rows = []
-    for row, length in enumerate(pairs.lengths.tolist()):
+    for row, differences in enumerate(sampled(pairs.old_logprobs - pairs.ref_logprobs, pairs)):
         score = float(pairs.scores[row])
         if s["missing_eos_score"] is not None and not bool(pairs.terminated[row]):
             score = s["missing_eos_score"]
-        kl = [
-            ESTIMATORS[s["kl_estimator"]](float(pairs.old_logprobs[row, t] - pairs.ref_logprobs[row, t]))
-            for t in range(length)
-        ]
-        rows.append([(score if t == length - 1 else 0.0) - s["kl_coef"] * kl[t] for t in range(length)])
+        rewards = [-s["kl_coef"] * ESTIMATORS[s["kl_estimator"]](float(d)) for d in differences]
+        rows.append([*rewards[:-1], rewards[-1] + score])
     return slow_whiten(rows, keep_mean=True) if s["whiten_rewards"] else rows
 
 
 def slow_advantages(rewards, pairs, s):
     """Σ_l (γλ)^l δ_{t+l} and Σ_l γ^l r_{t+l}, as double sums."""
     advantages, to_go = [], []
-    for row, r in enumerate(rewards):
-        v = [float(x) for x in pairs.values[row, : len(r)]] + [0.0]
+    for r, values in zip(rewards, sampled(pairs.values, pairs)):
+        v = [float(x) for x in values] + [0.0]
         delta = [r[t] + s["gamma"] * v[t + 1] - v[t] for t in range(len(r))]
         advantages.append(
             [sum((s["gamma"] * s["lam"]) ** (u - t) * delta[u] for u in range(t, len(r))) for t in range(len(r))]
@@ -82,10 +84,10 @@ def slow_mean(rows, aggregation):
 
 def slow_policy_loss(new, pairs, advantages, s):
     rows, high = [], s["clip_epsilon"] if s["clip_epsilon_high"] is None else s["clip_epsilon_high"]
-    for row, a in enumerate(advantages):
+    for differences, a in zip(sampled(new - pairs.old_logprobs, pairs), advantages):
         terms = []
-        for t, advantage in enumerate(a):
-            ratio = torch.exp(new[row, t] - pairs.old_logprobs[row, t])
+        for difference, advantage in zip(differences, a):
+            ratio = torch.exp(difference)
             held = torch.clamp(ratio, 1 - s["clip_epsilon"], 1 + high)
             surrogate = min(ratio * advantage, held * advantage)
             if s["dual_clip"] and advantage < 0:
@@ -97,31 +99,30 @@ def slow_policy_loss(new, pairs, advantages, s):
 
 def slow_value_loss(new, pairs, targets, s):
     rows = []
-    for row, target in enumerate(targets):
+    for values, olds, target in zip(sampled(new, pairs), sampled(pairs.values, pairs), targets):
         terms = []
-        for t, goal in enumerate(target):
-            old = pairs.values[row, t]
-            errors = [(new[row, t] - goal) ** 2]
+        for value, old, goal in zip(values, olds, target):
+            errors = [(value - goal) ** 2]
             if s["value_clip"]:
-                errors.append((old + torch.clamp(new[row, t] - old, -s["value_clip"], s["value_clip"]) - goal) ** 2)
+                errors.append((old + torch.clamp(value - old, -s["value_clip"], s["value_clip"]) - goal) ** 2)
             terms.append(max(errors) / 2)
         rows.append(terms)
     return slow_mean(rows, "token_mean")
 
 
-def table(rows, like):
-    out = torch.zeros_like(like)
-    for i, row in enumerate(rows):
-        out[i, : len(row)] = torch.tensor(row, dtype=like.dtype)
-    return out
+def table(rows, pairs):
+    """Back to (B, A): each number in the column of its token."""
+    flat = torch.tensor([number for row in rows for number in row], dtype=torch.float64)
+    return torch.zeros(pairs.action_mask.shape, dtype=torch.float64).masked_scatter(pairs.action_mask, flat)
 
 
 def ours(pairs, s):
     pairs = KLDivergence(s["kl_estimator"]).add_kl_to_sa_pairs(pairs)
-    pairs = RewardAdjuster(s["kl_coef"], s["missing_eos_score"], s["whiten_rewards"]).adjust_rewards_with_kl(pairs)
-    pairs = pairs.with_columns(td_errors=TDError(s["gamma"]).compute_td_errors(pairs))
+    adjuster = RewardAdjuster(s["missing_eos_score"], s["whiten_rewards"])
+    pairs = adjuster.adjust_rewards_with_kl(pairs, s["kl_coef"])
+    pairs = pairs.with_columns(td_errors=TDError().compute_td_errors(pairs, s["gamma"]))
     pairs = pairs.with_columns(advantages=GAEAdvantage().compute_gae_advantages(pairs, s["gamma"], s["lam"]))
-    pairs = ReturnCalculator(s["gamma"]).add_reward_to_go(pairs)
+    pairs = ReturnCalculator().add_reward_to_go(pairs, s["gamma"])
     return (
         pairs.with_columns(advantages=masked_whiten(pairs.advantages, pairs.action_mask))
         if s["whiten_advantages"]
@@ -132,45 +133,36 @@ def ours(pairs, s):
 @pytest.mark.parametrize("seed", range(200))
 def test_rewards_advantages_and_losses(seed):
     rng = random.Random(seed)
-    s, pairs = draw_settings(rng), make_pairs(rows=rng.randint(1, 6), prompt=4, actions=rng.randint(1, 9), seed=seed)
+    s, rows, actions = draw_settings(rng), rng.randint(1, 6), rng.randint(1, 9)
+    pairs = make_pairs(rows=rows, prompt=4, actions=actions, seed=seed, holes=seed % 2 == 1)
     pairs, expected = ours(pairs, s), slow_rewards(pairs, s)
     advantages, to_go = slow_advantages(expected, pairs, s)
     for name, rows in (("rewards", expected), ("advantages", advantages), ("reward_to_go", to_go)):
-        torch.testing.assert_close(
-            torch.where(pairs.action_mask, getattr(pairs, name), 0.0), table(rows, pairs.values), rtol=0, atol=CLOSE
-        )
+        torch.testing.assert_close(getattr(pairs, name), table(rows, pairs), rtol=0, atol=CLOSE)
     g = torch.Generator().manual_seed(seed)
     moved = [
         (column + 0.3 * torch.randn(column.shape, generator=g, dtype=column.dtype)).requires_grad_()
         for column in (pairs.old_logprobs, pairs.values)
     ]
     count = len(pairs) if s["loss_aggregation"] == "token_mean" else pairs.sequences
-    weights = token_weights(pairs.action_mask, s["loss_aggregation"])
+    weights = token_weights(pairs.action_mask, s["loss_aggregation"], torch.float64)
     found = policy_loss(
         moved[0],
         pairs.old_logprobs,
         pairs.advantages,
         pairs.action_mask,
         s["clip_epsilon"],
-        count,
         clip_epsilon_high=s["clip_epsilon_high"],
         dual_clip=s["dual_clip"],
-        weights=weights,
     ).loss
-    same(found, slow_policy_loss(moved[0], pairs, advantages, s), moved[0])
-    same(
-        value_loss(moved[1], pairs.values, pairs.reward_to_go, pairs.action_mask, s["value_clip"]).loss,
-        slow_value_loss(moved[1], pairs, to_go, s),
-        moved[1],
-    )
-    kl = kl_loss(moved[0], pairs.old_logprobs, pairs.ref_logprobs, pairs.action_mask, "k3", count, weights)
+    mean = lambda loss: masked_sum(loss * weights, pairs.action_mask) / count  # noqa: E731
+    same(mean(found), slow_policy_loss(moved[0], pairs, advantages, s), moved[0])
+    found = value_loss(moved[1], pairs.values, pairs.reward_to_go, pairs.action_mask, s["value_clip"]).loss
+    same(masked_mean(found, pairs.action_mask), slow_value_loss(moved[1], pairs, to_go, s), moved[1])
+    kl = kl_loss(moved[0], pairs.old_logprobs, pairs.ref_logprobs, pairs.action_mask, "k3")
     ratio, difference = (moved[0] - pairs.old_logprobs).exp(), moved[0] - pairs.ref_logprobs
     k3 = ratio * ((-difference).exp() - 1 + difference)
-    same(
-        kl,
-        slow_mean([list(row[:length]) for row, length in zip(k3, pairs.lengths.tolist())], s["loss_aggregation"]),
-        moved[0],
-    )
+    same(mean(kl), slow_mean(sampled(k3, pairs), s["loss_aggregation"]), moved[0])
 
 
 def same(found, expected, leaf):
@@ -207,7 +199,7 @@ def test_one_whole_update_moves_every_weight_as_adamw_on_the_slow_losses_does(se
     with torch.no_grad():
         for parameter in [*roles.policy.parameters(), *roles.value.parameters()]:
             parameter.data = parameter.data.double() + 0.1 * torch.randn(parameter.shape, dtype=torch.float64)
-    pairs = make_pairs(rows=5, seed=seed)
+    pairs = make_pairs(rows=5, seed=seed, holes=seed % 2 == 1)
     pairs = ours(
         pairs.with_columns(
             old_logprobs=roles.policy.action_logprobs(pairs, 0.7).detach() + 0.1 * pairs.old_logprobs,
@@ -216,8 +208,7 @@ def test_one_whole_update_moves_every_weight_as_adamw_on_the_slow_losses_does(se
         s,
     )
     advantages, to_go = (
-        [list(map(float, row[:length])) for row, length in zip(column, pairs.lengths.tolist())]
-        for column in (pairs.advantages, pairs.reward_to_go)
+        [list(map(float, row)) for row in sampled(column, pairs)] for column in (pairs.advantages, pairs.reward_to_go)
     )
     logits = base.logits(base_states(base, roles.policy.role, pairs)) / 0.7
     distribution = logits.log_softmax(-1)
@@ -225,9 +216,7 @@ def test_one_whole_update_moves_every_weight_as_adamw_on_the_slow_losses_does(se
     entropy = -(distribution.exp() * distribution).sum(-1)
     ratio, difference = (new - pairs.old_logprobs).exp(), new - pairs.ref_logprobs
     per_token = 0.1 * ratio * ((-difference).exp() - 1 + difference) - 0.01 * entropy
-    extra = slow_mean(
-        [list(row[:length]) for row, length in zip(per_token, pairs.lengths.tolist())], s["loss_aggregation"]
-    )
+    extra = slow_mean(sampled(per_token, pairs), s["loss_aggregation"])
     expected = {
         "policy": updated(slow_policy_loss(new, pairs, advantages, s) + extra, roles.policy.parameters(), 1e-3),
         "value": updated(slow_value_loss(roles.value.values(pairs), pairs, to_go, s), roles.value.parameters(), 3e-3),
@@ -240,9 +229,9 @@ def test_one_whole_update_moves_every_weight_as_adamw_on_the_slow_losses_does(se
 
 
 def base_states(base, role, pairs):
-    """The hidden state before each action, one sequence after the other, without padding."""
+    """The hidden state before each response token, one sequence after the other, without padding."""
     states = torch.zeros(*pairs.action_ids.shape, base.hidden_size, dtype=torch.float64)
-    for row, length in enumerate(pairs.lengths.tolist()):
+    for row, length in enumerate(pairs.response_mask.sum(dim=1).tolist()):
         ids = pairs.input_ids[row][pairs.attention_mask[row]][None]
         with base.role(role):
             hidden = base.network.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state[0]

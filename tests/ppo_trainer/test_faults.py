@@ -156,7 +156,7 @@ def test_a_broken_weight_stops_the_run_at_once_and_is_never_saved(folder, tmp_pa
     trainer.ppo_step = breaking
     with pytest.raises(
         RunStopped,
-        match="weights of the policy are NaN or infinite, so no step can succeed any more\nThe last checkpoint is "
+        match="weights of the policy model are NaN or infinite, so no step can succeed any more\nThe last checkpoint is "
         ".*step-000002",
     ):
         trainer.train(PROMPTS)

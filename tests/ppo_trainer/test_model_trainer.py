@@ -6,9 +6,10 @@ from ppo_lm.base_setup import set_up_roles
 from ppo_lm.config import PPOConfig
 from ppo_lm.errors import ConfigError
 from ppo_lm.models.policy_model import states_before_actions
+from ppo_lm.ops import masked_mean
 from ppo_lm.ppo_trainer import ModelTrainer, SequenceGenerator
 from ppo_lm.rollout import SamplingSettings
-from ppo_lm.training import kl_loss, policy_loss, policy_ratio, value_loss
+from ppo_lm.training import PolicyLoss, TokenLoss, kl_loss, policy_loss, policy_ratio, value_loss
 from tests.conftest import make_base, make_pairs
 
 PROMPTS = [f"SUBREDDIT: r/advice TITLE: {'My boss ' * i}TL;DR:" for i in range(1, 9)]
@@ -26,6 +27,16 @@ def setup(pairs=None, lora_r=4, **settings):
             if lora_r:
                 parameter.add_(torch.randn_like(parameter) * 0.1)
     return ModelTrainer(roles.policy, roles.value, config), roles
+
+
+def mean_loss(roles, role, pairs):
+    """The clipped loss of a role's model over all pairs at once."""
+    model, mask = getattr(roles, role), pairs.action_mask
+    if role == "policy":
+        found = policy_loss(model.action_logprobs(pairs), pairs.old_logprobs, pairs.advantages, mask, 0.2)
+    else:
+        found = value_loss(model.values(pairs), pairs.values, pairs.reward_to_go, mask, 0.2)
+    return masked_mean(found.loss, mask)
 
 
 def gradients(pairs, role, **settings):
@@ -61,13 +72,12 @@ def test_a_shared_trunk_gets_the_sum_of_all_gradients_in_one_pass(kl_coef, entro
         for parameter in [*roles.policy.parameters(), *roles.value.parameters()]:
             parameter.add_(torch.randn_like(parameter) * 0.1)
     weights = [*roles.policy.parameters(), *roles.value.parameters()]
-    policy = policy_loss(
-        roles.policy.action_logprobs(pairs), pairs.old_logprobs, pairs.advantages, pairs.action_mask, 0.2
-    ).loss
-    value = value_loss(roles.value.values(pairs), pairs.values, pairs.reward_to_go, pairs.action_mask, 0.2).loss
+    policy, value = (mean_loss(roles, role, pairs) for role in ("policy", "value"))
     states = states_before_actions(roles.policy.base, roles.policy.role, pairs)
     new_logprobs, entropies = roles.policy.logprobs_at(states, pairs, entropy=True)
-    kl = kl_loss(new_logprobs, pairs.old_logprobs, pairs.ref_logprobs, pairs.action_mask, "k1")
+    kl = kl_loss(new_logprobs, pairs.old_logprobs, pairs.ref_logprobs, pairs.action_mask, "k1")[
+        pairs.action_mask
+    ].mean()
     expected = torch.autograd.grad(
         policy + 0.3 * value + kl_coef * kl - entropy_coef * entropies[pairs.action_mask].mean(), weights
     )
@@ -91,17 +101,18 @@ def test_a_shared_trunk_needs_no_second_copy_of_all_weights():
     assert roles.value.base is roles.policy.base is not roles.sft._policy.base
 
 
-def fixed_pairs(seed=0):
-    pairs = make_pairs(rows=9, dtype=torch.float32, seed=seed)
+def fixed_pairs(seed=0, **settings):
+    pairs = make_pairs(rows=9, dtype=torch.float32, seed=seed, **settings)
     return pairs.with_columns(old_logprobs=pairs.old_logprobs - 7)
 
 
+@pytest.mark.parametrize("holes", [False, True])
 @pytest.mark.parametrize("role", ["policy", "value"])
 @pytest.mark.parametrize(
     "change", ["micro-batches of 1 token", "micro-batches of 60 tokens", "micro-batches of 5000 tokens", "row order"]
 )
-def test_what_must_change_nothing_changes_loss_and_gradient_by_less_than_1e_5(role, change):
-    pairs = fixed_pairs()
+def test_what_must_change_nothing_changes_loss_and_gradient_by_less_than_1e_5(role, change, holes):
+    pairs = fixed_pairs(holes=holes)
     expected, loss = gradients(pairs, role)
     settings = {}
     if change.startswith("micro"):
@@ -132,15 +143,9 @@ def test_extra_padding_changes_loss_and_gradient_by_less_than_1e_5(role):
     results = []
     for pairs in (fixed_pairs(), widened(fixed_pairs())):
         _, roles = setup()
-        model = getattr(roles, role)
-        if role == "policy":
-            loss = policy_loss(
-                model.action_logprobs(pairs), pairs.old_logprobs, pairs.advantages, pairs.action_mask, 0.2
-            ).loss
-        else:
-            loss = value_loss(model.values(pairs), pairs.values, pairs.reward_to_go, pairs.action_mask, 0.2).loss
+        loss = mean_loss(roles, role, pairs)
         loss.backward()
-        results.append((loss.item(), torch.cat([p.grad.flatten() for p in model.parameters()])))
+        results.append((loss.item(), torch.cat([p.grad.flatten() for p in getattr(roles, role).parameters()])))
     (loss, gradient), (wide_loss, wide_gradient) = results
     assert gradient.abs().max() > 1e-3
     assert abs(wide_loss - loss) < 1e-5
@@ -210,6 +215,41 @@ def test_the_learning_rate_falls_to_0_over_the_run(schedule, half_way):
     assert rates == pytest.approx([half_way, 0.0], abs=1e-12)
     with pytest.raises(ConfigError, match=f"steps is 2 and all are done, so the {schedule} schedule has ended"):
         trainer.train_value_model(fixed_pairs())
+
+
+@pytest.mark.parametrize("needs", [True, False])
+def test_a_loss_that_needs_entropies_is_given_them(needs):
+    trainer, seen = setup()[0], []
+
+    def watch(sa_pairs, new, config):
+        seen.append(new.entropies)
+        return TokenLoss(-new.logprobs, {})
+
+    trainer.losses = trainer.losses._replace(policy=PolicyLoss(watch, needs_entropies=needs))
+    metrics = trainer.train_policy_model(fixed_pairs())
+    assert all((entropies is not None) == needs for entropies in seen)
+    assert "clip_fraction" not in metrics and metrics["ratio"] > 0
+
+
+def test_without_a_value_model_the_policy_is_trained_alone():
+    _, roles = setup()
+    trainer = ModelTrainer(roles.policy, None, PPOConfig(lora_r=4, ppo_epochs=1))
+    assert trainer.optimisers.keys() == {"policy"}
+    before = [p.detach().clone() for p in roles.policy.parameters()]
+    metrics = trainer.train_models(fixed_pairs())
+    assert "policy_loss" in metrics and not any("value" in name for name in metrics)
+    assert any(not torch.equal(old, new) for old, new in zip(before, roles.policy.parameters()))
+    with pytest.raises(ValueError, match="there is no value model to train"):
+        trainer.train_value_model(fixed_pairs())
+
+
+@pytest.mark.parametrize("lora_r", [4, 0])
+def test_a_value_model_that_nobody_needs_is_not_made(lora_r):
+    base = make_base()
+    settings = dict(lora_r=lora_r, lora_alpha=8, lora_dropout=0.0, lora_targets="all-linear")
+    roles = set_up_roles(base, **settings, with_value=False)
+    assert roles.value is None
+    assert not any(".value." in name for name, _ in base.network.named_parameters())
 
 
 class LargestLogits(TorchDispatchMode):

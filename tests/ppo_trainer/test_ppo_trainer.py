@@ -14,7 +14,7 @@ from ppo_lm.base_setup import make_lora_config
 from ppo_lm.embedded.posts import generate_posts
 from ppo_lm.errors import ConfigError, DataError, RewardError
 from ppo_lm.ppo_trainer import RewardComputer
-from ppo_lm.ppo_trainer.metrics import describe_rollout, explained_variance
+from ppo_lm.ppo_trainer.metrics import describe_rollout
 from tests.conftest import make_base, make_pairs
 
 PROMPTS = [
@@ -351,8 +351,9 @@ def test_long_prompts_are_cut_at_a_sentence_and_counted(folder, capsys):
     assert "prompt 2 has no sentence that ends within max_prompt_tokens 40" in printed
 
 
-def test_metrics_ignore_padding():
-    pairs = make_pairs(rows=6)
+@pytest.mark.parametrize("holes", [False, True])
+def test_metrics_count_sampled_tokens_only(holes):
+    pairs = make_pairs(rows=6, holes=holes)
     poison = lambda column: column.masked_fill(~pairs.action_mask, torch.nan)  # noqa: E731
     dirty = pairs.with_columns(
         kl=poison(pairs.kl),
@@ -361,17 +362,11 @@ def test_metrics_ignore_padding():
         entropies=poison(pairs.entropies),
     )
     assert describe_rollout(dirty) == describe_rollout(pairs)
-    rows = [pairs.kl[i, :n].sum().item() for i, n in enumerate(pairs.lengths.tolist())]
+    rows = [kl[mask].sum().item() for kl, mask in zip(pairs.kl, pairs.action_mask)]
     assert describe_rollout(pairs)["kl"] == pytest.approx(sum(rows) / len(rows))
-
-
-def test_explained_variance_by_hand():
-    mask = torch.ones(1, 4, dtype=torch.bool)
-    targets = torch.tensor([[1.0, 2.0, 3.0, 4.0]])
-    assert explained_variance(targets, targets, mask) == 1.0
-    assert explained_variance(torch.zeros(1, 4), targets, mask) == 0.0
-    assert explained_variance(-targets, targets, mask) == pytest.approx(-3.0)
-    assert explained_variance(targets, torch.ones(1, 4), mask) == 0.0
+    assert describe_rollout(pairs)["length"] == pytest.approx(len(pairs) / 6)
+    known = describe_rollout(pairs.with_columns(values=None, entropies=None))
+    assert known.keys() == {"kl", "length", "ended"}
 
 
 def test_rooms_can_be_reached_from_the_package_alone():

@@ -64,7 +64,13 @@ def metrics(out):
 )
 @pytest.mark.parametrize(
     "settings",
-    [{"lora_r": 4}, {"lora_r": 0}, {"lora_r": 0, "dtype": "bfloat16"}, {"lora_r": 4, "value_backbone": "shared"}],
+    [
+        {"lora_r": 4},
+        {"lora_r": 0},
+        {"lora_r": 0, "dtype": "bfloat16"},
+        {"lora_r": 4, "value_backbone": "shared"},
+        {"lora_r": 4, "advantage_estimator": "rloo", "responses_per_prompt": 2},
+    ],
     ids=str,
 )
 def test_a_paused_run_ends_bit_for_bit_like_one_that_was_not(folder, tmp_path, fails, after, settings):

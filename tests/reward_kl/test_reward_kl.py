@@ -33,28 +33,31 @@ def test_unknown_estimator():
         KLDivergence("k4")
 
 
-def test_reward_is_score_on_the_last_action_minus_kl():
-    pairs = make_pairs(rows=20)
-    rewards = RewardAdjuster(kl_coef=0.3).adjust_rewards_with_kl(pairs).rewards
-    for row, length in enumerate(pairs.lengths.tolist()):
-        for t in range(rewards.shape[1]):
-            expected = -0.3 * pairs.kl[row, t] if t < length else torch.tensor(0.0)
-            if t == length - 1:
-                expected = expected + pairs.scores[row]
-            assert rewards[row, t].item() == pytest.approx(expected.item(), abs=1e-12)
+@pytest.mark.parametrize("holes", [False, True])
+def test_reward_is_score_on_the_last_sampled_token_minus_kl(holes):
+    pairs = make_pairs(rows=20, holes=holes)
+    rewards = RewardAdjuster().adjust_rewards_with_kl(pairs, kl_coef=0.3).rewards
+    for row in range(pairs.sequences):
+        places = pairs.action_mask[row].nonzero()[:, 0].tolist()
+        expected = torch.zeros(rewards.shape[1], dtype=torch.float64)
+        for t in places:
+            expected[t] = -0.3 * pairs.kl[row, t]
+        expected[places[-1]] += pairs.scores[row]
+        torch.testing.assert_close(rewards[row], expected, rtol=0, atol=1e-12)
 
 
 def test_missing_eos_replaces_the_score():
     pairs = make_pairs(rows=4)  # rows 1 and 3 did not terminate
-    rewards = RewardAdjuster(kl_coef=0.0, missing_eos_score=-1.0).adjust_rewards_with_kl(pairs).rewards
+    rewards = RewardAdjuster(missing_eos_score=-1.0).adjust_rewards_with_kl(pairs, 0.0).rewards
     expected = torch.where(pairs.terminated, pairs.scores, -1.0)
     torch.testing.assert_close(rewards.sum(dim=1), expected, rtol=0, atol=0)
 
 
-def test_whitened_rewards_keep_their_mean_and_have_variance_1():
-    pairs = make_pairs(rows=30)
-    plain = RewardAdjuster(0.1).adjust_rewards_with_kl(pairs).rewards[pairs.action_mask]
-    white = RewardAdjuster(0.1, whiten=True).adjust_rewards_with_kl(pairs).rewards
+@pytest.mark.parametrize("holes", [False, True])
+def test_whitened_rewards_keep_their_mean_and_have_variance_1(holes):
+    pairs = make_pairs(rows=30, holes=holes)
+    plain = RewardAdjuster().adjust_rewards_with_kl(pairs, 0.1).rewards[pairs.action_mask]
+    white = RewardAdjuster(whiten=True).adjust_rewards_with_kl(pairs, 0.1).rewards
     torch.testing.assert_close(white[pairs.action_mask].mean(), plain.mean(), rtol=0, atol=1e-9)
     torch.testing.assert_close(
         white[pairs.action_mask].var(correction=0), torch.tensor(1.0, dtype=torch.float64), rtol=0, atol=1e-6

@@ -3,7 +3,8 @@ import math
 import pytest
 import torch
 
-from ppo_lm.training import policy_loss, policy_ratio, value_loss
+from ppo_lm.ops import masked_mean, masked_sum
+from ppo_lm.training import approximate_kl, policy_loss, policy_ratio, value_loss
 
 ONE = torch.ones(1, 1, dtype=torch.bool)
 
@@ -25,12 +26,14 @@ def column(*numbers):
 def test_the_clip_quadrants_by_hand(ratio, advantage, loss, gradient, clipped):
     new = column(math.log(ratio)).requires_grad_()
     result = policy_loss(new, column(0.0), column(advantage), ONE, clip_epsilon=0.2)
-    result.loss.backward()
+    result.loss.sum().backward()
     assert result.loss.item() == pytest.approx(loss, abs=1e-12)
     assert new.grad.item() == pytest.approx(gradient, abs=1e-12)
-    assert int(result.clipped_sum) == clipped
-    assert result.ratio_sum.item() == pytest.approx(ratio, abs=1e-12)
-    assert result.approx_kl_sum.item() == pytest.approx(ratio - 1 - math.log(ratio), abs=1e-12)
+    assert int(result.metrics["clip_fraction"]) == clipped
+
+
+def test_the_approximate_kl_by_hand():
+    torch.testing.assert_close(approximate_kl(column(1.0, 2.0)), column(0.0, 1 - math.log(2)))
 
 
 @pytest.mark.parametrize(
@@ -45,7 +48,7 @@ def test_the_clip_quadrants_by_hand(ratio, advantage, loss, gradient, clipped):
 def test_value_loss_by_hand(new, old, target, clip, loss, gradient):
     values = column(new).requires_grad_()
     result = value_loss(values, column(old), column(target), ONE, clip)
-    result.loss.backward()
+    result.loss.sum().backward()
     assert result.loss.item() == pytest.approx(loss, abs=1e-12)
     assert values.grad.item() == pytest.approx(gradient, abs=1e-12)
 
@@ -57,12 +60,10 @@ def random_columns(count, seed=0, rows=4, actions=6):
     return [torch.randn(rows, actions, generator=g, dtype=torch.float64) for _ in range(count)], mask
 
 
-def losses(columns, mask, denominator=None):
-    a, b, c = columns
-    return {
-        "policy": policy_loss(a, b, c, mask, 0.2, denominator).loss,
-        "value": value_loss(a, b, c, mask, 0.2, denominator).loss,
-    }
+def losses(columns, mask):
+    """The sums over sampled tokens."""
+    found = {"policy": policy_loss(*columns, mask, 0.2), "value": value_loss(*columns, mask, 0.2)}
+    return {name: masked_sum(token_loss.loss, mask) for name, token_loss in found.items()}
 
 
 @pytest.mark.parametrize("name", ["policy", "value"])
@@ -81,7 +82,7 @@ def test_masked_gradients_are_exactly_zero_and_nan_in_padding_never_leaks(name):
 def test_huge_log_ratios_in_padding_do_not_overflow():
     mask = torch.tensor([[True, False]])
     new = column(0.0, 1e6).requires_grad_()
-    policy_loss(new, column(0.0, -1e6), column(1.0, 1.0), mask, 0.2).loss.backward()
+    masked_sum(policy_loss(new, column(0.0, -1e6), column(1.0, 1.0), mask, 0.2).loss, mask).backward()
     assert new.grad.tolist() == [[-1.0, 0.0]]
 
 
@@ -89,8 +90,7 @@ def test_huge_log_ratios_in_padding_do_not_overflow():
 def test_micro_batches_add_up_and_row_order_and_extra_padding_change_nothing(name):
     columns, mask = random_columns(3)
     whole = losses(columns, mask)[name]
-    tokens = mask.sum()
-    parts = [losses([c[rows] for c in columns], mask[rows], tokens)[name] for rows in ([0], [1, 2], [3])]
+    parts = [losses([c[rows] for c in columns], mask[rows])[name] for rows in ([0], [1, 2], [3])]
     torch.testing.assert_close(sum(parts), whole, rtol=0, atol=1e-12)
     order = [2, 0, 3, 1]
     torch.testing.assert_close(losses([c[order] for c in columns], mask[order])[name], whole, rtol=0, atol=1e-12)
@@ -103,11 +103,5 @@ def test_equal_log_probabilities_give_ratio_1_and_no_clipping():
     (logprobs, _, advantages), mask = random_columns(3)
     assert torch.all(policy_ratio(logprobs, logprobs, mask) == 1)
     result = policy_loss(logprobs, logprobs, advantages, mask, 0.2)
-    assert result.ratio_sum == mask.sum()
-    assert result.clipped_sum == 0
-    assert result.loss.item() == pytest.approx(-advantages[mask].mean().item(), abs=1e-12)
-
-
-def test_an_empty_mask_gives_zero_not_nan():
-    columns, mask = random_columns(3)
-    assert losses(columns, torch.zeros_like(mask)) == {"policy": 0, "value": 0}
+    assert not result.metrics["clip_fraction"][mask].any()
+    assert masked_mean(result.loss, mask).item() == pytest.approx(-advantages[mask].mean().item(), abs=1e-12)

@@ -1,0 +1,34 @@
+"""Updates that all happen, or none does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from ppo_lm.errors import NumericalFault
+from ppo_lm.optimisation.optimiser import Optimiser
+
+
+@contextmanager
+def all_or_nothing(optimisers: Sequence[Optimiser], updates: int) -> Iterator[None]:
+    """If the block raises `NumericalFault`, every update made in it is undone. `updates`: how many each optimiser makes.
+
+    A single update is held back until the block ends, so that there is nothing to undo and nothing to copy. Before
+    several, weights and moments are copied, on their own device.
+    """
+    held_back = updates == 1
+    before = [] if held_back else [optimiser.snapshot() for optimiser in optimisers]
+    for optimiser in optimisers if held_back else ():
+        optimiser.hold_back()
+    try:
+        yield
+    except NumericalFault:
+        for optimiser, snapshot in zip(optimisers, before):
+            optimiser.go_back_to(snapshot)
+        raise
+    else:
+        for optimiser in optimisers if held_back else ():
+            optimiser.catch_up()
+    finally:
+        for optimiser in optimisers if held_back else ():
+            optimiser.let_go()

@@ -1,0 +1,56 @@
+"""Losses by name: what one is given, and what it returns.
+
+A loss is a pure function of a micro-batch that returns a number per token. What all losses share is the model trainer's
+business: the mean over tokens or sequences, whatever the micro-batches; importance weights; the KL in the loss; the
+entropy bonus.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+
+from ppo_lm.config import PPOConfig
+from ppo_lm.types import SAPairs
+
+
+class TokenLoss(NamedTuple):
+    """The loss of each token, and what to log by the metric's name, as the mean over tokens. What stands where
+    `action_mask` is False is dropped."""
+
+    loss: torch.Tensor  # (B, A)
+    metrics: dict[str, torch.Tensor]  # (B, A) each, numbers or bool
+
+
+class NewNumbers(NamedTuple):
+    """What the policy now makes of the sampled tokens of a micro-batch, with gradients."""
+
+    logprobs: torch.Tensor  # (B, A) nats, 0 where masked
+    entropies: torch.Tensor | None  # (B, A) nats; None unless the loss needs them, or `entropy_coef` is set
+
+
+@dataclass(frozen=True)
+class PolicyLoss:
+    """A policy loss and what it needs.
+
+    Example::
+
+        def reinforce(sa_pairs, new, config):
+            return TokenLoss(-sa_pairs.require("advantages") * new.logprobs, {})
+
+        REINFORCE = PolicyLoss(reinforce)  # --policy_loss my_file.py:REINFORCE
+    """
+
+    compute: Callable[[SAPairs, NewNumbers, PPOConfig], TokenLoss]
+    needs_entropies: bool = False
+
+
+@dataclass(frozen=True)
+class ValueLoss:
+    """A value loss: a function of the pairs, which have the old `values` and the column `config.value_target`, and of
+    the new values, (B, A)."""
+
+    compute: Callable[[SAPairs, torch.Tensor, PPOConfig], TokenLoss]
