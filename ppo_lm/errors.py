@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 
@@ -53,10 +54,10 @@ class Interrupted(UserError):
 
 
 class NumericalFault(UserError):
-    """A number that a step is computed from is NaN or infinite. `batch`: the `SAPairs` it was found in, where there are
-    any yet."""
+    """A number that a step is computed from is NaN or infinite. `batch`: the `SAPairs` it was found in, or None if
+    there are none yet."""
 
-    batch = None
+    batch: Any = None
 
 
 class RunStopped(UserError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from ppo_lm.ops import masked_mean
+from ppo_lm.rewards import Scores
 from ppo_lm.tracking import Floor, PhaseClock, peak_memory
 from ppo_lm.types import SAPairs
 
@@ -38,12 +39,12 @@ def describe_cost(clock: PhaseClock, sa_pairs: SAPairs, floor: Floor, all_update
     return {"seconds": seconds, **phases, **shares, **rates, "peak_memory_mib": peak_memory(clock.device)}
 
 
-def describe_scores(plain_scores: torch.Tensor, components: dict[str, torch.Tensor]) -> dict[str, float]:
-    """Mean and standard deviation of the scores (B,), and the mean of every reward (B,) over the completions it has an
-    opinion on, as `reward/NAME`."""
-    known = {name: scores[~scores.isnan()] for name, scores in components.items()}
-    means = {f"reward/{name}": float(scores.mean()) for name, scores in known.items() if len(scores)}
-    return {"score": float(plain_scores.mean()), "score_std": float(plain_scores.std(correction=0)), **means}
+def describe_scores(scores: Scores) -> dict[str, float]:
+    """Mean and standard deviation of the scores before normalising, and the mean of every part, over the responses it
+    has an opinion on, as `reward/NAME`."""
+    known = {name: values[~values.isnan()] for name, values in scores.parts.items()}
+    means = {f"reward/{name}": float(values.mean()) for name, values in known.items() if len(values)}
+    return {"score": float(scores.plain.mean()), "score_std": float(scores.plain.std(correction=0)), **means}
 
 
 def explained_variance(values: torch.Tensor, targets: torch.Tensor, mask: torch.Tensor) -> float:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from rich.table import Table
 
 from ppo_lm.config import PPOConfig
@@ -53,18 +51,15 @@ class RunLog(Log):
         self.data(report)
         self.warn(warnings)
 
-    def step(self, step: int, prompts: list[Prompt], results: dict, components: dict[str, torch.Tensor]) -> None:
-        """Record one `ppo_step`, and say so if the run looks ill. `components`: the scores (B,) by each reward's
-        name."""
+    def step(self, step: int, prompts: list[Prompt], results: dict) -> None:
+        """Record what one `ppo_step` returned, and say so if the run looks unhealthy."""
         metrics = {name: value for name, value in results.items() if isinstance(value, (int, float))}
         self.steps.append({"step": step, **metrics})
         self.record(self.steps[-1])
         if step % self.config.samples_every == 0 or step == self.config.steps:
-            parts = [
-                dict(zip(components, values)) for values in zip(*(scores.tolist() for scores in components.values()))
-            ]
-            for prompt, text, score, part in zip(prompts, results["generated_texts"], results["rewards"], parts):
-                rewards = {name: None if math.isnan(value) else value for name, value in part.items()}
+            names, values = results["reward_parts"].keys(), zip(*results["reward_parts"].values())
+            parts = [dict(zip(names, row)) for row in values]
+            for prompt, text, score, rewards in zip(prompts, results["generated_texts"], results["rewards"], parts):
                 self.append(
                     "samples.jsonl",
                     {"step": step, "prompt": prompt, "completion": text, "score": score, "rewards": rewards},
