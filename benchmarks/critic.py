@@ -26,6 +26,7 @@ from ppo_lm import PPOConfig, PPOTrainer
 from ppo_lm.cli.main import EMBEDDED_SETTINGS, read_settings
 from ppo_lm.ppo_trainer import SequenceGenerator
 from ppo_lm.ppo_trainer.metrics import explained_variance
+from ppo_lm.rewards import Responses
 from ppo_lm.types import SAPairs
 
 EVERY = 5  # steps
@@ -41,7 +42,8 @@ def answer(trainer: PPOTrainer, prompts: list[str]) -> SAPairs:
         roles.policy, roles.sft, trainer.generator.sampling, config.micro_batch_tokens, seed=config.seed + 1
     )
     pairs, texts = generator.generate_sequences(prompts)
-    pairs = pairs.with_columns(scores=trainer.reward_computer.compute_rewards(prompts, texts, None, pairs))
+    responses = Responses.sampled(prompts, texts, {}, pairs, generator.tokenizer)
+    pairs = pairs.with_columns(scores=trainer.reward_computer.compute_rewards(responses).total)
     pairs = trainer.reward_adjuster.adjust_rewards_with_kl(trainer.kl_divergence.add_kl_to_sa_pairs(pairs))
     return trainer.return_calculator.add_reward_to_go(pairs)
 
@@ -61,10 +63,9 @@ def ceiling(trainer: PPOTrainer, pairs: SAPairs, seed: int) -> float:
     generator = SequenceGenerator(
         roles.policy, roles.sft, trainer.generator.sampling, config.micro_batch_tokens, seed=seed + 2
     )
-    generator._encode = lambda rows: [states[int(row)] for row in rows]  # states are token ids already
-    rows = [str(row) for row in range(len(states))]
-    found, texts = generator.generate_sequences(rows)
-    scores = trainer.reward_computer.compute_rewards(rows, texts, None, found)
+    found, texts = generator.generate_sequences(states)
+    responses = Responses.sampled(states, texts, {}, found, generator.tokenizer)
+    scores = trainer.reward_computer.compute_rewards(responses).total
     returns = torch.where(found.terminated & (found.lengths <= left), scores, config.missing_eos_score)
     return 1 - float(returns.view(-1, CONTINUATIONS).var(dim=1).mean() / returns.var())
 

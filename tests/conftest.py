@@ -15,6 +15,7 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from ppo_lm.base_setup import EMBEDDED_MODEL
 from ppo_lm.models import BaseModel
+from ppo_lm.rewards import Responses, ask
 from ppo_lm.types import SAPairs
 
 
@@ -90,6 +91,11 @@ def make_pairs(rows=5, prompt=6, actions=7, vocabulary=1500, dtype=torch.float64
         scores=draw(rows),
         **{**numbers, **columns},
     )
+
+
+def opinions(reward, prompts, texts, columns=None) -> list[float | None]:
+    """The scores that a `Reward` gives texts."""
+    return ask(reward, Responses(prompts, texts, columns or {})).opinions
 
 
 @pytest.fixture

@@ -233,7 +233,7 @@ def test_prompts_of_live_pairs_are_fitted_as_those_of_ppo_are(tmp_path):
     pairs, report = load_pairs(CollectConfig(prompts=str(file), max_prompt_tokens=30))
     assert len(pairs) == report.used == 2 and report.cut == 1
     assert "prompt 2 has no sentence that ends within max_prompt_tokens 30" in str(report.dropped[0])
-    with pytest.raises(DataError, match=r"prompt 1 has 8\d tokens, prompt 2 has 8\d tokens .* less max_new_tokens 450"):
+    with pytest.raises(DataError, match=r"prompt 1 has 161 tokens, prompt 2 has 169 tokens .* less max_new_tokens 450"):
         load_pairs(CollectConfig(prompts=str(file), max_new_tokens=450))
 
 
