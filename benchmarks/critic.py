@@ -31,6 +31,7 @@ from ppo_lm.advantage import ReturnCalculator
 from ppo_lm.cli.main import EMBEDDED_SETTINGS, read_settings
 from ppo_lm.ops import explained_variance
 from ppo_lm.ppo_trainer import SequenceGenerator
+from ppo_lm.rewards import Responses
 from ppo_lm.types import SAPairs
 
 EVERY = 5  # steps
@@ -46,7 +47,8 @@ def answer(trainer: PPOTrainer, prompts: list[str]) -> SAPairs:
         roles.policy, roles.sft, trainer.generator.sampling, config.micro_batch_tokens, seed=config.seed + 1
     )
     pairs, texts = generator.generate_sequences(prompts)
-    pairs = pairs.with_columns(scores=trainer.reward_computer.compute_rewards(prompts, texts, None, pairs))
+    responses = Responses.sampled(prompts, texts, {}, pairs, generator.tokenizer)
+    pairs = pairs.with_columns(scores=trainer.reward_computer.compute_rewards(responses).total)
     pairs = trainer.kl_divergence.add_kl_to_sa_pairs(pairs)
     pairs = trainer.reward_adjuster.adjust_rewards_with_kl(pairs, config.kl_coef)
     return ReturnCalculator().add_reward_to_go(pairs, config.gamma)
@@ -67,10 +69,9 @@ def ceiling(trainer: PPOTrainer, pairs: SAPairs, seed: int) -> float:
     generator = SequenceGenerator(
         roles.policy, roles.sft, trainer.generator.sampling, config.micro_batch_tokens, seed=seed + 2
     )
-    generator._encode = lambda rows: [states[int(row)] for row in rows]  # states are token ids already
-    rows = [str(row) for row in range(len(states))]
-    found, texts = generator.generate_sequences(rows)
-    scores = trainer.reward_computer.compute_rewards(rows, texts, None, found)
+    found, texts = generator.generate_sequences(states)
+    responses = Responses.sampled(states, texts, {}, found, generator.tokenizer)
+    scores = trainer.reward_computer.compute_rewards(responses).total
     returns = torch.where(found.terminated & (found.lengths <= left), scores, config.missing_eos_score)
     return 1 - float(returns.view(-1, CONTINUATIONS).var(dim=1).mean() / returns.var())
 

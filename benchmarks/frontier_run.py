@@ -4,7 +4,6 @@ batch, and those of the held-out prompts after training."""
 from __future__ import annotations
 
 import json
-import statistics
 import sys
 from pathlib import Path
 
@@ -22,7 +21,7 @@ from trl_learning import Rows, kl_of_samples, lora, shared_arguments
 from ppo_lm import PPOConfig, PPOTrainer
 from ppo_lm.data import PromptSet, load_prompts
 from ppo_lm.data.encoding import encode_prompt
-from ppo_lm.rewards import load_scorer
+from ppo_lm.rewards import Responses, Reward, load_reward
 
 sys.path.insert(0, str(ROOT / "examples"))
 from smollm2_sentiment import OPENINGS, SUBJECTS
@@ -58,7 +57,7 @@ def make_prompts(task: str, config: PPOConfig) -> tuple[PromptSet, PromptSet]:
 
 
 def train_ours(task: str, config: PPOConfig, train: PromptSet, held_out: PromptSet) -> dict:
-    trainer, rows = PPOTrainer(config, reward=load_scorer(TASKS[task]["reward"])), []
+    trainer, rows = PPOTrainer(config, reward=load_reward(TASKS[task]["reward"])), []
     for batch, _ in zip(train.batches(config.batch_size, config.seed), range(config.steps)):
         rows.append(trainer.ppo_step(batch.prompts, None))
     policy = trainer.roles.policy.base.merged_network(trainer.roles.policy.role)
@@ -68,23 +67,23 @@ def train_ours(task: str, config: PPOConfig, train: PromptSet, held_out: PromptS
 
 
 class ScorerModule(torch.nn.Module):
-    """Takes the place of TRL's reward model; `get_reward` calls its scorer."""
+    """Takes the place of TRL's reward model; `get_reward` calls its reward."""
 
-    def __init__(self, tokenizer, scorer):
+    def __init__(self, tokenizer, reward: Reward):
         super().__init__()
-        self.tokenizer, self.scorer = tokenizer, scorer
+        self.tokenizer, self.reward = tokenizer, reward
 
     def scores(self, query_responses: torch.Tensor, context_length: int) -> torch.Tensor:
         prompts, completions = (
             self.tokenizer.batch_decode(ids, skip_special_tokens=True)
             for ids in query_responses.tensor_split([context_length], dim=1)
         )
-        return torch.tensor(self.scorer(prompts, completions))
+        return self.reward.score(Responses(prompts, completions)).total.float()
 
 
 def train_trl(task: str, config: PPOConfig, train: PromptSet, held_out: PromptSet, folder: Path) -> dict:
     tokenizer, rows, get_reward = load_tokenizer(task), Rows(), trl_ppo.get_reward
-    reward = ScorerModule(tokenizer, load_scorer(TASKS[task]["reward"]))
+    reward = ScorerModule(tokenizer, load_reward(TASKS[task]["reward"]))
 
     def get_any_reward(model, query_responses, pad_token_id, context_length):
         if model is reward:
@@ -153,8 +152,8 @@ def evaluate(
     real = ends.long().cumsum(dim=1) - ends.long() == 0
     kl = kl_of_samples(policy, reference, ids, mask, sampled, real, config.temperature)
     texts = [tokenizer.decode(row[keep], skip_special_tokens=True) for row, keep in zip(sampled, real)]
-    found = load_scorer(TASKS[task]["reward"])(prompts * answers, texts)
-    return {"final_score": statistics.fmean(found), "final_kl": kl}
+    found = load_reward(TASKS[task]["reward"]).score(Responses(prompts * answers, texts)).total
+    return {"final_score": float(found.mean()), "final_kl": kl}
 
 
 def load_policy(task: str) -> transformers.PreTrainedModel:

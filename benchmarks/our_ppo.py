@@ -15,12 +15,31 @@ from workloads import WORKLOADS, Workload, make_prompts
 from ppo_lm import PPOConfig, PPOTrainer
 from ppo_lm.base_setup import make_lora_config
 from ppo_lm.models import RewardModel
+from ppo_lm.rewards import ModelReward, RewardContext
 
 NO_TOKEN = -1
 
 
+class RandomReward(ModelReward):
+    """A reward model with a head of random weights, which the value model does not start from."""
+
+    def __init__(self, lora_r: int):
+        self.lora_r = lora_r
+        super().__init__(self.add_to_base)
+
+    def add_to_base(self, context: RewardContext) -> RewardModel:
+        base = context.find_base(Path())
+        if self.lora_r:
+            base.add_adapter("reward", make_lora_config(self.lora_r, 2 * self.lora_r, 0.0))
+        return RewardModel(base, "reward" if self.lora_r else None)
+
+    def make_ready(self, context: RewardContext) -> None:
+        super().make_ready(context)
+        self.models = ()
+
+
 def make_trainer(workload: Workload, folder: Path, steps: int, lora_r: int, dtype: str, **settings) -> PPOTrainer:
-    """A trainer that takes the indices of the workload's prompts as its prompts."""
+    """A trainer for token prompts such as `make_prompts` makes."""
     config = PPOConfig(
         model_name=str(folder / "policy"),
         dtype=dtype,
@@ -36,24 +55,19 @@ def make_trainer(workload: Workload, folder: Path, steps: int, lora_r: int, dtyp
         mini_batches=1,
         **settings,
     )
-    trainer = PPOTrainer(config, reward=len)
-    base = trainer.base
-    if lora_r:
-        base.add_adapter("reward", make_lora_config(lora_r, 2 * lora_r, 0.0))
-    trainer.reward_computer.rewards = [RewardModel(base, "reward" if lora_r else None)]
+    trainer = PPOTrainer(config, reward=RandomReward(lora_r))
     trainer.floor.passes = trainer.floor.passes._replace(rewards=1)
-    for shared in {id(b): b for b in (base, trainer.roles.policy.base)}.values():
+    for shared in {id(b): b for b in (trainer.base, trainer.roles.policy.base)}.values():
         shared.eos_token_ids = [NO_TOKEN]
-    prompts = make_prompts(workload, workload.prompts * steps, base.network.config.vocab_size)
-    trainer.generator._encode = lambda rows: [prompts[int(row)] for row in rows]  # random tokens are not text
     return trainer
 
 
 def time_steps(trainer: PPOTrainer, workload: Workload, steps: int) -> list[dict[str, float]]:
     """The seconds of each step's phases, and the peak memory after it."""
-    done = []
+    done, count = [], workload.prompts
+    prompts = make_prompts(workload, count * steps, trainer.base.network.config.vocab_size)
     for step in range(steps):
-        results = trainer.ppo_step([str(row) for row in range(step * workload.prompts, (step + 1) * workload.prompts)])
+        results = trainer.ppo_step(prompts[step * count : (step + 1) * count])
         scoring = results["seconds/scoring"] + results["seconds/reward"]
         least = {
             phase: results[f"floor/{phase}"] * results[f"seconds/{phase}"]

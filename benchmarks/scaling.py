@@ -20,7 +20,7 @@ import torch
 from our_ppo import make_trainer, time_steps
 from rich.console import Console
 from rich.table import Table
-from workloads import WORKLOADS, prepare
+from workloads import WORKLOADS, make_prompts, prepare
 
 from ppo_lm.data.encoding import pad
 
@@ -49,9 +49,14 @@ def measure_early_ends(folder: Path, limit: int, ends: bool) -> dict[str, float]
     trainer = make_trainer(workload, folder, 3, 16, "float32", rollout_slots=SLOTS)
     if ends:  # random weights make all tokens about equally likely; with this many EOS tokens the mean length is half
         trainer.base.eos_token_ids = list(range(2, 2 + round(1.6 / limit * trainer.base.network.config.vocab_size)))
+    prompts = make_prompts(workload, 3 * workload.prompts, trainer.base.network.config.vocab_size)
     for step in range(3):
-        prompts = trainer.generator._encode(range(step * 4 * SLOTS, (step + 1) * 4 * SLOTS))
-        ids, mask = pad(prompts, trainer.base.pad_token_id, side="left", device=trainer.base.device)
+        ids, mask = pad(
+            prompts[step * 4 * SLOTS : (step + 1) * 4 * SLOTS],
+            trainer.base.pad_token_id,
+            side="left",
+            device=trainer.base.device,
+        )
         started = time.perf_counter()
         sampled = trainer.generator.engine.sample(
             ids, mask, trainer.generator.sampling, torch.Generator().manual_seed(step)

@@ -58,8 +58,8 @@ class Interrupted(UserError):
 
 
 class NumericalFault(UserError):
-    """A number that a step is computed from is NaN or infinite. `batch`: the `SAPairs` it was found in, where there are
-    any yet."""
+    """A number that a step is computed from is NaN or infinite. `batch`: the `SAPairs` it was found in, or None if
+    there are none yet."""
 
     batch: Any = None
 

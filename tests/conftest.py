@@ -15,6 +15,7 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from ppo_lm.base_setup import EMBEDDED_MODEL
 from ppo_lm.models import BaseModel
+from ppo_lm.rewards import Responses, ask
 from ppo_lm.types import SAPairs
 
 
@@ -97,6 +98,11 @@ def make_pairs(
         scores=draw(rows),
         **{**numbers, **columns},
     )
+
+
+def opinions(reward, prompts, texts, columns=None) -> list[float | None]:
+    """The scores that a `Reward` gives texts."""
+    return ask(reward, Responses(prompts, texts, columns or {})).opinions
 
 
 @pytest.fixture

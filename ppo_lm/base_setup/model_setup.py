@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -22,12 +22,13 @@ from ppo_lm.models.value_model import VALUE_FILES
 
 
 class Roles(NamedTuple):
-    """The models of a PPO run; `value` is None if no value model is asked for, `rewards` empty when functions score."""
+    """The models of a PPO run; `value` is None if no value model is asked for; `rewards` are the reward models on the
+    base, none if only functions score."""
 
     policy: PolicyModel
     sft: SFTModel
     value: ValueModel | None
-    rewards: list[RewardModel]
+    rewards: Sequence[RewardModel]
 
     def trained(self) -> dict[str, PolicyModel | ValueModel]:
         """The models that PPO trains, by role."""
@@ -41,13 +42,17 @@ def set_up_roles(
     lora_alpha: float,
     lora_dropout: float,
     lora_targets: str,
-    reward_folders: Sequence[Path] = (),
+    load_rewards: Callable[[BaseModel], Sequence[RewardModel]] = lambda base: (),
     seed: int = 0,
     shared_trunk: bool = False,
     value_folder: Path | None = None,
     with_value: bool = True,
 ) -> Roles:
     """Add the adapters and heads to `base`, their random parts drawn with `seed`.
+
+    `load_rewards` puts the reward models onto the base and returns them. It is called after torch's random stream is
+    seeded and before the policy's adapter is drawn from it: what it draws decides what the policy starts from, and
+    calling it here keeps that the same for the same seed and rewards.
 
     With lora_r 0, policy and value get a copy of all weights each; the base stays the reference. With reward models on
     the same base, the value model starts from the first one's adapter and its normalised head (2403.17031); with a
@@ -59,10 +64,7 @@ def set_up_roles(
     lora = None if full else make_lora_config(lora_r, lora_alpha, lora_dropout, lora_targets)
     policy_base = base.copy_of_all_weights() if full else base
     value_base = base.copy_of_all_weights() if full and with_value and not shared_trunk else base
-    rewards = [
-        load_reward_model(base, folder, "reward" if i == 0 else f"reward_{i + 1}")
-        for i, folder in enumerate(reward_folders)
-    ]
+    rewards = load_rewards(base)
     if lora:
         add_adapter(base, "policy", lora)
     policy = PolicyModel(policy_base, "policy" if lora else None)
@@ -88,7 +90,7 @@ def make_value_model(
     if value_folder:
         load_value_adapter(base, value_folder)
     elif rewards:
-        base.copy_adapter("reward", "value")
+        base.copy_adapter(rewards[0].role, "value")
     elif lora:
         base.add_adapter("value", lora)
     if not lora and (value_folder or rewards):
@@ -121,8 +123,10 @@ def add_adapter(base: BaseModel, role: str, lora: LoraConfig) -> None:
         )
 
 
-def load_reward_model(base: BaseModel, folder: Path, role: str) -> RewardModel:
-    """`RewardModel.load`, with a `ModelError` if it does not fit the base."""
+def load_reward_model(base: BaseModel, folder: Path) -> RewardModel:
+    """`RewardModel.load` as the role "reward", or "reward_N" if that is taken; a `ModelError` if it does not fit the
+    base."""
+    role = f"reward_{len(base.roles) + 1}" if "reward" in base.roles else "reward"
     with _loading("reward model", folder, base):
         return RewardModel.load(base, folder, role)
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import threading
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from ppo_lm.config import CollectConfig
-from ppo_lm.data import DataReport, Preference, Prompt, fingerprint, load_preferences, load_prompts
-from ppo_lm.errors import DataError
+from ppo_lm.data import DataReport, Preference, Prompt, PromptSet, fingerprint, load_preferences, load_prompts
+
+if TYPE_CHECKING:
+    from ppo_lm.models import PolicyModel
 
 
 class Pairs(Protocol):
@@ -41,66 +43,39 @@ class FilePairs:
 
 
 class LivePairs:
-    """Two samples of a policy for each prompt, drawn when they are asked for."""
+    """Two samples of a policy for each prompt, drawn when they are asked for. The prompts have their `ids`."""
 
     TRIES = 8  # to get two that differ
 
-    def __init__(self, prompts: list[Prompt], config: CollectConfig, report: DataReport):
-        from ppo_lm.base_setup import load_base
-        from ppo_lm.models import PolicyModel
-
-        self._prompts, self._config, self._lock = prompts, config, threading.Lock()
+    def __init__(self, policy: PolicyModel, prompts: PromptSet, config: CollectConfig):
+        self._policy, self._prompts, self._config = policy, prompts, config
+        self._lock = threading.Lock()
         self._written: dict[int, tuple[Prompt, str, str]] = {}
-        self._policy = PolicyModel(load_base(config.model_name, config.dtype, config.device), None)
-        self._fit_prompts(report)
 
     def __len__(self) -> int:
         return len(self._prompts)
 
     def pair(self, number: int) -> tuple[Prompt, str, str]:
-        from ppo_lm.rollout import SamplingSettings, write_completions
-
-        prompt, sampling = (
-            self._prompts[number],
-            SamplingSettings(self._config.max_new_tokens, self._config.temperature),
-        )
         with self._lock:
-            if number in self._written:
-                return self._written[number]
-            for attempt in range(self.TRIES):
-                seed = (self._config.seed * 1_000_003 + number) * self.TRIES + attempt
-                first, second = write_completions(self._policy, [prompt, prompt], sampling, seed=seed)
-                if first != second:
-                    break
-            self._written[number] = prompt, first, second
-        return self._written[number]
+            if number not in self._written:
+                self._written[number] = (self._prompts.prompts[number], *self._write(number))
+            return self._written[number]
 
     def fingerprint(self) -> str:
-        return fingerprint(self._prompts)
+        return fingerprint(self._prompts.prompts)
 
-    def _fit_prompts(self, report: DataReport) -> None:
-        from ppo_lm.data.encoding import encode_prompt, fit_prompt
+    def _write(self, number: int) -> list[str]:
+        """Two completions, different ones unless the policy writes the same in each of `TRIES` tries."""
+        from ppo_lm.rollout import SamplingSettings, write_completions
 
-        base, config = self._policy.base, self._config
-        fitted = [fit_prompt(base.tokenizer, prompt, config.max_prompt_tokens) for prompt in self._prompts]
-        for number, prompt in enumerate(fitted, start=1):
-            if prompt is None:
-                report.drop(
-                    f"prompt {number}", f"has no sentence that ends within max_prompt_tokens {config.max_prompt_tokens}"
-                )
-        report.cut = sum(prompt is not None and prompt != whole for prompt, whole in zip(fitted, self._prompts))
-        self._prompts = [prompt for prompt in fitted if prompt is not None]
-        if not self._prompts:
-            raise DataError(
-                f"prompts: none has a sentence that ends within max_prompt_tokens {config.max_prompt_tokens}; raise it"
-            )
-        room = base.context_length - config.max_new_tokens
-        lengths = [len(encode_prompt(base.tokenizer, prompt)) for prompt in self._prompts]
-        if max(lengths) > room:
-            raise DataError(
-                f"prompt {lengths.index(max(lengths))} has {max(lengths)} tokens (counted from 0), but only {room} "
-                "leave room for a completion; shorten it"
-            )
+        config, prompt = self._config, self._prompts.ids[number]
+        sampling = SamplingSettings(config.max_new_tokens, config.temperature)
+        for attempt in range(self.TRIES):
+            seed = (config.seed * 1_000_003 + number) * self.TRIES + attempt
+            written = write_completions(self._policy, [prompt, prompt], sampling, seed=seed)
+            if written[0] != written[1]:
+                break
+        return written
 
 
 def load_pairs(config: CollectConfig) -> tuple[Pairs, DataReport]:
@@ -108,5 +83,17 @@ def load_pairs(config: CollectConfig) -> tuple[Pairs, DataReport]:
     if config.pairs is not None:
         found, report = load_preferences(config.pairs, config, config.first_column, config.second_column)
         return FilePairs(found), report
+    from ppo_lm.base_setup import load_base
+    from ppo_lm.data.fitting import fit_prompts
+    from ppo_lm.models import PolicyModel
+
     prompts, report = load_prompts(config.prompts, config)
-    return LivePairs(prompts.prompts, config, report), report
+    base = load_base(config.model_name, config.dtype, config.device)
+    prompts, report = fit_prompts(
+        prompts,
+        report,
+        base,
+        max_prompt_tokens=config.max_prompt_tokens,
+        max_new_tokens=config.max_new_tokens,
+    )
+    return LivePairs(PolicyModel(base, None), prompts, config), report

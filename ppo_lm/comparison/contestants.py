@@ -54,10 +54,11 @@ def read_contestants(config: EvaluateConfig, prompts: PromptSet) -> list[Contest
 
 
 class Bases:
-    """Every base of a comparison, loaded once, however it is named."""
+    """The bases of a comparison, each loaded once, however it is named."""
 
     def __init__(self, config: EvaluateConfig):
-        self._config, self._loaded = config, {}
+        self._config = config
+        self._loaded: dict[str, BaseModel] = {}
 
     def load(self, name: str) -> BaseModel:
         name = _resolve(name)
@@ -75,8 +76,9 @@ def load_policies(contestants: list[Contestant], bases: Bases) -> dict[str, Poli
         folder = Path(contestant.source).expanduser()
         is_adapter = (folder / "adapter_config.json").is_file()
         base = bases.load(read_adapter_base(folder) if is_adapter else contestant.source)
-        role = f"contestant_{number}" if is_adapter else None
+        role = None
         if is_adapter:
+            role = f"contestant_{number}"
             load_adapter(base, role, folder)
         policies[contestant.name] = PolicyModel(base, role)
     return policies

@@ -2,29 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ppo_lm.base_setup import load_reward_model, pick_device, read_adapter_base
+from rich.console import Console
+
+from ppo_lm.base_setup import pick_device, read_adapter_base
 from ppo_lm.comparison.contestants import Bases, load_policies, read_contestants
 from ppo_lm.comparison.report import print_tables, write_results
 from ppo_lm.comparison.results import Standing, compare
 from ppo_lm.config import EvaluateConfig
 from ppo_lm.data import PromptSet, load_prompts
-from ppo_lm.data.encoding import encode_completion, encode_prompt
+from ppo_lm.data.encoding import encode_completion, same_vocabulary
 from ppo_lm.data.examples import with_leading_space
+from ppo_lm.data.fitting import encode_prompt_set, fit_prompts
 from ppo_lm.errors import ConfigError, DataError
 from ppo_lm.evaluation import Evaluation, evaluate, evaluate_texts
-from ppo_lm.models import PolicyModel, RewardModel
-from ppo_lm.ppo_trainer import RewardComputer, SequenceGenerator
-from ppo_lm.ppo_trainer.inputs import check_columns, check_lengths, fit_prompts, load_reward
-from ppo_lm.rewards import ClassifierReward, Scorer, response_columns, tldr_heuristics
+from ppo_lm.models import BaseModel, PolicyModel
+from ppo_lm.ppo_trainer import SequenceGenerator
+from ppo_lm.rewards import DEFAULT_REWARD, RewardComputer, RewardContext, check_prompt_columns, load_reward
 from ppo_lm.rollout import SamplingSettings
-from ppo_lm.tracking import StageLog, check_output_dir
-from ppo_lm.types import SAPairs
+from ppo_lm.run import Run, check_output_dir
+from ppo_lm.tracking import MetricsFile, Recorder, Screen, append_record
 
 
-def run_comparison(config: EvaluateConfig, quiet: bool = False) -> dict[str, list[Standing]]:
+def run_comparison(
+    config: EvaluateConfig, quiet: bool = False, recorders: Sequence[Recorder] = ()
+) -> dict[str, list[Standing]]:
     """Sample from every policy, judge, compare. Returns the comparisons by kind of sampling: `sampled` and
     `near_greedy`.
 
@@ -35,100 +40,97 @@ def run_comparison(config: EvaluateConfig, quiet: bool = False) -> dict[str, lis
     check_output_dir(config.output_dir)
     prompts, report = load_prompts(config.prompts, config)
     contestants = read_contestants(config, prompts)
-    judge = load_reward(config.judge) if config.judge is not None else load_reward(tldr_heuristics)
-    check_columns(judge, prompts, config.prompts)
+    judge = load_reward(config.judge or DEFAULT_REWARD, "judge")
+    check_prompt_columns(judge, prompts, "judge", config.prompts)
 
     bases = Bases(config)
     policies = load_policies(contestants, bases)
     first, *others = {id(policy.base): policy.base for policy in policies.values()}.values()
-    prompts, report = fit_prompts(prompts, report, config, first)
-    for base in others:
-        check_lengths(
-            [encode_prompt(base.tokenizer, prompt) for prompt in prompts.prompts],
-            config.max_new_tokens,
-            base.context_length,
-        )
+    prompts, report = fit_prompts(
+        prompts,
+        report,
+        first,
+        max_prompt_tokens=config.max_prompt_tokens,
+        max_new_tokens=config.max_new_tokens,
+    )
     held_out, beyond = prompts.draw(config.eval_prompts, config.seed)
+    encoded = {id(first): held_out} | {id(base): encode_for(base, prompts, config) for base in others}
     report.describe_split([], [str(prompt) for prompt in held_out.prompts])
     texts = {c.name: read_column(held_out, c.column) for c in contestants if c.column is not None}
-    log = StageLog(config, config.output_dir, quiet)
-    log.data(report)
+    notices = []
     if beyond:
-        log.say(
-            f"  {beyond} of these are not among those that a run on the same prompts, seed and eval_prompts holds "
-            "out: it has trained on them"
+        notices.append(
+            f"{beyond} of the {len(held_out)} prompts are not among those that a run with the same prompts, seed and "
+            "eval_prompts holds out: it has trained on them"
         )
-    judge = _load_judge(judge, config, bases)
     scorer = RewardComputer(judge, config.micro_batch_tokens)
+    judge_base = lambda folder: bases.load(config.judge_base or read_adapter_base(folder))  # noqa: E731
+    judge.make_ready(RewardContext(pick_device(config.device), judge_base, scorer.budget))
 
     kinds = {
         "sampled": SamplingSettings(config.max_new_tokens, config.temperature, config.top_k, config.top_p),
         "near_greedy": SamplingSettings(config.max_new_tokens, config.eval_temperature),
     }
+    console = Console(quiet=quiet, highlight=False)
     results = {}
-    for kind, sampling in kinds.items():
-        made = {}
-        for contestant in contestants:
-            log.say(f"{kind.replace('_', ' ')}: {contestant.name}")
-            evaluation = evaluate_contestant(contestant.name, policies, texts, scorer, held_out, sampling, config)
-            made[contestant.name] = (
-                evaluation if kind == "sampled" else replace(evaluation, kl=None)
-            )  # at another temperature it compares other distributions
-        results[kind] = compare(made, config.seed)
-        for name, evaluation in made.items():
-            for prompt, text, score in zip(held_out.prompts, evaluation.texts, evaluation.scores):
-                log.append(
-                    "completions.jsonl",
-                    {"sampling": kind, "model": name, "prompt": prompt, "completion": text, "score": score},
-                )
-    print_tables(results, len(held_out), log.console)
-    write_results(results, len(held_out), scorer.names[0], log.folder)
-    log.say_where()
-    log.close()
+    with Run(config, steps=0, command="ppo-lm evaluate", recorders=[Screen(console), MetricsFile(), *recorders]) as run:
+        run.start(f"{len(contestants)} policies on {config.prompts}", reports=[report], notices=notices)
+        for kind, sampling in kinds.items():
+            made = {}
+            for contestant in contestants:
+                run.say(f"{kind.replace('_', ' ')}: {contestant.name}")
+                if contestant.name in texts:
+                    evaluation = evaluate_column(texts[contestant.name], first, scorer, held_out)
+                else:
+                    policy = policies[contestant.name]
+                    reference = next(iter(policies.values()))
+                    evaluation = evaluate_policy(policy, reference, scorer, encoded[id(policy.base)], sampling, config)
+                if kind != "sampled":  # at another temperature the KL compares other distributions
+                    evaluation = replace(evaluation, kl=None)
+                made[contestant.name] = evaluation
+            results[kind] = compare(made, config.seed)
+            write_completions_of(made, kind, held_out, run.folder / "completions.jsonl")
+        print_tables(results, len(held_out), console)
+        write_results(results, len(held_out), scorer.names[0], run.folder)
+        run.finish()
     return results
 
 
-def evaluate_contestant(
-    name: str,
-    policies: dict[str, PolicyModel],
-    texts: dict[str, list[str]],
+def write_completions_of(made: dict[str, Evaluation], kind: str, prompts: PromptSet, file: Path) -> None:
+    """Add every policy's completions to completions.jsonl."""
+    for name, evaluation in made.items():
+        for prompt, text, score in zip(prompts.prompts, evaluation.texts, evaluation.scores):
+            record = {"sampling": kind, "model": name, "prompt": prompt, "completion": text, "score": score}
+            append_record(file, record)
+
+
+def encode_for(base: BaseModel, prompts: PromptSet, config: EvaluateConfig) -> PromptSet:
+    """The same held-out prompts, encoded for another base. Raises `DataError` if one of all prompts does not fit it."""
+    return encode_prompt_set(prompts, base, config.max_new_tokens).draw(config.eval_prompts, config.seed)[0]
+
+
+def evaluate_policy(
+    policy: PolicyModel,
+    reference: PolicyModel,
     scorer: RewardComputer,
     prompts: PromptSet,
     sampling: SamplingSettings,
     config: EvaluateConfig,
 ) -> Evaluation:
-    """Sample from the contestant's policy, or take its texts, and score them. The first policy is the reference of the
-    KL, where both have one vocabulary and something is sampled."""
-    first = next(iter(policies.values()))
-    if name in texts:
-        tokenizer, end = first.base.tokenizer, first.base.eos_token_ids[0]
-        return evaluate_texts(
-            texts[name], [encode_completion(tokenizer, text, end) for text in texts[name]], scorer, prompts
-        )
-    policy = policies[name]
-    comparable = same_vocabulary(policy, first)
+    """Sample from the policy, and score. There is a KL to the reference if both have one vocabulary and something is
+    sampled."""
+    comparable = same_vocabulary(policy.base.tokenizer, reference.base.tokenizer)
     generator = SequenceGenerator(
-        policy, first if comparable else policy, sampling, config.micro_batch_tokens, config.seed
+        policy, reference if comparable else policy, sampling, config.micro_batch_tokens, config.seed
     )
-    reads_tokens = [
-        reward for reward in scorer.rewards if isinstance(reward, RewardModel) and not same_vocabulary(policy, reward)
-    ]
-    made = evaluate(generator, ByText(scorer) if reads_tokens else scorer, None, prompts, config.batch_size)
+    made = evaluate(generator, scorer, None, prompts, config.batch_size)
     return made if comparable and sampling.temperature > 0 else replace(made, kl=None)
 
 
-class ByText:
-    """Scores responses by their texts: for a reward model with another vocabulary than the policy's."""
-
-    def __init__(self, scorer: RewardComputer):
-        self.scorer = scorer
-
-    def compute_rewards(self, prompts: list, texts: list[str], columns: dict, sa_pairs: SAPairs):
-        return self.scorer.compute_rewards(prompts, texts, response_columns(columns, sa_pairs))
-
-
-def same_vocabulary(one: PolicyModel | RewardModel, other: PolicyModel | RewardModel) -> bool:
-    return one.base is other.base or one.base.tokenizer.get_vocab() == other.base.tokenizer.get_vocab()
+def evaluate_column(texts: list[str], base: BaseModel, scorer: RewardComputer, prompts: PromptSet) -> Evaluation:
+    """Score the completions of a column; their lengths are in tokens of `base`."""
+    ids = [encode_completion(base.tokenizer, text, base.eos_token_ids[0]) for text in texts]
+    return evaluate_texts(texts, ids, scorer, prompts)
 
 
 def read_column(prompts: PromptSet, column: str) -> list[str]:
@@ -138,16 +140,8 @@ def read_column(prompts: PromptSet, column: str) -> list[str]:
         text = value[-1].get("content") if isinstance(value, list) and value and isinstance(value[-1], dict) else value
         if not isinstance(text, str) or not text.strip():
             raise DataError(
-                f"column {column!r} has no text for held-out prompt {number}: {value!r:.40}; take another column, or "
-                "mend the rows"
+                f"column {column!r} has no text for held-out prompt {number}: {value!r:.40}; name another column, "
+                "or correct the rows"
             )
         found.append(with_leading_space(prompt, text))
     return found
-
-
-def _load_judge(judge: Scorer | Path, config: EvaluateConfig, bases: Bases) -> Scorer | RewardModel:
-    if isinstance(judge, Path):
-        return load_reward_model(bases.load(config.judge_base or read_adapter_base(judge)), judge, "judge")
-    if isinstance(judge, ClassifierReward):
-        judge.load(pick_device(config.device))
-    return judge

@@ -7,7 +7,7 @@ import re
 from bisect import bisect_right
 from collections.abc import Callable
 
-from ppo_lm.data.examples import Prompt
+from ppo_lm.data.examples import Prompt, is_token_ids
 
 SENTENCE_END = re.compile(r"[.!?…][\"')\]]*(?=\s)|(?<=\S)(?=\n)")
 LONGEST_CUE = 20  # words; more is a sentence that does not end
@@ -33,9 +33,11 @@ def cut_text(text: str, fits: Callable[[str], bool]) -> str | None:
 
 
 def cut_prompt(prompt: Prompt, fits: Callable[[Prompt], bool]) -> Prompt | None:
-    """`cut_text` of a text, or of the last turn of a conversation."""
+    """`cut_text` of a text, or of the last turn of a conversation. Token ids are not cut."""
     if isinstance(prompt, str):
         return cut_text(prompt, fits)
+    if is_token_ids(prompt):
+        return prompt if fits(prompt) else None
     *before, last = prompt
     content = cut_text(last["content"], lambda text: fits([*before, {**last, "content": text}]))
     return None if content is None else [*before, {**last, "content": content}]

@@ -1,17 +1,21 @@
-"""Examples with their token ids, those that fit; what SFT and reward modelling share."""
+"""Examples with their token ids, those that fit; what SFT, reward and value modelling share."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from transformers import PreTrainedTokenizerBase
 
-from ppo_lm.data.encoding import fit_prompt
+from ppo_lm.data.encoding import encode_pair, fit_prompt
+from ppo_lm.data.examples import Demonstration
 from ppo_lm.data.prompts import split_rows
 from ppo_lm.data.report import DataReport
 from ppo_lm.errors import DataError
+
+if TYPE_CHECKING:
+    from ppo_lm.models import BaseModel
 
 Text, Tokens = TypeVar("Text"), TypeVar("Tokens")
 
@@ -35,6 +39,44 @@ class Encoded(Generic[Text, Tokens]):
         train, test = split_rows(prompts, held_out, seed)
         report.describe_split([prompts[row] for row in train], [prompts[row] for row in test])
         return self.select(train), self.select(test)
+
+
+@dataclass(frozen=True)
+class EncodedDemonstration:
+    """Token ids of a prompt and of a completion of it (with its EOS, if it ended)."""
+
+    prompt_ids: list[int]
+    completion_ids: list[int]
+
+    def __len__(self) -> int:
+        return len(self.prompt_ids) + len(self.completion_ids)
+
+
+def encode_demonstrations(
+    base: BaseModel,
+    demonstrations: Sequence[Demonstration],
+    report: DataReport,
+    *,
+    max_prompt_tokens: int,
+    max_tokens: int,
+) -> Encoded[Demonstration, EncodedDemonstration]:
+    """The token ids of every demonstration that fits into `max_tokens` and the model's context. Raises `DataError` if
+    none does."""
+
+    def encode(demonstration: Demonstration) -> tuple[EncodedDemonstration, int]:
+        prompt, completion = demonstration.prompt, demonstration.completion
+        tokens = EncodedDemonstration(*encode_pair(base.tokenizer, base.eos_token_ids, prompt, completion))
+        return tokens, len(tokens)
+
+    return encode_all(
+        demonstrations,
+        base.tokenizer,
+        encode,
+        report,
+        role="demonstrations",
+        max_prompt_tokens=max_prompt_tokens,
+        limit=min(max_tokens, base.context_length),
+    )
 
 
 def encode_all(

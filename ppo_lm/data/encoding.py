@@ -8,15 +8,17 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from ppo_lm.data.cutting import cut_prompt
-from ppo_lm.data.examples import Prompt
+from ppo_lm.data.examples import Prompt, is_token_ids
 from ppo_lm.errors import DataError, first_line
 
 
 def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> list[int]:
     """The token ids of a text, with the tokenizer's own start token if it has one; or of a conversation, by the model's
-    chat template up to where the assistant begins."""
+    chat template up to where the assistant begins. Token ids are returned as they are."""
     if isinstance(prompt, str):
         return tokenizer(prompt)["input_ids"]
+    if is_token_ids(prompt):
+        return prompt
     if tokenizer.chat_template is None:
         raise DataError(
             "the prompts are conversations, but the model's tokenizer has no chat template; take a chat model, "
@@ -58,6 +60,24 @@ def fit_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, max_tokens: i
     if max_tokens == 0:
         return prompt
     return cut_prompt(prompt, lambda shorter: len(encode_prompt(tokenizer, shorter)) <= max_tokens)
+
+
+def same_vocabulary(one: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase) -> bool:
+    """Whether both tokenizers give every token the same id."""
+    return one is other or one.get_vocab() == other.get_vocab()
+
+
+def decode_completions(
+    tokenizer: PreTrainedTokenizerBase, action_ids: torch.Tensor, action_mask: torch.Tensor
+) -> list[str]:
+    """The texts of the sampled tokens, (B, A) int64 and (B, A) bool, without special tokens; one copy from the
+    device."""
+    return [tokenizer.decode(row, skip_special_tokens=True) for row in unpad(action_ids, action_mask)]
+
+
+def unpad(ids: torch.Tensor, mask: torch.Tensor) -> list[list[int]]:
+    """The rows of `ids` (B, T) int64 where `mask` (B, T) bool is True, as lists; one copy from the device."""
+    return [[token for token in row if token >= 0] for row in ids.masked_fill(~mask, -1).tolist()]
 
 
 def pad(

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os.path
 from dataclasses import dataclass
-from typing import Union
 
 from ppo_lm.data.sources import RowProblem
 
 Message = dict  # {"role": "user", "content": "..."}
-Prompt = Union[str, list]  # text, or a conversation that a user's turn ends: a list of Message
+Prompt = str | list  # a text; a conversation, a list of Message that ends with the user's; or a list of token ids
 ROLES = ("system", "user", "assistant", "tool")
 
 
@@ -40,6 +39,17 @@ def read_prompt(record: dict, column: str) -> Prompt:
         messages = _check_messages(record["messages"], "messages")
         return _check_prompt(messages[:-1] if messages[-1]["role"] == "assistant" else messages, "messages")
     return _check_prompt(_get(record, column), column)
+
+
+def is_token_ids(prompt: Prompt) -> bool:
+    """Whether a prompt is given as token ids: a model reads them as they are, a reward gets them decoded."""
+    return isinstance(prompt, list) and all(isinstance(token, int) for token in prompt)
+
+
+def read_prompt_or_ids(record: dict, column: str) -> Prompt:
+    """`read_prompt`, which refuses token ids, or the token ids in the record's `column`. Raises `RowProblem`."""
+    ids = record.get(column)
+    return ids if ids and is_token_ids(ids) else read_prompt(record, column)
 
 
 def read_demonstration(record: dict, prompt_column: str, completion_column: str) -> Demonstration:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from ppo_lm.config.data_settings import SourceSettings
-from ppo_lm.data.examples import Demonstration, Preference, read_demonstration, read_preference, read_prompt
+from ppo_lm.data.examples import Demonstration, Preference, read_demonstration, read_preference, read_prompt_or_ids
 from ppo_lm.data.prompts import PromptSet
 from ppo_lm.data.report import DataReport, count_duplicates
 from ppo_lm.data.sources import Dropped, Records, RowProblem, read_records
@@ -34,7 +34,9 @@ def load_prompts(source: Source, settings: SourceSettings | None = None) -> tupl
         return _embedded_prompts()
     settings = settings or SourceSettings()
     records = _read(source, "prompts", settings.prompt_column, settings)
-    prompts, report, kept = _interpret(records, "prompts", lambda record: read_prompt(record, settings.prompt_column))
+    prompts, report, kept = _interpret(
+        records, "prompts", lambda record: read_prompt_or_ids(record, settings.prompt_column)
+    )
     taken = (settings.prompt_column, "messages")
     names = [name for name in dict.fromkeys(name for record in kept for name in record) if name not in taken]
     reserved = [name for name in names if name in RESERVED]

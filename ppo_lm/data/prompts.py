@@ -1,22 +1,35 @@
-"""Prompts to train on, with whatever other columns come with them."""
+"""Prompts to train on, with their other columns and, once they are fitted to a model, their token ids."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ppo_lm.data.examples import Prompt
+from ppo_lm.errors import DataError
 
 
 @dataclass(frozen=True)
 class PromptSet:
-    """N prompts, and columns of N values each that are passed on to reward functions."""
+    """N prompts, and columns of N values each that are passed on to rewards. `ids` are the prompts' token ids, or None
+    until `data.fitting` has encoded them for a model.
+
+    Raises `DataError` if a column has another number of values.
+    """
 
     prompts: list[Prompt]
-    columns: dict[str, list] = field(default_factory=dict)
+    columns: Mapping[str, list] = field(default_factory=dict)
+    ids: list[list[int]] | None = None
+
+    def __post_init__(self):
+        for name, values in self.columns.items():
+            if len(values) != len(self.prompts):
+                raise DataError(
+                    f"column {name!r} has {len(values)} values for {len(self.prompts)} prompts; give one for each"
+                )
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -26,24 +39,20 @@ class PromptSet:
         return PromptSet(
             [self.prompts[row] for row in rows],
             {name: [values[row] for row in rows] for name, values in self.columns.items()},
+            None if self.ids is None else [self.ids[row] for row in rows],
         )
 
     def split(self, held_out: int, seed: int) -> tuple[PromptSet, PromptSet]:
         """(the rest, `held_out` prompts drawn with the seed, but never more than half of them)."""
-        train, test = split_rows([str(prompt) for prompt in self.prompts], held_out, seed)
+        train, test = self._split_rows(held_out, seed)
         return self.select(train), self.select(test)
 
     def draw(self, count: int, seed: int) -> tuple[PromptSet, int]:
         """(`count` prompts, or all there are; how many of them are not among those that `split` holds out with the same
         seed and count)."""
-        rest, held_out = self.split(count, seed)
-        missing = list(range(min(count - len(held_out), len(rest))))
-        more = rest.select(missing)
-        drawn = PromptSet(
-            held_out.prompts + more.prompts,
-            {name: held_out.columns[name] + more.columns[name] for name in self.columns},
-        )
-        return drawn, len(more)
+        train, test = self._split_rows(count, seed)
+        more = train[: count - len(test)]
+        return self.select(test + more), len(more)
 
     def batches(self, batch_size: int, seed: int, copies: int = 1) -> Iterator[PromptSet]:
         """Endless batches: every prompt once, in a seeded order, then all again in another; a batch may span two
@@ -56,6 +65,9 @@ class PromptSet:
                 waiting += round_
             yield self.select([row for row in waiting[: batch_size // copies] for _ in range(copies)])
             waiting = waiting[batch_size // copies :]
+
+    def _split_rows(self, held_out: int, seed: int) -> tuple[list[int], list[int]]:
+        return split_rows([str(prompt) for prompt in self.prompts], held_out, seed)
 
 
 def fingerprint(value) -> str:

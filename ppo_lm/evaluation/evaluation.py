@@ -2,32 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Protocol
 
-import torch
+from transformers import PreTrainedTokenizerBase
 
-from ppo_lm.data import PromptSet
-from ppo_lm.rewards import response_columns
+from ppo_lm.data import Prompt, PromptSet
+from ppo_lm.rewards import Responses, Reward, RewardComputer, ask
 from ppo_lm.types import SAPairs
 
 
 class Generator(Protocol):
-    def generate_sequences(self, prompts: list[str]) -> tuple[SAPairs, list[str]]: ...
+    """What samples responses, as `SequenceGenerator` does."""
 
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase: ...
 
-class ResponseScorer(Protocol):
-    def compute_rewards(self, prompts, generated_texts, columns, sa_pairs) -> torch.Tensor: ...
+    def generate_sequences(self, prompts: Sequence[Prompt]) -> tuple[SAPairs, list[str]]: ...
 
 
 @dataclass(frozen=True)
 class Evaluation:
     """Means over prompts; `scores`, `monitors`, `lengths` and `texts` hold each prompt's own.
 
-    kl is in nats a sequence, between the policy and the reference as they were sampled (None: not meant to be read);
-    entropy is the mean of the distributions that were sampled from, in nats a token; length in tokens; ended is a
-    share.
+    score and `scores` are before any normalisation over a batch; kl is in nats per sequence, between the policy and the
+    reference as they were sampled (None: not meant to be read); entropy is the mean of the distributions that were
+    sampled from, in nats per token; length in tokens; ended is a share.
     """
 
     score: float
@@ -57,21 +58,22 @@ def is_best(made: Sequence[Evaluation]) -> bool:
 
 
 def evaluate(
-    generator: Generator, scorer: ResponseScorer, monitor: Callable | None, prompts: PromptSet, batch_size: int
+    generator: Generator, scorer: RewardComputer, monitor: Reward | None, prompts: PromptSet, batch_size: int
 ) -> Evaluation:
-    """Sample one response a prompt with `generator`, in order, and score it."""
+    """Sample one response to each prompt with `generator`, in order, and score it."""
     scores, monitors, texts, kl, entropies, lengths, ended = [], [], [], [], [], [], []
     for start in range(0, len(prompts), batch_size):
         batch = prompts.select(list(range(start, min(start + batch_size, len(prompts)))))
-        sa_pairs, generated = generator.generate_sequences(batch.prompts)
-        scores += scorer.compute_rewards(batch.prompts, generated, batch.columns, sa_pairs).tolist()
+        sa_pairs, generated = generator.generate_sequences(batch.ids or batch.prompts)
+        responses = Responses.sampled(batch.prompts, generated, batch.columns, sa_pairs, generator.tokenizer)
+        scores += scorer.compute_rewards(responses).plain.tolist()
         texts += generated
         if monitor is not None:
-            monitors += monitor(batch.prompts, generated, response_columns(batch.columns, sa_pairs))
+            monitors += ask(monitor, responses).opinions
         kl += (sa_pairs.old_logprobs - sa_pairs.require("ref_logprobs")).sum(dim=1).tolist()
         entropies += sa_pairs.require("entropies").sum(dim=1).tolist()
         lengths += sa_pairs.lengths.tolist()
-        ended += sa_pairs.terminated.tolist()
+        ended += responses.columns["terminated"]
     return Evaluation(
         score=_mean(scores),
         kl=_mean(kl),
@@ -86,12 +88,11 @@ def evaluate(
     )
 
 
-def evaluate_texts(texts: list[str], ids: list[list[int]], scorer: ResponseScorer, prompts: PromptSet) -> Evaluation:
-    """Score completions that are there already, such as people's; all count as ended. `ids`: their tokens, end token
+def evaluate_texts(texts: list[str], ids: list[list[int]], scorer: RewardComputer, prompts: PromptSet) -> Evaluation:
+    """Score completions that exist already, such as people's; all count as ended. `ids`: their tokens, end token
     included."""
-    columns = {**prompts.columns, "terminated": [True] * len(texts), "completion_ids": ids}
     lengths = [len(tokens) for tokens in ids]
-    scores = scorer.compute_rewards(prompts.prompts, texts, columns, None).tolist()
+    scores = scorer.compute_rewards(Responses.written(prompts.prompts, texts, prompts.columns, ids)).plain.tolist()
     return Evaluation(
         score=_mean(scores),
         kl=None,

@@ -78,6 +78,11 @@ class BaseModel:
         count = sum(p.numel() for name, p in self.network.named_parameters() if ".lora_" not in name)
         return f"{count / 1e6:.1f}M parameters, {str(self.dtype).removeprefix('torch.')}, {self.device}"
 
+    @property
+    def roles(self) -> list[str]:
+        """The roles that have an adapter, in the order in which they were added."""
+        return [] if self.peft is None else list(self.peft.peft_config)
+
     def copy_of_all_weights(self) -> BaseModel:
         """A trainable copy of the network in memory of its own, for training all weights instead of an adapter."""
         if self.peft is not None:

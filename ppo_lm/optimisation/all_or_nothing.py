@@ -11,7 +11,8 @@ from ppo_lm.optimisation.optimiser import Optimiser
 
 @contextmanager
 def all_or_nothing(optimisers: Sequence[Optimiser], updates: int) -> Iterator[None]:
-    """If the block raises `NumericalFault`, every update made in it is undone. `updates`: how many each optimiser makes.
+    """If the block raises `NumericalFault`, every update made in it is undone. `updates`: how many each optimiser
+    makes.
 
     A single update is held back until the block ends, so that there is nothing to undo and nothing to copy. Before
     several, weights and moments are copied, on their own device.

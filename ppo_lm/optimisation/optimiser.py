@@ -53,8 +53,8 @@ class Optimiser:
         return norm
 
     def clip(self) -> float:
-        """Scale the gradients down to `max_grad_norm`. Returns their norm before that. Raises `NumericalFault`, with the
-        gradients cleared and nothing moved, if it is NaN or infinite."""
+        """Scale the gradients down to `max_grad_norm`. Returns their norm before that. Raises `NumericalFault`, with
+        the gradients cleared and nothing moved, if it is NaN or infinite."""
         norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, self.max_grad_norm))
         if not math.isfinite(norm):
             self.forget_gradients()
@@ -104,7 +104,8 @@ class Optimiser:
         self.adamw.zero_grad(set_to_none=True)
 
     def state_dict(self) -> dict[str, Any]:
-        """AdamW's moments and the fp32 copies, by the place of their weight; the number of updates, and the schedule."""
+        """AdamW's moments and the fp32 copies, by the place of their weight; the number of updates, and the
+        schedule."""
         state = self.adamw.state
         moments = {
             f"{place}.{moment}": state[weight][moment]

@@ -9,7 +9,7 @@ from ppo_lm.config import PPOConfig
 from ppo_lm.data import Prompt, PromptSet
 from ppo_lm.evaluation import Evaluation, EvaluationHistory, evaluate, is_best
 from ppo_lm.ppo_trainer.generator import SequenceGenerator
-from ppo_lm.rewards.reward_computer import RewardComputer
+from ppo_lm.rewards import Reward, RewardComputer
 from ppo_lm.rollout import SamplingSettings
 from ppo_lm.run import Run, save_best
 from ppo_lm.tracking import Answer
@@ -26,7 +26,7 @@ class Evaluator:
         config: PPOConfig,
         prompts: PromptSet,
         rewards: RewardComputer,
-        monitor: Callable | None,
+        monitor: Reward | None,
         make_generator: Callable[[SamplingSettings], SequenceGenerator],
     ):
         """`make_generator` makes one with a random stream of its own, so that evaluations change nothing in training

@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Protocol
+
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from ppo_lm.data import Prompt
-from ppo_lm.data.encoding import encode_prompt, pad
+from ppo_lm.data.encoding import decode_completions, pad
+from ppo_lm.data.fitting import encode_prompts
 from ppo_lm.experience_buffer import TokenBudget, compute_in_micro_batches
-from ppo_lm.models import PolicyModel, SFTModel
-from ppo_lm.ppo_trainer.inputs import check_lengths, check_prompts
+from ppo_lm.models import PolicyModel
 from ppo_lm.rollout import RolloutEngine, SamplingSettings, pick_engine
 from ppo_lm.token_attribution import build_sa_pairs, extract_actions
 from ppo_lm.tracking import PhaseClock
 from ppo_lm.types import SAPairs
+
+
+class Reference(Protocol):
+    """What the policy's log-probabilities are compared with: the SFT model, or another policy."""
+
+    def action_logprobs(self, sa_pairs: SAPairs, temperature: float = 1.0) -> torch.Tensor:
+        """log π_ref(a|s) of every pair, (B, A) fp32, 0 where masked."""
+        ...
 
 
 class SequenceGenerator:
@@ -25,7 +37,7 @@ class SequenceGenerator:
     def __init__(
         self,
         policy: PolicyModel,
-        sft: SFTModel,
+        reference: Reference,
         sampling: SamplingSettings,
         micro_batch_tokens: int = 1024,
         seed: int = 0,
@@ -33,17 +45,25 @@ class SequenceGenerator:
         recompute: bool = False,
         clock: PhaseClock | None = None,
     ):
-        self.policy, self.sft, self.sampling, self.budget = policy, sft, sampling, TokenBudget(micro_batch_tokens)
+        self.policy, self.reference, self.sampling = policy, reference, sampling
+        self.budget = TokenBudget(micro_batch_tokens)
         self.engine = engine or pick_engine(policy)
         self.recompute = recompute
         self.random = torch.Generator(policy.base.device).manual_seed(seed)
         self.clock = clock or PhaseClock(policy.base.device)
 
-    def generate_sequences(self, prompts: list[Prompt]) -> tuple[SAPairs, list[str]]:
-        """Sample one response a prompt. Returns the pairs, with `old_logprobs`, `sampler_logprobs`, `entropies` and
-        `ref_logprobs`, and the B texts without EOS."""
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The policy's."""
+        return self.policy.base.tokenizer
+
+    def generate_sequences(self, prompts: Sequence[Prompt]) -> tuple[SAPairs, list[str]]:
+        """Sample one response to each prompt: texts and conversations, which are encoded here, or token ids, which are
+        taken as they are. Returns the pairs, with `old_logprobs`, `sampler_logprobs`, `entropies` and `ref_logprobs`,
+        and the B texts without EOS. Raises `DataError` for a prompt that is empty or too long."""
         base = self.policy.base
-        prompt_ids, prompt_mask = pad(self._encode(prompts), base.pad_token_id, side="left", device=base.device)
+        encoded = encode_prompts(prompts, base, self.sampling.max_new_tokens)
+        prompt_ids, prompt_mask = pad(encoded, base.pad_token_id, side="left", device=base.device)
         sampled = self.engine.sample(prompt_ids, prompt_mask, self.sampling, self.random)
         action_ids, action_mask, terminated = extract_actions(sampled.ids, base.eos_token_ids, base.pad_token_id)
         pairs = build_sa_pairs(
@@ -55,17 +75,9 @@ class SequenceGenerator:
         )
         if self.recompute:
             pairs = pairs.with_columns(old_logprobs=self._logprobs(self.policy, pairs))
-        pairs = pairs.with_columns(ref_logprobs=self._logprobs(self.sft, pairs))
-        return pairs, [
-            base.tokenizer.decode(ids[mask], skip_special_tokens=True) for ids, mask in zip(action_ids, action_mask)
-        ]
+        pairs = pairs.with_columns(ref_logprobs=self._logprobs(self.reference, pairs))
+        return pairs, decode_completions(self.tokenizer, action_ids, action_mask)
 
-    def _logprobs(self, model: PolicyModel | SFTModel, pairs: SAPairs) -> torch.Tensor:
+    def _logprobs(self, model: Reference, pairs: SAPairs) -> torch.Tensor:
         temperature = self.sampling.temperature or 1.0  # greedy samples are scored at temperature 1
         return compute_in_micro_batches(pairs, self.budget, lambda part: model.action_logprobs(part, temperature))
-
-    def _encode(self, prompts: list[Prompt]) -> list[list[int]]:
-        check_prompts(prompts)
-        encoded = [encode_prompt(self.policy.base.tokenizer, prompt) for prompt in prompts]
-        check_lengths(encoded, self.sampling.max_new_tokens, self.policy.base.context_length)
-        return encoded

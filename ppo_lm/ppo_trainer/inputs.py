@@ -2,50 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
-
 from ppo_lm.advantage import Estimator, find_estimator
-from ppo_lm.base_setup import find_reward_folder, find_value_folder
+from ppo_lm.base_setup import find_value_folder
 from ppo_lm.config import PPOConfig
 from ppo_lm.data import DataReport, PromptSet, load_prompts
-from ppo_lm.data.encoding import encode_prompt, fit_prompt
-from ppo_lm.errors import ConfigError, DataError, Problems, RewardError
-from ppo_lm.models import BaseModel, RewardModel
-from ppo_lm.rewards import ClassifierReward, FunctionReward, Scorer, load_scorer, tldr_heuristics
+from ppo_lm.errors import ConfigError, DataError, Problems
+from ppo_lm.rewards import DEFAULT_REWARD, Reward, as_list_of_rewards, as_reward, check_prompt_columns, load_reward
 from ppo_lm.run import check_output_dir
 from ppo_lm.training import Losses, find_losses
 
 
 class Inputs(NamedTuple):
-    """`rewards` in the configuration's order, a reward model on the shared base as its folder; `prompts` is None where
-    none are named."""
+    """`rewards` in the configuration's order; `prompts` is None if none are named."""
 
     estimator: Estimator
     losses: Losses
-    rewards: list[Scorer | Path]
+    rewards: list[Reward]
     value: Path | None
-    monitor: Scorer | None
+    monitor: Reward | None
     prompts: PromptSet | None
     report: DataReport | None
 
 
 def load_inputs(
-    config: PPOConfig, reward: Callable | Sequence[Callable] | None = None, monitor: Callable | None = None
+    config: PPOConfig,
+    reward: Reward | Callable | Sequence[Reward | Callable] | None = None,
+    monitor: Reward | Callable | None = None,
 ) -> Inputs:
-    """Find the estimator and the losses, and load rewards, monitor and prompts; callables given stand in for the
-    configuration's names. All problems are raised as one error."""
+    """Find the estimator and the losses, and load rewards, monitor and prompts; what is given in Python replaces what
+    the configuration names. All problems are raised as one error."""
     problems = Problems("PPOConfig")
     estimator, losses = problems.attempt(find_estimator, config), problems.attempt(find_losses, config)
     if reward is None:
-        given = [tldr_heuristics] if not config.rewards else config.rewards
+        rewards = [problems.attempt(load_reward, spec) for spec in config.rewards or [DEFAULT_REWARD]]
     else:
-        given = list(reward) if isinstance(reward, Sequence) and not isinstance(reward, str) else [reward]
-    rewards = [problems.attempt(load_reward, each) for each in given]
+        rewards = [problems.attempt(as_reward, each) for each in as_list_of_rewards(reward)]
     if config.reward_weights is not None and len(config.reward_weights) != len(rewards):
         problems.found.append(
             ConfigError(
@@ -57,9 +52,9 @@ def load_inputs(
         )
     value = None if config.value_model is None else problems.attempt(find_value_folder, config.value_model)
     if monitor is not None:
-        monitor = problems.attempt(FunctionReward, monitor)
+        monitor = problems.attempt(as_reward, monitor)
     elif config.monitor is not None:
-        monitor = problems.attempt(load_scorer, config.monitor, "monitor")
+        monitor = problems.attempt(load_reward, config.monitor, "monitor")
     prompts, report = (
         (None, None)
         if config.prompts is None
@@ -68,111 +63,22 @@ def load_inputs(
     if config.output_dir is not None:
         problems.attempt(check_output_dir, config.output_dir)
     if prompts is not None:
-        for function in (*rewards, monitor):
-            problems.attempt(check_columns, function, prompts, config.prompts)
+        for role, each in [*(("reward", each) for each in rewards), ("monitor", monitor)]:
+            if each is not None:
+                problems.attempt(check_prompt_columns, each, prompts, role, config.prompts)
     problems.raise_all()
     return Inputs(estimator, losses, rewards, value, monitor, prompts, report)
 
 
-def load_reward(reward: str | Callable) -> Scorer | Path:
-    """A reward model's folder, if that is what a name names; otherwise what scores."""
-    if not isinstance(reward, str):
-        return reward if hasattr(reward, "missing_columns") else FunctionReward(reward)
-    return find_reward_folder(reward) or load_scorer(reward)
-
-
-def make_ready(
-    rewards: Sequence[Scorer | Path | None], models: Sequence[RewardModel], device: torch.device
-) -> list[Scorer | RewardModel | None]:
-    """`rewards` with the model, in order, in each folder's place, and classifiers on the device."""
-    models = iter(models)
-    ready = [next(models) if isinstance(reward, Path) else reward for reward in rewards]
-    for reward in ready:
-        if isinstance(reward, ClassifierReward):
-            reward.load(device)
-    return ready
-
-
-def check_columns(function: Scorer | Path | None, prompts: PromptSet, source: str) -> None:
-    """Raise `RewardError` if the function needs a column that the prompts do not have."""
-    missing = missing_columns(function, prompts.columns)
-    if missing:
-        have = ", ".join(prompts.columns) or "no other column"
-        raise RewardError(
-            f"function {function.name} needs {', '.join(map(repr, missing))}, but the prompts {source!r} have "
-            f"{have}; add the column, or name another function"
-        )
-
-
-def missing_columns(scorer: Scorer | Path | None, columns: Iterable[str]) -> list[str]:
-    """The columns that a scorer needs beside these; a reward model of ours reads none, nor does what could not be
-    loaded."""
-    return [] if scorer is None or isinstance(scorer, Path) else scorer.missing_columns(columns)
-
-
-def check_batch(
-    prompts: list, columns: Mapping[str, list] | None, mini_batches: int, responses_per_prompt: int
-) -> None:
-    """Raise `DataError` unless `prompts` is a list of prompts, at least one a mini-batch, each `responses_per_prompt`
-    times in a row, and every column is as long."""
-    check_prompts(prompts)
+def check_batch(batch: PromptSet, mini_batches: int, responses_per_prompt: int) -> None:
+    """Raise `DataError` unless there is at least one prompt for each mini-batch, and each prompt comes
+    `responses_per_prompt` times in a row."""
+    prompts, copies = batch.prompts, responses_per_prompt
     if len(prompts) < mini_batches:
         raise DataError(
-            f"there are {len(prompts)} prompts but mini_batches is {mini_batches}; give at least one prompt a "
+            f"there are {len(prompts)} prompts but mini_batches is {mini_batches}; give at least one prompt for each "
             "mini-batch, or lower mini_batches"
         )
-    groups = [prompts[start : start + responses_per_prompt] for start in range(0, len(prompts), responses_per_prompt)]
-    if any(group != [group[0]] * responses_per_prompt for group in groups):
-        raise DataError(
-            f"responses_per_prompt is {responses_per_prompt}; give every prompt {responses_per_prompt} times in a row"
-        )
-    for name, values in (columns or {}).items():
-        if len(values) != len(prompts):
-            raise DataError(f"column {name!r} has {len(values)} values for {len(prompts)} prompts; give one a prompt")
-
-
-def check_prompts(prompts: list) -> None:
-    """Raise `DataError` unless `prompts` is a list of at least one text or conversation."""
-    if isinstance(prompts, str) or not len(prompts) or not all(isinstance(prompt, (str, list)) for prompt in prompts):
-        raise DataError(f"prompts must be a list of at least one text or conversation; got {prompts!r:.60}")
-
-
-def check_lengths(encoded: list[list[int]], max_new_tokens: int, context_length: int) -> None:
-    """Raise `DataError`, naming every bad prompt by its number, unless each has a token and leaves room for the
-    response."""
-    room = context_length - max_new_tokens
-    problems = [f"prompt {i} is empty" for i, ids in enumerate(encoded) if not ids]
-    problems += [f"prompt {i} has {len(ids)} tokens" for i, ids in enumerate(encoded) if len(ids) > room]
-    if problems:
-        more = f", and {len(problems) - 5} more" if len(problems) > 5 else ""
-        raise DataError(
-            f"{', '.join(problems[:5])}{more} (counted from 0); a prompt needs at least 1 token and at most "
-            f"{room}: the model's context of "
-            f"{context_length} less max_new_tokens {max_new_tokens}; shorten it, set max_prompt_tokens to cut "
-            "long prompts, or lower max_new_tokens"
-        )
-
-
-def fit_prompts(
-    prompts: PromptSet, report: DataReport, config: PPOConfig, base: BaseModel
-) -> tuple[PromptSet, DataReport]:
-    """The prompts cut to `max_prompt_tokens`, without those that cannot be, and the report with their lengths. Raises
-    `DataError` if none is left or one leaves no room for a response."""
-    fitted = [fit_prompt(base.tokenizer, prompt, config.max_prompt_tokens) for prompt in prompts.prompts]
-    report = replace(report, dropped=list(report.dropped))
-    for number, prompt in enumerate(fitted, start=1):
-        if prompt is None:
-            report.drop(
-                f"prompt {number}", f"has no sentence that ends within max_prompt_tokens {config.max_prompt_tokens}"
-            )
-    rows = [row for row, prompt in enumerate(fitted) if prompt is not None]
-    if not rows:
-        raise DataError(
-            f"prompts: none has a sentence that ends within max_prompt_tokens {config.max_prompt_tokens}; raise it"
-        )
-    report.cut = sum(fitted[row] != prompts.prompts[row] for row in rows)
-    prompts = PromptSet(fitted, prompts.columns).select(rows)
-    encoded = [encode_prompt(base.tokenizer, prompt) for prompt in prompts.prompts]
-    check_lengths(encoded, config.max_new_tokens, base.context_length)
-    report.lengths = [len(ids) for ids in encoded]
-    return prompts, report
+    groups = [prompts[start : start + copies] for start in range(0, len(prompts), copies)]
+    if any(group != [group[0]] * copies for group in groups):
+        raise DataError(f"responses_per_prompt is {copies}; give every prompt {copies} times in a row")

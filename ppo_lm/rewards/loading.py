@@ -1,73 +1,90 @@
-"""From what a configuration names to something that scores."""
+"""From what a configuration or Python code names to a `Reward`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any
 
+import ppo_lm.rewards.built_in  # noqa: F401  (registers)
+from ppo_lm.base_setup import find_reward_folder
 from ppo_lm.errors import RewardError
 from ppo_lm.plugins import load_object
-from ppo_lm.rewards.built_in import BUILT_IN, call_by_name, load_built_in
 from ppo_lm.rewards.classifier import ClassifierReward, is_classifier_folder
 from ppo_lm.rewards.function_reward import FunctionReward
+from ppo_lm.rewards.model_reward import ModelReward
+from ppo_lm.rewards.registry import REWARDS, call_by_name
 from ppo_lm.rewards.remote import RemoteReward
+from ppo_lm.rewards.reward import Reward
 
-KINDS = (
-    "name a function as module:function or path/file.py:function, a built-in ("
-    + ", ".join(BUILT_IN)
-    + "), the folder of a reward model, the hub id of a classifier, or the address of a scorer (http://... "
-    "or remote(url=..., timeout=30))"
-)
+DEFAULT_REWARD = "tldr_heuristics"
+Maker = Callable[[str, str], Reward | None]
 
 
-class Scorer(Protocol):
-    """What every reward is but a reward model on the shared base: `FunctionReward`, `RemoteReward`,
-    `ClassifierReward`."""
+def load_reward(spec: str, role: str = "reward") -> Reward:
+    """Make the reward that `spec` names; nothing large is loaded yet. `role` is the setting that named it, for
+    messages. Raises `RewardError` or `ModelError` that says which part of `spec` cannot be found or used."""
+    for make in MAKERS:
+        reward = make(spec, role)
+        if reward is not None:
+            return reward
+    raise RewardError(
+        f"{role} {spec!r}: there is no such function, folder or built-in; name a function or Reward as module:name or "
+        f"path/file.py:name, a built-in ({', '.join(REWARDS.names)}), the folder of a reward model, the hub id of a "
+        "classifier, or the address of a scorer (http://... or remote(url=..., timeout=30))"
+    )
 
-    name: str
 
-    def __call__(
-        self, prompts: Sequence, completions: Sequence[str], columns: Mapping[str, list] | None = None
-    ) -> list[float | None]: ...
+def as_reward(given: Any, name: str | None = None) -> Reward:
+    """A `Reward` as it is, an instance of a subclass of it, or a function as a `FunctionReward` called `name`. Raises
+    `RewardError` for anything else."""
+    if isinstance(given, Reward):
+        return given
+    if isinstance(given, type) and issubclass(given, Reward):
+        try:
+            return given()
+        except TypeError as error:
+            raise RewardError(f"reward {given.__name__} cannot be made without arguments: {error}") from error
+    return FunctionReward(given, name)
 
-    def missing_columns(self, columns: Iterable[str]) -> list[str]: ...
+
+def as_list_of_rewards(given: Any) -> list[Any]:
+    """One reward or several, as a list; each is still to be passed to `as_reward`."""
+    return list(given) if isinstance(given, Sequence) and not isinstance(given, str) else [given]
 
 
-def load_scorer(spec: str, role: str = "reward") -> Scorer:
-    """Make what `spec` names. Raises `RewardError` that says which part cannot be found. `role` is the setting that
-    named it, for messages.
+def _saved_model(spec: str, role: str) -> Reward | None:
+    folder = find_reward_folder(spec)
+    return None if folder is None else ModelReward.saved_in(folder)
 
-    A reward model on the shared base is not made here: its folder is found by `base_setup.find_reward_folder`.
-    """
-    if spec.startswith(("http://", "https://")):
-        return RemoteReward(spec)
-    remote = call_by_name(spec, {"remote": RemoteReward}, role)
-    if remote is not None:
-        return remote
-    built_in = load_built_in(spec, role)
-    if built_in is not None:
-        return FunctionReward(built_in, spec.split("(")[0].strip())
-    if ":" in spec:
-        return FunctionReward(load_function(spec, role))
-    if spec == "embedded" or (role == "monitor" and Path(spec).is_dir()):
-        raise RewardError(
-            f"{role} {spec!r}: a reward model cannot be a {role}; name a function, a built-in or the address of a "
-            "scorer"
-        )
+
+def _address(spec: str, role: str) -> Reward | None:
+    return RemoteReward(spec) if spec.startswith(("http://", "https://")) else None
+
+
+def _registered(spec: str, role: str) -> Reward | None:
+    made = call_by_name(spec, role)
+    return None if made is None else as_reward(made[1], name=made[0])
+
+
+def _own(spec: str, role: str) -> Reward | None:
+    if ":" not in spec:
+        return None
+    found = load_object(spec, role, RewardError)
+    if not callable(found) and not isinstance(found, Reward):
+        raise RewardError(f"{role} {spec!r}: {spec.rpartition(':')[2]!r} is neither a function nor a Reward")
+    return as_reward(found)
+
+
+def _classifier(spec: str, role: str) -> Reward | None:
     folder = Path(spec).expanduser()
     if is_classifier_folder(folder):
         return ClassifierReward(str(folder), folder.name)
     looks_like_a_hub_id = spec.count("/") == 1 and not spec.startswith((".", "~", "/")) and not folder.parent.is_dir()
     if not folder.exists() and looks_like_a_hub_id:
         return ClassifierReward(spec, spec.split("/")[1])
-    raise RewardError(f"{role} {spec!r}: there is no such function, folder or built-in; {KINDS}")
+    return None
 
 
-def load_function(spec: str, role: str = "reward") -> Callable:
-    """Load `package.module:function` or `path/file.py:function`. Raises `RewardError` that says which part cannot be
-    found."""
-    function = load_object(spec, role, RewardError)
-    if not callable(function):
-        raise RewardError(f"{role} {spec!r}: {spec.rpartition(':')[2]!r} is not a function")
-    return function
+MAKERS: list[Maker] = [_saved_model, _address, _registered, _own, _classifier]
+"""In the order in which they are tried. Each returns None for what is not its kind."""

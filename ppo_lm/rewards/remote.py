@@ -1,7 +1,9 @@
 """A reward over HTTP: a scorer that runs elsewhere, because it is large, or somebody else's.
 
-Request:  POST {"prompts": [...], "completions": [...], "columns": {"name": [...]}}   (a prompt is a text or a list of
-messages) Answer:   200 {"scores": [0.5, null, ...]}   (a finite number a completion; null for no opinion)
+Request:  POST {"prompts": [...], "completions": [...], "columns": {"name": [...]}}
+Answer:   200 {"scores": [0.5, null, ...]}
+
+A prompt is a text or a list of messages; a score is a finite number for each completion, or null for no opinion.
 """
 
 from __future__ import annotations
@@ -10,27 +12,33 @@ import asyncio
 import dataclasses
 import json
 import math
-from collections.abc import Mapping, Sequence
 from numbers import Real
+from typing import Any
 
-from ppo_lm.data.examples import Prompt
 from ppo_lm.errors import RewardError, first_line, require
 from ppo_lm.rewards.function_reward import run
+from ppo_lm.rewards.registry import REWARDS
+from ppo_lm.rewards.responses import Responses
+from ppo_lm.rewards.reward import Reward
+from ppo_lm.rewards.scores import Scores
 
 RETRIED_STATUS = (408, 425, 429)  # and every 5xx
 
 
 class BadAnswer(Exception):
-    """The scorer answered, but not with what the schema asks for; it is asked again."""
+    """The scorer's answer does not follow the schema, or asks to try again later; the request is repeated."""
 
 
-class RemoteReward:
-    """Scores batches by asking `url`, a few requests of `batch_size` completions at once.
+@REWARDS.register("remote")
+class RemoteReward(Reward):
+    """Scores batches by asking `url`, with up to `concurrency` requests of `batch_size` completions at once.
 
     A request that times out, cannot connect, is answered with 408, 425, 429 or 5xx, or with a malformed answer, is
-    repeated by itself up to `attempts` times, after `wait`, 2·`wait`, 4·`wait`, … seconds; the others' scores are kept.
-    Then, or at any other status, `RewardError`.
+    repeated up to `attempts` times, after `wait`, 2·`wait`, 4·`wait`, … seconds; the other requests' scores are kept.
+    After that, or at any other status, `RewardError`. It is given whatever columns there are.
     """
+
+    name = "remote"
 
     def __init__(
         self,
@@ -43,7 +51,7 @@ class RemoteReward:
         concurrency: int = 8,
     ):
         for package in ("aiohttp", "tenacity"):
-            require(package, "a scorer over HTTP")
+            require(package, "a scorer over HTTP", "remote")
         for name, value in (
             ("timeout", timeout),
             ("attempts", attempts),
@@ -52,26 +60,19 @@ class RemoteReward:
         ):
             if not value > 0:
                 raise ValueError(f"{name} is {value!r}; it must be above 0")
-        self.url, self.name = url, "remote"
+        self.url = url
         self.timeout, self.attempts, self.wait = timeout, attempts, wait
         self.batch_size, self.concurrency = batch_size, concurrency
 
-    def missing_columns(self, columns) -> list[str]:
-        """None: it takes what there is."""
-        return []
-
-    def __call__(
-        self, prompts: Sequence[Prompt], completions: Sequence[str], columns: Mapping[str, list] | None = None
-    ) -> list[float | None]:
-        """One number, or None, a completion. All or nothing: raises `RewardError` if one request fails for good."""
+    def score(self, responses: Responses) -> Scores:
+        """The answers' scores. All or nothing: raises `RewardError` if one request fails for good."""
         requests = []
-        for start in range(0, len(completions), self.batch_size):
+        for start in range(0, len(responses), self.batch_size):
             rows = slice(start, start + self.batch_size)
-            parts = {
-                name: [_plain(value) for value in values[rows]] for name, values in (columns or {}).items()
-            }  # a list a column
-            requests.append({"prompts": list(prompts[rows]), "completions": list(completions[rows]), "columns": parts})
-        return [score for scores in run(self._ask_all(requests)) for score in scores]
+            columns = {name: [_plain(value) for value in values[rows]] for name, values in responses.columns.items()}
+            prompts, completions = list(responses.prompts[rows]), list(responses.texts[rows])
+            requests.append({"prompts": prompts, "completions": completions, "columns": columns})
+        return Scores.of([score for scores in run(self._ask_all(requests)) for score in scores])
 
     async def _ask_all(self, requests: list[dict]) -> list[list[float | None]]:
         import aiohttp
@@ -89,7 +90,7 @@ class RemoteReward:
                 raise result
         return results
 
-    async def _ask_until_answered(self, session, request: dict) -> list[float | None]:
+    async def _ask_until_answered(self, session: Any, request: dict) -> list[float | None]:
         import aiohttp
         from tenacity import (
             AsyncRetrying,
@@ -113,10 +114,11 @@ class RemoteReward:
             error = failure.last_attempt.exception()
             said = "no answer in time" if isinstance(error, asyncio.TimeoutError) else first_line(error)
             raise RewardError(
-                f"the scorer at {self.url} failed {self.attempts} times: {said}; see that it runs and can be reached"
+                f"the scorer at {self.url} failed {self.attempts} times: {said}; check that it is running and can be "
+                "reached"
             ) from error
 
-    async def _ask(self, session, request: dict) -> list[float | None]:
+    async def _ask(self, session: Any, request: dict) -> list[float | None]:
         body = json.dumps(request, default=str).encode()
         async with session.post(self.url, data=body, headers={"Content-Type": "application/json"}) as response:
             if response.status in RETRIED_STATUS or response.status >= 500:
@@ -133,7 +135,7 @@ class RemoteReward:
         return check_answer(answer, len(request["completions"]))
 
 
-def check_answer(answer, count: int) -> list[float | None]:
+def check_answer(answer: Any, count: int) -> list[float | None]:
     """The scores of an answer. Raises `BadAnswer` unless there are `count`, each a finite number or None."""
     scores = answer.get("scores") if isinstance(answer, dict) else None
     if not isinstance(scores, list):
@@ -146,10 +148,10 @@ def check_answer(answer, count: int) -> list[float | None]:
     return [None if score is None else float(score) for score in scores]
 
 
-def _plain(value):
-    """A value that JSON can hold: dataclasses as objects, NaN and infinities as null; what is left, such as dates, is
-    sent as text."""
-    if dataclasses.is_dataclass(value):
+def _plain(value: Any) -> Any:
+    """A value that JSON can hold: dataclasses as objects, NaN and infinity as null. Anything else that JSON has no form
+    for, such as a date, is sent as text."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
         value = dataclasses.asdict(value)
     if isinstance(value, dict):
         return {str(key): _plain(item) for key, item in value.items()}

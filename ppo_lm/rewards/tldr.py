@@ -1,7 +1,7 @@
 """The reward when none is named: an automated scorer for TL;DR summaries.
 
 It knows no language and reads no meaning; it measures four things that good TL;DRs share, and is easy to fool. Use it
-to see the loop run, and a reward model or a function of your own to get a better model.
+to see the loop run, and a reward model or a function of your own to train a better model.
 """
 
 from __future__ import annotations
@@ -13,8 +13,10 @@ TARGET_RATIO = (0.08, 0.35)  # summary words / post words, the range that costs 
 MIN_WORDS = 5
 WORD = re.compile(r"[a-z0-9']+")
 FUNCTION_WORDS = frozenset(
-    "a an and are as at be but by for from had has have he her his i in is it me my not of on or our she so that the their them they this to "
-    "was we were what when which who will with you your".split()
+    (
+        "a an and are as at be but by for from had has have he her his i in is it me my not "
+        "of on or our she so that the their them they this to was we were what when which who will with you your"
+    ).split()
 )
 
 

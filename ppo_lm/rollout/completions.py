@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from ppo_lm.data.encoding import encode_prompt, pad
+from ppo_lm.data.encoding import decode_completions, encode_prompt, pad
 from ppo_lm.data.examples import Prompt
 from ppo_lm.models import PolicyModel
 from ppo_lm.rollout.engine import SamplingSettings
@@ -22,7 +22,5 @@ def write_completions(
         encoded = [encode_prompt(base.tokenizer, prompt) for prompt in prompts[start : start + batch_size]]
         sampled = engine.sample(*pad(encoded, base.pad_token_id, side="left", device=base.device), sampling, generator)
         action_ids, action_mask, _ = extract_actions(sampled.ids, base.eos_token_ids, base.pad_token_id)
-        texts += [
-            base.tokenizer.decode(ids[mask], skip_special_tokens=True) for ids, mask in zip(action_ids, action_mask)
-        ]
+        texts += decode_completions(base.tokenizer, action_ids, action_mask)
     return texts

@@ -3,25 +3,14 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
 
 import torch
 
+from ppo_lm.data.encoded import EncodedDemonstration
 from ppo_lm.data.encoding import pad
 from ppo_lm.models.policy_model import PolicyModel
 from ppo_lm.ops import action_logprobs
 from ppo_lm.optimisation import minimise
-
-
-@dataclass(frozen=True)
-class EncodedDemonstration:
-    """Token ids of a prompt and of a completion of it (with its EOS, if it ended)."""
-
-    prompt_ids: list[int]
-    completion_ids: list[int]
-
-    def __len__(self) -> int:
-        return len(self.prompt_ids) + len(self.completion_ids)
 
 
 def sum_completion_losses(policy: PolicyModel, batch: list[EncodedDemonstration]) -> torch.Tensor:

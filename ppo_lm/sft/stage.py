@@ -9,16 +9,15 @@ import torch
 
 from ppo_lm.base_setup import add_adapter, load_base, make_lora_config
 from ppo_lm.config import SFTConfig
-from ppo_lm.data import DataReport, Demonstration, load_demonstrations
-from ppo_lm.data.encoded import Encoded, encode_all
-from ppo_lm.data.encoding import encode_pair
+from ppo_lm.data import load_demonstrations
+from ppo_lm.data.encoded import Encoded, encode_demonstrations
 from ppo_lm.errors import ConfigError, require
 from ppo_lm.evaluation import rouge
 from ppo_lm.models import BaseModel, PolicyModel
 from ppo_lm.rollout import SamplingSettings, write_completions
 from ppo_lm.run import check_output_dir, save_models
 from ppo_lm.run.stage import LINES, LOSS, before_and_after, make_stage_run, register_training, training_settings
-from ppo_lm.sft.sft_trainer import EncodedDemonstration, completion_loss, train_sft
+from ppo_lm.sft.sft_trainer import completion_loss, train_sft
 from ppo_lm.tracking import Recorder
 
 NEAR_GREEDY = 0.01  # temperature (2403.17031, detail 26)
@@ -41,7 +40,9 @@ def run_sft(
         require("torchmetrics", f"ROUGE (rouge_samples {config.rouge_samples}; 0 leaves it out)", "rouge")
     demonstrations, report = load_demonstrations(config.demonstrations, config, config.completion_column)
     base = load_base(config.model_name, config.dtype, config.device, seed=config.seed)
-    encoded = encode_demonstrations(base, demonstrations, config, report)
+    encoded = encode_demonstrations(
+        base, demonstrations, report, max_prompt_tokens=config.max_prompt_tokens, max_tokens=config.max_tokens
+    )
     train, held_out = encoded.split(config.held_out, config.seed, report)
 
     with make_stage_run(config, "sft", train, resume=resume, quiet=quiet, recorders=recorders) as run:
@@ -66,30 +67,6 @@ def set_up_policy(base: BaseModel, config: SFTConfig) -> PolicyModel:
         base, "policy", make_lora_config(config.lora_r, config.lora_alpha, config.lora_dropout, config.lora_targets)
     )
     return PolicyModel(base)
-
-
-def encode_demonstrations(
-    base: BaseModel, demonstrations: list[Demonstration], config: SFTConfig, report: DataReport
-) -> Encoded:
-    """Token ids of every demonstration that fits into `max_tokens`."""
-    tokenizer = base.tokenizer
-
-    def encode(demonstration: Demonstration) -> tuple[EncodedDemonstration, int]:
-        tokens = EncodedDemonstration(
-            *encode_pair(tokenizer, base.eos_token_ids, demonstration.prompt, demonstration.completion)
-        )
-        return tokens, len(tokens)
-
-    limit = min(config.max_tokens, base.context_length)
-    return encode_all(
-        demonstrations,
-        tokenizer,
-        encode,
-        report,
-        role="demonstrations",
-        max_prompt_tokens=config.max_prompt_tokens,
-        limit=limit,
-    )
 
 
 def measure(policy: PolicyModel, held_out: Encoded, config: SFTConfig) -> dict[str, float]:

@@ -9,14 +9,11 @@ from pathlib import Path
 from ppo_lm.base_setup import load_base, set_up_roles
 from ppo_lm.config import ValueConfig
 from ppo_lm.data import DataReport, Demonstration, load_demonstrations
-from ppo_lm.data.encoded import Encoded
-from ppo_lm.errors import ConfigError, Problems, RewardError, writing
-from ppo_lm.ppo_trainer.inputs import load_reward, make_ready, missing_columns
-from ppo_lm.rewards import Scorer
-from ppo_lm.rewards.reward_computer import RewardComputer
+from ppo_lm.data.encoded import Encoded, encode_demonstrations
+from ppo_lm.errors import ConfigError, Problems, writing
+from ppo_lm.rewards import Responses, Reward, RewardComputer, check_columns, load_reward
 from ppo_lm.run import check_output_dir
 from ppo_lm.run.stage import LINES, LOSS, before_and_after, make_stage_run, register_training, training_settings
-from ppo_lm.sft.stage import encode_demonstrations
 from ppo_lm.tracking import Recorder, write_json
 from ppo_lm.value_modeling.value_trainer import ScoredDemonstration, measure_values, train_value_model
 
@@ -36,21 +33,21 @@ def run_value(
     """
     rewards, demonstrations, report = load_inputs(config)
     base = load_base(config.model_name, config.dtype, config.device, seed=config.seed)
-    train, held_out = encode_demonstrations(base, demonstrations, config, report).split(
-        config.held_out, config.seed, report
+    encoded = encode_demonstrations(
+        base, demonstrations, report, max_prompt_tokens=config.max_prompt_tokens, max_tokens=config.max_tokens
     )
-    roles = set_up_roles(
+    train, held_out = encoded.split(config.held_out, config.seed, report)
+    computer = RewardComputer(rewards, weights=config.reward_weights, clip=config.reward_clip)
+    model = set_up_roles(
         base,
         lora_r=config.lora_r,
         lora_alpha=config.lora_alpha,
         lora_dropout=config.lora_dropout,
         lora_targets=config.lora_targets,
-        reward_folders=[reward for reward in rewards if isinstance(reward, Path)],
+        load_rewards=computer.make_ready,
         seed=config.seed,
-    )
-    rewards, model = make_ready(rewards, roles.rewards, base.device), roles.value
+    ).value
     assert model is not None  # `set_up_roles` was not told to leave it out
-    computer = RewardComputer(rewards, weights=config.reward_weights, clip=config.reward_clip)
 
     with make_stage_run(config, "value", train, resume=resume, quiet=quiet, recorders=recorders) as run:
         run.start(
@@ -78,17 +75,18 @@ def run_value(
     return before_and_after(before, after)
 
 
-def load_inputs(config: ValueConfig) -> tuple[list[Scorer | Path], list[Demonstration], DataReport]:
-    """(rewards, a reward model of ours as its folder; demonstrations; report). All problems are raised as one error,
-    before any model loads."""
+def load_inputs(config: ValueConfig) -> tuple[list[Reward], list[Demonstration], DataReport]:
+    """(rewards, demonstrations, report). All problems are raised as one error, before any model loads."""
     missing = [name for name in ("demonstrations", "reward") if not getattr(config, name)]
     if missing:
         raise ConfigError([f'{name} is not set; name one, or "embedded"' for name in missing], "ValueConfig")
     problems = Problems("ValueConfig")
     problems.attempt(check_output_dir, config.output_dir)
     rewards = [problems.attempt(load_reward, reward) for reward in config.rewards]
-    for name, reward in zip(config.rewards, rewards):
-        problems.attempt(check_needs, name, reward)
+    found = "demonstrations have only a prompt and a completion; name another reward"
+    for reward in rewards:
+        if reward is not None:
+            problems.attempt(check_columns, reward, (), "reward", found)
     demonstrations, report = problems.attempt(
         load_demonstrations, config.demonstrations, config, config.completion_column
     ) or (None, None)
@@ -96,29 +94,17 @@ def load_inputs(config: ValueConfig) -> tuple[list[Scorer | Path], list[Demonstr
     return rewards, demonstrations, report
 
 
-def check_needs(name: str, reward: Scorer | Path | None) -> None:
-    """Raise `RewardError` if a function needs a column of the data."""
-    needed = missing_columns(reward, [])
-    if needed:
-        raise RewardError(
-            f"reward {name!r} needs {', '.join(map(repr, needed))}, but demonstrations have a prompt and a "
-            "completion alone; name another reward"
-        )
-
-
 def score_demonstrations(computer: RewardComputer, demonstrations: Encoded) -> list[float]:
-    """Every demonstration's score, ended as it is."""
+    """Every demonstration's score."""
     if not demonstrations.tokens:
         return []
-    prompts, completions = (
-        [text.prompt for text in demonstrations.texts],
-        [text.completion for text in demonstrations.texts],
+    responses = Responses.written(
+        prompts=[text.prompt for text in demonstrations.texts],
+        texts=[text.completion for text in demonstrations.texts],
+        columns={},
+        completion_ids=[tokens.completion_ids for tokens in demonstrations.tokens],
     )
-    columns = {
-        "terminated": [True] * len(prompts),
-        "completion_ids": [tokens.completion_ids for tokens in demonstrations.tokens],
-    }
-    return computer.compute_rewards(prompts, completions, columns).tolist()
+    return computer.compute_rewards(responses).total.tolist()
 
 
 def add_scores(demonstrations: Encoded, scores: list[float]) -> list[ScoredDemonstration]:

@@ -7,12 +7,20 @@ import time
 import pytest
 import torch
 
-from ppo_lm.base_setup import EMBEDDED_MODEL, find_reward_folder, load_base, make_lora_config, set_up_roles
+from ppo_lm.base_setup import (
+    EMBEDDED_MODEL,
+    find_reward_folder,
+    load_base,
+    load_reward_model,
+    make_lora_config,
+    set_up_roles,
+)
 from ppo_lm.base_setup.base_setup import pick_device, pick_dtype
 from ppo_lm.errors import ModelError
+from ppo_lm.experience_buffer import TokenBudget
 from ppo_lm.models import RewardModel
 from ppo_lm.models.base_model import pick_pad_token_id
-from ppo_lm.rewards.classifier import ClassifierReward
+from ppo_lm.rewards import ClassifierReward, RewardContext
 from tests.conftest import make_base
 
 
@@ -111,9 +119,7 @@ def test_a_reward_model_of_another_base_is_refused(tmp_path):
     base.add_adapter("reward", make_lora_config(4, 8, 0.0))
     RewardModel(base).save(tmp_path)
     with pytest.raises(ModelError, match="cannot be loaded onto model 'random'; was it trained on another one"):
-        set_up_roles(
-            make_base(), lora_r=4, lora_alpha=8, lora_dropout=0.0, lora_targets="all-linear", reward_folders=[tmp_path]
-        )
+        load_reward_model(make_base(), tmp_path)
 
 
 def test_auto_dtype():
@@ -206,5 +212,5 @@ def test_code_in_a_model_folder_is_never_run(tmp_path, kind):
         if kind == "AutoModelForCausalLM":
             load_base(str(folder), "float32", "cpu")
         else:
-            ClassifierReward(str(folder), "judge").load("cpu")
+            ClassifierReward(str(folder), "judge").make_ready(RewardContext.on(make_base(), TokenBudget(1024)))
     assert not ran.exists()

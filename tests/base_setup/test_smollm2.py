@@ -43,7 +43,7 @@ def test_a_gguf_model_can_be_saved_and_loaded_again(base, tmp_path):
 
 COUNT_MEMORY = """
 import gc, sys, torch
-from ppo_lm.base_setup import load_base, make_lora_config, set_up_roles
+from ppo_lm.base_setup import load_base, load_reward_model, make_lora_config, set_up_roles
 from ppo_lm.models import RewardModel
 
 def tensor_bytes():
@@ -58,7 +58,8 @@ base.add_adapter("reward", make_lora_config(16, 32, 0.1))
 RewardModel(base).save(folder)
 del base
 base = load_base(model, "float32", "cpu")
-roles = set_up_roles(base, lora_r=16, lora_alpha=32, lora_dropout=0.1, lora_targets="all-linear", reward_folders=[folder])
+lora = dict(lora_r=16, lora_alpha=32, lora_dropout=0.1, lora_targets="all-linear")
+roles = set_up_roles(base, **lora, load_rewards=lambda base: [load_reward_model(base, folder)])
 assert all(role is not None for role in roles)
 print(plain, tensor_bytes())
 """

@@ -5,12 +5,12 @@ import pytest
 from aiohttp.test_utils import TestClient, TestServer
 
 from ppo_lm.collection.answers import AnswerStore
-from ppo_lm.collection.pairs import FilePairs, LivePairs, load_pairs
+from ppo_lm.collection.pairs import FilePairs, load_pairs
 from ppo_lm.collection.schedule import Schedule
 from ppo_lm.collection.server import make_app
 from ppo_lm.collection.stage import check_same_collection, check_same_pairs, lock_folder
 from ppo_lm.config import CollectConfig
-from ppo_lm.data import DataReport, Preference, load_preferences
+from ppo_lm.data import Preference, load_preferences
 from ppo_lm.errors import ConfigError, DataError
 from ppo_lm.run import write_config
 
@@ -213,20 +213,28 @@ def test_settings_that_cannot_be_are_named(settings, message):
         CollectConfig(**settings)
 
 
-def test_live_pairs_are_two_different_samples_and_the_same_after_a_new_start():
-    config = CollectConfig(prompts="unused", model_name="embedded", max_new_tokens=12)
+def test_live_pairs_are_two_different_samples_and_the_same_after_a_new_start(tmp_path):
     prompts = ["SUBREDDIT: r/work TITLE: My boss POST: My boss Tom yelled at me. TL;DR:", "POST: I moved out. TL;DR:"]
-    report = DataReport("prompts", 2, 2, 0)
-    pairs = LivePairs(prompts, config, report)
+    file = tmp_path / "prompts.txt"
+    file.write_text("\n".join(prompts))
+    config = CollectConfig(prompts=str(file), model_name="embedded", max_new_tokens=12)
+    pairs, _ = load_pairs(config)
     found = [pairs.pair(number) for number in (0, 1, 0)]
     assert [prompt for prompt, _, _ in found] == [prompts[0], prompts[1], prompts[0]]
     assert all(first != second for _, first, second in found)
-    again = LivePairs(prompts, config, report)
+    again, _ = load_pairs(config)
     assert [again.pair(1), again.pair(0)] == [found[1], found[0]]
-    LivePairs([*prompts, "word " * 80], CollectConfig(prompts="unused", max_prompt_tokens=30), report)
-    assert report.used == 1 and "prompt 3 has no sentence that ends within max_prompt_tokens 30" in str(
-        report.dropped[0]
-    )
+    assert again.fingerprint() == pairs.fingerprint()
+
+
+def test_prompts_of_live_pairs_are_fitted_as_those_of_ppo_are(tmp_path):
+    file, long = tmp_path / "prompts.txt", "word " * 80
+    file.write_text(f"POST: I moved out. TL;DR:\n{long}\nMy boss yelled at me again. {long}")
+    pairs, report = load_pairs(CollectConfig(prompts=str(file), max_prompt_tokens=30))
+    assert len(pairs) == report.used == 2 and report.cut == 1
+    assert "prompt 2 has no sentence that ends within max_prompt_tokens 30" in str(report.dropped[0])
+    with pytest.raises(DataError, match=r"prompt 1 has 161 tokens, prompt 2 has 169 tokens .* less max_new_tokens 450"):
+        load_pairs(CollectConfig(prompts=str(file), max_new_tokens=450))
 
 
 def test_pairs_load_from_a_file(tmp_path):

@@ -129,10 +129,9 @@ def test_contestants_are_checked_before_any_model_loads(models, tmp_path, names,
 def test_a_reward_model_judges_on_its_own_base_whatever_comes_first_and_by_text_where_vocabularies_differ(
     models, tmp_path
 ):
-    from ppo_lm.base_setup import EMBEDDED_MODEL, load_base
+    from ppo_lm.base_setup import load_base
     from ppo_lm.data import load_prompts
-    from ppo_lm.models import RewardModel
-    from ppo_lm.ppo_trainer import RewardComputer
+    from ppo_lm.rewards import Responses, RewardComputer, load_reward
 
     rows = [
         {"prompt": f"SUBREDDIT: r/life My boss number {n} TL;DR:", "human": "My boss yelled at me." + " Hm" * n}
@@ -142,10 +141,11 @@ def test_a_reward_model_judges_on_its_own_base_whatever_comes_first_and_by_text_
     (tmp_path / "prompts.jsonl").write_text("\n".join(map(json.dumps, rows)))
     results = run_comparison(settings, quiet=True)
     base = load_base("embedded", "float32", "cpu")
-    scorer = RewardComputer(RewardModel.load(base, EMBEDDED_MODEL / "reward"))
+    scorer = RewardComputer(load_reward("embedded"))
+    scorer.make_ready(base)
     prompts = load_prompts(str(tmp_path / "prompts.jsonl"))[0].draw(4, settings.seed)[0]
-    expected = scorer.compute_rewards(prompts.prompts, [" " + text for text in prompts.columns["human"]])
-    assert results["sampled"][2].score.estimate == pytest.approx(float(expected.mean()), abs=1e-4)
+    expected = scorer.compute_rewards(Responses(prompts.prompts, [" " + text for text in prompts.columns["human"]]))
+    assert results["sampled"][2].score.estimate == pytest.approx(float(expected.total.mean()), abs=1e-4)
     assert results["sampled"][0].kl is None  # nothing is sampled at temperature 0
 
 

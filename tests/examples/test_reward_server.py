@@ -4,10 +4,9 @@ import importlib.util
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
 
-from ppo_lm.base_setup import find_reward_folder, load_base
-from ppo_lm.models import RewardModel
-from ppo_lm.ppo_trainer import RewardComputer
-from ppo_lm.rewards.remote import RemoteReward
+from ppo_lm.base_setup import load_base
+from ppo_lm.rewards import RemoteReward, Responses, RewardComputer, load_reward
+from tests.conftest import opinions
 
 PROMPTS = ["SUBREDDIT: r/life TITLE: My boss POST: My boss yelled at me. TL;DR:", "POST: I moved out. TL;DR:"]
 TEXTS = [" My boss yelled at me.", " I am upset."]
@@ -17,11 +16,12 @@ def test_it_serves_the_scores_of_the_reward_model(checkout):
     spec = importlib.util.spec_from_file_location("reward_server", checkout / "examples" / "reward_server.py")
     example = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(example)
-    scorer = RewardComputer(RewardModel.load(load_base("embedded", "float32", "cpu"), find_reward_folder("embedded")))
+    scorer = RewardComputer(load_reward("embedded"))
+    scorer.make_ready(load_base("embedded", "float32", "cpu"))
 
     async def ask():
         async with TestClient(TestServer(example.make_app(scorer))) as client:
-            return await asyncio.to_thread(RemoteReward(str(client.make_url("/score"))), PROMPTS, TEXTS)
+            return await asyncio.to_thread(opinions, RemoteReward(str(client.make_url("/score"))), PROMPTS, TEXTS)
 
-    assert asyncio.run(ask()) == pytest.approx(scorer.compute_rewards(PROMPTS, TEXTS).tolist(), abs=1e-6)
+    assert asyncio.run(ask()) == pytest.approx(scorer.compute_rewards(Responses(PROMPTS, TEXTS)).opinions, abs=1e-6)
     assert len((checkout / "examples" / "reward_server.py").read_text().splitlines()) <= 45

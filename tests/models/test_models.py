@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from ppo_lm.base_setup import make_lora_config, set_up_roles
+from ppo_lm.base_setup import load_reward_model, make_lora_config, set_up_roles
 from ppo_lm.models import RewardModel
 from tests.conftest import make_base, make_pairs
 
@@ -111,7 +111,9 @@ def test_the_reward_is_read_at_the_last_real_token_whatever_the_padding(tmp_path
 def test_a_saved_reward_model_scores_the_same_and_the_value_starts_from_it(tmp_path, lora_r):
     model = reward_model(tmp_path)
     base = make_base()
-    roles = set_up_roles(base, **{**LORA, "lora_r": lora_r}, reward_folders=[tmp_path])
+    roles = set_up_roles(
+        base, **{**LORA, "lora_r": lora_r}, load_rewards=lambda base: [load_reward_model(base, tmp_path)]
+    )
     pairs = make_pairs(dtype=torch.float32)
     scores = roles.rewards[0].scores(pairs.input_ids, pairs.attention_mask)
     torch.testing.assert_close(scores, model.scores(pairs.input_ids, pairs.attention_mask), rtol=0, atol=1e-6)

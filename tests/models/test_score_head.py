@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ppo_lm.base_setup import EMBEDDED_MODEL, load_base, set_up_roles
+from ppo_lm.base_setup import EMBEDDED_MODEL, load_base, load_reward_model, set_up_roles
 from ppo_lm.models.score_head import ScoreHead
 from tests.conftest import make_base, make_pairs
 
@@ -34,7 +34,7 @@ def test_the_value_model_starts_from_the_reward_model():
         lora_alpha=8,
         lora_dropout=0.0,
         lora_targets="all-linear",
-        reward_folders=[EMBEDDED_MODEL / "reward"],
+        load_rewards=lambda base: [load_reward_model(base, EMBEDDED_MODEL / "reward")],
     )
     pairs = make_pairs(dtype=torch.float32, vocabulary=500)
     values = roles.value.values(pairs)

@@ -13,8 +13,8 @@ from ppo_lm import PPOConfig, PPOTrainer
 from ppo_lm.base_setup import make_lora_config
 from ppo_lm.embedded.posts import generate_posts
 from ppo_lm.errors import ConfigError, DataError, RewardError
-from ppo_lm.ppo_trainer import RewardComputer
 from ppo_lm.ppo_trainer.metrics import describe_rollout
+from ppo_lm.rewards import ModelReward, Responses, RewardComputer
 from tests.conftest import make_base, make_pairs
 
 PROMPTS = [
@@ -45,7 +45,10 @@ def test_a_step_returns_what_it_promises_and_moves_both_models(folder, settings)
     results = trained.ppo_step(PROMPTS)
     assert len(results["generated_texts"]) == len(results["rewards"]) == 4
     assert results["rewards"] == pytest.approx(length_reward(PROMPTS, results["generated_texts"]))
-    numbers = {name: value for name, value in results.items() if name not in ("generated_texts", "rewards")}
+    assert results["reward_parts"] == {"length_reward": results["rewards"]}
+    numbers = {
+        name: value for name, value in results.items() if name not in ("generated_texts", "rewards", "reward_parts")
+    }
     assert all(isinstance(value, float) and math.isfinite(value) for value in numbers.values()), numbers
     assert results["kl"] == pytest.approx(0, abs=1e-4)  # the first rollout comes from the reference itself
     for weights, model in zip(before, (trained.roles.policy, trained.roles.value)):
@@ -177,7 +180,7 @@ def test_a_batch_that_cannot_be_trained_on_is_refused_before_it_is_sampled(folde
 def test_a_function_that_needs_a_column_the_prompts_lack_is_named_before_any_model_loads(tmp_path):
     file = tmp_path / "prompts.txt"
     file.write_text("one\ntwo\n")
-    with pytest.raises(RewardError, match="function gold needs 'facts', but the prompts .* have no other column"):
+    with pytest.raises(RewardError, match="monitor gold needs 'facts', but the prompts .* have no other column"):
         PPOTrainer(PPOConfig(model_name="nobody/none", prompts=str(file), monitor="ppo_lm.embedded.gold:gold"))
 
 
@@ -238,8 +241,9 @@ def test_the_embedded_reward_model_scores_texts_as_it_scores_their_tokens():
     pairs, texts = trained.generator.generate_sequences([f"SUBREDDIT: r/life {p}" for p in PROMPTS])
     assert pairs.terminated.all()
     prompts = [f"SUBREDDIT: r/life {p}" for p in PROMPTS]
-    from_tokens = trained.reward_computer.compute_rewards(prompts, texts, sa_pairs=pairs)
-    from_texts = trained.reward_computer.compute_rewards(prompts, texts)
+    tokens = Responses.sampled(prompts, texts, {}, pairs, trained.base.tokenizer)
+    from_tokens = trained.reward_computer.compute_rewards(tokens).total
+    from_texts = trained.reward_computer.compute_rewards(Responses(prompts, texts)).total
     torch.testing.assert_close(from_tokens, from_texts, rtol=0, atol=1e-4)
 
 
@@ -307,8 +311,9 @@ def test_a_text_that_did_not_end_is_scored_without_an_end(folder):
     base = make_base()
     base.add_adapter("reward", make_lora_config(4, 8, 0.0))
     model = RewardModel(base)
-    computer = RewardComputer(model)
-    found = computer.compute_rewards(["TL;DR:"] * 2, [" My boss"] * 2, {"terminated": [True, False]})
+    computer = RewardComputer(ModelReward.of(model))
+    responses = Responses(["TL;DR:"] * 2, [" My boss"] * 2, {"terminated": [True, False]})
+    found = computer.compute_rewards(responses).total
     ids = base.tokenizer("TL;DR:")["input_ids"] + base.tokenizer(" My boss")["input_ids"]
     torch.testing.assert_close(found, score_all(model, [[*ids, 1], ids]), rtol=0, atol=1e-5)
 
@@ -381,4 +386,6 @@ def test_rooms_can_be_reached_from_the_package_alone():
 def test_rooms_export_their_classes():
     assert ppo_lm.reward_kl.KLDivergence and ppo_lm.reward_kl.RewardAdjuster
     assert ppo_lm.advantage.TDError and ppo_lm.advantage.GAEAdvantage and ppo_lm.advantage.ReturnCalculator
-    assert RewardComputer(length_reward).compute_rewards(PROMPTS, ["a"] * 4).tolist() == pytest.approx([0.1] * 4)
+    assert ppo_lm.ppo_trainer.RewardComputer is RewardComputer
+    scores = RewardComputer(length_reward).compute_rewards(Responses(PROMPTS, ["a"] * 4))
+    assert scores.total.tolist() == pytest.approx([0.1] * 4)

@@ -10,16 +10,26 @@ import pytest
 import torch
 
 from ppo_lm.errors import ModelError, NumericalFault, RewardError, UserError
-from ppo_lm.ppo_trainer import RewardComputer
-from ppo_lm.rewards import FunctionReward, combine, load_scorer, unique_names
-from ppo_lm.rewards.classifier import ClassifierReward
+from ppo_lm.experience_buffer import TokenBudget
+from ppo_lm.rewards import (
+    DEFAULT_REWARD,
+    ClassifierReward,
+    FunctionReward,
+    Responses,
+    RewardComputer,
+    RewardContext,
+    combine,
+    load_reward,
+    unique_names,
+)
+from tests.conftest import make_base, opinions
 
 PROMPTS, COMPLETIONS = ["p", "q"], ["one", "two words"]
 ASK = [{"role": "user", "content": "Why?"}]
 
 
 def test_none_is_no_opinion():
-    assert FunctionReward(lambda completions: [None, 2])(PROMPTS, COMPLETIONS) == [None, 2.0]
+    assert opinions(FunctionReward(lambda completions: [None, 2]), PROMPTS, COMPLETIONS) == [None, 2.0]
 
 
 def test_an_async_function_that_judges_its_batch_at_once_takes_one_calls_time():
@@ -31,7 +41,7 @@ def test_an_async_function_that_judges_its_batch_at_once_takes_one_calls_time():
         return await asyncio.gather(*map(one, completions))
 
     started = time.perf_counter()
-    assert FunctionReward(judge)(["p"] * 32, ["abc"] * 32) == [3.0] * 32
+    assert opinions(FunctionReward(judge), ["p"] * 32, ["abc"] * 32) == [3.0] * 32
     assert time.perf_counter() - started < 1
 
 
@@ -41,7 +51,9 @@ def test_an_async_function_of_one_sample_is_called_for_all_at_once():
         return len(completion) * weight
 
     started = time.perf_counter()
-    assert FunctionReward(judge)(["p"] * 32, ["abc"] * 32, {"weight": list(range(32))}) == [3.0 * i for i in range(32)]
+    assert opinions(FunctionReward(judge), ["p"] * 32, ["abc"] * 32, {"weight": list(range(32))}) == [
+        3.0 * i for i in range(32)
+    ]
     assert time.perf_counter() - started < 1
     assert FunctionReward(judge).missing_columns([]) == ["weight"]
 
@@ -51,13 +63,13 @@ def test_async_functions_run_where_a_loop_runs_already():
         return [1.0] * len(completions)
 
     async def notebook():
-        return FunctionReward(judge)(PROMPTS, COMPLETIONS)
+        return opinions(FunctionReward(judge), PROMPTS, COMPLETIONS)
 
     assert asyncio.run(notebook()) == [1.0, 1.0]
 
 
 def test_a_plain_function_of_one_sample():
-    assert FunctionReward(lambda completion: len(completion))(PROMPTS, COMPLETIONS) == [3.0, 9.0]
+    assert opinions(FunctionReward(lambda completion: len(completion)), PROMPTS, COMPLETIONS) == [3.0, 9.0]
 
 
 def test_reward_functions_of_trl_work_unchanged():
@@ -65,9 +77,9 @@ def test_reward_functions_of_trl_work_unchanged():
     from trl.rewards import get_soft_overlong_punishment, think_format_reward
 
     texts = ["<think>\nhm\n</think>\n4", "4"]
-    assert FunctionReward(think_format_reward)([ASK, ASK], texts) == [1.0, 0.0]
+    assert opinions(FunctionReward(think_format_reward), [ASK, ASK], texts) == [1.0, 0.0]
     overlong = FunctionReward(get_soft_overlong_punishment(max_completion_len=4, soft_punish_cache=2))
-    assert overlong(PROMPTS, COMPLETIONS, {"completion_ids": [[1, 2], [1, 2, 3, 4, 5]]}) == [0.0, -1.0]
+    assert opinions(overlong, PROMPTS, COMPLETIONS, {"completion_ids": [[1, 2], [1, 2, 3, 4, 5]]}) == [0.0, -1.0]
 
 
 def test_columns_of_the_data_arrive_by_name_and_in_kwargs():
@@ -76,16 +88,17 @@ def test_columns_of_the_data_arrive_by_name_and_in_kwargs():
         return [float(truth in completion) for completion, truth in zip(completions, ground_truth)]
 
     columns = {"ground_truth": ["4", "5"], "terminated": [True, True]}
-    assert FunctionReward(right_number)(PROMPTS, ["It is 4.", "It is 4."], columns) == [1.0, 0.0]
+    assert opinions(FunctionReward(right_number), PROMPTS, ["It is 4.", "It is 4."], columns) == [1.0, 0.0]
 
 
 def test_several_rewards_are_weighted_and_kept_apart():
     computer = RewardComputer(
         [lambda completions: [1.0, 3.0], FunctionReward(lambda completions: [4.0, None], "kind")], weights=[1.0, 0.5]
     )
-    assert computer.compute_rewards(PROMPTS, COMPLETIONS).tolist() == [3.0, 3.0]
-    assert list(computer.components) == ["<lambda>", "kind"]
-    assert computer.components["<lambda>"].tolist() == [1.0, 3.0] and math.isnan(computer.components["kind"][1])
+    scores = computer.compute_rewards(Responses(PROMPTS, COMPLETIONS))
+    assert scores.total.tolist() == [3.0, 3.0]
+    assert list(scores.parts) == ["<lambda>", "kind"]
+    assert scores.parts["<lambda>"].tolist() == [1.0, 3.0] and math.isnan(scores.parts["kind"][1])
 
 
 def test_combining_by_hand():
@@ -120,13 +133,14 @@ def test_combining_by_hand():
     ],
 )
 def test_built_ins_by_hand(spec, completion, columns, expected):
-    assert load_scorer(spec)(["p"], [completion], columns) == (
+    assert opinions(load_reward(spec), ["p"], [completion], columns) == (
         [None] if expected is None else [pytest.approx(expected, abs=1e-4)]
     )
 
 
 def test_similarity_puts_what_means_the_same_above_what_does_not():
-    scores = load_scorer("similarity(column='reference')")(
+    scores = opinions(
+        load_reward("similarity(column='reference')"),
         ["p"] * 3,
         ["The film was great.", "I loved the movie.", "Tax law is dull."],
         {"reference": ["I loved the movie."] * 3},
@@ -149,13 +163,13 @@ def test_similarity_puts_what_means_the_same_above_what_does_not():
 )
 def test_a_built_in_that_cannot_be_made_is_one_sentence(spec, message):
     with pytest.raises(RewardError, match=message):
-        load_scorer(spec)
+        load_reward(spec)
 
 
 def test_a_built_in_names_the_column_it_lacks():
     for spec in ("rouge(column='summary')", "similarity(column='summary')"):
-        assert load_scorer(spec).missing_columns(["facts"]) == ["summary"]
-        assert load_scorer(spec).missing_columns(["facts", "summary"]) == []
+        assert load_reward(spec).missing_columns(["facts"]) == ["summary"]
+        assert load_reward(spec).missing_columns(["facts", "summary"]) == []
 
 
 def make_classifier(folder, labels):
@@ -180,18 +194,27 @@ def make_classifier(folder, labels):
     tokenizer.save_pretrained(folder)
 
 
+def ready(folder) -> ClassifierReward:
+    """The reward that the folder's name stands for, loaded."""
+    reward = load_reward(str(folder))
+    reward.make_ready(
+        RewardContext(torch.device("cpu"), find_base=lambda folder: make_base(), budget=TokenBudget(1024))
+    )
+    return reward
+
+
 @pytest.mark.parametrize("labels", [1, 2])
 def test_a_classifier_scores_as_transformers_does_each_text_alone(tmp_path, labels):
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     make_classifier(tmp_path / "judge", labels)
-    scorer = load_scorer(str(tmp_path / "judge"))
+    scorer = ready(tmp_path / "judge")
     assert isinstance(scorer, ClassifierReward) and scorer.name == "judge"
     prompts, completions = (
         ["TL;DR:", "My boss", "POST: I moved out. TL;DR:"],
         [" I am upset.", " yelled at me last week.", " Hm"],
     )
-    scores = scorer(prompts, completions)
+    scores = opinions(scorer, prompts, completions)
     model, tokenizer = (
         AutoModelForSequenceClassification.from_pretrained(tmp_path / "judge"),
         AutoTokenizer.from_pretrained(tmp_path / "judge"),
@@ -204,39 +227,38 @@ def test_a_classifier_scores_as_transformers_does_each_text_alone(tmp_path, labe
 def test_a_classifier_that_is_no_reward_is_one_sentence(tmp_path):
     make_classifier(tmp_path / "three", 3)
     with pytest.raises(ModelError, match="has 3 labels; a reward needs one, or two"):
-        load_scorer(str(tmp_path / "three"))(["p"], ["c"])
+        ready(tmp_path / "three")
     make_classifier(tmp_path / "one", 1)
     (tmp_path / "one" / "model.safetensors").unlink()
     with pytest.raises(ModelError, match="cannot be loaded as a sequence classifier"):
-        load_scorer(str(tmp_path / "one"))(["p"], ["c"])
+        ready(tmp_path / "one")
 
 
 def test_a_classifier_reads_the_end_of_what_is_too_long_for_it(tmp_path):
     make_classifier(tmp_path / "judge", 1)
-    scorer = load_scorer(str(tmp_path / "judge"))
-    tokenizer = scorer.load("cpu") or scorer._loaded[0]
+    scorer = ready(tmp_path / "judge")
+    tokenizer = scorer._loaded[0]
     prompt = "My boss yelled at me. " * 40
     end = tokenizer.decode(tokenizer(prompt + " I left.")["input_ids"][-64:])
-    assert scorer([prompt], [" I left."]) == pytest.approx(scorer([""], [end]), abs=1e-5)
+    assert opinions(scorer, [prompt], [" I left."]) == pytest.approx(opinions(scorer, [""], [end]), abs=1e-5)
 
 
 def test_a_classifier_with_damaged_weights_is_a_numerical_fault(tmp_path):
     make_classifier(tmp_path / "judge", 1)
-    scorer = load_scorer(str(tmp_path / "judge"))
-    scorer.load("cpu")
+    scorer = ready(tmp_path / "judge")
     with torch.no_grad():
         scorer._loaded[1].score.weight.fill_(math.nan)
-    with pytest.raises(NumericalFault, match="gave a score that is no finite number"):
-        scorer(["p"], ["c"])
+    with pytest.raises(NumericalFault, match="gave a score that is NaN or infinite"):
+        opinions(scorer, ["p"], ["c"])
 
 
 def test_a_folder_that_is_not_there_is_no_hub_id(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs").mkdir()
     with pytest.raises(RewardError, match="there is no such function, folder or built-in"):
-        load_scorer("runs/reward")
-    with pytest.raises(RewardError, match="a reward model cannot be a monitor"):
-        load_scorer("embedded", "monitor")
+        load_reward("runs/reward")
+    with pytest.raises(RewardError, match="monitor 'sentimant': there is no such function"):
+        load_reward("sentimant", "monitor")
 
 
 def test_a_client_that_a_function_keeps_lives_on_between_batches():
@@ -248,27 +270,30 @@ def test_a_client_that_a_function_keeps_lives_on_between_batches():
         return 1.0
 
     scorer = FunctionReward(judge)
-    assert [scorer(["p"] * 4, ["c"] * 4) for _ in range(3)] == [[1.0] * 4] * 3
+    assert [opinions(scorer, ["p"] * 4, ["c"] * 4) for _ in range(3)] == [[1.0] * 4] * 3
 
 
 def test_the_default_reward_reads_conversations():
     from ppo_lm.rewards import tldr_heuristics
 
     post = "My boss yelled at me last week. I quit."
-    talk = FunctionReward(tldr_heuristics)([[{"role": "user", "content": post}]], ["My boss yelled, so I quit."])
-    assert talk == tldr_heuristics([post], ["My boss yelled, so I quit."])
+    talk = [{"role": "user", "content": post}]
+    assert opinions(load_reward(DEFAULT_REWARD), [talk], ["My boss yelled, so I quit."]) == tldr_heuristics(
+        [post], ["My boss yelled, so I quit."]
+    )
 
 
 def test_a_chat_reaches_the_classifier_by_its_own_template(tmp_path):
     make_classifier(tmp_path / "judge", 1)
-    scorer = load_scorer(str(tmp_path / "judge"))
     with pytest.raises(RewardError, match="has no chat template"):
-        scorer([ASK], ["Because."])
+        opinions(ready(tmp_path / "judge"), [ASK], ["Because."])
     file = tmp_path / "judge" / "tokenizer_config.json"
     template = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
     file.write_text(json.dumps({**json.loads(file.read_text()), "chat_template": template}))
-    scorer = load_scorer(str(tmp_path / "judge"))
-    assert scorer([ASK], ["Because."]) == pytest.approx(scorer(["user: Why?\nassistant:"], [" Because.\n"]), abs=1e-5)
+    scorer = ready(tmp_path / "judge")
+    assert opinions(scorer, [ASK], ["Because."]) == pytest.approx(
+        opinions(scorer, ["user: Why?\nassistant:"], [" Because.\n"]), abs=1e-5
+    )
 
 
 @pytest.mark.parametrize(
@@ -278,4 +303,4 @@ def test_a_package_that_is_not_installed_is_named_before_a_run(spec, package, mo
     found = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == package else found(name))
     with pytest.raises(UserError, match=f"needs the package {package}; install it with `pip install {package}`"):
-        load_scorer(spec)
+        load_reward(spec)

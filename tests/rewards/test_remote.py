@@ -11,8 +11,8 @@ import pytest
 from aiohttp import web
 
 from ppo_lm.errors import RewardError
-from ppo_lm.rewards import load_scorer
-from ppo_lm.rewards.remote import RemoteReward
+from ppo_lm.rewards import RemoteReward, load_reward
+from tests.conftest import opinions
 
 
 class Server:
@@ -72,8 +72,11 @@ def test_the_schema_and_the_order_of_the_scores():
 
     texts = ["x" * n for n in range(10)]
     with Server(lambda _, body: lengths(body)) as server:
-        scores = RemoteReward(server.url, batch_size=4)(
-            ["p"] * 10, texts, {"facts": [Fact(str(n)) for n in range(10)], "id": list(range(10))}
+        scores = opinions(
+            RemoteReward(server.url, batch_size=4),
+            ["p"] * 10,
+            texts,
+            {"facts": [Fact(str(n)) for n in range(10)], "id": list(range(10))},
         )
     assert scores == [float(n) for n in range(10)]
     bodies = sorted(server.requests, key=lambda body: body["columns"]["id"])
@@ -92,14 +95,14 @@ def test_any_column_can_be_sent():
 
     columns = {"facts": [[Fact(datetime.date(2026, 1, 2))]], "n": [float("nan")], "day": [datetime.date(2026, 1, 2)]}
     with Server(lambda _, body: lengths(body)) as server:
-        RemoteReward(server.url)(["p"], ["c"], columns)
+        opinions(RemoteReward(server.url), ["p"], ["c"], columns)
     assert server.requests[0]["columns"] == {"facts": [[{"when": "2026-01-02"}]], "n": [None], "day": ["2026-01-02"]}
 
 
 def test_requests_run_side_by_side():
     with Server(lambda *_: 0.3) as server:
         started = time.perf_counter()
-        RemoteReward(server.url, batch_size=1, concurrency=8)(["p"] * 8, ["c"] * 8)
+        opinions(RemoteReward(server.url, batch_size=1, concurrency=8), ["p"] * 8, ["c"] * 8)
         assert time.perf_counter() - started < 1.5  # 2.4 s one after the other
 
 
@@ -118,7 +121,7 @@ FAILURES = {
 @pytest.mark.parametrize("failure", FAILURES)
 def test_a_failure_that_passes_is_asked_again(failure):
     with Server(FAILURES[failure]) as server:
-        assert RemoteReward(server.url, timeout=0.5, wait=0.01)(["p", "q"], ["one", "three"]) == [3.0, 5.0]
+        assert opinions(RemoteReward(server.url, timeout=0.5, wait=0.01), ["p", "q"], ["one", "three"]) == [3.0, 5.0]
     assert len(server.requests) == (3 if failure in ("500 twice", "busy") else 2)
 
 
@@ -132,7 +135,7 @@ def test_only_the_part_that_failed_is_asked_again():
         return lengths(body)
 
     with Server(handle) as server:
-        assert RemoteReward(server.url, batch_size=1, wait=0.01)(["p"] * 3, ["a", "b", "c"]) == [1.0] * 3
+        assert opinions(RemoteReward(server.url, batch_size=1, wait=0.01), ["p"] * 3, ["a", "b", "c"]) == [1.0] * 3
     assert sorted(body["completions"][0] for body in server.requests) == ["a", "b", "b", "c"]
 
 
@@ -141,7 +144,7 @@ def test_only_the_part_that_failed_is_asked_again():
     [
         (
             lambda n, body: web.Response(status=500),
-            "failed 3 times: it answered 500 Internal Server Error; see that it runs",
+            "failed 3 times: it answered 500 Internal Server Error; check that it is running",
         ),
         (lambda n, body: 1.0, "failed 3 times: no answer in time"),
         (lambda n, body: {"scores": [float("nan"), 1]}, "failed 3 times: it returned nan for completion 0 of 2"),
@@ -151,26 +154,26 @@ def test_only_the_part_that_failed_is_asked_again():
 )
 def test_a_failure_that_stays_is_one_sentence(answer, message):
     with Server(answer) as server, pytest.raises(RewardError, match=message) as caught:
-        RemoteReward(server.url, timeout=0.2, attempts=3, wait=0.01)(["p", "q"], ["one", "three"])
+        opinions(RemoteReward(server.url, timeout=0.2, attempts=3, wait=0.01), ["p", "q"], ["one", "three"])
     assert server.url in str(caught.value)
     assert len(server.requests) == (1 if "refuses" in message else 3)
 
 
 def test_no_server_at_all():
-    with pytest.raises(RewardError, match="failed 2 times: .*; see that it runs and can be reached"):
-        RemoteReward("http://127.0.0.1:9/", attempts=2, wait=0.01)(["p"], ["c"])
+    with pytest.raises(RewardError, match="failed 2 times: .*; check that it is running and can be reached"):
+        opinions(RemoteReward("http://127.0.0.1:9/", attempts=2, wait=0.01), ["p"], ["c"])
 
 
 def test_null_is_no_opinion():
     with Server(lambda *_: {"scores": [None, 1]}) as server:
-        assert RemoteReward(server.url)(["p", "q"], ["a", "b"]) == [None, 1.0]
+        assert opinions(RemoteReward(server.url), ["p", "q"], ["a", "b"]) == [None, 1.0]
 
 
 def test_how_a_configuration_names_it():
-    assert load_scorer("http://localhost:8000/score").url == "http://localhost:8000/score"
-    scorer = load_scorer("remote(url='https://scores.example/v1', timeout=5, attempts=2, batch_size=4)")
+    assert load_reward("http://localhost:8000/score").url == "http://localhost:8000/score"
+    scorer = load_reward("remote(url='https://scores.example/v1', timeout=5, attempts=2, batch_size=4)")
     assert (scorer.url, scorer.timeout, scorer.attempts, scorer.batch_size) == ("https://scores.example/v1", 5, 2, 4)
     with pytest.raises(RewardError, match="unexpected keyword argument 'retries'"):
-        load_scorer("remote(url='http://a', retries=2)")
+        load_reward("remote(url='http://a', retries=2)")
     with pytest.raises(RewardError, match="concurrency is 0; it must be above 0"):
-        load_scorer("remote(url='http://a', concurrency=0)")
+        load_reward("remote(url='http://a', concurrency=0)")

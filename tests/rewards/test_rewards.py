@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from ppo_lm.errors import NumericalFault, RewardError
-from ppo_lm.rewards import FunctionReward, load_function, tldr_heuristics
+from ppo_lm.rewards import FunctionReward, load_reward, tldr_heuristics
 from ppo_lm.rewards.tldr import tldr_score
+from tests.conftest import opinions
 
 PROMPTS, COMPLETIONS = ["p", "q"], ["one", "two words"]
 
@@ -15,7 +16,7 @@ PROMPTS, COMPLETIONS = ["p", "q"], ["one", "two words"]
     "scores", [[1, 2.5], (1, 2.5), numpy.array([1, 2.5]), torch.tensor([1, 2.5])], ids=lambda s: type(s).__name__
 )
 def test_any_list_of_numbers_is_taken(scores):
-    assert FunctionReward(lambda prompts, completions: scores)(PROMPTS, COMPLETIONS) == [1.0, 2.5]
+    assert opinions(FunctionReward(lambda prompts, completions: scores), PROMPTS, COMPLETIONS) == [1.0, 2.5]
 
 
 @pytest.mark.parametrize(
@@ -33,7 +34,7 @@ def test_anything_else_is_one_sentence_with_the_place(result, message):
         return result
 
     with pytest.raises(RewardError, match=f"reward function judge {message}"):
-        FunctionReward(judge)(PROMPTS, COMPLETIONS)
+        opinions(FunctionReward(judge), PROMPTS, COMPLETIONS)
 
 
 @pytest.mark.parametrize(
@@ -42,7 +43,7 @@ def test_anything_else_is_one_sentence_with_the_place(result, message):
 )
 def test_a_score_that_is_not_finite_is_a_numerical_fault(result, message):
     with pytest.raises(NumericalFault, match=f"returned {message}.*; it must return a finite number"):
-        FunctionReward(lambda prompts, completions: result, name="judge")(PROMPTS, COMPLETIONS)
+        opinions(FunctionReward(lambda prompts, completions: result, name="judge"), PROMPTS, COMPLETIONS)
 
 
 def test_a_function_that_raises_is_named_and_its_error_kept():
@@ -50,20 +51,20 @@ def test_a_function_that_raises_is_named_and_its_error_kept():
         raise KeyError("lexicon")
 
     with pytest.raises(
-        RewardError, match="reward function judge raised KeyError on a batch of 2 completions: 'lexicon'"
+        RewardError, match="reward judge raised KeyError on a batch of 2 responses: 'lexicon'"
     ) as caught:
-        FunctionReward(judge)(PROMPTS, COMPLETIONS)
+        opinions(FunctionReward(judge), PROMPTS, COMPLETIONS)
     assert isinstance(caught.value.__cause__, KeyError)
 
 
 def test_a_function_gets_the_columns_it_names_or_all_of_them():
     columns = {"facts": ["x", "y"], "terminated": [True, False]}
-    assert FunctionReward(lambda prompts, completions: [0, 0])(PROMPTS, COMPLETIONS, columns) == [0, 0]
-    assert FunctionReward(lambda completions, terminated, **_: [float(t) for t in terminated])(
-        PROMPTS, COMPLETIONS, columns
-    ) == [1, 0]
+    assert opinions(FunctionReward(lambda prompts, completions: [0, 0]), PROMPTS, COMPLETIONS, columns) == [0, 0]
+    ends = FunctionReward(lambda completions, terminated, **_: [float(t) for t in terminated])
+    assert opinions(ends, PROMPTS, COMPLETIONS, columns) == [1, 0]
     seen = {}
-    FunctionReward(lambda **everything: seen.update(everything) or [0, 0])(PROMPTS, COMPLETIONS, columns)
+    everything = FunctionReward(lambda **everything: seen.update(everything) or [0, 0])
+    opinions(everything, PROMPTS, COMPLETIONS, columns)
     assert seen == {"prompts": PROMPTS, "completions": COMPLETIONS, **columns}
 
 
@@ -85,14 +86,15 @@ def test_a_file_may_use_dataclasses_and_import_its_neighbours(tmp_path):
         "@dataclass\nclass Score:\n    value: float\n"
         "def score(completions):\n    return [Score(BONUS).value for _ in completions]\n"
     )
-    assert FunctionReward(load_function(f"{file}:score"))(PROMPTS, COMPLETIONS) == [2.0, 2.0]
+    assert opinions(load_reward(f"{file}:score"), PROMPTS, COMPLETIONS) == [2.0, 2.0]
 
 
 def test_functions_load_from_a_module_and_from_a_file(tmp_path):
     file = tmp_path / "mine.py"
-    file.write_text("def length(prompts, completions):\n    return [len(c) for c in completions]\nNUMBER = 3\n")
-    assert load_function(f"{file}:length")(PROMPTS, COMPLETIONS) == [3, 9]
-    assert load_function("ppo_lm.rewards.tldr:tldr_heuristics") is tldr_heuristics
+    file.write_text("def length(prompts, completions):\n    return [len(c) for c in completions]\n")
+    assert opinions(load_reward(f"{file}:length"), PROMPTS, COMPLETIONS) == [3, 9]
+    found = opinions(load_reward("ppo_lm.rewards.tldr:tldr_heuristics"), PROMPTS, COMPLETIONS)
+    assert found == tldr_heuristics(PROMPTS, COMPLETIONS)
 
 
 @pytest.mark.parametrize(
@@ -103,14 +105,17 @@ def test_functions_load_from_a_module_and_from_a_file(tmp_path):
         ("{tmp}/broken.py:f", "raised SyntaxError while it was loaded"),
         ("no_such_module:f", "there is no module 'no_such_module'"),
         ("ppo_lm.rewards.tldr:nothing", "has no function 'nothing'"),
-        ("just_a_name", "write module:name or path/file.py:name"),
+        ("ppo_lm.rewards.tldr:", "write module:name or path/file.py:name"),
+        ("{tmp}/mine.py:NUMBER", "'NUMBER' is neither a function nor a Reward"),
     ],
 )
 def test_a_function_that_cannot_be_found_is_one_sentence(tmp_path, spec, message):
-    (tmp_path / "mine.py").write_text("def length(prompts, completions):\n    return [len(c) for c in completions]\n")
+    (tmp_path / "mine.py").write_text(
+        "def length(completions):\n    return [len(c) for c in completions]\nNUMBER = 3\n"
+    )
     (tmp_path / "broken.py").write_text("def f(:\n")
     with pytest.raises(RewardError, match=message):
-        load_function(spec.format(tmp=tmp_path))
+        load_reward(spec.format(tmp=tmp_path))
 
 
 POST = (

@@ -2,9 +2,10 @@ import pytest
 import torch
 
 from ppo_lm.base_setup import make_lora_config
+from ppo_lm.data.encoded import EncodedDemonstration
 from ppo_lm.models import PolicyModel
 from ppo_lm.optimisation.supervised_loop import Counter
-from ppo_lm.sft import EncodedDemonstration, completion_loss, train_sft
+from ppo_lm.sft import completion_loss, train_sft
 from tests.conftest import make_base
 
 DEMONSTRATIONS = [

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ppo_lm import PPOConfig, PPOTrainer
-from ppo_lm.base_setup import EMBEDDED_MODEL, find_value_folder, set_up_roles
+from ppo_lm.base_setup import EMBEDDED_MODEL, find_value_folder, load_reward_model, set_up_roles
 from ppo_lm.cli.main import main
 from ppo_lm.config import ValueConfig
 from ppo_lm.errors import ConfigError, DataError, ModelError, RewardError, RunPaused
@@ -138,12 +138,12 @@ def test_the_shipped_value_model_foresees_what_the_reward_model_as_a_start_does_
     from ppo_lm.reward_modeling import score_all
 
     base, posts = load_base("embedded", "float32", "cpu"), generate_posts(100, seed=77)
-    rewards = [EMBEDDED_MODEL / "reward"]
+    load_rewards = lambda base: [load_reward_model(base, EMBEDDED_MODEL / "reward")]  # noqa: E731
     texts = [
         (encode_prompt(base.tokenizer, post.prompt), encode_completion(base.tokenizer, summary.text, EOS))
         for post, summary in zip(posts, write_demonstrations(posts, 77))
     ]
-    settings = dict(lora_r=16, lora_alpha=32, lora_dropout=0.0, lora_targets="all-linear", reward_folders=rewards)
+    settings = dict(lora_r=16, lora_alpha=32, lora_dropout=0.0, lora_targets="all-linear", load_rewards=load_rewards)
     roles = set_up_roles(base, **settings, value_folder=find_value_folder("embedded"))
     scores = score_all(roles.rewards[0], [prompt + completion for prompt, completion in texts]).tolist()
     scored = [ScoredDemonstration(*ids, score) for ids, score in zip(texts, scores)]
@@ -162,12 +162,12 @@ def test_what_is_wrong_is_one_sentence_before_any_model_loads(tmp_path):
     both = dict(model_name="nobody/none", demonstrations=str(tmp_path / "none.jsonl"), output_dir=str(tmp_path / "run"))
     with pytest.raises(
         ConfigError,
-        match="ValueConfig: 2 problems:(.|\n)*needs 'reference', but demonstrations have a prompt and a completion "
-        "alone(.|\n)*there is no such file",
+        match="ValueConfig: 2 problems:(.|\n)*needs 'reference', but demonstrations have only a prompt and a "
+        "completion(.|\n)*there is no such file",
     ):
         run_value(ValueConfig(**both, reward=["sentiment", "rouge(column='reference')"]))
     there = both | {"demonstrations": write(tmp_path / "d.jsonl", DEMONSTRATIONS)}
-    with pytest.raises(RewardError, match="needs 'reference', but demonstrations have a prompt and a completion alone"):
+    with pytest.raises(RewardError, match="needs 'reference', but demonstrations have only a prompt and a completion"):
         run_value(ValueConfig(**there, reward="rouge(column='reference')"))
     with pytest.raises(ConfigError, match="reward_weights has 1 numbers for 2 rewards"):
         ValueConfig(**both, reward=["sentiment", "embedded"], reward_weights=[1.0])

@@ -1,0 +1,90 @@
+"""Prompts made to fit a model: cut, encoded and checked, in one place."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from ppo_lm.data.encoding import encode_prompt, fit_prompt
+from ppo_lm.data.examples import Prompt, is_token_ids
+from ppo_lm.data.prompts import PromptSet
+from ppo_lm.data.report import DataReport
+from ppo_lm.errors import DataError
+
+if TYPE_CHECKING:
+    from ppo_lm.models import BaseModel
+
+
+def fit_prompts(
+    prompts: PromptSet, report: DataReport, base: BaseModel, *, max_prompt_tokens: int, max_new_tokens: int
+) -> tuple[PromptSet, DataReport]:
+    """The prompts with their `ids`, cut to `max_prompt_tokens` (0: not cut), without those that cannot be cut to that
+    length; and the report with their lengths. Raises `DataError` if none is left, or if one leaves no room in the
+    model's context for a response of `max_new_tokens`."""
+    report = replace(report, dropped=list(report.dropped), cut=0)
+    rows, fitted, ids = [], [], []
+    for row, prompt in enumerate(prompts.prompts):
+        tokens = encode_prompt(base.tokenizer, prompt)
+        if max_prompt_tokens and len(tokens) > max_prompt_tokens:
+            shorter = fit_prompt(base.tokenizer, prompt, max_prompt_tokens)
+            if shorter is None:
+                report.drop(
+                    f"prompt {row + 1}", f"has no sentence that ends within max_prompt_tokens {max_prompt_tokens}"
+                )
+                continue
+            report.cut += 1
+            prompt, tokens = shorter, encode_prompt(base.tokenizer, shorter)
+        rows.append(row)
+        fitted.append(_readable(base, prompt))
+        ids.append(tokens)
+    if not rows:
+        raise DataError(
+            f"prompts: none has a sentence that ends within max_prompt_tokens {max_prompt_tokens}; raise it"
+        )
+    check_lengths(ids, max_new_tokens, base.context_length)
+    report.lengths = [len(tokens) for tokens in ids]
+    return PromptSet(fitted, prompts.select(rows).columns, ids), report
+
+
+def encode_prompt_set(prompts: PromptSet, base: BaseModel, max_new_tokens: int) -> PromptSet:
+    """`prompts` with their `ids`. Prompts that were given as token ids keep them, and become texts for rewards and
+    people to read. Raises `DataError` as `encode_prompts` does."""
+    ids = encode_prompts(prompts.prompts, base, max_new_tokens)
+    return PromptSet([_readable(base, prompt) for prompt in prompts.prompts], prompts.columns, ids)
+
+
+def encode_prompts(prompts: Sequence[Prompt], base: BaseModel, max_new_tokens: int) -> list[list[int]]:
+    """The token ids of texts and conversations; token ids are returned as they are. Raises `DataError` unless
+    `prompts` is a list of at least one, and each leaves room for a response of `max_new_tokens`."""
+    check_prompts(prompts)
+    ids = [encode_prompt(base.tokenizer, prompt) for prompt in prompts]
+    check_lengths(ids, max_new_tokens, base.context_length)
+    return ids
+
+
+def check_prompts(prompts: Sequence[Prompt]) -> None:
+    """Raise `DataError` unless `prompts` is a list of at least one text, conversation or list of token ids."""
+    if isinstance(prompts, str) or not len(prompts) or not all(isinstance(prompt, (str, list)) for prompt in prompts):
+        raise DataError(
+            f"prompts must be a list of at least one text or conversation (or list of token ids); got {prompts!r:.60}"
+        )
+
+
+def check_lengths(ids: Sequence[Sequence[int]], max_new_tokens: int, context_length: int) -> None:
+    """Raise `DataError`, naming each bad prompt by its number, unless every prompt has a token and leaves room for the
+    response."""
+    room = context_length - max_new_tokens
+    problems = [f"prompt {i} is empty" for i, tokens in enumerate(ids) if not tokens]
+    problems += [f"prompt {i} has {len(tokens)} tokens" for i, tokens in enumerate(ids) if len(tokens) > room]
+    if problems:
+        more = f", and {len(problems) - 5} more" if len(problems) > 5 else ""
+        raise DataError(
+            f"{', '.join(problems[:5])}{more} (counted from 0); a prompt needs at least 1 token and at most {room}, "
+            f"the model's context of {context_length} less max_new_tokens {max_new_tokens}; shorten it, set "
+            "max_prompt_tokens to cut long prompts, or lower max_new_tokens"
+        )
+
+
+def _readable(base: BaseModel, prompt: Prompt) -> Prompt:
+    return base.tokenizer.decode(prompt, skip_special_tokens=True) if is_token_ids(prompt) else prompt

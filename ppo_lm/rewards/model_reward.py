@@ -1,0 +1,91 @@
+"""A reward model on the shared base as a reward."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from ppo_lm.base_setup import load_reward_model
+from ppo_lm.data.encoding import encode_pair, pad, same_vocabulary
+from ppo_lm.errors import NumericalFault, RewardError
+from ppo_lm.experience_buffer import TokenBudget, compute_in_micro_batches, split_by_tokens
+from ppo_lm.models import RewardModel
+from ppo_lm.rewards.responses import Responses
+from ppo_lm.rewards.reward import Reward, RewardContext
+from ppo_lm.rewards.scores import Scores
+from ppo_lm.types import SAPairs
+
+
+class ModelReward(Reward):
+    """Scores prompt and response together by a `RewardModel`, an adapter and a head on the shared base.
+
+    Responses that were sampled here, with the base's own vocabulary, are read as the very tokens that were sampled. Of
+    others the texts are tokenised, with an EOS behind each unless the column `terminated` says that it did not end.
+    """
+
+    name = "reward_model"
+
+    def __init__(self, load: Callable[[RewardContext], RewardModel]):
+        """`load` puts the model onto its base, when the reward is made ready."""
+        self._load = load
+        self._ready: tuple[RewardModel, TokenBudget] | None = None
+
+    @classmethod
+    def saved_in(cls, folder: Path) -> ModelReward:
+        """What `ppo-lm reward` left in `folder`."""
+        return cls(lambda context: load_reward_model(context.find_base(folder), folder))
+
+    @classmethod
+    def of(cls, model: RewardModel, micro_batch_tokens: int = 1024) -> ModelReward:
+        """A model that is loaded already."""
+        reward = cls(lambda context: model)
+        reward.make_ready(RewardContext.on(model.base, TokenBudget(micro_batch_tokens)))
+        return reward
+
+    def make_ready(self, context: RewardContext) -> None:
+        """Load the model. Raises `ModelError` if it does not fit its base."""
+        model = self._load(context)
+        self.models, self._ready = (model,), (model, context.budget)
+
+    def score(self, responses: Responses) -> Scores:
+        """The model's scores, fp32. Raises `NumericalFault` if one is NaN or infinite."""
+        if self._ready is None:
+            raise RewardError(f"{self.name} is not loaded; call make_ready first")
+        model, budget = self._ready
+        pairs = _readable_pairs(responses, model)
+        scores = _score_texts(model, responses, budget) if pairs is None else _score_pairs(model, pairs, budget)
+        if not scores.isfinite().all():
+            raise NumericalFault("the reward model gave a score that is NaN or infinite; its weights may be damaged")
+        return Scores.of(scores)
+
+
+def _readable_pairs(responses: Responses, model: RewardModel) -> SAPairs | None:
+    """The sampled tokens, if there are any and they mean the same to the model."""
+    if responses.tokenizer is None or not _same_vocabulary(responses.tokenizer, model.base.tokenizer):
+        return None
+    return responses.sa_pairs
+
+
+_same_vocabulary: Callable[[PreTrainedTokenizerBase, PreTrainedTokenizerBase], bool] = lru_cache(16)(same_vocabulary)
+
+
+def _score_pairs(model: RewardModel, pairs: SAPairs, budget: TokenBudget) -> torch.Tensor:
+    return compute_in_micro_batches(pairs, budget, lambda part: model.scores(part.input_ids, part.attention_mask))
+
+
+@torch.no_grad()
+def _score_texts(model: RewardModel, responses: Responses, budget: TokenBudget) -> torch.Tensor:
+    base, ids = model.base, []
+    ended = responses.columns.get("terminated") or [True] * len(responses)
+    for prompt, text, has_end in zip(responses.prompts, responses.texts, ended, strict=True):
+        prompt_ids, completion_ids = encode_pair(base.tokenizer, base.eos_token_ids, prompt, text)
+        ids.append(prompt_ids + (completion_ids if has_end else completion_ids[:-1]))
+    scores = torch.zeros(len(ids), device=base.device)
+    for rows in split_by_tokens(torch.tensor([len(tokens) for tokens in ids]), budget.tokens):
+        padded = pad([ids[row] for row in rows], base.pad_token_id, side="right", device=base.device)
+        scores[rows] = model.scores(*padded)
+    return scores

@@ -1,0 +1,82 @@
+"""What a reward is given: a batch of responses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from ppo_lm.data.examples import Prompt
+from ppo_lm.types import SAPairs
+
+NO_TOKEN = -1
+
+
+@dataclass(frozen=True)
+class Responses:
+    """B prompts and a response to each. `columns` are the data's, by name, and, where they are known, `terminated`
+    (the response ended by itself) and `completion_ids` (its tokens). Raises `ValueError` unless all are of one length.
+
+    `sa_pairs` are the tokens that were sampled, of the vocabulary of `tokenizer`; None for texts that were not sampled
+    here.
+
+    Example::
+
+        Responses(
+            prompts=["2 + 2 =", "2 + 3 ="],
+            texts=[" 4", " 6"],
+            columns={"answer": ["4", "5"], "terminated": [True, True], "completion_ids": [[604, 1], [606, 1]]},
+        )
+    """
+
+    prompts: Sequence[Prompt]
+    texts: Sequence[str]
+    columns: Mapping[str, Sequence] = field(default_factory=dict)
+    sa_pairs: SAPairs | None = None
+    tokenizer: PreTrainedTokenizerBase | None = None
+
+    def __post_init__(self):
+        for name, values in {"texts": self.texts, **self.columns}.items():
+            if len(values) != len(self.prompts):
+                raise ValueError(f"Responses has {len(values)} {name!r} for {len(self.prompts)} prompts")
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the scores belong: with the sampled tokens, or on the CPU."""
+        return torch.device("cpu") if self.sa_pairs is None else self.sa_pairs.action_ids.device
+
+    @classmethod
+    def sampled(
+        cls,
+        prompts: Sequence[Prompt],
+        texts: Sequence[str],
+        columns: Mapping[str, Sequence],
+        sa_pairs: SAPairs,
+        tokenizer: PreTrainedTokenizerBase,
+    ) -> Responses:
+        """Responses that a policy sampled; `columns` gains `terminated` and `completion_ids`, by one copy from the
+        device."""
+        ids = sa_pairs.action_ids.masked_fill(~sa_pairs.action_mask, NO_TOKEN)
+        copied = torch.cat([sa_pairs.terminated[:, None].long(), ids], dim=1).tolist()
+        own = {
+            "terminated": [bool(row[0]) for row in copied],
+            "completion_ids": [[token for token in row[1:] if token != NO_TOKEN] for row in copied],
+        }
+        return cls(prompts, texts, {**columns, **own}, sa_pairs, tokenizer)
+
+    @classmethod
+    def written(
+        cls,
+        prompts: Sequence[Prompt],
+        texts: Sequence[str],
+        columns: Mapping[str, Sequence],
+        completion_ids: Sequence[list[int]],
+    ) -> Responses:
+        """Responses that somebody wrote, such as demonstrations: all of them ended. `completion_ids` are their tokens,
+        end token included."""
+        return cls(prompts, texts, {**columns, "terminated": [True] * len(texts), "completion_ids": completion_ids})
