@@ -15,6 +15,7 @@ from ppo_lm.data.encoding import encode_completion, encode_prompt
 from ppo_lm.data.examples import with_leading_space
 from ppo_lm.errors import ConfigError, DataError
 from ppo_lm.evaluation import Evaluation, evaluate, evaluate_texts
+from ppo_lm.experience_buffer import MemoryBudget
 from ppo_lm.models import PolicyModel, RewardModel
 from ppo_lm.ppo_trainer import RewardComputer, SequenceGenerator
 from ppo_lm.ppo_trainer.inputs import check_columns, check_lengths, fit_prompts, load_reward
@@ -59,7 +60,7 @@ def run_comparison(config: EvaluateConfig, quiet: bool = False) -> dict[str, lis
             "out: it has trained on them"
         )
     judge = _load_judge(judge, config, bases)
-    scorer = RewardComputer(judge, config.micro_batch_tokens)
+    scorer = RewardComputer(judge, MemoryBudget(config.micro_batch_tokens, say=log.say))
 
     kinds = {
         "sampled": SamplingSettings(config.max_new_tokens, config.temperature, config.top_k, config.top_p),
@@ -107,9 +108,7 @@ def evaluate_contestant(
         )
     policy = policies[name]
     comparable = same_vocabulary(policy, first)
-    generator = SequenceGenerator(
-        policy, first if comparable else policy, sampling, config.micro_batch_tokens, config.seed
-    )
+    generator = SequenceGenerator(policy, first if comparable else policy, sampling, scorer.budget, config.seed)
     reads_tokens = [
         reward for reward in scorer.rewards if isinstance(reward, RewardModel) and not same_vocabulary(policy, reward)
     ]

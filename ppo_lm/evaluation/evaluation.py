@@ -14,7 +14,7 @@ from ppo_lm.types import SAPairs
 
 
 class Generator(Protocol):
-    def generate_sequences(self, prompts: list[str]) -> tuple[SAPairs, list[str]]: ...
+    def generate_sequences(self, prompts: list[str], weights_changed: bool) -> tuple[SAPairs, list[str]]: ...
 
 
 class ResponseScorer(Protocol):
@@ -63,7 +63,7 @@ def evaluate(
     scores, monitors, texts, kl, entropies, lengths, ended = [], [], [], [], [], [], []
     for start in range(0, len(prompts), batch_size):
         batch = prompts.select(list(range(start, min(start + batch_size, len(prompts)))))
-        sa_pairs, generated = generator.generate_sequences(batch.prompts)
+        sa_pairs, generated = generator.generate_sequences(batch.prompts, weights_changed=start == 0)
         scores += scorer.compute_rewards(batch.prompts, generated, batch.columns, sa_pairs).tolist()
         texts += generated
         if monitor is not None:

@@ -16,25 +16,30 @@ from ppo_lm.data.encoding import encode_prompt, fit_prompt
 from ppo_lm.errors import ConfigError, DataError, Problems, RewardError
 from ppo_lm.models import BaseModel, RewardModel
 from ppo_lm.rewards import ClassifierReward, FunctionReward, Scorer, load_scorer, tldr_heuristics
+from ppo_lm.rollout import MakeEngine, RolloutEngine, find_engine
 from ppo_lm.tracking import check_output_dir
 
 
 class Inputs(NamedTuple):
-    """`rewards` in the configuration's order, a reward model on the shared base as its folder; `prompts` is None where
-    none are named."""
+    """`rewards` in the configuration's order, a reward model on the shared base as its folder; `make_engine` takes the
+    policy and the memory budget; `prompts` is None where none are named."""
 
     rewards: list[Scorer | Path]
     value: Path | None
     monitor: Scorer | None
     prompts: PromptSet | None
     report: DataReport | None
+    make_engine: MakeEngine
 
 
 def load_inputs(
-    config: PPOConfig, reward: Callable | Sequence[Callable] | None = None, monitor: Callable | None = None
+    config: PPOConfig,
+    reward: Callable | Sequence[Callable] | None = None,
+    monitor: Callable | None = None,
+    engine: RolloutEngine | None = None,
 ) -> Inputs:
-    """Load rewards, monitor and prompts; callables given stand in for the configuration's names. All problems are
-    raised as one error."""
+    """Load rewards, monitor, prompts and what makes the engine; callables and an engine given stand in for the
+    configuration's names. All problems are raised as one error."""
     problems = Problems("PPOConfig")
     if reward is None:
         given = [tldr_heuristics] if not config.rewards else config.rewards
@@ -65,8 +70,9 @@ def load_inputs(
     if prompts is not None:
         for function in (*rewards, monitor):
             problems.attempt(check_columns, function, prompts, config.prompts)
+    make_engine = problems.attempt(find_engine, config.engine if engine is None else engine)
     problems.raise_all()
-    return Inputs(rewards, value, monitor, prompts, report)
+    return Inputs(rewards, value, monitor, prompts, report, make_engine)
 
 
 def load_reward(reward: str | Callable) -> Scorer | Path:

@@ -11,7 +11,7 @@ import torch
 
 from ppo_lm.config import PPOConfig
 from ppo_lm.errors import ConfigError, NumericalFault
-from ppo_lm.experience_buffer import ExperienceBuffer, TokenBudget, try_micro_batches
+from ppo_lm.experience_buffer import ExperienceBuffer, MemoryBudget, try_micro_batches
 from ppo_lm.models import PolicyModel, ValueModel
 from ppo_lm.models.policy_model import states_before_actions
 from ppo_lm.ops import masked_sum
@@ -45,7 +45,9 @@ class ModelTrainer:
     A mini-batch's loss is a mean over its tokens (or sequences), whatever the micro-batches it is computed in.
     """
 
-    def __init__(self, policy: PolicyModel, value_model: ValueModel, config: PPOConfig):
+    def __init__(
+        self, policy: PolicyModel, value_model: ValueModel, config: PPOConfig, budget: MemoryBudget | None = None
+    ):
         self.policy, self.value_model, self.config = policy, value_model, config
         self.updates = config.ppo_epochs * config.mini_batches  # a step
         self.warmup_updates = config.value_warmup_steps * self.updates
@@ -58,7 +60,7 @@ class ModelTrainer:
             value_model.parameters(), config.value_learning_rate, total_steps=config.steps * self.updates, **settings
         )
         self.policy_buffer, self.value_buffer = ExperienceBuffer(config.seed), ExperienceBuffer(config.seed)
-        self.budget = TokenBudget(config.micro_batch_tokens)
+        self.budget = budget or MemoryBudget(config.micro_batch_tokens)
 
     def train_models(self, sa_pairs: SAPairs, kl_coef: float = 0.0) -> dict[str, float]:
         """Both models, one after the other, or in one pass if they share a trunk; the value model alone in its first

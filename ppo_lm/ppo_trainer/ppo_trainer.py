@@ -13,6 +13,7 @@ from ppo_lm.config import PPOConfig
 from ppo_lm.data import DataReport, Prompt, PromptSet, fingerprint, load_prompts
 from ppo_lm.errors import ConfigError, Interrupted, NumericalFault, RewardError, StorageError
 from ppo_lm.evaluation import evaluate, is_best
+from ppo_lm.experience_buffer import MemoryBudget
 from ppo_lm.ops import masked_whiten
 from ppo_lm.ppo_trainer.faults import check_pairs
 from ppo_lm.ppo_trainer.generator import SequenceGenerator
@@ -25,7 +26,7 @@ from ppo_lm.ppo_trainer.value_adder import NoValues, ValueAdder
 from ppo_lm.reward_kl import KLController, KLDivergence, RewardAdjuster
 from ppo_lm.rewards import response_columns
 from ppo_lm.rewards.reward_computer import RewardComputer
-from ppo_lm.rollout import SamplingSettings, describe_engine, pick_engine
+from ppo_lm.rollout import RolloutEngine, SamplingSettings
 from ppo_lm.run import Interrupts, load_checkpoint, remove_checkpoints, save_best, save_models
 from ppo_lm.tracking import Floor, Passes, PhaseClock, RunLog, measure_machine
 from ppo_lm.types import SAPairs
@@ -35,13 +36,17 @@ class PPOTrainer:
     """PPO on a language model: policy, reference, value and rewards on one shared base.
 
     `reward` and `monitor` take Python callables in place of the configuration's names, `reward` one or several:
-    `fn(prompts, completions, **columns)`.
+    `fn(prompts, completions, **columns)`. `engine` samples in place of the one that the configuration names.
     """
 
     def __init__(
-        self, config: PPOConfig, reward: Callable | Sequence[Callable] | None = None, monitor: Callable | None = None
+        self,
+        config: PPOConfig,
+        reward: Callable | Sequence[Callable] | None = None,
+        monitor: Callable | None = None,
+        engine: RolloutEngine | None = None,
     ):
-        inputs = load_inputs(config, reward, monitor)
+        inputs = load_inputs(config, reward, monitor, engine)
         self.has_callables = reward is not None or monitor is not None
         self.config, self.prompts, self.report = config, inputs.prompts, inputs.report
         self.base = load_base(config.model_name, config.dtype, config.device, seed=config.seed, fast=config.fast)
@@ -60,20 +65,21 @@ class PPOTrainer:
         for model in (self.roles.policy, self.roles.value) if config.gradient_checkpointing else ():
             model.base.checkpoint_activations()
         self.clock = PhaseClock(self.base.device)
+        self.budget = MemoryBudget(config.micro_batch_tokens, config.rollout_slots)
+        self.engine = inputs.make_engine(self.roles.policy, self.budget)
         self.generator = self._make_generator(sampling, self.clock)
-        size = config.micro_batch_tokens
         *rewards, self.monitor = make_ready([*inputs.rewards, inputs.monitor], self.roles.rewards, self.base.device)
         self.reward_computer = RewardComputer(
-            rewards, size, config.reward_weights, config.reward_clip, config.reward_normalise
+            rewards, self.budget, config.reward_weights, config.reward_clip, config.reward_normalise
         )
         self.evaluation_rewards = RewardComputer(
-            rewards, size, config.reward_weights, 0.0 if config.reward_normalise else config.reward_clip
+            rewards, self.budget, config.reward_weights, 0.0 if config.reward_normalise else config.reward_clip
         )
         self.kl_controller = KLController(config.kl_coef, config.kl_target, config.kl_horizon)
         self.kl_divergence = KLDivergence(config.kl_estimator)
         self.reward_adjuster = RewardAdjuster(config.kl_coef, config.missing_eos_score, config.whiten_rewards)
         critic = config.advantage_estimator == "gae"
-        self.value_adder = ValueAdder(self.roles.value, size) if critic else NoValues()
+        self.value_adder = ValueAdder(self.roles.value, self.budget) if critic else NoValues()
         self.whiten_advantages = critic if config.whiten_advantages is None else config.whiten_advantages
         self.td_error = TDError(config.gamma)
         self.gae_advantage = GAEAdvantage()
@@ -81,7 +87,7 @@ class PPOTrainer:
             None if critic else GroupAdvantage(config.advantage_estimator, config.responses_per_prompt)
         )
         self.return_calculator = ReturnCalculator(config.gamma)
-        self.model_trainer = ModelTrainer(self.roles.policy, self.roles.value, config)
+        self.model_trainer = ModelTrainer(self.roles.policy, self.roles.value, config, self.budget)
         self.floor = Floor(
             self.base, measure_machine(self.base.device, self.base.dtype), self._passes(), config.rollout_slots
         )
@@ -168,9 +174,8 @@ class PPOTrainer:
         batches = islice(train_set.batches(config.batch_size, config.seed, config.responses_per_prompt), step, None)
         before = random_states(self)
         try:
-            log.start(
-                f"{config.model_name} ({self.base.description}; {describe_engine(self.roles.policy)})", report, damage
-            )
+            log.start(f"{config.model_name} ({self.base.description}; {self.engine.description})", report, damage)
+            self.budget.say = log.say
             with Interrupts() as interrupts:
                 self._evaluate_if_due(step, held_out, evaluations, log)
                 while step < config.steps:
@@ -275,7 +280,6 @@ class PPOTrainer:
         and all see the same noise."""
         config, policy = self.config, self.roles.policy
         recompute = config.old_logprobs == "recomputed"
-        engine = pick_engine(policy, config.rollout_slots, config.micro_batch_tokens)
         return SequenceGenerator(
-            policy, self.roles.sft, sampling, config.micro_batch_tokens, config.seed, engine, recompute, clock
+            policy, self.roles.sft, sampling, self.budget, config.seed, self.engine, recompute, clock
         )

@@ -9,7 +9,7 @@ import torch
 from ppo_lm.data import Prompt
 from ppo_lm.data.encoding import encode_pair, pad
 from ppo_lm.errors import NumericalFault
-from ppo_lm.experience_buffer import TokenBudget, compute_in_micro_batches, split_by_tokens
+from ppo_lm.experience_buffer import MemoryBudget, compute_in_micro_batches, split_by_tokens
 from ppo_lm.models import RewardModel
 from ppo_lm.rewards import FunctionReward, combine, response_columns, unique_names
 from ppo_lm.types import SAPairs
@@ -29,7 +29,7 @@ class RewardComputer:
     def __init__(
         self,
         rewards: Reward | Sequence[Reward],
-        micro_batch_tokens: int = 1024,
+        budget: MemoryBudget | None = None,
         weights: Sequence[float] | None = None,
         clip: float = 0.0,
         normalise: bool = False,
@@ -40,7 +40,7 @@ class RewardComputer:
             for reward in rewards
         ]
         self.names = unique_names([getattr(reward, "name", "reward_model") for reward in self.rewards])
-        self.budget, self.weights, self.clip, self.normalise = TokenBudget(micro_batch_tokens), weights, clip, normalise
+        self.budget, self.weights, self.clip, self.normalise = budget or MemoryBudget(), weights, clip, normalise
         self.components: dict[str, torch.Tensor] = {}
         self.plain_scores = torch.zeros(0)
 

@@ -63,6 +63,7 @@ def run_value(config: ValueConfig, quiet: bool = False, resume: Path | None = No
         )
         log.data(report)
         log.warn(saver.damage)
+        computer.budget.say = log.say
         scores = read_scores(resume)
         if scores is None:
             log.say(f"scoring {len(train.tokens) + len(held_out.tokens):,} completions")
