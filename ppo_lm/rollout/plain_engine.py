@@ -19,7 +19,7 @@ class PlainEngine(RolloutEngine):
     (slots, V)."""
 
     def __init__(self, policy: PolicyModel, budget: MemoryBudget | None = None, reason: str | None = None):
-        """`budget`: how many rows are sampled at once. `reason`: why a faster engine does not sample, for the screen."""
+        """`budget`: how many rows are sampled at once. `reason`: why no faster engine can sample, for the screen."""
         self.policy, self.budget, self.reason = policy, budget or MemoryBudget(), reason
 
     @property
@@ -82,11 +82,8 @@ def _join(groups: list[Sampled]) -> Sampled:
         return groups[0]
     width = max(group.ids.shape[1] for group in groups)
 
-    def column(parts: tuple[torch.Tensor | None, ...]) -> torch.Tensor | None:
-        filled = [
-            pad(part, (0, 0) * (part.ndim - 2) + (0, width - part.shape[1])) for part in parts if part is not None
-        ]
-        return torch.cat(filled) if filled else None
+    def widened(column: torch.Tensor) -> torch.Tensor:
+        return pad(column, (0, 0) * (column.ndim - 2) + (0, width - column.shape[1]))
 
     rows = [(group.ids, group.logprobs, group.entropies, group.support_ids) for group in groups]
-    return Sampled(*map(column, zip(*rows)))
+    return Sampled(*(None if column[0] is None else torch.cat([*map(widened, column)]) for column in zip(*rows)))

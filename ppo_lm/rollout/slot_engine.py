@@ -19,8 +19,8 @@ BLOCK = 32  # tokens by which the buffer of keys and values grows
 
 
 class SlotEngine(RolloutEngine):
-    """Samples from a `PolicyModel` in process, if its network is built like Llama (`llama_decoder.why_not`). Prompts are
-    read without padding.
+    """Samples from a `PolicyModel` in process, if its network is built like Llama (`llama_decoder.why_not`). Prompts
+    are read without padding.
 
     The adapter is merged in every `sample`, into weights of the engine's own that live no longer than that: training
     needs their memory.
@@ -29,8 +29,8 @@ class SlotEngine(RolloutEngine):
     def __init__(self, policy: PolicyModel, budget: MemoryBudget | None = None):
         """`budget`: how many responses are in progress at once, and how many tokens of prompts are read at once (one
         prompt at least)."""
-        self.policy, self.budget, self._head = policy, budget or MemoryBudget()
-        self._heads: dict[int, PackedLinear] = {}  # by the slots it is laid out for; only the latest
+        self.policy, self.budget = policy, budget or MemoryBudget()
+        self._heads: dict[int, PackedLinear] = {}  # the one in use, by the slots it is laid out for
 
     @property
     def description(self) -> str:
@@ -59,6 +59,8 @@ class SlotEngine(RolloutEngine):
         slots: int,
     ) -> Sampled:
         base = self.policy.base
+        if slots not in self._heads:
+            self._heads.clear()
         decoder = LlamaDecoder(base, self.policy.role, slots, self._heads.get(slots))
         self._heads = {slots: decoder.head} if self.policy.role else {}  # with an adapter, nothing trains the head
         responses = _Responses(len(prompt_ids), settings, uniforms, base.eos_token_ids, base.pad_token_id)
