@@ -38,7 +38,7 @@ def answer(trainer: PPOTrainer, prompts: list[str]) -> SAPairs:
     """One response of the policy to each prompt, with its reward-to-go."""
     config, roles = trainer.config, trainer.roles
     generator = SequenceGenerator(
-        roles.policy, roles.sft, trainer.generator.sampling, config.micro_batch_tokens, seed=config.seed + 1
+        roles.policy, roles.sft, trainer.generator.sampling, trainer.budget, seed=config.seed + 1
     )
     pairs, texts = generator.generate_sequences(prompts)
     pairs = pairs.with_columns(scores=trainer.reward_computer.compute_rewards(prompts, texts, None, pairs))
@@ -59,7 +59,7 @@ def ceiling(trainer: PPOTrainer, pairs: SAPairs, seed: int) -> float:
     states = [pairs.pair(row, step).state for row, step in places.tolist() for _ in range(CONTINUATIONS)]
     left = config.max_new_tokens - places[:, 1].repeat_interleave(CONTINUATIONS)
     generator = SequenceGenerator(
-        roles.policy, roles.sft, trainer.generator.sampling, config.micro_batch_tokens, seed=seed + 2
+        roles.policy, roles.sft, trainer.generator.sampling, trainer.budget, seed=seed + 2
     )
     generator._encode = lambda rows: [states[int(row)] for row in rows]  # states are token ids already
     rows = [str(row) for row in range(len(states))]
