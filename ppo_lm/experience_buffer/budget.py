@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from typing import TypeVar
 
 import torch
 
 from ppo_lm.errors import UserError, first_line
-from ppo_lm.ops.memory import is_out_of_memory, release_cached_memory
+from ppo_lm.ops import is_out_of_memory
 
 Result = TypeVar("Result")
 
@@ -81,4 +82,13 @@ def _until_it_fits(attempt: Callable[[], Result], halve: Callable[[BaseException
                 raise
             halve(error)
         # Only out here is the error gone, and with it the frames in its traceback, which hold the attempt's tensors.
-        release_cached_memory()
+        _release_cached_memory()
+
+
+def _release_cached_memory() -> None:
+    """Give the device back the memory that torch keeps of tensors that are gone, those in reference cycles included."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    if torch.backends.mps.is_available():
+        torch.mps.empty_cache()

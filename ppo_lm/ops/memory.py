@@ -1,8 +1,6 @@
-"""Running out of memory: how torch and the libraries below it say so, and how to hand back what they keep."""
+"""Running out of memory, however torch and the libraries below it say so."""
 
 from __future__ import annotations
-
-import gc
 
 import torch
 
@@ -20,12 +18,3 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     return isinstance(error, RuntimeError) and any(text in str(error).lower() for text in OUT_OF_MEMORY)
-
-
-def release_cached_memory() -> None:
-    """Give the device back the memory that torch keeps of tensors that are gone, those in reference cycles included."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    if torch.backends.mps.is_available():
-        torch.mps.empty_cache()

@@ -15,7 +15,7 @@ from ppo_lm.rollout import (
     sample_tokens,
     slot_engine,
 )
-from tests.rollout.test_slot_engine import make_policy, make_prompts, sample
+from tests.rollout.conftest import make_policy, make_prompts, sample
 
 SETTINGS = SamplingSettings(12, temperature=1.1, top_k=40, top_p=0.9)
 DEVICES = {"mps:0": torch.float32, "cuda:0": torch.float64}
