@@ -58,9 +58,7 @@ def ceiling(trainer: PPOTrainer, pairs: SAPairs, seed: int) -> float:
     places = places[torch.randperm(len(places), generator=torch.Generator().manual_seed(seed))[:HELD_OUT]]
     states = [pairs.pair(row, step).state for row, step in places.tolist() for _ in range(CONTINUATIONS)]
     left = config.max_new_tokens - places[:, 1].repeat_interleave(CONTINUATIONS)
-    generator = SequenceGenerator(
-        roles.policy, roles.sft, trainer.generator.sampling, trainer.budget, seed=seed + 2
-    )
+    generator = SequenceGenerator(roles.policy, roles.sft, trainer.generator.sampling, trainer.budget, seed=seed + 2)
     generator._encode = lambda rows: [states[int(row)] for row in rows]  # states are token ids already
     rows = [str(row) for row in range(len(states))]
     found, texts = generator.generate_sequences(rows)

@@ -15,7 +15,7 @@ from ppo_lm.models import PolicyModel
 from ppo_lm.rollout.engine import RolloutEngine, Sampled, SamplingSettings
 from ppo_lm.rollout.sampling import draw_uniforms, sample_tokens
 
-BLOCK = 32  # tokens by which the buffer of keys and values grows
+BLOCK = 32  # tokens that the memory of keys and values grows by
 
 
 class SlotEngine(RolloutEngine):
@@ -132,10 +132,10 @@ class _Responses:
 
 
 class _Cache:
-    """Keys and values of the responses in progress: slot i, for i < len(rows), is response `rows[i]`.
+    """Keys and values of the responses under way: slot i, for i < len(rows), is response `rows[i]`.
 
-    They are as long as the longest response needs, rounded up: on CPUs, matrix products over a part of a longer buffer
-    are much slower.
+    They are as long as the longest of them needs, rounded up: matrix products over a part of a longer memory are far
+    slower on CPUs.
     """
 
     def __init__(self, decoder: LlamaDecoder, slots: int, length: int, dtype: torch.dtype):
@@ -169,8 +169,9 @@ class _Cache:
     def step(self, ids: torch.Tensor) -> torch.Tensor:
         """Add one token to every response, (n,) int64. Returns its hidden state, (n, H)."""
         used, decoder = len(self.rows), self.decoder
-        # What is computed for slots after those in use is not read.
-        count = min(round_up(used, self.row_multiple), self.keys.shape[1])
+        count = min(
+            round_up(used, self.row_multiple), self.keys.shape[1]
+        )  # slots after those in use compute nothing that is read
         self._make_room(max(self.lengths) + 1)
         size, place = decoder.head_size, torch.tensor(self.lengths + [0] * (count - used), device=ids.device)
         target = (

@@ -15,7 +15,7 @@ from tests.conftest import make_base
 from tests.ppo_trainer.test_ppo_trainer import PROMPTS, length_reward, trainer
 
 WHOLE = dict(max_new_tokens=12, top_k=0, top_p=1.0, learning_rate=1e-2)
-OWN = f"{Path(__file__).parent / 'generate_engine.py'}:GenerateEngine"
+OWN = f"{Path(__file__).parents[2] / 'examples' / 'own_engine.py'}:GenerateEngine"
 
 
 def test_an_engine_from_a_file_without_entropies_samples_for_a_ppo_step(folder):

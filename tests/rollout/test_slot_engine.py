@@ -9,6 +9,7 @@ from transformers import MistralConfig, MistralForCausalLM, Qwen3Config, Qwen3Fo
 from ppo_lm.errors import UserError
 from ppo_lm.experience_buffer import MemoryBudget
 from ppo_lm.rollout import PlainEngine, SamplingSettings, SlotEngine, pick_engine, sample_tokens
+from ppo_lm.rollout import plain_engine as plain_engine_module
 from ppo_lm.rollout import slot_engine as slot_engine_module
 from tests.conftest import make_base
 from tests.fast.test_fast_passes import SMALL
@@ -112,36 +113,31 @@ def test_transformers_sample_the_same_however_many_rows_at_once(slots, settings)
     torch.testing.assert_close(parts[1], logprobs, rtol=0, atol=1e-5)
 
 
-def cramp(policy, most, monkeypatch):
+def cramp(most, monkeypatch):
     """Let memory run out when more than `most` responses are sampled at once. Returns the list of how many were tried,
-    and the one of what was in memory when torch was asked to give back what it keeps."""
-    tried, tensors, kept = [], [], []
-    make_cache = slot_engine_module._Cache.__init__
+    and the one of what was still held of failed attempts when torch's cache was emptied."""
+    tried, tensors, held = [], [], []
 
-    def check(rows):
-        tried.append(rows)
-        if rows > most:
-            big = torch.zeros(1000)  # held by this frame, which the error's traceback holds
+    def cramped(logits, *rest):
+        tried.append(len(logits))
+        if len(logits) > most:
+            big = torch.zeros(1000)  # lives in this frame, which the error's traceback holds
             tensors.append(weakref.ref(big))
             raise RuntimeError("CUDA driver error: out of memory")
+        return sample_tokens(logits, *rest)
 
-    def cramped(cache, decoder, slots, *rest):
-        check(slots)
-        make_cache(cache, decoder, slots, *rest)
-
-    monkeypatch.setattr(slot_engine_module._Cache, "__init__", cramped)
-    decoder = policy.base.network.get_decoder()
-    decoder.register_forward_pre_hook(lambda _, args, kwargs: check(len(kwargs["input_ids"])), with_kwargs=True)
+    for module in (slot_engine_module, plain_engine_module):
+        monkeypatch.setattr(module, "sample_tokens", cramped)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: kept.append([t() for t in tensors if t() is not None]))
-    return tried, kept
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: held.append([t() for t in tensors if t() is not None]))
+    return tried, held
 
 
 @pytest.mark.parametrize("engine", [SlotEngine, PlainEngine])
 def test_running_out_of_memory_halves_the_slots_and_changes_no_token(engine, monkeypatch):
     policy, prompts, settings = make_policy(), make_prompts(), SamplingSettings(10)
     expected = sample(engine(policy, MemoryBudget(slots=8)), settings, prompts)[0]
-    tried, kept = cramp(policy, 3, monkeypatch)
+    tried, held = cramp(3, monkeypatch)
     said = []
     budget = MemoryBudget(slots=8, say=said.append)
     assert sample(engine(policy, budget), settings, prompts)[0] == expected
@@ -150,7 +146,7 @@ def test_running_out_of_memory_halves_the_slots_and_changes_no_token(engine, mon
         "out of memory while sampling 8 responses at once; at most 4 from now on",
         "out of memory while sampling 4 responses at once; at most 2 from now on",
     ]
-    assert kept == [[], []]  # emptied twice, with nothing of the failed attempts left in memory
+    assert held == [[], []]
     tried.clear()
     assert sample(engine(policy, budget), settings, prompts)[0] == expected
     assert max(tried) == 2  # it is not tried with more again
@@ -158,10 +154,9 @@ def test_running_out_of_memory_halves_the_slots_and_changes_no_token(engine, mon
 
 @pytest.mark.parametrize("engine", [SlotEngine, PlainEngine])
 def test_memory_that_does_not_suffice_for_one_response_is_one_sentence(engine, monkeypatch):
-    policy = make_policy()
-    cramp(policy, 0, monkeypatch)
+    cramp(0, monkeypatch)
     with pytest.raises(UserError, match="out of memory while sampling one response at a time .*; lower max_new_tokens"):
-        sample(engine(policy), SamplingSettings(4), make_prompts())
+        sample(engine(make_policy()), SamplingSettings(4), make_prompts())
 
 
 def test_networks_of_other_families_are_sampled_through_transformers():

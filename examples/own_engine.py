@@ -1,6 +1,7 @@
-"""An engine of one's own, which a config names as `engine: path/generate_engine.py:GenerateEngine`.
+"""A sampling engine on transformers' `generate`, which leaves the entropies to a scoring pass.
 
-It samples with transformers' `generate`, and leaves the entropies to a scoring pass.
+    ppo-lm train --model_name embedded --prompts embedded --top_k 0 --top_p 1 \\
+        --engine examples/own_engine.py:GenerateEngine
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from ppo_lm.rollout import RolloutEngine, Sampled
 
 
 class GenerateEngine(RolloutEngine):
+    """Reads the policy's own weights in every `sample`, so it inherits an `update_weights` that does nothing."""
+
     def __init__(self, policy: PolicyModel, budget: MemoryBudget):
         self.policy = policy
 
