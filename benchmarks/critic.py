@@ -44,7 +44,7 @@ def answer(trainer: PPOTrainer, prompts: list[str]) -> SAPairs:
     """One response of the policy to each prompt, with its reward-to-go."""
     config, roles = trainer.config, trainer.roles
     generator = SequenceGenerator(
-        roles.policy, roles.sft, trainer.generator.sampling, config.micro_batch_tokens, seed=config.seed + 1
+        roles.policy, roles.sft, trainer.generator.sampling, trainer.budget, seed=config.seed + 1
     )
     pairs, texts = generator.generate_sequences(prompts)
     responses = Responses.sampled(prompts, texts, {}, pairs, generator.tokenizer)
@@ -66,9 +66,7 @@ def ceiling(trainer: PPOTrainer, pairs: SAPairs, seed: int) -> float:
     places = places[torch.randperm(len(places), generator=torch.Generator().manual_seed(seed))[:HELD_OUT]]
     states = [pairs.pair(row, step).state for row, step in places.tolist() for _ in range(CONTINUATIONS)]
     left = config.max_new_tokens - places[:, 1].repeat_interleave(CONTINUATIONS)
-    generator = SequenceGenerator(
-        roles.policy, roles.sft, trainer.generator.sampling, config.micro_batch_tokens, seed=seed + 2
-    )
+    generator = SequenceGenerator(roles.policy, roles.sft, trainer.generator.sampling, trainer.budget, seed=seed + 2)
     found, texts = generator.generate_sequences(states)
     responses = Responses.sampled(states, texts, {}, found, generator.tokenizer)
     scores = trainer.reward_computer.compute_rewards(responses).total

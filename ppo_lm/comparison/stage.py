@@ -19,6 +19,7 @@ from ppo_lm.data.examples import with_leading_space
 from ppo_lm.data.fitting import encode_prompt_set, fit_prompts
 from ppo_lm.errors import ConfigError, DataError
 from ppo_lm.evaluation import Evaluation, evaluate, evaluate_texts
+from ppo_lm.experience_buffer import MemoryBudget
 from ppo_lm.models import BaseModel, PolicyModel
 from ppo_lm.ppo_trainer import SequenceGenerator
 from ppo_lm.rewards import DEFAULT_REWARD, RewardComputer, RewardContext, check_prompt_columns, load_reward
@@ -63,7 +64,7 @@ def run_comparison(
             f"{beyond} of the {len(held_out)} prompts are not among those that a run with the same prompts, seed and "
             "eval_prompts holds out: it has trained on them"
         )
-    scorer = RewardComputer(judge, config.micro_batch_tokens)
+    scorer = RewardComputer(judge, MemoryBudget(config.micro_batch_tokens))
     judge_base = lambda folder: bases.load(config.judge_base or read_adapter_base(folder))  # noqa: E731
     judge.make_ready(RewardContext(pick_device(config.device), judge_base, scorer.budget))
 
@@ -75,6 +76,7 @@ def run_comparison(
     results = {}
     with Run(config, steps=0, command="ppo-lm evaluate", recorders=[Screen(console), MetricsFile(), *recorders]) as run:
         run.start(f"{len(contestants)} policies on {config.prompts}", reports=[report], notices=notices)
+        scorer.budget.say = run.say
         for kind, sampling in kinds.items():
             made = {}
             for contestant in contestants:
@@ -120,9 +122,7 @@ def evaluate_policy(
     """Sample from the policy, and score. There is a KL to the reference if both have one vocabulary and something is
     sampled."""
     comparable = same_vocabulary(policy.base.tokenizer, reference.base.tokenizer)
-    generator = SequenceGenerator(
-        policy, reference if comparable else policy, sampling, config.micro_batch_tokens, config.seed
-    )
+    generator = SequenceGenerator(policy, reference if comparable else policy, sampling, scorer.budget, config.seed)
     made = evaluate(generator, scorer, None, prompts, config.batch_size)
     return made if comparable and sampling.temperature > 0 else replace(made, kl=None)
 

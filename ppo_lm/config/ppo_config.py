@@ -97,8 +97,10 @@ class PPOConfig(PromptSettings, RewardSettings, ModelSettings):
     """Tokens, prompts included, in memory at once while scoring and training; halved when memory runs out. Changes
     memory and speed, no result."""
     rollout_slots: int = 64
-    """Responses sampled at once; the next prompt takes the place of one that ends. Changes memory and speed, no
-    distribution."""
+    """Responses sampled at once; halved when memory runs out. Changes memory and speed, not the distribution."""
+    engine: str = "auto"
+    """What samples: slots (own layers; the next prompt takes the place of a response that ends), transformers (its
+    forward pass), auto (slots where the model allows it), or an engine of your own as path/file.py:name."""
     old_logprobs: str = "sampled"
     """The old policy's log-probabilities: sampled (of the distribution that was sampled from, which makes the ratio an
     exact importance weight) or recomputed (by the training pass, which rounds differently where the weights are not

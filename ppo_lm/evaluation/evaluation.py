@@ -19,7 +19,9 @@ class Generator(Protocol):
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase: ...
 
-    def generate_sequences(self, prompts: Sequence[Prompt]) -> tuple[SAPairs, list[str]]: ...
+    def generate_sequences(
+        self, prompts: Sequence[Prompt], weights_changed: bool = True
+    ) -> tuple[SAPairs, list[str]]: ...
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ def evaluate(
     scores, monitors, texts, kl, entropies, lengths, ended = [], [], [], [], [], [], []
     for start in range(0, len(prompts), batch_size):
         batch = prompts.select(list(range(start, min(start + batch_size, len(prompts)))))
-        sa_pairs, generated = generator.generate_sequences(batch.ids or batch.prompts)
+        sa_pairs, generated = generator.generate_sequences(batch.ids or batch.prompts, weights_changed=start == 0)
         responses = Responses.sampled(batch.prompts, generated, batch.columns, sa_pairs, generator.tokenizer)
         scores += scorer.compute_rewards(responses).plain.tolist()
         texts += generated

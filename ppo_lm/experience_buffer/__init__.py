@@ -1,8 +1,8 @@
 """The experience of one step, in batches."""
 
+from ppo_lm.experience_buffer.budget import MemoryBudget
 from ppo_lm.experience_buffer.buffer import (
     ExperienceBuffer,
-    TokenBudget,
     compute_in_micro_batches,
     micro_batches,
     split_by_tokens,
@@ -12,7 +12,7 @@ from ppo_lm.experience_buffer.buffer import (
 
 __all__ = [
     "ExperienceBuffer",
-    "TokenBudget",
+    "MemoryBudget",
     "compute_in_micro_batches",
     "micro_batches",
     "split_by_tokens",

@@ -1,14 +1,20 @@
-"""Running out of memory, whichever way torch says so."""
+"""Running out of memory, however torch and the libraries below it say so."""
 
 from __future__ import annotations
 
 import torch
 
+OUT_OF_MEMORY = (
+    "out of memory",  # CUDA, its driver, HIP ("HIP out of memory"), mps ("MPS backend out of memory")
+    "_status_alloc_failed",  # cuBLAS, cuDNN, cuSPARSE, cuSOLVER, hipBLAS
+    "can't allocate memory",  # torch's CPU allocator on Linux and macOS
+    "not enough memory",  # and on Windows
+)
+
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """True for CUDA's error, for that of torch's allocator on the CPU, and for Python's own."""
+    """True if `error` says that memory ran out: torch's or Python's own class, or a `RuntimeError` whose text does.
+    An illegal memory access is something else."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
-    return isinstance(error, RuntimeError) and (
-        "can't allocate memory" in str(error) or "not enough memory" in str(error)
-    )
+    return isinstance(error, RuntimeError) and any(text in str(error).lower() for text in OUT_OF_MEMORY)

@@ -11,9 +11,11 @@ from transformers import PreTrainedTokenizerBase
 from ppo_lm.data import Prompt
 from ppo_lm.data.encoding import decode_completions, pad
 from ppo_lm.data.fitting import encode_prompts
-from ppo_lm.experience_buffer import TokenBudget, compute_in_micro_batches
+from ppo_lm.errors import ConfigError
+from ppo_lm.experience_buffer import MemoryBudget, compute_in_micro_batches
 from ppo_lm.models import PolicyModel
-from ppo_lm.rollout import RolloutEngine, SamplingSettings, pick_engine
+from ppo_lm.models.policy_model import states_before_actions
+from ppo_lm.rollout import RolloutEngine, Sampled, SamplingSettings, pick_engine
 from ppo_lm.token_attribution import build_sa_pairs, extract_actions
 from ppo_lm.tracking import PhaseClock
 from ppo_lm.types import SAPairs
@@ -31,7 +33,7 @@ class SequenceGenerator:
     """Samples responses, and records the policy's and the reference's log-probability of every action.
 
     The old log-probabilities are those of sampling itself, or, with `recompute`, those of the training path. In fp32
-    both are the same to 1e-4; in bf16 they round differently, by some 0.03 nats a token (the metric `sampler_gap`).
+    both agree to 1e-4; in bf16 they round differently, by about 0.03 nats per token (the metric `sampler_gap`).
     """
 
     def __init__(
@@ -39,17 +41,17 @@ class SequenceGenerator:
         policy: PolicyModel,
         reference: Reference,
         sampling: SamplingSettings,
-        micro_batch_tokens: int = 1024,
+        budget: MemoryBudget | None = None,
         seed: int = 0,
         engine: RolloutEngine | None = None,
         recompute: bool = False,
         clock: PhaseClock | None = None,
     ):
         self.policy, self.reference, self.sampling = policy, reference, sampling
-        self.budget = TokenBudget(micro_batch_tokens)
-        self.engine = engine or pick_engine(policy)
+        self.budget = budget or MemoryBudget()
+        self.engine = engine or pick_engine(policy, self.budget)
         self.recompute = recompute
-        self.random = torch.Generator(policy.base.device).manual_seed(seed)
+        self.random = torch.Generator().manual_seed(seed)
         self.clock = clock or PhaseClock(policy.base.device)
 
     @property
@@ -57,27 +59,56 @@ class SequenceGenerator:
         """The policy's."""
         return self.policy.base.tokenizer
 
-    def generate_sequences(self, prompts: Sequence[Prompt]) -> tuple[SAPairs, list[str]]:
+    def generate_sequences(self, prompts: Sequence[Prompt], weights_changed: bool = True) -> tuple[SAPairs, list[str]]:
         """Sample one response to each prompt: texts and conversations, which are encoded here, or token ids, which are
         taken as they are. Returns the pairs, with `old_logprobs`, `sampler_logprobs`, `entropies` and `ref_logprobs`,
-        and the B texts without EOS. Raises `DataError` for a prompt that is empty or too long."""
+        and the B texts without EOS. `weights_changed`: whether the policy may have changed since the last call, so that
+        the engine must be given its weights. Raises `DataError` for a prompt that is empty or too long."""
         base = self.policy.base
         encoded = encode_prompts(prompts, base, self.sampling.max_new_tokens)
         prompt_ids, prompt_mask = pad(encoded, base.pad_token_id, side="left", device=base.device)
+        if weights_changed:
+            self.engine.update_weights(self.policy)
         sampled = self.engine.sample(prompt_ids, prompt_mask, self.sampling, self.random)
+        self._check_support(sampled)
         action_ids, action_mask, terminated = extract_actions(sampled.ids, base.eos_token_ids, base.pad_token_id)
         pairs = build_sa_pairs(
             prompt_ids, prompt_mask, action_ids, action_mask, terminated, sampled.logprobs, sampled.support_ids
         )
         self.clock.lap("sampling")
-        pairs = pairs.with_columns(
-            sampler_logprobs=pairs.old_logprobs, entropies=torch.where(action_mask, sampled.entropies, 0.0)
-        )
-        if self.recompute:
-            pairs = pairs.with_columns(old_logprobs=self._logprobs(self.policy, pairs))
+        pairs = self._describe_policy(pairs.with_columns(sampler_logprobs=pairs.old_logprobs), sampled.entropies)
         pairs = pairs.with_columns(ref_logprobs=self._logprobs(self.reference, pairs))
         return pairs, decode_completions(self.tokenizer, action_ids, action_mask)
 
+    def _describe_policy(self, pairs: SAPairs, entropies: torch.Tensor | None) -> SAPairs:
+        """Add `entropies`, those of the engine if it has them, and with `recompute` replace `old_logprobs`; in one
+        scoring pass if both have to be computed."""
+        if entropies is not None:
+            pairs = pairs.with_columns(entropies=torch.where(pairs.action_mask, entropies, 0.0))
+            return pairs.with_columns(old_logprobs=self._logprobs(self.policy, pairs)) if self.recompute else pairs
+        logprobs, entropies = compute_in_micro_batches(pairs, self.budget, self._logprobs_and_entropies)
+        pairs = pairs.with_columns(entropies=entropies if self.sampling.temperature else torch.zeros_like(entropies))
+        return pairs.with_columns(old_logprobs=logprobs) if self.recompute else pairs
+
     def _logprobs(self, model: Reference, pairs: SAPairs) -> torch.Tensor:
-        temperature = self.sampling.temperature or 1.0  # greedy samples are scored at temperature 1
+        temperature = self._scoring_temperature
         return compute_in_micro_batches(pairs, self.budget, lambda part: model.action_logprobs(part, temperature))
+
+    def _logprobs_and_entropies(self, part: SAPairs) -> torch.Tensor:
+        states = states_before_actions(self.policy.base, self.policy.role, part)
+        return self.policy.logprobs_at(states, part, self._scoring_temperature, entropy=True)
+
+    @property
+    def _scoring_temperature(self) -> float:
+        return self.sampling.temperature or 1.0  # greedy samples are scored at temperature 1
+
+    def _check_support(self, sampled: Sampled) -> None:
+        """Raise `ConfigError` if the engine cut the vocabulary without saying where: nothing else could be scored under
+        the distribution that was sampled from."""
+        vocabulary = self.policy.base.network.config.get_text_config().vocab_size
+        if sampled.support_ids is None and self.sampling.truncates(vocabulary):
+            raise ConfigError.of(
+                f"top_k is {self.sampling.top_k} and top_p is {self.sampling.top_p}, but the engine "
+                f"{type(self.engine).__name__} does not say which tokens they leave to sample from; set top_k to 0 and "
+                "top_p to 1"
+            )

@@ -12,12 +12,14 @@ from ppo_lm.config import PPOConfig
 from ppo_lm.data import DataReport, PromptSet, load_prompts
 from ppo_lm.errors import ConfigError, DataError, Problems
 from ppo_lm.rewards import DEFAULT_REWARD, Reward, as_list_of_rewards, as_reward, check_prompt_columns, load_reward
+from ppo_lm.rollout import MakeEngine, RolloutEngine, find_engine
 from ppo_lm.run import check_output_dir
 from ppo_lm.training import Losses, find_losses
 
 
 class Inputs(NamedTuple):
-    """`rewards` in the configuration's order; `prompts` is None if none are named."""
+    """`rewards` in the configuration's order; `make_engine` takes the policy and the memory budget; `prompts` is None
+    if none are named."""
 
     estimator: Estimator
     losses: Losses
@@ -26,15 +28,17 @@ class Inputs(NamedTuple):
     monitor: Reward | None
     prompts: PromptSet | None
     report: DataReport | None
+    make_engine: MakeEngine
 
 
 def load_inputs(
     config: PPOConfig,
     reward: Reward | Callable | Sequence[Reward | Callable] | None = None,
     monitor: Reward | Callable | None = None,
+    engine: RolloutEngine | None = None,
 ) -> Inputs:
-    """Find the estimator and the losses, and load rewards, monitor and prompts; what is given in Python replaces what
-    the configuration names. All problems are raised as one error."""
+    """Find the estimator, the losses and what makes the engine, and load rewards, monitor and prompts; what is given in
+    Python replaces what the configuration names. All problems are raised as one error."""
     problems = Problems("PPOConfig")
     estimator, losses = problems.attempt(find_estimator, config), problems.attempt(find_losses, config)
     if reward is None:
@@ -66,8 +70,9 @@ def load_inputs(
         for role, each in [*(("reward", each) for each in rewards), ("monitor", monitor)]:
             if each is not None:
                 problems.attempt(check_prompt_columns, each, prompts, role, config.prompts)
+    make_engine = problems.attempt(find_engine, config.engine if engine is None else engine)
     problems.raise_all()
-    return Inputs(estimator, losses, rewards, value, monitor, prompts, report)
+    return Inputs(estimator, losses, rewards, value, monitor, prompts, report, make_engine)
 
 
 def check_batch(batch: PromptSet, mini_batches: int, responses_per_prompt: int) -> None:

@@ -10,7 +10,7 @@ import torch
 
 from ppo_lm.config import PPOConfig
 from ppo_lm.errors import ConfigError, NumericalFault
-from ppo_lm.experience_buffer import ExperienceBuffer, TokenBudget, try_micro_batches
+from ppo_lm.experience_buffer import ExperienceBuffer, MemoryBudget, try_micro_batches
 from ppo_lm.models import PolicyModel, ValueModel
 from ppo_lm.models.policy_model import states_before_actions
 from ppo_lm.ops import masked_sum
@@ -55,7 +55,12 @@ class ModelTrainer:
     """
 
     def __init__(
-        self, policy: PolicyModel, value_model: ValueModel | None, config: PPOConfig, losses: Losses | None = None
+        self,
+        policy: PolicyModel,
+        value_model: ValueModel | None,
+        config: PPOConfig,
+        budget: MemoryBudget | None = None,
+        losses: Losses | None = None,
     ):
         """`value_model`: None if the advantage estimator needs none. `losses`: None finds those that the configuration
         names."""
@@ -71,7 +76,7 @@ class ModelTrainer:
             else self._make_optimiser(value_model, config.value_learning_rate, config.steps * self.updates)
         )
         self.policy_buffer, self.value_buffer = ExperienceBuffer(config.seed), ExperienceBuffer(config.seed)
-        self.budget = TokenBudget(config.micro_batch_tokens)
+        self.budget = budget or MemoryBudget(config.micro_batch_tokens)
 
     def _make_optimiser(self, model: PolicyModel | ValueModel, learning_rate: float, total_steps: int) -> Optimiser:
         return Optimiser(

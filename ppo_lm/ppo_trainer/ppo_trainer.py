@@ -14,6 +14,7 @@ from ppo_lm.data import DataReport, Prompt, PromptSet, fingerprint, load_prompts
 from ppo_lm.data.fitting import check_prompts, encode_prompt_set, fit_prompts
 from ppo_lm.errors import ConfigError, NumericalFault
 from ppo_lm.evaluation import Evaluation
+from ppo_lm.experience_buffer import MemoryBudget
 from ppo_lm.ops import masked_whiten
 from ppo_lm.ppo_trainer.evaluator import Evaluator
 from ppo_lm.ppo_trainer.faults import check_pairs
@@ -25,7 +26,7 @@ from ppo_lm.ppo_trainer.model_trainer import ModelTrainer
 from ppo_lm.ppo_trainer.value_adder import ValueAdder
 from ppo_lm.reward_kl import KLController, KLDivergence, RewardAdjuster
 from ppo_lm.rewards import Responses, Reward, RewardComputer, RewardContext, as_list, ask
-from ppo_lm.rollout import SamplingSettings, describe_engine, pick_engine
+from ppo_lm.rollout import RolloutEngine, SamplingSettings
 from ppo_lm.run import RandomStream, Run, Stateful, Weights, save_models
 from ppo_lm.tracking import (
     Column,
@@ -47,7 +48,7 @@ class PPOTrainer:
     """PPO on a language model: policy, reference, value and rewards on one shared base.
 
     `reward` and `monitor` take functions `fn(prompts, completions, **columns)` or a `Reward` in place of what the
-    configuration names; `reward` one or several.
+    configuration names; `reward` one or several. `engine` samples in place of the one that the configuration names.
     """
 
     def __init__(
@@ -55,15 +56,17 @@ class PPOTrainer:
         config: PPOConfig,
         reward: Reward | Callable | Sequence[Reward | Callable] | None = None,
         monitor: Reward | Callable | None = None,
+        engine: RolloutEngine | None = None,
     ):
-        inputs = load_inputs(config, reward, monitor)
+        inputs = load_inputs(config, reward, monitor, engine)
         self.has_callables = reward is not None or monitor is not None
         self.config, self.prompts, self.report = config, inputs.prompts, inputs.report
         self.estimator = inputs.estimator
         self.base = load_base(config.model_name, config.dtype, config.device, seed=config.seed, fast=config.fast)
-        size, self.monitor = config.micro_batch_tokens, inputs.monitor
+        self.budget = MemoryBudget(config.micro_batch_tokens, config.rollout_slots)
+        self.monitor = inputs.monitor
         self.reward_computer = RewardComputer(
-            inputs.rewards, size, config.reward_weights, config.reward_clip, config.reward_normalise
+            inputs.rewards, self.budget, config.reward_weights, config.reward_clip, config.reward_normalise
         )
         self.roles = set_up_roles(
             self.base,
@@ -82,17 +85,18 @@ class PPOTrainer:
             if model is not None:
                 model.base.checkpoint_activations()
         self.clock = PhaseClock(self.base.device)
+        self.engine = inputs.make_engine(self.roles.policy, self.budget)
         self.generator = self._make_generator(sampling, self.clock)
         if self.monitor is not None:
-            self.monitor.make_ready(RewardContext.on(self.base, self.reward_computer.budget))
+            self.monitor.make_ready(RewardContext.on(self.base, self.budget))
         self.kl_controller = KLController(config.kl_coef, config.kl_target, config.kl_horizon)
         self.kl_divergence = KLDivergence(config.kl_estimator)
         self.reward_adjuster = RewardAdjuster(config.missing_eos_score, config.whiten_rewards)
-        self.value_adder = None if self.roles.value is None else ValueAdder(self.roles.value, size)
+        self.value_adder = None if self.roles.value is None else ValueAdder(self.roles.value, self.budget)
         self.whiten_advantages = (
             self.estimator.whitens if config.whiten_advantages is None else config.whiten_advantages
         )
-        self.model_trainer = ModelTrainer(self.roles.policy, self.roles.value, config, inputs.losses)
+        self.model_trainer = ModelTrainer(self.roles.policy, self.roles.value, config, self.budget, inputs.losses)
         self.floor = Floor(
             self.base, measure_machine(self.base.device, self.base.dtype), self._passes(), config.rollout_slots
         )
@@ -175,6 +179,7 @@ class PPOTrainer:
             for name, part in parts.items():
                 run.register(name, part)
             run.start(self._headline(), reports=[report], columns=columns(monitor))
+            self.budget.say = run.say
             health = HealthWatch(config, run.history)
             batches = train_set.batches(config.batch_size, config.seed, config.responses_per_prompt)
             batches = islice(batches, run.step, None)
@@ -227,7 +232,7 @@ class PPOTrainer:
         config = self.config
         copies = f" with {config.responses_per_prompt} responses each" if config.responses_per_prompt > 1 else ""
         return (
-            f"PPO on {config.model_name} ({self.base.description}; {describe_engine(self.roles.policy)}): {config.steps} "
+            f"PPO on {config.model_name} ({self.base.description}; {self.engine.description}): {config.steps} "
             f"steps of {config.batch_size // config.responses_per_prompt} prompts{copies}"
         )
 
@@ -302,9 +307,8 @@ class PPOTrainer:
         and all see the same noise."""
         config, policy = self.config, self.roles.policy
         recompute = config.old_logprobs == "recomputed"
-        engine = pick_engine(policy, config.rollout_slots, config.micro_batch_tokens)
         return SequenceGenerator(
-            policy, self.roles.sft, sampling, config.micro_batch_tokens, config.seed, engine, recompute, clock
+            policy, self.roles.sft, sampling, self.budget, config.seed, self.engine, recompute, clock
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ppo_lm.experience_buffer import TokenBudget, compute_in_micro_batches
+from ppo_lm.experience_buffer import MemoryBudget, compute_in_micro_batches
 from ppo_lm.models import ValueModel
 from ppo_lm.types import SAPairs
 
@@ -10,8 +10,8 @@ from ppo_lm.types import SAPairs
 class ValueAdder:
     """Runs the value model over every state, in micro-batches, without gradients."""
 
-    def __init__(self, value_model: ValueModel, micro_batch_tokens: int = 1024):
-        self.value_model, self.budget = value_model, TokenBudget(micro_batch_tokens)
+    def __init__(self, value_model: ValueModel, budget: MemoryBudget | None = None):
+        self.value_model, self.budget = value_model, budget or MemoryBudget()
 
     def add_values_to_sa_pairs(self, sa_pairs: SAPairs) -> SAPairs:
         """Add the column `values`: V of the state before each action, 0 where masked."""

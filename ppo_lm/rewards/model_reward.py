@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from ppo_lm.base_setup import load_reward_model
 from ppo_lm.data.encoding import encode_pair, pad, same_vocabulary
 from ppo_lm.errors import NumericalFault, RewardError
-from ppo_lm.experience_buffer import TokenBudget, compute_in_micro_batches, split_by_tokens
+from ppo_lm.experience_buffer import MemoryBudget, compute_in_micro_batches, split_by_tokens
 from ppo_lm.models import RewardModel
 from ppo_lm.rewards.responses import Responses
 from ppo_lm.rewards.reward import Reward, RewardContext
@@ -32,7 +32,7 @@ class ModelReward(Reward):
     def __init__(self, load: Callable[[RewardContext], RewardModel]):
         """`load` puts the model onto its base, when the reward is made ready."""
         self._load = load
-        self._ready: tuple[RewardModel, TokenBudget] | None = None
+        self._ready: tuple[RewardModel, MemoryBudget] | None = None
 
     @classmethod
     def saved_in(cls, folder: Path) -> ModelReward:
@@ -43,7 +43,7 @@ class ModelReward(Reward):
     def of(cls, model: RewardModel, micro_batch_tokens: int = 1024) -> ModelReward:
         """A model that is loaded already."""
         reward = cls(lambda context: model)
-        reward.make_ready(RewardContext.on(model.base, TokenBudget(micro_batch_tokens)))
+        reward.make_ready(RewardContext.on(model.base, MemoryBudget(micro_batch_tokens)))
         return reward
 
     def make_ready(self, context: RewardContext) -> None:
@@ -73,12 +73,12 @@ def _readable_pairs(responses: Responses, model: RewardModel) -> SAPairs | None:
 _same_vocabulary: Callable[[PreTrainedTokenizerBase, PreTrainedTokenizerBase], bool] = lru_cache(16)(same_vocabulary)
 
 
-def _score_pairs(model: RewardModel, pairs: SAPairs, budget: TokenBudget) -> torch.Tensor:
+def _score_pairs(model: RewardModel, pairs: SAPairs, budget: MemoryBudget) -> torch.Tensor:
     return compute_in_micro_batches(pairs, budget, lambda part: model.scores(part.input_ids, part.attention_mask))
 
 
 @torch.no_grad()
-def _score_texts(model: RewardModel, responses: Responses, budget: TokenBudget) -> torch.Tensor:
+def _score_texts(model: RewardModel, responses: Responses, budget: MemoryBudget) -> torch.Tensor:
     base, ids = model.base, []
     ended = responses.columns.get("terminated") or [True] * len(responses)
     for prompt, text, has_end in zip(responses.prompts, responses.texts, ended, strict=True):

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from ppo_lm.errors import NumericalFault, RewardError, UserError
-from ppo_lm.experience_buffer import TokenBudget
+from ppo_lm.experience_buffer import MemoryBudget
 from ppo_lm.models import BaseModel, RewardModel
 from ppo_lm.rewards.responses import Responses
 from ppo_lm.rewards.scores import Scores
@@ -23,10 +23,10 @@ class RewardContext:
 
     device: torch.device
     find_base: Callable[[Path], BaseModel]
-    budget: TokenBudget
+    budget: MemoryBudget
 
     @classmethod
-    def on(cls, base: BaseModel, budget: TokenBudget) -> RewardContext:
+    def on(cls, base: BaseModel, budget: MemoryBudget) -> RewardContext:
         """On the one base of a run."""
         return cls(base.device, lambda folder: base, budget)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from ppo_lm.experience_buffer import TokenBudget
+from ppo_lm.experience_buffer import MemoryBudget
 from ppo_lm.models import BaseModel, RewardModel
 from ppo_lm.rewards.combined import WeightedSum
 from ppo_lm.rewards.loading import as_list_of_rewards, as_reward
@@ -25,7 +25,7 @@ class RewardComputer:
     def __init__(
         self,
         rewards: Reward | Callable | Sequence[Reward | Callable],
-        micro_batch_tokens: int = 1024,
+        budget: MemoryBudget | None = None,
         weights: Sequence[float] | None = None,
         clip: float = 0.0,
         normalise: bool = False,
@@ -33,7 +33,7 @@ class RewardComputer:
         self.reward = WeightedSum(
             [as_reward(reward) for reward in as_list_of_rewards(rewards)], weights, clip=clip, normalise=normalise
         )
-        self.budget = TokenBudget(micro_batch_tokens)
+        self.budget = budget or MemoryBudget()
 
     @property
     def names(self) -> list[str]:

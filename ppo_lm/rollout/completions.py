@@ -15,9 +15,10 @@ from ppo_lm.token_attribution import extract_actions
 def write_completions(
     policy: PolicyModel, prompts: list[Prompt], sampling: SamplingSettings, batch_size: int = 32, seed: int = 0
 ) -> list[str]:
-    """One completion a prompt, in order, cut at its first EOS and decoded without special tokens."""
+    """One completion per prompt, in order, cut at its first EOS and decoded without special tokens."""
     base, engine, texts = policy.base, pick_engine(policy), []
-    generator = torch.Generator(base.device).manual_seed(seed)
+    engine.update_weights(policy)
+    generator = torch.Generator().manual_seed(seed)
     for start in range(0, len(prompts), batch_size):
         encoded = [encode_prompt(base.tokenizer, prompt) for prompt in prompts[start : start + batch_size]]
         sampled = engine.sample(*pad(encoded, base.pad_token_id, side="left", device=base.device), sampling, generator)

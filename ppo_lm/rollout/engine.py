@@ -7,6 +7,8 @@ from typing import Protocol
 
 import torch
 
+from ppo_lm.models import PolicyModel
+
 
 @dataclass(frozen=True)
 class SamplingSettings:
@@ -17,19 +19,27 @@ class SamplingSettings:
     top_k: int = 0
     top_p: float = 1.0
 
+    def truncates(self, vocabulary: int) -> bool:
+        """Whether some of the `vocabulary` tokens are never sampled; greedy is no sampling."""
+        return self.temperature > 0 and (0 < self.top_k < vocabulary or self.top_p < 1)
+
 
 @dataclass(frozen=True)
 class Sampled:
-    """What was sampled, A ≤ max_new_tokens columns; tokens after a row's first EOS mean nothing."""
+    """What was sampled, A ≤ max_new_tokens columns; tokens after a row's first EOS are ignored.
+
+    An engine that cannot know the entropies leaves them out, and a scoring pass computes them. One that cannot know the
+    support can only sample from the whole vocabulary.
+    """
 
     ids: torch.Tensor  # (B, A) int64
     logprobs: torch.Tensor  # (B, A) fp32 nats, under the distribution that was sampled from
-    entropies: torch.Tensor  # (B, A) fp32 nats, of the distribution that was sampled from
-    support_ids: torch.Tensor | None  # (B, A, K) int64, -1 = none; None when the whole vocabulary was open
+    entropies: torch.Tensor | None = None  # (B, A) fp32 nats, of the distribution that was sampled from
+    support_ids: torch.Tensor | None = None  # (B, A, K) int64, -1 = none; None: every token could be sampled
 
 
 class RolloutEngine(Protocol):
-    """Anything that samples responses from the current policy."""
+    """Anything that samples responses from the current policy. A class that inherits from this needs only `sample`."""
 
     def sample(
         self,
@@ -38,5 +48,16 @@ class RolloutEngine(Protocol):
         settings: SamplingSettings,
         generator: torch.Generator,
     ) -> Sampled:
-        """Sample one response for each left-padded prompt, (B, P) int64 and (B, P) bool."""
+        """Sample one response for each left-padded prompt, (B, P) int64 and (B, P) bool. All randomness comes from
+        `generator`, which is on the CPU, so that a seed means the same on every device."""
         ...
+
+    def update_weights(self, policy: PolicyModel) -> None:
+        """Sample from `policy` as it is now. Called before the first `sample`, and before the next whenever its weights
+        may have changed. This is where an engine with weights of its own, in another process say, gets them; one that
+        reads the policy's own weights in every `sample` has nothing to do."""
+
+    @property
+    def description(self) -> str:
+        """How it samples, in a few words for the screen."""
+        return f"sampled by {type(self).__name__}"

@@ -1,26 +1,59 @@
-"""Which engine samples from a policy."""
+"""The sampling engines by name."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+from ppo_lm.errors import ConfigError, ModelError
+from ppo_lm.experience_buffer import MemoryBudget
 from ppo_lm.fast.llama_decoder import why_not
 from ppo_lm.models import PolicyModel
+from ppo_lm.plugins import Registry
 from ppo_lm.rollout.engine import RolloutEngine
 from ppo_lm.rollout.plain_engine import PlainEngine
 from ppo_lm.rollout.slot_engine import SlotEngine
 
-SLOTS, PROMPT_TOKENS = 64, 1024
+MakeEngine = Callable[[PolicyModel, MemoryBudget], RolloutEngine]
+
+# A name stands for what makes the engine from the policy and the run's memory budget. What an engine needs, it checks
+# there: it raises `ModelError` if it cannot sample from this policy.
+ENGINES: Registry[MakeEngine] = Registry("engine")
 
 
-def pick_engine(policy: PolicyModel, slots: int = SLOTS, prompt_tokens: int = PROMPT_TOKENS) -> RolloutEngine:
-    """`SlotEngine` where it can run the policy's network, else `PlainEngine`, which runs them all."""
-    return PlainEngine(policy) if why_not(policy.base) else SlotEngine(policy, slots, prompt_tokens)
-
-
-def describe_engine(policy: PolicyModel) -> str:
-    """One line for the screen: which engine, and why not the fast one."""
+@ENGINES.register("auto")
+def pick_engine(policy: PolicyModel, budget: MemoryBudget | None = None) -> RolloutEngine:
+    """`SlotEngine` if it can run the policy's network, else `PlainEngine`, which runs every network."""
     reason = why_not(policy.base)
-    return (
-        "sampled in slots, with keys and values kept"
-        if reason is None
-        else f"sampled through transformers' own forward pass: {reason}"
-    )
+    return SlotEngine(policy, budget) if reason is None else PlainEngine(policy, budget, reason)
+
+
+@ENGINES.register("slots")
+def make_slot_engine(policy: PolicyModel, budget: MemoryBudget) -> SlotEngine:
+    """`SlotEngine`, or the reason why not."""
+    reason = why_not(policy.base)
+    if reason is not None:
+        raise ModelError(f"engine slots cannot sample from {policy.base.name}: {reason}; set engine to auto")
+    return SlotEngine(policy, budget)
+
+
+ENGINES.register("transformers")(PlainEngine)
+
+
+def find_engine(engine: str | RolloutEngine) -> MakeEngine:
+    """What makes the engine of this name, or hands out this engine. Raises `ConfigError` if there is none of this name,
+    or if it is no engine."""
+    if isinstance(engine, str):
+        make = ENGINES.find(engine)
+        return lambda policy, budget: _checked(make(policy, budget))
+    _checked(engine)
+    return lambda policy, budget: engine
+
+
+def _checked(engine: RolloutEngine) -> RolloutEngine:
+    missing = [name for name in ("sample", "update_weights", "description") if not hasattr(engine, name)]
+    if missing:
+        raise ConfigError.of(
+            f"engine {type(engine).__name__} has no {', '.join(missing)}; inherit from ppo_lm.rollout.RolloutEngine "
+            "and write sample"
+        )
+    return engine

@@ -4,19 +4,27 @@ time."""
 from __future__ import annotations
 
 import torch
+from torch.nn.functional import pad
 from transformers import DynamicCache
 
+from ppo_lm.experience_buffer import MemoryBudget
 from ppo_lm.models import PolicyModel
 from ppo_lm.ops import position_ids
-from ppo_lm.rollout.engine import Sampled, SamplingSettings
+from ppo_lm.rollout.engine import RolloutEngine, Sampled, SamplingSettings
 from ppo_lm.rollout.sampling import draw_uniforms, sample_tokens
 
 
-class PlainEngine:
-    """Samples from a `PolicyModel` in process. Only the last position's logits ever exist: (B, V)."""
+class PlainEngine(RolloutEngine):
+    """Samples from a `PolicyModel` in process, through its own weights. Only the last position's logits ever exist:
+    (slots, V)."""
 
-    def __init__(self, policy: PolicyModel):
-        self.policy = policy
+    def __init__(self, policy: PolicyModel, budget: MemoryBudget | None = None, reason: str | None = None):
+        """`budget`: how many rows are sampled at once. `reason`: why no faster engine can sample, for the screen."""
+        self.policy, self.budget, self.reason = policy, budget or MemoryBudget(), reason
+
+    @property
+    def description(self) -> str:
+        return "sampled through transformers' own forward pass" + (f": {self.reason}" if self.reason else "")
 
     @torch.no_grad()
     def sample(
@@ -26,11 +34,22 @@ class PlainEngine:
         settings: SamplingSettings,
         generator: torch.Generator,
     ) -> Sampled:
-        """See `RolloutEngine.sample`. Stops as soon as every row has ended."""
+        """See `RolloutEngine.sample`. At most `budget.slots` rows at once, each group until all of its rows have
+        ended."""
+        uniforms = draw_uniforms(len(prompt_ids), settings, generator, prompt_ids.device)
+
+        def attempt(slots: int) -> Sampled:
+            columns = (prompt_ids.split(slots), prompt_mask.split(slots), uniforms.split(slots))
+            return _join([self._sample(*group, settings) for group in zip(*columns)])
+
+        return self.budget.fit_slots(len(prompt_ids), attempt)
+
+    def _sample(
+        self, prompt_ids: torch.Tensor, prompt_mask: torch.Tensor, uniforms: torch.Tensor, settings: SamplingSettings
+    ) -> Sampled:
         base = self.policy.base
         eos = torch.tensor(base.eos_token_ids, device=base.device)
         rows, width = prompt_ids.shape
-        uniforms = draw_uniforms(rows, settings, generator)
         mask = torch.cat([prompt_mask, prompt_mask.new_ones(rows, settings.max_new_tokens)], dim=1)
         positions = position_ids(mask)
         decoder, cache = base.network.get_decoder(), DynamicCache(config=base.network.config)
@@ -46,12 +65,25 @@ class PlainEngine:
                     past_key_values=cache,
                     use_cache=True,
                 )
-                steps.append(
-                    sample_tokens(base.logits(output.last_hidden_state[:, -1]), settings, uniforms[:, end - width])
-                )
+                logits = base.logits(output.last_hidden_state[:, -1])
+                steps.append(sample_tokens(logits, settings, uniforms[:, end - width]))
                 token = steps[-1].ids
                 ended |= torch.isin(token, eos)
                 if bool(ended.all()):
                     break
                 step_ids, start = token[:, None], end
         return Sampled(*(None if column[0] is None else torch.stack(column, dim=1) for column in zip(*steps)))
+
+
+def _join(groups: list[Sampled]) -> Sampled:
+    """The rows of all groups. Groups that ended sooner than others are filled up with zeros, which follow an EOS in
+    every row."""
+    if len(groups) == 1:
+        return groups[0]
+    width = max(group.ids.shape[1] for group in groups)
+
+    def widened(column: torch.Tensor) -> torch.Tensor:
+        return pad(column, (0, 0) * (column.ndim - 2) + (0, width - column.shape[1]))
+
+    rows = [(group.ids, group.logprobs, group.entropies, group.support_ids) for group in groups]
+    return Sampled(*(None if column[0] is None else torch.cat([*map(widened, column)]) for column in zip(*rows)))

@@ -11,10 +11,17 @@ from ppo_lm.ops.logprobs import LOWEST
 from ppo_lm.rollout.engine import SamplingSettings
 
 
-def draw_uniforms(rows: int, settings: SamplingSettings, generator: torch.Generator) -> torch.Tensor:
-    """The chance in a rollout: one number in [0, 1) a response and token, (rows, max_new_tokens) fp64. What a response
-    becomes depends on its own numbers alone, not on the responses sampled beside it."""
-    return torch.rand(rows, settings.max_new_tokens, generator=generator, device=generator.device, dtype=torch.float64)
+def draw_uniforms(
+    rows: int, settings: SamplingSettings, generator: torch.Generator, device: torch.device
+) -> torch.Tensor:
+    """The randomness of a rollout: one number in [0, 1) per response and token, (rows, max_new_tokens) on `device`. A
+    response depends on its own numbers alone, not on the responses sampled beside it.
+
+    They are drawn in fp64 on the CPU, where `generator` must be, and copied once. A seed gives the same numbers on
+    every device; on Apple's mps, which has no fp64, they are rounded to fp32.
+    """
+    uniforms = torch.rand(rows, settings.max_new_tokens, generator=generator, dtype=torch.float64)
+    return uniforms.to(device, torch.float32 if device.type == "mps" else torch.float64)
 
 
 class Token(NamedTuple):
@@ -30,19 +37,19 @@ def sample_tokens(logits: torch.Tensor, settings: SamplingSettings, uniforms: to
     """Temperature, then top-k, then top-p on what top-k left ("The curious case of neural text degeneration",
     1904.09751).
 
-    logits: (B, V). uniforms: (B,) fp64 in [0, 1); the token is the one in whose stretch of the cumulative distribution
-    the number falls. Greedy (temperature 0) has log-probability and entropy 0.
+    logits: (B, V). uniforms: (B,) fp64, or fp32 where there is no fp64, in [0, 1]; the number picks the token in whose
+    interval of the cumulative distribution it falls. Greedy (temperature 0) has log-probability and entropy 0.
     """
     logits = logits.float()
     if settings.temperature == 0:
         certain = logits.new_zeros(logits.shape[0])
         return Token(logits.argmax(dim=1), certain, certain, None)
     logits = logits / settings.temperature
-    cuts_k, cuts_p = 0 < settings.top_k < logits.shape[1], settings.top_p < 1
-    if not (cuts_k or cuts_p):
+    vocabulary = logits.shape[1]
+    if not settings.truncates(vocabulary):
         return Token(*_draw(logits, uniforms), None)
-    logits, ids = logits.topk(settings.top_k if cuts_k else logits.shape[1], dim=1)
-    if cuts_p:
+    logits, ids = logits.topk(min(settings.top_k or vocabulary, vocabulary), dim=1)
+    if settings.top_p < 1:
         probabilities = logits.softmax(dim=1)
         outside = probabilities.cumsum(dim=1) - probabilities >= settings.top_p
         logits, ids = logits.masked_fill(outside, -torch.inf), ids.masked_fill(outside, -1)
@@ -57,12 +64,10 @@ def _draw(logits: torch.Tensor, uniforms: torch.Tensor) -> tuple[torch.Tensor, t
     weights = below.exp()
     cumulative = weights.cumsum(dim=1)
     total = cumulative[:, -1:]
-    threshold = (uniforms[:, None] * total.double()).to(cumulative.dtype)
-    threshold = torch.minimum(
-        threshold, torch.nextafter(total, torch.zeros_like(total))
-    )  # rounding up to the total would leave no column
-    choice = torch.searchsorted(cumulative, threshold, right=True).clamp_(
-        max=logits.shape[1] - 1
-    )  # NaN lies after all columns
+    threshold = (uniforms[:, None] * total.to(uniforms.dtype)).to(cumulative.dtype)
+    # A threshold that was rounded up to the total would lie after every column.
+    threshold = torch.minimum(threshold, torch.nextafter(total, torch.zeros_like(total)))
+    choice = torch.searchsorted(cumulative, threshold, right=True)
+    choice = choice.clamp_(max=logits.shape[1] - 1)  # NaN lies after every column
     entropy = total.log() - weights.mul_(below).sum(dim=1, keepdim=True) / total
     return choice[:, 0], (below.gather(1, choice) - total.log())[:, 0], entropy[:, 0]

@@ -6,27 +6,35 @@ from __future__ import annotations
 import torch
 from torch.nn.functional import pad
 
-from ppo_lm.errors import UserError, first_line
+from ppo_lm.experience_buffer import MemoryBudget
 from ppo_lm.fast.attention import PackedBatch, attend_rows
 from ppo_lm.fast.llama_decoder import CPU_ROW_MULTIPLE, LlamaDecoder
+from ppo_lm.fast.packed_linear import PackedLinear
 from ppo_lm.fast.packing import Packing, round_up
 from ppo_lm.models import PolicyModel
-from ppo_lm.ops import is_out_of_memory
-from ppo_lm.rollout.engine import Sampled, SamplingSettings
+from ppo_lm.rollout.engine import RolloutEngine, Sampled, SamplingSettings
 from ppo_lm.rollout.sampling import draw_uniforms, sample_tokens
 
 BLOCK = 32  # tokens that the memory of keys and values grows by
 
 
-class SlotEngine:
-    """Samples from a `PolicyModel` whose network is built like Llama (`llama_decoder.why_not`). Its adapter is merged
-    anew in every call, into weights of the engine's own; prompts are read without padding.
+class SlotEngine(RolloutEngine):
+    """Samples from a `PolicyModel` in process, if its network is built like Llama (`llama_decoder.why_not`). Prompts
+    are read without padding.
+
+    The adapter is merged in every `sample`, into weights of the engine's own that live no longer than that: training
+    needs their memory.
     """
 
-    def __init__(self, policy: PolicyModel, slots: int, prompt_tokens: int):
-        """`slots`: responses under way at once. `prompt_tokens`: tokens of prompts read at once, at least one prompt;
-        both bound the memory."""
-        self.policy, self.slots, self.prompt_tokens, self._head = policy, slots, prompt_tokens, None
+    def __init__(self, policy: PolicyModel, budget: MemoryBudget | None = None):
+        """`budget`: how many responses are in progress at once, and how many tokens of prompts are read at once (one
+        prompt at least)."""
+        self.policy, self.budget = policy, budget or MemoryBudget()
+        self._heads: dict[int, PackedLinear] = {}  # the one in use, by the slots it is laid out for
+
+    @property
+    def description(self) -> str:
+        return "sampled in slots, with keys and values kept"
 
     @torch.no_grad()
     def sample(
@@ -36,35 +44,32 @@ class SlotEngine:
         settings: SamplingSettings,
         generator: torch.Generator,
     ) -> Sampled:
-        """See `RolloutEngine.sample`. At most `slots` responses are under way at once; half as many when memory runs
-        out, from then on."""
-        uniforms = draw_uniforms(len(prompt_ids), settings, generator)
-        while True:
-            try:
-                return self._sample(prompt_ids, prompt_mask, settings, uniforms)
-            except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error):
-                    raise
-                if min(self.slots, len(prompt_ids)) == 1:
-                    raise UserError(
-                        f"out of memory while sampling one response at a time ({first_line(error)}); set max_new_tokens "
-                        "lower, or take a smaller model"
-                    ) from error
-                self.slots = max(min(self.slots, len(prompt_ids)) // 2, 1)
+        """See `RolloutEngine.sample`. At most `budget.slots` responses are in progress at once."""
+        uniforms = draw_uniforms(len(prompt_ids), settings, generator, prompt_ids.device)
+        return self.budget.fit_slots(
+            len(prompt_ids), lambda slots: self._sample(prompt_ids, prompt_mask, settings, uniforms, slots)
+        )
 
     def _sample(
-        self, prompt_ids: torch.Tensor, prompt_mask: torch.Tensor, settings: SamplingSettings, uniforms: torch.Tensor
+        self,
+        prompt_ids: torch.Tensor,
+        prompt_mask: torch.Tensor,
+        settings: SamplingSettings,
+        uniforms: torch.Tensor,
+        slots: int,
     ) -> Sampled:
-        base, slots = self.policy.base, min(self.slots, len(prompt_ids))
-        decoder = LlamaDecoder(base, self.policy.role, slots, self._head)
-        self._head = decoder.head if self.policy.role else None  # with an adapter, nothing trains it
+        base = self.policy.base
+        if slots not in self._heads:
+            self._heads.clear()
+        decoder = LlamaDecoder(base, self.policy.role, slots, self._heads.get(slots))
+        self._heads = {slots: decoder.head} if self.policy.role else {}  # with an adapter, nothing trains the head
         responses = _Responses(len(prompt_ids), settings, uniforms, base.eos_token_ids, base.pad_token_id)
         lengths = prompt_mask.sum(dim=1).tolist()
         waiting = sorted(range(len(lengths)), key=lengths.__getitem__)  # the longest prompt starts first
         cache = _Cache(decoder, slots, max(lengths) + settings.max_new_tokens, base.dtype)
         while waiting or cache.rows:
             if waiting and slots - len(cache.rows) >= (slots + 7) // 8:
-                rows = _take(waiting, slots - len(cache.rows), self.prompt_tokens, lengths)
+                rows = _take(waiting, slots - len(cache.rows), self.budget.tokens, lengths)
                 hidden = cache.read(rows, prompt_ids[rows], prompt_mask[rows])
                 started = len(cache.rows) - len(rows)
             else:
@@ -94,16 +99,15 @@ class _Responses:
         self.logprobs, self.entropies = torch.zeros(2, *uniforms.shape, device=uniforms.device)
         self.support: torch.Tensor | None = None
         self.made = [0] * rows
-        self.check_every = (
-            1 if uniforms.device.type == "cpu" else 8
-        )  # reading "has it ended?" makes a GPU wait; tokens after EOS are cut off later
+        # Reading "has it ended?" makes a GPU wait; tokens after EOS are cut off later.
+        self.check_every = 1 if uniforms.device.type == "cpu" else 8
         self.ended = torch.zeros(rows, dtype=torch.bool, device=uniforms.device)
 
     def last_tokens(self, rows: list[int]) -> torch.Tensor:
         return self.ids[rows, [self.made[row] - 1 for row in rows]]
 
     def extend(self, rows: list[int], logits: torch.Tensor) -> list[int]:
-        """Sample one token for each of `rows` from its logits (n, V). Returns the places in `rows` of those that have
+        """Sample one token for each of `rows` from its logits (n, V). Returns the places in `rows` of those that
         ended."""
         places = [self.made[row] for row in rows]
         token, logprob, entropy, support = sample_tokens(logits, self.settings, self.uniforms[rows, places])

@@ -4,6 +4,7 @@ bytes over its measured rate of copying."""
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -16,9 +17,7 @@ from ppo_lm.types import SAPairs
 class Machine(NamedTuple):
     """What a device was measured to do in a second."""
 
-    operations: (
-        float  # floating-point, multiplications and additions counted apart, in products of large square matrices
-    )
+    operations: float  # floating-point, multiplications and additions counted separately, in large matrix products
     bytes: float  # read and written, in copying a large tensor
 
 
@@ -28,16 +27,52 @@ class Passes(NamedTuple):
     scored: int  # passes over all tokens for log-probabilities or values
     scored_logprobs: int  # how many of those need logits
     rewards: int  # passes of reward models
-    trained: int  # models trained, each with `epochs` passes forwards and backwards
+    trained: int  # models trained, each with `epochs` passes forward and backward
     epochs: int
-    all_weights: bool  # whether every weight needs a gradient, and not its input alone
+    all_weights: bool  # whether every weight needs a gradient, and not only its input
+
+
+class Decoding(NamedTuple):
+    """What sampling had to compute one token at a time, and what it could read in parallel before that."""
+
+    prompt_tokens: int  # read in parallel
+    prompts: int  # each gives the logits of one token
+    tokens: int  # fed one by one, each for the logits of the next
+    steps: int  # at least; the weights are read in each
+    cached_tokens: int  # whose keys and values were read, summed over the tokens fed
+
+
+def count_decoding(sa_pairs: SAPairs, slots: int) -> Decoding:
+    """The least that any engine with `slots` slots does to sample these pairs.
+
+    A response's first token comes from reading its prompt. Each token after it is fed its predecessor, and reads the
+    keys and values of everything up to there: prompt and response so far. The last token is fed to nothing. A step
+    feeds at most `slots` tokens, one of each response, so there are no fewer steps than tokens over slots, nor than
+    the longest response needs; preemptive scheduling reaches that bound (McNaughton 1959).
+    """
+    before = slice(-sa_pairs.action_ids.shape[1] - 1, -1)
+    context = sa_pairs.attention_mask.cumsum(dim=1)[:, before]  # (B, A): tokens before each action
+    fed = sa_pairs.action_mask.clone()  # (B, A): actions whose predecessor is an action too
+    fed[:, 0] = False
+    fed[:, 1:] &= sa_pairs.action_mask[:, :-1]
+    numbers = (sa_pairs.attention_mask.sum(), sa_pairs.action_mask.sum(), fed.sum(), fed.sum(dim=1).max())
+    attended, sampled, tokens, longest, cached = torch.stack([*numbers, context[fed].sum()]).tolist()
+    return Decoding(
+        prompt_tokens=attended - sa_pairs.sequences - tokens,
+        prompts=sampled - tokens,
+        tokens=tokens,
+        steps=max(-(-tokens // slots), longest),
+        cached_tokens=cached,
+    )
 
 
 def measure_machine(device: torch.device, dtype: torch.dtype) -> Machine:
     """The best of a few tries, in about half a second."""
     on_gpu = device.type == "cuda"
     side, size = (8192, 2**29) if on_gpu else (1024, 2**25)
-    a, source = torch.randn(side, side, device=device).to(dtype), torch.zeros(size, device=device, dtype=torch.uint8)
+    a = torch.randn(side, side, device=device).to(dtype)
+    # Not zeros: fresh ones may all be one page of memory, which the processor's caches hold.
+    source = torch.arange(size // 8, device=device, dtype=torch.int64)
     target = torch.empty_like(source)
     return Machine(
         2 * side**3 / _best_seconds(lambda: a @ a, device),
@@ -45,7 +80,7 @@ def measure_machine(device: torch.device, dtype: torch.dtype) -> Machine:
     )
 
 
-def _best_seconds(work, device: torch.device, tries: int = 6) -> float:
+def _best_seconds(work: Callable[[], object], device: torch.device, tries: int = 6) -> float:
     best = float("inf")
     for _ in range(tries):
         started = time.perf_counter()
@@ -78,32 +113,30 @@ class Floor:
         """By phase, for one step's pairs."""
         tokens, actions, passes = int(sa_pairs.attention_mask.sum()), len(sa_pairs), self.passes
         layers, head = self._pass(tokens, actions), 2 * self.head_weights * actions
-        backward = (
-            2 if passes.all_weights else 1
-        )  # a gradient costs as much as the pass forwards, for the input and for the weights each
-        training = passes.epochs * (1 + backward) * (passes.trained * layers + head)
+        # A gradient costs as much as the forward pass, for the input and for the weights each.
+        backward = 2 if passes.all_weights else 1
         operations = {
             "scoring": passes.scored * layers + passes.scored_logprobs * head,
             "reward": passes.rewards * self._pass(tokens, sa_pairs.sequences),
-            "training": training,
+            "training": passes.epochs * (1 + backward) * (passes.trained * layers + head),
         }
-        return {"sampling": self._sampling(tokens, actions, sa_pairs.sequences)} | {
+        return {"sampling": self._sampling(count_decoding(sa_pairs, self.slots))} | {
             name: count / self.machine.operations for name, count in operations.items()
         }
 
     def _pass(self, tokens: int, wanted: int) -> int:
-        """Operations of a pass forwards that is asked for `wanted` hidden states: the last layer needs no more than
-        keys and values of the other tokens."""
+        """Operations of a forward pass that is asked for `wanted` hidden states: of the other tokens, the last layer
+        needs only keys and values."""
         return 2 * (self.layer_weights * tokens - self.last_layer_alone * (tokens - wanted))
 
-    def _sampling(self, tokens: int, actions: int, sequences: int) -> float:
-        """Prompts at the rate of products; then full slots, bound by products or by reading weights once a step and
-        every token's keys and values."""
-        steps = -(-actions // min(self.slots, sequences))
+    def _sampling(self, decoding: Decoding) -> float:
+        """Reading prompts at the rate of products, then decoding, bound by products or by reading the weights once a
+        step and each token's context."""
         weights = self.layer_weights + self.head_weights
-        numbers = steps * weights + actions * tokens / sequences * self.cached_numbers
-        decode = max(2 * weights * actions / self.machine.operations, numbers * self.itemsize / self.machine.bytes)
-        return self._pass(tokens - actions, sequences) / self.machine.operations + decode
+        reading = self._pass(decoding.prompt_tokens, decoding.prompts) + 2 * self.head_weights * decoding.prompts
+        numbers = decoding.steps * weights + decoding.cached_tokens * self.cached_numbers
+        products, memory = 2 * weights * decoding.tokens / self.machine.operations, numbers * self.itemsize
+        return reading / self.machine.operations + max(products, memory / self.machine.bytes)
 
 
 def _count(module: nn.Module) -> int:

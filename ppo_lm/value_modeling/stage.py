@@ -53,6 +53,7 @@ def run_value(
         run.start(
             f"value model on {config.model_name} ({base.description})", reports=[report], columns=LOSS, lines=LINES
         )
+        computer.budget.say = run.say
         scores = read_scores(resume)
         if scores is None:
             run.say(f"scoring {len(train.tokens) + len(held_out.tokens):,} completions")

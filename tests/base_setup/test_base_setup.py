@@ -17,7 +17,7 @@ from ppo_lm.base_setup import (
 )
 from ppo_lm.base_setup.base_setup import pick_device, pick_dtype
 from ppo_lm.errors import ModelError
-from ppo_lm.experience_buffer import TokenBudget
+from ppo_lm.experience_buffer import MemoryBudget
 from ppo_lm.models import RewardModel
 from ppo_lm.models.base_model import pick_pad_token_id
 from ppo_lm.rewards import ClassifierReward, RewardContext
@@ -212,5 +212,5 @@ def test_code_in_a_model_folder_is_never_run(tmp_path, kind):
         if kind == "AutoModelForCausalLM":
             load_base(str(folder), "float32", "cpu")
         else:
-            ClassifierReward(str(folder), "judge").make_ready(RewardContext.on(make_base(), TokenBudget(1024)))
+            ClassifierReward(str(folder), "judge").make_ready(RewardContext.on(make_base(), MemoryBudget(1024)))
     assert not ran.exists()

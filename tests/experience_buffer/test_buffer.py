@@ -1,10 +1,9 @@
 import pytest
 import torch
 
-from ppo_lm.errors import UserError
 from ppo_lm.experience_buffer import (
     ExperienceBuffer,
-    TokenBudget,
+    MemoryBudget,
     compute_in_micro_batches,
     micro_batches,
     trim_padding,
@@ -72,7 +71,7 @@ def test_trimming_keeps_what_any_row_attends_to():
 def test_results_come_back_in_the_rows_own_order(holes):
     pairs = make_pairs(rows=7, dtype=torch.float32, holes=holes)
     out = compute_in_micro_batches(
-        pairs, TokenBudget(20), lambda part: torch.where(part.action_mask, part.rewards, 0.0)
+        pairs, MemoryBudget(20), lambda part: torch.where(part.action_mask, part.rewards, 0.0)
     )
     assert torch.equal(out, torch.where(pairs.action_mask, pairs.rewards, 0.0))
 
@@ -82,39 +81,12 @@ def test_a_budget_below_the_longest_sequence_still_takes_them_one_by_one():
     assert [part.sequences for _, part in micro_batches(pairs, 1)] == [1, 1, 1, 1]
 
 
-@pytest.mark.parametrize(
-    "error",
-    [
-        torch.OutOfMemoryError("CUDA out of memory"),
-        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"),
-        MemoryError(),
-    ],
-)
-def test_running_out_of_memory_halves_the_budget_and_the_result_is_the_same(error):
-    pairs, budget = make_pairs(rows=7, dtype=torch.float32), TokenBudget(80)
+def test_several_numbers_a_token_come_back_together():
+    pairs = make_pairs(rows=7, dtype=torch.float32)
 
-    def rewards(part):
-        if part.attention_mask.sum() > 40:
-            raise error
-        return torch.where(part.action_mask, part.rewards, 0.0)
+    def two(part):
+        return torch.where(part.action_mask, torch.stack([part.rewards, part.values]), 0.0)
 
-    assert torch.equal(
-        compute_in_micro_batches(pairs, budget, rewards), torch.where(pairs.action_mask, pairs.rewards, 0.0)
-    )
-    assert budget.tokens == 40
-
-
-def test_one_sequence_that_does_not_fit_is_one_sentence():
-    def never(part):
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")
-
-    with pytest.raises(UserError, match="out of memory with a single sequence of .* set max_new_tokens"):
-        compute_in_micro_batches(make_pairs(rows=3), TokenBudget(64), never)
-
-
-def test_other_errors_are_not_taken_for_a_lack_of_memory():
-    def broken(part):
-        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
-
-    with pytest.raises(RuntimeError, match="mat1"):
-        compute_in_micro_batches(make_pairs(rows=3), TokenBudget(64), broken)
+    expected = torch.where(pairs.action_mask, torch.stack([pairs.rewards, pairs.values]), 0.0)
+    assert torch.equal(compute_in_micro_batches(pairs, MemoryBudget(20), two), expected)
+    assert torch.equal(compute_in_micro_batches(pairs, MemoryBudget(20), lambda part: part.scores), pairs.scores)

@@ -79,10 +79,34 @@ def test_running_out_of_memory_in_any_pass_changes_nothing_but_the_budget(folder
     assert {name: results[name] for name in SAME} == pytest.approx(
         {name: expected[name] for name in SAME}, rel=1e-5, abs=1e-6
     )
-    budgets = {
-        b.tokens for b in (disturbed.model_trainer.budget, disturbed.generator.budget, disturbed.value_adder.budget)
+    assert disturbed.budget.tokens < 2000
+
+
+def test_what_one_pass_learns_about_memory_holds_for_all_others_and_for_evaluations(
+    folder, monkeypatch, tmp_path, capsys
+):
+    """Memory for 50 tokens: the reference's pass, the first of the run, finds that out, and nothing fails after it."""
+    settings = {
+        **SETTINGS,
+        "steps": 1,
+        "eval_prompts": 4,
+        "micro_batch_tokens": 2000,
+        "output_dir": str(tmp_path / "run"),
     }
-    assert len(budgets) == 2 and max(budgets) == 2000
+    trained, failures = trainer(folder, **settings), []
+    hidden_states = BaseModel.hidden_states
+
+    def cramped(base, ids, mask, wanted=None):
+        if mask.sum() > 50:
+            failures.append(base._active)
+            raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
+        return hidden_states(base, ids, mask, wanted)
+
+    monkeypatch.setattr(BaseModel, "hidden_states", cramped)
+    trained.train([f"{prompt} {n}" for n in range(2) for prompt in PROMPTS])
+    assert 1 <= len(failures) <= 3 and set(failures) == {None}
+    assert trained.budget.tokens <= 50
+    assert capsys.readouterr().out.count("out of memory with ") == len(failures)
 
 
 def test_an_error_half_way_through_the_backward_pass_leaves_no_gradient_behind(folder, monkeypatch):

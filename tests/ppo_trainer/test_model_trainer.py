@@ -5,6 +5,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ppo_lm.base_setup import set_up_roles
 from ppo_lm.config import PPOConfig
 from ppo_lm.errors import ConfigError
+from ppo_lm.experience_buffer import MemoryBudget
 from ppo_lm.models.policy_model import states_before_actions
 from ppo_lm.ops import masked_mean
 from ppo_lm.ppo_trainer import ModelTrainer, SequenceGenerator
@@ -274,7 +275,7 @@ def test_logits_never_exist_for_the_whole_batch():
     trainer = ModelTrainer(roles.policy, roles.value, PPOConfig(micro_batch_tokens=60, ppo_epochs=1))
     with LargestLogits(vocabulary) as watch:
         pairs, _ = SequenceGenerator(
-            roles.policy, roles.sft, SamplingSettings(16), micro_batch_tokens=60
+            roles.policy, roles.sft, SamplingSettings(16), MemoryBudget(60)
         ).generate_sequences(PROMPTS)
         pairs = pairs.with_columns(advantages=torch.randn(pairs.action_ids.shape))
         trainer.train_policy_model(pairs)

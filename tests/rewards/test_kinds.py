@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from ppo_lm.errors import ModelError, NumericalFault, RewardError, UserError
-from ppo_lm.experience_buffer import TokenBudget
+from ppo_lm.experience_buffer import MemoryBudget
 from ppo_lm.rewards import (
     DEFAULT_REWARD,
     ClassifierReward,
@@ -198,7 +198,7 @@ def ready(folder) -> ClassifierReward:
     """The reward that the folder's name stands for, loaded."""
     reward = load_reward(str(folder))
     reward.make_ready(
-        RewardContext(torch.device("cpu"), find_base=lambda folder: make_base(), budget=TokenBudget(1024))
+        RewardContext(torch.device("cpu"), find_base=lambda folder: make_base(), budget=MemoryBudget(1024))
     )
     return reward
 

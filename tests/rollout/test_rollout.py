@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from ppo_lm.base_setup import make_lora_config
+from ppo_lm.experience_buffer import MemoryBudget
 from ppo_lm.models import PolicyModel, SFTModel
 from ppo_lm.ppo_trainer import SequenceGenerator
 from ppo_lm.rollout import SamplingSettings, sample_tokens
@@ -24,7 +25,7 @@ def generated(base, settings, seed=0, prompts=PROMPTS):
             if "lora_B" in name:
                 torch.nn.init.normal_(parameter, std=0.3)
     policy, sft = PolicyModel(base), SFTModel(base)
-    generator = SequenceGenerator(policy, sft, settings, micro_batch_tokens=60, seed=seed)
+    generator = SequenceGenerator(policy, sft, settings, MemoryBudget(60), seed)
     return policy, sft, *generator.generate_sequences(prompts)
 
 

@@ -1,46 +1,19 @@
 """Sampling in slots against sampling through transformers."""
 
+import weakref
+
 import pytest
 import torch
 from transformers import MistralConfig, MistralForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
-from ppo_lm.base_setup import make_lora_config
 from ppo_lm.errors import UserError
-from ppo_lm.models import BaseModel, PolicyModel
+from ppo_lm.experience_buffer import MemoryBudget
 from ppo_lm.rollout import PlainEngine, SamplingSettings, SlotEngine, pick_engine, sample_tokens
+from ppo_lm.rollout import plain_engine as plain_engine_module
 from ppo_lm.rollout import slot_engine as slot_engine_module
-from ppo_lm.rollout.pick import describe_engine
-from ppo_lm.token_attribution import extract_actions
 from tests.conftest import make_base
 from tests.fast.test_fast_passes import SMALL
-
-EOS = list(range(1, 150))  # a tenth of the vocabulary: responses end at different times
-
-
-def make_policy(network=None, full=False, dtype=torch.float32):
-    plain = make_base()
-    base = BaseModel((network or plain.network).to(dtype), plain.tokenizer, EOS, "random")
-    if not full:
-        base.add_adapter("policy", make_lora_config(4, 8, 0.0))
-        torch.manual_seed(1)
-        for name, parameter in base.network.named_parameters():
-            if "lora_B" in name:
-                torch.nn.init.normal_(parameter, std=0.3)
-    return PolicyModel(base, None if full else "policy")
-
-
-def make_prompts(rows=13, width=9):
-    g = torch.Generator().manual_seed(0)
-    mask = torch.arange(width) >= torch.randint(0, width, (rows, 1), generator=g)
-    return torch.randint(200, 1500, (rows, width), generator=g) * mask, mask
-
-
-def sample(engine, settings, prompts):
-    sampled = engine.sample(*prompts, settings, torch.Generator().manual_seed(5))
-    ids, mask, _ = extract_actions(sampled.ids, EOS, 0)
-    support = None if sampled.support_ids is None else [row[m].tolist() for row, m in zip(sampled.support_ids, mask)]
-    return [row[m].tolist() for row, m in zip(ids, mask)], torch.where(mask, sampled.logprobs, 0.0), support
-
+from tests.rollout.conftest import make_policy, make_prompts, sample
 
 NETWORKS = {
     "llama": (None, False),
@@ -63,7 +36,7 @@ def test_slots_sample_what_transformers_samples_however_many_there_are(network, 
                 torch.nn.init.normal_(parameter.data, std=0.5)
     settings = SamplingSettings(40, temperature=1.1)
     texts, logprobs, _ = sample(PlainEngine(policy), settings, prompts)
-    slot_texts, slot_logprobs, _ = sample(SlotEngine(policy, slots, 1024), settings, prompts)
+    slot_texts, slot_logprobs, _ = sample(SlotEngine(policy, MemoryBudget(slots=slots)), settings, prompts)
     assert len({len(text) for text in texts}) > 4
     assert slot_texts == texts
     width = min(logprobs.shape[1], slot_logprobs.shape[1])
@@ -78,10 +51,12 @@ def test_slots_sample_what_transformers_samples_however_many_there_are(network, 
 def test_supports_and_greedy_are_the_same_too(settings):
     policy, prompts = make_policy(), make_prompts()
     assert (
-        sample(SlotEngine(policy, 4, 1024), settings, prompts)[0] == sample(PlainEngine(policy), settings, prompts)[0]
+        sample(SlotEngine(policy, MemoryBudget(slots=4)), settings, prompts)[0]
+        == sample(PlainEngine(policy), settings, prompts)[0]
     )
     theirs, ours = (
-        sample(engine, settings, prompts)[2] for engine in (PlainEngine(policy), SlotEngine(policy, 4, 1024))
+        sample(engine, settings, prompts)[2]
+        for engine in (PlainEngine(policy), SlotEngine(policy, MemoryBudget(slots=4)))
     )
     assert (theirs is None) == (ours is None)
     if ours is not None:
@@ -90,7 +65,7 @@ def test_supports_and_greedy_are_the_same_too(settings):
 
 def test_the_adapter_is_read_anew_in_every_call():
     policy, prompts, settings = make_policy(), make_prompts(), SamplingSettings(10)
-    engine = SlotEngine(policy, 8, 1024)
+    engine = SlotEngine(policy, MemoryBudget(slots=8))
     before = sample(engine, settings, prompts)[1]
     with torch.no_grad():
         for parameter in policy.parameters():
@@ -104,7 +79,7 @@ def test_bf16_weights_sample_from_nearly_the_same_distribution():
     policy, prompts = make_policy(make_base(initializer_range=0.1).network, dtype=torch.bfloat16), make_prompts()
     settings = SamplingSettings(1)
     (_, plain, _), (_, slots, _) = (
-        sample(engine, settings, prompts) for engine in (PlainEngine(policy), SlotEngine(policy, 8, 1024))
+        sample(engine, settings, prompts) for engine in (PlainEngine(policy), SlotEngine(policy, MemoryBudget(slots=8)))
     )
     assert (plain - slots).abs().mean() < 0.05
 
@@ -117,7 +92,7 @@ def test_finished_slots_are_refilled(monkeypatch):
     monkeypatch.setattr(
         slot_engine_module._Cache, "step", lambda cache, ids: steps.append(len(ids)) or step(cache, ids)
     )
-    texts, _, _ = sample(SlotEngine(policy, 8, 1024), SamplingSettings(40), (ids, mask))
+    texts, _, _ = sample(SlotEngine(policy, MemoryBudget(slots=8)), SamplingSettings(40), (ids, mask))
     decoded = sum(len(text) - 1 for text in texts)  # each first token comes from reading the prompt
     assert sum(steps) == decoded  # no slot ever decodes for a response that has ended
     assert max(steps) <= 8
@@ -125,37 +100,70 @@ def test_finished_slots_are_refilled(monkeypatch):
     assert len(steps) < longest  # and the groups do not wait for their longest
 
 
-def test_running_out_of_memory_halves_the_slots_and_changes_no_token(monkeypatch):
+@pytest.mark.parametrize(
+    "settings", [SamplingSettings(20, temperature=1.1), SamplingSettings(20, top_k=30, top_p=0.7)], ids=str
+)
+@pytest.mark.parametrize("slots", [1, 4, 12])
+def test_transformers_sample_the_same_however_many_rows_at_once(slots, settings):
+    policy, prompts = make_policy(), make_prompts()
+    texts, logprobs, support = sample(PlainEngine(policy), settings, prompts)
+    parts = sample(PlainEngine(policy, MemoryBudget(slots=slots)), settings, prompts)
+    assert len({len(text) for text in texts}) > 4
+    assert (parts[0], parts[2]) == (texts, support)
+    torch.testing.assert_close(parts[1], logprobs, rtol=0, atol=1e-5)
+
+
+def cramp(most, monkeypatch):
+    """Let memory run out when more than `most` responses are sampled at once. Returns the list of how many were tried,
+    and the one of what was still held of failed attempts when torch's cache was emptied."""
+    tried, tensors, held = [], [], []
+
+    def cramped(logits, *rest):
+        tried.append(len(logits))
+        if len(logits) > most:
+            big = torch.zeros(1000)  # lives in this frame, which the error's traceback holds
+            tensors.append(weakref.ref(big))
+            raise RuntimeError("CUDA driver error: out of memory")
+        return sample_tokens(logits, *rest)
+
+    for module in (slot_engine_module, plain_engine_module):
+        monkeypatch.setattr(module, "sample_tokens", cramped)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: held.append([t() for t in tensors if t() is not None]))
+    return tried, held
+
+
+@pytest.mark.parametrize("engine", [SlotEngine, PlainEngine])
+def test_running_out_of_memory_halves_the_slots_and_changes_no_token(engine, monkeypatch):
     policy, prompts, settings = make_policy(), make_prompts(), SamplingSettings(10)
-    expected = sample(SlotEngine(policy, 8, 1024), settings, prompts)[0]
-    make_cache = slot_engine_module._Cache.__init__
+    expected = sample(engine(policy, MemoryBudget(slots=8)), settings, prompts)[0]
+    tried, held = cramp(3, monkeypatch)
+    said = []
+    budget = MemoryBudget(slots=8, say=said.append)
+    assert sample(engine(policy, budget), settings, prompts)[0] == expected
+    assert budget.slots == 2
+    assert said == [
+        "out of memory while sampling 8 responses at once; at most 4 from now on",
+        "out of memory while sampling 4 responses at once; at most 2 from now on",
+    ]
+    assert held == [[], []]
+    tried.clear()
+    assert sample(engine(policy, budget), settings, prompts)[0] == expected
+    assert max(tried) == 2  # it is not tried with more again
 
-    def cramped(cache, decoder, slots, *rest):
-        if slots > 3:
-            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
-        make_cache(cache, decoder, slots, *rest)
 
-    monkeypatch.setattr(slot_engine_module._Cache, "__init__", cramped)
-    engine = SlotEngine(policy, 8, 1024)
-    assert sample(engine, settings, prompts)[0] == expected
-    assert engine.slots == 2
-
-
-def test_memory_that_does_not_suffice_for_one_response_is_one_sentence(monkeypatch):
-    def never(*_):
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-
-    monkeypatch.setattr(slot_engine_module._Cache, "__init__", never)
-    with pytest.raises(
-        UserError, match="out of memory while sampling one response at a time .* set max_new_tokens lower"
-    ):
-        sample(SlotEngine(make_policy(), 8, 1024), SamplingSettings(4), make_prompts())
+@pytest.mark.parametrize("engine", [SlotEngine, PlainEngine])
+def test_memory_that_does_not_suffice_for_one_response_is_one_sentence(engine, monkeypatch):
+    cramp(0, monkeypatch)
+    with pytest.raises(UserError, match="out of memory while sampling one response at a time .*; lower max_new_tokens"):
+        sample(engine(make_policy()), SamplingSettings(4), make_prompts())
 
 
 def test_networks_of_other_families_are_sampled_through_transformers():
     policy = make_policy(MistralForCausalLM(MistralConfig(**SMALL, sliding_window=5)))
-    assert isinstance(pick_engine(policy), PlainEngine)
-    assert describe_engine(policy).endswith("its attention has a sliding window")
+    engine = pick_engine(policy)
+    assert isinstance(engine, PlainEngine)
+    assert engine.description.endswith("its attention has a sliding window")
     assert isinstance(pick_engine(make_policy()), SlotEngine)
 
 

@@ -1,0 +1,94 @@
+"""How much is in memory at once, learnt once for a whole run."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+
+from ppo_lm.errors import UserError, first_line
+from ppo_lm.ops import is_out_of_memory
+
+Result = TypeVar("Result")
+
+
+class MemoryBudget:
+    """What fits in memory: `tokens`, prompts included, of a micro-batch while scoring and training, and `slots`,
+    responses sampled at once.
+
+    Either is halved when memory runs out, and stays halved. One object is shared by everything in a run, so that what
+    one part has learnt holds for all the others. `say` is called with one line whenever something is halved.
+    """
+
+    def __init__(self, tokens: int = 1024, slots: int = 64, say: Callable[[str], None] | None = None):
+        self.tokens, self.slots, self.say = tokens, slots, say
+
+    def fit_tokens(self, lengths: torch.Tensor, attempt: Callable[[int], Result]) -> Result:
+        """`attempt(tokens)`, repeated with half as many tokens when memory runs out. `lengths`: (B,), the tokens of
+        each sequence. Raises `UserError` if a micro-batch of one sequence does not fit."""
+
+        def halve(error: BaseException) -> None:
+            sizes = lengths.tolist()  # no tensor is made where there is no memory
+            longest, used = max(sizes), min(self.tokens, sum(sizes))
+            if used <= longest:
+                raise UserError(
+                    f"out of memory with a single sequence of {longest} tokens ({first_line(error)}); lower "
+                    "max_new_tokens or max_prompt_tokens, or use a smaller model"
+                ) from error
+            self.tokens = max(used // 2, longest)
+            self._tell(f"out of memory with {used} tokens in a micro-batch; at most {self.tokens} from now on")
+
+        return _until_it_fits(lambda: attempt(self.tokens), halve)
+
+    def fit_slots(self, rows: int, attempt: Callable[[int], Result]) -> Result:
+        """`attempt(slots)` with at most `rows` slots, repeated with half as many when memory runs out. Raises
+        `UserError` if one response at a time does not fit."""
+
+        def halve(error: BaseException) -> None:
+            used = min(self.slots, rows)
+            if used == 1:
+                raise UserError(
+                    f"out of memory while sampling one response at a time ({first_line(error)}); lower max_new_tokens, "
+                    "or use a smaller model"
+                ) from error
+            self.slots = used // 2
+            self._tell(f"out of memory while sampling {used} responses at once; at most {self.slots} from now on")
+
+        return _until_it_fits(lambda: attempt(min(self.slots, rows)), halve)
+
+    def state_dict(self) -> dict[str, int]:
+        """What was learnt. A resumed run that starts from it splits its batches, and so rounds, as the run would have
+        done without the interruption."""
+        return {"tokens": self.tokens, "slots": self.slots}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Continue from what `state_dict` returned."""
+        self.tokens, self.slots = state["tokens"], state["slots"]
+
+    def _tell(self, line: str) -> None:
+        if self.say is not None:
+            self.say(line)
+
+
+def _until_it_fits(attempt: Callable[[], Result], halve: Callable[[BaseException], None]) -> Result:
+    """What `attempt` returns, `halve` being called with the error whenever memory runs out."""
+    while True:
+        try:
+            return attempt()
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            halve(error)
+        # Only out here is the error gone, and with it the frames in its traceback, which hold the attempt's tensors.
+        _release_cached_memory()
+
+
+def _release_cached_memory() -> None:
+    """Give the device back the memory that torch keeps of tensors that are gone, those in reference cycles included."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    if torch.backends.mps.is_available():
+        torch.mps.empty_cache()
