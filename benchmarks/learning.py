@@ -71,7 +71,7 @@ VARIANTS: dict[str, dict[str, object]] = {
     "KL k3 in the reward": {"kl_estimator": "k3"},
     "KL k2 in the loss": {"kl_in": "loss", "kl_estimator": "k2"},
     "KL k3 in the loss": {"kl_in": "loss", "kl_estimator": "k3"},
-    "KL steered to 4 nats": {"kl_target": 4.0, "kl_horizon": 2000},
+    "KL steered to 4 nats": {"adaptive_kl_target": 4.0, "adaptive_kl_horizon": 2000},
     "kl_coef 0.1": {"kl_coef": 0.1},
     "mean over sequences": {"loss_aggregation": "sequence_mean"},
     "no missing-EOS score": {"missing_eos_score": None},

@@ -69,7 +69,7 @@ class PPOTrainer:
         self.evaluation_rewards = RewardComputer(
             rewards, size, config.reward_weights, 0.0 if config.reward_normalise else config.reward_clip
         )
-        self.kl_controller = KLController(config.kl_coef, config.kl_target, config.kl_horizon)
+        self.kl_controller = KLController(config.kl_coef, config.adaptive_kl_target, config.adaptive_kl_horizon)
         self.kl_divergence = KLDivergence(config.kl_estimator)
         self.reward_adjuster = RewardAdjuster(config.kl_coef, config.missing_eos_score, config.whiten_rewards)
         critic = config.advantage_estimator == "gae"

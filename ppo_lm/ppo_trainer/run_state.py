@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ppo_lm.config.settings import differences
+from ppo_lm.config.settings import differences, with_current_names
 from ppo_lm.errors import CheckpointError, first_line
 from ppo_lm.evaluation import Evaluation
 from ppo_lm.optimisation import Optimiser
@@ -66,7 +66,8 @@ def put_state(trainer: PPOTrainer, checkpoint: Checkpoint, data: str) -> tuple[i
 
 def _put_state(trainer: PPOTrainer, checkpoint: Checkpoint, data: str) -> tuple[int, Evaluations]:
     tensors, state = checkpoint
-    _check_same(dataclasses.asdict(trainer.config) | scorers(trainer), state["config"] | state["scorers"])
+    then = with_current_names(type(trainer.config), state["config"]) | state["scorers"]
+    _check_same(dataclasses.asdict(trainer.config) | scorers(trainer), then)
     if state["data"] != data:
         raise CheckpointError(
             "the prompts have changed since the run was paused; resume it with the same prompts in the same "

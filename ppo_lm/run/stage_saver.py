@@ -8,8 +8,8 @@ from pathlib import Path
 
 import torch
 
-from ppo_lm.config.settings import differences
-from ppo_lm.config.sft_config import SupervisedSettings
+from ppo_lm.config.settings import differences, with_current_names
+from ppo_lm.config.supervised_settings import SupervisedSettings
 from ppo_lm.errors import CheckpointError, Interrupted, RunPaused, StorageError, first_line
 from ppo_lm.optimisation import Optimiser
 from ppo_lm.run.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
@@ -29,7 +29,8 @@ class StageSaver:
         self.checkpoint, self.damage = load_checkpoint(resume) if resume else (None, [])
         if self.checkpoint:
             state = self.checkpoint.state
-            changed = differences(dataclasses.asdict(config), state["config"], MAY_CHANGE)
+            then = with_current_names(type(config), state["config"])
+            changed = differences(dataclasses.asdict(config), then, MAY_CHANGE)
             changed += ["the data was other data"] if state["data"] != data else []
             if changed:
                 raise CheckpointError(
