@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
-
 from ppo_lm.cli.embedded_task import embedded_task
 from ppo_lm.cli.parser import config_parser
 from ppo_lm.config.fields import fields_of
-from ppo_lm.config.files import read_settings
+from ppo_lm.config.files import dump_settings, read_settings
 from ppo_lm.config.settings import Settings, with_current_names
 from ppo_lm.errors import ConfigError
 
@@ -65,7 +62,7 @@ def make_config(config: type[Config], options: dict[str, Any], task: str | None)
     elif task is not None and "model_name" in fields_of(config) and "model_name" not in named:
         note(f"model_name is not set, so it is {fields_of(config)['model_name'].default}")
     if print_config:
-        print(yaml.safe_dump(dataclasses.asdict(made), sort_keys=False, allow_unicode=True), end="")
+        print(dump_settings(made), end="")
         raise SystemExit(0)
     return made
 

@@ -36,10 +36,10 @@ class Parser(argparse.ArgumentParser):
     def parse(self, arguments: Sequence[str]) -> dict[str, Any]:
         """The value of each option in `arguments`, by name. Ends with exit code 2 if one is unknown or incomplete."""
         values, rest = self.parse_known_args(arguments)
-        unknown = [argument.partition("=")[0] for argument in rest if argument.startswith("-")]
+        unknown = [argument.lstrip("-").partition("=")[0] for argument in rest if argument.startswith("-")]
         if unknown:
-            known = self._option_string_actions
-            self.error("\n".join(f"there is no option {name}{did_you_mean(name, known)}" for name in unknown))
+            known = [option.lstrip("-") for option in self._option_string_actions]
+            self.error("\n".join(f"there is no option --{name}{did_you_mean(name, known, '--')}" for name in unknown))
         if rest:
             self.error(f"{rest[0]!r} belongs to no option")
         return vars(values)

@@ -77,7 +77,7 @@ def fields_of(config: type) -> dict[str, Field]:
 
 def help_texts(config: type) -> dict[str, str]:
     """The docstring under each field, on one line, by name. Reads the source."""
-    found = {}
+    found, names = {}, {field.name for field in dataclasses.fields(config)}
     for cls in reversed(config.__mro__[:-1]):
         definition = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0]
         assert isinstance(definition, ast.ClassDef)
@@ -85,6 +85,7 @@ def help_texts(config: type) -> dict[str, str]:
             if (
                 isinstance(field, ast.AnnAssign)
                 and isinstance(field.target, ast.Name)
+                and field.target.id in names
                 and isinstance(after, ast.Expr)
                 and isinstance(after.value, ast.Constant)
             ):

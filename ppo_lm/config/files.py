@@ -2,31 +2,37 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from ppo_lm.config.settings import Settings
 from ppo_lm.errors import ConfigError, first_line
 
 EMBEDDED_SETTINGS = Path(__file__).parents[1] / "embedded" / "settings"
-FLOAT, TIMESTAMP = "tag:yaml.org,2002:float", "tag:yaml.org,2002:timestamp"
 
 
 class _Loader(yaml.SafeLoader):
     """Reads 1e-5 as a number, which YAML 1.1 takes for text, and 2024-01-31 as text, which it takes for a date."""
 
 
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag not in (FLOAT, TIMESTAMP)]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver(
-    FLOAT,
-    re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$|[-+]?\.(inf|Inf|INF)$|\.(nan|NaN|NAN)$"),
-    list("-+.0123456789"),
-)
+class _Dumper(yaml.SafeDumper):
+    """Puts quotes around each text that `_Loader` would read as something else."""
+
+
+for _yaml in (_Loader, _Dumper):
+    _yaml.yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((":float", ":timestamp"))]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+    _yaml.add_implicit_resolver(
+        "tag:yaml.org,2002:float",
+        re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$|[-+]?\.(inf|Inf|INF)$|\.(nan|NaN|NAN)$"),
+        list("-+.0123456789"),
+    )
 
 
 def parse_yaml(text: str) -> Any:
@@ -52,6 +58,11 @@ def read_settings(file: Path, source: str) -> dict[str, Any]:
     if not isinstance(settings, dict) or not all(isinstance(name, str) for name in settings):
         raise ConfigError([f"{file} has no settings; write one `field: value` per line"], source)
     return settings
+
+
+def dump_settings(config: Settings) -> str:
+    """The YAML text of a configuration, which `read_settings` reads."""
+    return yaml.dump(dataclasses.asdict(config), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 def embedded_settings(command: str) -> dict[str, Any]:

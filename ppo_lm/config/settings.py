@@ -7,7 +7,7 @@ import dataclasses
 import difflib
 import functools
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import Any, ClassVar, TypeVar
 
 from ppo_lm.config.fields import fields_of
@@ -85,10 +85,10 @@ def differences(now: dict[str, Any], then: dict[str, Any], may_change: Collectio
     ]
 
 
-def did_you_mean(name: str, known: Collection[str]) -> str:
-    """The end of a sentence about an unknown name: the nearest known one, if any is near."""
+def did_you_mean(name: str, known: Iterable[str], prefix: str = "") -> str:
+    """The end of a sentence about an unknown name: the nearest known one, if any is near, with `prefix` before it."""
     near = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean {near[0]!r}?" if near else "; `--help` lists them"
+    return f"; did you mean {prefix + near[0]!r}?" if near else "; `--help` lists them"
 
 
 @functools.cache

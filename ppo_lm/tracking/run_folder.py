@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 from pathlib import Path
 
 import torch
-import yaml
 from filelock import FileLock, Timeout
 from safetensors.torch import save_file
 
+from ppo_lm.config.files import dump_settings
 from ppo_lm.config.settings import Settings
 from ppo_lm.errors import ConfigError, StorageError, UserError, first_line, writing
 
@@ -69,7 +68,7 @@ def _lock(folder: Path) -> FileLock | None:
 
 def write_config(folder: Path, config: Settings) -> None:
     """Write `config.yaml`, which `--config` reads."""
-    write_text(folder / "config.yaml", yaml.safe_dump(dataclasses.asdict(config), sort_keys=False))
+    write_text(folder / "config.yaml", dump_settings(config))
 
 
 def write_text(file: Path, text: str) -> None:
