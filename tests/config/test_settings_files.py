@@ -56,9 +56,18 @@ def test_a_file_that_cannot_be_read_is_one_sentence(tmp_path, content, problem):
     assert len(caught.value.problems) == 1 and caught.value.problems[0].startswith(f"{file} {problem}")
 
 
-def test_each_command_has_settings_that_are_valid():
-    commands = {"sft": SFTConfig, "reward": RewardConfig, "value": ValueConfig, "train": PPOConfig}
-    commands |= {"evaluate": EvaluateConfig}
-    assert {file.stem for file in EMBEDDED_SETTINGS.iterdir()} == set(commands)
-    for command, config in commands.items():
+COMMANDS = {"sft": SFTConfig, "reward": RewardConfig, "value": ValueConfig, "train": PPOConfig}
+COMMANDS |= {"evaluate": EvaluateConfig}
+
+
+def test_each_command_has_settings_for_the_embedded_task():
+    assert {file.stem for file in EMBEDDED_SETTINGS.iterdir()} == set(COMMANDS)
+    for command, config in COMMANDS.items():
         config(**embedded_settings(command))
+
+
+def test_the_settings_in_the_checkout_are_valid(checkout):
+    files = sorted(checkout.glob("configs/*/*.yaml"))
+    assert len(files) >= 7
+    for file in files:
+        COMMANDS[file.stem](**read_settings(file, str(file)))
