@@ -7,7 +7,7 @@ import pytest
 from ppo_lm.cli.parser import config_parser
 from ppo_lm.config import CollectConfig, EvaluateConfig, PPOConfig, RewardConfig, SFTConfig, ValueConfig
 from ppo_lm.config.field_types import Topic
-from ppo_lm.config.fields import fields_of
+from ppo_lm.config.fields import fields_of, help_texts
 
 CONFIGS = [SFTConfig, RewardConfig, ValueConfig, PPOConfig, EvaluateConfig, CollectConfig]
 each_config = pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.__name__)
@@ -36,6 +36,13 @@ def test_every_field_is_listed_once_under_its_topic_with_everyday_ones_first(con
     listed = {name: title for title, section in sections.items() for name in options(section)}
     others = {name: field.topic.value for name, field in fields_of(config).items() if name not in config.EVERYDAY}
     assert listed == others
+
+
+@each_config
+def test_every_field_has_a_help_text_of_whole_sentences(config):
+    texts = help_texts(config)
+    assert set(texts) == set(fields_of(config))
+    assert [name for name, text in texts.items() if not text.endswith(".") or len(text) < 15] == []
 
 
 @each_config
