@@ -24,7 +24,9 @@ Config = TypeVar("Config", bound=Settings)
 def run(arguments: list[str], prog: str) -> None:
     """Build the model, and print what was measured."""
     parser = Parser(
-        prog, "Build the embedded model, with its reward and value model, from random weights.", "[options]"
+        prog,
+        "Build the embedded model, with its reward and value model, from random weights.",
+        "--output_dir FOLDER [--seed N]",
     )
     parser.add_argument("--output_dir", required=True, metavar="FOLDER", help="Folder for the model.")
     parser.add_argument("--seed", type=int, metavar="N", help="Random seed: weights, data order. [0]")

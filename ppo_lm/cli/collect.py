@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ppo_lm.cli.options import hide_progress_bars, note, read_config
+from ppo_lm.cli.options import note, read_config
+from ppo_lm.cli.stages import hide_progress_bars
 from ppo_lm.config import CollectConfig
 
 

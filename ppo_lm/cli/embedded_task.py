@@ -8,7 +8,7 @@ from ppo_lm.config.fields import fields_of
 from ppo_lm.config.files import embedded_settings
 from ppo_lm.config.settings import Settings
 
-GOES_WITH = {  # a setting → those that it is left out with, if one has another value than in the embedded task
+NEEDS = {  # a setting → those that it is of use with, as long as they are what they are in the embedded task
     "value_model": ("model_name", "reward", "advantage_estimator", "value_backbone"),
     "monitor": ("prompts",),
     "demonstrations": ("preferences",),
@@ -16,17 +16,11 @@ GOES_WITH = {  # a setting → those that it is left out with, if one has anothe
 
 
 def embedded_task(command: str, config: type[Settings], named: dict[str, Any]) -> dict[str, Any]:
-    """The settings of `ppo-lm COMMAND` for the embedded task, without those that do not go with what is `named`.
+    """The settings of `ppo-lm COMMAND` for the embedded task, without those that are of no use with what is `named`.
 
-    Example: {"reward": ["sentiment"]} leaves the value model out, which foresees the embedded reward.
+    Example: {"reward": ["sentiment"]} leaves out the value model, which predicts the embedded reward.
     """
     settings, fields = embedded_settings(command), fields_of(config)
-
-    def is_other(name: str) -> bool:
-        own = settings.get(name, fields[name].default)
-        return name in named and named[name] not in (own, [own])
-
-    left_out = {
-        name for name, others in GOES_WITH.items() if any(other in fields and is_other(other) for other in others)
-    }
-    return {name: value for name, value in settings.items() if name not in left_out}
+    own = {name: settings.get(name, field.default) for name, field in fields.items()}
+    changed = {name for name, value in named.items() if name in own and value not in (own[name], [own[name]])}
+    return {name: value for name, value in settings.items() if not changed.intersection(NEEDS.get(name, ()))}

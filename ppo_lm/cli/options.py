@@ -11,7 +11,6 @@ from ppo_lm.cli.parser import config_parser
 from ppo_lm.config.fields import fields_of
 from ppo_lm.config.files import dump_settings, read_settings
 from ppo_lm.config.settings import Settings, with_current_names
-from ppo_lm.errors import ConfigError
 
 Config = TypeVar("Config", bound=Settings)
 
@@ -25,23 +24,6 @@ def read_config(
     """
     parser = config_parser(config, prog, description, embedded=task is not None, resumable=False)
     return make_config(config, parser.parse(arguments), task)
-
-
-def read_run(
-    config: type[Config], arguments: list[str], prog: str, description: str, task: str
-) -> tuple[Config, Path | None]:
-    """As `read_config`, and None; or, for `--resume FOLDER`, the settings of that run and its folder."""
-    parser = config_parser(config, prog, description, embedded=True, resumable=True)
-    options = parser.parse(arguments)
-    folder = find_run(options) if "resume" in options else None
-    if folder is None:
-        made = make_config(config, options, task)
-    else:
-        made = config(**read_settings(folder / "config.yaml", "--resume"))
-    hide_progress_bars()
-    if folder is not None:
-        check_resumable(folder)
-    return made, folder
 
 
 def make_config(config: type[Config], options: dict[str, Any], task: str | None) -> Config:
@@ -65,35 +47,6 @@ def make_config(config: type[Config], options: dict[str, Any], task: str | None)
         print(dump_settings(made), end="")
         raise SystemExit(0)
     return made
-
-
-def find_run(options: dict[str, Any]) -> Path:
-    """The folder that `--resume` names. Raises `ConfigError` if it is no run's, or if another option is given."""
-    if len(options) > 1:
-        raise ConfigError(["--resume takes no other option: a resumed run keeps its settings"], "--resume")
-    folder = Path(options["resume"]).expanduser()
-    if not (folder / "config.yaml").is_file():
-        raise ConfigError(
-            [f"there is no run in {str(folder)!r}: it has no config.yaml; name the folder that the paused run printed"],
-            "--resume",
-        )
-    return folder
-
-
-def check_resumable(folder: Path) -> None:
-    """Raise, before a model is loaded, if the run's folder is in use or has no usable checkpoint."""
-    from ppo_lm.run import load_checkpoint
-    from ppo_lm.tracking import lock_run_folder
-
-    lock_run_folder(folder).release()
-    load_checkpoint(folder)
-
-
-def hide_progress_bars() -> None:
-    """Load models without the progress bars of transformers."""
-    from transformers.utils.logging import disable_progress_bar
-
-    disable_progress_bar()
 
 
 def note(text: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ppo_lm.cli.options import read_run
+from ppo_lm.cli.stages import read_run
 from ppo_lm.config import SFTConfig
 
 
