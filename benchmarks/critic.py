@@ -28,7 +28,7 @@ from rich.table import Table
 
 from ppo_lm import PPOConfig, PPOTrainer
 from ppo_lm.advantage import ReturnCalculator
-from ppo_lm.cli.main import EMBEDDED_SETTINGS, read_settings
+from ppo_lm.config.files import embedded_settings
 from ppo_lm.ops import explained_variance
 from ppo_lm.ppo_trainer import SequenceGenerator
 from ppo_lm.rewards import Responses
@@ -138,7 +138,7 @@ def main() -> None:
     parser.add_argument("--value_learning_rate", type=float, default=1e-3)
     parser.add_argument("--seeds", type=int, default=3)
     arguments = parser.parse_args()
-    settings = read_settings(EMBEDDED_SETTINGS / "train.yaml", "--config")
+    settings = embedded_settings("train")
     large = dict(
         batch_size=arguments.batch_size,
         mini_batches=max(arguments.batch_size // 16, 1),

@@ -31,9 +31,9 @@ KL_TICKS = (0, 2, 5, 10, 25, 50, 100, 200)  # nats
 def train(folder: Path, kl_coef: float, seed: int, steps: int) -> None:
     """One run in this process; `result.json` has one row per evaluation."""
     from ppo_lm import PPOConfig, PPOTrainer
-    from ppo_lm.cli.main import EMBEDDED_SETTINGS, read_settings
+    from ppo_lm.config.files import embedded_settings
 
-    settings = read_settings(EMBEDDED_SETTINGS / "train.yaml", "--config")
+    settings = embedded_settings("train")
     changed = dict(
         batch_size=64,
         mini_batches=2,

@@ -31,7 +31,7 @@ from trl.experimental.ppo import PPOTrainer as TRLPPOTrainer
 
 from ppo_lm import PPOConfig
 from ppo_lm.base_setup import EMBEDDED_MODEL
-from ppo_lm.cli.main import EMBEDDED_SETTINGS, read_settings
+from ppo_lm.config.files import embedded_settings
 from ppo_lm.data import load_prompts
 from ppo_lm.data.encoding import encode_prompt, pad
 from ppo_lm.embedded.gold import gold
@@ -68,7 +68,7 @@ class Task:
     """The posts, and how responses to them are scored."""
 
     def __init__(self, seed: int, batch_size: int, **changed):
-        settings = read_settings(EMBEDDED_SETTINGS / "train.yaml", "--config")
+        settings = embedded_settings("train")
         steps = settings["steps"] * settings["batch_size"] // batch_size
         self.settings = PPOConfig(**settings | {"steps": steps, "batch_size": batch_size, "seed": seed, **changed})
         prompts, _ = load_prompts("embedded", self.settings)

@@ -1,74 +1,73 @@
-"""Build the embedded model as it is shipped: `ppo-lm sft`, `ppo-lm reward` and `ppo-lm value` in a row, with their
-embedded settings. `ppo-lm build-embedded` runs it.
+"""`ppo-lm build-embedded`: the model that comes with the package, from random weights.
 
-The network starts from random weights; nothing here reads the gold scorer.
+It runs `ppo-lm sft`, `ppo-lm reward` and `ppo-lm value` with their embedded settings. Nothing here reads the gold
+scorer.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any, TypeVar
 
-import torch
-import yaml
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
+from ppo_lm.cli.parser import Parser
 from ppo_lm.config import RewardConfig, SFTConfig, ValueConfig
-from ppo_lm.reward_modeling import run_reward
-from ppo_lm.sft import run_sft
-from ppo_lm.value_modeling import run_value
+from ppo_lm.config.fields import fields_of
+from ppo_lm.config.files import embedded_settings
+from ppo_lm.config.settings import Settings
 
-SETTINGS = Path(__file__).parents[1] / "embedded" / "settings"
+Config = TypeVar("Config", bound=Settings)
 
 
-def build_embedded(folder: Path, seed: int = 0, **changes) -> dict[str, float]:
-    """Build everything into `folder`, the network in float16. `changes` to settings of either stage, for a smaller
+def run(arguments: list[str], prog: str) -> None:
+    """Build the model, and print what was measured."""
+    parser = Parser(
+        prog,
+        "Build the embedded model, with its reward and value model, from random weights.",
+        "--output_dir FOLDER [--seed N]",
+    )
+    parser.add_argument("--output_dir", required=True, metavar="FOLDER", help="Folder for the model.")
+    parser.add_argument("--seed", type=int, metavar="N", help="Random seed: weights, data order. [0]")
+    options = parser.parse(arguments)
+    for name, value in build_embedded(Path(options["output_dir"]), options.get("seed", 0)).items():
+        print(f"{name}: {value:.4f}")
+
+
+def build_embedded(folder: Path, seed: int = 0, **changes: Any) -> dict[str, float]:
+    """Build everything into `folder`, the network in float16. `changes` to the settings of any stage, for a smaller
     build. Returns what was measured."""
+    from ppo_lm.reward_modeling import run_reward
+    from ppo_lm.sft import run_sft
+    from ppo_lm.value_modeling import run_value
+
     with tempfile.TemporaryDirectory() as scratch:
-        sft = _config(SFTConfig, "sft.yaml", changes | {"seed": seed, "output_dir": f"{scratch}/sft"})
-        reward = _config(
-            RewardConfig,
-            "reward.yaml",
-            changes | {"seed": seed, "model_name": f"{scratch}/sft/merged", "output_dir": f"{scratch}/reward"},
-        )
-        value = _config(
-            ValueConfig,
-            "value.yaml",
-            changes
-            | {
-                "seed": seed,
-                "model_name": f"{scratch}/sft/merged",
-                "reward": f"{scratch}/reward",
-                "output_dir": f"{scratch}/value",
-            },
-        )
-        results = run_sft(sft) | run_reward(reward) | run_value(value)
-        pack(
-            Path(scratch) / "sft" / "merged",
-            [Path(scratch) / "reward" / "reward", Path(scratch) / "value" / "value"],
-            folder,
-        )
+        sft, reward, value = (Path(scratch) / stage for stage in ("sft", "reward", "value"))
+        changes |= {"seed": seed}
+        results = run_sft(_config(SFTConfig, "sft", changes | {"output_dir": str(sft)}))
+        changes |= {"model_name": str(sft / "merged")}
+        results |= run_reward(_config(RewardConfig, "reward", changes | {"output_dir": str(reward)}))
+        changes |= {"reward": str(reward)}
+        results |= run_value(_config(ValueConfig, "value", changes | {"output_dir": str(value)}))
+        pack(sft / "merged", [reward / "reward", value / "value"], folder)
     return results
 
 
 def pack(network: Path, models: list[Path], folder: Path) -> None:
     """Copy a network, in float16, and the reward and value models on it into `folder`."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
     AutoModelForCausalLM.from_pretrained(network, dtype=torch.float16).save_pretrained(folder)
     AutoTokenizer.from_pretrained(network).save_pretrained(folder)
     for model in models:
         shutil.copytree(model, folder / model.name, dirs_exist_ok=True)
-        config = folder / model.name / "adapter_config.json"
-        settings = json.loads(config.read_text(encoding="utf-8"))
-        config.write_text(
-            json.dumps({**settings, "base_model_name_or_path": "embedded"}, indent=2, sort_keys=True) + "\n",
-            encoding="utf-8",
-        )
+        file = folder / model.name / "adapter_config.json"
+        settings = json.loads(file.read_text(encoding="utf-8")) | {"base_model_name_or_path": "embedded"}
+        file.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def _config(kind: type, file: str, changes: dict):
-    known = {field.name for field in dataclasses.fields(kind)}
-    settings = yaml.safe_load((SETTINGS / file).read_text(encoding="utf-8"))
-    return kind(**settings | {name: value for name, value in changes.items() if name in known})
+def _config(config: type[Config], command: str, changes: dict[str, Any]) -> Config:
+    known = {name: value for name, value in changes.items() if name in fields_of(config)}
+    return config(**embedded_settings(command) | known)

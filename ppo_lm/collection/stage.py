@@ -14,7 +14,7 @@ from ppo_lm.collection.answers import ANSWERS, AnswerStore
 from ppo_lm.collection.pairs import Pairs, load_pairs
 from ppo_lm.collection.schedule import Schedule
 from ppo_lm.config import CollectConfig
-from ppo_lm.config.settings import differences
+from ppo_lm.config.settings import differences, with_current_names
 from ppo_lm.errors import ConfigError, first_line, require
 from ppo_lm.run import check_output_dir, write_config
 
@@ -81,7 +81,8 @@ def check_same_collection(config: CollectConfig, folder: Path) -> None:
     file = folder / "config.yaml"
     if not file.is_file() or not has_answers(folder):
         return
-    changed = differences(dataclasses.asdict(config), yaml.safe_load(file.read_text(encoding="utf-8")), MAY_CHANGE)
+    then = with_current_names(CollectConfig, yaml.safe_load(file.read_text(encoding="utf-8")))
+    changed = differences(dataclasses.asdict(config), then, MAY_CHANGE)
     if changed:
         raise ConfigError(
             [

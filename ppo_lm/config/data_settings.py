@@ -3,35 +3,39 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import ClassVar
 
-from ppo_lm.config.settings import NOT_EMPTY, NOT_NEGATIVE, Settings
+from ppo_lm.config.field_types import NonNegativeInt, Text, Topic
+from ppo_lm.config.settings import Settings
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(kw_only=True)
 class SourceSettings(Settings):
     """How a data source is read."""
 
-    data_split: str = "train"
-    """The split of a hub data set or a saved data set to read."""
+    DATA = Topic("Data")
+
+    data_split: Text = "train"
+    """Split of a hub or saved data set."""
     data_subset: str | None = None
-    """The subset (configuration) of a hub data set, if it has several."""
-    prompt_column: str = "prompt"
-    """The column that holds the prompt: text, or a conversation of role and content."""
-    max_prompt_tokens: int = 0
-    """Cut longer prompts at the end of a sentence or paragraph, keeping a closing cue such as TL;DR:; 0 cuts none."""
+    """Subset (configuration) of a hub data set that has several."""
+    prompt_column: Text = "prompt"
+    """Column with the prompt: text, or a conversation (a list of role and content)."""
+    max_prompt_tokens: NonNegativeInt = 0
+    """Truncate longer prompts at the end of a sentence or paragraph, keeping a closing cue such as "TL;DR:"; 0 for no
+    truncation."""
 
-    RULES: ClassVar = {NOT_EMPTY: ("prompt_column", "data_split"), NOT_NEGATIVE: ("max_prompt_tokens",)}
 
-
-@dataclasses.dataclass
+@dataclasses.dataclass(kw_only=True)
 class PromptSettings(SourceSettings):
-    """Prompts, and those of them that are held out."""
+    """Prompts, and how many of them are held out."""
+
+    DATA = Topic("Data")
 
     prompts: str | None = None
-    """Prompts: "embedded", a .txt (one a line), .jsonl, .json, .csv or .parquet file, a folder of these or a saved data
-    set, or a hub data set id. All other columns are passed on to the reward function."""
-    eval_prompts: int = 128
-    """How many prompts to hold out for the evaluations, drawn with the seed, at most half of them; 0 for none."""
+    """Prompts: a .txt file (one per line), a .jsonl, .json, .csv or .parquet file, a folder of these, a saved data set,
+    a hub data set id, or "embedded". Reward functions get the other columns."""
 
-    RULES: ClassVar = {NOT_NEGATIVE: ("eval_prompts",)}
+    EVALUATION = Topic("Evaluation")
+
+    eval_prompts: NonNegativeInt = 128
+    """Number of prompts held out for evaluation, at most half of them; 0 for none."""

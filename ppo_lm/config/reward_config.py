@@ -2,45 +2,60 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+import dataclasses
+from typing import Annotated
 
-from ppo_lm.config.settings import NOT_EMPTY, Rule, settings
-from ppo_lm.config.sft_config import SupervisedSettings
+from ppo_lm.config.field_types import MAY_CHANGE, Rule, Text, Topic
+from ppo_lm.config.settings import checked
+from ppo_lm.config.supervised_settings import SupervisedSettings
 
-AT_LEAST_TWO = Rule("at least 2", lambda value: value >= 2)
 
-
-@settings
+@checked
+@dataclasses.dataclass(kw_only=True)
 class RewardConfig(SupervisedSettings):
     """Every setting of `ppo-lm reward`. `model_name` is the model that PPO will start from: the reward model is an
     adapter and a head on it."""
 
-    preferences: str | None = None
-    """Comparisons of two completions: "embedded", a .jsonl, .json, .csv or .parquet file, a folder of these, or a hub
-    data set id."""
-    chosen_column: str = "chosen"
-    """The column with the better completion: text, or a conversation. Without a prompt column, what both share at the
-    start is the prompt."""
-    rejected_column: str = "rejected"
-    """The column with the worse one."""
-    source_column: str | None = None
-    """A column to report the accuracy by, such as who judged or where the text came from."""
-    demonstrations: str | None = None
-    """Reference completions that the scores are normalised on, to mean 0 and standard deviation 1; none: the chosen
-    completions of the training data."""
-    completion_column: str = "completion"
-    """The column of `demonstrations` that holds the completion."""
-    normalise_on: int = 256
-    """How many reference completions to normalise on, at most."""
-    output_dir: str = "runs/reward"
-    """Folder of the run: reward (adapter and head, for `ppo-lm train --reward`), metrics, report with pictures."""
+    EVERYDAY = (
+        "model_name",
+        "preferences",
+        "epochs",
+        "batch_size",
+        "learning_rate",
+        "max_tokens",
+        "lora_r",
+        "held_out",
+        "seed",
+        "output_dir",
+    )
 
-    RULES: ClassVar = {
-        AT_LEAST_TWO: ("normalise_on",),
-        NOT_EMPTY: ("chosen_column", "rejected_column", "completion_column", "output_dir"),
-    }
+    DATA = Topic("Data")
+
+    preferences: str | None = None
+    """Pairs of a better and a worse completion: a .jsonl, .json, .csv or .parquet file, a folder of these, a hub data
+    set id, or "embedded"."""
+    chosen_column: Text = "chosen"
+    """Column with the better completion: text, or a conversation. Without a prompt column, the prompt is what both
+    completions start with."""
+    rejected_column: Text = "rejected"
+    """Column with the worse completion."""
+    source_column: str | None = None
+    """Column to report the accuracy by, such as the annotator or the origin of the text."""
+    demonstrations: str | None = None
+    """Reference completions: scores are normalised to mean 0 and standard deviation 1 on them. Default: the chosen
+    completions of the training data."""
+    completion_column: Text = "completion"
+    """Column of `demonstrations` with the completion."""
+    normalise_on: Annotated[int, Rule("be at least 2", lambda value: value >= 2)] = 256
+    """Largest number of reference completions to normalise on."""
+
+    RUN = Topic("Run folder")
+
+    output_dir: Annotated[Text, MAY_CHANGE] = "runs/reward"
+    """Folder for the reward model (adapter and head, for `ppo-lm train --reward`), metrics, and a report with
+    plots."""
 
     def clashes(self) -> list[str]:
         if self.lora_r == 0:
-            return ["lora_r is 0; a reward model is an adapter on the shared base and needs a rank of at least 1"]
+            return ["lora_r is 0; a reward model is an adapter on the base model, so set lora_r to at least 1"]
         return super().clashes()

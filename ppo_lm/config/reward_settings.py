@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import ClassVar
+from typing import Annotated
 
-from ppo_lm.config.settings import NOT_NEGATIVE, Settings
+from ppo_lm.config.field_types import MAY_CHANGE, NonNegativeFloat, Topic
+from ppo_lm.config.settings import Settings
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(kw_only=True)
 class RewardSettings(Settings):
     """One reward, or a weighted sum of several."""
 
-    reward: list[str] | str | None = None
-    """What scores a response, one or several: module:function, file.py:function, a built-in such as sentiment or
-    length_target(words=30), a reward model's folder or hub id, the http address of a scorer, or "embedded"; none: TL;DR
-    heuristics."""
-    reward_weights: list[float] | None = None
-    """The weight of each reward in the score, in order; none: 1 each."""
-    reward_clip: float = 0.0
-    """Clip each reward to ± this before it is weighted; 0 for none."""
+    REWARD = Topic("Reward")
 
-    RULES: ClassVar = {NOT_NEGATIVE: ("reward_clip",)}
+    reward: Annotated[str | list[str] | None, MAY_CHANGE] = None  # a run compares it without addresses
+    """What scores a response; repeat the option for several. A built-in such as sentiment or length_target(words=30),
+    module:function, file.py:function, a reward model (folder or hub id), the http address of a service, or "embedded".
+    Default: TL;DR heuristics."""
+    reward_weights: list[float] | None = None
+    """Weight of each reward, such as "[1, 0.5]". Default: 1 each."""
+    reward_clip: NonNegativeFloat = 0.0
+    """Clip each reward to ± this value before weighting; 0 for no clipping."""
 
     @property
     def rewards(self) -> list[str]:

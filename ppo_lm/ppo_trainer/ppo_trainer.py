@@ -25,7 +25,7 @@ from ppo_lm.ppo_trainer.metrics import describe_cost, describe_rollout, describe
 from ppo_lm.ppo_trainer.model_trainer import ModelTrainer
 from ppo_lm.ppo_trainer.value_adder import ValueAdder
 from ppo_lm.reward_kl import KLController, KLDivergence, RewardAdjuster
-from ppo_lm.rewards import Responses, Reward, RewardComputer, RewardContext, as_list, ask
+from ppo_lm.rewards import Responses, Reward, RewardComputer, RewardContext, as_list, ask, without_addresses
 from ppo_lm.rollout import RolloutEngine, SamplingSettings
 from ppo_lm.run import RandomStream, Run, Stateful, Weights, save_models
 from ppo_lm.tracking import (
@@ -89,7 +89,7 @@ class PPOTrainer:
         self.generator = self._make_generator(sampling, self.clock)
         if self.monitor is not None:
             self.monitor.make_ready(RewardContext.on(self.base, self.budget))
-        self.kl_controller = KLController(config.kl_coef, config.kl_target, config.kl_horizon)
+        self.kl_controller = KLController(config.kl_coef, config.adaptive_kl_target, config.adaptive_kl_horizon)
         self.kl_divergence = KLDivergence(config.kl_estimator)
         self.reward_adjuster = RewardAdjuster(config.missing_eos_score, config.whiten_rewards)
         self.value_adder = None if self.roles.value is None else ValueAdder(self.roles.value, self.budget)
@@ -173,6 +173,8 @@ class PPOTrainer:
             data=fingerprint([train_set.prompts, held_out.prompts]),
             identity=self._scorers(),
             resume=None if resume is None else Path(resume),
+            save_every=config.save_every,
+            keep_checkpoints=config.keep_checkpoints,
             recorders=[MetricsFile(), SamplesFile(), *screen, Picture(), *recorders],
         ) as run:
             parts = {**self.stateful_parts(), "evaluations": evaluator.history, "guard": guard}
@@ -242,8 +244,8 @@ class PPOTrainer:
         config, monitor = self.config, self.monitor and self.monitor.name
         if self.has_callables:
             return {"the rewards": self.reward_computer.names, "the monitor": monitor}
-        named = monitor if config.monitor is None else without_address(config.monitor)
-        return {"the rewards": list(map(without_address, config.rewards)), "the monitor": named}
+        named = [monitor] if config.monitor is None else without_addresses([config.monitor])
+        return {"the rewards": without_addresses(config.rewards), "the monitor": named[0]}
 
     def save(self, folder: str | Path) -> None:
         """Write `adapter/` (plain PEFT) and `merged/` (plain transformers, if `save_merged`) into `folder`; lora_r 0
@@ -316,8 +318,3 @@ def columns(monitor_name: str) -> list[Column]:
     """The metrics of a step that are worth a place on the screen."""
     titles = {"score": "reward", "kl": "KL", "monitor": monitor_name, "length": "length", "ended": "ended"}
     return [Column(name, title) for name, title in titles.items()]
-
-
-def without_address(spec: str) -> str:
-    """A reward's name in a configuration, without what may change when a run is resumed."""
-    return "a service" if spec.startswith(("http://", "https://", "remote(")) else spec

@@ -4,7 +4,7 @@ from ppo_lm.rewards.classifier import ClassifierReward
 from ppo_lm.rewards.columns import check_columns, check_prompt_columns
 from ppo_lm.rewards.combined import WeightedSum, combine, unique_names
 from ppo_lm.rewards.function_reward import FunctionReward
-from ppo_lm.rewards.loading import DEFAULT_REWARD, as_list_of_rewards, as_reward, load_reward
+from ppo_lm.rewards.loading import DEFAULT_REWARD, as_list_of_rewards, as_reward, load_reward, without_addresses
 from ppo_lm.rewards.model_reward import ModelReward
 from ppo_lm.rewards.registry import REWARDS
 from ppo_lm.rewards.remote import RemoteReward
@@ -37,4 +37,5 @@ __all__ = [
     "load_reward",
     "tldr_heuristics",
     "unique_names",
+    "without_addresses",
 ]

@@ -88,3 +88,8 @@ def _classifier(spec: str, role: str) -> Reward | None:
 
 MAKERS: list[Maker] = [_saved_model, _address, _registered, _own, _classifier]
 """In the order in which they are tried. Each returns None for what is not its kind."""
+
+
+def without_addresses(specs: Sequence[str]) -> list[str]:
+    """Rewards as a configuration names them, without what a resumed run may change: the address of a service."""
+    return ["a service" if spec.startswith(("http://", "https://", "remote(")) else spec for spec in specs]

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from contextlib import suppress
 from pathlib import Path
 
-import yaml
 from filelock import FileLock, Timeout
 
+from ppo_lm.config.files import dump_settings
 from ppo_lm.config.settings import Settings
 from ppo_lm.errors import ConfigError, StorageError, UserError, writing
 from ppo_lm.tracking.files import write_text
@@ -58,7 +57,7 @@ def unlock(lock: FileLock) -> None:
 
 def write_config(folder: Path, config: Settings) -> None:
     """Write `config.yaml`, which `--config` reads."""
-    write_text(folder / "config.yaml", yaml.safe_dump(dataclasses.asdict(config), sort_keys=False))
+    write_text(folder / "config.yaml", dump_settings(config))
 
 
 def _is_taken(folder: Path) -> bool:

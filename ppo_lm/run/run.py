@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 from filelock import FileLock
 
-from ppo_lm.config.settings import Settings
+from ppo_lm.config.run_settings import OutputSettings
 from ppo_lm.data import DataReport, Prompt
 from ppo_lm.errors import (
     CheckpointError,
@@ -44,7 +44,7 @@ from ppo_lm.tracking import (
     write_tensors,
 )
 from ppo_lm.tracking.files import drop_later_steps
-from ppo_lm.tracking.recorder import Broadcast
+from ppo_lm.tracking.recorder import Broadcast, make_recorders
 
 PAUSES = (RewardError, NumericalFault, Interrupted, RecorderError)  # errors that a run survives, saved as it was
 
@@ -65,19 +65,23 @@ class Run:
 
     def __init__(
         self,
-        config: Settings,
+        config: OutputSettings,
         *,
         steps: int,
         command: str,
         data: str = "",
         identity: Mapping[str, object] | None = None,
         resume: Path | None = None,
+        save_every: int = 0,
+        keep_checkpoints: int = 2,
         recorders: Sequence[Recorder] = (),
     ):
-        """`command`: how to resume the folder put in for `{}`. `data`: a fingerprint of what is trained on.
+        """`recorders`: those that `config.recorders` names are added. `save_every` 0 saves only when it pauses.
+        `command`: how to resume the folder put in for `{}`. `data`: a fingerprint of what is trained on.
         `identity`: what else the numbers depend on, such as the names of the rewards, by what to call it. `resume`:
         the folder of an interrupted run."""
         self.config, self.total, self.command = config, steps, command
+        self.save_every, self.keep_checkpoints = save_every, keep_checkpoints
         self.description = describe(config, identity or {}, data)
         self.resumed = None if resume is None else Path(resume).expanduser()
         self.folder: Path | None = None
@@ -85,7 +89,7 @@ class Run:
         self.history: list[dict] = []  # the rows of metrics.jsonl up to the checkpoint that was resumed
         self.notices: list[str] = []
         self.parts = Parts()
-        self.recorders = Broadcast(recorders)
+        self.recorders = Broadcast([*recorders, *make_recorders(config.recorders or ())])
         self.interrupts = Interrupts()
         self._lock: FileLock | None = None
 
@@ -112,7 +116,7 @@ class Run:
             raise CheckpointError(f"resume {str(folder)!r}: there is no such folder")
         self.folder, self._lock = folder, lock_run_folder(folder)
         checkpoint, damage = load_checkpoint(folder)
-        check_same_run(self.description, checkpoint.state, type(self.config).MAY_CHANGE)
+        check_same_run(self.config, self.description, checkpoint.state)
         self.notices += damage
         self.parts = Parts(checkpoint)
         self.step = checkpoint.state["step"]
@@ -153,7 +157,7 @@ class Run:
         while not self.is_over:
             self.parts.remember()
             self.interrupts.check()
-            if self.config.save_every and self.step % self.config.save_every == 0:
+            if self.save_every and self.step % self.save_every == 0:
                 self.save()
             next_step = self.step + 1
             yield next_step
@@ -222,7 +226,7 @@ class Run:
         """Save a checkpoint, unless a number in it is NaN or infinite."""
         checkpoint = self._checkpoint()
         if self.folder and checkpoint.is_finite():
-            place = save_checkpoint(self.folder, self.step, checkpoint, self.config.keep_checkpoints)
+            place = save_checkpoint(self.folder, self.step, checkpoint, self.keep_checkpoints)
             self.recorders.tell("checkpoint", CheckpointSaved(self.step, place))
 
     def last_checkpoint(self) -> str:
@@ -261,7 +265,7 @@ class Run:
                 f"{error}\nThe run holds NaN or inf, so it is not saved{self.last_checkpoint()}"
             ) from error
         try:
-            save_checkpoint(self.folder, self.step, checkpoint, self.config.keep_checkpoints)
+            save_checkpoint(self.folder, self.step, checkpoint, self.keep_checkpoints)
         except StorageError as full:
             self._stop(StorageError(f"{error}\n{full}"))
         raise RunPaused(

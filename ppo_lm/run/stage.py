@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from ppo_lm.config.sft_config import SupervisedSettings
+from ppo_lm.config.supervised_settings import SupervisedSettings
 from ppo_lm.data import fingerprint
 from ppo_lm.data.encoded import Encoded
 from ppo_lm.optimisation import count_steps
@@ -28,8 +28,9 @@ def make_stage_run(
     resume: Path | None,
     quiet: bool,
     recorders: Sequence[Recorder] = (),
+    identity: Mapping[str, object] | None = None,
 ) -> Run:
-    """The run of `ppo-lm STAGE` on the examples `train`."""
+    """The run of `ppo-lm STAGE` on the examples `train`. `identity`: see `Run`."""
     screen = () if quiet else (Screen(),)
     return Run(
         config,
@@ -38,7 +39,10 @@ def make_stage_run(
         ),
         command=f"ppo-lm {stage} --resume {{}}",
         data=fingerprint([dataclasses.astuple(tokens) for tokens in train.tokens]),
+        identity=identity,
         resume=resume,
+        save_every=config.save_every,
+        keep_checkpoints=config.keep_checkpoints,
         recorders=[*screen, MetricsFile(), *recorders],
     )
 

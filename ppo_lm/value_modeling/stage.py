@@ -11,7 +11,7 @@ from ppo_lm.config import ValueConfig
 from ppo_lm.data import DataReport, Demonstration, load_demonstrations
 from ppo_lm.data.encoded import Encoded, encode_demonstrations
 from ppo_lm.errors import ConfigError, Problems, writing
-from ppo_lm.rewards import Responses, Reward, RewardComputer, check_columns, load_reward
+from ppo_lm.rewards import Responses, Reward, RewardComputer, check_columns, load_reward, without_addresses
 from ppo_lm.run import check_output_dir
 from ppo_lm.run.stage import LINES, LOSS, before_and_after, make_stage_run, register_training, training_settings
 from ppo_lm.tracking import Recorder, write_json
@@ -49,7 +49,10 @@ def run_value(
     ).value
     assert model is not None  # `set_up_roles` was not told to leave it out
 
-    with make_stage_run(config, "value", train, resume=resume, quiet=quiet, recorders=recorders) as run:
+    identity = {"the rewards": without_addresses(config.rewards)}
+    with make_stage_run(
+        config, "value", train, resume=resume, quiet=quiet, recorders=recorders, identity=identity
+    ) as run:
         run.start(
             f"value model on {config.model_name} ({base.description})", reports=[report], columns=LOSS, lines=LINES
         )

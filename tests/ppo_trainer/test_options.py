@@ -144,7 +144,14 @@ def test_entropies_are_those_of_the_distributions_that_were_sampled_from(folder,
 
 def test_the_controller_waits_while_the_value_model_warms_up(folder, tmp_path):
     make(
-        folder, tmp_path / "run", by_length, value_warmup_steps=2, steps=4, eval_every=0, kl_target=6.0, kl_horizon=20
+        folder,
+        tmp_path / "run",
+        by_length,
+        value_warmup_steps=2,
+        steps=4,
+        eval_every=0,
+        adaptive_kl_target=6.0,
+        adaptive_kl_horizon=20,
     ).train(PROMPTS)
     coefs = [row["kl_coef"] for row in rows_of(tmp_path / "run")]
     assert coefs[:3] == [0.1] * 3 and coefs[3] < 0.1
@@ -260,7 +267,7 @@ def test_without_a_value_model_a_response_is_compared_with_the_others_of_its_pro
 
 
 def test_the_controller_moves_the_weight_of_the_next_step_and_is_resumed(folder, tmp_path):
-    settings = dict(kl_target=1.0, kl_horizon=20, steps=6, eval_every=0, save_every=2)
+    settings = dict(adaptive_kl_target=1.0, adaptive_kl_horizon=20, steps=6, eval_every=0, save_every=2)
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     make(folder, whole, by_length, **settings).train(PROMPTS)
     rows = rows_of(whole)
@@ -296,14 +303,17 @@ def test_prompts_that_are_not_repeated_as_announced_are_refused(folder):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"kl_target": 6.0, "kl_coef": 0.0}, "kl_target is set but kl_coef is 0, which no steering changes"),
-        ({"kl_target": 6.0, "kl_horizon": 20}, "kl_horizon is 20 but batch_size is 32; one step would overshoot"),
+        ({"adaptive_kl_target": 6.0, "kl_coef": 0.0}, "adaptive_kl_target is set but kl_coef is 0, and would stay 0"),
+        (
+            {"adaptive_kl_target": 6.0, "adaptive_kl_horizon": 20},
+            "adaptive_kl_horizon is 20 but batch_size is 32; one step would overshoot",
+        ),
         ({"kl_in": "loss", "kl_coef": 0.0}, "kl_in is loss but kl_coef is 0"),
-        ({"target_kl": 0.1, "ppo_epochs": 1}, "no update is left to leave out"),
-        ({"target_kl": 0.1, "value_backbone": "shared"}, "policy and value model have their updates together"),
+        ({"target_kl": 0.1, "ppo_epochs": 1}, "so there is no update to skip"),
+        ({"target_kl": 0.1, "value_backbone": "shared"}, "one update trains both policy and value model"),
         (
             {"value_model": "embedded", "value_backbone": "shared"},
-            "value_model is set but value_backbone is shared, a head alone",
+            "value_model is set but value_backbone is shared, which has a new head only",
         ),
         ({"clip_epsilon": 1.5}, "clip_epsilon is 1.5; it must be above 0 and at most 1"),
         (
@@ -314,7 +324,7 @@ def test_prompts_that_are_not_repeated_as_announced_are_refused(folder):
         ({"value_warmup_steps": 1, "value_backbone": "shared"}, "set value_backbone to separate"),
         ({"importance_cap": 2.0}, "set old_logprobs to recomputed"),
         ({"value_lam": 1.0}, "value_target is reward_to_go, which is λ = 1"),
-        ({"dual_clip": 0.5}, "dual_clip is 0.5; it must be 0, for off, or above 1"),
+        ({"dual_clip": 0.5}, "dual_clip is 0.5; it must be 0 \\(off\\) or above 1"),
         ({"value_lam": 2.0, "value_target": "returns"}, "value_lam is 2.0; it must be between 0 and 1"),
     ],
 )

@@ -74,7 +74,7 @@ def forgotten(folder, kind=PPOTrainer, **settings) -> list[str]:
         {},
         {"lora_r": 0},
         {"value_backbone": "shared"},
-        {"kl_target": 1.0},
+        {"adaptive_kl_target": 1.0},
         {"mini_batches": 2, "ppo_epochs": 2},
     ],
     ids=str,

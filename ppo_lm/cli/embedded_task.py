@@ -1,0 +1,26 @@
+"""The settings of the embedded task, for a command that uses it with settings of its own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ppo_lm.config.fields import fields_of
+from ppo_lm.config.files import embedded_settings
+from ppo_lm.config.settings import Settings
+
+NEEDS = {  # a setting → those that it is of use with, as long as they are what they are in the embedded task
+    "value_model": ("model_name", "reward", "advantage_estimator", "value_backbone"),
+    "monitor": ("prompts",),
+    "demonstrations": ("preferences",),
+}
+
+
+def embedded_task(command: str, config: type[Settings], named: dict[str, Any]) -> dict[str, Any]:
+    """The settings of `ppo-lm COMMAND` for the embedded task, without those that are of no use with what is `named`.
+
+    Example: {"reward": ["sentiment"]} leaves out the value model, which predicts the embedded reward.
+    """
+    settings, fields = embedded_settings(command), fields_of(config)
+    own = {name: settings.get(name, field.default) for name, field in fields.items()}
+    changed = {name for name, value in named.items() if name in own and value not in (own[name], [own[name]])}
+    return {name: value for name, value in settings.items() if not changed.intersection(NEEDS.get(name, ()))}

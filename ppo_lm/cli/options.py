@@ -1,0 +1,54 @@
+"""From the command line to a configuration: defaults, then files, then options."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ppo_lm.cli.embedded_task import embedded_task
+from ppo_lm.cli.parser import config_parser
+from ppo_lm.config.fields import fields_of
+from ppo_lm.config.files import dump_settings, read_settings
+from ppo_lm.config.settings import Settings, with_current_names
+
+Config = TypeVar("Config", bound=Settings)
+
+
+def read_config(
+    config: type[Config], arguments: list[str], prog: str, description: str, task: str | None = None
+) -> Config:
+    """A `config` from the command line. `task`: the command's name, if it has settings for the embedded task.
+
+    Raises `ConfigError`; ends with exit code 2 if an option is unknown, with 0 after `--help` and `--print_config`.
+    """
+    parser = config_parser(config, prog, description, embedded=task is not None, resumable=False)
+    return make_config(config, parser.parse(arguments), task)
+
+
+def make_config(config: type[Config], options: dict[str, Any], task: str | None) -> Config:
+    """A `config` from parsed options. Says which model is used if none is named."""
+    options = dict(options)
+    print_config, files = options.pop("print_config", False), options.pop("config", [])
+    task_by_default = task is not None and not files and not options.keys() & {"model_name", "models"}
+    named: dict[str, Any] = {}
+    for file in files:
+        if file != "embedded" or task is None:
+            named |= with_current_names(config, read_settings(Path(file).expanduser(), "--config"))
+    named |= with_current_names(config, options)
+    if task is not None and (task_by_default or "embedded" in files):
+        named = embedded_task(task, config, named) | named
+    made = config(**named)
+    if task_by_default:
+        note("no model is named, so this is the embedded task")
+    elif task is not None and "model_name" in fields_of(config) and "model_name" not in named:
+        note(f"model_name is not set, so it is {fields_of(config)['model_name'].default}")
+    if print_config:
+        print(dump_settings(made), end="")
+        raise SystemExit(0)
+    return made
+
+
+def note(text: str) -> None:
+    """Say on stderr what the program decided for the user."""
+    print(f"note: {text}", file=sys.stderr)

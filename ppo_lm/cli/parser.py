@@ -1,0 +1,139 @@
+"""Argument parsers: one whose options are the fields of a configuration, and its parts."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import shutil
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from ppo_lm.config.field_types import Topic
+from ppo_lm.config.fields import Field, fields_of, help_texts
+from ppo_lm.config.files import parse_yaml
+from ppo_lm.config.settings import Settings, did_you_mean
+
+WIDEST = 120
+HELP_COLUMN = 28
+
+
+class Parser(argparse.ArgumentParser):
+    """Parses into what was named and nothing else; about an unknown option it says which known one is near."""
+
+    def __init__(self, prog: str, description: str, usage: str, add_help: bool = True):
+        width = min(shutil.get_terminal_size().columns, WIDEST) - 2
+        super().__init__(
+            prog=prog,
+            usage=f"{prog} {usage}",
+            description=description,
+            formatter_class=functools.partial(argparse.HelpFormatter, max_help_position=HELP_COLUMN, width=width),
+            argument_default=argparse.SUPPRESS,
+            allow_abbrev=False,
+            add_help=add_help,
+        )
+
+    def parse(self, arguments: Sequence[str]) -> dict[str, Any]:
+        """The value of each option in `arguments`, by name. Ends with exit code 2 if one is unknown or incomplete."""
+        values, rest = self.parse_known_args(arguments)
+        unknown = [argument.lstrip("-").partition("=")[0] for argument in rest if argument.startswith("-")]
+        if unknown:
+            known = [option.lstrip("-") for option in self._option_string_actions]
+            self.error("\n".join(f"there is no option --{name}{did_you_mean(name, known, '--')}" for name in unknown))
+        if rest:
+            self.error(f"{rest[0]!r} belongs to no option")
+        return vars(values)
+
+    def error(self, message: str) -> NoReturn:
+        """Without the usage line of argparse, so that the message is not lost."""
+        print("\n".join(f"error: {line}" for line in message.splitlines()), file=sys.stderr)
+        raise SystemExit(2)
+
+
+def config_parser(config: type[Settings], prog: str, description: str, *, embedded: bool, resumable: bool) -> Parser:
+    """A parser whose options are the fields of `config`, by topic.
+
+    It also has `--config FILE`, which may be repeated, `--print_config`, and `--resume FOLDER` if `resumable`.
+    `embedded`: whether "embedded" is a FILE.
+    """
+    resume = " | --resume FOLDER" if resumable else ""
+    usage = f"[--config FILE] [--OPTION VALUE ...]{resume}"
+    parser = Parser(prog, f"{description} Defaults are in [brackets].", usage, add_help=False)
+    fields, texts = fields_of(config), help_texts(config)
+    everyday = parser.add_argument_group("Everyday options")
+    for name in config.EVERYDAY:
+        _add_option(everyday, fields[name], texts[name])
+    _add_general_options(parser.add_argument_group("General options"), embedded, resumable)
+    for topic in Topic:
+        group = parser.add_argument_group(topic.value)
+        for name, field in fields.items():
+            if field.topic is topic and name not in config.EVERYDAY:
+                _add_option(group, field, texts[name])
+    return parser
+
+
+class _Repeatable(argparse.Action):
+    """Collects the values of an option that is given several times; a value that is a list or null stands alone."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
+    ) -> None:
+        whole = values is None or isinstance(values, list)
+        setattr(namespace, self.dest, values if whole else [*(getattr(namespace, self.dest, None) or []), values])
+
+
+def _add_option(group: argparse._ArgumentGroup, field: Field, text: str) -> None:
+    add = functools.partial(
+        group.add_argument,
+        action=_Repeatable if field.is_list else "store",
+        type=functools.partial(_read_value, field),
+        metavar=_metavar(field),
+    )
+    add(f"--{field.name}", help=(text + _default(field)).replace("%", "%%"))
+    if field.former_name:
+        add(f"--{field.former_name}", help=argparse.SUPPRESS)
+
+
+def _add_general_options(group: argparse._ArgumentGroup, embedded: bool, resumable: bool) -> None:
+    group.add_argument(
+        "--config",
+        action="append",
+        metavar="FILE",
+        help="YAML file of settings"
+        + (', or "embedded" for those of the embedded task' if embedded else "")
+        + ". Options override it; of several files, the last one counts.",
+    )
+    group.add_argument("--print_config", action="store_true", help="Print all settings as YAML and exit.")
+    if resumable:
+        group.add_argument("--resume", metavar="FOLDER", help="Resume an unfinished run; takes no other option.")
+    group.add_argument("-h", "--help", action="help", help="Show this help and exit.")
+
+
+def _read_value(field: Field, text: str) -> Any:
+    """What `text` says as a value of `field`, without a check: the text itself where that is one, or else YAML."""
+    if str in field.kinds or field.choices:
+        if text == "null" and field.optional:
+            return None
+        if not (text.startswith("[") and field.is_list):
+            return text
+    try:
+        return parse_yaml(text)
+    except ValueError:
+        return text
+
+
+def _metavar(field: Field) -> str:
+    if field.choices:
+        return f"{{{','.join(field.choices)}}}"
+    return {int: "N", float: "X", bool: "{true,false}", str: "TEXT", list[str]: "TEXT"}.get(field.kinds[0], "LIST")
+
+
+def _default(field: Field) -> str:
+    """The default in brackets, as one writes it on the command line; the help text itself says what None means."""
+    if field.default is None:
+        return ""
+    if isinstance(field.default, bool):
+        return f" [{str(field.default).lower()}]"
+    if isinstance(field.default, float):
+        return f" [{field.default:g}]".replace("e-0", "e-")
+    return f" [{field.default}]"

@@ -1,0 +1,20 @@
+"""`ppo-lm train`: PPO, from prompts and a reward."""
+
+from __future__ import annotations
+
+from ppo_lm.cli.options import note
+from ppo_lm.cli.stages import read_run
+from ppo_lm.config import PPOConfig
+from ppo_lm.errors import ConfigError
+
+
+def run(arguments: list[str], prog: str) -> None:
+    """Train the policy that the options describe, or resume a run."""
+    config, folder = read_run(PPOConfig, arguments, prog, "PPO fine-tuning of a language model.", "train")
+    if config.prompts is None:
+        raise ConfigError(['prompts is not set; name a file, a hub data set, or "embedded"'])
+    if config.reward is None:
+        note("reward is not set, so TL;DR heuristics score the responses")
+    from ppo_lm.ppo_trainer import PPOTrainer
+
+    PPOTrainer(config).train(resume=folder)

@@ -1,0 +1,49 @@
+"""What the supervised stages share: supervised fine-tuning, reward modelling and value modelling."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Annotated
+
+from ppo_lm.config.data_settings import SourceSettings
+from ppo_lm.config.field_types import MAY_CHANGE, NonNegativeInt, PositiveFloat, PositiveInt, Topic
+from ppo_lm.config.model_settings import ModelSettings
+from ppo_lm.config.run_settings import RunSettings
+
+
+@dataclasses.dataclass(kw_only=True)
+class SupervisedSettings(SourceSettings, ModelSettings, RunSettings):
+    """Training on examples, in epochs."""
+
+    DATA = Topic("Data")
+
+    max_tokens: PositiveInt = 1024
+    """Longest example, prompt and completion together. Longer ones are dropped and counted; see max_prompt_tokens."""
+
+    EVALUATION = Topic("Evaluation")
+
+    held_out: NonNegativeInt = 256
+    """Number of examples held out for evaluation, at most half of them. Examples with the same prompt stay together."""
+
+    OPTIMISATION = Topic("Optimisation")
+
+    batch_size: PositiveInt = 32
+    """Examples per optimiser step."""
+    epochs: PositiveInt = 1
+    """Passes over the data."""
+    max_steps: NonNegativeInt = 0
+    """Stop after this many optimiser steps; 0 for no limit. The learning rate schedule ends there too."""
+    learning_rate: PositiveFloat = 1e-4
+    """Peak learning rate: 5% linear warm-up, then cosine decay to 0."""
+    max_grad_norm: PositiveFloat = 1.0
+    """Clip the gradient norm at this value."""
+
+    MEMORY = Topic("Memory and speed")
+
+    micro_batch_size: PositiveInt = 8
+    """Examples per forward pass. Changes memory and speed only, dropout aside."""
+
+    RUN = Topic("Run folder")
+
+    save_every: Annotated[NonNegativeInt, MAY_CHANGE] = 100
+    """Steps between checkpoints, the first before step 1; 0: only when the run is paused. A finished run keeps none."""

@@ -1,0 +1,100 @@
+"""The commands as a user runs them: help, messages, exit codes."""
+
+import re
+import subprocess
+import sys
+import time
+
+import pytest
+
+from ppo_lm.cli.main import COMMANDS, main
+from ppo_lm.cli.options import read_config
+from ppo_lm.config import PPOConfig
+
+
+def run(checkout, *arguments):
+    return subprocess.run(
+        [sys.executable, "main.py", *arguments], cwd=checkout, capture_output=True, text=True, check=False
+    )
+
+
+def test_help_answers_within_a_second(checkout):
+    run(checkout, "--help")  # the first start compiles
+    times = []
+    for _ in range(3):
+        started = time.monotonic()
+        done = run(checkout, "--help")
+        times.append(time.monotonic() - started)
+    assert min(times) < 1
+    assert done.returncode == 0 and done.stdout.startswith("usage: main.py ")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_help_of_a_command_imports_no_torch(command):
+    code = f"""
+import sys
+from ppo_lm.cli.main import main
+try:
+    main([{command!r}, "--help"])
+except SystemExit as ended:
+    assert ended.code == 0
+assert "torch" not in sys.modules and "transformers" not in sys.modules
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and done.stdout.startswith(f"usage: ppo-lm {command} "), done.stderr
+
+
+def test_the_usage_lists_every_command(capsys):
+    main(["--help"])
+    assert re.findall(r"^  (\S+)  +\S", capsys.readouterr().out, flags=re.MULTILINE) == list(COMMANDS)
+
+
+def test_an_unknown_command_ends_with_exit_code_2(capsys):
+    for arguments, message in (
+        (["trian"], "error: there is no command 'trian'; did you mean 'train'?\n"),
+        ([], "usage"),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            main(arguments)
+        assert ended.value.code == 2 and capsys.readouterr().err.startswith(message)
+
+
+def test_wrong_values_end_with_exit_code_1_before_any_model_loads(checkout):
+    done = run(checkout, "--batch_size", "0", "--top_p", "1.5", "--clip_epsilon=-1")
+    assert done.returncode == 1 and done.stdout == ""
+    assert done.stderr.startswith("error: PPOConfig: 3 problems:\n") and "Traceback" not in done.stderr
+
+
+def test_a_users_mistake_in_the_data_is_one_sentence(checkout, tmp_path):
+    done = run(checkout, "--model_name", "embedded", "--prompts", str(tmp_path / "none.txt"))
+    assert done.returncode == 1
+    assert "there is no such file" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_the_main_job_in_small(checkout, tmp_path):
+    """The shipped task from start to finish: two steps, everything written, gold score shown."""
+    out = tmp_path / "run"
+    done = run(checkout, "--steps", "2", "--batch_size", "8", "--eval_prompts", "8", "--output_dir", str(out))
+    assert done.returncode == 0, done.stderr
+    for text in (
+        "step    2/2",
+        "reward",
+        "KL",
+        "gold",
+        "tokens/s",
+        "held-out evaluation at step 2",
+        "before (",
+        "after (",
+    ):
+        assert text in done.stdout
+    assert {path.name for path in out.iterdir()} == {
+        "config.yaml",
+        "data_report.json",
+        "metrics.jsonl",
+        "samples.jsonl",
+        "learning_curve.png",
+        "adapter",
+        "merged",
+    }
+    again = read_config(PPOConfig, ["--config", str(out / "config.yaml")], "ppo-lm train", "", "train")
+    assert (again.steps, again.batch_size, again.model_name) == (2, 8, "embedded")

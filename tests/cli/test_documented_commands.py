@@ -1,0 +1,49 @@
+"""Every command in the README and the docs is one that the command line takes."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+import ppo_lm
+from ppo_lm.cli.main import main
+from ppo_lm.config import PPOConfig
+from ppo_lm.config.files import dump_settings
+
+CHECKOUT = Path(ppo_lm.__file__).parents[1]
+PAGES = [CHECKOUT / "README.md", *sorted((CHECKOUT / "docs").glob("*.md"))]
+CODE = re.compile(r"```\w*\n(.*?)```|`([^`\n]+)`", flags=re.DOTALL)
+COMMAND = re.compile(r"(?:uv run )?(main\.py|ppo-lm +[a-z-]+)((?: .*)?)")
+WITHOUT_CONFIG = ("doctor", "build-embedded")
+
+
+def commands(page: Path) -> list[list[str]]:
+    """The arguments of each `ppo-lm` command with options in the code of a page, `main.py` being `ppo-lm train`."""
+    found = []
+    for block, inline in CODE.findall(page.read_text(encoding="utf-8")):
+        for line in (block or inline).splitlines():
+            match = COMMAND.fullmatch(line.strip())
+            options = shlex.split(match[2], comments=True) if match else []
+            if match and options:
+                command = match[1].split()[-1].replace("main.py", "train")
+                found.append([command, *(option for option in options if option != "...")])
+    return found
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_commands_of_a_page_are_taken(page, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "configs").symlink_to(CHECKOUT / "configs")
+    (tmp_path / "runs" / "embedded").mkdir(parents=True)
+    (tmp_path / "runs" / "embedded" / "config.yaml").write_text(dump_settings(PPOConfig()))
+    for command, *arguments in commands(page):
+        if command in WITHOUT_CONFIG or "--resume" in arguments:
+            continue
+        with pytest.raises(SystemExit) as ended:
+            main([command, *arguments, "--print_config"])
+        assert ended.value.code == 0, f"{command} {arguments}: {capsys.readouterr().err}"
+
+
+def test_there_are_commands_to_look_at():
+    assert sum(len(commands(page)) for page in PAGES) >= 20

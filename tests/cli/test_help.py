@@ -1,0 +1,73 @@
+"""What `--help` prints, looked at as a reader does."""
+
+import re
+
+import pytest
+
+from ppo_lm.cli.parser import config_parser
+from ppo_lm.config import CollectConfig, EvaluateConfig, PPOConfig, RewardConfig, SFTConfig, ValueConfig
+from ppo_lm.config.field_types import Topic
+from ppo_lm.config.fields import fields_of, help_texts
+
+CONFIGS = [SFTConfig, RewardConfig, ValueConfig, PPOConfig, EvaluateConfig, CollectConfig]
+each_config = pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.__name__)
+
+
+def printed_help(config, monkeypatch, columns: int = 80) -> str:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    return config_parser(config, "ppo-lm", "About.", embedded=True, resumable=True).format_help()
+
+
+def options(text: str) -> list[str]:
+    return re.findall(r"^  --(\w+)", text, flags=re.MULTILINE)
+
+
+@each_config
+def test_every_field_is_listed_once_under_its_topic_with_everyday_ones_first(config, monkeypatch):
+    sections = dict(
+        re.findall(r"^(\S[^\n]*):\n((?:  [^\n]*\n)+)", printed_help(config, monkeypatch), flags=re.MULTILINE)
+    )
+    titles = list(sections)
+    assert titles[:2] == ["Everyday options", "General options"]
+    assert titles[2:] == [topic.value for topic in Topic if topic.value in titles]
+    assert 9 <= len(config.EVERYDAY) <= 10
+    assert options(sections.pop("Everyday options")) == list(config.EVERYDAY)
+    assert options(sections.pop("General options")) == ["config", "print_config", "resume"]
+    listed = {name: title for title, section in sections.items() for name in options(section)}
+    others = {name: field.topic.value for name, field in fields_of(config).items() if name not in config.EVERYDAY}
+    assert listed == others
+
+
+@each_config
+def test_every_field_has_a_help_text_of_whole_sentences(config):
+    texts = help_texts(config)
+    assert set(texts) == set(fields_of(config))
+    assert [name for name, text in texts.items() if not text.endswith(".") or len(text) < 15] == []
+
+
+@each_config
+@pytest.mark.parametrize("columns", [80, 120, 300])
+def test_no_line_is_longer_than_the_terminal_or_120_columns(config, columns, monkeypatch):
+    text = printed_help(config, monkeypatch, columns)
+    assert max(map(len, text.splitlines())) <= min(columns, 120)
+
+
+def test_an_option_shows_its_choices_and_its_default_as_one_writes_them(monkeypatch):
+    text = re.sub(r"\s+", " ", printed_help(PPOConfig, monkeypatch))
+    assert "--kl_estimator {k1,k2,k3} Estimator of" in text and '"Approximating KL divergence"). [k1]' in text
+    assert "--learning_rate X Peak learning rate of the policy. [1e-5]" in text
+    assert "--gradient_checkpointing {true,false} Recompute activations" in text and "more time. [false]" in text
+    assert "--top_k N Sample only from the k most likely tokens; 0 for all. [50]" in text
+    assert "--reward_weights LIST Weight of each reward" in text
+    assert "None" not in text and "kl_target" not in text.replace("adaptive_kl_target", "")
+
+
+def test_a_percent_sign_is_printed(monkeypatch):
+    assert "5% linear warm-up" in printed_help(SFTConfig, monkeypatch, 120)
+
+
+def test_what_only_some_commands_have_is_shown_by_those_alone(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    plain = config_parser(CollectConfig, "ppo-lm", "", embedded=False, resumable=False).format_help()
+    general = plain[plain.index("General options") : plain.index("\n\n", plain.index("General options"))]
+    assert "embedded" not in general and "--resume" not in general and "--resume" not in plain.splitlines()[0]

@@ -1,0 +1,73 @@
+import math
+
+import pytest
+
+from ppo_lm.config import EvaluateConfig, PPOConfig, RewardConfig, SFTConfig, ValueConfig
+from ppo_lm.config.files import EMBEDDED_SETTINGS, dump_settings, embedded_settings, parse_yaml, read_settings
+from ppo_lm.errors import ConfigError
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1e-5", 1e-5),
+        ("-1E+3", -1000.0),
+        ("1.", 1.0),
+        (".5", 0.5),
+        ("0.5e1", 5.0),
+        ("12", 12),
+        (".inf", math.inf),
+        ("true", True),
+        ("null", None),
+        ("2024-01-31", "2024-01-31"),
+        ("1.2.3", "1.2.3"),
+        ("e5", "e5"),
+        ("[1, 2e-1, a]", [1, 0.2, "a"]),
+    ],
+)
+def test_numbers_are_numbers_and_dates_are_text(text, value):
+    assert parse_yaml(text) == value and type(parse_yaml(text)) is type(value)
+
+
+def test_settings_are_read_as_they_were_written(tmp_path):
+    texts = ["1e5", "1e-5", "2024-01-31", "yes", "null", "12", "[a]", "é: #", " ", ".5", "-"]
+    for text in texts:
+        config = PPOConfig(output_dir=text, reward=texts, reward_weights=[1e-05, 1e22, 0.1, -2.5e-9, 3] + [1] * 6)
+        (tmp_path / "config.yaml").write_text(dump_settings(config), encoding="utf-8")
+        assert PPOConfig(**read_settings(tmp_path / "config.yaml", "")) == config
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (None, "cannot be read: No such file or directory"),
+        (b"a: [1,\nb: 2", "cannot be read: line 2: "),
+        (b"\xff\xfe", "cannot be read: "),
+        (b"just text", "has no settings; write one `field: value` per line"),
+        (b"3: 4", "has no settings"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_one_sentence(tmp_path, content, problem):
+    file = tmp_path / "mine.yaml"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(ConfigError) as caught:
+        read_settings(file, "--config")
+    assert len(caught.value.problems) == 1 and caught.value.problems[0].startswith(f"{file} {problem}")
+
+
+COMMANDS = {"sft": SFTConfig, "reward": RewardConfig, "value": ValueConfig, "train": PPOConfig}
+COMMANDS |= {"evaluate": EvaluateConfig}
+
+
+def test_each_command_has_settings_for_the_embedded_task():
+    assert {file.stem for file in EMBEDDED_SETTINGS.iterdir()} == set(COMMANDS)
+    for command, config in COMMANDS.items():
+        config(**embedded_settings(command))
+
+
+def test_the_settings_in_the_checkout_are_valid(checkout):
+    files = sorted(checkout.glob("configs/*/*.yaml"))
+    assert len(files) >= 7
+    for file in files:
+        COMMANDS[file.stem](**read_settings(file, str(file)))
