@@ -22,7 +22,7 @@ def commands(page: Path) -> list[list[str]]:
     """The arguments of each `ppo-lm` command with options in the code of a page, `main.py` being `ppo-lm train`."""
     found = []
     for block, inline in CODE.findall(page.read_text(encoding="utf-8")):
-        for line in (block or inline).splitlines():
+        for line in re.sub(r"\\\n\s*", "", block or inline).splitlines():  # a backslash continues a line
             match = COMMAND.fullmatch(line.strip())
             options = shlex.split(match[2], comments=True) if match else []
             if match and options:

@@ -19,7 +19,15 @@ COMMANDS = {
     "value": (ValueConfig, [*SUPERVISED, "--demonstrations={data}", "--reward={reward}"]),
     "train": (
         PPOConfig,
-        ["--lora_r=4", "--prompts={data}", "--reward={reward}", "--steps=2", "--batch_size=4", "--eval_prompts=4"],
+        [
+            "--lora_r=4",
+            "--prompts={data}",
+            "--reward={reward}",
+            "--value_target=returns",
+            "--steps=2",
+            "--batch_size=4",
+            "--eval_prompts=4",
+        ],
     ),
     "evaluate": (
         EvaluateConfig,

@@ -20,6 +20,9 @@ def leaves(thing, path="trainer", seen=None):
     seen = {} if seen is None else seen  # id → the thing, held so that no other gets its id
     if id(thing) in seen or path.rpartition(".")[2].lstrip("_") in MAY_DIFFER:
         return
+    if isinstance(thing, (bool, int, float, str)):
+        yield path, thing
+        return
     seen[id(thing)] = thing
     if isinstance(thing, torch.Generator):
         yield path, thing.get_state()
@@ -27,10 +30,8 @@ def leaves(thing, path="trainer", seen=None):
         yield path, thing.getstate()
     elif isinstance(thing, torch.Tensor):
         yield path, thing.detach().clone()
-    elif isinstance(thing, torch.optim.Optimizer) or isinstance(thing, torch.nn.Module):
+    elif isinstance(thing, (torch.optim.Optimizer, torch.nn.Module)):
         yield from leaves(thing.state_dict(), path, seen)
-    elif isinstance(thing, (bool, int, float, str)):
-        yield path, thing
     elif isinstance(thing, dict):
         for name, value in thing.items():
             yield from leaves(value, f"{path}.{name}", seen)

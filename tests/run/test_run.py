@@ -30,7 +30,7 @@ class Stage:
     `error` half-way."""
 
     def __init__(self, out, steps=6, fails=0, error=None, recorders=(), **settings):
-        self.config = SFTConfig(model_name="m", demonstrations="d", output_dir=str(out), save_every=2, **settings)
+        self.config = SFTConfig(model_name="m", demonstrations="d", output_dir=str(out), **settings)
         self.steps, self.fails, self.error, self.recorders = steps, fails, error, recorders
         self.weight, self.sum, self.random = torch.zeros(2), Sum(), torch.Generator().manual_seed(0)
 
@@ -41,6 +41,7 @@ class Stage:
             command="again {}",
             data=data,
             resume=resume,
+            save_every=2,
             recorders=[MetricsFile(), *self.recorders],
         ) as run:
             run.register("weight", Weights([self.weight]))
