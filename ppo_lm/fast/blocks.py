@@ -60,7 +60,7 @@ class Trunk:
 
     embedding: nn.Module
     blocks: list[Block]
-    norm: Norm
+    norm: nn.Module  # after the last block
     rotary: nn.Module  # (x, position ids) → cos, sin
 
 
@@ -72,7 +72,7 @@ def describe(decoder: nn.Module) -> Trunk:
     """The trunk of a transformers decoder, as it is now: peft replaces layers when an adapter is added."""
     family = FAMILIES.find(decoder.config.model_type)
     return Trunk(
-        decoder.embed_tokens, [family(layer) for layer in decoder.layers], rms_norm(decoder.norm), decoder.rotary_emb
+        decoder.embed_tokens, [family(layer) for layer in decoder.layers], decoder.norm, decoder.rotary_emb
     )
 
 

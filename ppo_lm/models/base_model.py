@@ -21,9 +21,8 @@ from ppo_lm.fast.adapted_linear import is_coarse
 from ppo_lm.fast.lora_linear import use_own_passes
 from ppo_lm.fast.paths import find_paths
 from ppo_lm.fast.reading import read_packed_rows, read_padded_rows
+from ppo_lm.models.adapter_check import WEIGHTS_FILE, check_adapted_layers, check_adapter_config, check_adapter_folder
 from ppo_lm.models.merging import MergedNetwork, MergedWeights, merge
-
-ADAPTER_FILE = "adapter_model.safetensors"  # peft's name
 
 
 class BaseModel:
@@ -90,23 +89,28 @@ class BaseModel:
         return twin
 
     def add_adapter(self, role: str, lora: LoraConfig) -> None:
-        """Add a fresh, trainable adapter for `role`. A fresh adapter changes nothing until it is trained."""
+        """Add a fresh, trainable adapter for `role`. A fresh adapter changes nothing until it is trained. Raises
+        `ModelError` for a kind that is not supported."""
+        what = f"the adapter {role!r}"
+        check_adapter_config(lora.to_dict(), what)
         if self.peft is None:
             with _without_deprecation_warning():
                 self.peft = get_peft_model(self.network, lora, adapter_name=role)
         else:
             self.peft.add_adapter(role, lora)
-        self._adapters_changed()
+        self._adapters_changed(what)
 
     def load_adapter(self, role: str, folder: str | Path) -> None:
-        """Add the adapter saved in `folder` (PEFT's format) as `role`."""
+        """Add the adapter saved in `folder` (PEFT's format) as `role`. Raises `ModelError` for a kind that is not
+        supported."""
+        check_adapter_folder(folder)
         if self.peft is None:
             with _without_deprecation_warning():
                 self.peft = PeftModel.from_pretrained(self.network, str(folder), adapter_name=role)
         else:
             self.peft.load_adapter(str(folder), adapter_name=role)
-        self._adapters_changed()
-        saved, loaded = len(load_file(Path(folder) / ADAPTER_FILE)), len(self.role_parameters(role))
+        self._adapters_changed(f"adapter {str(folder)!r}")
+        saved, loaded = len(load_file(Path(folder) / WEIGHTS_FILE)), len(self.role_parameters(role))
         if saved != loaded:
             raise ValueError(f"{folder} holds {saved} adapter weights, but {loaded} fit this network")
 
@@ -123,12 +127,13 @@ class BaseModel:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         state = get_peft_model_state_dict(self.peft, adapter_name=role, save_embedding_layers=False)
-        save_file({key: value.detach().cpu().contiguous() for key, value in state.items()}, folder / ADAPTER_FILE)
+        save_file({key: value.detach().cpu().contiguous() for key, value in state.items()}, folder / WEIGHTS_FILE)
         config = copy.deepcopy(self.peft.peft_config[role])
         config.base_model_name_or_path, config.inference_mode = self.name, True
         config.save_pretrained(str(folder))
 
-    def _adapters_changed(self) -> None:
+    def _adapters_changed(self, what: str) -> None:
+        check_adapted_layers(self.network, what)
         self.peft.eval()
         self._lora_layers = [module for module in self.network.modules() if isinstance(module, BaseTunerLayer)]
         if self.fast or is_coarse(self.dtype):  # peft's pass rounds small adapters away there

@@ -188,7 +188,7 @@ class PPOTrainer:
                     before = random_states(self)
                     self._evaluate_if_due(step, held_out, evaluations, log)
             if log.folder:
-                self.save(log.folder)
+                log.warn(self.save(log.folder))
                 remove_checkpoints(log.folder)
             log.finish(held_out, evaluations)
         except (RewardError, NumericalFault, Interrupted) as error:
@@ -200,10 +200,10 @@ class PPOTrainer:
             log.close()
         return evaluations
 
-    def save(self, folder: str | Path) -> None:
+    def save(self, folder: str | Path) -> list[str]:
         """Write `adapter/` (plain PEFT) and `merged/` (plain transformers, if `save_merged`) into `folder`; lora_r 0
-        has only the latter."""
-        save_models(self.roles.policy, Path(folder), merged=self.config.save_merged)
+        has only the latter. Returns what `save_models` does."""
+        return save_models(self.roles.policy, Path(folder), merged=self.config.save_merged)
 
     def _monitor(
         self, prompts: list[Prompt], texts: list[str], columns: Mapping[str, list] | None, sa_pairs: SAPairs

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from ppo_lm.fast.llama_decoder import why_not
 from ppo_lm.models import PolicyModel
 from ppo_lm.rollout.engine import RolloutEngine
 from ppo_lm.rollout.plain_engine import PlainEngine
@@ -12,13 +11,13 @@ SLOTS, PROMPT_TOKENS = 64, 1024
 
 
 def pick_engine(policy: PolicyModel, slots: int = SLOTS, prompt_tokens: int = PROMPT_TOKENS) -> RolloutEngine:
-    """`SlotEngine` where it can run the policy's network, else `PlainEngine`, which runs them all."""
-    return PlainEngine(policy) if why_not(policy.base) else SlotEngine(policy, slots, prompt_tokens)
+    """`SlotEngine` where the policy's network has a decoder of our own, else `PlainEngine`, which runs every network."""
+    return SlotEngine(policy, slots, prompt_tokens) if policy.base.paths.accelerated else PlainEngine(policy)
 
 
 def describe_engine(policy: PolicyModel) -> str:
-    """One line for the screen: which engine, and why not the fast one."""
-    reason = why_not(policy.base)
+    """One clause for the screen: which engine, and why not the fast one."""
+    reason = policy.base.paths.why_not_accelerated
     return (
         "sampled in slots, with keys and values kept"
         if reason is None

@@ -69,7 +69,7 @@ def run_sft(config: SFTConfig, quiet: bool = False, resume: Path | None = None) 
             saver=saver.start(log.folder, policy.parameters(), interrupts),
         )
         after = log.evaluation(log.last_step, "after", lambda: measure(policy, held_out, config))
-        save_models(policy, log.folder)
+        log.warn(save_models(policy, log.folder))
         remove_checkpoints(log.folder)
         log.say_where()
     return {f"{name}_before": value for name, value in before.items()} | {

@@ -1,5 +1,7 @@
 """The package's own passes against transformers' and peft's."""
 
+import dataclasses
+
 import pytest
 import torch
 from peft.tuners import lora
@@ -86,8 +88,9 @@ def test_packed_rows_and_own_adapters_give_the_states_and_gradients_of_transform
     for fast in (False, True):
         torch.manual_seed(3)
         base = with_adapter(fast, NETWORKS[family]())
-        assert base.packs is fast and base.is_llama is fast
-        base.is_llama = fast and own_layers
+        assert (base.paths.accelerated is not None) == (base.paths.why_not_packed is None) == fast
+        if not own_layers:
+            base.paths = dataclasses.replace(base.paths, accelerated=None)
         results.append(states_and_gradients(base, *left_and_right_padded()))
     (states, gradients), (fast_states, fast_gradients) = results
     torch.testing.assert_close(fast_states, states, rtol=1e-4, atol=1e-4)
@@ -160,7 +163,7 @@ def test_a_network_whose_attention_does_more_keeps_its_own_passes():
     )
     before = network.config._attn_implementation
     base = with_adapter(True, network)
-    assert base.packs is False
+    assert base.paths.why_not_packed and "softcap" in base.paths.why_not_packed
     assert base.network.config._attn_implementation == before
     ids, mask = left_and_right_padded()
     torch.manual_seed(0)
@@ -243,6 +246,6 @@ def test_dropout_of_attention_weights_is_not_lost():
     torch.manual_seed(0)
     base = with_adapter(True, make_base(attention_dropout=0.5).network)
     ids, mask = left_and_right_padded()
-    assert base.packs
+    assert base.paths.why_not_packed is None
     with torch.no_grad(), base.dropout():
         assert not torch.allclose(base.hidden_states(ids, mask)[mask], base.hidden_states(ids, mask)[mask])

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from transformers import MistralConfig, MistralForCausalLM, Qwen3Config, Qwen3ForCausalLM
+from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, MistralConfig, MistralForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from ppo_lm.base_setup import make_lora_config
 from ppo_lm.errors import UserError
@@ -47,6 +47,7 @@ NETWORKS = {
     "all weights": (None, True),
     "qwen3": (lambda: Qwen3ForCausalLM(Qwen3Config(**SMALL)), False),
     "mistral": (lambda: MistralForCausalLM(MistralConfig(**SMALL, sliding_window=None)), False),
+    "a window": (lambda: MistralForCausalLM(MistralConfig(**SMALL, sliding_window=5)), False),
     "biases": (lambda: make_base(attention_bias=True, mlp_bias=True).network, False),
 }
 
@@ -113,9 +114,9 @@ def test_finished_slots_are_refilled(monkeypatch):
     """Steps, not seconds: four times as many prompts as slots, half of the responses ending at once."""
     policy, (ids, mask) = make_policy(), make_prompts(rows=32)
     steps = []
-    step = slot_engine_module._Cache.step
+    step = slot_engine_module.KVCache.step
     monkeypatch.setattr(
-        slot_engine_module._Cache, "step", lambda cache, ids: steps.append(len(ids)) or step(cache, ids)
+        slot_engine_module.KVCache, "step", lambda cache, ids: steps.append(len(ids)) or step(cache, ids)
     )
     texts, _, _ = sample(SlotEngine(policy, 8, 1024), SamplingSettings(40), (ids, mask))
     decoded = sum(len(text) - 1 for text in texts)  # each first token comes from reading the prompt
@@ -128,14 +129,14 @@ def test_finished_slots_are_refilled(monkeypatch):
 def test_running_out_of_memory_halves_the_slots_and_changes_no_token(monkeypatch):
     policy, prompts, settings = make_policy(), make_prompts(), SamplingSettings(10)
     expected = sample(SlotEngine(policy, 8, 1024), settings, prompts)[0]
-    make_cache = slot_engine_module._Cache.__init__
+    make_cache = slot_engine_module.KVCache.__init__
 
-    def cramped(cache, decoder, slots, *rest):
+    def cramped(cache, decoder, slots, length):
         if slots > 3:
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
-        make_cache(cache, decoder, slots, *rest)
+        make_cache(cache, decoder, slots, length)
 
-    monkeypatch.setattr(slot_engine_module._Cache, "__init__", cramped)
+    monkeypatch.setattr(slot_engine_module.KVCache, "__init__", cramped)
     engine = SlotEngine(policy, 8, 1024)
     assert sample(engine, settings, prompts)[0] == expected
     assert engine.slots == 2
@@ -145,17 +146,19 @@ def test_memory_that_does_not_suffice_for_one_response_is_one_sentence(monkeypat
     def never(*_):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
-    monkeypatch.setattr(slot_engine_module._Cache, "__init__", never)
+    policy = make_policy()
+    monkeypatch.setattr(slot_engine_module.KVCache, "__init__", never)
     with pytest.raises(
         UserError, match="out of memory while sampling one response at a time .* set max_new_tokens lower"
     ):
-        sample(SlotEngine(make_policy(), 8, 1024), SamplingSettings(4), make_prompts())
+        sample(SlotEngine(policy, 8, 1024), SamplingSettings(4), make_prompts())
 
 
 def test_networks_of_other_families_are_sampled_through_transformers():
-    policy = make_policy(MistralForCausalLM(MistralConfig(**SMALL, sliding_window=5)))
+    settings = {name: value for name, value in SMALL.items() if name not in ("num_key_value_heads", "head_dim")}
+    policy = make_policy(GPTNeoXForCausalLM(GPTNeoXConfig(**settings)))
     assert isinstance(pick_engine(policy), PlainEngine)
-    assert describe_engine(policy).endswith("its attention has a sliding window")
+    assert describe_engine(policy).endswith("its model_type 'gpt_neox' is none of llama, mistral, qwen2, qwen3")
     assert isinstance(pick_engine(make_policy()), SlotEngine)
 
 
