@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import nn
 from transformers import PreTrainedModel
 
 from ppo_lm.errors import first_line
+from ppo_lm.fast.adapted_linear import is_coarse
 from ppo_lm.fast.blocks import FAMILIES, describe
 from ppo_lm.fast.decoder import Decoder, Head
 from ppo_lm.fast.kv_cache import KVCache
@@ -38,7 +41,7 @@ class Accelerated:
 
     def decoder(self, role: str | None, rows: int) -> Decoder:
         """See `Decoder`."""
-        return Decoder(describe(self._network.get_decoder()), role, rows)
+        return Decoder(describe(self._network.get_decoder()), role, rows, merged=_merges(self._network))
 
     def head(self, rows: int) -> Head:
         """See `Head`."""
@@ -63,7 +66,8 @@ def accelerate(network: PreTrainedModel, trial: Trial | None = None) -> Accelera
     reason = trial.why_not(lambda decoder, ids, mask: read_rows(describe(decoder), ROLE, ids, mask))
     if reason:
         return f"the package's own passes fail their trial: {reason}"
-    reason = trial.why_not(_decode, torch.zeros_like(trial.mask).scatter(1, _last_columns(trial.mask), True))
+    decoded = torch.zeros_like(trial.mask).scatter(1, _last_columns(trial.mask), True)
+    reason = trial.why_not(partial(_decode, merged=_merges(network)), decoded)
     return f"the package's own decoder fails its trial: {reason}" if reason else Accelerated(network)
 
 
@@ -89,18 +93,23 @@ def _why_not_described(network: PreTrainedModel) -> str | None:
     return None if type(network.get_output_embeddings()) is nn.Linear else "its output layer is not plainly linear"
 
 
+def _merges(network: PreTrainedModel) -> bool:
+    """Whether the decoder's weights have the adapter merged in."""
+    return not is_coarse(network.dtype)
+
+
 def _last_columns(mask: torch.Tensor) -> torch.Tensor:
     """(B, T) bool → (B, STEPS + 1) int64: where the last real tokens of each row stand."""
     columns = torch.arange(mask.shape[1], device=mask.device)
     return torch.where(mask, columns, -1).amax(dim=1, keepdim=True) + columns[: STEPS + 1] - STEPS
 
 
-def _decode(decoder: nn.Module, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+def _decode(decoder: nn.Module, ids: torch.Tensor, mask: torch.Tensor, merged: bool) -> torch.Tensor:
     """What our decoder gives at `_last_columns`, (B, T, H): the first from reading a prompt, the others from a step
     each."""
     rows, columns = list(range(len(ids))), _last_columns(mask)
     prompts = mask & (torch.arange(mask.shape[1], device=mask.device) <= columns[:, :1])
-    cache = KVCache(Decoder(describe(decoder), ROLE, len(rows)), len(rows), int(mask.sum(dim=1).max()))
+    cache = KVCache(Decoder(describe(decoder), ROLE, len(rows), merged), len(rows), int(mask.sum(dim=1).max()))
     states = [cache.read(rows, ids, prompts)] + [cache.step(token) for token in ids.gather(1, columns)[:, 1:].T]
     found = torch.stack(states, dim=1)
     return found.new_zeros(*ids.shape, found.shape[2]).scatter(

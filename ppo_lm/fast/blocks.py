@@ -71,9 +71,7 @@ FAMILIES: Registry[Family] = Registry("model_type")  # transformers' names
 def describe(decoder: nn.Module) -> Trunk:
     """The trunk of a transformers decoder, as it is now: peft replaces layers when an adapter is added."""
     family = FAMILIES.find(decoder.config.model_type)
-    return Trunk(
-        decoder.embed_tokens, [family(layer) for layer in decoder.layers], decoder.norm, decoder.rotary_emb
-    )
+    return Trunk(decoder.embed_tokens, [family(layer) for layer in decoder.layers], decoder.norm, decoder.rotary_emb)
 
 
 def rms_norm(module: nn.Module) -> Norm:

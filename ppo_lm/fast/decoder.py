@@ -33,12 +33,12 @@ class _Layer:
 class Decoder:
     """The trunk in one role, with the weights as they are when this is made."""
 
-    def __init__(self, trunk: Trunk, role: str | None, rows: int):
-        """`rows`: the most tokens that a step decodes; a hint for the weights' layout."""
+    def __init__(self, trunk: Trunk, role: str | None, rows: int, merged: bool):
+        """`rows`: the most tokens that a step decodes, a hint for the weights' layout. `merged`: see `FusedLinear`."""
         self.embedding, self.rotary, self.norm = trunk.embedding, trunk.rotary, rms_norm(trunk.norm)
 
         def fuse(*modules: nn.Module) -> FusedLinear:
-            return FusedLinear([adapted(module, role) for module in modules], rows)
+            return FusedLinear([adapted(module, role) for module in modules], rows, merged)
 
         self.layers = [
             _Layer(b, fuse(b.q, b.k, b.v), fuse(b.o), fuse(b.gate, b.up), fuse(b.down)) for b in trunk.blocks

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from ppo_lm.fast.adapted_linear import AdaptedLinear, is_coarse
+from ppo_lm.fast.adapted_linear import AdaptedLinear
 from ppo_lm.fast.packed_linear import PackedLinear
 from ppo_lm.fast.packing import round_up
 
@@ -16,14 +16,14 @@ RANK_MULTIPLE = 8  # matrix products on a GPU like widths that are a multiple of
 class FusedLinear:
     """y = x·(W + s·B·A)ᵀ + c of every layer, side by side, with the weights as they are when this is made.
 
-    In fp32 W + s·B·A is one matrix. In bf16 and fp16 it would round small adapters away (see `adapted_linear.apply`):
-    there y = [x, x·Aᵀ]·[W, s·B]ᵀ + c, in which the adapter's part is added before the sum is rounded.
+    Merged, W + s·B·A is one matrix. That rounds small adapters away where the dtype is coarse (`adapted_linear`); there
+    it should be unmerged: y = [x, x·Aᵀ]·[W, s·B]ᵀ + c, in which the adapter's part is added before the sum is rounded.
     """
 
-    def __init__(self, layers: Sequence[AdaptedLinear], rows: int):
+    def __init__(self, layers: Sequence[AdaptedLinear], rows: int, merged: bool):
         """`rows`: as in `PackedLinear`."""
-        coarse = is_coarse(layers[0].weight.dtype) and any(layer.a is not None for layer in layers)
-        weight, self._a = _beside(layers) if coarse else (_merged(layers), None)
+        merged = merged or all(layer.a is None for layer in layers)
+        weight, self._a = (_merge(layers), None) if merged else _put_beside(layers)
         biases = [layer.bias for layer in layers if layer.bias is not None]
         self._linear = PackedLinear(weight, torch.cat(biases) if biases else None, rows)
 
@@ -32,7 +32,7 @@ class FusedLinear:
         return self._linear(x if self._a is None else torch.cat([x, x @ self._a.T], dim=1))
 
 
-def _merged(layers: Sequence[AdaptedLinear]) -> torch.Tensor:
+def _merge(layers: Sequence[AdaptedLinear]) -> torch.Tensor:
     """W + s·B·A of all layers, (out, in)."""
     outputs = [len(layer.weight) for layer in layers]
     merged = layers[0].weight.new_empty(sum(outputs), layers[0].weight.shape[1])
@@ -44,7 +44,7 @@ def _merged(layers: Sequence[AdaptedLinear]) -> torch.Tensor:
     return merged
 
 
-def _beside(layers: Sequence[AdaptedLinear]) -> tuple[torch.Tensor, torch.Tensor]:
+def _put_beside(layers: Sequence[AdaptedLinear]) -> tuple[torch.Tensor, torch.Tensor]:
     """([W, s·B], A): (out, in + R) and (R, in), where R holds the ranks of all adapters, each layer's B in columns of
     its own."""
     weight = layers[0].weight

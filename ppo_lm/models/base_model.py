@@ -144,7 +144,8 @@ class BaseModel:
         self._activate(None)
 
     def _activate(self, role: str | None) -> None:
-        # PEFT's set_adapter takes 20-60 ms, and clears requires_grad of the other roles; this sets the same two fields and no more.
+        # PEFT's set_adapter takes 20-60 ms, and clears requires_grad of the other roles; this sets the same two fields
+        # and no more.
         self._active = role
         for layer in self._lora_layers:
             layer._disable_adapters = role is None

@@ -11,7 +11,7 @@ SLOTS, PROMPT_TOKENS = 64, 1024
 
 
 def pick_engine(policy: PolicyModel, slots: int = SLOTS, prompt_tokens: int = PROMPT_TOKENS) -> RolloutEngine:
-    """`SlotEngine` where the policy's network has a decoder of our own, else `PlainEngine`, which runs every network."""
+    """`SlotEngine` if the policy's network has a decoder of our own, else `PlainEngine`, which runs every network."""
     return SlotEngine(policy, slots, prompt_tokens) if policy.base.paths.accelerated else PlainEngine(policy)
 
 

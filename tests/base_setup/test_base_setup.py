@@ -156,7 +156,8 @@ def test_an_adapter_folder_is_its_base_with_the_adapter_merged_in(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("named", "message"), [("/nowhere/model", "model '/nowhere/model': there is no folder"), (None, "names no base model")]
+    ("named", "message"),
+    [("/nowhere/model", "model '/nowhere/model': there is no folder"), (None, "names no base model")],
 )
 def test_an_adapter_without_its_base_is_one_sentence(tmp_path, named, message):
     shutil.copy(EMBEDDED_MODEL / "reward" / "adapter_model.safetensors", tmp_path)

@@ -2,7 +2,14 @@
 
 import pytest
 import torch
-from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, MistralConfig, MistralForCausalLM, Qwen3Config, Qwen3ForCausalLM
+from transformers import (
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
 from ppo_lm.base_setup import make_lora_config
 from ppo_lm.errors import UserError
@@ -11,8 +18,7 @@ from ppo_lm.rollout import PlainEngine, SamplingSettings, SlotEngine, pick_engin
 from ppo_lm.rollout import slot_engine as slot_engine_module
 from ppo_lm.rollout.pick import describe_engine
 from ppo_lm.token_attribution import extract_actions
-from tests.conftest import make_base
-from tests.fast.test_fast_passes import SMALL
+from tests.conftest import SMALL, make_base
 
 EOS = list(range(1, 150))  # a tenth of the vocabulary: responses end at different times
 

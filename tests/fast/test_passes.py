@@ -21,22 +21,7 @@ from ppo_lm.fast import attention as attention_module
 from ppo_lm.fast.lora_linear import LoraLinear
 from ppo_lm.fast.packing import Packing
 from ppo_lm.models import BaseModel
-from tests.conftest import make_base
-
-SMALL = dict(
-    vocab_size=1536,
-    hidden_size=32,
-    intermediate_size=64,
-    num_hidden_layers=2,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-    head_dim=8,
-    max_position_embeddings=128,
-    pad_token_id=0,
-    bos_token_id=None,
-    eos_token_id=1,
-    initializer_range=0.3,
-)
+from tests.conftest import SMALL, make_base
 
 
 def with_adapter(fast, network=None, dropout=0.0):
