@@ -60,7 +60,7 @@ def train_ours(task: str, config: PPOConfig, train: PromptSet, held_out: PromptS
     trainer, rows = PPOTrainer(config, reward=load_reward(TASKS[task]["reward"])), []
     for batch, _ in zip(train.batches(config.batch_size, config.seed), range(config.steps)):
         rows.append(trainer.ppo_step(batch.prompts, None))
-    policy = trainer.roles.policy.base.merged_network(trainer.roles.policy.role)
+    policy = trainer.roles.policy.base.merged_network(trainer.roles.policy.role).network
     return {"score": [row["score"] for row in rows], "kl": [row["kl"] for row in rows]} | evaluate(
         policy, task, config, held_out.prompts
     )

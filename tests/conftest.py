@@ -18,6 +18,22 @@ from ppo_lm.models import BaseModel
 from ppo_lm.rewards import Responses, ask
 from ppo_lm.types import SAPairs
 
+# The settings of a small network of any family
+SMALL = dict(
+    vocab_size=1536,
+    hidden_size=32,
+    intermediate_size=64,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    head_dim=8,
+    max_position_embeddings=128,
+    pad_token_id=0,
+    bos_token_id=None,
+    eos_token_id=1,
+    initializer_range=0.3,
+)
+
 
 def make_base(dtype=torch.float32, **settings) -> BaseModel:
     """A random two-layer Llama with the embedded tokenizer."""

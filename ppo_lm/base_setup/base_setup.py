@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import torch
-from torch.nn.functional import pad
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from ppo_lm.base_setup.blank_network import make_blank_network
 from ppo_lm.base_setup.tokenizer_setup import find_eos_token_ids
 from ppo_lm.errors import ModelError, first_line
-from ppo_lm.fast.reading import TOLERANCE, reads_alike, trial_ids
+from ppo_lm.fast.trial import is_refusal, trial_ids
 from ppo_lm.models import BaseModel
+from ppo_lm.models.adapter_check import CONFIG_FILE, check_adapter_folder
+from ppo_lm.models.merging import MergedNetwork, rounding_note
 
 EMBEDDED_MODEL = Path(__file__).parents[1] / "embedded" / "model"
 WAYS_OUT = 'Give a folder with the model, a .gguf file, or "embedded" for the small model that comes with ppo_lm'
-ADAPTER_CONFIG = "adapter_config.json"  # peft's name
 HUB_TIMEOUT = 5  # seconds
 SAME = 1e-3  # relative: two calls of the same layers
 
@@ -36,14 +35,15 @@ def load_base(
     kind = pick_dtype(dtype, where)
     source = EMBEDDED_MODEL if model_name == "embedded" else Path(model_name).expanduser()
     name = str(source.resolve()) if source.exists() else model_name
+    kept = 1.0  # of the adapter, if one is merged in
     if model_name == "embedded-blank":
         network, tokenizer = make_blank_network(seed)
         for weight in network.parameters():
             weight.data = weight.data.to(kind)
     elif source.suffix == ".gguf":
         network, tokenizer = _load_gguf(source, kind)
-    elif (source / ADAPTER_CONFIG).is_file():
-        network, tokenizer = _load_adapter(source, dtype, device)
+    elif (source / CONFIG_FILE).is_file():
+        (network, kept), tokenizer = _load_adapter(source, dtype, device)
     elif source.is_dir() or _is_local_path(model_name):
         network, tokenizer = _load_folder(model_name, source, kind)
     else:
@@ -57,6 +57,8 @@ def load_base(
         )
     base = BaseModel(network.to(where), tokenizer, eos_token_ids, name, fast)
     _check_network(base, model_name)
+    lost = rounding_note(kept, base.dtype)
+    base.notes += [lost] if lost else []
     return base
 
 
@@ -106,13 +108,11 @@ def check_hub_has(model_name: str) -> None:
 
 
 def read_adapter_base(folder: Path) -> str:
-    """The name of the model that the adapter in `folder` belongs to."""
-    try:
-        name = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8")).get("base_model_name_or_path")
-    except (OSError, ValueError) as error:
-        raise ModelError(f"adapter {str(folder)!r}: {ADAPTER_CONFIG} cannot be read: {first_line(error)}") from None
+    """The name of the model that the adapter in `folder` belongs to. Raises `ModelError` for an adapter that is not
+    supported."""
+    name = check_adapter_folder(folder).get("base_model_name_or_path")
     if not name:
-        raise ModelError(f"adapter {str(folder)!r}: {ADAPTER_CONFIG} names no base model (base_model_name_or_path)")
+        raise ModelError(f"adapter {str(folder)!r}: {CONFIG_FILE} names no base model (base_model_name_or_path)")
     return name
 
 
@@ -126,7 +126,7 @@ def load_adapter(base: BaseModel, role: str, folder: Path) -> None:
         ) from error
 
 
-def _load_adapter(folder: Path, dtype: str, device: str):
+def _load_adapter(folder: Path, dtype: str, device: str) -> tuple[MergedNetwork, PreTrainedTokenizerBase]:
     base = load_base(read_adapter_base(folder), dtype, device)
     load_adapter(base, "merged", folder)
     return base.merged_network("merged"), base.tokenizer
@@ -185,23 +185,23 @@ def _check_network(base: BaseModel, model_name: str) -> None:
     """The package computes logits as head(last hidden state) of padded rows; refuse a network whose own forward pass
     says otherwise."""
     ids = trial_ids(base.network, 9)[None]
-    real = torch.ones_like(ids, dtype=torch.bool)
     try:
-        expected = base.network(input_ids=ids, use_cache=False).logits[0]
-        plain = base.logits(base.network.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state)[0]
-        padded = base.logits(base.hidden_states(pad(ids, (3, 0)), pad(real, (3, 0))))[0, 3:]
+        expected = base.network(input_ids=ids, use_cache=False).logits.float()
+        plain = base.logits(base.network.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state).float()
     except Exception as error:
+        if not is_refusal(error):
+            raise
         raise ModelError(
-            f"model {model_name!r} cannot be run as a decoder with position ids, which ppo_lm needs: "
+            f"model {model_name!r} cannot be run as a decoder and an output layer, which ppo_lm needs: "
             f"{first_line(error)}"
         ) from error
-    if not reads_alike(plain, expected, SAME):
+    if not (plain - expected).norm() <= SAME * expected.norm():
         raise ModelError(
             f"model {model_name!r} changes its logits after the output layer (soft-capping or scaling), which "
             "ppo_lm does not support yet"
         )
-    if not reads_alike(padded, expected, TOLERANCE.get(base.dtype, 0.0)):
+    if base.paths.why_not_padded:
         raise ModelError(
-            f"model {model_name!r} gives other logits when a prompt is padded on the left, so its numbers could "
-            "not be trusted"
+            f"model {model_name!r} does not read padded rows with position ids as it reads a row by itself, so its "
+            f"numbers could not be trusted: {base.paths.why_not_padded}"
         )

@@ -9,13 +9,13 @@ from typing import NamedTuple
 
 import torch
 from peft import LoraConfig
-from peft.tuners.lora import LoraLayer
 from torch import nn
 
 from ppo_lm.base_setup.base_setup import EMBEDDED_MODEL
 from ppo_lm.base_setup.lora_setup import make_lora_config
 from ppo_lm.errors import ModelError, first_line
 from ppo_lm.models import BaseModel, PolicyModel, RewardModel, SFTModel, ValueModel
+from ppo_lm.models.adapter_check import check_adapter_folder
 from ppo_lm.models.reward_model import REWARD_FILES
 from ppo_lm.models.score_head import HEAD_FILE
 from ppo_lm.models.value_model import VALUE_FILES
@@ -94,7 +94,7 @@ def make_value_model(
     elif lora:
         base.add_adapter("value", lora)
     if not lora and (value_folder or rewards):
-        value_base.network.load_state_dict(base.merged_weights("value"))
+        value_base.network.load_state_dict(base.merged_weights("value").weights)
     value = ValueModel(value_base, "value" if lora else None)
     if value_folder:
         value.head.load(value_folder)
@@ -115,12 +115,6 @@ def add_adapter(base: BaseModel, role: str, lora: LoraConfig) -> None:
             f"lora_targets {lora.target_modules!r} cannot be used with this model ({first_line(error)}); it has "
             f"{', '.join(linear)}"
         ) from None
-    if isinstance(base.network.get_output_embeddings(), LoraLayer) or isinstance(
-        base.network.get_input_embeddings(), LoraLayer
-    ):
-        raise ModelError(
-            "lora_targets names the embedding or the output layer; leave these two out, all roles share them"
-        )
 
 
 def load_reward_model(base: BaseModel, folder: Path) -> RewardModel:
@@ -189,4 +183,5 @@ def _find_folder(name: str, role: str, files: tuple[str, ...]) -> Path | None:
         raise ModelError(
             f"{role} {name!r}: {folder} has no {', '.join(missing)}, so it is no {role} model that ppo_lm trained"
         )
+    check_adapter_folder(folder)
     return folder

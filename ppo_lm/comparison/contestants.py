@@ -9,8 +9,9 @@ from typing import NamedTuple
 from ppo_lm.base_setup import EMBEDDED_MODEL, load_adapter, load_base, read_adapter_base
 from ppo_lm.config import EvaluateConfig
 from ppo_lm.data import PromptSet
-from ppo_lm.errors import ConfigError
+from ppo_lm.errors import ConfigError, ModelError
 from ppo_lm.models import BaseModel, PolicyModel
+from ppo_lm.models.adapter_check import CONFIG_FILE, check_adapter_folder
 
 COLUMN = "column:"
 
@@ -46,6 +47,11 @@ def read_contestants(config: EvaluateConfig, prompts: PromptSet) -> list[Contest
             )
         elif column is None and contestant.source.startswith((".", "/", "~")) and not place.exists():
             problems.append(f"models names {contestant.source!r}, but there is no such file or folder")
+        elif column is None and (place / CONFIG_FILE).is_file():
+            try:
+                check_adapter_folder(place)
+            except ModelError as error:
+                problems.append(str(error))
     if contestants and all(contestant.column is not None for contestant in contestants):
         problems.append("models names columns only; name at least one model")
     if problems:
@@ -74,7 +80,7 @@ def load_policies(contestants: list[Contestant], bases: Bases) -> dict[str, Poli
         if contestant.column is not None:
             continue
         folder = Path(contestant.source).expanduser()
-        is_adapter = (folder / "adapter_config.json").is_file()
+        is_adapter = (folder / CONFIG_FILE).is_file()
         base = bases.load(read_adapter_base(folder) if is_adapter else contestant.source)
         role = None
         if is_adapter:

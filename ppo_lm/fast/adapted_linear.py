@@ -29,14 +29,27 @@ class AdaptedLinear(NamedTuple):
 Gradients = tuple  # of weight, bias, a and b; None where not needed
 
 
+def is_coarse(dtype: torch.dtype) -> bool:
+    """Whether weights of this dtype (bf16, fp16) are too coarse to hold a small adapter: with |B| = 1e-5 some 3% of
+    B·A survives being added to them."""
+    return dtype.itemsize < 4
+
+
 def apply(x: torch.Tensor, layer: AdaptedLinear) -> torch.Tensor:
-    """(N, I) → (N, O)."""
+    """(N, I) → (N, O).
+
+    In bf16 and fp16 x·Wᵀ is added to the adapter's part and the sum rounded once. The other way round, a small
+    adapter's part would be added to numbers that are rounded already, and lost.
+    """
     whole = _whole_weight(layer, len(x))
     if whole is not None:
         return linear(x, whole, layer.bias)
-    return linear(x, layer.weight, layer.bias).addmm_(
-        x @ layer.a.to(x.dtype).T, layer.b.to(x.dtype).T, alpha=layer.scale
-    )
+    assert layer.a is not None and layer.b is not None
+    down, b = x @ layer.a.to(x.dtype).T, layer.b.to(x.dtype)
+    if not is_coarse(x.dtype):
+        return linear(x, layer.weight, layer.bias).addmm_(down, b.T, alpha=layer.scale)
+    y = (down.mul_(layer.scale) @ b.T).addmm_(x, layer.weight.T)
+    return y if layer.bias is None else y.add_(layer.bias)
 
 
 def gradients(
@@ -51,27 +64,28 @@ def gradients(
     one, and those of the four tensors; None for what `of_x` and `needs` say is not wanted."""
     of_weight, of_bias, of_a, _ = needs
     whole = _whole_weight(layer, len(grad))
-    grad_a = grad_b = None
-    if of_a or (of_x and whole is None):
+    a = down = grad_a = grad_b = None
+    if layer.a is not None and layer.b is not None and (of_a or (of_x and whole is None)):
         a, b = layer.a.to(x.dtype), layer.b.to(x.dtype)
         down = grad @ b
-    if of_a:
-        grad_a = (down.T @ x).to(layer.a.dtype).mul_(layer.scale)
-        grad_b = (grad.T @ (x @ a.T)).to(layer.b.dtype).mul_(layer.scale)
+        if of_a:
+            grad_a = (down.T @ x).to(layer.a.dtype).mul_(layer.scale)
+            grad_b = (grad.T @ (x @ a.T)).to(layer.b.dtype).mul_(layer.scale)
     if of_x:
         weight = layer.weight if whole is None else whole
         add_to = grad @ weight if add_to is None else add_to.addmm_(grad, weight)
-        if whole is None:
+        if whole is None and down is not None and a is not None:
             add_to.addmm_(down, a, alpha=layer.scale)
     return add_to, (grad.T @ x if of_weight else None, grad.sum(dim=0) if of_bias else None, grad_a, grad_b)
 
 
 def _whole_weight(layer: AdaptedLinear, rows: int) -> torch.Tensor | None:
-    """W + s·B·A, where that costs less than two thin products of `rows` rows and W has no coarser dtype than the
+    """W + s·B·A, where that costs less than two thin products of `rows` rows and the dtype can hold it; W without an
     adapter."""
-    if layer.a is None:
+    if layer.a is None or layer.b is None:
         return layer.weight
     outputs, inputs = layer.weight.shape
-    if layer.weight.dtype != layer.a.dtype or rows * (outputs + inputs) < outputs * inputs:
+    coarse = is_coarse(layer.weight.dtype) or layer.weight.dtype != layer.a.dtype
+    if coarse or rows * (outputs + inputs) < outputs * inputs:
         return None
     return torch.addmm(layer.weight, layer.b, layer.a, alpha=layer.scale)

@@ -15,7 +15,6 @@ from ppo_lm.fast.packing import Packing
 
 NAME = "ppo_lm"
 NO_PART_OF_ATTENTION = {
-    "dropout",
     "position_ids",
     "cache_position",
     "use_cache",
@@ -143,14 +142,16 @@ def attend_rows(
     rows: PackedRows,
     scale: float | None = None,
     window: int | None = None,
+    dropout: float = 0.0,
 ) -> torch.Tensor:
     """Causal attention of every packed row to itself. q: (N, H, D), k and v: (N, KV, D) → (N, H·D). `window`: how many
-    tokens back, itself included, a token sees (None: all)."""
+    tokens back, itself included, a token sees (None: all). `dropout`: the share of attention weights that is dropped.
+    """
     (tokens, heads, size), packing = q.shape, rows.packing
     scale = size**-0.5 if scale is None else scale
     window = None if window is None or window >= packing.width else window
     q, k, v = (x.reshape(tokens * rows.kv_heads, -1) for x in (q, k, v))
-    if q.device.type == "cpu" and packing.width <= SHORT:
+    if q.device.type == "cpu" and packing.width <= SHORT and not dropout:
         out = _ShortAttention.apply(q, k, v, rows, rows.bias(q.dtype, window), scale)
     else:
         q, k, v = (
@@ -159,7 +160,7 @@ def attend_rows(
         q, k, v = (x.transpose(2, 3).flatten(1, 2) for x in (q, k, v))
         mask = None if window is None else rows.bias(q.dtype, window)[0, :: rows.groups] == 0
         out = scaled_dot_product_attention(
-            q, k, v, attn_mask=mask, is_causal=mask is None, scale=scale, enable_gqa=rows.groups > 1
+            q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=mask is None, scale=scale, enable_gqa=rows.groups > 1
         )
         out = _tokens(
             out.unflatten(1, (rows.kv_heads, rows.groups)).transpose(2, 3).reshape(-1, rows.groups * size),
@@ -176,25 +177,27 @@ def attention(
     value,
     attention_mask,
     *,
+    dropout=0.0,
     scaling=None,
     packed: PackedBatch | None = None,
     sliding_window=None,
     **options,
 ):
-    """transformers' attention function, (1, H, N, D) and (1, KV, N, D) → (1, N, H, D): `packed` rows in the way above,
-    all else as its own "sdpa" does.
+    """transformers' attention function, (1, H, N, D) and (1, KV, N, D) → (1, N, H, D): `packed` rows as above, all else
+    as its own "sdpa" does.
 
     Raises `TypeError` for packed rows if the network wants more than that, such as capped scores.
     """
     if packed is None:
-        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **options)
+        return sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **options
+        )
     unknown = [name for name, value in options.items() if value is not None and name not in NO_PART_OF_ATTENTION]
     if unknown or not getattr(module, "is_causal", True):
-        raise TypeError(
-            f"packed rows know no attention that is not causal, or with {', '.join(unknown) or 'nothing more'}"
-        )
+        raise TypeError(f"packed rows only have causal attention, without {', '.join(unknown) or 'a look ahead'}")
     rows = packed.rows_for(key.shape[1], query.shape[1] // key.shape[1])
-    out = attend_rows(*(x[0].transpose(0, 1) for x in (query, key, value)), rows, scaling, sliding_window)
+    q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
+    out = attend_rows(q, k, v, rows, scaling, sliding_window, dropout)
     return out.view(1, query.shape[2], query.shape[1], -1), None
 
 

@@ -11,18 +11,18 @@ from pathlib import Path
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
-from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from ppo_lm.fast.llama_layers import is_plain_as, read_llama_rows
+from ppo_lm.fast.adapted_linear import is_coarse
 from ppo_lm.fast.lora_linear import use_own_passes
-from ppo_lm.fast.reading import can_read_llama_rows, can_read_packed_rows, read_packed_rows, read_padded_rows
-
-ADAPTER_FILE = "adapter_model.safetensors"  # peft's name
+from ppo_lm.fast.paths import find_paths
+from ppo_lm.fast.reading import read_packed_rows, read_padded_rows
+from ppo_lm.models.adapter_check import WEIGHTS_FILE, check_adapted_layers, check_adapter_config, check_adapter_folder
+from ppo_lm.models.merging import MergedNetwork, MergedWeights, merge
 
 
 class BaseModel:
@@ -40,8 +40,8 @@ class BaseModel:
         name: str,
         fast: bool = True,
     ):
-        """`fast`: read rows without their padding, by passes of our own (`llama_layers`) or, in other networks, through
-        adapters in one operation (`LoraLinear`)."""
+        """`fast`: read rows without their padding, by passes of our own where a trial agrees, or through transformers'
+        layers with adapters in one operation (`LoraLinear`). `notes` says what of it the network does not take."""
         self.network = network.eval().requires_grad_(False)
         self.tokenizer = tokenizer
         self.eos_token_ids = eos_token_ids
@@ -51,8 +51,9 @@ class BaseModel:
         self._lora_layers: list[BaseTunerLayer] = []
         self._checkpointed: list[GradientCheckpointingLayer] = []
         self.fast = fast
-        self.packs = fast and can_read_packed_rows(self.network)
-        self.is_llama = fast and can_read_llama_rows(self.network)
+        self.paths = find_paths(self.network, fast)
+        self.notes = self.paths.notes
+        self._read = read_padded_rows if self.paths.why_not_packed else read_packed_rows
         self._active: str | None = None
 
     @property
@@ -74,9 +75,10 @@ class BaseModel:
 
     @property
     def description(self) -> str:
-        """Size, dtype and device in words; adapters do not count."""
+        """Size, dtype and device in words, and the `notes`; adapters do not count."""
         count = sum(p.numel() for name, p in self.network.named_parameters() if ".lora_" not in name)
-        return f"{count / 1e6:.1f}M parameters, {str(self.dtype).removeprefix('torch.')}, {self.device}"
+        size = f"{count / 1e6:.1f}M parameters, {str(self.dtype).removeprefix('torch.')}, {self.device}"
+        return "; ".join([size, *self.notes])
 
     @property
     def roles(self) -> list[str]:
@@ -92,23 +94,28 @@ class BaseModel:
         return twin
 
     def add_adapter(self, role: str, lora: LoraConfig) -> None:
-        """Add a fresh, trainable adapter for `role`. A fresh adapter changes nothing until it is trained."""
+        """Add a fresh, trainable adapter for `role`. A fresh adapter changes nothing until it is trained. Raises
+        `ModelError` for a kind that is not supported."""
+        what = f"the adapter {role!r}"
+        check_adapter_config(lora.to_dict(), what)
         if self.peft is None:
             with _without_deprecation_warning():
                 self.peft = get_peft_model(self.network, lora, adapter_name=role)
         else:
             self.peft.add_adapter(role, lora)
-        self._adapters_changed()
+        self._adapters_changed(what)
 
     def load_adapter(self, role: str, folder: str | Path) -> None:
-        """Add the adapter saved in `folder` (PEFT's format) as `role`."""
+        """Add the adapter saved in `folder` (PEFT's format) as `role`. Raises `ModelError` for a kind that is not
+        supported."""
+        check_adapter_folder(folder)
         if self.peft is None:
             with _without_deprecation_warning():
                 self.peft = PeftModel.from_pretrained(self.network, str(folder), adapter_name=role)
         else:
             self.peft.load_adapter(str(folder), adapter_name=role)
-        self._adapters_changed()
-        saved, loaded = len(load_file(Path(folder) / ADAPTER_FILE)), len(self.role_parameters(role))
+        self._adapters_changed(f"adapter {str(folder)!r}")
+        saved, loaded = len(load_file(Path(folder) / WEIGHTS_FILE)), len(self.role_parameters(role))
         if saved != loaded:
             raise ValueError(f"{folder} holds {saved} adapter weights, but {loaded} fit this network")
 
@@ -125,22 +132,25 @@ class BaseModel:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         state = get_peft_model_state_dict(self.peft, adapter_name=role, save_embedding_layers=False)
-        save_file({key: value.detach().cpu().contiguous() for key, value in state.items()}, folder / ADAPTER_FILE)
+        save_file({key: value.detach().cpu().contiguous() for key, value in state.items()}, folder / WEIGHTS_FILE)
         config = copy.deepcopy(self.peft.peft_config[role])
         config.base_model_name_or_path, config.inference_mode = self.name, True
         config.save_pretrained(str(folder))
 
-    def _adapters_changed(self) -> None:
+    def _adapters_changed(self, what: str) -> None:
+        check_adapted_layers(self.network, what)
         self.peft.eval()
         self._lora_layers = [module for module in self.network.modules() if isinstance(module, BaseTunerLayer)]
-        for layer in self._lora_layers if self.fast else []:
-            use_own_passes(layer)
+        if self.fast or is_coarse(self.dtype):  # peft's pass rounds small adapters away there
+            for layer in self._lora_layers:
+                use_own_passes(layer)
         for name, parameter in self.network.named_parameters():
             parameter.requires_grad_("lora_" in name)
         self._activate(None)
 
     def _activate(self, role: str | None) -> None:
-        # PEFT's set_adapter takes 20-60 ms, and clears requires_grad of the other roles; this sets the same two fields and no more.
+        # PEFT's set_adapter takes 20-60 ms, and clears requires_grad of the other roles; this sets the same two fields
+        # and no more.
         self._active = role
         for layer in self._lora_layers:
             layer._disable_adapters = role is None
@@ -174,44 +184,29 @@ class BaseModel:
             parameter for name, parameter in self.network.named_parameters() if role is None or _belongs_to(name, role)
         ]
 
-    @torch.no_grad()
-    def merged_weights(self, role: str | None) -> dict[str, torch.Tensor]:
-        """The network's weights on the CPU, under the names of a network without adapters, with the adapter of `role`
-        added in: W + (alpha / r)·B·A, summed in fp32."""
-        weights = {
-            name.replace(".base_layer.", "."): value.cpu()
-            for name, value in self.network.state_dict().items()
-            if ".lora_" not in name
-        }
-        for name, module in self.network.named_modules():
-            if isinstance(module, LoraLayer) and role in module.lora_A:
-                weight, delta = weights[f"{name}.weight"], module.get_delta_weight(role).float().cpu()
-                weights[f"{name}.weight"] = (weight.float() + delta).to(weight.dtype)
-        return weights
+    def merged_weights(self, role: str | None) -> MergedWeights:
+        """See `merging.merge`."""
+        return merge(self.network, role)
 
-    def merged_network(self, role: str | None) -> PreTrainedModel:
+    def merged_network(self, role: str | None) -> MergedNetwork:
         """A plain transformers network on the CPU, with the adapter of `role` added to the base's weights."""
         merged = AutoModelForCausalLM.from_config(copy.deepcopy(self.network.config), dtype=self.dtype)
-        merged.load_state_dict(self.merged_weights(role))
+        weights, kept = self.merged_weights(role)
+        merged.load_state_dict(weights)
         merged.generation_config = copy.deepcopy(self.network.generation_config)
-        return merged.eval()
+        return MergedNetwork(merged.eval(), kept)
 
     def hidden_states(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor, wanted: torch.Tensor | None = None
     ) -> torch.Tensor:
         """The last hidden states. (B, T) int64, (B, T) bool → (B, T, H). Padding on either side changes nothing.
         `wanted` (B, T) bool: no other places need be right."""
-        if self.is_llama and not self.network.training and is_plain_as(self.network, self._active):
+        own = self.paths.accelerated
+        if own is not None and not self.network.training:  # dropout is left to transformers' layers
             keep_inputs_only = bool(self._checkpointed) and torch.is_grad_enabled()
-            return read_llama_rows(
-                self.network.get_decoder(), self._active, input_ids, attention_mask, wanted, keep_inputs_only
-            )
-        drops_attention = self.network.training and getattr(
-            self.network.config.get_text_config(), "attention_dropout", 0.0
-        )
-        read = read_packed_rows if self.packs and not drops_attention else read_padded_rows
+            return own.hidden_states(self._active, input_ids, attention_mask, wanted, keep_inputs_only)
         with self._checkpointing():
-            return read(self.network.get_decoder(), input_ids, attention_mask)
+            return self._read(self.network.get_decoder(), input_ids, attention_mask)
 
     def checkpoint_activations(self) -> None:
         """Keep only the layers' inputs for the backward pass, which computes the rest anew ("Training deep nets with

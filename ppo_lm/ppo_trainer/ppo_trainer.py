@@ -199,7 +199,7 @@ class PPOTrainer:
                 evaluator.evaluate_if_due(run)
             evaluator.evaluate_if_due(run)
             if run.folder:
-                self.save(run.folder)
+                run.say(*self.save(run.folder))
             run.finish(evaluator.examples(monitor))
         return evaluator.history.made
 
@@ -247,10 +247,10 @@ class PPOTrainer:
         named = [monitor] if config.monitor is None else without_addresses([config.monitor])
         return {"the rewards": without_addresses(config.rewards), "the monitor": named[0]}
 
-    def save(self, folder: str | Path) -> None:
+    def save(self, folder: str | Path) -> list[str]:
         """Write `adapter/` (plain PEFT) and `merged/` (plain transformers, if `save_merged`) into `folder`; lora_r 0
-        has only the latter."""
-        save_models(self.roles.policy, Path(folder), merged=self.config.save_merged)
+        has only the latter. Returns what `save_models` does."""
+        return save_models(self.roles.policy, Path(folder), merged=self.config.save_merged)
 
     def _encode(self, prompts: PromptSet | Sequence[Prompt], columns: Mapping[str, list] | None) -> PromptSet:
         """A batch with its token ids; prompts of a run have had theirs since they were fitted."""

@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 from ppo_lm.errors import ConfigError, ModelError
 from ppo_lm.experience_buffer import MemoryBudget
-from ppo_lm.fast.llama_decoder import why_not
 from ppo_lm.models import PolicyModel
 from ppo_lm.plugins import Registry
 from ppo_lm.rollout.engine import RolloutEngine
@@ -23,14 +22,14 @@ ENGINES: Registry[MakeEngine] = Registry("engine")
 @ENGINES.register("auto")
 def pick_engine(policy: PolicyModel, budget: MemoryBudget | None = None) -> RolloutEngine:
     """`SlotEngine` if it can run the policy's network, else `PlainEngine`, which runs every network."""
-    reason = why_not(policy.base)
+    reason = policy.base.paths.why_not_accelerated
     return SlotEngine(policy, budget) if reason is None else PlainEngine(policy, budget, reason)
 
 
 @ENGINES.register("slots")
 def make_slot_engine(policy: PolicyModel, budget: MemoryBudget) -> SlotEngine:
     """`SlotEngine`, or the reason why not."""
-    reason = why_not(policy.base)
+    reason = policy.base.paths.why_not_accelerated
     if reason is not None:
         raise ModelError(f"engine slots cannot sample from {policy.base.name}: {reason}; set engine to auto")
     return SlotEngine(policy, budget)

@@ -203,9 +203,10 @@ class Run:
         """A failure mode that shows in the metrics."""
         self.recorders.tell("finding", finding)
 
-    def say(self, text: str) -> None:
-        """A sentence for whoever is watching."""
-        self.recorders.tell("notice", text)
+    def say(self, *sentences: str) -> None:
+        """Tell whoever is watching."""
+        for sentence in sentences:
+            self.recorders.tell("notice", sentence)
 
     def measure(self, name: str, examples: int, measure: Callable[[], dict[str, float]]) -> dict[str, float]:
         """Measure on held-out examples, once: a resumed run returns what it recorded before."""

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from ppo_lm.errors import writing
 from ppo_lm.models import PolicyModel
+from ppo_lm.models.merging import rounding_note
 
 
 def save_best(policy: PolicyModel, folder: Path) -> None:
-    """Write `folder/best`, with what `save_models` writes but for a merged copy beside an adapter, in place of what is
-    there."""
+    """Replace `folder/best` with what `save_models` writes, without a merged copy beside an adapter."""
     best, unfinished = folder / "best", folder / ".best.unfinished"
     with writing(best):
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -21,13 +21,19 @@ def save_best(policy: PolicyModel, folder: Path) -> None:
         os.replace(unfinished, best)
 
 
-def save_models(policy: PolicyModel, folder: Path, *, merged: bool = True) -> None:
-    """Write `folder/adapter` for plain peft, and `folder/merged` for plain transformers, each with the tokenizer."""
-    tokenizer = policy.base.tokenizer
+def save_models(policy: PolicyModel, folder: Path, *, merged: bool = True) -> list[str]:
+    """Write `folder/adapter` for plain peft, and `folder/merged` for plain transformers, each with the tokenizer.
+    Returns what the user should know of them, a sentence each."""
+    base, tokenizer, notes = policy.base, policy.base.tokenizer, []
     with writing(folder):
         if policy.role is not None:
-            policy.base.save_adapter(policy.role, folder / "adapter")
+            base.save_adapter(policy.role, folder / "adapter")
             tokenizer.save_pretrained(folder / "adapter")
         if merged or policy.role is None:
-            policy.base.merged_network(policy.role).save_pretrained(folder / "merged")
+            network, kept = base.merged_network(policy.role)
+            network.save_pretrained(folder / "merged")
             tokenizer.save_pretrained(folder / "merged")
+            lost = rounding_note(kept, base.dtype)
+            if lost:
+                notes.append(f"{folder / 'merged'}: {lost}; {folder / 'adapter'} has all of it")
+    return notes

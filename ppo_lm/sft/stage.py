@@ -52,7 +52,7 @@ def run_sft(
         register_training(run, policy.parameters())
         train_sft(policy, train.tokens, seed=config.seed, progress=run, **training_settings(config))
         after = run.measure("after", len(held_out.texts), lambda: measure(policy, held_out, config))
-        save_models(policy, run.folder)
+        run.say(*save_models(policy, run.folder))
         run.finish()
     return before_and_after(before, after)
 

@@ -161,12 +161,15 @@ def test_an_adapter_folder_is_its_base_with_the_adapter_merged_in(tmp_path):
     assert not torch.allclose(base.hidden_states(ids, mask), expected)
 
 
-def test_an_adapter_without_its_base_is_one_sentence(tmp_path):
-    (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "/nowhere/model"}')
-    with pytest.raises(ModelError, match="model '/nowhere/model': there is no folder"):
-        load_base(str(tmp_path))
-    (tmp_path / "adapter_config.json").write_text("{}")
-    with pytest.raises(ModelError, match="names no base model"):
+@pytest.mark.parametrize(
+    ("named", "message"),
+    [("/nowhere/model", "model '/nowhere/model': there is no folder"), (None, "names no base model")],
+)
+def test_an_adapter_without_its_base_is_one_sentence(tmp_path, named, message):
+    shutil.copy(EMBEDDED_MODEL / "reward" / "adapter_model.safetensors", tmp_path)
+    config = json.loads((EMBEDDED_MODEL / "reward" / "adapter_config.json").read_text())
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": named}))
+    with pytest.raises(ModelError, match=message):
         load_base(str(tmp_path))
 
 

@@ -4,15 +4,21 @@ import weakref
 
 import pytest
 import torch
-from transformers import MistralConfig, MistralForCausalLM, Qwen3Config, Qwen3ForCausalLM
+from transformers import (
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
 from ppo_lm.errors import UserError
 from ppo_lm.experience_buffer import MemoryBudget
 from ppo_lm.rollout import PlainEngine, SamplingSettings, SlotEngine, pick_engine, sample_tokens
 from ppo_lm.rollout import plain_engine as plain_engine_module
 from ppo_lm.rollout import slot_engine as slot_engine_module
-from tests.conftest import make_base
-from tests.fast.test_fast_passes import SMALL
+from tests.conftest import SMALL, make_base
 from tests.rollout.conftest import make_policy, make_prompts, sample
 
 NETWORKS = {
@@ -20,6 +26,7 @@ NETWORKS = {
     "all weights": (None, True),
     "qwen3": (lambda: Qwen3ForCausalLM(Qwen3Config(**SMALL)), False),
     "mistral": (lambda: MistralForCausalLM(MistralConfig(**SMALL, sliding_window=None)), False),
+    "a window": (lambda: MistralForCausalLM(MistralConfig(**SMALL, sliding_window=5)), False),
     "biases": (lambda: make_base(attention_bias=True, mlp_bias=True).network, False),
 }
 
@@ -88,9 +95,9 @@ def test_finished_slots_are_refilled(monkeypatch):
     """Steps, not seconds: four times as many prompts as slots, half of the responses ending at once."""
     policy, (ids, mask) = make_policy(), make_prompts(rows=32)
     steps = []
-    step = slot_engine_module._Cache.step
+    step = slot_engine_module.KVCache.step
     monkeypatch.setattr(
-        slot_engine_module._Cache, "step", lambda cache, ids: steps.append(len(ids)) or step(cache, ids)
+        slot_engine_module.KVCache, "step", lambda cache, ids: steps.append(len(ids)) or step(cache, ids)
     )
     texts, _, _ = sample(SlotEngine(policy, MemoryBudget(slots=8)), SamplingSettings(40), (ids, mask))
     decoded = sum(len(text) - 1 for text in texts)  # each first token comes from reading the prompt
@@ -160,10 +167,11 @@ def test_memory_that_does_not_suffice_for_one_response_is_one_sentence(engine, m
 
 
 def test_networks_of_other_families_are_sampled_through_transformers():
-    policy = make_policy(MistralForCausalLM(MistralConfig(**SMALL, sliding_window=5)))
+    settings = {name: value for name, value in SMALL.items() if name not in ("num_key_value_heads", "head_dim")}
+    policy = make_policy(GPTNeoXForCausalLM(GPTNeoXConfig(**settings)))
     engine = pick_engine(policy)
     assert isinstance(engine, PlainEngine)
-    assert engine.description.endswith("its attention has a sliding window")
+    assert engine.description.endswith("its model_type 'gpt_neox' is none of llama, mistral, qwen2, qwen3")
     assert isinstance(pick_engine(make_policy()), SlotEngine)
 
 

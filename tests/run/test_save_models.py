@@ -72,7 +72,7 @@ def test_merging_takes_the_policy_alone_from_layers_that_other_roles_adapt_too(t
             for parameter in base.role_parameters(role):
                 parameter.add_(torch.randn_like(parameter) * 0.1)
     pairs = make_pairs(dtype=torch.float32)
-    plain = BaseModel(policy.base.merged_network(policy.role), base.tokenizer, [1], "merged")
+    plain = BaseModel(policy.base.merged_network(policy.role).network, base.tokenizer, [1], "merged")
     expected = policy.action_logprobs(pairs).detach()
     torch.testing.assert_close(PolicyModel(plain, None).action_logprobs(pairs), expected, rtol=0, atol=1e-4)
     assert (SFTModel(base).action_logprobs(pairs) - expected).abs().max() > 1e-2

@@ -1,5 +1,7 @@
 """The package's own passes against transformers' and peft's."""
 
+import dataclasses
+
 import pytest
 import torch
 from peft.tuners import lora
@@ -19,22 +21,7 @@ from ppo_lm.fast import attention as attention_module
 from ppo_lm.fast.lora_linear import LoraLinear
 from ppo_lm.fast.packing import Packing
 from ppo_lm.models import BaseModel
-from tests.conftest import make_base
-
-SMALL = dict(
-    vocab_size=1536,
-    hidden_size=32,
-    intermediate_size=64,
-    num_hidden_layers=2,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-    head_dim=8,
-    max_position_embeddings=128,
-    pad_token_id=0,
-    bos_token_id=None,
-    eos_token_id=1,
-    initializer_range=0.3,
-)
+from tests.conftest import SMALL, make_base
 
 
 def with_adapter(fast, network=None, dropout=0.0):
@@ -86,8 +73,9 @@ def test_packed_rows_and_own_adapters_give_the_states_and_gradients_of_transform
     for fast in (False, True):
         torch.manual_seed(3)
         base = with_adapter(fast, NETWORKS[family]())
-        assert base.packs is fast and base.is_llama is fast
-        base.is_llama = fast and own_layers
+        assert (base.paths.accelerated is not None) == (base.paths.why_not_packed is None) == fast
+        if not own_layers:
+            base.paths = dataclasses.replace(base.paths, accelerated=None)
         results.append(states_and_gradients(base, *left_and_right_padded()))
     (states, gradients), (fast_states, fast_gradients) = results
     torch.testing.assert_close(fast_states, states, rtol=1e-4, atol=1e-4)
@@ -160,7 +148,7 @@ def test_a_network_whose_attention_does_more_keeps_its_own_passes():
     )
     before = network.config._attn_implementation
     base = with_adapter(True, network)
-    assert base.packs is False
+    assert base.paths.why_not_packed and "softcap" in base.paths.why_not_packed
     assert base.network.config._attn_implementation == before
     ids, mask = left_and_right_padded()
     torch.manual_seed(0)
@@ -243,6 +231,6 @@ def test_dropout_of_attention_weights_is_not_lost():
     torch.manual_seed(0)
     base = with_adapter(True, make_base(attention_dropout=0.5).network)
     ids, mask = left_and_right_padded()
-    assert base.packs
+    assert base.paths.why_not_packed is None
     with torch.no_grad(), base.dropout():
         assert not torch.allclose(base.hidden_states(ids, mask)[mask], base.hidden_states(ids, mask)[mask])

@@ -1,0 +1,117 @@
+"""Passes and a decoder of our own for a network, or the reason why there are none."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from ppo_lm.errors import first_line
+from ppo_lm.fast.adapted_linear import is_coarse
+from ppo_lm.fast.blocks import FAMILIES, describe
+from ppo_lm.fast.decoder import Decoder, Head
+from ppo_lm.fast.kv_cache import KVCache
+from ppo_lm.fast.passes import read_rows
+from ppo_lm.fast.trial import ROLE, Trial, is_refusal
+
+ACTIVATIONS = ("silu",)
+FIXED_ROPE = ("default", "linear", "llama3", "yarn")  # rotary embeddings that do not change with the length of the text
+STEPS = 3  # that the trial decodes
+
+
+class Accelerated:
+    """The passes (scoring and training) and the decoder (sampling) of a network that `accelerate` has tried."""
+
+    def __init__(self, network: PreTrainedModel):
+        self._network = network
+
+    def hidden_states(
+        self,
+        role: str | None,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        wanted: torch.Tensor | None = None,
+        keep_inputs_only: bool = False,
+    ) -> torch.Tensor:
+        """See `passes.read_rows`."""
+        trunk = describe(self._network.get_decoder())
+        return read_rows(trunk, role, input_ids, attention_mask, wanted, keep_inputs_only)
+
+    def decoder(self, role: str | None, rows: int) -> Decoder:
+        """See `Decoder`."""
+        return Decoder(describe(self._network.get_decoder()), role, rows, merged=_merges(self._network))
+
+    def head(self, rows: int) -> Head:
+        """See `Head`."""
+        return Head(self._network.get_output_embeddings(), rows)
+
+
+def is_known(network: PreTrainedModel) -> bool:
+    """Whether the network is of a family that has a function in `blocks`."""
+    return network.config.model_type in FAMILIES.names
+
+
+def accelerate(network: PreTrainedModel, trial: Trial | None = None) -> Accelerated | str:
+    """The network's own passes and decoder, or a clause that says why there are none.
+
+    One trial (by default, one made here), with an adapter, decides for both, so that the policy that is sampled is the
+    one that is scored and trained. The network is left as it is.
+    """
+    reason = _why_not_described(network)
+    if reason:
+        return reason
+    trial = trial or Trial(network, adapter=True)
+    reason = trial.why_not(lambda decoder, ids, mask: read_rows(describe(decoder), ROLE, ids, mask))
+    if reason:
+        return f"the package's own passes fail their trial: {reason}"
+    decoded = torch.zeros_like(trial.mask).scatter(1, _last_columns(trial.mask), True)
+    reason = trial.why_not(partial(_decode, merged=_merges(network)), decoded)
+    return f"the package's own decoder fails its trial: {reason}" if reason else Accelerated(network)
+
+
+def _why_not_described(network: PreTrainedModel) -> str | None:
+    """What a trial is not needed for, or would not see."""
+    if not is_known(network):
+        return f"its model_type {network.config.model_type!r} is none of {', '.join(FAMILIES.names)}"
+    try:
+        trunk = describe(network.get_decoder())
+    except Exception as error:
+        if not is_refusal(error):
+            raise
+        return f"its layers cannot be read as blocks: {type(error).__name__}: {first_line(error)}"
+    for block in trunk.blocks:
+        if block.activation not in ACTIVATIONS:
+            return f"its activation is {block.activation!r}"
+        projections = (block.q, block.k, block.v, block.o, block.gate, block.up, block.down)
+        if any(type(projection) is not nn.Linear for projection in projections):
+            return "its projections are not plain linear layers"
+    rope = getattr(trunk.rotary, "rope_type", "default")
+    if rope not in FIXED_ROPE:
+        return f"its rotary embedding is of type {rope!r}"
+    return None if type(network.get_output_embeddings()) is nn.Linear else "its output layer is not plainly linear"
+
+
+def _merges(network: PreTrainedModel) -> bool:
+    """Whether the decoder's weights have the adapter merged in."""
+    return not is_coarse(network.dtype)
+
+
+def _last_columns(mask: torch.Tensor) -> torch.Tensor:
+    """(B, T) bool → (B, STEPS + 1) int64: where the last real tokens of each row stand."""
+    columns = torch.arange(mask.shape[1], device=mask.device)
+    return torch.where(mask, columns, -1).amax(dim=1, keepdim=True) + columns[: STEPS + 1] - STEPS
+
+
+def _decode(decoder: nn.Module, ids: torch.Tensor, mask: torch.Tensor, merged: bool) -> torch.Tensor:
+    """What our decoder gives at `_last_columns`, (B, T, H): the first from reading a prompt, the others from a step
+    each."""
+    rows, columns = list(range(len(ids))), _last_columns(mask)
+    prompts = mask & (torch.arange(mask.shape[1], device=mask.device) <= columns[:, :1])
+    cache = KVCache(Decoder(describe(decoder), ROLE, len(rows), merged), len(rows), int(mask.sum(dim=1).max()))
+    states = [cache.read(rows, ids, prompts)] + [cache.step(token) for token in ids.gather(1, columns)[:, 1:].T]
+    found = torch.stack(states, dim=1)
+    return found.new_zeros(*ids.shape, found.shape[2]).scatter(
+        1, columns[:, :, None].expand(-1, -1, found.shape[2]), found
+    )

@@ -1,0 +1,115 @@
+"""One description of a transformer block, for passes and decoder alike, and the function of each family that reads it
+from transformers' layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from ppo_lm.plugins import Registry
+
+
+@dataclass(frozen=True, slots=True)
+class Norm:
+    """Root-mean-square normalisation over the last dimension: x / √(mean x² + eps) · weight (1910.07467)."""
+
+    weight: torch.Tensor
+    eps: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Block:
+    """x ← x + o(attention(q, k, v)) of attention_norm(x), then x ← x + down(activation(gate)·up) of mlp_norm(x).
+
+    The seven projections are `nn.Linear` or peft's layer around one. Heads are rotated after `q_norm` and `k_norm`
+    (over one head, None: neither), their halves being the two coordinates.
+    """
+
+    attention_norm: Norm
+    q: nn.Module
+    k: nn.Module
+    v: nn.Module
+    o: nn.Module
+    mlp_norm: Norm
+    gate: nn.Module
+    up: nn.Module
+    down: nn.Module
+    head_size: int
+    scale: float  # of the attention scores
+    activation: str
+    q_norm: Norm | None = None
+    k_norm: Norm | None = None
+    window: int | None = None  # how many tokens back, itself included, a token sees; None: all
+
+    @property
+    def heads(self) -> int:
+        return self.q.out_features // self.head_size
+
+    @property
+    def kv_heads(self) -> int:
+        return self.k.out_features // self.head_size
+
+
+@dataclass(frozen=True, slots=True)
+class Trunk:
+    """What lies between token ids and last hidden states."""
+
+    embedding: nn.Module
+    blocks: list[Block]
+    norm: nn.Module  # after the last block
+    rotary: nn.Module  # (x, position ids) → cos, sin
+
+
+Family = Callable[[nn.Module], Block]
+FAMILIES: Registry[Family] = Registry("model_type")  # transformers' names
+
+
+def describe(decoder: nn.Module) -> Trunk:
+    """The trunk of a transformers decoder, as it is now: peft replaces layers when an adapter is added."""
+    family = FAMILIES.find(decoder.config.model_type)
+    return Trunk(decoder.embed_tokens, [family(layer) for layer in decoder.layers], decoder.norm, decoder.rotary_emb)
+
+
+def rms_norm(module: nn.Module) -> Norm:
+    return Norm(module.weight, module.variance_epsilon)
+
+
+@FAMILIES.register("llama")
+def llama(layer: nn.Module, **more: Any) -> Block:
+    """`more`: what a family adds."""
+    attention, mlp = layer.self_attn, layer.mlp
+    return Block(
+        attention_norm=rms_norm(layer.input_layernorm),
+        q=attention.q_proj,
+        k=attention.k_proj,
+        v=attention.v_proj,
+        o=attention.o_proj,
+        mlp_norm=rms_norm(layer.post_attention_layernorm),
+        gate=mlp.gate_proj,
+        up=mlp.up_proj,
+        down=mlp.down_proj,
+        head_size=attention.head_dim,
+        scale=attention.scaling,
+        activation=attention.config.hidden_act,
+        **more,
+    )
+
+
+@FAMILIES.register("mistral")
+def mistral(layer: nn.Module) -> Block:
+    return llama(layer, window=layer.self_attn.config.sliding_window)
+
+
+@FAMILIES.register("qwen2")
+def qwen2(layer: nn.Module, **more: Any) -> Block:
+    return llama(layer, window=layer.self_attn.sliding_window, **more)
+
+
+@FAMILIES.register("qwen3")
+def qwen3(layer: nn.Module) -> Block:
+    attention = layer.self_attn
+    return qwen2(layer, q_norm=rms_norm(attention.q_norm), k_norm=rms_norm(attention.k_norm))

@@ -1,0 +1,100 @@
+"""A forward pass for sampling: weights of its own, with the adapter in them, fused, and laid out for few rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn.functional import pad, silu
+
+from ppo_lm.fast.blocks import Block, Norm, Trunk, rms_norm
+from ppo_lm.fast.fused_linear import FusedLinear
+from ppo_lm.fast.lora_linear import adapted
+from ppo_lm.fast.packed_linear import PackedLinear
+from ppo_lm.fast.packing import round_up
+from ppo_lm.fast.rms_norm import inverse_length, normalise
+from ppo_lm.fast.rotary import rotate, rotations
+
+CPU_ROW_MULTIPLE = 4  # responses decoded at once are rounded up to it, for the same reason as `packing.few_sizes`
+Attend = Callable[[Block, int, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class _Layer:
+    block: Block
+    qkv: FusedLinear
+    out: FusedLinear
+    gate_up: FusedLinear
+    down: FusedLinear
+
+
+class Decoder:
+    """The trunk in one role, with the weights as they are when this is made."""
+
+    def __init__(self, trunk: Trunk, role: str | None, rows: int, merged: bool):
+        """`rows`: the most tokens that a step decodes, a hint for the weights' layout. `merged`: see `FusedLinear`."""
+        self.embedding, self.rotary, self.norm = trunk.embedding, trunk.rotary, rms_norm(trunk.norm)
+
+        def fuse(*modules: nn.Module) -> FusedLinear:
+            return FusedLinear([adapted(module, role) for module in modules], rows, merged)
+
+        self.layers = [
+            _Layer(b, fuse(b.q, b.k, b.v), fuse(b.o), fuse(b.gate, b.up), fuse(b.down)) for b in trunk.blocks
+        ]
+
+    @property
+    def blocks(self) -> list[Block]:
+        return [layer.block for layer in self.layers]
+
+    @property
+    def device(self) -> torch.device:
+        return self.embedding.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.embedding.weight.dtype
+
+    def rotations(self, length: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """(cos, sin) of positions 0 … length − 1, (length, 1, D) each; see `rotary.rotate`."""
+        return rotations(self.rotary, self.embedding.weight, torch.arange(length, device=self.device))
+
+    def hidden_states(self, ids: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, attend: Attend) -> torch.Tensor:
+        """Last hidden states of n tokens, (n,) int64 → (n, H). `attend(block, its index, q, k, v)`: (n, heads, D) each
+        → (n, heads·D)."""
+        x = self.embedding(ids)
+        for index, layer in enumerate(self.layers):
+            block = layer.block
+            heads, kv_heads, size = block.heads, block.kv_heads, block.head_size
+            qk, v = (
+                part.unflatten(1, (-1, size))
+                for part in layer.qkv(_normalise(x, block.attention_norm)).split(
+                    [(heads + kv_heads) * size, kv_heads * size], dim=1
+                )
+            )
+            if block.q_norm and block.k_norm:
+                q, k = _normalise(qk[:, :heads], block.q_norm), _normalise(qk[:, heads:], block.k_norm)
+                qk = torch.cat([q, k], dim=1)
+            qk = rotate(qk, cos, sin)
+            x = x + layer.out(attend(block, index, qk[:, :heads], qk[:, heads:], v))
+            gate, up = layer.gate_up(_normalise(x, block.mlp_norm)).chunk(2, dim=1)
+            x = x + layer.down(silu(gate).mul_(up))
+        return _normalise(x, self.norm)
+
+
+class Head:
+    """The output layer, which adapters leave alone, laid out like the decoder's weights."""
+
+    def __init__(self, linear: nn.Linear, rows: int):
+        """`rows`: as in `Decoder`."""
+        self._linear = PackedLinear(linear.weight.detach(), linear.bias, rows)
+
+    def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Logits, (n, H) → (n, V)."""
+        multiple = CPU_ROW_MULTIPLE if hidden.device.type == "cpu" else 1
+        return self._linear(pad(hidden, (0, 0, 0, round_up(len(hidden), multiple) - len(hidden))))[: len(hidden)]
+
+
+def _normalise(x: torch.Tensor, norm: Norm) -> torch.Tensor:
+    return normalise(x, inverse_length(x, norm.eps), norm.weight)

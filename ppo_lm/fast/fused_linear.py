@@ -1,0 +1,62 @@
+"""Several linear layers on the same input as one, for sampling."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from ppo_lm.fast.adapted_linear import AdaptedLinear
+from ppo_lm.fast.packed_linear import PackedLinear
+from ppo_lm.fast.packing import round_up
+
+RANK_MULTIPLE = 8  # matrix products on a GPU like widths that are a multiple of it
+
+
+class FusedLinear:
+    """y = x·(W + s·B·A)ᵀ + c of every layer, side by side, with the weights as they are when this is made.
+
+    Merged, W + s·B·A is one matrix. That rounds small adapters away where the dtype is coarse (`adapted_linear`); there
+    it should be unmerged: y = [x, x·Aᵀ]·[W, s·B]ᵀ + c, in which the adapter's part is added before the sum is rounded.
+    """
+
+    def __init__(self, layers: Sequence[AdaptedLinear], rows: int, merged: bool):
+        """`rows`: as in `PackedLinear`."""
+        merged = merged or all(layer.a is None for layer in layers)
+        weight, self._a = (_merge(layers), None) if merged else _put_beside(layers)
+        biases = [layer.bias for layer in layers if layer.bias is not None]
+        self._linear = PackedLinear(weight, torch.cat(biases) if biases else None, rows)
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """(n, in) → (n, out of all layers)."""
+        return self._linear(x if self._a is None else torch.cat([x, x @ self._a.T], dim=1))
+
+
+def _merge(layers: Sequence[AdaptedLinear]) -> torch.Tensor:
+    """W + s·B·A of all layers, (out, in)."""
+    outputs = [len(layer.weight) for layer in layers]
+    merged = layers[0].weight.new_empty(sum(outputs), layers[0].weight.shape[1])
+    for layer, part in zip(layers, merged.split(outputs)):
+        if layer.a is None or layer.b is None:
+            part.copy_(layer.weight)
+        else:
+            torch.addmm(layer.weight, layer.b.to(part.dtype), layer.a.to(part.dtype), alpha=layer.scale, out=part)
+    return merged
+
+
+def _put_beside(layers: Sequence[AdaptedLinear]) -> tuple[torch.Tensor, torch.Tensor]:
+    """([W, s·B], A): (out, in + R) and (R, in), where R holds the ranks of all adapters, each layer's B in columns of
+    its own."""
+    weight = layers[0].weight
+    outputs, inputs = [len(layer.weight) for layer in layers], weight.shape[1]
+    rank = round_up(sum(len(layer.a) for layer in layers if layer.a is not None), RANK_MULTIPLE)
+    wide, stacked, place = weight.new_empty(sum(outputs), inputs + rank), weight.new_zeros(rank, inputs), 0
+    wide[:, inputs:] = 0.0
+    for layer, part in zip(layers, wide.split(outputs)):
+        part[:, :inputs] = layer.weight
+        if layer.a is not None and layer.b is not None:
+            end = place + len(layer.a)
+            stacked[place:end] = layer.a
+            part[:, inputs + place : inputs + end] = layer.b * layer.scale
+            place = end
+    return wide, stacked

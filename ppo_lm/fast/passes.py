@@ -1,0 +1,193 @@
+"""Blocks read without padding by passes of our own: half a dozen operations where transformers' layers take thirty,
+activations that are cheap to recompute are not kept, and the last block does nothing for tokens whose hidden state
+nobody wants."""
+
+from __future__ import annotations
+
+import torch
+from torch.nn.functional import pad, silu
+from torch.utils.checkpoint import checkpoint
+
+from ppo_lm.fast.adapted_linear import AdaptedLinear, apply, gradients
+from ppo_lm.fast.attention import PackedBatch, attend_rows
+from ppo_lm.fast.blocks import Block, Norm, Trunk
+from ppo_lm.fast.lora_linear import adapted
+from ppo_lm.fast.packing import Packing, few_sizes
+from ppo_lm.fast.rms_norm import inverse_length, normalise, normalise_gradients
+from ppo_lm.fast.rotary import rotate, rotations
+
+
+def read_rows(
+    trunk: Trunk,
+    role: str | None,
+    input_ids: torch.Tensor,
+    attention_mask: torch.Tensor,
+    wanted: torch.Tensor | None = None,
+    keep_inputs_only: bool = False,
+) -> torch.Tensor:
+    """(B, T) int64, (B, T) bool → the last hidden states (B, T, H), 0 at padding and where `wanted` (B, T) bool is
+    False.
+
+    `keep_inputs_only`: keep only a block's input for the backward pass, and recompute its other activations
+    (1604.06174).
+    """
+    few = input_ids.device.type == "cpu"
+    packing = Packing.of(attention_mask, few)
+    batch, tokens, keep = PackedBatch(packing), packing.tokens, None
+    if wanted is not None:
+        keep = packing.take(wanted).nonzero()[:, 0]
+        tokens = tokens[keep]
+        keep = pad(keep, (0, few_sizes(len(keep)) - len(keep))) if few else keep
+    x = trunk.embedding(packing.take(input_ids))
+    cos, sin = rotations(trunk.rotary, x, packing.fill(packing.position_ids))
+    last = len(trunk.blocks) - 1
+    for index, block in enumerate(trunk.blocks):
+        arguments = (block, role, x, cos, sin, batch, keep if index == last else None)
+        x = (
+            checkpoint(_pass_block, *arguments, use_reentrant=False, preserve_rng_state=False)
+            if keep_inputs_only
+            else _pass_block(*arguments)
+        )
+    return packing.spread(trunk.norm(x), input_ids.shape, tokens)
+
+
+def _pass_block(
+    block: Block,
+    role: str | None,
+    x: torch.Tensor,
+    cos: torch.Tensor,
+    sin: torch.Tensor,
+    batch: PackedBatch,
+    keep: torch.Tensor | None,
+) -> torch.Tensor:
+    """(N, H) → (N, H), or, with `keep` (M,) int64, the hidden states of those tokens alone, (M, H)."""
+    qkv = [adapted(module, role) for module in (block.q, block.k, block.v)]
+    q, k, v = (y.unflatten(1, (-1, block.head_size)) for y in _normed_linears(x, block.attention_norm, qkv))
+    if block.q_norm and block.k_norm:
+        q, k = _normalised(q, block.q_norm), _normalised(k, block.k_norm)
+    rows = batch.rows_for(k.shape[1], q.shape[1] // k.shape[1])
+    mixed = attend_rows(_Rotate.apply(q, cos, sin), _Rotate.apply(k, cos, sin), v, rows, block.scale, block.window)
+    if keep is not None:
+        x, mixed = x.index_select(0, keep), mixed.index_select(0, keep)
+    out = adapted(block.o, role)
+    x = _AddLinear.apply(x, mixed, out.scale, *out.tensors)
+    layers, norm = [adapted(module, role) for module in (block.gate, block.up, block.down)], block.mlp_norm
+    return _Mlp.apply(x, norm.weight, norm.eps, [layer.scale for layer in layers], *_tensors(layers))
+
+
+def _tensors(layers: list[AdaptedLinear]) -> list[torch.Tensor | None]:
+    return [tensor for layer in layers for tensor in layer.tensors]
+
+
+def _layers(tensors: list, scales: list[float]) -> list[AdaptedLinear]:
+    return [AdaptedLinear(*tensors[4 * i : 4 * i + 4], scale) for i, scale in enumerate(scales)]
+
+
+class _Rotate(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, cos, sin):
+        ctx.save_for_backward(cos, sin)
+        return rotate(x, cos, sin)
+
+    @staticmethod
+    def backward(ctx, grad):
+        cos, sin = ctx.saved_tensors
+        return rotate(grad, cos, -sin), None, None
+
+
+def _normalised(x: torch.Tensor, norm: Norm) -> torch.Tensor:
+    return _Normalise.apply(x, norm.weight, norm.eps)
+
+
+class _Normalise(torch.autograd.Function):
+    """Root-mean-square normalisation over the last dimension; kept is x."""
+
+    @staticmethod
+    def forward(ctx, x, weight, eps: float):
+        inverse = inverse_length(x, eps)
+        ctx.save_for_backward(x, inverse, weight)
+        return normalise(x, inverse, weight)
+
+    @staticmethod
+    def backward(ctx, grad):
+        return *normalise_gradients(grad, *ctx.saved_tensors, ctx.needs_input_grad[1]), None
+
+
+def _normed_linears(x: torch.Tensor, norm: Norm, layers: list[AdaptedLinear]) -> tuple[torch.Tensor, ...]:
+    return _NormedLinears.apply(x, norm.weight, norm.eps, [layer.scale for layer in layers], *_tensors(layers))
+
+
+class _NormedLinears(torch.autograd.Function):
+    """Linear layers on the same normalised input; kept is x."""
+
+    @staticmethod
+    def forward(ctx, x, weight, eps: float, scales: list[float], *tensors):
+        inverse = inverse_length(x, eps)
+        ctx.save_for_backward(x, inverse, weight, *tensors)
+        ctx.scales = scales
+        normed = normalise(x, inverse, weight)
+        return tuple(apply(normed, layer) for layer in _layers(tensors, scales))
+
+    @staticmethod
+    def backward(ctx, *grads):
+        x, inverse, weight, *tensors = ctx.saved_tensors
+        normed, grad_normed, found = normalise(x, inverse, weight), None, []
+        needs_input = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
+        for i, (grad, layer) in enumerate(zip(grads, _layers(tensors, ctx.scales))):
+            grad_normed, of_layer = gradients(
+                grad, normed, layer, ctx.needs_input_grad[4 + 4 * i : 8 + 4 * i], needs_input, grad_normed
+            )
+            found += of_layer
+        grad_x, grad_weight = (
+            normalise_gradients(grad_normed, x, inverse, weight, ctx.needs_input_grad[1])
+            if needs_input
+            else (None, None)
+        )
+        return grad_x, grad_weight, None, None, *found
+
+
+class _AddLinear(torch.autograd.Function):
+    """residual + x·(W + s·B·A)ᵀ + c; kept is x."""
+
+    @staticmethod
+    def forward(ctx, residual, x, scale: float, *tensors):
+        ctx.save_for_backward(x, *tensors)
+        ctx.scale = scale
+        return apply(x, AdaptedLinear(*tensors, scale)).add_(residual)
+
+    @staticmethod
+    def backward(ctx, grad):
+        x, *tensors = ctx.saved_tensors
+        grad_x, found = gradients(grad, x, AdaptedLinear(*tensors, ctx.scale), ctx.needs_input_grad[3:])
+        return grad, grad_x, None, *found
+
+
+class _Mlp(torch.autograd.Function):
+    """x + down(silu(gate(n))·up(n)) with n = normalised x ("GLU variants improve transformer", 2002.05202); kept are x,
+    gate(n) and up(n)."""
+
+    @staticmethod
+    def forward(ctx, x, weight, eps: float, scales: list[float], *tensors):
+        inverse = inverse_length(x, eps)
+        normed, (gate, up, down) = normalise(x, inverse, weight), _layers(tensors, scales)
+        gated, raised = apply(normed, gate), apply(normed, up)
+        ctx.save_for_backward(x, inverse, weight, gated, raised, *tensors)
+        ctx.scales = scales
+        return apply(silu(gated).mul_(raised), down).add_(x)
+
+    @staticmethod
+    def backward(ctx, grad):
+        x, inverse, weight, gated, raised, *tensors = ctx.saved_tensors
+        (gate, up, down), needs = _layers(tensors, ctx.scales), ctx.needs_input_grad[4:]
+        active = silu(gated)
+        grad_product, of_down = gradients(grad, active * raised, down, needs[8:])
+        grad_raised = active.mul_(grad_product)
+        grad_gated = torch.ops.aten.silu_backward(grad_product.mul_(raised), gated)
+        normed, grad_x, grad_weight = normalise(x, inverse, weight), None, None
+        needs_input = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
+        grad_normed, of_gate = gradients(grad_gated, normed, gate, needs[:4], needs_input)
+        grad_normed, of_up = gradients(grad_raised, normed, up, needs[4:8], needs_input, grad_normed)
+        if needs_input:
+            grad_x, grad_weight = normalise_gradients(grad_normed, x, inverse, weight, ctx.needs_input_grad[1])
+            grad_x.add_(grad)
+        return grad_x, grad_weight, None, None, *of_gate, *of_up, *of_down

@@ -1,0 +1,66 @@
+"""The ways there are to run a network, each tried once, when it is loaded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from ppo_lm.errors import first_line
+from ppo_lm.fast.accelerate import Accelerated, accelerate, is_known
+from ppo_lm.fast.attention import NAME
+from ppo_lm.fast.reading import read_packed_rows, read_padded_rows
+from ppo_lm.fast.trial import Trial, is_refusal
+
+OFF = "fast is off"
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Three ways, best first, each with the reason why it must not be taken, a clause; None where it may."""
+
+    accelerated: Accelerated | None  # passes and decoder of our own
+    why_not_accelerated: str | None
+    why_not_packed: str | None  # transformers' layers, on rows without their padding
+    why_not_padded: str | None  # transformers' layers, as transformers runs them
+
+    @property
+    def notes(self) -> list[str]:
+        """What is slower than it might be and why, a clause each; empty when nothing is."""
+        if self.why_not_accelerated is None:
+            return [f"rows padded while dropout is on: {self.why_not_packed}"] if self.why_not_packed else []
+        if self.why_not_packed in (None, self.why_not_accelerated):
+            rows = "padded" if self.why_not_packed else "without padding"
+            return [f"rows {rows}, through transformers' layers: {self.why_not_accelerated}"]
+        return [
+            f"no passes of our own: {self.why_not_accelerated}",
+            f"rows padded, through transformers' layers: {self.why_not_packed}",
+        ]
+
+
+def find_paths(network: PreTrainedModel, fast: bool) -> Paths:
+    """Try them; only the padded one unless `fast`. A network that takes rows without padding is given our attention,
+    which does for other rows what its own does."""
+    try:
+        trial = Trial(network, adapter=fast and is_known(network))
+    except Exception as error:
+        if not is_refusal(error):
+            raise
+        reason = f"transformers' own pass over its first layers failed: {type(error).__name__}: {first_line(error)}"
+        return Paths(None, reason, reason, reason)
+    why_not_padded = trial.why_not(read_padded_rows)
+    if not fast:
+        return Paths(None, OFF, OFF, why_not_padded)
+    own = accelerate(network, trial)
+    why_not_packed = trial.why_not(_read_packed_rows)
+    if why_not_packed is None:
+        network.set_attn_implementation(NAME)
+    reason = own if isinstance(own, str) else None
+    return Paths(None if isinstance(own, str) else own, reason, why_not_packed, why_not_padded)
+
+
+def _read_packed_rows(decoder: nn.Module, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    decoder.set_attn_implementation(NAME)
+    return read_packed_rows(decoder, ids, mask)

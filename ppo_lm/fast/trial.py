@@ -1,0 +1,166 @@
+"""A trial of ways to run a network against transformers' and peft's own forward pass."""
+
+from __future__ import annotations
+
+import copy
+import re
+import warnings
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from peft import LoraConfig, inject_adapter_in_model
+from peft.tuners.lora import LoraLayer
+from torch import nn
+from transformers import PreTrainedModel
+
+from ppo_lm.errors import first_line
+from ppo_lm.ops import is_out_of_memory
+
+ROLE = "trial"  # the adapter's name
+LENGTHS = [6, 4, 9]  # tokens a row
+WINDOW = 4  # tokens; longer windows are cut to it, so that short rows reach beyond them
+WINDOWS = ("sliding_window", "attention_chunk_size")  # transformers' names
+NUMBERS = ("layer_idx", "layer_id", "layer_number", "idx")  # of a block among its like
+LEAST_BLOCKS = 2
+TOLERANCE = 1e-3  # relative: in fp32, rounding stays some hundred times below, and what is wrong is as far above
+COARSE_TOLERANCE, TIMES = 0.3, 4  # in bf16 and fp16; `TIMES` the error that transformers makes, if that is more
+DEVICE_FAILED = re.compile(r"cuda|cublas|cudnn|hip error|nccl|mps backend", re.IGNORECASE)
+
+Read = Callable[[nn.Module, torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+class Sample(NamedTuple):
+    """The first blocks of a network's decoder, in a dtype, and how far a correct way to run them may be from
+    `Trial.expected`."""
+
+    decoder: nn.Module
+    tolerance: float
+
+
+class Trial:
+    """Three short rows, and their last hidden states after the first blocks of a network: at least two blocks, and at
+    least one of every kind that it has.
+
+    It runs on copies, which leave the network as it is, in fp32, where a mistake cannot be taken for rounding, nor the
+    other way round. A network in bf16 or fp16 is run in that dtype too, to see that it can be.
+    """
+
+    def __init__(self, network: PreTrainedModel, adapter: bool):
+        """`adapter`: put a random LoRA adapter, called `ROLE`, onto every linear layer."""
+        decoder, device = network.get_decoder(), network.device
+        lengths = torch.tensor(LENGTHS, device=device)
+        starts = torch.arange(len(LENGTHS), device=device)[:, None]  # so that there is padding on both sides
+        places = torch.arange(max(LENGTHS) + len(LENGTHS), device=device)
+        self.mask = (places >= starts) & (places < starts + lengths[:, None])
+        self.ids = torch.arange(self.mask.numel(), device=device).view(self.mask.shape)
+        exact = torch.promote_types(network.dtype, torch.float32)
+        with torch.no_grad():
+            embedded = decoder.get_input_embeddings()(trial_ids(network, self.ids.numel())[None])[0]
+            first = _first_blocks(decoder, embedded, exact, adapter)
+            self.expected = self._rows_alone(first)
+            self.samples = [Sample(first, TOLERANCE)]
+            if network.dtype != exact:
+                coarse = _first_blocks(decoder, embedded, network.dtype, adapter)
+                error = _distance(self._rows_alone(coarse), self.expected, self.mask)
+                self.samples.append(Sample(coarse, max(COARSE_TOLERANCE, TIMES * error)))
+
+    @torch.no_grad()
+    def why_not(self, read: Read, where: torch.Tensor | None = None) -> str | None:
+        """Why `read` must not be used; None if it gives what transformers and peft give.
+
+        `read`: decoder, (B, T) int64, (B, T) bool → (B, T, H), compared at the real tokens, or at those of `where` (B,
+        T) bool. Errors of the device and of memory are passed on.
+        """
+        for sample in self.samples:
+            try:
+                found = read(sample.decoder, self.ids, self.mask)
+            except Exception as error:
+                if not is_refusal(error):
+                    raise
+                return f"{type(error).__name__}: {first_line(error)}"
+            distance = _distance(found, self.expected, self.mask if where is None else where)
+            if not distance <= sample.tolerance:  # nor is NaN
+                return f"its results differ from transformers' by {distance:.1e}, more than {sample.tolerance:.1e}"
+        return None
+
+    def _rows_alone(self, decoder: nn.Module) -> torch.Tensor:
+        """(B, T, H): what transformers gives for each row by itself, without padding."""
+        rows = [decoder(input_ids=ids[mask][None], use_cache=False) for ids, mask in zip(self.ids, self.mask)]
+        states = torch.cat([row.last_hidden_state[0] for row in rows])
+        return states.new_zeros(*self.mask.shape, states.shape[1]).index_put((self.mask,), states)
+
+
+def trial_ids(network: PreTrainedModel, count: int) -> torch.Tensor:
+    """(count,) int64 from the middle of the vocabulary. The first ones are often special tokens that were hardly
+    trained: rounding alone may turn what they give into something else."""
+    words = network.get_input_embeddings().num_embeddings
+    return (words // 2 + torch.arange(count, device=network.device)) % words
+
+
+def is_refusal(error: Exception) -> bool:
+    """Whether an error says that a network does not take what it was given, and not that memory ran out or the device
+    failed."""
+    if isinstance(error, (TypeError, ValueError, LookupError, AttributeError, NotImplementedError)):
+        return True
+    if not isinstance(error, RuntimeError) or isinstance(error, torch.AcceleratorError) or is_out_of_memory(error):
+        return False
+    return DEVICE_FAILED.search(str(error)) is None
+
+
+def _distance(found: torch.Tensor, expected: torch.Tensor, where: torch.Tensor) -> float:
+    """Relative, a position, and the root of the mean square over all of them. (B, T, H) each, (B, T) bool."""
+    found, expected = found[where].float(), expected[where].float()
+    return float(((found - expected).norm(dim=1) / expected.norm(dim=1)).square().mean().sqrt())
+
+
+def _first_blocks(decoder: nn.Module, embedded: torch.Tensor, dtype: torch.dtype, adapter: bool) -> nn.Module:
+    """A copy of a decoder with only its first blocks, in `dtype`, whose token i is embedded as `embedded[i]`. Weights
+    that have that dtype already are shared."""
+    part = copy.copy(decoder)
+    part._modules = dict(decoder._modules)
+    for name, blocks in decoder.named_children():
+        if isinstance(blocks, nn.ModuleList) and len(blocks) == decoder.config.num_hidden_layers:
+            part._modules[name] = blocks[: _enough(blocks)]
+    words = decoder.get_input_embeddings().weight
+    weights = {id(p): nn.Parameter(p.detach().to(dtype), False) for p in part.parameters() if p is not words}
+    part = copy.deepcopy(part, {**weights, id(words): words})
+    part.set_input_embeddings(nn.Embedding.from_pretrained(embedded.to(dtype)))
+    for holder in (part.config, *part.modules()):
+        for name in WINDOWS:
+            if getattr(holder, name, None):
+                setattr(holder, name, min(WINDOW, getattr(holder, name)))
+    if adapter:
+        _add_adapter(part, embedded.device)
+    return part
+
+
+def _enough(blocks: nn.ModuleList) -> int:
+    """How many of the first blocks hold every kind."""
+    kinds = [_kind(block) for block in blocks]
+    return max(LEAST_BLOCKS, *(kinds.index(kind) + 1 for kind in kinds))
+
+
+def _kind(block: nn.Module) -> list[Any]:
+    """What tells a block from one of another kind: its modules, and their plain attributes but the block's number."""
+    plain = (bool, int, float, str)
+    return [
+        (name, type(module), {k: v for k, v in vars(module).items() if isinstance(v, plain) and k not in NUMBERS})
+        for name, module in block.named_modules()
+    ]
+
+
+def _add_adapter(decoder: nn.Module, device: torch.device) -> None:
+    """Put a random adapter, half as strong as the layer itself, onto every linear layer, and leave torch's random
+    numbers as they were."""
+    targets = {name.rpartition(".")[2] for name, module in decoder.named_modules() if type(module) is nn.Linear}
+    with torch.random.fork_rng([device] if device.type == "cuda" else []), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        inject_adapter_in_model(LoraConfig(r=2, lora_alpha=6, target_modules=sorted(targets)), decoder, ROLE)
+    generator = torch.Generator().manual_seed(0)
+    for layer in decoder.modules():
+        if isinstance(layer, LoraLayer):
+            a, b, scale = layer.lora_A[ROLE].weight, layer.lora_B[ROLE].weight, layer.scaling[ROLE]
+            strength = float(layer.get_base_layer().weight.float().std()) / (2 * scale * len(a) ** 0.5)
+            a.data = torch.randn(a.shape, generator=generator).to(device)
+            b.data = torch.randn(b.shape, generator=generator).mul_(strength).to(device)
