@@ -220,6 +220,7 @@ class PPOTrainer:
             **{name: Weights(model.parameters()) for name, model in self.roles.trained().items()},
             **{f"{name}_optimiser": optimiser for name, optimiser in trainer.optimisers.items()},
             "kl_controller": self.kl_controller,
+            "budget": self.budget,
             "sampling": RandomStream(self.generator.random),
             "policy_batches": RandomStream(trainer.policy_buffer.random),
             "value_batches": RandomStream(trainer.value_buffer.random),

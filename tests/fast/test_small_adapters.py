@@ -13,6 +13,7 @@ import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from ppo_lm.base_setup import EMBEDDED_MODEL, make_lora_config
+from ppo_lm.experience_buffer import MemoryBudget
 from ppo_lm.fast.adapted_linear import AdaptedLinear, apply
 from ppo_lm.fast.fused_linear import FusedLinear
 from ppo_lm.models import BaseModel, PolicyModel
@@ -72,7 +73,7 @@ def sampled(engine):
 
 
 def slots(policy):
-    return sampled(SlotEngine(policy, ROWS, ROWS * LENGTH))
+    return sampled(SlotEngine(policy, MemoryBudget(ROWS * LENGTH, ROWS)))
 
 
 def plain(policy):

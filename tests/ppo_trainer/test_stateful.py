@@ -11,7 +11,7 @@ from ppo_lm.types import SAPairs
 
 PROMPTS = [f"SUBREDDIT: r/advice TITLE: My boss number {n} TL;DR:" for n in range(8)]
 MAY_DIFFER = (  # costs, what a step only reports, and what a network or engine makes of the weights for itself
-    "clock", "floor", "budget", "engine", "prompts", "report",
+    "clock", "floor", "engine", "prompts", "report",
 )  # fmt: skip
 
 

@@ -33,7 +33,7 @@ def test_entropies_that_an_engine_leaves_out_are_those_of_the_distribution_that_
     trained = trainer(folder, engine=OWN, **settings)
     trained.ppo_step(PROMPTS)
     pairs, _ = trained.generator.generate_sequences(PROMPTS)
-    network = trained.base.merged_network("policy")
+    network = trained.base.merged_network("policy").network
     for row in range(pairs.sequences):
         ids, count = pairs.input_ids[row][pairs.attention_mask[row]], int(pairs.lengths[row])
         with torch.no_grad():
@@ -61,7 +61,7 @@ class Elsewhere(RolloutEngine):
     def update_weights(self, policy):
         self.updates += 1
         network = AutoModelForCausalLM.from_config(policy.base.network.config)
-        network.load_state_dict(policy.base.merged_weights(policy.role))
+        network.load_state_dict(policy.base.merged_weights(policy.role).weights)
         base = BaseModel(network, policy.base.tokenizer, policy.base.eos_token_ids, "elsewhere")
         self.inner = PlainEngine(PolicyModel(base, None))
 
@@ -116,9 +116,7 @@ def test_a_wrong_name_is_said_with_all_other_problems_before_a_model_loads():
 
 
 def test_slots_that_cannot_sample_from_a_network_say_why(folder):
-    with pytest.raises(
-        ModelError, match="engine slots cannot sample from .*: the fast paths are off; set engine to auto"
-    ):
+    with pytest.raises(ModelError, match="engine slots cannot sample from .*: fast is off; set engine to auto"):
         trainer(folder, engine="slots", fast=False)
     network = GPT2LMHeadModel(GPT2Config(vocab_size=1536, n_embd=32, n_layer=2, n_head=4))
     base = BaseModel(network, make_base().tokenizer, [1], "a GPT-2")
