@@ -1,7 +1,6 @@
 """A sampling engine on transformers' `generate`, which leaves the entropies to a scoring pass.
 
-    ppo-lm train --model_name embedded --prompts embedded --top_k 0 --top_p 1 \\
-        --engine examples/own_engine.py:GenerateEngine
+ppo-lm train --model_name embedded --prompts embedded --top_k 0 --top_p 1 --engine examples/own_engine.py:Generate
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from ppo_lm.models import PolicyModel
 from ppo_lm.rollout import RolloutEngine, Sampled
 
 
-class GenerateEngine(RolloutEngine):
+class Generate(RolloutEngine):
     """Reads the policy's own weights in every `sample`, so it inherits an `update_weights` that does nothing."""
 
     def __init__(self, policy: PolicyModel, budget: MemoryBudget):

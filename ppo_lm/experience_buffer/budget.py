@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 import torch
@@ -29,7 +29,7 @@ class MemoryBudget:
         """`attempt(tokens)`, repeated with half as many tokens when memory runs out. `lengths`: (B,), the tokens of
         each sequence. Raises `UserError` if a micro-batch of one sequence does not fit."""
 
-        def halve(error: BaseException) -> None:
+        def halve(error: Exception) -> None:
             sizes = lengths.tolist()  # no tensor is made where there is no memory
             longest, used = max(sizes), min(self.tokens, sum(sizes))
             if used <= longest:
@@ -46,7 +46,7 @@ class MemoryBudget:
         """`attempt(slots)` with at most `rows` slots, repeated with half as many when memory runs out. Raises
         `UserError` if one response at a time does not fit."""
 
-        def halve(error: BaseException) -> None:
+        def halve(error: Exception) -> None:
             used = min(self.slots, rows)
             if used == 1:
                 raise UserError(
@@ -63,7 +63,7 @@ class MemoryBudget:
         done without the interruption."""
         return {"tokens": self.tokens, "slots": self.slots}
 
-    def load_state_dict(self, state: dict[str, int]) -> None:
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
         """Continue from what `state_dict` returned."""
         self.tokens, self.slots = state["tokens"], state["slots"]
 
@@ -72,7 +72,7 @@ class MemoryBudget:
             self.say(line)
 
 
-def _until_it_fits(attempt: Callable[[], Result], halve: Callable[[BaseException], None]) -> Result:
+def _until_it_fits(attempt: Callable[[], Result], halve: Callable[[Exception], None]) -> Result:
     """What `attempt` returns, `halve` being called with the error whenever memory runs out."""
     while True:
         try:

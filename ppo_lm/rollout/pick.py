@@ -14,27 +14,26 @@ from ppo_lm.rollout.slot_engine import SlotEngine
 
 MakeEngine = Callable[[PolicyModel, MemoryBudget], RolloutEngine]
 
-# A name stands for what makes the engine from the policy and the run's memory budget. What an engine needs, it checks
-# there: it raises `ModelError` if it cannot sample from this policy.
-ENGINES: Registry[MakeEngine] = Registry("engine")
 
-
-@ENGINES.register("auto")
 def pick_engine(policy: PolicyModel, budget: MemoryBudget | None = None) -> RolloutEngine:
     """`SlotEngine` if it can run the policy's network, else `PlainEngine`, which runs every network."""
     reason = policy.base.paths.why_not_accelerated
     return SlotEngine(policy, budget) if reason is None else PlainEngine(policy, budget, reason)
 
 
-@ENGINES.register("slots")
 def make_slot_engine(policy: PolicyModel, budget: MemoryBudget) -> SlotEngine:
-    """`SlotEngine`, or the reason why not."""
+    """`SlotEngine`; raises `ModelError`, with the reason, if it cannot run the policy's network."""
     reason = policy.base.paths.why_not_accelerated
     if reason is not None:
         raise ModelError(f"engine slots cannot sample from {policy.base.name}: {reason}; set engine to auto")
     return SlotEngine(policy, budget)
 
 
+# A name stands for what makes the engine from the policy and the run's memory budget. What an engine needs, it checks
+# there: it raises `ModelError` if it cannot sample from this policy.
+ENGINES: Registry[MakeEngine] = Registry("engine")
+ENGINES.register("auto")(pick_engine)
+ENGINES.register("slots")(make_slot_engine)
 ENGINES.register("transformers")(PlainEngine)
 
 

@@ -72,7 +72,13 @@ class PlainEngine(RolloutEngine):
                 if bool(ended.all()):
                     break
                 step_ids, start = token[:, None], end
-        return Sampled(*(None if column[0] is None else torch.stack(column, dim=1) for column in zip(*steps)))
+        ids, logprobs, entropies, supports = zip(*steps)
+        return Sampled(
+            torch.stack(ids, dim=1),
+            torch.stack(logprobs, dim=1),
+            torch.stack(entropies, dim=1),
+            None if supports[0] is None else torch.stack(supports, dim=1),
+        )
 
 
 def _join(groups: list[Sampled]) -> Sampled:
@@ -82,8 +88,9 @@ def _join(groups: list[Sampled]) -> Sampled:
         return groups[0]
     width = max(group.ids.shape[1] for group in groups)
 
-    def widened(column: torch.Tensor) -> torch.Tensor:
-        return pad(column, (0, 0) * (column.ndim - 2) + (0, width - column.shape[1]))
+    def join(name: str) -> torch.Tensor:
+        columns = [getattr(group, name) for group in groups]
+        return torch.cat([pad(column, (0, 0) * (column.ndim - 2) + (0, width - column.shape[1])) for column in columns])
 
-    rows = [(group.ids, group.logprobs, group.entropies, group.support_ids) for group in groups]
-    return Sampled(*(None if column[0] is None else torch.cat([*map(widened, column)]) for column in zip(*rows)))
+    support = None if groups[0].support_ids is None else join("support_ids")
+    return Sampled(join("ids"), join("logprobs"), join("entropies"), support)

@@ -124,5 +124,5 @@ class _Responses:
 
     def sampled(self) -> Sampled:
         width = max(self.made)
-        columns = (self.ids, self.logprobs, self.entropies, self.support)
-        return Sampled(*(None if column is None else column[:, :width] for column in columns))
+        support = None if self.support is None else self.support[:, :width]
+        return Sampled(self.ids[:, :width], self.logprobs[:, :width], self.entropies[:, :width], support)

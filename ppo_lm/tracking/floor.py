@@ -104,7 +104,9 @@ class Floor:
         self.last_layer_alone = _count(layers[-1]) - sum(
             _count(module) for name, module in layers[-1].named_modules() if name.endswith(("k_proj", "v_proj"))
         )
-        self.head_weights = base.network.get_output_embeddings().weight.numel()
+        head = base.network.get_output_embeddings()
+        assert head is not None, "a causal language model has an output layer"
+        self.head_weights = head.weight.numel()
         head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         kv_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
         self.cached_numbers = 2 * len(layers) * kv_heads * head_size  # a token's keys and values

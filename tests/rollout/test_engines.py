@@ -15,7 +15,7 @@ from tests.conftest import make_base
 from tests.ppo_trainer.test_ppo_trainer import PROMPTS, length_reward, trainer
 
 WHOLE = dict(max_new_tokens=12, top_k=0, top_p=1.0, learning_rate=1e-2)
-OWN = f"{Path(__file__).parents[2] / 'examples' / 'own_engine.py'}:GenerateEngine"
+OWN = f"{Path(__file__).parents[2] / 'examples' / 'own_engine.py'}:Generate"
 
 
 def test_an_engine_from_a_file_without_entropies_samples_for_a_ppo_step(folder):
@@ -24,7 +24,7 @@ def test_an_engine_from_a_file_without_entropies_samples_for_a_ppo_step(folder):
     results = trained.ppo_step(PROMPTS)  # the adapter has moved
     assert results["sampler_gap"] < 1e-5  # what was sampled is what is trained
     assert results["approx_kl"] > 0
-    assert trained.engine.description == "sampled by GenerateEngine"
+    assert trained.engine.description == "sampled by Generate"
 
 
 @pytest.mark.parametrize("old_logprobs", ["sampled", "recomputed"])
@@ -134,5 +134,5 @@ def test_what_is_no_engine_is_refused_with_what_it_lacks(folder):
 
 def test_a_cut_vocabulary_needs_an_engine_that_knows_the_cut(folder):
     trained = trainer(folder, engine=OWN, top_k=20, top_p=1.0)
-    with pytest.raises(ConfigError, match="top_k is 20 .* GenerateEngine does not say which tokens .*; set top_k to 0"):
+    with pytest.raises(ConfigError, match="top_k is 20 .* Generate does not say which tokens .*; set top_k to 0"):
         trained.ppo_step(PROMPTS)
