@@ -116,6 +116,10 @@ def test_a_family(blocks, monkeypatch):
 
 
 def test_a_part_that_is_not_there_is_one_sentence_before_any_model_loads(tmp_path, blocks):
-    config = PPOConfig(model_name="nobody/none", policy_loss=f"{tmp_path}/my_loss.py:Nothing", engine="slot")
-    with pytest.raises(ConfigError, match=r"2 problems(.|\n)*no function 'Nothing'(.|\n)*did you mean 'slots'"):
+    config = PPOConfig(
+        model_name="nobody/none", policy_loss=f"{tmp_path}/my_loss.py:Nothing", engine="slot", recorders=["screem"]
+    )
+    with pytest.raises(
+        ConfigError, match=r"3 problems(.|\n)*no function 'Nothing'(.|\n)*did you mean 'slots'(.|\n)*'screen'"
+    ):
         PPOTrainer(config)

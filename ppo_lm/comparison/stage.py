@@ -25,7 +25,7 @@ from ppo_lm.ppo_trainer import SequenceGenerator
 from ppo_lm.rewards import DEFAULT_REWARD, RewardComputer, RewardContext, check_prompt_columns, load_reward
 from ppo_lm.rollout import SamplingSettings
 from ppo_lm.run import Run, check_output_dir
-from ppo_lm.tracking import MetricsFile, Recorder, Screen, append_record
+from ppo_lm.tracking import MetricsFile, Recorder, Screen, append_record, make_recorders
 
 
 def run_comparison(
@@ -39,6 +39,7 @@ def run_comparison(
     if config.prompts is None:
         raise ConfigError(['prompts is not set; name a file, a hub data set, or "embedded"'], "EvaluateConfig")
     check_output_dir(config.output_dir)
+    recorders = [*recorders, *make_recorders(config.recorders or ())]
     prompts, report = load_prompts(config.prompts, config)
     contestants = read_contestants(config, prompts)
     judge = load_reward(config.judge or DEFAULT_REWARD, "judge")

@@ -40,6 +40,7 @@ from ppo_lm.tracking import (
     SamplesDrawn,
     SamplesFile,
     Screen,
+    make_recorders,
     measure_machine,
 )
 
@@ -59,7 +60,7 @@ class PPOTrainer:
         engine: RolloutEngine | None = None,
     ):
         inputs = load_inputs(config, reward, monitor, engine)
-        self.has_callables = reward is not None or monitor is not None
+        self.is_by_name = reward is None and monitor is None and engine is None
         self.config, self.prompts, self.report = config, inputs.prompts, inputs.report
         self.estimator = inputs.estimator
         self.base = load_base(config.model_name, config.dtype, config.device, seed=config.seed, fast=config.fast)
@@ -164,8 +165,8 @@ class PPOTrainer:
         train_set, held_out, report = self._prompt_sets(prompts)
         evaluator = Evaluator(config, held_out, self.reward_computer, self.monitor, self._make_generator)
         guard, monitor = StepGuard(config), self.monitor.name if self.monitor else "monitor"
-        by_name = prompts is None and not self.has_callables
-        screen = () if quiet else (Screen(),)
+        by_name = prompts is None and self.is_by_name
+        screen, named = () if quiet else (Screen(),), make_recorders(config.recorders or ())
         with Run(
             config,
             steps=config.steps,
@@ -175,7 +176,7 @@ class PPOTrainer:
             resume=None if resume is None else Path(resume),
             save_every=config.save_every,
             keep_checkpoints=config.keep_checkpoints,
-            recorders=[MetricsFile(), SamplesFile(), *screen, Picture(), *recorders],
+            recorders=[MetricsFile(), SamplesFile(), *screen, Picture(), *recorders, *named],
         ) as run:
             parts = {**self.stateful_parts(), "evaluations": evaluator.history, "guard": guard}
             for name, part in parts.items():
@@ -243,7 +244,7 @@ class PPOTrainer:
         """What scores: what the configuration names, or else the functions' names. The address of a service may
         change."""
         config, monitor = self.config, self.monitor and self.monitor.name
-        if self.has_callables:
+        if not self.is_by_name:
             return {"the rewards": self.reward_computer.names, "the monitor": monitor}
         named = [monitor] if config.monitor is None else without_addresses([config.monitor])
         return {"the rewards": without_addresses(config.rewards), "the monitor": named[0]}

@@ -19,7 +19,7 @@ from ppo_lm.reward_modeling.report import RewardReport, write_report
 from ppo_lm.reward_modeling.reward_trainer import Comparison, normalise, score_all, train_reward_model
 from ppo_lm.run import check_output_dir
 from ppo_lm.run.stage import LINES, LOSS, make_stage_run, register_training, training_settings
-from ppo_lm.tracking import Recorder
+from ppo_lm.tracking import Recorder, make_recorders
 
 
 def run_reward(
@@ -34,6 +34,7 @@ def run_reward(
     if config.preferences is None:
         raise ConfigError(['preferences is not set; name a file, a hub data set, or "embedded"'], "RewardConfig")
     check_output_dir(config.output_dir)
+    recorders = [*recorders, *make_recorders(config.recorders or ())]
     preferences, report = load_preferences(
         config.preferences, config, config.chosen_column, config.rejected_column, config.source_column
     )

@@ -44,7 +44,7 @@ from ppo_lm.tracking import (
     write_tensors,
 )
 from ppo_lm.tracking.files import drop_later_steps
-from ppo_lm.tracking.recorder import Broadcast, make_recorders
+from ppo_lm.tracking.recorder import Broadcast
 
 PAUSES = (RewardError, NumericalFault, Interrupted, RecorderError)  # errors that a run survives, saved as it was
 
@@ -76,7 +76,7 @@ class Run:
         keep_checkpoints: int = 2,
         recorders: Sequence[Recorder] = (),
     ):
-        """`recorders`: those that `config.recorders` names are added. `save_every` 0 saves only when it pauses.
+        """`save_every` 0 saves only when it pauses.
         `command`: how to resume the folder put in for `{}`. `data`: a fingerprint of what is trained on.
         `identity`: what else the numbers depend on, such as the names of the rewards, by what to call it. `resume`:
         the folder of an interrupted run."""
@@ -89,7 +89,7 @@ class Run:
         self.history: list[dict] = []  # the rows of metrics.jsonl up to the checkpoint that was resumed
         self.notices: list[str] = []
         self.parts = Parts()
-        self.recorders = Broadcast([*recorders, *make_recorders(config.recorders or ())])
+        self.recorders = Broadcast(recorders)
         self.interrupts = Interrupts()
         self._lock: FileLock | None = None
 

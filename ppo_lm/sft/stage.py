@@ -18,7 +18,7 @@ from ppo_lm.rollout import SamplingSettings, write_completions
 from ppo_lm.run import check_output_dir, save_models
 from ppo_lm.run.stage import LINES, LOSS, before_and_after, make_stage_run, register_training, training_settings
 from ppo_lm.sft.sft_trainer import completion_loss, train_sft
-from ppo_lm.tracking import Recorder
+from ppo_lm.tracking import Recorder, make_recorders
 
 NEAR_GREEDY = 0.01  # temperature (2403.17031, detail 26)
 
@@ -36,6 +36,7 @@ def run_sft(
     if config.demonstrations is None:
         raise ConfigError(['demonstrations is not set; name a file, a hub data set, or "embedded"'], "SFTConfig")
     check_output_dir(config.output_dir)
+    recorders = [*recorders, *make_recorders(config.recorders or ())]
     if config.rouge_samples:
         require("torchmetrics", f"ROUGE (rouge_samples {config.rouge_samples}; 0 leaves it out)", "rouge")
     demonstrations, report = load_demonstrations(config.demonstrations, config, config.completion_column)

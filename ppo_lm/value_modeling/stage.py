@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from ppo_lm.base_setup import load_base, set_up_roles
 from ppo_lm.config import ValueConfig
@@ -14,7 +15,7 @@ from ppo_lm.errors import ConfigError, Problems, writing
 from ppo_lm.rewards import Responses, Reward, RewardComputer, check_columns, load_reward, without_addresses
 from ppo_lm.run import check_output_dir
 from ppo_lm.run.stage import LINES, LOSS, before_and_after, make_stage_run, register_training, training_settings
-from ppo_lm.tracking import Recorder, write_json
+from ppo_lm.tracking import Recorder, make_recorders, write_json
 from ppo_lm.value_modeling.value_trainer import ScoredDemonstration, measure_values, train_value_model
 
 SCORES_FILE = "scores.json"
@@ -31,10 +32,11 @@ def run_value(
     the folder of a run with the same settings that did not end. Raises `RunPaused`, with the run saved, after the step
     in which SIGINT or SIGTERM came.
     """
-    rewards, demonstrations, report = load_inputs(config)
+    inputs = load_inputs(config)
+    rewards, report, recorders = inputs.rewards, inputs.report, [*recorders, *inputs.recorders]
     base = load_base(config.model_name, config.dtype, config.device, seed=config.seed)
     encoded = encode_demonstrations(
-        base, demonstrations, report, max_prompt_tokens=config.max_prompt_tokens, max_tokens=config.max_tokens
+        base, inputs.demonstrations, report, max_prompt_tokens=config.max_prompt_tokens, max_tokens=config.max_tokens
     )
     train, held_out = encoded.split(config.held_out, config.seed, report)
     computer = RewardComputer(rewards, weights=config.reward_weights, clip=config.reward_clip)
@@ -79,13 +81,23 @@ def run_value(
     return before_and_after(before, after)
 
 
-def load_inputs(config: ValueConfig) -> tuple[list[Reward], list[Demonstration], DataReport]:
-    """(rewards, demonstrations, report). All problems are raised as one error, before any model loads."""
+class Inputs(NamedTuple):
+    """What the configuration names outside itself."""
+
+    rewards: list[Reward]
+    demonstrations: list[Demonstration]
+    report: DataReport
+    recorders: Sequence[Recorder]
+
+
+def load_inputs(config: ValueConfig) -> Inputs:
+    """Load it. All problems are raised as one error, before any model loads."""
     missing = [name for name in ("demonstrations", "reward") if not getattr(config, name)]
     if missing:
         raise ConfigError([f'{name} is not set; name one, or "embedded"' for name in missing], "ValueConfig")
     problems = Problems("ValueConfig")
     problems.attempt(check_output_dir, config.output_dir)
+    recorders = problems.attempt(make_recorders, config.recorders or ())
     rewards = [problems.attempt(load_reward, reward) for reward in config.rewards]
     found = "demonstrations have only a prompt and a completion; name another reward"
     for reward in rewards:
@@ -95,7 +107,7 @@ def load_inputs(config: ValueConfig) -> tuple[list[Reward], list[Demonstration],
         load_demonstrations, config.demonstrations, config, config.completion_column
     ) or (None, None)
     problems.raise_all()
-    return rewards, demonstrations, report
+    return Inputs(rewards, demonstrations, report, recorders)
 
 
 def score_demonstrations(computer: RewardComputer, demonstrations: Encoded) -> list[float]:
