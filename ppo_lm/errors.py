@@ -19,12 +19,17 @@ class UserError(Exception):
 
 
 class ConfigError(UserError):
-    """One or more configuration values are wrong; all of them are in `problems`."""
+    """One or more configuration values are wrong; all of them are in `problems`. `source`: the configuration that they
+    are in; None leaves a single problem as it is."""
 
-    def __init__(self, problems: list[str], source: str = "PPOConfig"):
-        self.problems = list(problems)
+    def __init__(self, problems: list[str], source: str | None = None):
+        self.problems, self.source = list(problems), source
+        if source is None and len(self.problems) == 1:
+            super().__init__(self.problems[0])
+            return
         count = f"{len(self.problems)} problem{'s' if len(self.problems) > 1 else ''}"
-        super().__init__(f"{source}: {count}:\n" + "\n".join(f"  - {problem}" for problem in self.problems))
+        lines = "\n".join(f"  - {problem}" for problem in self.problems)
+        super().__init__(f"{source}: {count}:\n{lines}" if source else f"{count}:\n{lines}")
 
     @classmethod
     def of(cls, problem: str) -> ConfigError:

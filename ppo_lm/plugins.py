@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 import importlib
 import importlib.util
 import sys
@@ -14,6 +15,7 @@ from typing import Any, Generic, TypeVar
 from ppo_lm.errors import ConfigError, UserError
 
 Part = TypeVar("Part")
+WRITTEN = "__ppo_lm_written__"  # when the file of a loaded module was last changed
 
 
 class Registry(Generic[Part]):
@@ -35,12 +37,17 @@ class Registry(Generic[Part]):
         """A decorator that registers what it decorates, unchanged. Raises `ValueError` if the name is taken."""
 
         def add(part: Part) -> Part:
-            if name in self._parts:
+            if name in self._parts and self._origin(part) != self._origin(self._parts[name]):
                 raise ValueError(f"{self.role} {name!r} is registered already; choose another name")
-            self._parts[name] = part
+            self._parts[name] = part  # again if its file was changed and loaded again
             return part
 
         return add
+
+    @staticmethod
+    def _origin(part: Any) -> tuple[str | None, str | None]:
+        """Where a class or function is from; differs for any two other objects."""
+        return getattr(part, "__module__", None), getattr(part, "__qualname__", str(id(part)))
 
     @property
     def names(self) -> list[str]:
@@ -84,20 +91,27 @@ def load_object(spec: str, role: str, error: Callable[[str], UserError]) -> Any:
 
 
 def _load_file(spec: str, file: Path, role: str, error: Callable[[str], UserError]) -> ModuleType:
+    """The module in a file, which is executed once for as long as it does not change."""
     if not file.is_file():
         raise error(f"{role} {spec!r}: there is no file {file}")
-    name = f"ppo_lm_user_{file.stem}"
+    place, written = file.resolve(), file.stat().st_mtime_ns
+    name = f"ppo_lm_user_{file.stem}_{hashlib.sha256(str(place).encode()).hexdigest()[:8]}"
+    loaded = sys.modules.get(name)
+    if loaded is not None and getattr(loaded, WRITTEN, None) == written:
+        return loaded
     loader = importlib.util.spec_from_file_location(name, file)
     assert loader is not None and loader.loader is not None
     module = importlib.util.module_from_spec(loader)
     sys.modules[name] = module  # dataclasses and pickle look up a class's module there
-    sys.path.insert(0, str(file.resolve().parent))  # so that the file can import its neighbours, as a script can
+    sys.path.insert(0, str(place.parent))  # so that the file can import its neighbours, as a script can
     try:
         loader.loader.exec_module(module)
     except Exception as problem:
+        del sys.modules[name]
         raise error(
             f"{role} {spec!r}: {file} raised {type(problem).__name__} while it was loaded: {problem}"
         ) from problem
+    setattr(module, WRITTEN, written)
     return module
 
 

@@ -1,5 +1,7 @@
 """Parts chosen by name."""
 
+import os
+
 import pytest
 
 from ppo_lm.errors import ConfigError
@@ -42,3 +44,17 @@ def test_a_name_is_taken_once():
     add = make().register("gae")
     with pytest.raises(ValueError, match="'gae' is registered already"):
         add("again")
+
+
+def test_a_file_is_executed_once_until_it_changes(tmp_path):
+    own = tmp_path / "counted.py"
+    own.write_text("seen = []\ndef part(): pass\n")
+    registry = make()
+    first = registry.find(f"{own}:seen")
+    assert (
+        registry.find(f"{own}:seen") is first
+        and registry.find(f"{tmp_path}/../{tmp_path.name}/counted.py:seen") is first
+    )
+    own.write_text("seen = ['changed']\n")
+    os.utime(own, (1, 1))
+    assert registry.find(f"{own}:seen") == ["changed"]

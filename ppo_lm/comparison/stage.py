@@ -5,27 +5,28 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from rich.console import Console
 
 from ppo_lm.base_setup import pick_device, read_adapter_base
-from ppo_lm.comparison.contestants import Bases, load_policies, read_contestants
+from ppo_lm.comparison.contestants import Bases, Contestant, load_policies, read_contestants
 from ppo_lm.comparison.report import print_tables, write_results
 from ppo_lm.comparison.results import Standing, compare
 from ppo_lm.config import EvaluateConfig
-from ppo_lm.data import PromptSet, load_prompts
+from ppo_lm.data import DataReport, PromptSet, load_prompts
 from ppo_lm.data.encoding import encode_completion, same_vocabulary
 from ppo_lm.data.examples import with_leading_space
 from ppo_lm.data.fitting import encode_prompt_set, fit_prompts
-from ppo_lm.errors import ConfigError, DataError
+from ppo_lm.errors import ConfigError, DataError, Problems
 from ppo_lm.evaluation import Evaluation, evaluate, evaluate_texts
 from ppo_lm.experience_buffer import MemoryBudget
 from ppo_lm.models import BaseModel, PolicyModel
 from ppo_lm.ppo_trainer import SequenceGenerator
-from ppo_lm.rewards import DEFAULT_REWARD, RewardComputer, RewardContext, check_prompt_columns, load_reward
+from ppo_lm.rewards import DEFAULT_REWARD, Reward, RewardComputer, RewardContext, check_prompt_columns, load_reward
 from ppo_lm.rollout import SamplingSettings
 from ppo_lm.run import Run, check_output_dir
-from ppo_lm.tracking import MetricsFile, Recorder, Screen, append_record, make_recorders
+from ppo_lm.tracking import MetricsFile, Recorder, Screen, append_record, find_recorders
 
 
 def run_comparison(
@@ -36,15 +37,7 @@ def run_comparison(
 
     Writes into `config.output_dir`: results.json, report.md with a picture, completions.jsonl, config, data report.
     """
-    if config.prompts is None:
-        raise ConfigError(['prompts is not set; name a file, a hub data set, or "embedded"'], "EvaluateConfig")
-    check_output_dir(config.output_dir)
-    recorders = [*recorders, *make_recorders(config.recorders or ())]
-    prompts, report = load_prompts(config.prompts, config)
-    contestants = read_contestants(config, prompts)
-    judge = load_reward(config.judge or DEFAULT_REWARD, "judge")
-    check_prompt_columns(judge, prompts, "judge", config.prompts)
-
+    prompts, report, contestants, judge = load_inputs(config)
     bases = Bases(config)
     policies = load_policies(contestants, bases)
     first, *others = {id(policy.base): policy.base for policy in policies.values()}.values()
@@ -73,11 +66,12 @@ def run_comparison(
         "sampled": SamplingSettings(config.max_new_tokens, config.temperature, config.top_k, config.top_p),
         "near_greedy": SamplingSettings(config.max_new_tokens, config.eval_temperature),
     }
-    console = Console(quiet=quiet, highlight=False)
+    console = Console(highlight=False)
+    screen = () if quiet else (Screen(console),)
     results = {}
-    with Run(config, steps=0, command="ppo-lm evaluate", recorders=[Screen(console), MetricsFile(), *recorders]) as run:
+    run = Run(config, steps=0, command="ppo-lm evaluate", recorders=[MetricsFile(), *screen, *recorders])
+    with run, scorer.budget.telling(run.say):
         run.start(f"{len(contestants)} policies on {config.prompts}", reports=[report], notices=notices)
-        scorer.budget.say = run.say
         for kind, sampling in kinds.items():
             made = {}
             for contestant in contestants:
@@ -93,10 +87,41 @@ def run_comparison(
                 made[contestant.name] = evaluation
             results[kind] = compare(made, config.seed)
             write_completions_of(made, kind, held_out, run.folder / "completions.jsonl")
-        print_tables(results, len(held_out), console)
+            run.record_evaluation(len(held_out), {f"{name}, {kind}": each.means() for name, each in made.items()})
+        if not quiet:
+            print_tables(results, len(held_out), console)
         write_results(results, len(held_out), scorer.names[0], run.folder)
         run.finish()
     return results
+
+
+class Inputs(NamedTuple):
+    """What the configuration names outside itself."""
+
+    prompts: PromptSet
+    report: DataReport
+    contestants: list[Contestant]
+    judge: Reward
+
+
+def load_inputs(config: EvaluateConfig) -> Inputs:
+    """Load it. All problems are raised as one error, before any model loads."""
+    problems = Problems("EvaluateConfig")
+    problems.attempt(check_output_dir, config.output_dir)
+    problems.attempt(find_recorders, config.recorders)
+    judge = problems.attempt(load_reward, config.judge or DEFAULT_REWARD, "judge")
+    loaded = contestants = None
+    if config.prompts is None:
+        problems.found.append(ConfigError.of('prompts is not set; name a file, a hub data set, or "embedded"'))
+    else:
+        loaded = problems.attempt(load_prompts, config.prompts, config)
+    if loaded is not None:
+        contestants = problems.attempt(read_contestants, config, loaded[0])
+        if judge is not None:
+            problems.attempt(check_prompt_columns, judge, loaded[0], "judge", config.prompts)
+    problems.raise_all()
+    assert loaded is not None and contestants is not None and judge is not None  # or there was a problem
+    return Inputs(*loaded, contestants, judge)
 
 
 def write_completions_of(made: dict[str, Evaluation], kind: str, prompts: PromptSet, file: Path) -> None:

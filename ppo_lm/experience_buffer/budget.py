@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
@@ -24,6 +25,15 @@ class MemoryBudget:
 
     def __init__(self, tokens: int = 1024, slots: int = 64, say: Callable[[str], None] | None = None):
         self.tokens, self.slots, self.say = tokens, slots, say
+
+    @contextmanager
+    def telling(self, say: Callable[[str], None]) -> Iterator[None]:
+        """Inside the block, `say` is called with one line whenever something is halved."""
+        before, self.say = self.say, say
+        try:
+            yield
+        finally:
+            self.say = before
 
     def fit_tokens(self, lengths: torch.Tensor, attempt: Callable[[int], Result]) -> Result:
         """`attempt(tokens)`, repeated with half as many tokens when memory runs out. `lengths`: (B,), the tokens of

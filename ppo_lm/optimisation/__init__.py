@@ -2,6 +2,6 @@
 
 from ppo_lm.optimisation.all_or_nothing import all_or_nothing
 from ppo_lm.optimisation.optimiser import Optimiser
-from ppo_lm.optimisation.supervised_loop import Progress, count_steps, minimise
+from ppo_lm.optimisation.supervised_loop import LoopSettings, Progress, minimise
 
-__all__ = ["Optimiser", "Progress", "all_or_nothing", "count_steps", "minimise"]
+__all__ = ["LoopSettings", "Optimiser", "Progress", "all_or_nothing", "minimise"]

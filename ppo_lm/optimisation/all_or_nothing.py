@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from ppo_lm.errors import NumericalFault
 from ppo_lm.optimisation.optimiser import Optimiser
 
 
 @contextmanager
 def all_or_nothing(optimisers: Sequence[Optimiser], updates: int) -> Iterator[None]:
-    """If the block raises `NumericalFault`, every update made in it is undone. `updates`: how many each optimiser
+    """If the block raises, every update made in it is undone. `updates`: how many each optimiser
     makes.
 
     A single update is held back until the block ends, so that there is nothing to undo and nothing to copy. Before
@@ -23,7 +22,7 @@ def all_or_nothing(optimisers: Sequence[Optimiser], updates: int) -> Iterator[No
         optimiser.hold_back()
     try:
         yield
-    except NumericalFault:
+    except BaseException:
         for optimiser, snapshot in zip(optimisers, before):
             optimiser.go_back_to(snapshot)
         raise

@@ -8,6 +8,7 @@ from dataclasses import replace
 from ppo_lm.config import PPOConfig
 from ppo_lm.data import Prompt, PromptSet
 from ppo_lm.evaluation import Evaluation, EvaluationHistory, evaluate, is_best
+from ppo_lm.models import PolicyModel
 from ppo_lm.ppo_trainer.generator import SequenceGenerator
 from ppo_lm.rewards import Reward, RewardComputer
 from ppo_lm.rollout import SamplingSettings
@@ -25,13 +26,15 @@ class Evaluator:
         self,
         config: PPOConfig,
         prompts: PromptSet,
+        policy: PolicyModel,
         rewards: RewardComputer,
         monitor: Reward | None,
         make_generator: Callable[[SamplingSettings], SequenceGenerator],
     ):
         """`make_generator` makes one with a random stream of its own, so that evaluations change nothing in training
         and all see the same noise."""
-        self.config, self.prompts, self.rewards, self.monitor = config, prompts, rewards, monitor
+        self.config, self.prompts, self.policy = config, prompts, policy
+        self.rewards, self.monitor = rewards, monitor
         self.make_generator, self.history = make_generator, EvaluationHistory()
 
     def evaluate_if_due(self, run: Run) -> None:
@@ -44,19 +47,20 @@ class Evaluator:
         self.history.add(found)
         run.record_evaluation(len(self.prompts), {name: evaluation.means() for name, evaluation in found.items()})
         if config.eval_every and step and run.folder and is_best(self.history.made["sampled"]):
-            save_best(self.make_generator(self._sampled).policy, run.folder)
+            save_best(self.policy, run.folder)
 
     def evaluate(self, step: int) -> dict[str, Evaluation]:
         """Both evaluations, by name."""
+        sampled = sampling_settings(self.config)
         kinds = {
-            "sampled": self._sampled,
+            "sampled": sampled,
             "near_greedy": SamplingSettings(self.config.max_new_tokens, self.config.eval_temperature),
         }
         found = {}
         for name, sampling in kinds.items():
             generator = self.make_generator(sampling)
             made = evaluate(generator, self.rewards, self.monitor, self.prompts, self.config.batch_size)
-            kl = made.kl if sampling == self._sampled else None  # at another temperature it compares other policies
+            kl = made.kl if sampling == sampled else None  # at another temperature it compares other policies
             found[name] = replace(made, step=step, kl=kl)
         return found
 
@@ -74,10 +78,10 @@ class Evaluator:
             for row, prompt in enumerate(self.prompts.prompts[:SHOWN_EXAMPLES])
         ]
 
-    @property
-    def _sampled(self) -> SamplingSettings:
-        config = self.config
-        return SamplingSettings(config.max_new_tokens, config.temperature, config.top_k, config.top_p)
+
+def sampling_settings(config: PPOConfig) -> SamplingSettings:
+    """How responses are sampled in training."""
+    return SamplingSettings(config.max_new_tokens, config.temperature, config.top_k, config.top_p)
 
 
 def _numbers(evaluation: Evaluation, row: int, monitor_name: str) -> dict[str, float]:

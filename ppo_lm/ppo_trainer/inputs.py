@@ -14,7 +14,7 @@ from ppo_lm.errors import ConfigError, DataError, Problems
 from ppo_lm.rewards import DEFAULT_REWARD, Reward, as_list_of_rewards, as_reward, check_prompt_columns, load_reward
 from ppo_lm.rollout import MakeEngine, RolloutEngine, find_engine
 from ppo_lm.run import check_output_dir
-from ppo_lm.tracking import make_recorders
+from ppo_lm.tracking import find_recorders
 from ppo_lm.training import Losses, find_losses
 
 
@@ -72,7 +72,7 @@ def load_inputs(
             if each is not None:
                 problems.attempt(check_prompt_columns, each, prompts, role, config.prompts)
     make_engine = problems.attempt(find_engine, config.engine if engine is None else engine)
-    problems.attempt(make_recorders, config.recorders or ())  # that they can be found; every run makes its own
+    problems.attempt(find_recorders, config.recorders)
     problems.raise_all()
     return Inputs(estimator, losses, rewards, value, monitor, prompts, report, make_engine)
 

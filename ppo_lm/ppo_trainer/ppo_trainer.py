@@ -16,7 +16,7 @@ from ppo_lm.errors import ConfigError, NumericalFault
 from ppo_lm.evaluation import Evaluation
 from ppo_lm.experience_buffer import MemoryBudget
 from ppo_lm.ops import masked_whiten
-from ppo_lm.ppo_trainer.evaluator import Evaluator
+from ppo_lm.ppo_trainer.evaluator import Evaluator, sampling_settings
 from ppo_lm.ppo_trainer.faults import check_pairs
 from ppo_lm.ppo_trainer.generator import SequenceGenerator
 from ppo_lm.ppo_trainer.guard import StepGuard
@@ -40,7 +40,6 @@ from ppo_lm.tracking import (
     SamplesDrawn,
     SamplesFile,
     Screen,
-    make_recorders,
     measure_machine,
 )
 
@@ -81,13 +80,12 @@ class PPOTrainer:
             value_folder=inputs.value,
             with_value=self.estimator.needs_values,
         )
-        sampling = SamplingSettings(config.max_new_tokens, config.temperature, config.top_k, config.top_p)
         for model in (self.roles.policy, self.roles.value) if config.gradient_checkpointing else ():
             if model is not None:
                 model.base.checkpoint_activations()
         self.clock = PhaseClock(self.base.device)
         self.engine = inputs.make_engine(self.roles.policy, self.budget)
-        self.generator = self._make_generator(sampling, self.clock)
+        self.generator = self._make_generator(sampling_settings(config), self.clock)
         if self.monitor is not None:
             self.monitor.make_ready(RewardContext.on(self.base, self.budget))
         self.kl_controller = KLController(config.kl_coef, config.adaptive_kl_target, config.adaptive_kl_horizon)
@@ -163,27 +161,30 @@ class PPOTrainer:
         """
         config = self.config
         train_set, held_out, report = self._prompt_sets(prompts)
-        evaluator = Evaluator(config, held_out, self.reward_computer, self.monitor, self._make_generator)
-        guard, monitor = StepGuard(config), self.monitor.name if self.monitor else "monitor"
-        by_name = prompts is None and self.is_by_name
-        screen, named = () if quiet else (Screen(),), make_recorders(config.recorders or ())
-        with Run(
+        evaluator = Evaluator(
+            config, held_out, self.roles.policy, self.reward_computer, self.monitor, self._make_generator
+        )
+        guard, health = StepGuard(config), HealthWatch(config)
+        monitor = self.monitor.name if self.monitor else "monitor"
+        by_name = prompts is None and self.is_by_name and not recorders
+        screen = () if quiet else (Screen(),)
+        run = Run(
             config,
             steps=config.steps,
             command="ppo-lm train --resume {}" if by_name else "trainer.train(..., resume={!r})",
             data=fingerprint([train_set.prompts, held_out.prompts]),
-            identity=self._scorers(),
+            identity=self._identity(),
             resume=None if resume is None else Path(resume),
             save_every=config.save_every,
             keep_checkpoints=config.keep_checkpoints,
-            recorders=[MetricsFile(), SamplesFile(), *screen, Picture(), *recorders, *named],
-        ) as run:
-            parts = {**self.stateful_parts(), "evaluations": evaluator.history, "guard": guard}
+            recorders=[MetricsFile(), SamplesFile(), *screen, Picture(), *recorders],
+        )
+        with run, self.budget.telling(run.say):
+            parts = {**self.stateful_parts(), "evaluations": evaluator.history, "guard": guard, "health": health}
             for name, part in parts.items():
-                run.register(name, part)
+                run.register(name, part, undo=name in self.random_streams())
             run.start(self._headline(), reports=[report], columns=columns(monitor))
-            self.budget.say = run.say
-            health = HealthWatch(config, run.history)
+            health.start(run.history)
             batches = train_set.batches(config.batch_size, config.seed, config.responses_per_prompt)
             batches = islice(batches, run.step, None)
             evaluator.evaluate_if_due(run)
@@ -198,7 +199,7 @@ class PPOTrainer:
                     self._record(run, step, batch, results, health)
                     guard.passed(step, results["kl"])
                 evaluator.evaluate_if_due(run)
-            evaluator.evaluate_if_due(run)
+            evaluator.evaluate_if_due(run)  # if a recorder stopped the run between two steps
             if run.folder:
                 run.say(*self.save(run.folder))
             run.finish(evaluator.examples(monitor))
@@ -216,16 +217,25 @@ class PPOTrainer:
     def stateful_parts(self) -> dict[str, Stateful]:
         """What decides the next step, by name; every checkpoint holds it. tests/ppo_trainer/test_stateful.py looks for
         what is missing here."""
-        trainer = self.model_trainer
+        engine = {"engine": self.engine} if isinstance(self.engine, Stateful) else {}
         return {
             **{name: Weights(model.parameters()) for name, model in self.roles.trained().items()},
-            **{f"{name}_optimiser": optimiser for name, optimiser in trainer.optimisers.items()},
+            **{f"{name}_optimiser": optimiser for name, optimiser in self.model_trainer.optimisers.items()},
             "kl_controller": self.kl_controller,
             "budget": self.budget,
-            "sampling": RandomStream(self.generator.random),
-            "policy_batches": RandomStream(trainer.policy_buffer.random),
-            "value_batches": RandomStream(trainer.value_buffer.random),
+            **engine,
+            **self.random_streams(),
         }
+
+    def random_streams(self) -> dict[str, Stateful]:
+        """What a step draws from: the parts that a step which fails leaves changed."""
+        trainer = self.model_trainer
+        streams = {
+            "sampling": self.generator.random,
+            "policy_batches": trainer.policy_buffer.random,
+            "value_batches": trainer.value_buffer.random,
+        }
+        return {name: RandomStream(stream) for name, stream in streams.items()}
 
     def models(self) -> dict[str, list[torch.nn.Parameter]]:
         """The weights that a step computes with, by what to call them."""
@@ -240,14 +250,15 @@ class PPOTrainer:
             f"steps of {config.batch_size // config.responses_per_prompt} prompts{copies}"
         )
 
-    def _scorers(self) -> dict[str, object]:
-        """What scores: what the configuration names, or else the functions' names. The address of a service may
-        change."""
+    def _identity(self) -> dict[str, object]:
+        """What the run's numbers depend on besides its settings: rewards, monitor and engine, by name. The address of a
+        service may change."""
         config, monitor = self.config, self.monitor and self.monitor.name
+        engine = type(self.engine).__name__
         if not self.is_by_name:
-            return {"the rewards": self.reward_computer.names, "the monitor": monitor}
+            return {"the rewards": self.reward_computer.names, "the monitor": monitor, "the engine": engine}
         named = [monitor] if config.monitor is None else without_addresses([config.monitor])
-        return {"the rewards": without_addresses(config.rewards), "the monitor": named[0]}
+        return {"the rewards": without_addresses(config.rewards), "the monitor": named[0], "the engine": engine}
 
     def save(self, folder: str | Path) -> list[str]:
         """Write `adapter/` (plain PEFT) and `merged/` (plain transformers, if `save_merged`) into `folder`; lora_r 0

@@ -11,7 +11,7 @@ from torch.nn.functional import logsigmoid
 from ppo_lm.data.encoding import pad
 from ppo_lm.errors import ModelError
 from ppo_lm.models import RewardModel
-from ppo_lm.optimisation import minimise
+from ppo_lm.optimisation import LoopSettings, Optimiser, Progress, minimise
 
 
 @dataclass(frozen=True)
@@ -34,20 +34,28 @@ def sum_preference_losses(model: RewardModel, batch: list[Comparison]) -> torch.
     return -logsigmoid(scores[: len(batch)] - scores[len(batch) :]).sum()
 
 
-def train_reward_model(model: RewardModel, comparisons: list[Comparison], *, seed: int = 0, **settings) -> None:
-    """Minimise the mean loss of a comparison, with dropout. `settings` are those of `optimisation.minimise`:
-    learning_rate, epochs, batch_size, micro_batch_size, max_steps, max_grad_norm, progress."""
+def train_reward_model(
+    model: RewardModel,
+    comparisons: list[Comparison],
+    settings: LoopSettings,
+    *,
+    seed: int = 0,
+    optimiser: Optimiser | None = None,
+    progress: Progress | None = None,
+) -> None:
+    """Minimise the mean loss over comparisons, with dropout. `optimiser`: None makes one. `progress`: see
+    `optimisation.minimise`."""
     lengths = [max(len(c.chosen_ids), len(c.rejected_ids)) for c in comparisons]
-    rng = random.Random(f"reward {seed}")
     with model.base.dropout():
         minimise(
             lambda batch: sum_preference_losses(model, batch),
             comparisons,
             lengths,
             [1] * len(comparisons),
-            model.parameters(),
-            rng=rng,
-            **settings,
+            optimiser or settings.make_optimiser(model.parameters(), len(comparisons)),
+            settings,
+            rng=random.Random(f"reward {seed}"),
+            progress=progress,
         )
 
 

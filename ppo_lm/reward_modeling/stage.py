@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -13,13 +14,13 @@ from ppo_lm.config import RewardConfig
 from ppo_lm.data import DataReport, Demonstration, Preference, load_demonstrations, load_preferences
 from ppo_lm.data.encoded import Encoded, encode_all
 from ppo_lm.data.encoding import encode_pair, encode_prompt, fit_prompt
-from ppo_lm.errors import ConfigError, DataError, writing
+from ppo_lm.errors import ConfigError, DataError, Problems, writing
 from ppo_lm.models import BaseModel, RewardModel
 from ppo_lm.reward_modeling.report import RewardReport, write_report
 from ppo_lm.reward_modeling.reward_trainer import Comparison, normalise, score_all, train_reward_model
 from ppo_lm.run import check_output_dir
-from ppo_lm.run.stage import LINES, LOSS, make_stage_run, register_training, training_settings
-from ppo_lm.tracking import Recorder, make_recorders
+from ppo_lm.run.stage import LINES, LOSS, loop_settings, make_stage_run, register_training
+from ppo_lm.tracking import Recorder, find_recorders
 
 
 def run_reward(
@@ -31,30 +32,20 @@ def run_reward(
     config, data report, metrics. `resume` is the folder of an interrupted run with the same settings. Raises
     `RunPaused`, with the run saved, after the step in which SIGINT or SIGTERM came.
     """
-    if config.preferences is None:
-        raise ConfigError(['preferences is not set; name a file, a hub data set, or "embedded"'], "RewardConfig")
-    check_output_dir(config.output_dir)
-    recorders = [*recorders, *make_recorders(config.recorders or ())]
-    preferences, report = load_preferences(
-        config.preferences, config, config.chosen_column, config.rejected_column, config.source_column
-    )
-    reports, demonstrations = [report], None
-    if config.demonstrations is not None:
-        demonstrations, other = load_demonstrations(config.demonstrations, config, config.completion_column)
-        reports.append(other)
+    inputs = load_inputs(config)
     base = load_base(config.model_name, config.dtype, config.device, seed=config.seed)
-    encoded = encode_preferences(base, preferences, config, report)
-    train, held_out = encoded.split(config.held_out, config.seed, report)
-    references = reference_sequences(base, demonstrations, train, config)
+    encoded = encode_preferences(base, inputs.preferences, config, inputs.reports[0])
+    train, held_out = encoded.split(config.held_out, config.seed, inputs.reports[0])
+    references = reference_sequences(base, inputs.demonstrations, train, config)
+    settings = loop_settings(config)
 
     with make_stage_run(config, "reward", train, resume=resume, quiet=quiet, recorders=recorders) as run:
         model = set_up_reward_model(base, config)
-        run.start(
-            f"reward model on {config.model_name} ({base.description})", reports=reports, columns=LOSS, lines=LINES
-        )
+        optimiser = register_training(run, model.parameters(), settings, len(train.tokens))
+        headline = f"reward model on {config.model_name} ({base.description})"
+        run.start(headline, reports=inputs.reports, columns=LOSS, lines=LINES)
         run.measure("before", len(held_out.texts), lambda: measure(model, held_out).headline())
-        register_training(run, model.parameters())
-        train_reward_model(model, train.tokens, seed=config.seed, progress=run, **training_settings(config))
+        train_reward_model(model, train.tokens, settings, seed=config.seed, optimiser=optimiser, progress=run)
         result = measure(model, held_out)  # before normalising: the probabilities that were trained
         normalise(model, references)
         run.measure("after", len(held_out.texts), result.headline)
@@ -64,6 +55,35 @@ def run_reward(
             write_report(result, run.folder)
         run.finish()
     return result.headline()
+
+
+class Inputs(NamedTuple):
+    """What the configuration names outside itself; `demonstrations` to normalise on, None for those of the training
+    data."""
+
+    preferences: list[Preference]
+    demonstrations: list[Demonstration] | None
+    reports: list[DataReport]
+
+
+def load_inputs(config: RewardConfig) -> Inputs:
+    """Load it. All problems are raised as one error, before any model loads."""
+    problems = Problems("RewardConfig")
+    problems.attempt(check_output_dir, config.output_dir)
+    problems.attempt(find_recorders, config.recorders)
+    preferences = demonstrations = None
+    if config.preferences is None:
+        problems.found.append(ConfigError.of('preferences is not set; name a file, a hub data set, or "embedded"'))
+    else:
+        columns = config.chosen_column, config.rejected_column, config.source_column
+        preferences = problems.attempt(load_preferences, config.preferences, config, *columns)
+    if config.demonstrations is not None:
+        demonstrations = problems.attempt(load_demonstrations, config.demonstrations, config, config.completion_column)
+    problems.raise_all()
+    assert preferences is not None  # or there was a problem
+    if demonstrations is None:
+        return Inputs(preferences[0], None, [preferences[1]])
+    return Inputs(preferences[0], demonstrations[0], [preferences[1], demonstrations[1]])
 
 
 def set_up_reward_model(base: BaseModel, config: RewardConfig) -> RewardModel:

@@ -12,22 +12,25 @@ from ppo_lm.run.stateful import State, Stateful
 
 
 class Parts:
-    """Stateful parts by name, put back from `checkpoint` as they are registered, if there is one."""
+    """Stateful parts by name, restored from `checkpoint` as they are registered, if there is one."""
 
     def __init__(self, checkpoint: Checkpoint | None = None):
         self._parts: dict[str, Stateful] = {}
+        self._undone: list[str] = []
         self._before: dict[str, State] = {}
         self._saved = None if checkpoint is None else checkpoint.parts()
 
-    def register(self, name: str, part: Stateful) -> None:
-        """Add a part. Raises `CheckpointError` if the checkpoint holds nothing that fits it."""
+    def register(self, name: str, part: Stateful, *, undo: bool = False, optional: bool = False) -> None:
+        """Add a part; see `Run.register`. `optional`: a checkpoint may lack it."""
         if name in self._parts:
             raise ValueError(f"a part called {name!r} is registered already")
         self._parts[name] = part
-        if self._saved is None:
+        if undo:
+            self._undone.append(name)
+        if self._saved is None or (optional and name not in self._saved):
             return
         try:
-            part.load_state_dict(self._saved[name])
+            part.load_state_dict(self._saved.pop(name))
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise CheckpointError(
                 f"the checkpoint does not fit ({name}: {type(error).__name__}: {first_line(error)}), so it was written "
@@ -40,13 +43,9 @@ class Parts:
 
     def remember(self) -> None:
         """Copy the parts that a failing step may leave changed."""
-        self._before = {
-            name: copy.deepcopy(part.state_dict())
-            for name, part in self._parts.items()
-            if not getattr(part, "all_or_nothing", False)
-        }
+        self._before = {name: copy.deepcopy(self._parts[name].state_dict()) for name in self._undone}
 
     def put_back(self) -> None:
-        """Undo what has changed since `remember`."""
+        """Undo what has changed in them since `remember`."""
         for name, state in self._before.items():
             self._parts[name].load_state_dict(state)

@@ -10,16 +10,20 @@ from ppo_lm.config.fields import fields_of
 from ppo_lm.config.settings import Settings, differences, with_current_names
 from ppo_lm.errors import CheckpointError
 
+FORMAT = 2  # of the state in a checkpoint
+
 
 def describe(config: Settings, identity: Mapping[str, object], data: str) -> dict[str, Any]:
     """What a checkpoint keeps of the run it belongs to: settings, what else its numbers depend on, and the data's
     fingerprint."""
-    return {"config": dataclasses.asdict(config), "identity": dict(identity), "data": data}
+    return {"format": FORMAT, "config": dataclasses.asdict(config), "identity": dict(identity), "data": data}
 
 
 def check_same_run(config: Settings, now: Mapping[str, Any], then: Mapping[str, Any]) -> None:
     """Raise `CheckpointError` unless `then`, of a checkpoint, describes the same run as `now`. Settings whose field
     says that they may change are not compared."""
+    if then.get("format") != now["format"]:
+        raise CheckpointError("the checkpoint was written by another version of ppo_lm; resume it with that version")
     may_change = [name for name, field in fields_of(type(config)).items() if field.may_change]
     before = with_current_names(type(config), then["config"]) | then["identity"]
     changed = differences(now["config"] | now["identity"], before, may_change)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from filelock import FileLock
 
@@ -30,6 +30,7 @@ from ppo_lm.run.parts import Parts
 from ppo_lm.run.resume import check_same_run, describe
 from ppo_lm.run.stateful import Stateful
 from ppo_lm.tracking import (
+    Answer,
     CheckpointSaved,
     Column,
     EvaluationDone,
@@ -44,7 +45,7 @@ from ppo_lm.tracking import (
     write_tensors,
 )
 from ppo_lm.tracking.files import drop_later_steps
-from ppo_lm.tracking.recorder import Broadcast
+from ppo_lm.tracking.recorder import Broadcast, add_recorders
 
 PAUSES = (RewardError, NumericalFault, Interrupted, RecorderError)  # errors that a run survives, saved as it was
 
@@ -76,10 +77,10 @@ class Run:
         keep_checkpoints: int = 2,
         recorders: Sequence[Recorder] = (),
     ):
-        """`save_every` 0 saves only when it pauses.
-        `command`: how to resume the folder put in for `{}`. `data`: a fingerprint of what is trained on.
+        """`command`: how to resume the folder put in for `{}`. `data`: a fingerprint of what is trained on.
         `identity`: what else the numbers depend on, such as the names of the rewards, by what to call it. `resume`:
-        the folder of an interrupted run."""
+        the folder of an interrupted run. `save_every` 0 saves only when the run is paused. `recorders`: those that
+        `config.recorders` names are added; those that are `Stateful` are parts of every checkpoint."""
         self.config, self.total, self.command = config, steps, command
         self.save_every, self.keep_checkpoints = save_every, keep_checkpoints
         self.description = describe(config, identity or {}, data)
@@ -89,9 +90,10 @@ class Run:
         self.history: list[dict] = []  # the rows of metrics.jsonl up to the checkpoint that was resumed
         self.notices: list[str] = []
         self.parts = Parts()
-        self.recorders = Broadcast(recorders)
-        self.interrupts = Interrupts()
+        self.recorders = Broadcast(add_recorders(recorders, config.recorders))
+        self._interrupts: Interrupts | None = None
         self._lock: FileLock | None = None
+        self._started = False
 
     def __enter__(self) -> Run:
         try:
@@ -99,10 +101,12 @@ class Run:
                 self._resume(self.resumed)
             elif self.config.output_dir:
                 self._make_folder(Path(self.config.output_dir).expanduser())
+            for recorder in self.recorders.recorders:
+                if isinstance(recorder, Stateful):
+                    self.parts.register(f"recorder {type(recorder).__name__}", recorder, optional=True)
         except BaseException:
             self._close()
             raise
-        self.interrupts.__enter__()
         return self
 
     def _make_folder(self, wanted: Path) -> None:
@@ -119,13 +123,15 @@ class Run:
         check_same_run(self.config, self.description, checkpoint.state)
         self.notices += damage
         self.parts = Parts(checkpoint)
-        self.step = checkpoint.state["step"]
-        self.history = drop_later_steps(folder, self.step)
+        self.step, self.recorders.stop_reason = checkpoint.state["step"], checkpoint.state["stop_reason"]
 
-    def register(self, name: str, part: Stateful) -> None:
-        """Keep `part` in every checkpoint from now on; in a resumed run, put back what the checkpoint holds of it.
-        Raises `CheckpointError` if that does not fit."""
-        self.parts.register(name, part)
+    def register(self, name: str, part: Stateful, *, undo: bool = False) -> None:
+        """Keep `part` in every checkpoint; in a resumed run, put back what the checkpoint holds of it. All parts are
+        registered before `start`. `undo`: a step that fails may leave it changed, so the run puts it back; it is
+        copied in every step, so it should be small. Raises `CheckpointError` if the checkpoint does not fit."""
+        if self._started:
+            raise RuntimeError(f"part {name!r} is registered after the run has started")
+        self.parts.register(name, part, undo=undo)
 
     def start(
         self,
@@ -136,7 +142,11 @@ class Run:
         columns: Sequence[Column] = (),
         lines: int = 0,
     ) -> None:
-        """Tell the recorders what begins, or continues; see `RunStart`."""
+        """Tell the recorders what begins, or continues; see `RunStart`. From here on an error pauses the run."""
+        if self.folder and self.resumed:
+            self.history = drop_later_steps(self.folder, self.step)
+        self._started = True
+        self.parts.remember()
         event = RunStart(
             headline=headline,
             config=self.config,
@@ -149,16 +159,26 @@ class Run:
             columns=columns,
             lines=lines,
         )
-        self.recorders.tell("start", event)
+        self.recorders.tell(Recorder.start, event)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether no step is left, or a recorder asked to stop."""
+        return self.step >= self.total or self.recorders.stop_reason is not None
 
     def steps(self) -> Iterator[int]:
         """The numbers of the steps that are not done yet. Before each, a checkpoint is saved if one is due, and
-        `Interrupted` is raised if a signal came. Each must be recorded before the next is asked for."""
+        `Interrupted` is raised if a signal came: from the first step on, signals wait for the end of a step. Each step
+        must be recorded before the next is asked for."""
+        self._interrupts = Interrupts()
+        self._interrupts.__enter__()
         while not self.is_over:
             self.parts.remember()
-            self.interrupts.check()
+            self._interrupts.check()
             if self.save_every and self.step % self.save_every == 0:
                 self.save()
+                if self.is_over:
+                    return
             next_step = self.step + 1
             yield next_step
             if self.step != next_step:
@@ -167,7 +187,7 @@ class Run:
     def record_step(self, step: int, metrics: Mapping[str, float]) -> None:
         """Step `step` is done."""
         self._done(step)
-        self.recorders.tell("step", StepDone(step, self.total, metrics))
+        self.recorders.tell(Recorder.step, StepDone(step, self.total, metrics))
 
     def record_skipped(self, step: int, prompts: Sequence[Prompt], fault: NumericalFault) -> None:
         """Step `step` trained nothing. Its prompts, and what there was of its pairs, are kept in `dropped/`."""
@@ -180,33 +200,28 @@ class Run:
             if fault.batch is not None:
                 write_tensors(aside / "pairs.safetensors", fault.batch.columns())
         self._done(step)
-        self.recorders.tell("skipped", StepSkipped(step, self.total, str(fault), aside))
+        self.recorders.tell(Recorder.skipped, StepSkipped(step, self.total, str(fault), aside))
 
     def _done(self, step: int) -> None:
         self.step = step
         self.parts.remember()
 
-    @property
-    def is_over(self) -> bool:
-        """Whether no step is left, or a recorder asked to stop."""
-        return self.step >= self.total or self.recorders.stop_reason is not None
-
     def record_samples(self, samples: SamplesDrawn) -> None:
         """The responses of a step."""
-        self.recorders.tell("samples", samples)
+        self.recorders.tell(Recorder.samples, samples)
 
-    def record_evaluation(self, prompts: int, means: Mapping[str, Mapping[str, float]]) -> None:
-        """Means over `prompts` held-out examples, by the evaluation's name."""
-        self.recorders.tell("evaluation", EvaluationDone(self.step, prompts, means))
+    def record_evaluation(self, examples: int, means: Mapping[str, Mapping[str, float]]) -> None:
+        """Means over `examples` held-out examples, by the evaluation's name."""
+        self.recorders.tell(Recorder.evaluation, EvaluationDone(self.step, examples, means))
 
     def record_finding(self, finding: Finding) -> None:
         """A failure mode that shows in the metrics."""
-        self.recorders.tell("finding", finding)
+        self.recorders.tell(Recorder.finding, finding)
 
     def say(self, *sentences: str) -> None:
         """Tell whoever is watching."""
         for sentence in sentences:
-            self.recorders.tell("notice", sentence)
+            self.recorders.tell(Recorder.notice, sentence)
 
     def measure(self, name: str, examples: int, measure: Callable[[], dict[str, float]]) -> dict[str, float]:
         """Measure on held-out examples, once: a resumed run returns what it recorded before."""
@@ -217,18 +232,19 @@ class Run:
         self.record_evaluation(examples, {name: numbers})
         return numbers
 
-    def finish(self, examples: Sequence[tuple[Prompt, Sequence[Any]]] = ()) -> None:
-        """The models are saved: remove the checkpoints, and tell the recorders. `examples`: see `RunFinish`."""
+    def finish(self, examples: Sequence[tuple[Prompt, Sequence[Answer]]] = ()) -> None:
+        """The models are saved: tell the recorders, and remove the checkpoints. `examples`: see `RunFinish`."""
+        event = RunFinish(self.folder, self.step, self.recorders.stop_reason, examples)
+        self.recorders.tell(Recorder.finish, event)
         if self.folder:
             remove_checkpoints(self.folder)
-        self.recorders.tell("finish", RunFinish(self.folder, self.step, self.recorders.stop_reason, examples))
 
     def save(self) -> None:
         """Save a checkpoint, unless a number in it is NaN or infinite."""
         checkpoint = self._checkpoint()
         if self.folder and checkpoint.is_finite():
             place = save_checkpoint(self.folder, self.step, checkpoint, self.keep_checkpoints)
-            self.recorders.tell("checkpoint", CheckpointSaved(self.step, place))
+            self.recorders.tell(Recorder.checkpoint, CheckpointSaved(self.step, place))
 
     def last_checkpoint(self) -> str:
         """A line that says where the last checkpoint is and how to continue from it."""
@@ -238,22 +254,24 @@ class Run:
         return f"\nThe last checkpoint is {saved[-1]}; continue from it with: {self._resume_command()}"
 
     def _checkpoint(self) -> Checkpoint:
-        return self.parts.checkpoint({"step": self.step, **self.description})
+        state = {"step": self.step, "stop_reason": self.recorders.stop_reason, **self.description}
+        return self.parts.checkpoint(state)
 
     def _resume_command(self) -> str:
         return self.command.format(str(self.folder))
 
     def __exit__(self, kind: type | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         try:
-            if isinstance(error, PAUSES):
+            if isinstance(error, PAUSES) and self._started and self.total:
                 self._pause(error)
             if isinstance(error, StorageError):
                 self._stop(error)
             if isinstance(error, RunStopped):
                 raise RunStopped(f"{error}{self.last_checkpoint()}") from error
         finally:
-            self.interrupts.__exit__()
-            self._close()
+            problems = self._close()
+        if problems and error is None:
+            raise problems[0]
 
     def _pause(self, error: UserError) -> NoReturn:
         """Save the run as it was after its last step; the batch that was not finished is drawn again later."""
@@ -276,7 +294,12 @@ class Run:
     def _stop(self, error: StorageError) -> NoReturn:
         raise StorageError(f"{error}; free some space or fix the path{self.last_checkpoint()}") from error
 
-    def _close(self) -> None:
-        self.recorders.close()
-        if self._lock is not None:
-            unlock(self._lock)
+    def _close(self) -> list[RecorderError]:
+        """Give back signals, recorders and folder. Returns what recorders raised."""
+        if self._interrupts is not None:
+            self._interrupts.__exit__()
+        try:
+            return self.recorders.close()
+        finally:
+            if self._lock is not None:
+                unlock(self._lock)

@@ -3,21 +3,33 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import torch
+from torch import nn
 
 from ppo_lm.config.supervised_settings import SupervisedSettings
 from ppo_lm.data import fingerprint
 from ppo_lm.data.encoded import Encoded
-from ppo_lm.optimisation import count_steps
+from ppo_lm.optimisation import LoopSettings, Optimiser
 from ppo_lm.run.run import Run
 from ppo_lm.run.stateful import GlobalRandom, Weights
 from ppo_lm.tracking import Column, MetricsFile, Recorder, Screen
 
 LOSS = (Column("loss", "loss", ".4f"),)
 LINES = 20  # of progress over a stage
+
+
+def loop_settings(config: SupervisedSettings) -> LoopSettings:
+    """The settings of the training loop that a configuration holds."""
+    return LoopSettings(
+        learning_rate=config.learning_rate,
+        epochs=config.epochs,
+        batch_size=config.batch_size,
+        micro_batch_size=config.micro_batch_size,
+        max_steps=config.max_steps,
+        max_grad_norm=config.max_grad_norm,
+    )
 
 
 def make_stage_run(
@@ -34,36 +46,25 @@ def make_stage_run(
     screen = () if quiet else (Screen(),)
     return Run(
         config,
-        steps=count_steps(
-            len(train.tokens), batch_size=config.batch_size, epochs=config.epochs, max_steps=config.max_steps
-        ),
+        steps=loop_settings(config).steps(len(train.tokens)),
         command=f"ppo-lm {stage} --resume {{}}",
         data=fingerprint([dataclasses.astuple(tokens) for tokens in train.tokens]),
         identity=identity,
         resume=resume,
         save_every=config.save_every,
         keep_checkpoints=config.keep_checkpoints,
-        recorders=[*screen, MetricsFile(), *recorders],
+        recorders=[MetricsFile(), *screen, *recorders],
     )
 
 
-def register_training(run: Run, weights: Iterable[torch.Tensor]) -> None:
-    """Register what supervised training changes besides its optimiser: the weights, and the streams dropout draws
-    from. Call it last before training."""
+def register_training(run: Run, weights: Sequence[nn.Parameter], settings: LoopSettings, examples: int) -> Optimiser:
+    """Register what supervised training on `examples` examples changes: the weights, their optimiser, which is made
+    here, and the streams that dropout draws from."""
     run.register("weights", Weights(weights))
-    run.register("random", GlobalRandom())
-
-
-def training_settings(config: SupervisedSettings) -> dict:
-    """The settings of `optimisation.minimise` that a configuration holds."""
-    return dict(
-        learning_rate=config.learning_rate,
-        epochs=config.epochs,
-        batch_size=config.batch_size,
-        micro_batch_size=config.micro_batch_size,
-        max_steps=config.max_steps,
-        max_grad_norm=config.max_grad_norm,
-    )
+    optimiser = settings.make_optimiser(weights, examples)
+    run.register("optimiser", optimiser)
+    run.register("random", GlobalRandom(), undo=True)
+    return optimiser
 
 
 def before_and_after(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, float]:

@@ -13,11 +13,7 @@ State = dict[str, Any]  # tensors, and plain values that JSON holds
 @runtime_checkable
 class Stateful(Protocol):
     """Whatever changes during a run and decides its next step. Register it with `Run.register`, and every checkpoint
-    holds it.
-
-    A part whose class sets `all_or_nothing = True` promises that a step that fails leaves it as it was; the others
-    are put back by the run. Large parts must promise it, or a copy of them would be made for every step.
-    """
+    holds it."""
 
     def state_dict(self) -> State:
         """Tensors and plain values by name."""
@@ -31,8 +27,6 @@ class Stateful(Protocol):
 class Weights:
     """The weights of a model, in order."""
 
-    all_or_nothing = True
-
     def __init__(self, weights: Iterable[torch.Tensor]):
         self.weights = list(weights)
 
@@ -44,7 +38,10 @@ class Weights:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Copy a state into the weights."""
         for place, weight in enumerate(self.weights):
-            weight.copy_(state[str(place)])
+            saved = state[str(place)]
+            if saved.shape != weight.shape:
+                raise ValueError(f"weight {place} has shape {tuple(weight.shape)}, but {tuple(saved.shape)} was saved")
+            weight.copy_(saved)
 
 
 class RandomStream:
@@ -70,6 +67,8 @@ class GlobalRandom:
         streams = {"cpu": torch.get_rng_state()}
         if torch.cuda.is_available():
             streams |= {f"cuda:{index}": state for index, state in enumerate(torch.cuda.get_rng_state_all())}
+        if torch.backends.mps.is_available():
+            streams["mps"] = torch.mps.get_rng_state()
         return streams
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -78,3 +77,5 @@ class GlobalRandom:
         for index in range(torch.cuda.device_count()):
             if f"cuda:{index}" in state:
                 torch.cuda.set_rng_state(state[f"cuda:{index}"], index)
+        if "mps" in state and torch.backends.mps.is_available():
+            torch.mps.set_rng_state(state["mps"])

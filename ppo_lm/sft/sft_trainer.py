@@ -10,7 +10,7 @@ from ppo_lm.data.encoded import EncodedDemonstration
 from ppo_lm.data.encoding import pad
 from ppo_lm.models.policy_model import PolicyModel
 from ppo_lm.ops import action_logprobs
-from ppo_lm.optimisation import minimise
+from ppo_lm.optimisation import LoopSettings, Optimiser, Progress, minimise
 
 
 def sum_completion_losses(policy: PolicyModel, batch: list[EncodedDemonstration]) -> torch.Tensor:
@@ -28,20 +28,28 @@ def sum_completion_losses(policy: PolicyModel, batch: list[EncodedDemonstration]
     return -action_logprobs(hidden[:, :-1], base.logits, ids[:, 1:], is_action[:, 1:]).sum()
 
 
-def train_sft(policy: PolicyModel, demonstrations: list[EncodedDemonstration], *, seed: int = 0, **settings) -> None:
-    """Minimise the mean loss of a completion token, with dropout. `settings` are those of `optimisation.minimise`:
-    learning_rate, epochs, batch_size, micro_batch_size, max_steps, max_grad_norm, progress."""
+def train_sft(
+    policy: PolicyModel,
+    demonstrations: list[EncodedDemonstration],
+    settings: LoopSettings,
+    *,
+    seed: int = 0,
+    optimiser: Optimiser | None = None,
+    progress: Progress | None = None,
+) -> None:
+    """Minimise the mean loss over completion tokens, with dropout. `optimiser`: None makes one. `progress`: see
+    `optimisation.minimise`."""
     lengths, weights = [len(d) for d in demonstrations], [len(d.completion_ids) for d in demonstrations]
-    rng = random.Random(f"sft {seed}")
     with policy.base.dropout():
         minimise(
             lambda batch: sum_completion_losses(policy, batch),
             demonstrations,
             lengths,
             weights,
-            policy.parameters(),
-            rng=rng,
-            **settings,
+            optimiser or settings.make_optimiser(policy.parameters(), len(demonstrations)),
+            settings,
+            rng=random.Random(f"sft {seed}"),
+            progress=progress,
         )
 
 

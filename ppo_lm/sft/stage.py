@@ -9,16 +9,16 @@ import torch
 
 from ppo_lm.base_setup import add_adapter, load_base, make_lora_config
 from ppo_lm.config import SFTConfig
-from ppo_lm.data import load_demonstrations
+from ppo_lm.data import DataReport, Demonstration, load_demonstrations
 from ppo_lm.data.encoded import Encoded, encode_demonstrations
-from ppo_lm.errors import ConfigError, require
+from ppo_lm.errors import ConfigError, Problems, require
 from ppo_lm.evaluation import rouge
 from ppo_lm.models import BaseModel, PolicyModel
 from ppo_lm.rollout import SamplingSettings, write_completions
 from ppo_lm.run import check_output_dir, save_models
-from ppo_lm.run.stage import LINES, LOSS, before_and_after, make_stage_run, register_training, training_settings
+from ppo_lm.run.stage import LINES, LOSS, before_and_after, loop_settings, make_stage_run, register_training
 from ppo_lm.sft.sft_trainer import completion_loss, train_sft
-from ppo_lm.tracking import Recorder, make_recorders
+from ppo_lm.tracking import Recorder, find_recorders
 
 NEAR_GREEDY = 0.01  # temperature (2403.17031, detail 26)
 
@@ -33,29 +33,42 @@ def run_sft(
     report, metrics. `resume` is the folder of an interrupted run with the same settings. Raises `RunPaused`, with the
     run saved, after the step in which SIGINT or SIGTERM came.
     """
-    if config.demonstrations is None:
-        raise ConfigError(['demonstrations is not set; name a file, a hub data set, or "embedded"'], "SFTConfig")
-    check_output_dir(config.output_dir)
-    recorders = [*recorders, *make_recorders(config.recorders or ())]
-    if config.rouge_samples:
-        require("torchmetrics", f"ROUGE (rouge_samples {config.rouge_samples}; 0 leaves it out)", "rouge")
-    demonstrations, report = load_demonstrations(config.demonstrations, config, config.completion_column)
+    demonstrations, report = load_inputs(config)
     base = load_base(config.model_name, config.dtype, config.device, seed=config.seed)
     encoded = encode_demonstrations(
         base, demonstrations, report, max_prompt_tokens=config.max_prompt_tokens, max_tokens=config.max_tokens
     )
     train, held_out = encoded.split(config.held_out, config.seed, report)
+    settings = loop_settings(config)
 
     with make_stage_run(config, "sft", train, resume=resume, quiet=quiet, recorders=recorders) as run:
         policy = set_up_policy(base, config)
+        optimiser = register_training(run, policy.parameters(), settings, len(train.tokens))
         run.start(f"SFT on {config.model_name} ({base.description})", reports=[report], columns=LOSS, lines=LINES)
         before = run.measure("before", len(held_out.texts), lambda: measure(policy, held_out, config))
-        register_training(run, policy.parameters())
-        train_sft(policy, train.tokens, seed=config.seed, progress=run, **training_settings(config))
+        train_sft(policy, train.tokens, settings, seed=config.seed, optimiser=optimiser, progress=run)
         after = run.measure("after", len(held_out.texts), lambda: measure(policy, held_out, config))
         run.say(*save_models(policy, run.folder))
         run.finish()
     return before_and_after(before, after)
+
+
+def load_inputs(config: SFTConfig) -> tuple[list[Demonstration], DataReport]:
+    """The demonstrations, and the report on them. All problems are raised as one error, before any model loads."""
+    problems = Problems("SFTConfig")
+    problems.attempt(check_output_dir, config.output_dir)
+    problems.attempt(find_recorders, config.recorders)
+    if config.rouge_samples:
+        what = f"ROUGE (rouge_samples {config.rouge_samples}; 0 leaves it out)"
+        problems.attempt(require, "torchmetrics", what, "rouge")
+    if config.demonstrations is None:
+        problems.found.append(ConfigError.of('demonstrations is not set; name a file, a hub data set, or "embedded"'))
+        loaded = None
+    else:
+        loaded = problems.attempt(load_demonstrations, config.demonstrations, config, config.completion_column)
+    problems.raise_all()
+    assert loaded is not None  # or there was a problem
+    return loaded
 
 
 def set_up_policy(base: BaseModel, config: SFTConfig) -> PolicyModel:

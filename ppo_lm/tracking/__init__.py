@@ -17,7 +17,7 @@ from ppo_lm.tracking.floor import Floor, Passes, measure_machine
 from ppo_lm.tracking.health import Finding, HealthWatch, check_health
 from ppo_lm.tracking.phases import PhaseClock, peak_memory
 from ppo_lm.tracking.picture import Picture
-from ppo_lm.tracking.recorder import RECORDERS, Recorder, make_recorders
+from ppo_lm.tracking.recorder import RECORDERS, Recorder, add_recorders, find_recorders
 from ppo_lm.tracking.screen import Screen
 
 __all__ = [
@@ -41,10 +41,11 @@ __all__ = [
     "Screen",
     "StepDone",
     "StepSkipped",
+    "add_recorders",
     "append_record",
     "check_health",
     "examine",
-    "make_recorders",
+    "find_recorders",
     "measure_machine",
     "peak_memory",
     "write_json",

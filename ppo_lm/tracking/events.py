@@ -71,13 +71,13 @@ class SamplesDrawn:
 
 @dataclass(frozen=True)
 class EvaluationDone:
-    """Means over held-out data after `step`, by the name of the evaluation.
+    """Means over `examples` held-out examples after `step`, by the name of the evaluation.
 
     Example: ``EvaluationDone(80, 128, {"sampled": {"score": 2.3, "kl": 5.8}, "near_greedy": {"score": 2.6}})``
     """
 
     step: int
-    prompts: int
+    examples: int
     means: Mapping[str, Mapping[str, float]]
 
 
@@ -103,6 +103,6 @@ class RunFinish:
     """A run is over and its models are saved. `reason`: why it stopped before its last step; None if it did not."""
 
     folder: Path | None
-    steps: int
+    done: int  # steps
     reason: str | None = None
     examples: Sequence[tuple[Prompt, Sequence[Answer]]] = field(default=())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean, stdev
 from typing import NamedTuple
 
@@ -173,10 +173,14 @@ CHECKS: dict[str, Callable[[Sequence[dict], PPOConfig], str | None]] = {
 class HealthWatch:
     """Follows a run, and reports each finding of `check_health` once."""
 
-    def __init__(self, config: PPOConfig, history: Sequence[dict] = ()):
-        """`history`: the rows of metrics.jsonl so far; what they show already is not reported again."""
-        self.config, self.steps = config, steps_of(history)
-        self._told = {finding.name for finding in check_health(self.steps, config)}
+    def __init__(self, config: PPOConfig):
+        self.config = config
+        self.steps: list[dict] = []
+        self._told: set[str] = set()
+
+    def start(self, history: Sequence[dict]) -> None:
+        """`history`: the rows of metrics.jsonl so far."""
+        self.steps = steps_of(history)
 
     def step(self, row: dict) -> list[Finding]:
         """The findings that are new with this step's metrics."""
@@ -184,3 +188,11 @@ class HealthWatch:
         new = [finding for finding in check_health(self.steps, self.config) if finding.name not in self._told]
         self._told |= {finding.name for finding in new}
         return new
+
+    def state_dict(self) -> dict[str, list[str]]:
+        """The names of the findings that were reported."""
+        return {"told": sorted(self._told)}
+
+    def load_state_dict(self, state: Mapping[str, list[str]]) -> None:
+        """Undo `state_dict`."""
+        self._told = set(state["told"])

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
 
-from ppo_lm.errors import RecorderError, UserError, first_line
+from ppo_lm.errors import ConfigError, RecorderError, StorageError, first_line
 from ppo_lm.plugins import Registry
 from ppo_lm.tracking.events import (
     CheckpointSaved,
@@ -17,6 +17,8 @@ from ppo_lm.tracking.events import (
     StepSkipped,
 )
 from ppo_lm.tracking.health import Finding
+
+Event = TypeVar("Event")
 
 
 class Recorder:
@@ -61,9 +63,28 @@ class Recorder:
 RECORDERS: Registry[type[Recorder]] = Registry("recorders")
 
 
-def make_recorders(specs: Iterable[str | Recorder]) -> Sequence[Recorder]:
-    """The recorders that names stand for, each made without arguments; recorders are taken as they are."""
-    return [spec if isinstance(spec, Recorder) else RECORDERS.find(spec)() for spec in specs]
+def find_recorders(specs: Iterable[str] | None) -> list[type[Recorder]]:
+    """The classes that names stand for. Raises `ConfigError` for one that is not found or is not a recorder's class."""
+    found = [(spec, RECORDERS.find(spec)) for spec in specs or ()]
+    for spec, kind in found:
+        if not (isinstance(kind, type) and issubclass(kind, Recorder)):
+            raise ConfigError.of(f"recorders: {spec!r} is not a class that inherits from ppo_lm.tracking.Recorder")
+    return [kind for _, kind in found]
+
+
+def add_recorders(recorders: Sequence[Recorder], specs: Iterable[str] | None) -> list[Recorder]:
+    """`recorders`, and one of each class that is named and not among them. Raises `RecorderError` if one cannot be
+    made."""
+    made = list(recorders)
+    for kind in find_recorders(specs):
+        if not any(type(recorder) is kind for recorder in made):
+            try:
+                made.append(kind())
+            except Exception as error:
+                raise RecorderError(
+                    f"recorder {kind.__name__} cannot be made: {type(error).__name__}: {first_line(error)}"
+                ) from error
+    return made
 
 
 class Broadcast:
@@ -73,22 +94,33 @@ class Broadcast:
         self.recorders = list(recorders)
         self.stop_reason: str | None = None
 
-    def tell(self, method: str, event: Any) -> None:
-        """Call `method` of every recorder. Raises `RecorderError` if one raises anything but a `UserError`."""
+    def tell(self, method: Callable[[Any, Event], str | None], event: Event) -> None:
+        """Call `method`, one of `Recorder`'s, of every recorder. Raises `RecorderError` if one raises anything but a
+        `StorageError`."""
         for recorder in self.recorders:
             try:
-                reason = getattr(recorder, method)(event)
-            except UserError:
+                reason = getattr(recorder, method.__name__)(event)
+            except StorageError:
                 raise
             except Exception as error:
                 name = type(recorder).__name__
                 raise RecorderError(
-                    f"recorder {name} raised {type(error).__name__} in {method}(): {first_line(error)}"
+                    f"recorder {name} raised {type(error).__name__} in {method.__name__}(): {first_line(error)}"
                 ) from error
             if reason is not None and self.stop_reason is None:
                 self.stop_reason = str(reason)
 
-    def close(self) -> None:
-        """Close every recorder."""
+    def close(self) -> list[RecorderError]:
+        """Close every recorder. Returns what went wrong."""
+        problems = []
         for recorder in self.recorders:
-            recorder.close()
+            try:
+                recorder.close()
+            except Exception as error:
+                problems.append(
+                    RecorderError(
+                        f"recorder {type(recorder).__name__} raised {type(error).__name__} in close(): "
+                        f"{first_line(error)}"
+                    )
+                )
+        return problems

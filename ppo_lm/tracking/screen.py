@@ -74,13 +74,16 @@ class Screen(Recorder):
 
     def evaluation(self, event: EvaluationDone) -> None:
         """A line with all numbers; a table of the columns where there are several kinds of evaluation."""
+        self.last = time.monotonic()  # measuring is not a step
         if len(event.means) == 1:
             for name, numbers in event.means.items():
                 text = "  ".join(f"{title} {value:.4f}" for title, value in numbers.items())
                 self.notice(f"held out, {name}: {text}")
             return
+        if not self.columns:
+            return
         shown = [c for c in self.columns if any(c.name in numbers for numbers in event.means.values())]
-        table = Table(title=f"held-out evaluation at step {event.step}, {event.prompts} prompts")
+        table = Table(title=f"held-out evaluation at step {event.step}, {event.examples} prompts")
         table.add_column("sampling")
         for column in shown:
             table.add_column(column.title, justify="right")
@@ -103,12 +106,12 @@ class Screen(Recorder):
         if event.examples:
             self.notice("")
         if event.reason:
-            self.notice(f"stopped after step {event.steps}: {event.reason}")
+            self.notice(f"stopped after step {event.done}: {event.reason}")
         self._phases()
         if event.folder:
             self.notice(f"Run took {clock(time.monotonic() - self.started)}. Written to {event.folder}:")
             for path in sorted(event.folder.iterdir()):
-                if not path.name.startswith("."):
+                if not path.name.startswith(".") and path.name != "checkpoints":  # which are about to be removed
                     self.notice(f"  {path.name}{'/' if path.is_dir() else ''}")
 
     def _mean(self, name: str) -> float | None:

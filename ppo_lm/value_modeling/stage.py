@@ -14,8 +14,8 @@ from ppo_lm.data.encoded import Encoded, encode_demonstrations
 from ppo_lm.errors import ConfigError, Problems, writing
 from ppo_lm.rewards import Responses, Reward, RewardComputer, check_columns, load_reward, without_addresses
 from ppo_lm.run import check_output_dir
-from ppo_lm.run.stage import LINES, LOSS, before_and_after, make_stage_run, register_training, training_settings
-from ppo_lm.tracking import Recorder, make_recorders, write_json
+from ppo_lm.run.stage import LINES, LOSS, before_and_after, loop_settings, make_stage_run, register_training
+from ppo_lm.tracking import Recorder, find_recorders, write_json
 from ppo_lm.value_modeling.value_trainer import ScoredDemonstration, measure_values, train_value_model
 
 SCORES_FILE = "scores.json"
@@ -29,17 +29,17 @@ def run_value(
 
     Writes into `config.output_dir`: `value` (the model, for PPO's `value_model`), the scores, config, data report,
     metrics. Training starts where PPO's value model would: from the reward model, if that is what scores. `resume` is
-    the folder of a run with the same settings that did not end. Raises `RunPaused`, with the run saved, after the step
+    the folder of an interrupted run with the same settings. Raises `RunPaused`, with the run saved, after the step
     in which SIGINT or SIGTERM came.
     """
     inputs = load_inputs(config)
-    rewards, report, recorders = inputs.rewards, inputs.report, [*recorders, *inputs.recorders]
+    report = inputs.report
     base = load_base(config.model_name, config.dtype, config.device, seed=config.seed)
     encoded = encode_demonstrations(
         base, inputs.demonstrations, report, max_prompt_tokens=config.max_prompt_tokens, max_tokens=config.max_tokens
     )
     train, held_out = encoded.split(config.held_out, config.seed, report)
-    computer = RewardComputer(rewards, weights=config.reward_weights, clip=config.reward_clip)
+    computer = RewardComputer(inputs.rewards, weights=config.reward_weights, clip=config.reward_clip)
     model = set_up_roles(
         base,
         lora_r=config.lora_r,
@@ -51,18 +51,18 @@ def run_value(
     ).value
     assert model is not None  # `set_up_roles` was not told to leave it out
 
-    identity = {"the rewards": without_addresses(config.rewards)}
+    settings, identity = loop_settings(config), {"the rewards": without_addresses(config.rewards)}
     with make_stage_run(
         config, "value", train, resume=resume, quiet=quiet, recorders=recorders, identity=identity
     ) as run:
-        run.start(
-            f"value model on {config.model_name} ({base.description})", reports=[report], columns=LOSS, lines=LINES
-        )
-        computer.budget.say = run.say
+        optimiser = register_training(run, model.parameters(), settings, len(train.tokens))
+        headline = f"value model on {config.model_name} ({base.description})"
+        run.start(headline, reports=[report], columns=LOSS, lines=LINES)
         scores = read_scores(resume)
         if scores is None:
             run.say(f"scoring {len(train.tokens) + len(held_out.tokens):,} completions")
-            scores = [score_demonstrations(computer, part) for part in (train, held_out)]
+            with computer.budget.telling(run.say):
+                scores = [score_demonstrations(computer, part) for part in (train, held_out)]
             write_json(run.folder / SCORES_FILE, scores)
         scored, test = (add_scores(part, own) for part, own in zip((train, held_out), scores))
 
@@ -70,9 +70,8 @@ def run_value(
             return measure_values(model, test, config.gamma, config.micro_batch_size)
 
         before = run.measure("before", len(test), measured)
-        register_training(run, model.parameters())
         train_value_model(
-            model, scored, gamma=config.gamma, seed=config.seed, progress=run, **training_settings(config)
+            model, scored, settings, gamma=config.gamma, seed=config.seed, optimiser=optimiser, progress=run
         )
         after = run.measure("after", len(test), measured)
         with writing(run.folder):
@@ -87,7 +86,6 @@ class Inputs(NamedTuple):
     rewards: list[Reward]
     demonstrations: list[Demonstration]
     report: DataReport
-    recorders: Sequence[Recorder]
 
 
 def load_inputs(config: ValueConfig) -> Inputs:
@@ -97,7 +95,7 @@ def load_inputs(config: ValueConfig) -> Inputs:
         raise ConfigError([f'{name} is not set; name one, or "embedded"' for name in missing], "ValueConfig")
     problems = Problems("ValueConfig")
     problems.attempt(check_output_dir, config.output_dir)
-    recorders = problems.attempt(make_recorders, config.recorders or ())
+    problems.attempt(find_recorders, config.recorders)
     rewards = [problems.attempt(load_reward, reward) for reward in config.rewards]
     found = "demonstrations have only a prompt and a completion; name another reward"
     for reward in rewards:
@@ -107,7 +105,7 @@ def load_inputs(config: ValueConfig) -> Inputs:
         load_demonstrations, config.demonstrations, config, config.completion_column
     ) or (None, None)
     problems.raise_all()
-    return Inputs(rewards, demonstrations, report, recorders)
+    return Inputs(rewards, demonstrations, report)
 
 
 def score_demonstrations(computer: RewardComputer, demonstrations: Encoded) -> list[float]:

@@ -15,7 +15,7 @@ from ppo_lm.advantage import ReturnCalculator
 from ppo_lm.data.encoding import pad
 from ppo_lm.models import BaseModel, ValueModel
 from ppo_lm.ops import explained_variance, masked_sum
-from ppo_lm.optimisation import minimise
+from ppo_lm.optimisation import LoopSettings, Optimiser, Progress, minimise
 from ppo_lm.token_attribution import attribute_scores, build_sa_pairs
 from ppo_lm.training import value_loss
 from ppo_lm.types import SAPairs
@@ -57,20 +57,27 @@ def sum_value_losses(model: ValueModel, batch: list[ScoredDemonstration], gamma:
 
 
 def train_value_model(
-    model: ValueModel, demonstrations: list[ScoredDemonstration], *, gamma: float = 1.0, seed: int = 0, **settings
+    model: ValueModel,
+    demonstrations: list[ScoredDemonstration],
+    settings: LoopSettings,
+    *,
+    gamma: float = 1.0,
+    seed: int = 0,
+    optimiser: Optimiser | None = None,
+    progress: Progress | None = None,
 ) -> None:
-    """Minimise the mean loss over completion tokens, without dropout, as in PPO. `settings` are those of
-    `optimisation.minimise`: learning_rate, epochs, batch_size, micro_batch_size, max_steps, max_grad_norm, progress."""
+    """Minimise the mean loss over completion tokens, without dropout, as in PPO. `optimiser`: None makes one.
+    `progress`: see `optimisation.minimise`."""
     lengths, weights = [len(d) for d in demonstrations], [len(d.completion_ids) for d in demonstrations]
-    rng = random.Random(f"value {seed}")
     minimise(
         lambda batch: sum_value_losses(model, batch, gamma),
         demonstrations,
         lengths,
         weights,
-        model.parameters(),
-        rng=rng,
-        **settings,
+        optimiser or settings.make_optimiser(model.parameters(), len(demonstrations)),
+        settings,
+        rng=random.Random(f"value {seed}"),
+        progress=progress,
     )
 
 

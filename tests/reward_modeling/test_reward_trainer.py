@@ -6,6 +6,7 @@ import torch
 
 from ppo_lm.base_setup import make_lora_config
 from ppo_lm.models import RewardModel
+from ppo_lm.optimisation import LoopSettings
 from ppo_lm.reward_modeling import Comparison, normalise, score_all, train_reward_model
 from ppo_lm.reward_modeling.reward_trainer import sum_preference_losses
 from tests.conftest import make_base
@@ -49,7 +50,7 @@ def test_training_learns_what_is_preferred_on_pairs_it_never_saw():
     reward = model()
     held_out = comparisons(50, seed=1)
     assert accuracy(reward, held_out) < 0.9
-    train_reward_model(reward, comparisons(100), learning_rate=1e-2, epochs=4, batch_size=10)
+    train_reward_model(reward, comparisons(100), LoopSettings(learning_rate=1e-2, epochs=4, batch_size=10))
     assert accuracy(reward, held_out) > 0.95
 
 

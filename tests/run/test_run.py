@@ -7,8 +7,9 @@ import torch
 
 from ppo_lm.config import SFTConfig
 from ppo_lm.data import DataReport
-from ppo_lm.errors import CheckpointError, NumericalFault, RewardError, RunPaused, RunStopped
+from ppo_lm.errors import CheckpointError, NumericalFault, RecorderError, RewardError, RunPaused, RunStopped
 from ppo_lm.run import RandomStream, Run, Weights
+from ppo_lm.run.checkpoint import Checkpoint, save_checkpoint
 from ppo_lm.tracking import MetricsFile, Recorder
 
 
@@ -45,8 +46,8 @@ class Stage:
             recorders=[MetricsFile(), *self.recorders],
         ) as run:
             run.register("weight", Weights([self.weight]))
-            run.register("sum", self.sum)
-            run.register("random", RandomStream(self.random))
+            run.register("sum", self.sum, undo=True)
+            run.register("random", RandomStream(self.random), undo=True)
             run.start("a stage", reports=[DataReport("rows", 3, 3, 0)])
             for step in run.steps():
                 drawn = torch.rand(1, generator=self.random).item()
@@ -105,7 +106,9 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path):
         Stage(tmp_path / "run").run(resume=tmp_path / "run", data="other data")
     other = Stage(tmp_path / "run")
     other.weight = torch.zeros(3)
-    with pytest.raises(CheckpointError, match="the checkpoint does not fit .weight: RuntimeError"):
+    with pytest.raises(
+        CheckpointError, match=r"the checkpoint does not fit \(weight: ValueError: weight 0 has shape \(3,\)"
+    ):
         other.run(resume=tmp_path / "run")
     assert not (tmp_path / "run" / ".lock").exists()  # each try gave the folder back
     Stage(tmp_path / "run").run(resume=tmp_path / "run")
@@ -138,7 +141,7 @@ class Callback(Recorder):
         self.heard.append(f"saved {event.step}")
 
     def finish(self, event):
-        self.heard.append(f"finish {event.steps}: {event.reason}")
+        self.heard.append(f"finish {event.done}: {event.reason}")
 
     def close(self):
         self.heard.append("close")
@@ -186,3 +189,89 @@ def test_a_step_has_to_be_recorded(tmp_path):
     ):
         for _ in run.steps():
             pass
+
+
+class Counts(Sum):
+    """Counts how often it is copied."""
+
+    def __init__(self):
+        super().__init__()
+        self.copied = 0
+
+    def state_dict(self):
+        self.copied += 1
+        return super().state_dict()
+
+
+def test_only_what_a_failing_step_leaves_changed_is_copied_in_every_step(tmp_path):
+    config = SFTConfig(model_name="m", demonstrations="d", output_dir=str(tmp_path / "run"))
+    kept, undone = Counts(), Counts()
+    with Run(config, steps=6, command="again {}", save_every=3) as run:
+        run.register("kept", kept)
+        run.register("undone", undone, undo=True)
+        run.start("a stage")
+        for step in run.steps():
+            run.record_step(step, {})
+    assert kept.copied == 2  # the checkpoints before steps 1 and 4
+    assert undone.copied > 6
+
+
+def test_a_part_is_registered_before_the_run_starts(tmp_path):
+    config = SFTConfig(model_name="m", demonstrations="d", output_dir=str(tmp_path / "run"))
+    with Run(config, steps=1, command="again {}") as run:
+        run.start("a stage")
+        with pytest.raises(RuntimeError, match="part 'late' is registered after the run has started"):
+            run.register("late", Sum())
+
+
+def test_a_run_that_was_asked_to_stop_stays_stopped_when_it_is_resumed(tmp_path):
+    callback = Callback(stop=3)
+    stage = Stage(tmp_path / "run", recorders=[callback])
+    with (
+        pytest.raises(RunPaused, match="saved as it was after step 3"),
+        Run(stage.config, steps=6, command="again {}", recorders=[callback]) as run,
+    ):
+        run.start("a stage")
+        for step in run.steps():
+            run.record_step(step, {})
+        raise RewardError("the service is away while the result is measured")
+    with Run(stage.config, steps=6, command="again {}", resume=tmp_path / "run", recorders=[callback]) as run:
+        run.start("a stage")
+        assert list(run.steps()) == []
+        run.finish()
+    assert callback.heard[-2:] == ["finish 3: good enough", "close"]
+
+
+def test_recorders_that_cannot_be_closed_do_not_keep_the_others_or_the_folder(tmp_path):
+    class Fails(Recorder):
+        def close(self):
+            raise OSError("the connection is gone")
+
+    callback = Callback()
+    with pytest.raises(RecorderError, match=r"recorder Fails raised OSError in close\(\): the connection is gone"):
+        Stage(tmp_path / "run", recorders=[Fails(), callback]).run()
+    assert callback.heard[-1] == "close" and not (tmp_path / "run" / ".lock").exists()
+    error = RewardError("out")  # which counts for more
+    with pytest.raises(RunPaused, match="out"):
+        Stage(tmp_path / "other", fails=3, error=error, recorders=[Fails()]).run()
+
+
+def test_a_recorder_with_a_state_continues_with_it(tmp_path):
+    class Best(Recorder, Sum):
+        def step(self, event):
+            self.value = max(self.value, event.metrics["drawn"])
+
+    whole, first, second = Best(), Best(), Best()
+    for best in (whole, first, second):
+        Sum.__init__(best)
+    Stage(tmp_path / "whole", recorders=[whole]).run()
+    with pytest.raises(RunPaused):
+        Stage(tmp_path / "parts", recorders=[first], fails=5, error=RewardError("out")).run()
+    Stage(tmp_path / "parts", recorders=[second]).run(resume=tmp_path / "parts")
+    assert second.value == whole.value > 0
+
+
+def test_a_checkpoint_of_an_older_version_is_refused_in_a_sentence(tmp_path):
+    save_checkpoint(tmp_path / "run", 2, Checkpoint({"policy.0": torch.zeros(2)}, {"step": 2, "config": {}}))
+    with pytest.raises(CheckpointError, match="was written by another version of ppo_lm"):
+        Stage(tmp_path / "run").run(resume=tmp_path / "run")

@@ -4,7 +4,7 @@ import torch
 from ppo_lm.base_setup import make_lora_config
 from ppo_lm.data.encoded import EncodedDemonstration
 from ppo_lm.models import PolicyModel
-from ppo_lm.optimisation.supervised_loop import Counter
+from ppo_lm.optimisation.supervised_loop import Counter, LoopSettings
 from ppo_lm.sft import completion_loss, train_sft
 from tests.conftest import make_base
 
@@ -49,9 +49,7 @@ def test_training_lowers_the_loss_and_moves_the_adapter_only():
     train_sft(
         policy,
         DEMONSTRATIONS,
-        learning_rate=1e-2,
-        epochs=20,
-        batch_size=2,
+        LoopSettings(learning_rate=1e-2, epochs=20, batch_size=2),
         progress=progress,
     )
     assert completion_loss(policy, DEMONSTRATIONS) < 0.5 * before
@@ -67,11 +65,9 @@ def adapter_after(micro_batch_size, dropout=0.0, max_steps=0):
     train_sft(
         policy,
         DEMONSTRATIONS,
-        learning_rate=1e-2,
-        epochs=3,
-        batch_size=3,
-        micro_batch_size=micro_batch_size,
-        max_steps=max_steps,
+        LoopSettings(
+            learning_rate=1e-2, epochs=3, batch_size=3, micro_batch_size=micro_batch_size, max_steps=max_steps
+        ),
         progress=progress,
     )
     return [p.detach().clone() for p in policy.parameters()], [row["learning_rate"] for _, row in progress.seen]
@@ -85,7 +81,7 @@ def test_micro_batches_change_nothing():
 def test_dropout_is_on_in_training_and_off_afterwards():
     base = make_base()
     base.add_adapter("policy", make_lora_config(8, 16, 0.5))
-    train_sft(PolicyModel(base), DEMONSTRATIONS, learning_rate=1e-2, epochs=2, batch_size=3)
+    train_sft(PolicyModel(base), DEMONSTRATIONS, LoopSettings(learning_rate=1e-2, epochs=2, batch_size=3))
     assert not base.network.training
     assert completion_loss(PolicyModel(base), DEMONSTRATIONS) == completion_loss(PolicyModel(base), DEMONSTRATIONS)
     assert any(not torch.equal(a, b) for a, b in zip(adapter_after(3, dropout=0.5)[0], adapter_after(3)[0]))

@@ -24,10 +24,9 @@ from ppo_lm.tracking import (
     Screen,
     StepDone,
     StepSkipped,
-    make_recorders,
 )
 from ppo_lm.tracking.files import drop_later_steps
-from ppo_lm.tracking.recorder import Broadcast
+from ppo_lm.tracking.recorder import Broadcast, add_recorders
 
 METRICS = {"score": 0.5, "kl": 0.25, "length": 2.0, "ended": 1.0, "tokens_per_second": 9.0, "seconds": 2.0}
 COLUMNS = [Column("score", "reward"), Column("kl", "KL"), Column("monitor", "gold")]
@@ -166,12 +165,12 @@ def test_recorders_are_made_by_name(tmp_path):
     (tmp_path / "mine.py").write_text(
         "from ppo_lm.tracking import Recorder\n\nclass Mine(Recorder):\n    pass\n", encoding="utf-8"
     )
-    own = Recorder()
-    made = make_recorders(["metrics", f"{tmp_path}/mine.py:Mine", own])
-    assert isinstance(made[0], MetricsFile) and type(made[1]).__name__ == "Mine" and made[2] is own
+    own = MetricsFile()
+    made = add_recorders([own], ["metrics", "picture", f"{tmp_path}/mine.py:Mine"])
+    assert made[0] is own and [type(recorder).__name__ for recorder in made[1:]] == ["Picture", "Mine"]
     assert {"screen", "metrics", "samples", "picture"} <= set(RECORDERS.names)
     with pytest.raises(ConfigError, match="recorders is 'screem'; .* did you mean 'screen'"):
-        make_recorders(["screem"])
+        add_recorders([], ["screem"])
 
 
 def test_the_first_reason_to_stop_counts_and_an_exception_is_one_sentence():
@@ -185,7 +184,7 @@ def test_the_first_reason_to_stop_counts_and_an_exception_is_one_sentence():
             return self.reason
 
     broadcast = Broadcast([Says(None), Says("first"), Says("second")])
-    broadcast.tell("step", StepDone(1, 4, METRICS))
+    broadcast.tell(Recorder.step, StepDone(1, 4, METRICS))
     assert broadcast.stop_reason == "first"
     with pytest.raises(RecorderError, match=r"recorder Says raised KeyError in step\(\): 'x'"):
-        Broadcast([Says("raise")]).tell("step", StepDone(1, 4, METRICS))
+        Broadcast([Says("raise")]).tell(Recorder.step, StepDone(1, 4, METRICS))

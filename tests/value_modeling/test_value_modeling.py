@@ -12,6 +12,7 @@ from ppo_lm.base_setup import EMBEDDED_MODEL, find_value_folder, load_reward_mod
 from ppo_lm.cli.main import main
 from ppo_lm.config import ValueConfig
 from ppo_lm.errors import ConfigError, DataError, ModelError, RewardError, RunPaused
+from ppo_lm.optimisation import LoopSettings
 from ppo_lm.value_modeling import ScoredDemonstration, measure_values, run_value, train_value_model
 from ppo_lm.value_modeling.value_trainer import make_pairs, sum_value_losses
 from tests.conftest import make_base
@@ -57,7 +58,7 @@ def value_config(folder, tmp_path, **settings):
 def test_it_foresees_what_can_be_foreseen_and_no_more():
     model, test = value_model(), demonstrations(64, seed=1)
     assert measure_values(model, test)["explained_variance"] < 0.1
-    train_value_model(model, demonstrations(800), learning_rate=1e-2, epochs=6, batch_size=32)
+    train_value_model(model, demonstrations(800), LoopSettings(learning_rate=1e-2, epochs=6, batch_size=32))
     pairs = make_pairs(model.base, test, 1.0)
     values, scores = model.values(pairs).detach(), pairs.scores
     assert (values[:, 2:] - scores[:, None])[pairs.action_mask[:, 2:]].abs().mean() < 0.15, "decided already"
