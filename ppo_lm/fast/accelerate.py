@@ -45,7 +45,9 @@ class Accelerated:
 
     def head(self, rows: int) -> Head:
         """See `Head`."""
-        return Head(self._network.get_output_embeddings(), rows)
+        linear = self._network.get_output_embeddings()
+        assert isinstance(linear, nn.Linear)  # `accelerate` has seen to it
+        return Head(linear, rows)
 
 
 def is_known(network: PreTrainedModel) -> bool:

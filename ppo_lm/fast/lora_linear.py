@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from peft.tuners import lora
 
@@ -20,7 +22,7 @@ class LoraLinear(lora.Linear):
         role = None if self.disable_adapters else self.active_adapters[0]
         if args or kwargs or len(self.active_adapters) > 1 or not is_plain(self, role):
             return super().forward(x, *args, **kwargs)
-        if role not in self.lora_A:
+        if role is None or role not in self.lora_A:
             return self.base_layer(x)
         layer = adapted(self, role)
         return _Linear.apply(x.flatten(0, -2), layer.scale, *layer.tensors).view(*x.shape[:-1], -1)
@@ -31,13 +33,13 @@ class _Linear(torch.autograd.Function):
     def forward(ctx, x, scale: float, *tensors):
         ctx.save_for_backward(x, *tensors)
         ctx.scale = scale
-        return apply(x, AdaptedLinear(*tensors, scale))
+        return apply(x, AdaptedLinear(*tensors, scale=scale))
 
     @staticmethod
-    def backward(ctx, grad):
-        x, *tensors = ctx.saved_tensors
+    def backward(ctx, *grads):
+        (grad,), (x, *tensors) = grads, ctx.saved_tensors
         grad_x, found = gradients(
-            grad, x, AdaptedLinear(*tensors, ctx.scale), ctx.needs_input_grad[2:], ctx.needs_input_grad[0]
+            grad, x, AdaptedLinear(*tensors, scale=ctx.scale), ctx.needs_input_grad[2:], ctx.needs_input_grad[0]
         )
         return grad_x, None, *found
 
@@ -49,26 +51,24 @@ def is_plain(module: torch.nn.Module, role: str | None) -> bool:
         return True
     if not isinstance(module, lora.Linear) or module.merged or type(module.base_layer) is not torch.nn.Linear:
         return False
-    if role not in module.lora_A:
+    if role is None or role not in module.lora_A:
         return True
     if role in module.lora_variant or module.lora_B[role].bias is not None:
         return False
     return not module.training or isinstance(module.lora_dropout[role], torch.nn.Identity)
 
 
-def adapted(module: torch.nn.Module, role: str | None) -> AdaptedLinear:
+def adapted(module: torch.nn.Linear | lora.Linear, role: str | None) -> AdaptedLinear:
     """The weights of a layer that `is_plain`."""
-    if not isinstance(module, lora.Linear):
-        return AdaptedLinear(module.weight, module.bias, None, None)
-    base = module.base_layer
-    if role not in module.lora_A:
+    base: Any = module.base_layer if isinstance(module, lora.Linear) else module
+    if not isinstance(module, lora.Linear) or role is None or role not in module.lora_A:
         return AdaptedLinear(base.weight, base.bias, None, None)
-    return AdaptedLinear(
-        base.weight, base.bias, module.lora_A[role].weight, module.lora_B[role].weight, module.scaling[role]
-    )
+    a: Any = module.lora_A[role]
+    b: Any = module.lora_B[role]
+    return AdaptedLinear(base.weight, base.bias, a.weight, b.weight, module.scaling[role])
 
 
-def use_own_passes(layer: torch.nn.Module) -> None:
+def use_own_passes(layer: object) -> None:
     """Give a layer that peft made the passes above, if it is one of its plain linear layers."""
     if type(layer) is lora.Linear:
         layer.__class__ = LoraLinear
