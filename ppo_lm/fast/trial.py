@@ -26,7 +26,7 @@ NUMBERS = ("layer_idx", "layer_id", "layer_number", "idx")  # of a block among i
 LEAST_BLOCKS = 2
 TOLERANCE = 1e-3  # relative: in fp32, rounding stays some hundred times below, and what is wrong is as far above
 COARSE_TOLERANCE, TIMES = 0.3, 4  # in bf16 and fp16; `TIMES` the error that transformers makes, if that is more
-DEVICE_FAILED = re.compile(r"cuda|cublas|cudnn|hip error|nccl|mps backend", re.IGNORECASE)
+DEVICE_FAILED = re.compile(r"(CUDA|HIP|cuDNN|NCCL)( driver)? error|(CUBLAS|CUDNN)_STATUS|MPS backend")
 
 Decoder = Any  # transformers' module, whose attributes no type checker knows
 Read = Callable[[Decoder, torch.Tensor, torch.Tensor], torch.Tensor]
