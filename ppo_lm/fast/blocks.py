@@ -66,7 +66,7 @@ FAMILIES: Registry[Family] = Registry("model_type")  # transformers' names
 
 
 def describe(decoder: Layer) -> Trunk:
-    """The trunk of a transformers decoder, as it is now: peft replaces layers when an adapter is added."""
+    """The trunk of a transformers decoder, as it is now: peft replaces linear layers when it adds the first adapter."""
     family = FAMILIES.find(decoder.config.model_type)
     return Trunk(decoder.embed_tokens, [family(layer) for layer in decoder.layers], decoder.norm, decoder.rotary_emb)
 

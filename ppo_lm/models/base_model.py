@@ -142,6 +142,8 @@ class BaseModel:
         if self.fast or is_coarse(self.dtype):  # peft's pass rounds small adapters away there
             for layer in self._lora_layers:
                 use_own_passes(layer)
+        if self.paths.accelerated:
+            self.paths.accelerated.describe()
         for name, parameter in self.network.named_parameters():
             parameter.requires_grad_("lora_" in name)
         self._activate(None)
