@@ -16,7 +16,7 @@ from ppo_lm.data import PromptSet
 from ppo_lm.errors import ConfigError, ModelError
 from ppo_lm.models import PolicyModel
 from ppo_lm.models.reward_model import REWARD_FILES
-from ppo_lm.rollout import PlainEngine, SamplingSettings, SlotEngine
+from ppo_lm.rollout import PlainEngine, SamplingSettings, SlotEngine, pick_engine
 from tests.conftest import make_base, make_pairs
 
 LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -96,7 +96,8 @@ def test_a_supported_adapter_gives_what_it_gives_in_peft(kind, tmp_path, start):
     merged = load_base(str(tmp_path), "float32", "cpu")
     torch.testing.assert_close(PolicyModel(merged, None).action_logprobs(pairs), expected, rtol=0, atol=1e-4)
 
-    for engine in (SlotEngine(policy, 8, 1024), PlainEngine(policy)):
+    assert isinstance(pick_engine(policy), SlotEngine)
+    for engine in (pick_engine(policy), PlainEngine(policy)):
         sampled = engine.sample(*prompts, SamplingSettings(1), torch.Generator().manual_seed(0))
         found = logits[:, 0].log_softmax(dim=1).gather(1, sampled.ids[:, :1])
         torch.testing.assert_close(sampled.logprobs, found, rtol=0, atol=1e-4)
