@@ -26,6 +26,11 @@ class Accelerated:
 
     def __init__(self, network: PreTrainedModel):
         self._network = network
+        self.describe()
+
+    def describe(self) -> None:
+        """Read the network's layers. To be called when they are others, as after peft has put adapters on them."""
+        self._trunk = describe(self._network.get_decoder())
 
     def hidden_states(
         self,
@@ -36,16 +41,17 @@ class Accelerated:
         keep_inputs_only: bool = False,
     ) -> torch.Tensor:
         """See `passes.read_rows`."""
-        trunk = describe(self._network.get_decoder())
-        return read_rows(trunk, role, input_ids, attention_mask, wanted, keep_inputs_only)
+        return read_rows(self._trunk, role, input_ids, attention_mask, wanted, keep_inputs_only)
 
     def decoder(self, role: str | None, rows: int) -> Decoder:
         """See `Decoder`."""
-        return Decoder(describe(self._network.get_decoder()), role, rows, merged=_merges(self._network))
+        return Decoder(self._trunk, role, rows, merged=_merges(self._network))
 
     def head(self, rows: int) -> Head:
         """See `Head`."""
-        return Head(self._network.get_output_embeddings(), rows)
+        linear = self._network.get_output_embeddings()
+        assert isinstance(linear, nn.Linear)  # `accelerate` has seen to it
+        return Head(linear, rows)
 
 
 def is_known(network: PreTrainedModel) -> bool:

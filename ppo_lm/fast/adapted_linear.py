@@ -38,18 +38,25 @@ def is_coarse(dtype: torch.dtype) -> bool:
 def apply(x: torch.Tensor, layer: AdaptedLinear) -> torch.Tensor:
     """(N, I) → (N, O).
 
-    In bf16 and fp16 x·Wᵀ is added to the adapter's part and the sum rounded once. The other way round, a small
-    adapter's part would be added to numbers that are rounded already, and lost.
+    In bf16 and fp16 x·Wᵀ is added to the adapter's part and the sum rounded once: a small adapter's part would be lost
+    if it were added to numbers that are rounded already. The bias comes last, with an adapter or without, so that one
+    with B = 0 changes nothing.
     """
+    if is_coarse(x.dtype):
+        y = linear(x, layer.weight) if layer.a is None else _thin_products(x, layer).addmm_(x, layer.weight.T)
+        return y if layer.bias is None else y.add_(layer.bias)
     whole = _whole_weight(layer, len(x))
     if whole is not None:
         return linear(x, whole, layer.bias)
     assert layer.a is not None and layer.b is not None
-    down, b = x @ layer.a.to(x.dtype).T, layer.b.to(x.dtype)
-    if not is_coarse(x.dtype):
-        return linear(x, layer.weight, layer.bias).addmm_(down, b.T, alpha=layer.scale)
-    y = (down.mul_(layer.scale) @ b.T).addmm_(x, layer.weight.T)
-    return y if layer.bias is None else y.add_(layer.bias)
+    y = linear(x, layer.weight, layer.bias)
+    return y.addmm_(x @ layer.a.to(x.dtype).T, layer.b.to(x.dtype).T, alpha=layer.scale)
+
+
+def _thin_products(x: torch.Tensor, layer: AdaptedLinear) -> torch.Tensor:
+    """s·x·Aᵀ·Bᵀ, (N, O)."""
+    assert layer.a is not None and layer.b is not None
+    return (x @ layer.a.to(x.dtype).T).mul_(layer.scale) @ layer.b.to(x.dtype).T
 
 
 def gradients(

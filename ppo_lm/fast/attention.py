@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import torch
+from torch import nn
 from torch.nn.functional import pad, scaled_dot_product_attention
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -100,8 +102,8 @@ class _ShortAttention(torch.autograd.Function):
         return _tokens(weights @ values, rows, q.shape[1])
 
     @staticmethod
-    def backward(ctx, grad):
-        q, k, v, weights = ctx.saved_tensors
+    def backward(ctx, *grads):
+        (grad,), (q, k, v, weights) = grads, ctx.saved_tensors
         rows, scale, size = ctx.rows, ctx.scale, k.shape[1]
         grad = (
             grad.index_select(0, rows.gather)
@@ -109,9 +111,8 @@ class _ShortAttention(torch.autograd.Function):
             .view(-1, rows.groups * rows.packing.width, size)
         )
         grad_v = weights.transpose(1, 2) @ grad
-        grad_scores = torch._softmax_backward_data(
-            grad @ _rows(v, rows, size).transpose(1, 2), weights, -1, weights.dtype
-        ).mul_(scale)
+        grad_weights = grad @ _rows(v, rows, size).transpose(1, 2)
+        grad_scores = torch.ops.aten._softmax_backward_data(grad_weights, weights, -1, weights.dtype).mul_(scale)
         grad_q = grad_scores @ _rows(k, rows, size)
         grad_k = grad_scores.transpose(1, 2) @ _rows(q, rows, size)
         return (
@@ -171,18 +172,18 @@ def attend_rows(
 
 
 def attention(
-    module,
-    query,
-    key,
-    value,
-    attention_mask,
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
     *,
-    dropout=0.0,
-    scaling=None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
     packed: PackedBatch | None = None,
-    sliding_window=None,
-    **options,
-):
+    sliding_window: int | None = None,
+    **options: Any,
+) -> tuple[torch.Tensor, None]:
     """transformers' attention function, (1, H, N, D) and (1, KV, N, D) → (1, N, H, D): `packed` rows as above, all else
     as its own "sdpa" does.
 

@@ -8,9 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from peft.tuners import lora
 from torch import nn
 
 from ppo_lm.plugins import Registry
+
+Linear = nn.Linear | lora.Linear
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,19 +28,20 @@ class Norm:
 class Block:
     """x ← x + o(attention(q, k, v)) of attention_norm(x), then x ← x + down(activation(gate)·up) of mlp_norm(x).
 
-    The seven projections are `nn.Linear` or peft's layer around one. Heads are rotated after `q_norm` and `k_norm`
-    (over one head, None: neither), their halves being the two coordinates.
+    Heads are rotated (`rotary`) after `q_norm` and `k_norm`, which are over one head; None: neither.
     """
 
     attention_norm: Norm
-    q: nn.Module
-    k: nn.Module
-    v: nn.Module
-    o: nn.Module
+    q: Linear
+    k: Linear
+    v: Linear
+    o: Linear
     mlp_norm: Norm
-    gate: nn.Module
-    up: nn.Module
-    down: nn.Module
+    gate: Linear
+    up: Linear
+    down: Linear
+    heads: int
+    kv_heads: int
     head_size: int
     scale: float  # of the attention scores
     activation: str
@@ -45,41 +49,34 @@ class Block:
     k_norm: Norm | None = None
     window: int | None = None  # how many tokens back, itself included, a token sees; None: all
 
-    @property
-    def heads(self) -> int:
-        return self.q.out_features // self.head_size
-
-    @property
-    def kv_heads(self) -> int:
-        return self.k.out_features // self.head_size
-
 
 @dataclass(frozen=True, slots=True)
 class Trunk:
     """What lies between token ids and last hidden states."""
 
-    embedding: nn.Module
+    embedding: nn.Embedding
     blocks: list[Block]
     norm: nn.Module  # after the last block
     rotary: nn.Module  # (x, position ids) → cos, sin
 
 
-Family = Callable[[nn.Module], Block]
+Layer = Any  # a transformers module, whose attributes no type checker knows
+Family = Callable[..., Block]  # of a layer
 FAMILIES: Registry[Family] = Registry("model_type")  # transformers' names
 
 
-def describe(decoder: nn.Module) -> Trunk:
-    """The trunk of a transformers decoder, as it is now: peft replaces layers when an adapter is added."""
+def describe(decoder: Layer) -> Trunk:
+    """The trunk of a transformers decoder, as it is now: peft replaces linear layers when it adds the first adapter."""
     family = FAMILIES.find(decoder.config.model_type)
     return Trunk(decoder.embed_tokens, [family(layer) for layer in decoder.layers], decoder.norm, decoder.rotary_emb)
 
 
-def rms_norm(module: nn.Module) -> Norm:
+def rms_norm(module: Layer) -> Norm:
     return Norm(module.weight, module.variance_epsilon)
 
 
 @FAMILIES.register("llama")
-def llama(layer: nn.Module, **more: Any) -> Block:
+def llama(layer: Layer, **more: Any) -> Block:
     """`more`: what a family adds."""
     attention, mlp = layer.self_attn, layer.mlp
     return Block(
@@ -92,6 +89,8 @@ def llama(layer: nn.Module, **more: Any) -> Block:
         gate=mlp.gate_proj,
         up=mlp.up_proj,
         down=mlp.down_proj,
+        heads=attention.config.num_attention_heads,
+        kv_heads=attention.config.num_key_value_heads,
         head_size=attention.head_dim,
         scale=attention.scaling,
         activation=attention.config.hidden_act,
@@ -100,16 +99,16 @@ def llama(layer: nn.Module, **more: Any) -> Block:
 
 
 @FAMILIES.register("mistral")
-def mistral(layer: nn.Module) -> Block:
+def mistral(layer: Layer) -> Block:
     return llama(layer, window=layer.self_attn.config.sliding_window)
 
 
 @FAMILIES.register("qwen2")
-def qwen2(layer: nn.Module, **more: Any) -> Block:
+def qwen2(layer: Layer, **more: Any) -> Block:
     return llama(layer, window=layer.self_attn.sliding_window, **more)
 
 
 @FAMILIES.register("qwen3")
-def qwen3(layer: nn.Module) -> Block:
+def qwen3(layer: Layer) -> Block:
     attention = layer.self_attn
     return qwen2(layer, q_norm=rms_norm(attention.q_norm), k_norm=rms_norm(attention.k_norm))

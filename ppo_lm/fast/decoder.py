@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn.functional import pad, silu
 
-from ppo_lm.fast.blocks import Block, Norm, Trunk, rms_norm
+from ppo_lm.fast.blocks import Block, Linear, Norm, Trunk, rms_norm
 from ppo_lm.fast.fused_linear import FusedLinear
 from ppo_lm.fast.lora_linear import adapted
 from ppo_lm.fast.packed_linear import PackedLinear
@@ -37,7 +37,7 @@ class Decoder:
         """`rows`: the most tokens that a step decodes, a hint for the weights' layout. `merged`: see `FusedLinear`."""
         self.embedding, self.rotary, self.norm = trunk.embedding, trunk.rotary, rms_norm(trunk.norm)
 
-        def fuse(*modules: nn.Module) -> FusedLinear:
+        def fuse(*modules: Linear) -> FusedLinear:
             return FusedLinear([adapted(module, role) for module in modules], rows, merged)
 
         self.layers = [

@@ -1,9 +1,12 @@
-"""peft's linear layer with passes that cost little more than the layer's own."""
+"""peft's linear layer, with passes that cost little more than those of the layer without an adapter."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from peft.tuners import lora
+from transformers.pytorch_utils import Conv1D
 
 from ppo_lm.fast.adapted_linear import AdaptedLinear, apply, gradients
 
@@ -13,15 +16,13 @@ class LoraLinear(lora.Linear):
     for the backward pass.
 
     peft's pass is used where it does more: dropout that is on, DoRA and other variants, several adapters at once, a
-    bias of the adapter's.
+    bias of the adapter's own.
     """
 
     def forward(self, x: torch.Tensor, *args, **kwargs) -> torch.Tensor:
         role = None if self.disable_adapters else self.active_adapters[0]
         if args or kwargs or len(self.active_adapters) > 1 or not is_plain(self, role):
             return super().forward(x, *args, **kwargs)
-        if role not in self.lora_A:
-            return self.base_layer(x)
         layer = adapted(self, role)
         return _Linear.apply(x.flatten(0, -2), layer.scale, *layer.tensors).view(*x.shape[:-1], -1)
 
@@ -31,44 +32,41 @@ class _Linear(torch.autograd.Function):
     def forward(ctx, x, scale: float, *tensors):
         ctx.save_for_backward(x, *tensors)
         ctx.scale = scale
-        return apply(x, AdaptedLinear(*tensors, scale))
+        return apply(x, AdaptedLinear(*tensors, scale=scale))
 
     @staticmethod
-    def backward(ctx, grad):
-        x, *tensors = ctx.saved_tensors
+    def backward(ctx, *grads):
+        (grad,), (x, *tensors) = grads, ctx.saved_tensors
         grad_x, found = gradients(
-            grad, x, AdaptedLinear(*tensors, ctx.scale), ctx.needs_input_grad[2:], ctx.needs_input_grad[0]
+            grad, x, AdaptedLinear(*tensors, scale=ctx.scale), ctx.needs_input_grad[2:], ctx.needs_input_grad[0]
         )
         return grad_x, None, *found
 
 
-def is_plain(module: torch.nn.Module, role: str | None) -> bool:
+def is_plain(module: lora.Linear, role: str | None) -> bool:
     """Whether `module` as `role` (None, or one that has no adapter here: the layer alone) is no more than y = x·(W +
     s·B·A)ᵀ + c, now that dropout is on or off."""
-    if type(module) is torch.nn.Linear:
-        return True
-    if not isinstance(module, lora.Linear) or module.merged or type(module.base_layer) is not torch.nn.Linear:
+    if module.merged or type(module.base_layer) not in (torch.nn.Linear, Conv1D):
         return False
-    if role not in module.lora_A:
+    if role is None or role not in module.lora_A:
         return True
     if role in module.lora_variant or module.lora_B[role].bias is not None:
         return False
     return not module.training or isinstance(module.lora_dropout[role], torch.nn.Identity)
 
 
-def adapted(module: torch.nn.Module, role: str | None) -> AdaptedLinear:
-    """The weights of a layer that `is_plain`."""
-    if not isinstance(module, lora.Linear):
-        return AdaptedLinear(module.weight, module.bias, None, None)
-    base = module.base_layer
-    if role not in module.lora_A:
-        return AdaptedLinear(base.weight, base.bias, None, None)
-    return AdaptedLinear(
-        base.weight, base.bias, module.lora_A[role].weight, module.lora_B[role].weight, module.scaling[role]
-    )
+def adapted(module: torch.nn.Linear | lora.Linear, role: str | None) -> AdaptedLinear:
+    """The weights of a layer that is plainly linear, or `is_plain`."""
+    base: Any = module.base_layer if isinstance(module, lora.Linear) else module
+    weight = base.weight.T if isinstance(base, Conv1D) else base.weight
+    if not isinstance(module, lora.Linear) or role is None or role not in module.lora_A:
+        return AdaptedLinear(weight, base.bias, None, None)
+    a: Any = module.lora_A[role]
+    b: Any = module.lora_B[role]
+    return AdaptedLinear(weight, base.bias, a.weight, b.weight, module.scaling[role])
 
 
-def use_own_passes(layer: torch.nn.Module) -> None:
-    """Give a layer that peft made the passes above, if it is one of its plain linear layers."""
+def use_own_passes(layer: object) -> None:
+    """Give one of peft's linear layers the passes above."""
     if type(layer) is lora.Linear:
         layer.__class__ = LoraLinear

@@ -4,6 +4,9 @@ nobody wants."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch.nn.functional import pad, silu
 from torch.utils.checkpoint import checkpoint
@@ -79,8 +82,8 @@ def _tensors(layers: list[AdaptedLinear]) -> list[torch.Tensor | None]:
     return [tensor for layer in layers for tensor in layer.tensors]
 
 
-def _layers(tensors: list, scales: list[float]) -> list[AdaptedLinear]:
-    return [AdaptedLinear(*tensors[4 * i : 4 * i + 4], scale) for i, scale in enumerate(scales)]
+def _layers(tensors: Sequence[Any], scales: list[float]) -> list[AdaptedLinear]:
+    return [AdaptedLinear(*tensors[4 * i : 4 * i + 4], scale=scale) for i, scale in enumerate(scales)]
 
 
 class _Rotate(torch.autograd.Function):
@@ -90,8 +93,8 @@ class _Rotate(torch.autograd.Function):
         return rotate(x, cos, sin)
 
     @staticmethod
-    def backward(ctx, grad):
-        cos, sin = ctx.saved_tensors
+    def backward(ctx, *grads):
+        (grad,), (cos, sin) = grads, ctx.saved_tensors
         return rotate(grad, cos, -sin), None, None
 
 
@@ -109,8 +112,9 @@ class _Normalise(torch.autograd.Function):
         return normalise(x, inverse, weight)
 
     @staticmethod
-    def backward(ctx, grad):
-        return *normalise_gradients(grad, *ctx.saved_tensors, ctx.needs_input_grad[1]), None
+    def backward(ctx, *grads):
+        (grad,), (x, inverse, weight) = grads, ctx.saved_tensors
+        return *normalise_gradients(grad, x, inverse, weight, ctx.needs_input_grad[1]), None
 
 
 def _normed_linears(x: torch.Tensor, norm: Norm, layers: list[AdaptedLinear]) -> tuple[torch.Tensor, ...]:
@@ -138,11 +142,9 @@ class _NormedLinears(torch.autograd.Function):
                 grad, normed, layer, ctx.needs_input_grad[4 + 4 * i : 8 + 4 * i], needs_input, grad_normed
             )
             found += of_layer
-        grad_x, grad_weight = (
-            normalise_gradients(grad_normed, x, inverse, weight, ctx.needs_input_grad[1])
-            if needs_input
-            else (None, None)
-        )
+        grad_x = grad_weight = None
+        if grad_normed is not None:
+            grad_x, grad_weight = normalise_gradients(grad_normed, x, inverse, weight, ctx.needs_input_grad[1])
         return grad_x, grad_weight, None, None, *found
 
 
@@ -153,12 +155,12 @@ class _AddLinear(torch.autograd.Function):
     def forward(ctx, residual, x, scale: float, *tensors):
         ctx.save_for_backward(x, *tensors)
         ctx.scale = scale
-        return apply(x, AdaptedLinear(*tensors, scale)).add_(residual)
+        return apply(x, AdaptedLinear(*tensors, scale=scale)).add_(residual)
 
     @staticmethod
-    def backward(ctx, grad):
-        x, *tensors = ctx.saved_tensors
-        grad_x, found = gradients(grad, x, AdaptedLinear(*tensors, ctx.scale), ctx.needs_input_grad[3:])
+    def backward(ctx, *grads):
+        (grad,), (x, *tensors) = grads, ctx.saved_tensors
+        grad_x, found = gradients(grad, x, AdaptedLinear(*tensors, scale=ctx.scale), ctx.needs_input_grad[3:])
         return grad, grad_x, None, *found
 
 
@@ -176,18 +178,19 @@ class _Mlp(torch.autograd.Function):
         return apply(silu(gated).mul_(raised), down).add_(x)
 
     @staticmethod
-    def backward(ctx, grad):
-        x, inverse, weight, gated, raised, *tensors = ctx.saved_tensors
+    def backward(ctx, *grads):
+        (grad,), (x, inverse, weight, gated, raised, *tensors) = grads, ctx.saved_tensors
         (gate, up, down), needs = _layers(tensors, ctx.scales), ctx.needs_input_grad[4:]
         active = silu(gated)
         grad_product, of_down = gradients(grad, active * raised, down, needs[8:])
+        assert grad_product is not None
         grad_raised = active.mul_(grad_product)
         grad_gated = torch.ops.aten.silu_backward(grad_product.mul_(raised), gated)
         normed, grad_x, grad_weight = normalise(x, inverse, weight), None, None
         needs_input = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
         grad_normed, of_gate = gradients(grad_gated, normed, gate, needs[:4], needs_input)
         grad_normed, of_up = gradients(grad_raised, normed, up, needs[4:8], needs_input, grad_normed)
-        if needs_input:
+        if grad_normed is not None:
             grad_x, grad_weight = normalise_gradients(grad_normed, x, inverse, weight, ctx.needs_input_grad[1])
             grad_x.add_(grad)
         return grad_x, grad_weight, None, None, *of_gate, *of_up, *of_down

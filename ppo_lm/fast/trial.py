@@ -10,14 +10,15 @@ from typing import Any, NamedTuple
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
-from peft.tuners.lora import LoraLayer
+from peft.tuners import lora
 from torch import nn
 from transformers import PreTrainedModel
 
 from ppo_lm.errors import first_line
+from ppo_lm.fast.lora_linear import adapted
 from ppo_lm.ops import is_out_of_memory
 
-ROLE = "trial"  # the adapter's name
+ROLE, RANK = "trial", 2  # of the adapter
 LENGTHS = [6, 4, 9]  # tokens a row
 WINDOW = 4  # tokens; longer windows are cut to it, so that short rows reach beyond them
 WINDOWS = ("sliding_window", "attention_chunk_size")  # transformers' names
@@ -25,16 +26,17 @@ NUMBERS = ("layer_idx", "layer_id", "layer_number", "idx")  # of a block among i
 LEAST_BLOCKS = 2
 TOLERANCE = 1e-3  # relative: in fp32, rounding stays some hundred times below, and what is wrong is as far above
 COARSE_TOLERANCE, TIMES = 0.3, 4  # in bf16 and fp16; `TIMES` the error that transformers makes, if that is more
-DEVICE_FAILED = re.compile(r"cuda|cublas|cudnn|hip error|nccl|mps backend", re.IGNORECASE)
+DEVICE_FAILED = re.compile(r"(CUDA|HIP|cuDNN|NCCL)( driver)? error|(CUBLAS|CUDNN)_STATUS|MPS backend")
 
-Read = Callable[[nn.Module, torch.Tensor, torch.Tensor], torch.Tensor]
+Decoder = Any  # transformers' module, whose attributes no type checker knows
+Read = Callable[[Decoder, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 class Sample(NamedTuple):
     """The first blocks of a network's decoder, in a dtype, and how far a correct way to run them may be from
     `Trial.expected`."""
 
-    decoder: nn.Module
+    decoder: Decoder
     tolerance: float
 
 
@@ -84,7 +86,7 @@ class Trial:
                 return f"its results differ from transformers' by {distance:.1e}, more than {sample.tolerance:.1e}"
         return None
 
-    def _rows_alone(self, decoder: nn.Module) -> torch.Tensor:
+    def _rows_alone(self, decoder: Decoder) -> torch.Tensor:
         """(B, T, H): what transformers gives for each row by itself, without padding."""
         rows = [decoder(input_ids=ids[mask][None], use_cache=False) for ids, mask in zip(self.ids, self.mask)]
         states = torch.cat([row.last_hidden_state[0] for row in rows])
@@ -94,7 +96,8 @@ class Trial:
 def trial_ids(network: PreTrainedModel, count: int) -> torch.Tensor:
     """(count,) int64 from the middle of the vocabulary. The first ones are often special tokens that were hardly
     trained: rounding alone may turn what they give into something else."""
-    words = network.get_input_embeddings().num_embeddings
+    embedding: Any = network.get_input_embeddings()
+    words = len(embedding.weight)
     return (words // 2 + torch.arange(count, device=network.device)) % words
 
 
@@ -114,7 +117,7 @@ def _distance(found: torch.Tensor, expected: torch.Tensor, where: torch.Tensor) 
     return float(((found - expected).norm(dim=1) / expected.norm(dim=1)).square().mean().sqrt())
 
 
-def _first_blocks(decoder: nn.Module, embedded: torch.Tensor, dtype: torch.dtype, adapter: bool) -> nn.Module:
+def _first_blocks(decoder: Decoder, embedded: torch.Tensor, dtype: torch.dtype, adapter: bool) -> Decoder:
     """A copy of a decoder with only its first blocks, in `dtype`, whose token i is embedded as `embedded[i]`. Weights
     that have that dtype already are shared."""
     part = copy.copy(decoder)
@@ -150,17 +153,18 @@ def _kind(block: nn.Module) -> list[Any]:
     ]
 
 
-def _add_adapter(decoder: nn.Module, device: torch.device) -> None:
+def _add_adapter(decoder: Decoder, device: torch.device) -> None:
     """Put a random adapter, half as strong as the layer itself, onto every linear layer, and leave torch's random
     numbers as they were."""
     targets = {name.rpartition(".")[2] for name, module in decoder.named_modules() if type(module) is nn.Linear}
     with torch.random.fork_rng([device] if device.type == "cuda" else []), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        inject_adapter_in_model(LoraConfig(r=2, lora_alpha=6, target_modules=sorted(targets)), decoder, ROLE)
+        inject_adapter_in_model(LoraConfig(r=RANK, lora_alpha=6, target_modules=sorted(targets)), decoder, ROLE)
     generator = torch.Generator().manual_seed(0)
     for layer in decoder.modules():
-        if isinstance(layer, LoraLayer):
-            a, b, scale = layer.lora_A[ROLE].weight, layer.lora_B[ROLE].weight, layer.scaling[ROLE]
-            strength = float(layer.get_base_layer().weight.float().std()) / (2 * scale * len(a) ** 0.5)
-            a.data = torch.randn(a.shape, generator=generator).to(device)
-            b.data = torch.randn(b.shape, generator=generator).mul_(strength).to(device)
+        if isinstance(layer, lora.Linear):
+            weight, _, a, b, scale = adapted(layer, ROLE)
+            strength = float(weight.float().std()) / (2 * scale * RANK**0.5)
+            for matrix, size in ((a, 1.0), (b, strength)):
+                assert matrix is not None
+                matrix.data = torch.randn(matrix.shape, generator=generator).mul_(size).to(device)

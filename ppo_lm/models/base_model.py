@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from peft import PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -93,7 +93,7 @@ class BaseModel:
         twin.network.requires_grad_(True)
         return twin
 
-    def add_adapter(self, role: str, lora: LoraConfig) -> None:
+    def add_adapter(self, role: str, lora: PeftConfig) -> None:
         """Add a fresh, trainable adapter for `role`. A fresh adapter changes nothing until it is trained. Raises
         `ModelError` for a kind that is not supported."""
         what = f"the adapter {role!r}"
@@ -120,7 +120,8 @@ class BaseModel:
             raise ValueError(f"{folder} holds {saved} adapter weights, but {loaded} fit this network")
 
     def copy_adapter(self, source: str, target: str) -> None:
-        """Add the adapter of role `source` once more, as the trainable role `target`."""
+        """Add a copy of the adapter of role `source`, as the trainable role `target`."""
+        assert isinstance(self.peft, PeftModel)
         self.add_adapter(target, copy.deepcopy(self.peft.peft_config[source]))
         with torch.no_grad():
             for new, old in zip(self.role_parameters(target), self.role_parameters(source), strict=True):
@@ -129,6 +130,7 @@ class BaseModel:
     def save_adapter(self, role: str, folder: str | Path) -> None:
         """Write the adapter of `role` as PEFT does: `adapter_config.json` and `adapter_model.safetensors` in
         `folder`."""
+        assert isinstance(self.peft, PeftModel)
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         state = get_peft_model_state_dict(self.peft, adapter_name=role, save_embedding_layers=False)
@@ -138,12 +140,15 @@ class BaseModel:
         config.save_pretrained(str(folder))
 
     def _adapters_changed(self, what: str) -> None:
+        assert isinstance(self.peft, PeftModel)
         check_adapted_layers(self.network, what)
         self.peft.eval()
         self._lora_layers = [module for module in self.network.modules() if isinstance(module, BaseTunerLayer)]
         if self.fast or is_coarse(self.dtype):  # peft's pass rounds small adapters away there
             for layer in self._lora_layers:
                 use_own_passes(layer)
+        if self.paths.accelerated:
+            self.paths.accelerated.describe()
         for name, parameter in self.network.named_parameters():
             parameter.requires_grad_("lora_" in name)
         self._activate(None)
@@ -234,7 +239,9 @@ class BaseModel:
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Next-token logits, (n, H) → (n, V)."""
-        return self.network.get_output_embeddings()(hidden)
+        head = self.network.get_output_embeddings()
+        assert head is not None
+        return head(hidden)
 
 
 def pick_pad_token_id(tokenizer: PreTrainedTokenizerBase, eos_token_ids: list[int]) -> int:

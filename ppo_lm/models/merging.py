@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-from peft.tuners.lora import LoraLayer
+from peft.tuners import lora
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -40,7 +40,7 @@ def merge(network: nn.Module, role: str | None) -> MergedWeights:
     }
     kept = whole = 0.0
     for name, module in network.named_modules():
-        if isinstance(module, LoraLayer) and role in module.lora_A:
+        if role is not None and isinstance(module, lora.Linear) and role in module.lora_A:
             weight, delta = weights[f"{name}.weight"].float(), module.get_delta_weight(role).float().cpu()
             merged = (weight + delta).to(weights[f"{name}.weight"].dtype)
             kept += float((merged.float() - weight).mul_(delta).sum(dtype=torch.float64))

@@ -42,6 +42,7 @@ class ValueModel:
 
     def save(self, folder: str | Path) -> None:
         """Write the adapter (PEFT's format) and the head."""
+        assert self.role is not None
         folder = Path(folder)
         self.base.save_adapter(self.role, folder)
         self.head.save(folder)

@@ -217,3 +217,19 @@ def test_code_in_a_model_folder_is_never_run(tmp_path, kind):
         else:
             ClassifierReward(str(folder), "judge").make_ready(RewardContext.on(make_base(), MemoryBudget(1024)))
     assert not ran.exists()
+
+
+def test_a_model_that_reads_padding_is_refused(tmp_path, monkeypatch):
+    """GPT-2 whose learned positions count padding, as they would without position ids."""
+    from transformers import GPT2Config, GPT2LMHeadModel, GPT2Model
+
+    base = make_base()
+    GPT2LMHeadModel(GPT2Config(vocab_size=1536, n_embd=32, n_layer=2, n_head=4, initializer_range=0.3)).save_pretrained(
+        tmp_path
+    )
+    base.tokenizer.save_pretrained(tmp_path)
+    assert load_base(str(tmp_path), "float32", "cpu").paths.why_not_padded is None
+    forward = GPT2Model.forward
+    monkeypatch.setattr(GPT2Model, "forward", lambda *inputs, position_ids=None, **more: forward(*inputs, **more))
+    with pytest.raises(ModelError, match="does not read padded rows with position ids as it reads a row by itself"):
+        load_base(str(tmp_path), "float32", "cpu")

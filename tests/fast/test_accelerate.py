@@ -181,7 +181,13 @@ def test_errors_of_memory_and_of_the_device_are_passed_on(name, error, monkeypat
 
 
 @pytest.mark.parametrize(
-    "error", [TypeError("no such argument"), RuntimeError("shape '[2, 3]' is invalid"), NotImplementedError("Half")]
+    "error",
+    [
+        TypeError("no such argument"),
+        RuntimeError("shape '[2, 3]' is invalid"),
+        RuntimeError("Expected all tensors to be on the same device, but found two devices, cuda:0 and cpu!"),
+        NotImplementedError("Half"),
+    ],
 )
 def test_errors_that_mean_that_a_network_takes_something_else_are_the_reason(error, monkeypatch):
     def fail(*_, **__):
