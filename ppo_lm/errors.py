@@ -131,7 +131,7 @@ def require(package: str, what: str, extra: str) -> None:
         raise UserError(f"{what} needs the package {package}; install it with `pip install 'ppo-lm[{extra}]'`")
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """The first line of another library's error, without its full stop, to quote in a sentence of ours."""
     lines = str(error).strip().splitlines()
     return lines[0].rstrip(".") if lines else type(error).__name__

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 from transformers import PreTrainedTokenizerBase
 
 from ppo_lm.data.encoding import encode_pair, fit_prompt
-from ppo_lm.data.examples import Demonstration
+from ppo_lm.data.examples import Demonstration, Preference
 from ppo_lm.data.prompts import split_rows
 from ppo_lm.data.report import DataReport
 from ppo_lm.errors import DataError
@@ -17,7 +17,8 @@ from ppo_lm.errors import DataError
 if TYPE_CHECKING:
     from ppo_lm.models import BaseModel
 
-Text, Tokens = TypeVar("Text"), TypeVar("Tokens")
+Text = TypeVar("Text", Demonstration, Preference)
+Tokens = TypeVar("Tokens")
 
 
 @dataclass(frozen=True)

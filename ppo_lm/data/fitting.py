@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ppo_lm.data.encoding import encode_prompt, fit_prompt
+from ppo_lm.data.encoding import decode, encode_prompt, fit_prompt
 from ppo_lm.data.examples import Prompt, is_token_ids
 from ppo_lm.data.prompts import PromptSet
 from ppo_lm.data.report import DataReport
@@ -67,7 +67,7 @@ def check_prompts(prompts: Sequence[Prompt]) -> None:
     """Raise `DataError` unless `prompts` is a list of at least one text, conversation or list of token ids."""
     if isinstance(prompts, str) or not len(prompts) or not all(isinstance(prompt, (str, list)) for prompt in prompts):
         raise DataError(
-            f"prompts must be a list of at least one text or conversation (or list of token ids); got {prompts!r:.60}"
+            f"prompts must be a list of at least one text, conversation or list of token ids; got {prompts!r:.60}"
         )
 
 
@@ -87,4 +87,4 @@ def check_lengths(ids: Sequence[Sequence[int]], max_new_tokens: int, context_len
 
 
 def _readable(base: BaseModel, prompt: Prompt) -> Prompt:
-    return base.tokenizer.decode(prompt, skip_special_tokens=True) if is_token_ids(prompt) else prompt
+    return decode(base.tokenizer, prompt) if is_token_ids(prompt) else prompt

@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from ppo_lm.errors import DataError, first_line
 
@@ -37,13 +38,13 @@ class Records:
     rows: list[tuple[str, dict]] = field(default_factory=list)
     dropped: list[Dropped] = field(default_factory=list)
 
-    def add(self, place: str, record) -> None:
-        """Take the record in, or note why not. A `RowProblem` in its stead is noted as it is."""
-        problem = record if isinstance(record, RowProblem) else _problem_of(record)
+    def add(self, place: str, record: Any) -> None:
+        """Add the record, or note why it cannot be used. A `RowProblem` in its place is noted as it is."""
+        problem = _problem_of(record)
         if problem is None:
             self.rows.append((place, record))
         else:
-            self.dropped.append(Dropped(place, str(problem)))
+            self.dropped.append(Dropped(place, problem))
 
 
 def read_records(
@@ -62,7 +63,7 @@ def read_records(
     return records
 
 
-def _rows(source, role, text_column, split, subset) -> Iterator[tuple[str, dict | RowProblem]]:
+def _rows(source, role, text_column, split, subset) -> Iterator[tuple[str, Any]]:
     if not isinstance(source, str):
         for number, row in enumerate(source, start=1):
             yield f"row {number}", {text_column: row} if isinstance(row, (str, list)) else row
@@ -78,7 +79,7 @@ def _rows(source, role, text_column, split, subset) -> Iterator[tuple[str, dict 
         yield from _numbered(_load_from_hub(source, role, split, subset), source)
 
 
-def _read_file(file: Path, role: str, text_column: str) -> Iterator[tuple[str, dict | RowProblem]]:
+def _read_file(file: Path, role: str, text_column: str) -> Iterator[tuple[str, Any]]:
     if not file.is_file():
         raise DataError(f"{role} {str(file)!r}: there is no such file")
     readers = {
@@ -207,7 +208,7 @@ def _load_saved(folder: Path, role: str, split: str):
         return loaded
     if split not in loaded:
         raise DataError(
-            f"{role} {str(folder)!r}: there is no split {split!r}; it has {', '.join(loaded)}; set data_split"
+            f"{role} {str(folder)!r}: there is no split {split!r}; it has {', '.join(map(str, loaded))}; set data_split"
         )
     return loaded[split]
 
@@ -237,7 +238,9 @@ def _numbered(rows, source: str):
         yield f"{source}: row {number}", row
 
 
-def _problem_of(record) -> str | None:
+def _problem_of(record: Any) -> str | None:
+    if isinstance(record, RowProblem):
+        return str(record)
     if not isinstance(record, dict):
         return f"is {_kind(record)}, not an object with named columns"
     texts = [text for value in record.values() for text in _texts_in(value)]

@@ -110,7 +110,7 @@ class PPOTrainer:
         config, clock, kl_coef = self.config, self.clock, self.kl_controller.coef
         batch = self._encode(prompts, columns)
         clock.start()
-        sa_pairs, texts = self.generator.generate_sequences(batch.ids)
+        sa_pairs, texts = self.generator.generate_sequences(batch.require_ids())
         clock.lap("scoring")
         responses = Responses.sampled(batch.prompts, texts, batch.columns, sa_pairs, self.base.tokenizer)
         scores = self.reward_computer.compute_rewards(responses)

@@ -84,8 +84,13 @@ def _score_texts(model: RewardModel, responses: Responses, budget: MemoryBudget)
     for prompt, text, has_end in zip(responses.prompts, responses.texts, ended, strict=True):
         prompt_ids, completion_ids = encode_pair(base.tokenizer, base.eos_token_ids, prompt, text)
         ids.append(prompt_ids + (completion_ids if has_end else completion_ids[:-1]))
-    scores = torch.zeros(len(ids), device=base.device)
-    for rows in split_by_tokens(torch.tensor([len(tokens) for tokens in ids]), budget.tokens):
-        padded = pad([ids[row] for row in rows], base.pad_token_id, side="right", device=base.device)
-        scores[rows] = model.scores(*padded)
-    return scores
+    lengths = torch.tensor([len(tokens) for tokens in ids])
+
+    def score(micro_batch_tokens: int) -> torch.Tensor:
+        scores = torch.zeros(len(ids), device=base.device)
+        for rows in split_by_tokens(lengths, micro_batch_tokens):
+            padded = pad([ids[row] for row in rows], base.pad_token_id, side="right", device=base.device)
+            scores[rows] = model.scores(*padded)
+        return scores
+
+    return budget.fit_tokens(lengths, score)

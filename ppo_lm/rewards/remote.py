@@ -85,10 +85,12 @@ class RemoteReward(Reward):
                     return await self._ask_until_answered(session, request)
 
             results = await asyncio.gather(*map(ask, requests), return_exceptions=True)
+        answers = []
         for result in results:
             if isinstance(result, BaseException):
                 raise result
-        return results
+            answers.append(result)
+        return answers
 
     async def _ask_until_answered(self, session: Any, request: dict) -> list[float | None]:
         import aiohttp
@@ -107,12 +109,10 @@ class RemoteReward(Reward):
             wait=wait_exponential(multiplier=self.wait, max=30) + wait_random(0, self.wait / 4),
         )
         try:
-            async for attempt in attempts:
-                with attempt:
-                    return await self._ask(session, request)
+            return await attempts(self._ask, session, request)
         except RetryError as failure:
             error = failure.last_attempt.exception()
-            said = "no answer in time" if isinstance(error, asyncio.TimeoutError) else first_line(error)
+            said = "no answer in time" if isinstance(error, asyncio.TimeoutError) else first_line(error or failure)
             raise RewardError(
                 f"the scorer at {self.url} failed {self.attempts} times: {said}; check that it is running and can be "
                 "reached"

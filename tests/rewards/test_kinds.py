@@ -297,10 +297,17 @@ def test_a_chat_reaches_the_classifier_by_its_own_template(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("spec", "package"), [("sentiment", "vaderSentiment"), ("rouge", "torchmetrics"), ("http://localhost", "aiohttp")]
+    ("spec", "package", "extra"),
+    [
+        ("sentiment", "vaderSentiment", "sentiment"),
+        ("rouge", "torchmetrics", "rouge"),
+        ("http://localhost", "aiohttp", "remote"),
+    ],
 )
-def test_a_package_that_is_not_installed_is_named_before_a_run(spec, package, monkeypatch):
+def test_a_package_that_is_not_installed_is_named_before_a_run(spec, package, extra, monkeypatch):
     found = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == package else found(name))
-    with pytest.raises(UserError, match=f"needs the package {package}; install it with `pip install {package}`"):
+    with pytest.raises(
+        UserError, match=rf"needs the package {package}; install it with `pip install 'ppo-lm\[{extra}\]'`"
+    ):
         load_reward(spec)
