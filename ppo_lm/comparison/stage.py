@@ -77,7 +77,7 @@ def run_comparison(
     results = {}
     with Run(config, steps=0, command="ppo-lm evaluate", recorders=[Screen(console), MetricsFile(), *recorders]) as run:
         run.start(f"{len(contestants)} policies on {config.prompts}", reports=[report], notices=notices)
-        scorer.budget.say = run.say
+        scorer.budget.say, folder = run.say, run.require_folder()
         for kind, sampling in kinds.items():
             made = {}
             for contestant in contestants:
@@ -92,9 +92,9 @@ def run_comparison(
                     evaluation = replace(evaluation, kl=None)
                 made[contestant.name] = evaluation
             results[kind] = compare(made, config.seed)
-            write_completions_of(made, kind, held_out, run.folder / "completions.jsonl")
+            write_completions_of(made, kind, held_out, folder / "completions.jsonl")
         print_tables(results, len(held_out), console)
-        write_results(results, len(held_out), scorer.names[0], run.folder)
+        write_results(results, len(held_out), scorer.names[0], folder)
         run.finish()
     return results
 

@@ -9,10 +9,11 @@ from typing import Any, NoReturn
 
 from filelock import FileLock
 
-from ppo_lm.config.run_settings import OutputSettings
+from ppo_lm.config.run_settings import FolderSettings, OptionalFolderSettings
 from ppo_lm.data import DataReport, Prompt
 from ppo_lm.errors import (
     CheckpointError,
+    ConfigError,
     Interrupted,
     NumericalFault,
     RecorderError,
@@ -65,7 +66,7 @@ class Run:
 
     def __init__(
         self,
-        config: OutputSettings,
+        config: FolderSettings | OptionalFolderSettings,
         *,
         steps: int,
         command: str,
@@ -121,6 +122,12 @@ class Run:
         self.parts = Parts(checkpoint)
         self.step = checkpoint.state["step"]
         self.history = drop_later_steps(folder, self.step)
+
+    def require_folder(self) -> Path:
+        """The folder, for a stage that always writes one. Raises `ConfigError` if `output_dir` is not set."""
+        if self.folder is None:
+            raise ConfigError(["output_dir is not set; name a folder"], type(self.config).__name__)
+        return self.folder
 
     def register(self, name: str, part: Stateful) -> None:
         """Keep `part` in every checkpoint from now on; in a resumed run, put back what the checkpoint holds of it.
