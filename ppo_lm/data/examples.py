@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os.path
 from dataclasses import dataclass
+from typing import TypeGuard
 
 from ppo_lm.data.sources import RowProblem
 
@@ -41,7 +42,7 @@ def read_prompt(record: dict, column: str) -> Prompt:
     return _check_prompt(_get(record, column), column)
 
 
-def is_token_ids(prompt: Prompt) -> bool:
+def is_token_ids(prompt: Prompt) -> TypeGuard[list[int]]:
     """Whether a prompt is given as token ids: a model reads them as they are, a reward gets them decoded."""
     return isinstance(prompt, list) and all(isinstance(token, int) for token in prompt)
 

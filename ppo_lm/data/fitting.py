@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ppo_lm.data.encoding import encode_prompt, fit_prompt
+from ppo_lm.data.encoding import decode, encode_prompt, fit_prompt
 from ppo_lm.data.examples import Prompt, is_token_ids
 from ppo_lm.data.prompts import PromptSet
 from ppo_lm.data.report import DataReport
@@ -87,4 +87,4 @@ def check_lengths(ids: Sequence[Sequence[int]], max_new_tokens: int, context_len
 
 
 def _readable(base: BaseModel, prompt: Prompt) -> Prompt:
-    return base.tokenizer.decode(prompt, skip_special_tokens=True) if is_token_ids(prompt) else prompt
+    return decode(base.tokenizer, prompt) if is_token_ids(prompt) else prompt

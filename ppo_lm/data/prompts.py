@@ -20,7 +20,7 @@ class PromptSet:
     Raises `DataError` if a column has another number of values.
     """
 
-    prompts: list[Prompt]
+    prompts: Sequence[Prompt]
     columns: Mapping[str, list] = field(default_factory=dict)
     ids: list[list[int]] | None = None
 
@@ -33,6 +33,12 @@ class PromptSet:
 
     def __len__(self) -> int:
         return len(self.prompts)
+
+    def require_ids(self) -> list[list[int]]:
+        """`ids`. Raises `ValueError` if the prompts are not encoded yet."""
+        if self.ids is None:
+            raise ValueError("the prompts have no token ids yet: encode_prompt_set or fit_prompts adds them")
+        return self.ids
 
     def select(self, rows: list[int]) -> PromptSet:
         """The prompts at `rows`, in that order."""
