@@ -9,11 +9,12 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 from ppo_lm.errors import ConfigError, UserError
 
 Part = TypeVar("Part")
+Entry = TypeVar("Entry")  # a Part, of a type of its own
 
 
 class Registry(Generic[Part]):
@@ -31,13 +32,13 @@ class Registry(Generic[Part]):
         self.role, self.kind = role, kind
         self._parts: dict[str, Part] = {}
 
-    def register(self, name: str) -> Callable[[Part], Part]:
+    def register(self, name: str) -> Callable[[Entry], Entry]:
         """A decorator that registers what it decorates, unchanged. Raises `ValueError` if the name is taken."""
 
-        def add(part: Part) -> Part:
+        def add(part: Entry) -> Entry:
             if name in self._parts:
                 raise ValueError(f"{self.role} {name!r} is registered already; choose another name")
-            self._parts[name] = part
+            self._parts[name] = cast("Part", part)  # no type variable can be bounded by another
             return part
 
         return add

