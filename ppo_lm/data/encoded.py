@@ -53,6 +53,9 @@ class EncodedDemonstration:
         return len(self.prompt_ids) + len(self.completion_ids)
 
 
+EncodedDemonstrations = Encoded[Demonstration, EncodedDemonstration]
+
+
 def encode_demonstrations(
     base: BaseModel,
     demonstrations: Sequence[Demonstration],
@@ -60,7 +63,7 @@ def encode_demonstrations(
     *,
     max_prompt_tokens: int,
     max_tokens: int,
-) -> Encoded[Demonstration, EncodedDemonstration]:
+) -> EncodedDemonstrations:
     """The token ids of every demonstration that fits into `max_tokens` and the model's context. Raises `DataError` if
     none does."""
 

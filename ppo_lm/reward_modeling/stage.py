@@ -21,6 +21,8 @@ from ppo_lm.run import check_output_dir
 from ppo_lm.run.stage import LINES, LOSS, make_stage_run, register_training, training_settings
 from ppo_lm.tracking import Recorder, make_recorders
 
+EncodedPreferences = Encoded[Preference, Comparison]
+
 
 def run_reward(
     config: RewardConfig, quiet: bool = False, resume: Path | None = None, recorders: Sequence[Recorder] = ()
@@ -77,7 +79,7 @@ def set_up_reward_model(base: BaseModel, config: RewardConfig) -> RewardModel:
 
 def encode_preferences(
     base: BaseModel, preferences: list[Preference], config: RewardConfig, report: DataReport
-) -> Encoded[Preference, Comparison]:
+) -> EncodedPreferences:
     """Token ids of every comparison whose longer side fits into `max_tokens`."""
 
     def encode(pair: Preference) -> tuple[Comparison, int]:
@@ -105,10 +107,7 @@ def encode_sequence(base: BaseModel, prompt: Prompt, completion: str) -> list[in
 
 
 def reference_sequences(
-    base: BaseModel,
-    demonstrations: list[Demonstration] | None,
-    train: Encoded[Preference, Comparison],
-    config: RewardConfig,
+    base: BaseModel, demonstrations: list[Demonstration] | None, train: EncodedPreferences, config: RewardConfig
 ) -> list[list[int]]:
     """What scores are normalised on: demonstrations that fit, or the chosen completions of the training data. Raises
     `DataError` for fewer than two."""
@@ -129,7 +128,7 @@ def reference_sequences(
     return found
 
 
-def measure(model: RewardModel, held_out: Encoded[Preference, Comparison]) -> RewardReport:
+def measure(model: RewardModel, held_out: EncodedPreferences) -> RewardReport:
     """Score both sides of every held-out comparison."""
     prompts = [encode_prompt(model.base.tokenizer, pair.prompt) for pair in held_out.texts]
     lengths = lambda sides: [len(ids) - len(prompt) for ids, prompt in zip(sides, prompts)]  # noqa: E731

@@ -102,16 +102,16 @@ class RemoteReward(Reward):
             wait_random,
         )
 
-        worth_another_try = (aiohttp.ClientError, asyncio.TimeoutError, BadAnswer)
+        retried = (aiohttp.ClientError, asyncio.TimeoutError, BadAnswer)
         ask = AsyncRetrying(
-            retry=retry_if_exception_type(worth_another_try),
+            retry=retry_if_exception_type(retried),
             stop=stop_after_attempt(self.attempts),
             wait=wait_exponential(multiplier=self.wait, max=30) + wait_random(0, self.wait / 4),
             reraise=True,
         )
         try:
             return await ask(self._ask, session, request)
-        except worth_another_try as error:
+        except retried as error:
             said = "no answer in time" if isinstance(error, asyncio.TimeoutError) else first_line(error)
             raise RewardError(
                 f"the scorer at {self.url} failed {self.attempts} times: {said}; check that it is running and can be "

@@ -9,8 +9,8 @@ import torch
 
 from ppo_lm.base_setup import add_adapter, load_base, make_lora_config
 from ppo_lm.config import SFTConfig
-from ppo_lm.data import Demonstration, load_demonstrations
-from ppo_lm.data.encoded import Encoded, EncodedDemonstration, encode_demonstrations
+from ppo_lm.data import load_demonstrations
+from ppo_lm.data.encoded import EncodedDemonstrations, encode_demonstrations
 from ppo_lm.errors import ConfigError, require
 from ppo_lm.evaluation import rouge
 from ppo_lm.models import BaseModel, PolicyModel
@@ -70,9 +70,7 @@ def set_up_policy(base: BaseModel, config: SFTConfig) -> PolicyModel:
     return PolicyModel(base)
 
 
-def measure(
-    policy: PolicyModel, held_out: Encoded[Demonstration, EncodedDemonstration], config: SFTConfig
-) -> dict[str, float]:
+def measure(policy: PolicyModel, held_out: EncodedDemonstrations, config: SFTConfig) -> dict[str, float]:
     """The loss on held-out demonstrations, and ROUGE of near-greedy completions of the first `rouge_samples` prompts
     that leave room for one, against the human ones."""
     if not held_out.tokens:

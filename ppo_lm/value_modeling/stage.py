@@ -10,7 +10,7 @@ from typing import NamedTuple
 from ppo_lm.base_setup import load_base, set_up_roles
 from ppo_lm.config import ValueConfig
 from ppo_lm.data import DataReport, Demonstration, load_demonstrations
-from ppo_lm.data.encoded import Encoded, EncodedDemonstration, encode_demonstrations
+from ppo_lm.data.encoded import EncodedDemonstrations, encode_demonstrations
 from ppo_lm.errors import ConfigError, Problems, writing
 from ppo_lm.rewards import Responses, Reward, RewardComputer, check_columns, load_reward, without_addresses
 from ppo_lm.run import check_output_dir
@@ -110,9 +110,7 @@ def load_inputs(config: ValueConfig) -> Inputs:
     return Inputs(rewards, demonstrations, report, recorders)
 
 
-def score_demonstrations(
-    computer: RewardComputer, demonstrations: Encoded[Demonstration, EncodedDemonstration]
-) -> list[float]:
+def score_demonstrations(computer: RewardComputer, demonstrations: EncodedDemonstrations) -> list[float]:
     """Every demonstration's score."""
     if not demonstrations.tokens:
         return []
@@ -125,9 +123,7 @@ def score_demonstrations(
     return computer.compute_rewards(responses).total.tolist()
 
 
-def add_scores(
-    demonstrations: Encoded[Demonstration, EncodedDemonstration], scores: list[float]
-) -> list[ScoredDemonstration]:
+def add_scores(demonstrations: EncodedDemonstrations, scores: list[float]) -> list[ScoredDemonstration]:
     return [
         ScoredDemonstration(tokens.prompt_ids, tokens.completion_ids, score)
         for tokens, score in zip(demonstrations.tokens, scores, strict=True)
