@@ -10,11 +10,12 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 from ppo_lm.errors import ConfigError, UserError
 
 Part = TypeVar("Part")
+Entry = TypeVar("Entry")  # a Part, of a type of its own
 WRITTEN = "__ppo_lm_written__"  # when the file of a loaded module was last changed
 
 
@@ -33,13 +34,13 @@ class Registry(Generic[Part]):
         self.role, self.kind = role, kind
         self._parts: dict[str, Part] = {}
 
-    def register(self, name: str) -> Callable[[Part], Part]:
+    def register(self, name: str) -> Callable[[Entry], Entry]:
         """A decorator that registers what it decorates, unchanged. Raises `ValueError` if the name is taken."""
 
-        def add(part: Part) -> Part:
+        def add(part: Entry) -> Entry:
             if name in self._parts and self._origin(part) != self._origin(self._parts[name]):
                 raise ValueError(f"{self.role} {name!r} is registered already; choose another name")
-            self._parts[name] = part  # again if its file was changed and loaded again
+            self._parts[name] = cast("Part", part)  # again if its file was changed and loaded again
             return part
 
         return add

@@ -55,7 +55,8 @@ def load_base(
             f"model {model_name!r}: neither its tokenizer nor its configuration names an end-of-sequence token; "
             "set one in tokenizer_config.json"
         )
-    base = BaseModel(network.to(where), tokenizer, eos_token_ids, name, fast)
+    network.to(where)  # pyright: ignore[reportArgumentType]  (transformers' wrapper hides self from it)
+    base = BaseModel(network, tokenizer, eos_token_ids, name, fast)
     _check_network(base, model_name)
     lost = rounding_note(kept, base.dtype)
     base.notes += [lost] if lost else []

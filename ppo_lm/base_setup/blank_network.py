@@ -11,18 +11,6 @@ from ppo_lm.embedded.summaries import write_demonstrations
 
 VOCABULARY = 1536
 TOKENIZER_POSTS, SEED_TOKENIZER = 4000, 100
-NETWORK = dict(
-    hidden_size=192,
-    intermediate_size=512,
-    num_hidden_layers=4,
-    num_attention_heads=6,
-    num_key_value_heads=6,
-    max_position_embeddings=512,
-    tie_word_embeddings=True,
-    pad_token_id=0,
-    bos_token_id=None,
-    eos_token_id=1,
-)
 
 
 def train_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
@@ -56,5 +44,18 @@ def make_blank_network(seed: int = 0) -> tuple[LlamaForCausalLM, PreTrainedToken
     posts = generate_posts(TOKENIZER_POSTS, SEED_TOKENIZER)
     texts = [post.prompt + summary.text for post, summary in zip(posts, write_demonstrations(posts, SEED_TOKENIZER))]
     tokenizer = train_tokenizer(texts)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=192,
+        intermediate_size=512,
+        num_hidden_layers=4,
+        num_attention_heads=6,
+        num_key_value_heads=6,
+        max_position_embeddings=512,
+        tie_word_embeddings=True,
+        pad_token_id=0,
+        bos_token_id=None,
+        eos_token_id=1,
+    )
     torch.manual_seed(seed)
-    return LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), **NETWORK)), tokenizer
+    return LlamaForCausalLM(config), tokenizer

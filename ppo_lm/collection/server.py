@@ -65,14 +65,15 @@ def make_app(
         if request.content_type != "application/json":  # another site cannot send this without asking
             raise web.HTTPUnsupportedMediaType(text="send JSON")
         given = await request.json()
-        task_number, choice = (given.get("task"), given.get("answer")) if isinstance(given, dict) else (None, None)
+        task, choice = (given.get("task"), given.get("answer")) if isinstance(given, dict) else (None, None)
         if choice not in CHOICES:
             raise web.HTTPBadRequest(text=f"answer must be one of {', '.join(CHOICES)}")
         async with answering:
-            if task_number != len(store.answers) or task_number >= schedule.tasks:
+            number = len(store.answers)
+            if task != number or number >= schedule.tasks:
                 raise web.HTTPConflict(text="this pair is answered already")  # a second window, say
             seconds = given.get("seconds")
-            record = await asyncio.to_thread(make_answer, pairs, schedule, task_number, choice, annotator, seconds)
+            record = await asyncio.to_thread(make_answer, pairs, schedule, number, choice, annotator, seconds)
             store.add(record)
         return await next_pair(request)
 

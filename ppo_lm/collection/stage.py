@@ -67,7 +67,7 @@ async def serve(app, config: CollectConfig, token: str | None, console: Console)
     await runner.setup()
     site = web.TCPSite(runner, config.host, config.port)
     await site.start()
-    port = site._server.sockets[0].getsockname()[1]
+    port = runner.addresses[0][1]
     host = f"[{config.host}]" if ":" in config.host else config.host
     console.print(f"Open http://{host}:{port}/" + (f"?token={token}" if token else ""), markup=False, soft_wrap=True)
     try:

@@ -22,10 +22,11 @@ MEASURES = {
     "distinct_1": "distinct-1",
     "distinct_2": "distinct-2",
 }
-NOTES = """Score: the judge's mean, with its central 95% over prompts. Win rate: the share of prompts on which the judge puts the completion above the
-baseline's (ties count half), with a paired bootstrap interval over prompts; at equal length: the same, from a logistic fit that takes
-out the difference in length. KL: nats a completion to the first model. Entropy: nats a token. Length: tokens. Ended: the share that ended by itself.
-Distinct-n: different word n-grams over all."""
+NOTES = """Score: the judge's mean, with its central 95% over prompts. Win rate: the share of prompts on which the judge
+scores the completion above the baseline's (ties count half), with a paired bootstrap interval over prompts; at equal
+length: the same, from a logistic fit that takes out the difference in length. KL: nats per completion, to the first
+model. Entropy: nats per token. Length: tokens. Ended: the share that reached EOS. Distinct-n: the share of distinct
+word n-grams among all of them."""
 
 
 def print_tables(results: dict[str, list[Standing]], prompts: int, console: Console) -> None:

@@ -72,6 +72,7 @@ def run_comparison(
     run = Run(config, steps=0, command="ppo-lm evaluate", recorders=[MetricsFile(), *screen, *recorders])
     with run, scorer.budget.telling(run.say):
         run.start(f"{len(contestants)} policies on {config.prompts}", reports=[report], notices=notices)
+        folder = run.require_folder()
         for kind, sampling in kinds.items():
             made = {}
             for contestant in contestants:
@@ -86,11 +87,11 @@ def run_comparison(
                     evaluation = replace(evaluation, kl=None)
                 made[contestant.name] = evaluation
             results[kind] = compare(made, config.seed)
-            write_completions_of(made, kind, held_out, run.folder / "completions.jsonl")
+            write_completions_of(made, kind, held_out, folder / "completions.jsonl")
             run.record_evaluation(len(held_out), {f"{name}, {kind}": each.means() for name, each in made.items()})
         if not quiet:
             print_tables(results, len(held_out), console)
-        write_results(results, len(held_out), scorer.names[0], run.folder)
+        write_results(results, len(held_out), scorer.names[0], folder)
         run.finish()
     return results
 
@@ -121,7 +122,7 @@ def load_inputs(config: EvaluateConfig) -> Inputs:
             problems.attempt(check_prompt_columns, judge, loaded[0], "judge", config.prompts)
     problems.raise_all()
     assert loaded is not None and contestants is not None and judge is not None  # or there was a problem
-    return Inputs(*loaded, contestants, judge)
+    return Inputs(loaded[0], loaded[1], contestants, judge)
 
 
 def write_completions_of(made: dict[str, Evaluation], kind: str, prompts: PromptSet, file: Path) -> None:

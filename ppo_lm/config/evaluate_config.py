@@ -15,13 +15,13 @@ from ppo_lm.config.field_types import (
     Text,
     Topic,
 )
-from ppo_lm.config.run_settings import OutputSettings
+from ppo_lm.config.run_settings import FolderSettings
 from ppo_lm.config.settings import checked
 
 
 @checked
 @dataclasses.dataclass(kw_only=True)
-class EvaluateConfig(PromptSettings, OutputSettings):
+class EvaluateConfig(PromptSettings, FolderSettings):
     """Every setting of `ppo-lm evaluate`."""
 
     EVERYDAY = (

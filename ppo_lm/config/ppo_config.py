@@ -22,13 +22,13 @@ from ppo_lm.config.field_types import (
 )
 from ppo_lm.config.model_settings import ModelSettings
 from ppo_lm.config.reward_settings import RewardSettings
-from ppo_lm.config.run_settings import RunSettings
+from ppo_lm.config.run_settings import CheckpointSettings, OptionalFolderSettings
 from ppo_lm.config.settings import checked
 
 
 @checked
 @dataclasses.dataclass(kw_only=True)
-class PPOConfig(PromptSettings, RewardSettings, ModelSettings, RunSettings):
+class PPOConfig(PromptSettings, RewardSettings, ModelSettings, CheckpointSettings, OptionalFolderSettings):
     """Every setting of a run. All problems are reported at once, when the config is made."""
 
     EVERYDAY = (

@@ -5,25 +5,43 @@ from __future__ import annotations
 import dataclasses
 from typing import Annotated
 
-from ppo_lm.config.field_types import MAY_CHANGE, NonNegativeInt, PositiveInt, Topic
+from ppo_lm.config.field_types import MAY_CHANGE, NonNegativeInt, PositiveInt, Text, Topic
 from ppo_lm.config.settings import Settings
 
 
 @dataclasses.dataclass(kw_only=True)
-class OutputSettings(Settings):
-    """The folder of a command, and its recorders."""
+class RecorderSettings(Settings):
+    """Who hears of a run."""
 
     RUN = Topic("Run folder")
 
-    output_dir: Annotated[str | None, MAY_CHANGE] = None
-    """Folder to write to. Default: nothing is written."""
     recorders: Annotated[list[str] | None, MAY_CHANGE] = None
     """More recorders, besides the screen and the files of the run folder: registered names, module:class or
     file.py:class; repeat the option for several."""
 
 
 @dataclasses.dataclass(kw_only=True)
-class RunSettings(OutputSettings):
+class FolderSettings(RecorderSettings):
+    """A run that always writes a folder. Each command has its own default for it."""
+
+    RUN = Topic("Run folder")
+
+    output_dir: Annotated[Text, MAY_CHANGE]
+    """Folder to write to."""
+
+
+@dataclasses.dataclass(kw_only=True)
+class OptionalFolderSettings(RecorderSettings):
+    """A run that writes a folder if one is named."""
+
+    RUN = Topic("Run folder")
+
+    output_dir: Annotated[str | None, MAY_CHANGE] = None
+    """Folder to write to. Default: nothing is written."""
+
+
+@dataclasses.dataclass(kw_only=True)
+class CheckpointSettings(Settings):
     """A run that can be resumed."""
 
     RUN = Topic("Run folder")

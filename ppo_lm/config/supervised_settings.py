@@ -8,11 +8,11 @@ from typing import Annotated
 from ppo_lm.config.data_settings import SourceSettings
 from ppo_lm.config.field_types import MAY_CHANGE, NonNegativeInt, PositiveFloat, PositiveInt, Topic
 from ppo_lm.config.model_settings import ModelSettings
-from ppo_lm.config.run_settings import RunSettings
+from ppo_lm.config.run_settings import CheckpointSettings, FolderSettings
 
 
 @dataclasses.dataclass(kw_only=True)
-class SupervisedSettings(SourceSettings, ModelSettings, RunSettings):
+class SupervisedSettings(SourceSettings, ModelSettings, CheckpointSettings, FolderSettings):
     """Training on examples, in epochs."""
 
     DATA = Topic("Data")

@@ -17,24 +17,24 @@ from ppo_lm.errors import DataError
 if TYPE_CHECKING:
     from ppo_lm.models import BaseModel
 
-Text = TypeVar("Text", Demonstration, Preference)
+Example = TypeVar("Example", bound=Demonstration | Preference)
 Tokens = TypeVar("Tokens")
 
 
 @dataclass(frozen=True)
-class Encoded(Generic[Text, Tokens]):
+class Encoded(Generic[Example, Tokens]):
     """Examples (demonstrations or preferences, their prompts cut) and their token ids, row by row."""
 
-    texts: list[Text]
+    texts: list[Example]
     tokens: list[Tokens]
 
-    def select(self, rows: list[int]) -> Encoded[Text, Tokens]:
+    def select(self, rows: list[int]) -> Encoded[Example, Tokens]:
         """The examples at `rows`, in that order."""
         return Encoded([self.texts[row] for row in rows], [self.tokens[row] for row in rows])
 
     def split(
         self, held_out: int, seed: int, report: DataReport
-    ) -> tuple[Encoded[Text, Tokens], Encoded[Text, Tokens]]:
+    ) -> tuple[Encoded[Example, Tokens], Encoded[Example, Tokens]]:
         """(to train on, held out) as `split_rows` does, counted in the report."""
         prompts = [str(example.prompt) for example in self.texts]
         train, test = split_rows(prompts, held_out, seed)
@@ -53,6 +53,9 @@ class EncodedDemonstration:
         return len(self.prompt_ids) + len(self.completion_ids)
 
 
+EncodedDemonstrations = Encoded[Demonstration, EncodedDemonstration]
+
+
 def encode_demonstrations(
     base: BaseModel,
     demonstrations: Sequence[Demonstration],
@@ -60,7 +63,7 @@ def encode_demonstrations(
     *,
     max_prompt_tokens: int,
     max_tokens: int,
-) -> Encoded[Demonstration, EncodedDemonstration]:
+) -> EncodedDemonstrations:
     """The token ids of every demonstration that fits into `max_tokens` and the model's context. Raises `DataError` if
     none does."""
 
@@ -81,18 +84,18 @@ def encode_demonstrations(
 
 
 def encode_all(
-    examples: Sequence[Text],
+    examples: Sequence[Example],
     tokenizer: PreTrainedTokenizerBase,
-    encode: Callable[[Text], tuple[Tokens, int]],
+    encode: Callable[[Example], tuple[Tokens, int]],
     report: DataReport,
     *,
     role: str,
     max_prompt_tokens: int,
     limit: int,
-) -> Encoded[Text, Tokens]:
+) -> Encoded[Example, Tokens]:
     """Cut every prompt, and encode every example: `encode` returns its token ids and their number. Those over `limit`,
     and those that cannot be cut, are counted out of the report. Raises `DataError` if none is left."""
-    found = Encoded([], [])
+    found: Encoded[Example, Tokens] = Encoded([], [])
     for number, example in enumerate(examples, start=1):
         prompt = fit_prompt(tokenizer, example.prompt, max_prompt_tokens)
         if prompt is None:

@@ -9,7 +9,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from ppo_lm.data.cutting import cut_prompt
-from ppo_lm.data.examples import Prompt, is_token_ids
+from ppo_lm.data.examples import Message, Prompt, is_token_ids
 from ppo_lm.errors import DataError, first_line
 
 
@@ -26,10 +26,16 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> list[in
             "or give the prompts as texts"
         )
     try:
-        text = cast(str, tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True))
+        text = write_chat(tokenizer, prompt, add_generation_prompt=True)
     except Exception as error:  # templates raise what they like, for a role they do not know, say
         raise DataError(f"the model's chat template refuses a conversation: {first_line(error)}") from error
     return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def write_chat(tokenizer: PreTrainedTokenizerBase, messages: list[Message], add_generation_prompt: bool = False) -> str:
+    """A conversation as the model's chat template writes it."""
+    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=add_generation_prompt)
+    return cast("str", text)  # which is anything else only for tokenize=True
 
 
 def encode_completion(tokenizer: PreTrainedTokenizerBase, completion: str, eos_token_id: int) -> list[int]:
@@ -42,8 +48,7 @@ def find_end_token(tokenizer: PreTrainedTokenizerBase, eos_token_ids: list[int],
     one its chat template writes."""
     if not isinstance(prompt, str) and len(eos_token_ids) > 1 and tokenizer.chat_template is not None:
         turn = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
-        text = cast(str, tokenizer.apply_chat_template(turn, tokenize=False))
-        written = tokenizer(text, add_special_tokens=False)["input_ids"]
+        written = tokenizer(write_chat(tokenizer, turn), add_special_tokens=False)["input_ids"]
         return next((token for token in reversed(written) if token in eos_token_ids), eos_token_ids[0])
     return eos_token_ids[0]
 
@@ -78,8 +83,8 @@ def decode_completions(
 
 
 def decode(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
-    """The text of token ids, without special tokens."""
-    return cast(str, tokenizer.decode(ids, skip_special_tokens=True))
+    """The text of one row of tokens, without special tokens."""
+    return cast("str", tokenizer.decode(ids, skip_special_tokens=True))  # a list only for a list of rows
 
 
 def unpad(ids: torch.Tensor, mask: torch.Tensor) -> list[list[int]]:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TypeVar
 
 from ppo_lm.config.data_settings import SourceSettings
 from ppo_lm.data.examples import Demonstration, Preference, read_demonstration, read_preference, read_prompt_or_ids
 from ppo_lm.data.prompts import PromptSet
 from ppo_lm.data.report import DataReport, count_duplicates
-from ppo_lm.data.sources import Dropped, Records, RowProblem, read_records
+from ppo_lm.data.sources import Dropped, Records, RowProblem, Source, read_records
 from ppo_lm.errors import DataError
 
 RESERVED = (
@@ -24,7 +24,6 @@ EMBEDDED_DEMONSTRATIONS, SEED_DEMONSTRATIONS = 24_000, 101
 EMBEDDED_PREFERENCES, SEED_PREFERENCES = 20_000, 102
 
 Example = TypeVar("Example")
-Source = str | Sequence
 
 
 def load_prompts(source: Source, settings: SourceSettings | None = None) -> tuple[PromptSet, DataReport]:

@@ -35,9 +35,9 @@ class PromptSet:
         return len(self.prompts)
 
     def require_ids(self) -> list[list[int]]:
-        """The token ids; raises `ValueError` if the prompts have none yet."""
+        """`ids`. Raises `ValueError` if the prompts are not encoded yet."""
         if self.ids is None:
-            raise ValueError("the prompts have no token ids yet: data.fitting.fit_prompts adds them; call that first")
+            raise ValueError("the prompts have no token ids yet: encode_prompt_set or fit_prompts adds them")
         return self.ids
 
     def select(self, rows: list[int]) -> PromptSet:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from types import ModuleType
 
 from ppo_lm.errors import DataError, first_line
 
 LONGEST_ROW = 1_000_000  # characters
 SUFFIXES = (".txt", ".jsonl", ".json", ".csv", ".parquet")
+
+Source = str | Sequence  # the name of a file, a folder or a data set; or its rows
+Rows = Iterator[tuple[str, object]]  # (place, what stands there): a record if all is well, or why it cannot be read
 
 
 class RowProblem(ValueError):
@@ -38,17 +41,22 @@ class Records:
     rows: list[tuple[str, dict]] = field(default_factory=list)
     dropped: list[Dropped] = field(default_factory=list)
 
-    def add(self, place: str, record: Any) -> None:
-        """Add the record, or note why it cannot be used. A `RowProblem` in its place is noted as it is."""
-        problem = _problem_of(record)
-        if problem is None:
-            self.rows.append((place, record))
+    def add(self, place: str, record: object) -> None:
+        """Take the record in, or note why not. A `RowProblem` in its stead is noted as it is."""
+        if isinstance(record, RowProblem):
+            problem = str(record)
+        elif not isinstance(record, dict):
+            problem = f"is {_kind(record)}, not an object with named columns"
         else:
-            self.dropped.append(Dropped(place, problem))
+            problem = _problem_of(record)
+            if problem is None:
+                self.rows.append((place, record))
+                return
+        self.dropped.append(Dropped(place, problem))
 
 
 def read_records(
-    source: str | Sequence, role: str, text_column: str, split: str = "train", subset: str | None = None
+    source: Source, role: str, text_column: str, split: str = "train", subset: str | None = None
 ) -> Records:
     """Read every row of `source`. Texts (a .txt line, a text or conversation in a list) become records with the one
     column `text_column`.
@@ -63,7 +71,7 @@ def read_records(
     return records
 
 
-def _rows(source, role, text_column, split, subset) -> Iterator[tuple[str, Any]]:
+def _rows(source: Source, role: str, text_column: str, split: str, subset: str | None) -> Rows:
     if not isinstance(source, str):
         for number, row in enumerate(source, start=1):
             yield f"row {number}", {text_column: row} if isinstance(row, (str, list)) else row
@@ -79,7 +87,7 @@ def _rows(source, role, text_column, split, subset) -> Iterator[tuple[str, Any]]
         yield from _numbered(_load_from_hub(source, role, split, subset), source)
 
 
-def _read_file(file: Path, role: str, text_column: str) -> Iterator[tuple[str, Any]]:
+def _read_file(file: Path, role: str, text_column: str) -> Rows:
     if not file.is_file():
         raise DataError(f"{role} {str(file)!r}: there is no such file")
     readers = {
@@ -100,19 +108,19 @@ def _text_of(file: Path) -> str:
     return file.read_bytes().decode("utf-8-sig", errors="surrogateescape").replace("\r\n", "\n")
 
 
-def _read_text(file: Path, role: str, text_column: str):
+def _read_text(file: Path, role: str, text_column: str) -> Rows:
     for number, line in enumerate(_text_of(file).split("\n"), start=1):
         if line.strip():
             yield f"{file}: line {number}", {text_column: line}
 
 
-def _read_jsonl(file: Path, role: str, text_column: str):
+def _read_jsonl(file: Path, role: str, text_column: str) -> Rows:
     for number, line in enumerate(_text_of(file).split("\n"), start=1):
         if line.strip():
             yield f"{file}: line {number}", _parse_json(line)
 
 
-def _parse_json(line: str):
+def _parse_json(line: str) -> object:
     if len(line) > LONGEST_ROW:
         return RowProblem(_too_long(len(line)))
     try:
@@ -123,7 +131,7 @@ def _parse_json(line: str):
         return RowProblem(f"is not JSON that can be read: {first_line(error)}")
 
 
-def _read_json(file: Path, role: str, text_column: str):
+def _read_json(file: Path, role: str, text_column: str) -> Rows:
     try:
         rows = json.loads(_text_of(file))
     except json.JSONDecodeError as error:
@@ -142,7 +150,7 @@ def _read_json(file: Path, role: str, text_column: str):
         yield f"{file}: row {number}", {text_column: row} if isinstance(row, str) else row
 
 
-def _read_csv(file: Path, role: str, text_column: str):
+def _read_csv(file: Path, role: str, text_column: str) -> Rows:
     csv.field_size_limit(2**31 - 1)  # `Records.add` refuses long rows itself, and keeps the others
     lines = _text_of(file).split("\n")
     header, place = None, 0
@@ -178,7 +186,7 @@ def _end_of_bad_row(lines: list[str], start: int, read: int) -> int:
     return 1 + max((i for i in range(start + 1, read) if lines[i].count('"') % 2), default=start)
 
 
-def _read_parquet(file: Path, role: str, text_column: str):
+def _read_parquet(file: Path, role: str, text_column: str) -> Rows:
     datasets = _import_datasets(role, str(file))
     try:
         rows = datasets.Dataset.from_parquet(str(file))
@@ -187,7 +195,7 @@ def _read_parquet(file: Path, role: str, text_column: str):
     yield from _numbered(rows, str(file))
 
 
-def _read_folder(folder: Path, role: str, text_column: str, split: str):
+def _read_folder(folder: Path, role: str, text_column: str, split: str) -> Rows:
     if (folder / "dataset_dict.json").is_file() or (folder / "dataset_info.json").is_file():
         yield from _numbered(_load_saved(folder, role, split), str(folder))
         return
@@ -198,7 +206,7 @@ def _read_folder(folder: Path, role: str, text_column: str, split: str):
         yield from _read_file(file, role, text_column)
 
 
-def _load_saved(folder: Path, role: str, split: str):
+def _load_saved(folder: Path, role: str, split: str) -> Iterable:
     datasets = _import_datasets(role, str(folder))
     try:
         loaded = datasets.load_from_disk(str(folder))
@@ -213,7 +221,7 @@ def _load_saved(folder: Path, role: str, split: str):
     return loaded[split]
 
 
-def _load_from_hub(name: str, role: str, split: str, subset: str | None):
+def _load_from_hub(name: str, role: str, split: str, subset: str | None) -> Iterable:
     datasets = _import_datasets(role, name)
     try:
         return datasets.load_dataset(name, subset, split=split)
@@ -223,7 +231,7 @@ def _load_from_hub(name: str, role: str, split: str, subset: str | None):
         ) from None
 
 
-def _import_datasets(role: str, name: str):
+def _import_datasets(role: str, name: str) -> ModuleType:
     try:
         import datasets
     except ImportError:
@@ -233,16 +241,12 @@ def _import_datasets(role: str, name: str):
     return datasets
 
 
-def _numbered(rows, source: str):
+def _numbered(rows: Iterable, source: str) -> Rows:
     for number, row in enumerate(rows, start=1):
         yield f"{source}: row {number}", row
 
 
-def _problem_of(record: Any) -> str | None:
-    if isinstance(record, RowProblem):
-        return str(record)
-    if not isinstance(record, dict):
-        return f"is {_kind(record)}, not an object with named columns"
+def _problem_of(record: dict) -> str | None:
     texts = [text for value in record.values() for text in _texts_in(value)]
     length = sum(map(len, texts))
     if length > LONGEST_ROW:
@@ -261,7 +265,7 @@ def _problem_of(record: Any) -> str | None:
     return None
 
 
-def _texts_in(value) -> Iterator[str]:
+def _texts_in(value: object) -> Iterator[str]:
     if isinstance(value, str):
         yield value
     elif isinstance(value, (list, tuple)):
@@ -275,7 +279,7 @@ def _too_long(length: int) -> str:
     return f"has {length:,} characters, more than the {LONGEST_ROW:,} that one row may have"
 
 
-def _kind(value) -> str:
+def _kind(value: object) -> str:
     return {
         type(None): "null",
         list: "a list",

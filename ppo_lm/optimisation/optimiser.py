@@ -44,7 +44,7 @@ class Optimiser:
 
     @property
     def learning_rate(self) -> float:
-        return self.scheduler.get_last_lr()[0]
+        return float(self.scheduler.get_last_lr()[0])
 
     def step(self) -> float:
         """`clip`, then `update`. Returns the norm before clipping."""
@@ -191,8 +191,10 @@ def _copy_in_fp32(weight: nn.Parameter) -> torch.Tensor:
     """A copy of `weight`, to which every gradient of it is added, and which it does not keep itself."""
     copy = weight.detach().float().requires_grad_()
 
-    def move_gradient(_) -> None:
-        copy.grad = weight.grad.float() if copy.grad is None else copy.grad.add_(weight.grad)
+    def move_gradient(_: torch.Tensor) -> None:
+        gradient = weight.grad
+        assert gradient is not None  # the hook runs once it is there
+        copy.grad = gradient.float() if copy.grad is None else copy.grad.add_(gradient)
         weight.grad = None
 
     weight.register_post_accumulate_grad_hook(move_gradient)

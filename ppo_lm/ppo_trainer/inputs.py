@@ -56,26 +56,23 @@ def load_inputs(
             )
         )
     value = None if config.value_model is None else problems.attempt(find_value_folder, config.value_model)
-    loaded_monitor = None
+    watched: Reward | None = None
     if monitor is not None:
-        loaded_monitor = problems.attempt(as_reward, monitor)
+        watched = problems.attempt(as_reward, monitor)
     elif config.monitor is not None:
-        loaded_monitor = problems.attempt(load_reward, config.monitor, "monitor")
-    prompts, report = (
-        (None, None)
-        if config.prompts is None
-        else problems.attempt(load_prompts, config.prompts, config) or (None, None)
-    )
+        watched = problems.attempt(load_reward, config.monitor, "monitor")
+    loaded = None if config.prompts is None else problems.attempt(load_prompts, config.prompts, config)
+    prompts, report = loaded or (None, None)
     if config.output_dir is not None:
         problems.attempt(check_output_dir, config.output_dir)
     if prompts is not None:
-        for role, each in [*(("reward", each) for each in rewards), ("monitor", loaded_monitor)]:
+        for role, each in [*(("reward", each) for each in rewards), ("monitor", watched)]:
             if each is not None:
                 problems.attempt(check_prompt_columns, each, prompts, role, config.prompts)
     make_engine = problems.attempt(find_engine, config.engine if engine is None else engine)
     problems.attempt(find_recorders, config.recorders)
     problems.raise_all()
-    return Inputs(estimator, losses, rewards, value, loaded_monitor, prompts, report, make_engine)
+    return Inputs(estimator, losses, rewards, value, watched, prompts, report, make_engine)
 
 
 def check_batch(batch: PromptSet, mini_batches: int, responses_per_prompt: int) -> None:

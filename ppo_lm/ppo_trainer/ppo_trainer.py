@@ -283,24 +283,24 @@ class PPOTrainer:
 
     def _prompt_sets(self, prompts: PromptSet | list[Prompt] | None) -> tuple[PromptSet, PromptSet, DataReport]:
         """(to train on, held out, report)."""
-        config, report = self.config, self.report
-        if prompts is None and self.prompts is None:
-            raise ConfigError(['prompts is not set; name a file, a data set or "embedded", or pass prompts to train()'])
-        if prompts is None:
-            prompts = self.prompts
-        elif isinstance(prompts, PromptSet):
-            report = DataReport("the prompts given", len(prompts), len(prompts), 0)
-        else:
+        config = self.config
+        if isinstance(prompts, PromptSet):
+            loaded, report = prompts, DataReport("the prompts given", len(prompts), len(prompts), 0)
+        elif prompts is not None:
             check_prompts(prompts)
-            prompts, report = load_prompts(prompts, config)
-        prompts, report = fit_prompts(
-            prompts,
+            loaded, report = load_prompts(prompts, config)
+        elif self.prompts is not None and self.report is not None:
+            loaded, report = self.prompts, self.report
+        else:
+            raise ConfigError(['prompts is not set; name a file, a data set or "embedded", or pass prompts to train()'])
+        fitted, report = fit_prompts(
+            loaded,
             report,
             self.base,
             max_prompt_tokens=config.max_prompt_tokens,
             max_new_tokens=config.max_new_tokens,
         )
-        train_set, held_out = prompts.split(config.eval_prompts, config.seed)
+        train_set, held_out = fitted.split(config.eval_prompts, config.seed)
         report.describe_split([str(p) for p in train_set.prompts], [str(p) for p in held_out.prompts])
         return train_set, held_out, report
 

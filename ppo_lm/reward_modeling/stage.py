@@ -11,7 +11,7 @@ import torch
 
 from ppo_lm.base_setup import add_adapter, load_base, make_lora_config
 from ppo_lm.config import RewardConfig
-from ppo_lm.data import DataReport, Demonstration, Preference, load_demonstrations, load_preferences
+from ppo_lm.data import DataReport, Demonstration, Preference, Prompt, load_demonstrations, load_preferences
 from ppo_lm.data.encoded import Encoded, encode_all
 from ppo_lm.data.encoding import encode_pair, encode_prompt, fit_prompt
 from ppo_lm.errors import ConfigError, DataError, Problems, writing
@@ -21,6 +21,8 @@ from ppo_lm.reward_modeling.reward_trainer import Comparison, normalise, score_a
 from ppo_lm.run import check_output_dir
 from ppo_lm.run.stage import LINES, LOSS, loop_settings, make_stage_run, register_training
 from ppo_lm.tracking import Recorder, find_recorders
+
+EncodedPreferences = Encoded[Preference, Comparison]
 
 
 def run_reward(
@@ -49,10 +51,11 @@ def run_reward(
         result = measure(model, held_out)  # before normalising: the probabilities that were trained
         normalise(model, references)
         run.measure("after", len(held_out.texts), result.headline)
-        with writing(run.folder):
-            model.save(run.folder / "reward")
-            (run.folder / "report.json").write_text(json.dumps(result.as_dict(), indent=1) + "\n", encoding="utf-8")
-            write_report(result, run.folder)
+        folder = run.require_folder()
+        with writing(folder):
+            model.save(folder / "reward")
+            (folder / "report.json").write_text(json.dumps(result.as_dict(), indent=1) + "\n", encoding="utf-8")
+            write_report(result, folder)
         run.finish()
     return result.headline()
 
@@ -96,7 +99,7 @@ def set_up_reward_model(base: BaseModel, config: RewardConfig) -> RewardModel:
 
 def encode_preferences(
     base: BaseModel, preferences: list[Preference], config: RewardConfig, report: DataReport
-) -> Encoded:
+) -> EncodedPreferences:
     """Token ids of every comparison whose longer side fits into `max_tokens`."""
 
     def encode(pair: Preference) -> tuple[Comparison, int]:
@@ -117,14 +120,14 @@ def encode_preferences(
     )
 
 
-def encode_sequence(base: BaseModel, prompt, completion: str) -> list[int]:
+def encode_sequence(base: BaseModel, prompt: Prompt, completion: str) -> list[int]:
     """Token ids of prompt, completion and end token, as a reward model reads them."""
     prompt_ids, completion_ids = encode_pair(base.tokenizer, base.eos_token_ids, prompt, completion)
     return prompt_ids + completion_ids
 
 
 def reference_sequences(
-    base: BaseModel, demonstrations: list[Demonstration] | None, train: Encoded, config: RewardConfig
+    base: BaseModel, demonstrations: list[Demonstration] | None, train: EncodedPreferences, config: RewardConfig
 ) -> list[list[int]]:
     """What scores are normalised on: demonstrations that fit, or the chosen completions of the training data. Raises
     `DataError` for fewer than two."""
@@ -145,7 +148,7 @@ def reference_sequences(
     return found
 
 
-def measure(model: RewardModel, held_out: Encoded) -> RewardReport:
+def measure(model: RewardModel, held_out: EncodedPreferences) -> RewardReport:
     """Score both sides of every held-out comparison."""
     prompts = [encode_prompt(model.base.tokenizer, pair.prompt) for pair in held_out.texts]
     lengths = lambda sides: [len(ids) - len(prompt) for ids, prompt in zip(sides, prompts)]  # noqa: E731

@@ -96,23 +96,23 @@ class RemoteReward(Reward):
         import aiohttp
         from tenacity import (
             AsyncRetrying,
-            RetryError,
             retry_if_exception_type,
             stop_after_attempt,
             wait_exponential,
             wait_random,
         )
 
-        attempts = AsyncRetrying(
-            retry=retry_if_exception_type((aiohttp.ClientError, asyncio.TimeoutError, BadAnswer)),
+        retried = (aiohttp.ClientError, asyncio.TimeoutError, BadAnswer)
+        ask = AsyncRetrying(
+            retry=retry_if_exception_type(retried),
             stop=stop_after_attempt(self.attempts),
             wait=wait_exponential(multiplier=self.wait, max=30) + wait_random(0, self.wait / 4),
+            reraise=True,
         )
         try:
-            return await attempts(self._ask, session, request)
-        except RetryError as failure:
-            error = failure.last_attempt.exception()
-            said = "no answer in time" if isinstance(error, asyncio.TimeoutError) else first_line(error or failure)
+            return await ask(self._ask, session, request)
+        except retried as error:
+            said = "no answer in time" if isinstance(error, asyncio.TimeoutError) else first_line(error)
             raise RewardError(
                 f"the scorer at {self.url} failed {self.attempts} times: {said}; check that it is running and can be "
                 "reached"

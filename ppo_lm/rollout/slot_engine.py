@@ -6,8 +6,8 @@ from __future__ import annotations
 import torch
 
 from ppo_lm.experience_buffer import MemoryBudget
+from ppo_lm.fast.decoder import Head
 from ppo_lm.fast.kv_cache import KVCache
-from ppo_lm.fast.packed_linear import PackedLinear
 from ppo_lm.models import PolicyModel
 from ppo_lm.rollout.engine import RolloutEngine, Sampled, SamplingSettings
 from ppo_lm.rollout.sampling import draw_uniforms, sample_tokens
@@ -25,7 +25,7 @@ class SlotEngine(RolloutEngine):
         """`budget`: how many responses are in progress at once, and how many tokens of prompts are read at once (one
         prompt at least)."""
         self.policy, self.budget = policy, budget or MemoryBudget()
-        self._heads: dict[int, PackedLinear] = {}  # the one in use, by the slots it is laid out for
+        self._heads: dict[int, Head] = {}  # the one in use, by the slots it is laid out for
 
     @property
     def description(self) -> str:

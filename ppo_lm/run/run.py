@@ -9,10 +9,11 @@ from typing import NoReturn
 
 from filelock import FileLock
 
-from ppo_lm.config.run_settings import OutputSettings
+from ppo_lm.config.run_settings import FolderSettings, OptionalFolderSettings
 from ppo_lm.data import DataReport, Prompt
 from ppo_lm.errors import (
     CheckpointError,
+    ConfigError,
     Interrupted,
     NumericalFault,
     RecorderError,
@@ -66,7 +67,7 @@ class Run:
 
     def __init__(
         self,
-        config: OutputSettings,
+        config: FolderSettings | OptionalFolderSettings,
         *,
         steps: int,
         command: str,
@@ -124,6 +125,12 @@ class Run:
         self.notices += damage
         self.parts = Parts(checkpoint)
         self.step, self.recorders.stop_reason = checkpoint.state["step"], checkpoint.state["stop_reason"]
+
+    def require_folder(self) -> Path:
+        """The folder, for a stage that always writes one. Raises `ConfigError` if `output_dir` is not set."""
+        if self.folder is None:
+            raise ConfigError.of("output_dir is not set; name a folder")
+        return self.folder
 
     def register(self, name: str, part: Stateful, *, undo: bool = False) -> None:
         """Keep `part` in every checkpoint; in a resumed run, put back what the checkpoint holds of it. All parts are

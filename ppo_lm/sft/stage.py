@@ -10,7 +10,7 @@ import torch
 from ppo_lm.base_setup import add_adapter, load_base, make_lora_config
 from ppo_lm.config import SFTConfig
 from ppo_lm.data import DataReport, Demonstration, load_demonstrations
-from ppo_lm.data.encoded import Encoded, encode_demonstrations
+from ppo_lm.data.encoded import EncodedDemonstrations, encode_demonstrations
 from ppo_lm.errors import ConfigError, Problems, require
 from ppo_lm.evaluation import rouge
 from ppo_lm.models import BaseModel, PolicyModel
@@ -48,7 +48,7 @@ def run_sft(
         before = run.measure("before", len(held_out.texts), lambda: measure(policy, held_out, config))
         train_sft(policy, train.tokens, settings, seed=config.seed, optimiser=optimiser, progress=run)
         after = run.measure("after", len(held_out.texts), lambda: measure(policy, held_out, config))
-        run.say(*save_models(policy, run.folder))
+        run.say(*save_models(policy, run.require_folder()))
         run.finish()
     return before_and_after(before, after)
 
@@ -83,7 +83,7 @@ def set_up_policy(base: BaseModel, config: SFTConfig) -> PolicyModel:
     return PolicyModel(base)
 
 
-def measure(policy: PolicyModel, held_out: Encoded, config: SFTConfig) -> dict[str, float]:
+def measure(policy: PolicyModel, held_out: EncodedDemonstrations, config: SFTConfig) -> dict[str, float]:
     """The loss on held-out demonstrations, and ROUGE of near-greedy completions of the first `rouge_samples` prompts
     that leave room for one, against the human ones."""
     if not held_out.tokens:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from ppo_lm.base_setup import load_base, set_up_roles
 from ppo_lm.config import ValueConfig
 from ppo_lm.data import DataReport, Demonstration, load_demonstrations
-from ppo_lm.data.encoded import Encoded, encode_demonstrations
+from ppo_lm.data.encoded import EncodedDemonstrations, encode_demonstrations
 from ppo_lm.errors import ConfigError, Problems, writing
 from ppo_lm.rewards import Responses, Reward, RewardComputer, check_columns, load_reward, without_addresses
 from ppo_lm.run import check_output_dir
@@ -55,6 +55,7 @@ def run_value(
     with make_stage_run(
         config, "value", train, resume=resume, quiet=quiet, recorders=recorders, identity=identity
     ) as run:
+        folder = run.require_folder()
         optimiser = register_training(run, model.parameters(), settings, len(train.tokens))
         headline = f"value model on {config.model_name} ({base.description})"
         run.start(headline, reports=[report], columns=LOSS, lines=LINES)
@@ -63,7 +64,7 @@ def run_value(
             run.say(f"scoring {len(train.tokens) + len(held_out.tokens):,} completions")
             with computer.budget.telling(run.say):
                 scores = [score_demonstrations(computer, part) for part in (train, held_out)]
-            write_json(run.folder / SCORES_FILE, scores)
+            write_json(folder / SCORES_FILE, scores)
         scored, test = (add_scores(part, own) for part, own in zip((train, held_out), scores))
 
         def measured() -> dict[str, float]:
@@ -74,8 +75,8 @@ def run_value(
             model, scored, settings, gamma=config.gamma, seed=config.seed, optimiser=optimiser, progress=run
         )
         after = run.measure("after", len(test), measured)
-        with writing(run.folder):
-            model.save(run.folder / "value")
+        with writing(folder):
+            model.save(folder / "value")
         run.finish()
     return before_and_after(before, after)
 
@@ -101,14 +102,13 @@ def load_inputs(config: ValueConfig) -> Inputs:
     for reward in rewards:
         if reward is not None:
             problems.attempt(check_columns, reward, (), "reward", found)
-    demonstrations, report = problems.attempt(
-        load_demonstrations, config.demonstrations, config, config.completion_column
-    ) or (None, None)
+    loaded = problems.attempt(load_demonstrations, config.demonstrations, config, config.completion_column)
     problems.raise_all()
+    demonstrations, report = loaded
     return Inputs(rewards, demonstrations, report)
 
 
-def score_demonstrations(computer: RewardComputer, demonstrations: Encoded) -> list[float]:
+def score_demonstrations(computer: RewardComputer, demonstrations: EncodedDemonstrations) -> list[float]:
     """Every demonstration's score."""
     if not demonstrations.tokens:
         return []
@@ -121,7 +121,7 @@ def score_demonstrations(computer: RewardComputer, demonstrations: Encoded) -> l
     return computer.compute_rewards(responses).total.tolist()
 
 
-def add_scores(demonstrations: Encoded, scores: list[float]) -> list[ScoredDemonstration]:
+def add_scores(demonstrations: EncodedDemonstrations, scores: list[float]) -> list[ScoredDemonstration]:
     return [
         ScoredDemonstration(tokens.prompt_ids, tokens.completion_ids, score)
         for tokens, score in zip(demonstrations.tokens, scores, strict=True)

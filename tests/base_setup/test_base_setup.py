@@ -211,11 +211,13 @@ def test_code_in_a_model_folder_is_never_run(tmp_path, kind):
     config = json.loads((folder / "config.json").read_text())
     config |= {"model_type": "mine", "auto_map": {"AutoConfig": "code.C", kind: "code.M"}}
     (folder / "config.json").write_text(json.dumps(config))
+    context = RewardContext.on(make_base(), MemoryBudget(1024))
+    load = {
+        "AutoModelForCausalLM": lambda: load_base(str(folder), "float32", "cpu"),
+        "AutoModelForSequenceClassification": lambda: ClassifierReward(str(folder), "judge").make_ready(context),
+    }
     with pytest.raises(ModelError, match="cannot be loaded"):
-        if kind == "AutoModelForCausalLM":
-            load_base(str(folder), "float32", "cpu")
-        else:
-            ClassifierReward(str(folder), "judge").make_ready(RewardContext.on(make_base(), MemoryBudget(1024)))
+        load[kind]()
     assert not ran.exists()
 
 

@@ -21,10 +21,12 @@ from ppo_lm.evaluation.statistics import (
 
 
 def test_rouge_by_hand():
-    # the cat . on . mat: 4 of 6 words on both sides; 1 of 5 word pairs ("the cat"); the longest common subsequence has 4 words
+    # the cat . on . mat: 4 of 6 words on both sides; 1 of 5 word pairs ("the cat"); the longest common subsequence has
+    # 4 words
     found = rouge(["the cat sat on the mat"], ["the cat was on a mat"])
     assert found == {"rouge1": pytest.approx(2 / 3), "rouge2": pytest.approx(1 / 5), "rougeL": pytest.approx(2 / 3)}
-    # 2 of 3 words of the completion, 2 of 5 of the reference: F = 2·(2/3)(2/5)/(2/3 + 2/5) = 1/2; in order only "b" or "a": 1/3, 1/5 → 1/4
+    # 2 of 3 words of the completion, 2 of 5 of the reference: F = 2·(2/3)(2/5)/(2/3 + 2/5) = 1/2; in order only "b" or
+    # "a": 1/3, 1/5 → 1/4
     assert rouge(["b a x"], ["a y z w b"])["rouge1"] == pytest.approx(1 / 2)
     assert rouge(["b a x"], ["a y z w b"])["rougeL"] == pytest.approx(1 / 4)
     both = rouge(["the cat sat on the mat", "b a x"], ["the cat was on a mat", "a y z w b"])

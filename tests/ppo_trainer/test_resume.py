@@ -78,7 +78,8 @@ def test_a_paused_run_ends_bit_for_bit_like_one_that_was_not(folder, tmp_path, f
     expected = make(folder, whole, Flaky(), **settings).train(PROMPTS)
     with pytest.raises(
         RunPaused,
-        match=rf"the judge is out\nThe run is saved as it was after step {after}; continue with: trainer.train\(..., resume='{parts}'\)",
+        match=rf"the judge is out\nThe run is saved as it was after step {after}; "
+        rf"continue with: trainer.train\(..., resume='{parts}'\)",
     ):
         make(folder, parts, Flaky(fails), **settings).train(PROMPTS)
     found = make(folder, parts, Flaky(), **settings).train(PROMPTS, resume=parts)

@@ -226,20 +226,21 @@ def test_a_part_is_registered_before_the_run_starts(tmp_path):
 
 def test_a_run_that_was_asked_to_stop_stays_stopped_when_it_is_resumed(tmp_path):
     callback = Callback(stop=3)
-    stage = Stage(tmp_path / "run", recorders=[callback])
-    with (
-        pytest.raises(RunPaused, match="saved as it was after step 3"),
-        Run(stage.config, steps=6, command="again {}", recorders=[callback]) as run,
-    ):
-        run.start("a stage")
-        for step in run.steps():
-            run.record_step(step, {})
-        raise RewardError("the service is away while the result is measured")
-    with Run(stage.config, steps=6, command="again {}", resume=tmp_path / "run", recorders=[callback]) as run:
-        run.start("a stage")
-        assert list(run.steps()) == []
-        run.finish()
-    assert callback.heard[-2:] == ["finish 3: good enough", "close"]
+    config = SFTConfig(model_name="m", demonstrations="d", output_dir=str(tmp_path / "run"))
+
+    def run_until_the_result_is_measured(resume=None, error=None):
+        with Run(config, steps=6, command="again {}", resume=resume, recorders=[callback]) as run:
+            run.start("a stage")
+            for step in run.steps():
+                run.record_step(step, {})
+            if error:
+                raise error
+            run.finish()
+
+    with pytest.raises(RunPaused, match="saved as it was after step 3"):
+        run_until_the_result_is_measured(error=RewardError("the service is away"))
+    run_until_the_result_is_measured(resume=tmp_path / "run")
+    assert callback.heard[-3:] == ["start 3", "finish 3: good enough", "close"]
 
 
 def test_recorders_that_cannot_be_closed_do_not_keep_the_others_or_the_folder(tmp_path):

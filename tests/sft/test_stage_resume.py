@@ -100,7 +100,8 @@ def test_a_stage_that_is_asked_to_stop_is_saved_and_goes_on_by_command(folder, t
     try:
         with pytest.raises(
             RunPaused,
-            match=rf"SIGTERM was received\nThe run is saved as it was after step {at}; continue with: ppo-lm {kind} --resume {parts}",
+            match=rf"SIGTERM was received\nThe run is saved as it was after step {at}; "
+            rf"continue with: ppo-lm {kind} --resume {parts}",
         ):
             RUN[kind](make_config(kind, folder, tmp_path, parts, **settings), quiet=True)
     finally:
