@@ -23,7 +23,7 @@ class Progress(Protocol):
     """Counts the steps of a loop and records them; `run.Run` does, and saves what it needs to continue."""
 
     def steps(self) -> Iterator[int]:
-        """The numbers of the steps that are not done."""
+        """The numbers of the remaining steps."""
         ...
 
     def record_step(self, step: int, metrics: Mapping[str, float]) -> None:

@@ -29,8 +29,8 @@ def run_reward(
     """Train, normalise, measure on held-out comparisons, and save. Returns what was measured.
 
     Writes into `config.output_dir`: `reward` (the model, for PPO's `reward`), report.md with pictures, report.json,
-    config, data report, metrics. `resume` is the folder of an interrupted run with the same settings. Raises
-    `RunPaused`, with the run saved, after the step in which SIGINT or SIGTERM came.
+    config, data report, metrics. `resume` is the folder of an interrupted run with the same settings. On SIGINT or
+    SIGTERM, the run is saved after the current step, and `RunPaused` is raised.
     """
     inputs = load_inputs(config)
     base = load_base(config.model_name, config.dtype, config.device, seed=config.seed)
@@ -46,7 +46,7 @@ def run_reward(
         run.start(headline, reports=inputs.reports, columns=LOSS, lines=LINES)
         run.measure("before", len(held_out.texts), lambda: measure(model, held_out).headline())
         train_reward_model(model, train.tokens, settings, seed=config.seed, optimiser=optimiser, progress=run)
-        result = measure(model, held_out)  # before normalising: the probabilities that were trained
+        result = measure(model, held_out)  # before normalising, when score differences are still log-odds
         normalise(model, references)
         run.measure("after", len(held_out.texts), result.headline)
         with writing(run.folder):
@@ -73,7 +73,7 @@ def load_inputs(config: RewardConfig) -> Inputs:
     problems.attempt(find_recorders, config.recorders)
     preferences = demonstrations = None
     if config.preferences is None:
-        problems.found.append(ConfigError.of('preferences is not set; name a file, a hub data set, or "embedded"'))
+        problems.found.append(ConfigError.of('preferences is not set; give a file, a hub data set, or "embedded"'))
     else:
         columns = config.chosen_column, config.rejected_column, config.source_column
         preferences = problems.attempt(load_preferences, config.preferences, config, *columns)
@@ -87,7 +87,7 @@ def load_inputs(config: RewardConfig) -> Inputs:
 
 
 def set_up_reward_model(base: BaseModel, config: RewardConfig) -> RewardModel:
-    """A fresh adapter and head on the base."""
+    """A new adapter and head on the base."""
     torch.manual_seed(config.seed)
     lora = make_lora_config(config.lora_r, config.lora_alpha, config.lora_dropout, config.lora_targets)
     add_adapter(base, "reward", lora)
@@ -126,8 +126,8 @@ def encode_sequence(base: BaseModel, prompt, completion: str) -> list[int]:
 def reference_sequences(
     base: BaseModel, demonstrations: list[Demonstration] | None, train: Encoded, config: RewardConfig
 ) -> list[list[int]]:
-    """What scores are normalised on: demonstrations that fit, or the chosen completions of the training data. Raises
-    `DataError` for fewer than two."""
+    """The sequences that scores are normalised on: demonstrations that fit, or the chosen completions of the training
+    data. Raises `DataError` if there are fewer than two."""
     if demonstrations is None:
         found = [tokens.chosen_ids for tokens in train.tokens[: config.normalise_on]]
     else:
@@ -139,8 +139,8 @@ def reference_sequences(
         found = [ids for ids in encoded if len(ids) <= min(config.max_tokens, base.context_length)]
     if len(found) < 2:
         raise DataError(
-            f"there are {len(found)} reference completions that fit into max_tokens {config.max_tokens} to "
-            "normalise the scores on; give at least two"
+            f"only {len(found)} reference completions fit into max_tokens {config.max_tokens}, but normalising the "
+            "scores takes at least two; raise max_tokens, or give more examples"
         )
     return found
 

@@ -23,7 +23,7 @@ class Parts:
     def register(self, name: str, part: Stateful, *, undo: bool = False, optional: bool = False) -> None:
         """Add a part; see `Run.register`. `optional`: a checkpoint may lack it."""
         if name in self._parts:
-            raise ValueError(f"a part called {name!r} is registered already")
+            raise ValueError(f"a part called {name!r} is already registered")
         self._parts[name] = part
         if undo:
             self._undone.append(name)
@@ -42,7 +42,7 @@ class Parts:
         return Checkpoint.of({name: part.state_dict() for name, part in self._parts.items()}, state)
 
     def remember(self) -> None:
-        """Copy the parts that a failing step may leave changed."""
+        """Copy the parts that a failed step may leave changed."""
         self._before = {name: copy.deepcopy(self._parts[name].state_dict()) for name in self._undone}
 
     def put_back(self) -> None:

@@ -1,4 +1,4 @@
-"""What the supervised stages share: their run, and how they are shown."""
+"""What the supervised stages share: their run, and how it is shown."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ppo_lm.run.stateful import GlobalRandom, Weights
 from ppo_lm.tracking import Column, MetricsFile, Recorder, Screen
 
 LOSS = (Column("loss", "loss", ".4f"),)
-LINES = 20  # of progress over a stage
+LINES = 20  # progress lines per stage
 
 
 def loop_settings(config: SupervisedSettings) -> LoopSettings:

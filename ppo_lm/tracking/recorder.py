@@ -1,4 +1,4 @@
-"""The protocol of everything that listens to a run: the screen, the files, trackers, callbacks of your own."""
+"""The protocol of everything that listens to a run: the screen, the files, trackers, your own callbacks."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ Event = TypeVar("Event")
 
 
 class Recorder:
-    """Receives what a run says. Override the methods you need; the rest do nothing.
+    """Receives the events of a run. Override the methods you need; the rest do nothing.
 
-    A method that returns a text asks the run to stop early, for that reason: it then ends in good order, as after its
-    last step. An exception pauses the run: it is saved and can be resumed. Methods are called in the order of the
-    run, `close` last, however the run ended.
+    A method that returns a text asks the run to stop early, with the text as the reason: the run then ends normally, as
+    after its last step. An exception pauses the run: it is saved and can be resumed. Methods are called in the order of
+    events, `close` last, however the run ends.
     """
 
     def start(self, event: RunStart) -> str | None:
@@ -39,7 +39,7 @@ class Recorder:
         """A step is done."""
 
     def skipped(self, event: StepSkipped) -> str | None:
-        """A step trained nothing."""
+        """A step was skipped; nothing was trained."""
 
     def samples(self, event: SamplesDrawn) -> str | None:
         """The responses of a step; only every `samples_every` steps."""
@@ -88,7 +88,7 @@ def add_recorders(recorders: Sequence[Recorder], specs: Iterable[str] | None) ->
 
 
 class Broadcast:
-    """Hands every event of a run to its recorders, in order, and remembers the first that asked the run to stop."""
+    """Hands every event of a run to its recorders, in order, and remembers the first reason to stop."""
 
     def __init__(self, recorders: Sequence[Recorder]):
         self.recorders = list(recorders)
