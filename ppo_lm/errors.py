@@ -19,8 +19,8 @@ class UserError(Exception):
 
 
 class ConfigError(UserError):
-    """One or more invalid configuration values, all listed in `problems`. `source`: the configuration that they are in;
-    None leaves a single problem as it is."""
+    """One or more invalid configuration values, all listed in `problems`. `source`: the configuration they are in; with
+    None, a single problem is the whole message."""
 
     def __init__(self, problems: list[str], source: str | None = None):
         self.problems, self.source = list(problems), source

@@ -88,7 +88,7 @@ def load_pairs(config: CollectConfig) -> tuple[Pairs, DataReport]:
     from ppo_lm.data.fitting import fit_prompts
     from ppo_lm.models import PolicyModel
 
-    assert config.prompts is not None  # the configuration names either
+    assert config.prompts is not None  # the configuration names pairs or prompts
     prompts, report = load_prompts(config.prompts, config)
     base = load_base(config.model_name, config.dtype, config.device)
     prompts, report = fit_prompts(

@@ -96,7 +96,7 @@ def run_comparison(
 
 
 class Inputs(NamedTuple):
-    """What the configuration names outside itself."""
+    """What the configuration refers to by name."""
 
     prompts: PromptSet
     report: DataReport
@@ -105,7 +105,7 @@ class Inputs(NamedTuple):
 
 
 def load_inputs(config: EvaluateConfig) -> Inputs:
-    """Load it. All problems are raised as one error, before any model loads."""
+    """Load the inputs. All problems are raised as one error, before any model loads."""
     problems = Problems("EvaluateConfig")
     problems.attempt(check_output_dir, config.output_dir)
     problems.attempt(find_recorders, config.recorders)
@@ -120,7 +120,7 @@ def load_inputs(config: EvaluateConfig) -> Inputs:
         if judge is not None:
             problems.attempt(check_prompt_columns, judge, loaded[0], "judge", config.prompts)
     problems.raise_all()
-    assert loaded is not None and contestants is not None and judge is not None  # or there was a problem
+    assert loaded is not None and contestants is not None and judge is not None  # or `raise_all` would have raised
     return Inputs(*loaded, contestants, judge)
 
 

@@ -68,7 +68,7 @@ def check_prompts(prompts: Sequence[Prompt]) -> None:
     """Raise `DataError` unless `prompts` is a non-empty list of texts, conversations or lists of token ids."""
     if isinstance(prompts, str) or not len(prompts) or not all(isinstance(prompt, (str, list)) for prompt in prompts):
         raise DataError(
-            f"prompts must be a list of at least one text, conversation or list of token ids; got {prompts!r:.60}"
+            f"prompts must be a non-empty list of texts, conversations or lists of token ids; got {prompts!r:.60}"
         )
 
 

@@ -28,7 +28,7 @@ class MemoryBudget:
 
     @contextmanager
     def telling(self, say: Callable[[str], None]) -> Iterator[None]:
-        """Inside the block, `say` is called with one line whenever something is halved."""
+        """Inside the block, `say` is called with one line whenever a limit is halved."""
         before, self.say = self.say, say
         try:
             yield

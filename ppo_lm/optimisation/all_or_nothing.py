@@ -10,8 +10,7 @@ from ppo_lm.optimisation.optimiser import Optimiser
 
 @contextmanager
 def all_or_nothing(optimisers: Sequence[Optimiser], updates: int) -> Iterator[None]:
-    """If the block raises, every update made in it is undone. `updates`: how many each optimiser
-    makes.
+    """If the block raises, undo every update made in it. `updates`: how many each optimiser makes.
 
     A single update is held back until the block ends, so that nothing has to be undone or copied. If there are several,
     weights and moments are copied first, on their own device.

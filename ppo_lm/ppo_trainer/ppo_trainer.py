@@ -199,7 +199,7 @@ class PPOTrainer:
                     self._record(run, step, batch, results, health)
                     guard.passed(step, results["kl"])
                 evaluator.evaluate_if_due(run)
-            evaluator.evaluate_if_due(run)  # if a recorder stopped the run between two steps
+            evaluator.evaluate_if_due(run)  # in case a recorder stopped the run between two steps
             if run.folder:
                 run.say(*self.save(run.folder))
             run.finish(evaluator.examples(monitor))
@@ -228,7 +228,7 @@ class PPOTrainer:
         }
 
     def random_streams(self) -> dict[str, Stateful]:
-        """What a step draws from: the parts that a step which fails leaves changed."""
+        """What a step draws from: the parts that a failed step leaves changed."""
         trainer = self.model_trainer
         streams = {
             "sampling": self.generator.random,

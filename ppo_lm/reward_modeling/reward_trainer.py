@@ -43,7 +43,7 @@ def train_reward_model(
     optimiser: Optimiser | None = None,
     progress: Progress | None = None,
 ) -> None:
-    """Minimise the mean loss over comparisons, with dropout. `optimiser`: None makes one. `progress`: see
+    """Minimise the mean loss over comparisons, with dropout. `optimiser`: None creates one. `progress`: see
     `optimisation.minimise`."""
     lengths = [max(len(c.chosen_ids), len(c.rejected_ids)) for c in comparisons]
     with model.base.dropout():

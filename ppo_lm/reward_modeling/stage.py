@@ -58,7 +58,7 @@ def run_reward(
 
 
 class Inputs(NamedTuple):
-    """What the configuration names outside itself; `demonstrations` to normalise on, None for those of the training
+    """What the configuration refers to by name. `demonstrations`: to normalise on; None for those of the training
     data."""
 
     preferences: list[Preference]
@@ -67,7 +67,7 @@ class Inputs(NamedTuple):
 
 
 def load_inputs(config: RewardConfig) -> Inputs:
-    """Load it. All problems are raised as one error, before any model loads."""
+    """Load the inputs. All problems are raised as one error, before any model loads."""
     problems = Problems("RewardConfig")
     problems.attempt(check_output_dir, config.output_dir)
     problems.attempt(find_recorders, config.recorders)
@@ -80,7 +80,7 @@ def load_inputs(config: RewardConfig) -> Inputs:
     if config.demonstrations is not None:
         demonstrations = problems.attempt(load_demonstrations, config.demonstrations, config, config.completion_column)
     problems.raise_all()
-    assert preferences is not None  # or there was a problem
+    assert preferences is not None  # or `raise_all` would have raised
     if demonstrations is None:
         return Inputs(preferences[0], None, [preferences[1]])
     return Inputs(preferences[0], demonstrations[0], [preferences[1], demonstrations[1]])

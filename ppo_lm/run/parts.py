@@ -12,7 +12,7 @@ from ppo_lm.run.stateful import State, Stateful
 
 
 class Parts:
-    """Stateful parts by name, restored from `checkpoint` as they are registered, if there is one."""
+    """Stateful parts by name. If there is a `checkpoint`, each is restored from it when registered."""
 
     def __init__(self, checkpoint: Checkpoint | None = None):
         self._parts: dict[str, Stateful] = {}
@@ -46,6 +46,6 @@ class Parts:
         self._before = {name: copy.deepcopy(self._parts[name].state_dict()) for name in self._undone}
 
     def put_back(self) -> None:
-        """Undo what has changed in them since `remember`."""
+        """Undo all their changes since `remember`."""
         for name, state in self._before.items():
             self._parts[name].load_state_dict(state)

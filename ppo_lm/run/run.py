@@ -77,10 +77,10 @@ class Run:
         keep_checkpoints: int = 2,
         recorders: Sequence[Recorder] = (),
     ):
-        """`command`: how to resume the folder put in for `{}`. `data`: a fingerprint of what is trained on.
-        `identity`: what else the numbers depend on, such as the names of the rewards, by what to call it. `resume`:
-        the folder of an interrupted run. `save_every` 0 saves only when the run is paused. `recorders`: those that
-        `config.recorders` names are added; those that are `Stateful` are parts of every checkpoint."""
+        """`command`: how to resume, with `{}` for the folder. `data`: a fingerprint of the training data. `identity`:
+        whatever else the numbers depend on, such as the rewards' names, each under a name for messages. `resume`: the
+        folder of an interrupted run. `save_every`: 0 saves only when the run pauses. `recorders`: in addition to those
+        that `config.recorders` names; `Stateful` ones are saved in every checkpoint."""
         self.config, self.total, self.command = config, steps, command
         self.save_every, self.keep_checkpoints = save_every, keep_checkpoints
         self.description = describe(config, identity or {}, data)
@@ -126,11 +126,11 @@ class Run:
         self.step, self.recorders.stop_reason = checkpoint.state["step"], checkpoint.state["stop_reason"]
 
     def register(self, name: str, part: Stateful, *, undo: bool = False) -> None:
-        """Keep `part` in every checkpoint; in a resumed run, put back what the checkpoint holds of it. All parts are
-        registered before `start`. `undo`: a step that fails may leave it changed, so the run puts it back; it is
-        copied in every step, so it should be small. Raises `CheckpointError` if the checkpoint does not fit."""
+        """Save `part` in every checkpoint; in a resumed run, restore it from the checkpoint. All parts must be
+        registered before `start`. `undo`: a failed step may leave it changed, so the run restores it; it is copied in
+        every step, so it should be small. Raises `CheckpointError` if the checkpoint does not fit."""
         if self._started:
-            raise RuntimeError(f"part {name!r} is registered after the run has started")
+            raise RuntimeError(f"part {name!r} was registered after the start of the run")
         self.parts.register(name, part, undo=undo)
 
     def start(
@@ -142,7 +142,8 @@ class Run:
         columns: Sequence[Column] = (),
         lines: int = 0,
     ) -> None:
-        """Tell the recorders that the run begins or continues; see `RunStart`. From here on an error pauses the run."""
+        """Tell the recorders that the run begins or continues; see `RunStart`. From here on, an error pauses the
+        run."""
         if self.folder and self.resumed:
             self.history = drop_later_steps(self.folder, self.step)
         self._started = True
@@ -167,9 +168,9 @@ class Run:
         return self.step >= self.total or self.recorders.stop_reason is not None
 
     def steps(self) -> Iterator[int]:
-        """The numbers of the steps that are not done yet. Before each, a checkpoint is saved if one is due, and
-        `Interrupted` is raised if a signal came: from the first step on, signals wait for the end of a step. Each step
-        must be recorded before the next is asked for."""
+        """Yield the numbers of the remaining steps. Before each, a checkpoint is saved if one is due, and `Interrupted`
+        is raised if a signal has arrived: from the first step on, signals wait for the end of a step. Each step must be
+        recorded before the next is requested."""
         self._interrupts = Interrupts()
         self._interrupts.__enter__()
         while not self.is_over:
@@ -233,7 +234,8 @@ class Run:
         return numbers
 
     def finish(self, examples: Sequence[tuple[Prompt, Sequence[Answer]]] = ()) -> None:
-        """The models are saved: tell the recorders, and remove the checkpoints. `examples`: see `RunFinish`."""
+        """Call this after saving the models: tells the recorders, and removes the checkpoints. `examples`: see
+        `RunFinish`."""
         event = RunFinish(self.folder, self.step, self.recorders.stop_reason, examples)
         self.recorders.tell(Recorder.finish, event)
         if self.folder:
@@ -295,7 +297,7 @@ class Run:
         raise StorageError(f"{error}; free some space or fix the path{self.last_checkpoint()}") from error
 
     def _close(self) -> list[RecorderError]:
-        """Give back signals, recorders and folder. Returns what recorders raised."""
+        """Release signals, recorders and folder. Returns the recorders' errors."""
         if self._interrupts is not None:
             self._interrupts.__exit__()
         try:

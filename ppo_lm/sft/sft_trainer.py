@@ -37,7 +37,7 @@ def train_sft(
     optimiser: Optimiser | None = None,
     progress: Progress | None = None,
 ) -> None:
-    """Minimise the mean loss over completion tokens, with dropout. `optimiser`: None makes one. `progress`: see
+    """Minimise the mean loss over completion tokens, with dropout. `optimiser`: None creates one. `progress`: see
     `optimisation.minimise`."""
     lengths, weights = [len(d) for d in demonstrations], [len(d.completion_ids) for d in demonstrations]
     with policy.base.dropout():

@@ -67,7 +67,7 @@ def load_inputs(config: SFTConfig) -> tuple[list[Demonstration], DataReport]:
     else:
         loaded = problems.attempt(load_demonstrations, config.demonstrations, config, config.completion_column)
     problems.raise_all()
-    assert loaded is not None  # or there was a problem
+    assert loaded is not None  # or `raise_all` would have raised
     return loaded
 
 

@@ -72,7 +72,7 @@ class SamplesDrawn:
 
 @dataclass(frozen=True)
 class EvaluationDone:
-    """Means over `examples` held-out examples after `step`, by the name of the evaluation.
+    """Means over `examples` held-out examples after `step`, by evaluation name.
 
     Example: ``EvaluationDone(80, 128, {"sampled": {"score": 2.3, "kl": 5.8}, "near_greedy": {"score": 2.6}})``
     """

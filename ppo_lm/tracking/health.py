@@ -190,9 +190,9 @@ class HealthWatch:
         return new
 
     def state_dict(self) -> dict[str, list[str]]:
-        """The names of the findings that were reported."""
+        """The names of the findings already reported."""
         return {"told": sorted(self._told)}
 
     def load_state_dict(self, state: Mapping[str, list[str]]) -> None:
-        """Undo `state_dict`."""
+        """Restore what `state_dict` returned."""
         self._told = set(state["told"])

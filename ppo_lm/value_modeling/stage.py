@@ -28,9 +28,9 @@ def run_value(
     as `explained_variance_after`, ….
 
     Writes into `config.output_dir`: `value` (the model, for PPO's `value_model`), the scores, config, data report,
-    metrics. Training starts where PPO's value model would: from the reward model, if that is what scores. `resume` is
-    the folder of an interrupted run with the same settings. Raises `RunPaused`, with the run saved, after the step
-    in which SIGINT or SIGTERM came.
+    metrics. Training starts where PPO's value model would: from the reward model, if the reward is one. `resume` is the
+    folder of an interrupted run with the same settings. On SIGINT or SIGTERM, the run is saved after the current step,
+    and `RunPaused` is raised.
     """
     inputs = load_inputs(config)
     report = inputs.report

@@ -222,7 +222,7 @@ def test_a_part_is_registered_before_the_run_starts(tmp_path):
     config = SFTConfig(model_name="m", demonstrations="d", output_dir=str(tmp_path / "run"))
     with Run(config, steps=1, command="again {}") as run:
         run.start("a stage")
-        with pytest.raises(RuntimeError, match="part 'late' is registered after the run has started"):
+        with pytest.raises(RuntimeError, match="part 'late' was registered after the start of the run"):
             run.register("late", Sum())
 
 
