@@ -14,7 +14,7 @@ __version__ = "0.1.0"
 
 
 def __getattr__(name: str):
-    """Import the trainer and the rooms when they are first asked for: the config and `--help` do without torch."""
+    """Import the trainer and the rooms on first use, so that the config and `--help` work without torch."""
     if name == "PPOTrainer":
         return importlib.import_module("ppo_lm.ppo_trainer").PPOTrainer
     if importlib.util.find_spec(f"ppo_lm.{name}") is not None:

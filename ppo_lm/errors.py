@@ -1,4 +1,4 @@
-"""Errors a user can mend: each is one sentence that says what is wrong, where, and what to do."""
+"""Errors a user can fix: each is one sentence that says what is wrong, where, and what to do."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from safetensors import SafetensorError
 
 
 class UserError(Exception):
-    """Something the user gave is wrong. The message is for them; a traceback would not help."""
+    """A problem the user can act on. The message is written for them; a traceback would not help."""
 
     exit_code = 1
 
 
 class ConfigError(UserError):
-    """One or more configuration values are wrong; all of them are in `problems`. `source`: the configuration that they
-    are in; None leaves a single problem as it is."""
+    """One or more invalid configuration values, all listed in `problems`. `source`: the configuration they are in; with
+    None, a single problem is the whole message."""
 
     def __init__(self, problems: list[str], source: str | None = None):
         self.problems, self.source = list(problems), source
@@ -33,21 +33,20 @@ class ConfigError(UserError):
 
     @classmethod
     def of(cls, problem: str) -> ConfigError:
-        """A single problem."""
+        """An error with a single problem."""
         return cls([problem])
 
 
 class DataError(UserError):
-    """A prompt, or a file of prompts, cannot be used."""
+    """Data that cannot be used."""
 
 
 class ModelError(UserError):
-    """A model cannot be found, loaded, or used in the way asked for."""
+    """A model that cannot be found, loaded, or used as requested."""
 
 
 class RewardError(UserError):
-    """A reward function or reward model cannot be loaded, raised, or returned something that is not one number a
-    text."""
+    """A reward that cannot be loaded, raised an exception, or did not return one number per text."""
 
 
 class RecorderError(UserError):
@@ -55,7 +54,7 @@ class RecorderError(UserError):
 
 
 class CheckpointError(UserError):
-    """There is no checkpoint to go on from, or it does not fit."""
+    """There is no checkpoint to resume from, or it does not fit the run."""
 
 
 class Interrupted(UserError):
@@ -63,45 +62,46 @@ class Interrupted(UserError):
 
 
 class NumericalFault(UserError):
-    """A number that a step is computed from is NaN or infinite. `batch`: the `SAPairs` it was found in, or None if
-    there are none yet."""
+    """A number that goes into a step is NaN or infinite. `batch`: the `SAPairs` it was found in; None if there are none
+    yet."""
 
     batch: Any = None
 
 
 class RunStopped(UserError):
-    """The run cannot go on as it is, and the last checkpoint is from before that: EX_SOFTWARE of sysexits.h."""
+    """The run cannot continue as it is; its last checkpoint is from before the problem. Exit code: EX_SOFTWARE in
+    sysexits.h."""
 
     exit_code = 70
 
 
 class StorageError(UserError):
-    """A file of the run cannot be written: EX_IOERR of sysexits.h."""
+    """A file of the run cannot be written. Exit code: EX_IOERR in sysexits.h."""
 
     exit_code = 74
 
 
 class RunPaused(UserError):
-    """The run could not go on, and was saved so that it can be resumed: EX_TEMPFAIL of sysexits.h."""
+    """The run had to stop, and was saved so that it can be resumed. Exit code: EX_TEMPFAIL in sysexits.h."""
 
     exit_code = 75
 
 
 class Problems:
-    """What is wrong with everything that one configuration names, to be said at once."""
+    """Collects the problems of everything a configuration names, to report them all at once."""
 
     def __init__(self, source: str):
         self.source, self.found = source, []
 
     def attempt(self, load: Callable, *arguments) -> Any:
-        """What `load` returns; None, with its problem noted, if that raises a `UserError`."""
+        """Return what `load` returns; if it raises a `UserError`, collect the error and return None."""
         try:
             return load(*arguments)
         except UserError as error:
             self.found.append(error)
 
     def raise_all(self) -> None:
-        """Raise one problem as it is, and several as one `ConfigError`."""
+        """Raise a single problem as it is, several as one `ConfigError`."""
         if len(self.found) == 1:
             raise self.found[0]
         if self.found:
@@ -115,7 +115,7 @@ class Problems:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Raise `StorageError` with the system's own reason if what is done inside the block cannot write `path`."""
+    """Raise `StorageError`, with the system's reason, if the block fails to write `path`."""
     try:
         yield
     except (OSError, SafetensorError) as error:
@@ -125,21 +125,20 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def require(package: str, what: str, extra: str) -> None:
-    """Raise `UserError`, before it is needed, if a package that only `what` uses is not installed; `extra` brings
-    it."""
+    """Raise `UserError` if `package`, which only `what` uses, is not installed. `extra`: the extra that installs it."""
     if importlib.util.find_spec(package) is None:
         raise UserError(f"{what} needs the package {package}; install it with `pip install 'ppo-lm[{extra}]'`")
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of another library's error, without its full stop, to quote in a sentence of ours."""
+    """The first line of another library's error, without its full stop, to quote in our own messages."""
     lines = str(error).strip().splitlines()
     return lines[0].rstrip(".") if lines else type(error).__name__
 
 
 def show_user_errors_as_one_sentence() -> None:
-    """Make Python print an uncaught `UserError` as its message alone, for scripts; exit code 1 and other errors stay as
-    they are."""
+    """For scripts: make Python print only the message of an uncaught `UserError`, without a traceback. The exit code
+    (1) and other errors are unaffected."""
     previous = sys.excepthook
 
     def excepthook(kind, error, traceback):

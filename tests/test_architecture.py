@@ -1,4 +1,4 @@
-"""The shape of the code: imports run strictly downward, the loop shows its steps in order."""
+"""The shape of the code: imports run strictly downward, and the loop shows its steps in order."""
 
 import ast
 import re

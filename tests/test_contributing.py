@@ -115,7 +115,7 @@ def test_a_family(blocks, monkeypatch):
     assert isinstance(accelerate(network), Accelerated)
 
 
-def test_a_part_that_is_not_there_is_one_sentence_before_any_model_loads(tmp_path, blocks):
+def test_a_missing_part_is_reported_in_one_sentence_before_any_model_loads(tmp_path, blocks):
     config = PPOConfig(
         model_name="nobody/none", policy_loss=f"{tmp_path}/my_loss.py:Nothing", engine="slot", recorders=["screem"]
     )

@@ -24,7 +24,7 @@ def test_a_registered_name_and_one_of_a_file(tmp_path):
     assert registry.find(f"{tmp_path}/mine.py:own") == "my own"
 
 
-def test_what_cannot_be_found_is_one_sentence(tmp_path):
+def test_what_cannot_be_found_is_reported_in_one_sentence(tmp_path):
     (tmp_path / "broken.py").write_text("1 / 0\n")
     for spec, sentence in {
         "rlo": "advantage_estimator is 'rlo'; it must be one of gae, rloo; did you mean 'rloo'?",

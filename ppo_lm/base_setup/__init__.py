@@ -1,4 +1,4 @@
-"""Factories: from names and numbers to models."""
+"""Factories: from names and settings to models."""
 
 from ppo_lm.base_setup.base_setup import EMBEDDED_MODEL, load_adapter, load_base, pick_device, read_adapter_base
 from ppo_lm.base_setup.lora_setup import make_lora_config

@@ -16,9 +16,9 @@ from ppo_lm.models.adapter_check import CONFIG_FILE, check_adapter_folder
 from ppo_lm.models.merging import MergedNetwork, rounding_note
 
 EMBEDDED_MODEL = Path(__file__).parents[1] / "embedded" / "model"
-WAYS_OUT = 'Give a folder with the model, a .gguf file, or "embedded" for the small model that comes with ppo_lm'
+WAYS_OUT = 'Use a model folder, a .gguf file, or "embedded" for the small model that comes with ppo_lm'
 HUB_TIMEOUT = 5  # seconds
-SAME = 1e-3  # relative: two calls of the same layers
+SAME = 1e-3  # relative tolerance between two calls of the same layers
 
 
 def load_base(
@@ -26,16 +26,16 @@ def load_base(
 ) -> BaseModel:
     """Load the network and its tokenizer, frozen.
 
-    dtype "auto" is bfloat16 on a GPU and float32 on a CPU. Raises `ModelError`, one sentence with the ways out, when
-    the model cannot be reached or is no causal language model with a plain head. `fast` as in `BaseModel`. An adapter's
-    folder is its base with the adapter merged in. "embedded-blank" is the embedded network before training, drawn with
-    `seed`.
+    dtype "auto" is bfloat16 on a GPU and float32 on a CPU. Raises `ModelError`, which says what to do, if the model
+    cannot be reached or is not a causal language model with a plain head. `fast` as in `BaseModel`. An adapter's folder
+    loads its base with the adapter merged in. "embedded-blank" is the embedded network before training, initialised
+    with `seed`.
     """
     where = pick_device(device)
     kind = pick_dtype(dtype, where)
     source = EMBEDDED_MODEL if model_name == "embedded" else Path(model_name).expanduser()
     name = str(source.resolve()) if source.exists() else model_name
-    kept = 1.0  # of the adapter, if one is merged in
+    kept = 1.0  # share of the adapter that survives merging, if there is one
     if model_name == "embedded-blank":
         network, tokenizer = make_blank_network(seed)
         for weight in network.parameters():
@@ -52,8 +52,8 @@ def load_base(
     eos_token_ids = find_eos_token_ids(network, tokenizer)
     if not eos_token_ids:
         raise ModelError(
-            f"model {model_name!r}: neither its tokenizer nor its configuration names an end-of-sequence token; "
-            "set one in tokenizer_config.json"
+            f"model {model_name!r}: neither its tokenizer nor its configuration defines an end-of-sequence token; set "
+            "one in tokenizer_config.json"
         )
     network.to(where)  # pyright: ignore[reportArgumentType]  (transformers' wrapper hides self from it)
     base = BaseModel(network, tokenizer, eos_token_ids, name, fast)
@@ -65,7 +65,7 @@ def load_base(
 
 def pick_device(device: str) -> torch.device:
     """ "auto" is the first CUDA GPU if there is one, else Apple's GPU, else the CPU. Raises `ModelError` for a device
-    that is not there."""
+    that is not available."""
     present = (
         [f"cuda:{i}" for i in range(torch.cuda.device_count())] + ["mps"] * torch.backends.mps.is_available() + ["cpu"]
     )
@@ -73,14 +73,14 @@ def pick_device(device: str) -> torch.device:
         return torch.device(present[0])
     if device not in present and not (device == "cuda" and "cuda:0" in present):
         raise ModelError(
-            f"device {device!r} is not there; this machine has {', '.join(present)}; set device to one of these "
-            "or to auto"
+            f"device {device!r} is not available; this machine has {', '.join(present)}; set device to one of these or "
+            "to auto"
         )
     return torch.device(device)
 
 
 def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
-    """ "auto" as `load_base` says; otherwise torch's dtype of that name."""
+    """ "auto" as in `load_base`; otherwise torch's dtype of that name."""
     if dtype != "auto":
         return getattr(torch, dtype)
     return torch.bfloat16 if device.type == "cuda" else torch.float32
@@ -91,7 +91,7 @@ def _is_local_path(model_name: str) -> bool:
 
 
 def check_hub_has(model_name: str) -> None:
-    """Raise `ModelError` within seconds unless `model_name` is in the local cache or the hub answers for it."""
+    """Raise `ModelError` within seconds unless `model_name` is in the local cache or on the hub."""
     from huggingface_hub import HfApi, constants, try_to_load_from_cache
 
     try:
@@ -100,11 +100,11 @@ def check_hub_has(model_name: str) -> None:
         if constants.HF_HUB_OFFLINE:
             raise OSError("HF_HUB_OFFLINE is set")
         HfApi().model_info(model_name, timeout=HUB_TIMEOUT)
-    except Exception as error:  # the hub client raises many kinds: no network, no such model, gated, malformed name
+    except Exception as error:  # many kinds: no network, no such model, gated, malformed name
         raise ModelError(
-            f"model {model_name!r} cannot be reached: there is no such folder here, it is not in the local cache, "
-            "and the hub said: "
-            f"{first_line(error)}. {WAYS_OUT}; for a hub id, check its spelling, the network, and `hf auth login`."
+            f"model {model_name!r} cannot be reached: it is neither a local folder nor in the local cache, and the hub "
+            f"said: {first_line(error)}. {WAYS_OUT}; for a hub id, check its spelling, the network, and `hf auth "
+            "login`."
         ) from None
 
 
@@ -113,17 +113,17 @@ def read_adapter_base(folder: Path) -> str:
     supported."""
     name = check_adapter_folder(folder).get("base_model_name_or_path")
     if not name:
-        raise ModelError(f"adapter {str(folder)!r}: {CONFIG_FILE} names no base model (base_model_name_or_path)")
+        raise ModelError(f"adapter {str(folder)!r}: {CONFIG_FILE} has no base model (base_model_name_or_path)")
     return name
 
 
 def load_adapter(base: BaseModel, role: str, folder: Path) -> None:
-    """`base.load_adapter`, with a `ModelError` if the adapter does not fit its base."""
+    """Like `base.load_adapter`, but raises `ModelError` if the adapter does not fit its base."""
     try:
         base.load_adapter(role, folder)
     except (RuntimeError, ValueError, KeyError, OSError) as error:
         raise ModelError(
-            f"adapter {str(folder)!r} cannot be put onto its base {base.name!r}: {first_line(error)}"
+            f"adapter {str(folder)!r} cannot be loaded onto its base {base.name!r}: {first_line(error)}"
         ) from error
 
 
@@ -138,7 +138,7 @@ def _load_folder(model_name: str, folder: Path, dtype: torch.dtype):
         raise ModelError(f"model {model_name!r}: there is no folder {folder}. {WAYS_OUT}.")
     if not (folder / "config.json").is_file():
         raise ModelError(
-            f"model {model_name!r}: {folder} has no config.json, so it holds no model in transformers' format. "
+            f"model {model_name!r}: {folder} has no config.json, so it is not a model in transformers' format. "
             f"{WAYS_OUT}."
         )
     return _load_pretrained(model_name, str(folder), dtype)
@@ -154,7 +154,7 @@ def _load_pretrained(model_name: str, source: str, dtype: torch.dtype, **options
 
 
 def _load_gguf(file: Path, dtype: torch.dtype):
-    """Load a GGUF file de-quantised, as a plain network that can be saved."""
+    """Load a GGUF file, dequantised into a plain network that can be saved."""
     if not file.is_file():
         raise ModelError(f"model {str(file)!r}: there is no such file. {WAYS_OUT}.")
     try:
@@ -184,7 +184,7 @@ def _load_gguf(file: Path, dtype: torch.dtype):
 @torch.no_grad()
 def _check_network(base: BaseModel, model_name: str) -> None:
     """The package computes logits as head(last hidden state) of padded rows; refuse a network whose own forward pass
-    says otherwise."""
+    disagrees."""
     ids = trial_ids(base.network, 9)[None]
     try:
         expected = base.network(input_ids=ids, use_cache=False).logits.float()
@@ -193,7 +193,7 @@ def _check_network(base: BaseModel, model_name: str) -> None:
         if not is_refusal(error):
             raise
         raise ModelError(
-            f"model {model_name!r} cannot be run as a decoder and an output layer, which ppo_lm needs: "
+            f"model {model_name!r} cannot be run as a decoder followed by an output layer, which ppo_lm needs: "
             f"{first_line(error)}"
         ) from error
     if not (plain - expected).norm() <= SAME * expected.norm():
@@ -203,6 +203,6 @@ def _check_network(base: BaseModel, model_name: str) -> None:
         )
     if base.paths.why_not_padded:
         raise ModelError(
-            f"model {model_name!r} does not read padded rows with position ids as it reads a row by itself, so its "
-            f"numbers could not be trusted: {base.paths.why_not_padded}"
+            f"model {model_name!r} gives other results for padded rows with position ids than for a row by itself, so "
+            f"its numbers could not be trusted: {base.paths.why_not_padded}"
         )

@@ -1,4 +1,4 @@
-"""The embedded network before any training: a tokenizer of the task's own, and random weights."""
+"""The embedded network before any training: a tokenizer for the task, and random weights."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ TOKENIZER_POSTS, SEED_TOKENIZER = 4000, 100
 
 
 def train_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer with PAD and EOS of its own. A person's "(24F)" is one piece, so that it follows its
-    "I" or name directly."""
+    """A byte-level BPE tokenizer with its own PAD and EOS. A person's "(24F)" is one piece, so that it follows its "I"
+    or name directly."""
     tokenizer = Tokenizer(models.BPE())
     pieces = pre_tokenizers.Split(Regex(r" ?\(\w+\)| ?\w+| ?[^\w\s]+|\s+"), behavior="isolated")
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -39,8 +39,7 @@ def train_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
 
 
 def make_blank_network(seed: int = 0) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
-    """The network with weights drawn with `seed`, and its tokenizer, trained on posts and summaries of the embedded
-    task."""
+    """The network, initialised with `seed`, and its tokenizer, trained on posts and summaries of the embedded task."""
     posts = generate_posts(TOKENIZER_POSTS, SEED_TOKENIZER)
     texts = [post.prompt + summary.text for post, summary in zip(posts, write_demonstrations(posts, SEED_TOKENIZER))]
     tokenizer = train_tokenizer(texts)

@@ -22,8 +22,8 @@ from ppo_lm.models.value_model import VALUE_FILES
 
 
 class Roles(NamedTuple):
-    """The models of a PPO run; `value` is None if no value model is asked for; `rewards` are the reward models on the
-    base, none if only functions score."""
+    """The models of a PPO run; `value` is None if no value model is needed; `rewards` are the reward models on the
+    base, empty if only functions score."""
 
     policy: PolicyModel
     sft: SFTModel
@@ -48,16 +48,16 @@ def set_up_roles(
     value_folder: Path | None = None,
     with_value: bool = True,
 ) -> Roles:
-    """Add the adapters and heads to `base`, their random parts drawn with `seed`.
+    """Add the adapters and heads to `base`, randomly initialised with `seed`.
 
-    `load_rewards` puts the reward models onto the base and returns them. It is called after torch's random stream is
-    seeded and before the policy's adapter is drawn from it: what it draws decides what the policy starts from, and
-    calling it here keeps that the same for the same seed and rewards.
+    `load_rewards` puts the reward models onto the base and returns them. It is called after torch is seeded and before
+    the policy's adapter is initialised: what it draws affects the policy's initial weights, and calling it here keeps
+    them the same for the same seed and rewards.
 
-    With lora_r 0, policy and value get a copy of all weights each; the base stays the reference. With reward models on
-    the same base, the value model starts from the first one's adapter and its normalised head (2403.17031); with a
-    `value_folder`, from what `ppo-lm value` left there. With `shared_trunk` it is a head on the policy's hidden states
-    instead; that, and one with neither, starts from V = 0. Without `with_value` there is none.
+    With lora_r 0, policy and value each get a full copy of the weights; the base remains the reference. The value model
+    starts from `value_folder`, the output of `ppo-lm value`, if given; else from the adapter and normalised head of the
+    first reward model on the base (2403.17031); else from V = 0. With `shared_trunk` it is a head on the policy's
+    hidden states instead, starting from V = 0. Without `with_value` there is none.
     """
     torch.manual_seed(seed)
     full = lora_r == 0
@@ -85,8 +85,8 @@ def make_value_model(
     value_folder: Path | None,
     rewards: Sequence[RewardModel],
 ) -> ValueModel:
-    """An adapter on `base`, or without `lora` all weights of `value_base`, and a head: those that `ppo-lm value` left
-    in `value_folder`, else the first reward model's, else fresh ones with V = 0."""
+    """An adapter on `base`, or without `lora` all weights of `value_base`, and a head: those that `ppo-lm value` saved
+    in `value_folder`, else the first reward model's, else new ones with V = 0."""
     if value_folder:
         load_value_adapter(base, value_folder)
     elif rewards:
@@ -104,7 +104,8 @@ def make_value_model(
 
 
 def add_adapter(base: BaseModel, role: str, lora: LoraConfig) -> None:
-    """`base.add_adapter`, with a `ModelError` that names the modules there are if the targets cannot be used."""
+    """Like `base.add_adapter`, but raises `ModelError`, listing the available modules, if the targets cannot be
+    used."""
     try:
         base.add_adapter(role, lora)
     except ValueError as error:  # peft found no such module
@@ -118,15 +119,15 @@ def add_adapter(base: BaseModel, role: str, lora: LoraConfig) -> None:
 
 
 def load_reward_model(base: BaseModel, folder: Path) -> RewardModel:
-    """`RewardModel.load` as the role "reward", or "reward_N" if that is taken; a `ModelError` if it does not fit the
-    base."""
+    """`RewardModel.load` as the role "reward", or "reward_N" if that is taken. Raises `ModelError` if it does not fit
+    the base."""
     role = f"reward_{len(base.roles) + 1}" if "reward" in base.roles else "reward"
     with _loading("reward model", folder, base):
         return RewardModel.load(base, folder, role)
 
 
 def load_value_adapter(base: BaseModel, folder: Path) -> None:
-    """Add the adapter of the value model in `folder` as the role "value"; a `ModelError` if it does not fit the
+    """Add the adapter of the value model in `folder` as the role "value". Raises `ModelError` if it does not fit the
     base."""
     with _loading("value model", folder, base):
         base.load_adapter("value", folder)
@@ -144,44 +145,43 @@ def _loading(kind: str, folder: Path, base: BaseModel) -> Iterator[None]:
 
 
 def freeze(reward: RewardModel) -> None:
-    """Take the reward model's weights out of training."""
+    """Exclude the reward model's weights from training."""
     for parameter in reward.parameters():
         parameter.requires_grad_(False)
 
 
 def find_reward_folder(reward: str) -> Path | None:
-    """The folder of a reward model that ppo_lm trained which `reward` names ("embedded", the folder, or that of its
-    run); None if it names something else. Raises `ModelError` for a folder that holds a part of one."""
+    """The folder of the ppo_lm reward model that `reward` names ("embedded", the folder itself, or its run's folder);
+    None if it names something else. Raises `ModelError` for an incomplete one."""
     return _find_folder(reward, "reward", REWARD_FILES)
 
 
 def find_value_folder(value_model: str) -> Path:
-    """The folder of a value model that `ppo-lm value` trained which `value_model` names ("embedded", the folder, or
-    that of its run). Raises `ModelError` if there is none, or a part of one."""
+    """The folder of the ppo_lm value model that `value_model` names ("embedded", the folder itself, or its run's
+    folder). Raises `ModelError` if there is none, or for an incomplete one."""
     folder = _find_folder(value_model, "value", VALUE_FILES)
     if folder is None:
         raise ModelError(
-            f"value_model {value_model!r}: there is no value model in it; name the folder of a `ppo-lm value` "
-            "run, or leave it out"
+            f"value_model {value_model!r}: it contains no value model; give the folder of a `ppo-lm value` run, or "
+            "leave value_model out"
         )
     return folder
 
 
 def _find_folder(name: str, role: str, files: tuple[str, ...]) -> Path | None:
-    """The folder with `files` that is `name`, or lies in it under the name of the role; None if there is none of
-    them."""
+    """The folder that has `files`: `name`, or the subfolder named after the role; None if neither has any of them."""
     folder = EMBEDDED_MODEL / role if name == "embedded" else Path(name).expanduser()
     try:
         if (folder / role / HEAD_FILE).is_file():
             folder = folder / role
         missing = [file for file in files if not (folder / file).is_file()]
-    except OSError:  # too long for a path: something else's name
+    except OSError:  # too long for a path: it names something else
         return None
     if missing == list(files):
         return None
     if missing:
         raise ModelError(
-            f"{role} {name!r}: {folder} has no {', '.join(missing)}, so it is no {role} model that ppo_lm trained"
+            f"{role} {name!r}: {folder} has no {', '.join(missing)}, so it is not a {role} model trained by ppo_lm"
         )
     check_adapter_folder(folder)
     return folder

@@ -1,4 +1,4 @@
-"""What a tokenizer and its model say about the end of a text."""
+"""The end tokens of a tokenizer and its model."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""The answers of a person: appended to a file and flushed to disk one by one, so that nothing is lost whenever the
-program dies."""
+"""A person's answers: appended to a file and flushed to disk one by one, so that nothing is lost if the program
+dies."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ CHOICES = ("a", "b", "tie", "skip")
 
 
 class AnswerStore:
-    """`answers.jsonl`, every answer in order, and `preferences.jsonl`, those that `ppo-lm reward` reads: A or B, each
-    pair once."""
+    """`answers.jsonl` with every answer in order, and `preferences.jsonl` with those that `ppo-lm reward` reads: A or
+    B, each pair once."""
 
     def __init__(self, folder: Path):
         folder.mkdir(parents=True, exist_ok=True)
         self.file, self.export = folder / ANSWERS, folder / "preferences.jsonl"
         if not self.file.exists() and self.export.exists() and self.export.stat().st_size:
             raise DataError(
-                f"{self.export} is there without answers.jsonl, so it is not from here and would be overwritten; name "
-                "another output_dir"
+                f"{self.export} exists without answers.jsonl, so it was not written by `ppo-lm collect` and would be "
+                "overwritten; choose another output_dir"
             )
         self.answers = self._read()
         fresh = self.export.with_suffix(".unfinished")
@@ -31,7 +31,7 @@ class AnswerStore:
         os.replace(fresh, self.export)
 
     def add(self, answer: dict) -> None:
-        """Keep an answer; when this returns it is on the disk."""
+        """Store an answer; once this returns, it is on disk."""
         _append(self.file, _line(answer))
         self.answers.append(answer)
         preference = preference_of(answer)
@@ -39,7 +39,7 @@ class AnswerStore:
             _append(self.export, _line(preference))
 
     def agreement(self) -> tuple[int, int]:
-        """(repeated pairs judged as the first time, repeated pairs judged both times); skipped ones do not count."""
+        """(repeated pairs judged the same both times, repeated pairs judged both times); skipped ones do not count."""
         first = {answer["task"]: answer for answer in self.answers}
         pairs = [
             (first[a["repeat_of"]]["preferred"], a["preferred"]) for a in self.answers if a["repeat_of"] is not None
@@ -48,7 +48,7 @@ class AnswerStore:
         return sum(before == now for before, now in judged), len(judged)
 
     def _read(self) -> list[dict]:
-        """The answers there are. A last line that was cut off in writing was never confirmed, and is removed."""
+        """The stored answers. A half-written last line was never confirmed, and is removed."""
         if not self.file.is_file():
             return []
         whole, newline, rest = self.file.read_bytes().rpartition(b"\n")
@@ -61,13 +61,13 @@ class AnswerStore:
                 answers.append(json.loads(line))
             except json.JSONDecodeError as error:
                 raise DataError(
-                    f"answers {str(self.file)!r}: line {number} is not JSON: {error.msg}; mend or remove the line"
+                    f"answers {str(self.file)!r}: line {number} is not JSON: {error.msg}; fix or remove the line"
                 ) from None
         return answers
 
 
 def preference_of(answer: dict) -> dict | None:
-    """The comparison that an answer gives, or None for a tie, a skip or a repetition."""
+    """The comparison in an answer; None for a tie, a skip or a repeated pair."""
     if answer["preferred"] not in ("first", "second") or answer["repeat_of"] is not None:
         return None
     chosen, rejected = (

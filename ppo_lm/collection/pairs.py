@@ -1,4 +1,4 @@
-"""Where the two completions come from: a file, or a model that writes them as they are needed."""
+"""Where the two completions come from: a file, or a model that writes them on demand."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Pairs(Protocol):
-    """Numbered pairs; `pair` may take as long as two completions take to write, and gives the same pair for the same
+    """Numbered pairs. `pair` may take as long as sampling two completions, and always returns the same pair for a
     number."""
 
     def __len__(self) -> int: ...
@@ -21,12 +21,12 @@ class Pairs(Protocol):
     def pair(self, number: int) -> tuple[Prompt, str, str]: ...
 
     def fingerprint(self) -> str:
-        """The same for the same pairs in the same order."""
+        """Equal for the same pairs in the same order."""
         ...
 
 
 class FilePairs:
-    """Pairs that are there."""
+    """Pairs that already exist."""
 
     def __init__(self, preferences: list[Preference]):
         self._pairs = preferences
@@ -43,9 +43,9 @@ class FilePairs:
 
 
 class LivePairs:
-    """Two samples of a policy for each prompt, drawn when they are asked for. The prompts have their `ids`."""
+    """Two samples of a policy per prompt, drawn on request. The prompts must have their `ids`."""
 
-    TRIES = 8  # to get two that differ
+    TRIES = 8  # attempts to get two that differ
 
     def __init__(self, policy: PolicyModel, prompts: PromptSet, config: CollectConfig):
         self._policy, self._prompts, self._config = policy, prompts, config
@@ -65,7 +65,7 @@ class LivePairs:
         return fingerprint(self._prompts.prompts)
 
     def _write(self, number: int) -> tuple[str, str]:
-        """Two completions, different ones unless the policy writes the same in each of `TRIES` tries."""
+        """Two completions. They differ, unless all `TRIES` attempts give two equal ones."""
         from ppo_lm.rollout import SamplingSettings, write_completions
 
         config, prompt = self._config, self._prompts.require_ids()[number]
@@ -80,7 +80,7 @@ class LivePairs:
 
 
 def load_pairs(config: CollectConfig) -> tuple[Pairs, DataReport]:
-    """What the configuration names. Raises `DataError` or `ModelError`."""
+    """Load the pairs that the configuration names. Raises `DataError` or `ModelError`."""
     if config.pairs is not None:
         found, report = load_preferences(config.pairs, config, config.first_column, config.second_column)
         return FilePairs(found), report
@@ -88,7 +88,7 @@ def load_pairs(config: CollectConfig) -> tuple[Pairs, DataReport]:
     from ppo_lm.data.fitting import fit_prompts
     from ppo_lm.models import PolicyModel
 
-    assert config.prompts is not None  # the configuration names either
+    assert config.prompts is not None  # the configuration names pairs or prompts
     prompts, report = load_prompts(config.prompts, config)
     base = load_base(config.model_name, config.dtype, config.device)
     prompts, report = fit_prompts(

@@ -1,5 +1,5 @@
-"""Which pair comes when, and which of its completions is A: fixed by the seed, so that a new start goes on where the
-last one stopped."""
+"""The order of the pairs, and which completion is shown as A: fixed by the seed, so that a restart continues where the
+last session stopped."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 @dataclass(frozen=True)
 class Task:
     """The `number`-th thing to judge: pair `pair`, with the second completion as A if `swapped`. `repeat_of` is the
-    task it repeats."""
+    task it repeats, if any."""
 
     number: int
     pair: int
@@ -20,7 +20,7 @@ class Task:
 
 class Schedule:
     """`pairs` new pairs in a seeded order; every `repeat_every`-th task (0: none) shows an earlier pair again with the
-    sides exchanged."""
+    sides swapped."""
 
     def __init__(self, pairs: int, repeat_every: int, seed: int):
         self.order = list(range(pairs))

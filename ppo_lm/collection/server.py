@@ -1,5 +1,5 @@
-"""The web page's server: hands out a pair, takes an answer. Everything shown is text; nothing of the data becomes HTML
-or a path."""
+"""The server of the web page: hands out pairs, takes answers. Data is only ever shown as text; it never becomes HTML or
+a path."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ PAGE = Path(__file__).parent / "page.html"
 def make_app(
     pairs: Pairs, schedule: Schedule, store: AnswerStore, annotator: str, token: str | None
 ) -> web.Application:
-    """The application. With a `token`, every request must bring it; without, it must be meant for this machine
-    itself."""
+    """The application. With a `token`, every request must carry it; without one, requests must be addressed to this
+    machine."""
 
     @web.middleware
     async def guard(request: web.Request, handler):
@@ -31,8 +31,8 @@ def make_app(
             given = request.headers.get("X-Token") or request.query.get("token", "")
             if not hmac.compare_digest(given.encode(), token.encode()):
                 raise web.HTTPForbidden(text="This page needs the token that ppo-lm collect printed.")
-        elif not is_loopback(request.url.host or ""):  # another site's name that was made to point here
-            raise web.HTTPForbidden(text="This page answers only to this machine's own address.")
+        elif not is_loopback(request.url.host or ""):  # DNS rebinding: a foreign name that points here
+            raise web.HTTPForbidden(text="This page can only be opened at this machine's own address.")
         response = await handler(request)
         response.headers["Content-Security-Policy"] = (
             "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'"
@@ -62,7 +62,7 @@ def make_app(
         )
 
     async def take_answer(request: web.Request) -> web.Response:
-        if request.content_type != "application/json":  # another site cannot send this without asking
+        if request.content_type != "application/json":  # other sites cannot send this without a preflight
             raise web.HTTPUnsupportedMediaType(text="send JSON")
         given = await request.json()
         task, choice = (given.get("task"), given.get("answer")) if isinstance(given, dict) else (None, None)
@@ -71,7 +71,7 @@ def make_app(
         async with answering:
             number = len(store.answers)
             if task != number or number >= schedule.tasks:
-                raise web.HTTPConflict(text="this pair is answered already")  # a second window, say
+                raise web.HTTPConflict(text="this pair has already been answered")  # in a second window, say
             seconds = given.get("seconds")
             record = await asyncio.to_thread(make_answer, pairs, schedule, number, choice, annotator, seconds)
             store.add(record)
@@ -84,14 +84,14 @@ def make_app(
 
 
 def shown(pairs: Pairs, schedule: Schedule, number: int) -> tuple:
-    """(prompt, A, B) of task `number`, sides as they are shown."""
+    """(prompt, A, B) of task `number`, as shown on the page."""
     task = schedule.task(number)
     prompt, first, second = pairs.pair(task.pair)
     return (prompt, second, first) if task.swapped else (prompt, first, second)
 
 
 def make_answer(pairs: Pairs, schedule: Schedule, number: int, choice: str, annotator: str, seconds) -> dict:
-    """The record of an answer. `preferred` is first, second or tie, whatever the sides; None if skipped."""
+    """The record of an answer. `preferred` is first, second or tie, independent of the sides; None if skipped."""
     task = schedule.task(number)
     prompt, first, second = pairs.pair(task.pair)
     preferred = {
@@ -117,7 +117,7 @@ def make_answer(pairs: Pairs, schedule: Schedule, number: int, choice: str, anno
 
 
 def is_loopback(host: str) -> bool:
-    """Is `host` this machine's own name or address?"""
+    """Whether `host` is this machine's own name or address."""
     if host == "localhost":
         return True
     try:

@@ -19,12 +19,12 @@ from ppo_lm.errors import ConfigError, first_line, require
 from ppo_lm.run import check_output_dir, write_config
 
 FINGERPRINT = "pairs.sha256"
-MAY_CHANGE = ("host", "port", "annotator", "output_dir")  # when a collection goes on
+MAY_CHANGE = ("host", "port", "annotator", "output_dir")  # when a collection continues
 
 
 def run_collection(config: CollectConfig) -> None:
-    """Serve the page until it is interrupted. Every answer is on disk before the next pair is shown; the same folder
-    given again goes on."""
+    """Serve the page until interrupted. Every answer is on disk before the next pair is shown; running again with the
+    same folder continues."""
     require("aiohttp", "ppo-lm collect", "collect")
     check_output_dir(config.output_dir)
     folder = Path(config.output_dir).expanduser()
@@ -54,13 +54,13 @@ def run_collection(config: CollectConfig) -> None:
             "CollectConfig",
         ) from error
     except KeyboardInterrupt:
-        console.print(f"{len(store.answers)} of {schedule.tasks} answered; the same command goes on.")
+        console.print(f"{len(store.answers)} of {schedule.tasks} answered; run the same command to continue.")
     finally:
         lock.release()
 
 
 async def serve(app, config: CollectConfig, token: str | None, console: Console) -> None:
-    """Listen, say where, and wait."""
+    """Listen, print the address, and wait."""
     from aiohttp import web
 
     runner = web.AppRunner(app, access_log=None)
@@ -77,7 +77,7 @@ async def serve(app, config: CollectConfig, token: str | None, console: Console)
 
 
 def check_same_collection(config: CollectConfig, folder: Path) -> None:
-    """Raise `ConfigError` if the folder holds a collection with other settings: its answers are to other pairs."""
+    """Raise `ConfigError` if the folder holds a collection with other settings: its answers belong to other pairs."""
     file = folder / "config.yaml"
     if not file.is_file() or not has_answers(folder):
         return
@@ -86,20 +86,20 @@ def check_same_collection(config: CollectConfig, folder: Path) -> None:
     if changed:
         raise ConfigError(
             [
-                f"output_dir {str(folder)!r} holds a collection with other settings ({'; '.join(changed)}); go on "
-                "with those, or name another folder"
+                f"output_dir {str(folder)!r} holds a collection with other settings ({'; '.join(changed)}); continue "
+                "with those, or choose another folder"
             ],
             "CollectConfig",
         )
 
 
 def check_same_pairs(pairs: Pairs, folder: Path) -> None:
-    """Raise `ConfigError` if the folder's answers are to other pairs than these: then the order would be another."""
+    """Raise `ConfigError` if the folder's answers belong to other pairs, which would change the order."""
     file = folder / FINGERPRINT
     if has_answers(folder) and file.is_file() and file.read_text(encoding="utf-8").strip() != pairs.fingerprint():
         raise ConfigError(
             [
-                f"the pairs or prompts have changed since the answers in {str(folder)!r} were given; name another "
+                f"the pairs or prompts have changed since the answers in {str(folder)!r} were given; choose another "
                 "output_dir for the new ones"
             ],
             "CollectConfig",
@@ -111,7 +111,7 @@ def has_answers(folder: Path) -> bool:
 
 
 def lock_folder(folder: Path):
-    """Take the folder for this process; the lock ends with it. Raises `ConfigError` if another one has it."""
+    """Lock the folder until this process ends. Raises `ConfigError` if another process holds the lock."""
     from filelock import FileLock, Timeout
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -120,7 +120,7 @@ def lock_folder(folder: Path):
         lock.acquire(timeout=0)
     except Timeout:
         raise ConfigError(
-            [f"another ppo-lm collect is at work on {str(folder)!r}; stop it first, or name another output_dir"],
+            [f"{str(folder)!r} is in use by another ppo-lm collect; stop it first, or choose another output_dir"],
             "CollectConfig",
         ) from None
     return lock

@@ -1,4 +1,4 @@
-"""Which of several policies is better."""
+"""Comparing policies."""
 
 from ppo_lm.comparison.results import Standing, compare
 from ppo_lm.comparison.stage import run_comparison

@@ -1,4 +1,4 @@
-"""The policies of a comparison: models, adapters of one base loaded once, and completions in a column of the
+"""The contestants of a comparison: models, adapters on a base that is loaded once, and completions in a column of the
 prompts."""
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ def read_contestants(config: EvaluateConfig, prompts: PromptSet) -> list[Contest
     contestants = [_parse(text) for text in config.models or []]
     problems = []
     if len(contestants) < 2:
-        problems.append(f"models has {len(contestants)} entries; name at least two to compare, each as NAME=MODEL")
+        problems.append(f"models has {len(contestants)} entries; give at least two to compare, each as NAME=MODEL")
     names = [contestant.name for contestant in contestants]
     problems += [
-        f"models has the name {name!r} twice; give each its own as NAME=MODEL"
+        f"models has the name {name!r} twice; give each entry its own, as NAME=MODEL"
         for name in sorted({n for n in names if names.count(n) > 1})
     ]
     for contestant in contestants:
@@ -53,14 +53,14 @@ def read_contestants(config: EvaluateConfig, prompts: PromptSet) -> list[Contest
             except ModelError as error:
                 problems.append(str(error))
     if contestants and all(contestant.column is not None for contestant in contestants):
-        problems.append("models names columns only; name at least one model")
+        problems.append("models has only columns; add at least one model")
     if problems:
         raise ConfigError(problems, "EvaluateConfig")
     return contestants
 
 
 class Bases:
-    """The bases of a comparison, each loaded once, however it is named."""
+    """Loads each base of a comparison once, however its name is written."""
 
     def __init__(self, config: EvaluateConfig):
         self._config = config
@@ -74,7 +74,7 @@ class Bases:
 
 
 def load_policies(contestants: list[Contestant], bases: Bases) -> dict[str, PolicyModel]:
-    """The policy of every contestant that is a model, by name; adapters of one base share it."""
+    """The policy of every contestant that is a model, by name; adapters share their base."""
     policies = {}
     for number, contestant in enumerate(contestants):
         if contestant.column is not None:
@@ -96,7 +96,7 @@ def _parse(text: str) -> Contestant:
 
 
 def _resolve(name: str) -> str:
-    """One name for one model, however it was written."""
+    """The same name for the same model, however it is written."""
     if name == "embedded":
         return str(EMBEDDED_MODEL)
     place = Path(name).expanduser()

@@ -1,4 +1,4 @@
-"""What a comparison found: a table, results.json, report.md and its picture."""
+"""The results of a comparison: tables, results.json, report.md and its chart."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ MEASURES = {
     "distinct_1": "distinct-1",
     "distinct_2": "distinct-2",
 }
-NOTES = """Score: the judge's mean, with its central 95% over prompts. Win rate: the share of prompts on which the judge
-scores the completion above the baseline's (ties count half), with a paired bootstrap interval over prompts; at equal
-length: the same, from a logistic fit that takes out the difference in length. KL: nats per completion, to the first
-model. Entropy: nats per token. Length: tokens. Ended: the share that reached EOS. Distinct-n: the share of distinct
-word n-grams among all of them."""
+NOTES = """Score: the judge's mean score, with a 95% bootstrap interval over prompts. Win rate: the share of prompts on
+which the judge scores the completion above the baseline's (ties count half), with a paired bootstrap interval over
+prompts; at equal length: the same, from a logistic fit that removes the effect of the difference in length. KL: to the
+first model, in nats per completion. Entropy: nats per token. Length: tokens. Ended: the share of completions that end
+with the model's end token. Distinct-n: distinct word n-grams as a share of all."""
 
 
 def print_tables(results: dict[str, list[Standing]], prompts: int, console: Console) -> None:
-    """A table for each kind of sampling, a column a policy."""
+    """Print a table per kind of sampling, with a column per policy."""
     for kind, rows in results.items():
         table = Table(
             "",
@@ -68,7 +68,7 @@ def write_results(results: dict[str, list[Standing]], prompts: int, judge: str, 
 
 
 def table_lines(rows: list[Standing]) -> list[list[str]]:
-    """A line a measure: its name, then each policy's number; empty where nothing was measured."""
+    """A line per measure: its name, then each policy's number, empty if it was not measured."""
     return [[title, *[_show(getattr(row, name)) for row in rows]] for name, title in MEASURES.items()]
 
 
@@ -77,8 +77,8 @@ def _show(value: Interval | float | None) -> str:
 
 
 def draw_comparison(results: dict[str, list[Standing]], file: Path) -> None:
-    """Scores on the left, win rates over the baseline on the right, both with intervals; a colour for each kind of
-    sampling."""
+    """Draw scores on the left and win rates over the baseline on the right, both with intervals, in one colour per kind
+    of sampling."""
     import matplotlib
 
     matplotlib.use("Agg")

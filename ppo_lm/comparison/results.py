@@ -1,4 +1,4 @@
-"""From evaluations of several policies on the same prompts to the numbers that compare them."""
+"""The numbers that compare policies, from their evaluations on the same prompts."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from ppo_lm.evaluation.statistics import Interval, bootstrap_mean, distinct_n, l
 
 @dataclass(frozen=True)
 class Standing:
-    """One policy under one kind of sampling. Intervals are central 95% over prompts; the win rates of the baseline
-    itself are None.
+    """One policy under one kind of sampling. Intervals are the central 95% over prompts; the baseline has no win rates
+    (None).
 
-    kl: nats a sequence to the first model, None where it does not apply; entropy: nats a token; length: tokens; ended:
-    share of completions.
+    kl: to the first model, in nats per sequence, None where it does not apply; entropy: nats per token; length: tokens;
+    ended: share of completions.
     """
 
     name: str
@@ -30,7 +30,7 @@ class Standing:
 
 
 def compare(evaluations: dict[str, Evaluation], seed: int = 0) -> list[Standing]:
-    """Compare each evaluation with the first, the baseline. All are over the same prompts in the same order."""
+    """Compare each evaluation with the first, the baseline. All must be on the same prompts in the same order."""
     baseline_name, baseline = next(iter(evaluations.items()))
     found = []
     for name, made in evaluations.items():

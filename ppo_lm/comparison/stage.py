@@ -32,8 +32,8 @@ from ppo_lm.tracking import MetricsFile, Recorder, Screen, append_record, find_r
 def run_comparison(
     config: EvaluateConfig, quiet: bool = False, recorders: Sequence[Recorder] = ()
 ) -> dict[str, list[Standing]]:
-    """Sample from every policy, judge, compare. Returns the comparisons by kind of sampling: `sampled` and
-    `near_greedy`.
+    """Sample from every policy, score the samples with the judge, and compare. Returns the comparisons by kind of
+    sampling: `sampled` and `near_greedy`.
 
     Writes into `config.output_dir`: results.json, report.md with a picture, completions.jsonl, config, data report.
     """
@@ -55,8 +55,8 @@ def run_comparison(
     notices = []
     if beyond:
         notices.append(
-            f"{beyond} of the {len(held_out)} prompts are not among those that a run with the same prompts, seed and "
-            "eval_prompts holds out: it has trained on them"
+            f"{beyond} of the {len(held_out)} prompts are not held out but trained on by a run with the same prompts, "
+            "seed and eval_prompts"
         )
     scorer = RewardComputer(judge, MemoryBudget(config.micro_batch_tokens))
     judge_base = lambda folder: bases.load(config.judge_base or read_adapter_base(folder))  # noqa: E731
@@ -83,7 +83,7 @@ def run_comparison(
                     policy = policies[contestant.name]
                     reference = next(iter(policies.values()))
                     evaluation = evaluate_policy(policy, reference, scorer, encoded[id(policy.base)], sampling, config)
-                if kind != "sampled":  # at another temperature the KL compares other distributions
+                if kind != "sampled":  # at another temperature the KL would compare other distributions
                     evaluation = replace(evaluation, kl=None)
                 made[contestant.name] = evaluation
             results[kind] = compare(made, config.seed)
@@ -97,7 +97,7 @@ def run_comparison(
 
 
 class Inputs(NamedTuple):
-    """What the configuration names outside itself."""
+    """What the configuration refers to by name."""
 
     prompts: PromptSet
     report: DataReport
@@ -106,14 +106,14 @@ class Inputs(NamedTuple):
 
 
 def load_inputs(config: EvaluateConfig) -> Inputs:
-    """Load it. All problems are raised as one error, before any model loads."""
+    """Load the inputs. All problems are raised as one error, before any model loads."""
     problems = Problems("EvaluateConfig")
     problems.attempt(check_output_dir, config.output_dir)
     problems.attempt(find_recorders, config.recorders)
     judge = problems.attempt(load_reward, config.judge or DEFAULT_REWARD, "judge")
     loaded = contestants = None
     if config.prompts is None:
-        problems.found.append(ConfigError.of('prompts is not set; name a file, a hub data set, or "embedded"'))
+        problems.found.append(ConfigError.of('prompts is not set; give a file, a hub data set, or "embedded"'))
     else:
         loaded = problems.attempt(load_prompts, config.prompts, config)
     if loaded is not None:
@@ -121,12 +121,12 @@ def load_inputs(config: EvaluateConfig) -> Inputs:
         if judge is not None:
             problems.attempt(check_prompt_columns, judge, loaded[0], "judge", config.prompts)
     problems.raise_all()
-    assert loaded is not None and contestants is not None and judge is not None  # or there was a problem
+    assert loaded is not None and contestants is not None and judge is not None  # or `raise_all` would have raised
     return Inputs(loaded[0], loaded[1], contestants, judge)
 
 
 def write_completions_of(made: dict[str, Evaluation], kind: str, prompts: PromptSet, file: Path) -> None:
-    """Add every policy's completions to completions.jsonl."""
+    """Append every policy's completions to completions.jsonl."""
     for name, evaluation in made.items():
         for prompt, text, score in zip(prompts.prompts, evaluation.texts, evaluation.scores):
             record = {"sampling": kind, "model": name, "prompt": prompt, "completion": text, "score": score}
@@ -134,7 +134,7 @@ def write_completions_of(made: dict[str, Evaluation], kind: str, prompts: Prompt
 
 
 def encode_for(base: BaseModel, prompts: PromptSet, config: EvaluateConfig) -> PromptSet:
-    """The same held-out prompts, encoded for another base. Raises `DataError` if one of all prompts does not fit it."""
+    """The same held-out prompts, encoded for another base. Raises `DataError` if any of `prompts` does not fit it."""
     return encode_prompt_set(prompts, base, config.max_new_tokens).draw(config.eval_prompts, config.seed)[0]
 
 
@@ -146,8 +146,8 @@ def evaluate_policy(
     sampling: SamplingSettings,
     config: EvaluateConfig,
 ) -> Evaluation:
-    """Sample from the policy, and score. There is a KL to the reference if both have one vocabulary and something is
-    sampled."""
+    """Sample from the policy and score the samples. The KL to the reference is None unless both share a vocabulary and
+    the temperature is above 0."""
     comparable = same_vocabulary(policy.base.tokenizer, reference.base.tokenizer)
     generator = SequenceGenerator(policy, reference if comparable else policy, sampling, scorer.budget, config.seed)
     made = evaluate(generator, scorer, None, prompts, config.batch_size)
@@ -161,14 +161,14 @@ def evaluate_column(texts: list[str], base: BaseModel, scorer: RewardComputer, p
 
 
 def read_column(prompts: PromptSet, column: str) -> list[str]:
-    """The completions in a column, each as it follows its prompt. Raises `DataError` naming a row without one."""
+    """The completions in a column, each as it follows its prompt. Raises `DataError` if a row has none."""
     found = []
     for number, (prompt, value) in enumerate(zip(prompts.prompts, prompts.columns[column]), start=1):
         text = value[-1].get("content") if isinstance(value, list) and value and isinstance(value[-1], dict) else value
         if not isinstance(text, str) or not text.strip():
             raise DataError(
-                f"column {column!r} has no text for held-out prompt {number}: {value!r:.40}; name another column, "
-                "or correct the rows"
+                f"column {column!r} has no text for held-out prompt {number}: {value!r:.40}; choose another column, or "
+                "fix the rows"
             )
         found.append(with_leading_space(prompt, text))
     return found

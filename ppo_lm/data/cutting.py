@@ -1,4 +1,4 @@
-"""Make an over-long prompt fit: cut at the end of a sentence or paragraph, never inside a word (2403.17031, detail
+"""Shorten a prompt that is too long: cut at the end of a sentence or paragraph, never inside a word (2403.17031, detail
 2)."""
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from collections.abc import Callable
 from ppo_lm.data.examples import Prompt, is_token_ids
 
 SENTENCE_END = re.compile(r"[.!?…][\"')\]]*(?=\s)|(?<=\S)(?=\n)")
-LONGEST_CUE = 20  # words; more is a sentence that does not end
+LONGEST_CUE = 20  # words; anything longer is an unfinished sentence
 ENDS_LIKE_A_SENTENCE = re.compile(r"[.!?…][\"')\]]*\s*$")
 
 
 def cut_text(text: str, fits: Callable[[str], bool]) -> str | None:
-    """The longest beginning of `text` that ends with a sentence and fits, with the closing cue (what follows the last
-    sentence, such as "TL;DR:") kept behind it; None if not even one sentence fits."""
+    """The longest prefix of `text` that ends at the end of a sentence and fits, followed by the closing cue (what comes
+    after the last sentence, such as "TL;DR:"). None if not even one sentence fits."""
     if fits(text):
         return text
     ends = [match.end() for match in SENTENCE_END.finditer(text)]
@@ -33,7 +33,7 @@ def cut_text(text: str, fits: Callable[[str], bool]) -> str | None:
 
 
 def cut_prompt(prompt: Prompt, fits: Callable[[Prompt], bool]) -> Prompt | None:
-    """`cut_text` of a text, or of the last turn of a conversation. Token ids are not cut."""
+    """`cut_text` for a text, or for the last turn of a conversation. Token ids are never cut."""
     if isinstance(prompt, str):
         return cut_text(prompt, fits)
     if is_token_ids(prompt):

@@ -1,4 +1,4 @@
-"""Examples with their token ids, those that fit; what SFT, reward and value modelling share."""
+"""The examples that fit, with their token ids; shared by SFT, reward and value modelling."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Tokens = TypeVar("Tokens")
 
 @dataclass(frozen=True)
 class Encoded(Generic[Example, Tokens]):
-    """Examples (demonstrations or preferences, their prompts cut) and their token ids, row by row."""
+    """Examples (demonstrations or preferences, with their prompts cut) and their token ids, row by row."""
 
     texts: list[Example]
     tokens: list[Tokens]
@@ -35,7 +35,7 @@ class Encoded(Generic[Example, Tokens]):
     def split(
         self, held_out: int, seed: int, report: DataReport
     ) -> tuple[Encoded[Example, Tokens], Encoded[Example, Tokens]]:
-        """(to train on, held out) as `split_rows` does, counted in the report."""
+        """Split into (training, held out) with `split_rows`, and count both in the report."""
         prompts = [str(example.prompt) for example in self.texts]
         train, test = split_rows(prompts, held_out, seed)
         report.describe_split([prompts[row] for row in train], [prompts[row] for row in test])
@@ -44,7 +44,7 @@ class Encoded(Generic[Example, Tokens]):
 
 @dataclass(frozen=True)
 class EncodedDemonstration:
-    """Token ids of a prompt and of a completion of it (with its EOS, if it ended)."""
+    """Token ids of a prompt and its completion (including EOS, if it ended)."""
 
     prompt_ids: list[int]
     completion_ids: list[int]
@@ -64,8 +64,8 @@ def encode_demonstrations(
     max_prompt_tokens: int,
     max_tokens: int,
 ) -> EncodedDemonstrations:
-    """The token ids of every demonstration that fits into `max_tokens` and the model's context. Raises `DataError` if
-    none does."""
+    """Encode every demonstration that fits into `max_tokens` and the model's context. Raises `DataError` if none
+    does."""
 
     def encode(demonstration: Demonstration) -> tuple[EncodedDemonstration, int]:
         prompt, completion = demonstration.prompt, demonstration.completion
@@ -93,8 +93,8 @@ def encode_all(
     max_prompt_tokens: int,
     limit: int,
 ) -> Encoded[Example, Tokens]:
-    """Cut every prompt, and encode every example: `encode` returns its token ids and their number. Those over `limit`,
-    and those that cannot be cut, are counted out of the report. Raises `DataError` if none is left."""
+    """Cut every prompt and encode every example; `encode` returns its token ids and their number. Examples over
+    `limit`, and those whose prompt cannot be cut, are dropped and reported. Raises `DataError` if none is left."""
     found: Encoded[Example, Tokens] = Encoded([], [])
     for number, example in enumerate(examples, start=1):
         prompt = fit_prompt(tokenizer, example.prompt, max_prompt_tokens)
@@ -114,7 +114,7 @@ def encode_all(
         found.tokens.append(tokens)
     if not found.tokens:
         raise DataError(
-            f"{role}: none of {len(examples)} fits: {report.dropped[-1]}; raise max_tokens, or cut prompts with "
-            "max_prompt_tokens"
+            f"{role}: none of the {len(examples)} examples fits: {report.dropped[-1]}; raise max_tokens, or cut "
+            "prompts with max_prompt_tokens"
         )
     return found

@@ -1,4 +1,4 @@
-"""Texts to token ids, and lists of ids to padded batches with masks from their real lengths."""
+"""From texts to token ids, and from lists of ids to padded batches with masks."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from ppo_lm.errors import DataError, first_line
 
 
 def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> list[int]:
-    """The token ids of a text, with the tokenizer's own start token if it has one; or of a conversation, by the model's
-    chat template up to where the assistant begins. Token ids are returned as they are."""
+    """The token ids of a text, with the tokenizer's start token if it has one, or of a conversation, rendered by the
+    model's chat template up to the assistant's turn. Token ids are returned as they are."""
     if isinstance(prompt, str):
         return tokenizer(prompt)["input_ids"]
     if is_token_ids(prompt):
         return prompt
     if tokenizer.chat_template is None:
         raise DataError(
-            "the prompts are conversations, but the model's tokenizer has no chat template; take a chat model, "
-            "or give the prompts as texts"
+            "the prompts are conversations, but the model's tokenizer has no chat template; use a chat model, or give "
+            "the prompts as plain text"
         )
     try:
         text = write_chat(tokenizer, prompt, add_generation_prompt=True)
-    except Exception as error:  # templates raise what they like, for a role they do not know, say
-        raise DataError(f"the model's chat template refuses a conversation: {first_line(error)}") from error
+    except Exception as error:  # templates may raise anything, for example on an unknown role
+        raise DataError(f"the model's chat template rejects a conversation: {first_line(error)}") from error
     return tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
@@ -39,13 +39,13 @@ def write_chat(tokenizer: PreTrainedTokenizerBase, messages: list[Message], add_
 
 
 def encode_completion(tokenizer: PreTrainedTokenizerBase, completion: str, eos_token_id: int) -> list[int]:
-    """The token ids of a completion, which brings its own leading space, and EOS (2403.17031)."""
+    """The token ids of a completion, which includes its leading space, followed by EOS (2403.17031)."""
     return [*tokenizer(completion, add_special_tokens=False)["input_ids"], eos_token_id]
 
 
 def find_end_token(tokenizer: PreTrainedTokenizerBase, eos_token_ids: list[int], prompt: Prompt) -> int:
-    """The token that ends a completion of this prompt: the first of the model's end tokens, or, in a conversation, the
-    one its chat template writes."""
+    """The token that ends a completion of this prompt: the first of the model's end tokens or, in a conversation, the
+    one that the chat template writes."""
     if not isinstance(prompt, str) and len(eos_token_ids) > 1 and tokenizer.chat_template is not None:
         turn = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
         written = tokenizer(write_chat(tokenizer, turn), add_special_tokens=False)["input_ids"]
@@ -56,28 +56,28 @@ def find_end_token(tokenizer: PreTrainedTokenizerBase, eos_token_ids: list[int],
 def encode_pair(
     tokenizer: PreTrainedTokenizerBase, eos_token_ids: list[int], prompt: Prompt, completion: str
 ) -> tuple[list[int], list[int]]:
-    """The token ids of a prompt, and of a completion of it with the token that ends it."""
+    """The token ids of a prompt, and of its completion including the end token."""
     prompt_ids = encode_prompt(tokenizer, prompt)
     return prompt_ids, encode_completion(tokenizer, completion, find_end_token(tokenizer, eos_token_ids, prompt))
 
 
 def fit_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, max_tokens: int) -> Prompt | None:
-    """The prompt, cut at the end of a sentence where it has more than `max_tokens` tokens; None if it cannot be cut so
-    short. 0 cuts none."""
+    """The prompt, cut at the end of a sentence if it has more than `max_tokens` tokens (0: no limit); None if it cannot
+    be cut that short."""
     if max_tokens == 0:
         return prompt
     return cut_prompt(prompt, lambda shorter: len(encode_prompt(tokenizer, shorter)) <= max_tokens)
 
 
 def same_vocabulary(one: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase) -> bool:
-    """Whether both tokenizers give every token the same id."""
+    """Whether both tokenizers map every token to the same id."""
     return one is other or one.get_vocab() == other.get_vocab()
 
 
 def decode_completions(
     tokenizer: PreTrainedTokenizerBase, action_ids: torch.Tensor, action_mask: torch.Tensor
 ) -> list[str]:
-    """The texts of the sampled tokens, (B, A) int64 and (B, A) bool, without special tokens; one copy from the
+    """Decode the sampled tokens, (B, A) int64 with mask (B, A) bool, without special tokens; a single copy from the
     device."""
     return [decode(tokenizer, row) for row in unpad(action_ids, action_mask)]
 
@@ -88,15 +88,15 @@ def decode(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
 
 
 def unpad(ids: torch.Tensor, mask: torch.Tensor) -> list[list[int]]:
-    """The rows of `ids` (B, T) int64 where `mask` (B, T) bool is True, as lists; one copy from the device."""
+    """The rows of `ids` (B, T) int64 where `mask` (B, T) bool is True, as lists; a single copy from the device."""
     return [[token for token in row if token >= 0] for row in ids.masked_fill(~mask, -1).tolist()]
 
 
 def pad(
     sequences: Sequence[Sequence[int]], pad_token_id: int, *, side: str, device: torch.device | str = "cpu"
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Pad on the "left" (PPO prompts) or "right" (SFT, reward data) to the longest. Returns ids (B, T) int64 and mask
-    (B, T) bool."""
+    """Pad to the longest sequence, on the "left" (PPO prompts) or the "right" (SFT, reward data). Returns ids (B, T)
+    int64 and mask (B, T) bool."""
     width = max(map(len, sequences))
     ids = torch.full((len(sequences), width), pad_token_id, dtype=torch.int64)
     mask = torch.zeros((len(sequences), width), dtype=torch.bool)

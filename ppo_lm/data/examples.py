@@ -1,4 +1,4 @@
-"""What a record means: a prompt, a demonstration, a preference; in TRL's standard and conversational formats."""
+"""Prompts, demonstrations and preferences, read from records in TRL's standard and conversational formats."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import TypeGuard
 from ppo_lm.data.sources import RowProblem
 
 Message = dict  # {"role": "user", "content": "..."}
-Prompt = str | list  # a text; a conversation, a list of Message that ends with the user's; or a list of token ids
+Prompt = str | list  # a text, a conversation (a list of Message that ends with the user's), or a list of token ids
 ROLES = ("system", "user", "assistant", "tool")
 
 
 @dataclass(frozen=True)
 class Demonstration:
-    """A prompt and a completion that a person wrote for it. After a text prompt the completion brings its own leading
-    space (2403.17031)."""
+    """A prompt and a completion written by a person. After a text prompt, the completion includes its leading space
+    (2403.17031)."""
 
     prompt: Prompt
     completion: str
@@ -24,8 +24,7 @@ class Demonstration:
 
 @dataclass(frozen=True)
 class Preference:
-    """Two completions of one prompt, and which is better. `source` says where the comparison came from, if that is
-    known."""
+    """Two completions of one prompt, and which is better. `source` says where the comparison came from, if known."""
 
     prompt: Prompt
     chosen: str
@@ -34,7 +33,7 @@ class Preference:
 
 
 def read_prompt(record: dict, column: str) -> Prompt:
-    """The prompt of a record: its `column`, or the turns before the last assistant's in `messages`. Raises
+    """The prompt of a record: its `column`, or the turns of `messages` before a final assistant turn. Raises
     `RowProblem`."""
     if column not in record and "messages" in record:
         messages = _check_messages(record["messages"], "messages")
@@ -43,18 +42,18 @@ def read_prompt(record: dict, column: str) -> Prompt:
 
 
 def is_token_ids(prompt: Prompt) -> TypeGuard[list[int]]:
-    """Whether a prompt is given as token ids: a model reads them as they are, a reward gets them decoded."""
+    """Whether a prompt is a list of token ids. Models read them as they are; rewards get the decoded text."""
     return isinstance(prompt, list) and all(isinstance(token, int) for token in prompt)
 
 
 def read_prompt_or_ids(record: dict, column: str) -> Prompt:
-    """`read_prompt`, which refuses token ids, or the token ids in the record's `column`. Raises `RowProblem`."""
+    """Like `read_prompt`, but also accepts token ids in the record's `column`. Raises `RowProblem`."""
     ids = record.get(column)
     return ids if ids and is_token_ids(ids) else read_prompt(record, column)
 
 
 def read_demonstration(record: dict, prompt_column: str, completion_column: str) -> Demonstration:
-    """A prompt and its completion, or the conversation in `messages`. Raises `RowProblem`."""
+    """Read a prompt and its completion, or the conversation in `messages`. Raises `RowProblem`."""
     if completion_column not in record and "messages" in record:
         prompt, completion = _split_conversation(record["messages"], "messages")
         return Demonstration(prompt, completion)
@@ -65,7 +64,7 @@ def read_demonstration(record: dict, prompt_column: str, completion_column: str)
 def read_preference(
     record: dict, prompt_column: str, chosen_column: str, rejected_column: str, source_column: str | None = None
 ) -> Preference:
-    """Two completions of one prompt. Without a prompt of its own, what both share at the start is the prompt. Raises
+    """Read two completions of one prompt. If the record has no prompt, it is what both texts share at the start. Raises
     `RowProblem`."""
     chosen, rejected = _get(record, chosen_column), _get(record, rejected_column)
     if isinstance(chosen, list) and isinstance(rejected, list) and len(chosen) > 1:
@@ -73,8 +72,8 @@ def read_preference(
         other, worse = _split_conversation(rejected, rejected_column)
         if prompt != other:
             raise RowProblem(
-                f"has different turns before the last in {chosen_column!r} and {rejected_column!r}; they must answer "
-                "the same conversation"
+                f"has different turns before the last one in {chosen_column!r} and {rejected_column!r}; both must "
+                "answer the same conversation"
             )
     elif prompt_column in record:
         prompt = read_prompt(record, prompt_column)
@@ -88,26 +87,26 @@ def read_preference(
         )
     else:
         raise RowProblem(
-            f"has no column {prompt_column!r}, and its completions hold no prompt; it has {', '.join(record)}"
+            f"has no column {prompt_column!r}, and its completions contain no prompt; it has {', '.join(record)}"
         )
     if better == worse:
         raise RowProblem(
-            f"has the same text in {chosen_column!r} and {rejected_column!r}, so nothing can be learnt from it"
+            f"has the same text in {chosen_column!r} and {rejected_column!r}, so there is nothing to learn from it"
         )
     source = None if source_column is None or record.get(source_column) is None else str(record[source_column])
     return Preference(prompt, better, worse, source)
 
 
 def with_leading_space(prompt: Prompt, completion: str) -> str:
-    """The completion as it follows the prompt: after a text that does not end in white space, with a space in front if
-    it has none."""
+    """The completion, with a space in front if it follows a text and neither the text ends nor the completion starts
+    with white space."""
     if isinstance(prompt, str) and not prompt[-1].isspace() and not completion[0].isspace():
         return " " + completion
     return completion
 
 
 def show_prompt(prompt: Prompt, between: str = "\n") -> str:
-    """A text as it is; a conversation turn by turn, with `between` them."""
+    """A text as it is; a conversation turn by turn, separated by `between`."""
     return (
         prompt
         if isinstance(prompt, str)
@@ -116,7 +115,7 @@ def show_prompt(prompt: Prompt, between: str = "\n") -> str:
 
 
 def wrap_completion(prompt: Prompt, completion: str) -> str | list[Message]:
-    """The completion as TRL gives it to reward functions: text after a text, an assistant's message after a
+    """The completion as TRL passes it to reward functions: a text after a text, an assistant message after a
     conversation."""
     return completion if isinstance(prompt, str) else [{"role": "assistant", "content": completion}]
 
@@ -131,7 +130,7 @@ def _check_prompt(value, column: str) -> Prompt:
     if isinstance(value, list):
         messages = _check_messages(value, column)
         if messages[-1]["role"] == "assistant":
-            raise RowProblem(f"ends with an assistant's turn in {column!r}; a prompt ends with the user's")
+            raise RowProblem(f"ends with an assistant turn in {column!r}; a prompt must end with a user turn")
         return messages
     return _check_text(value, column)
 
@@ -145,7 +144,7 @@ def _check_text(value, column: str) -> str:
 def _completion_after(prompt: Prompt, value, column: str) -> str:
     if isinstance(value, list):
         if len(value) != 1:
-            raise RowProblem(f"has {len(value)} messages in {column!r}; a completion is one assistant's message")
+            raise RowProblem(f"has {len(value)} messages in {column!r}; a completion is a single assistant message")
         message = _check_messages(value, column)[0]
         if message["role"] != "assistant":
             raise RowProblem(f"has a message by {message['role']!r} in {column!r}; a completion is the assistant's")
@@ -156,7 +155,7 @@ def _completion_after(prompt: Prompt, value, column: str) -> str:
 def _split_conversation(value, column: str) -> tuple[Prompt, str]:
     messages = _check_messages(value, column)
     if len(messages) < 2 or messages[-1]["role"] != "assistant":
-        raise RowProblem(f"has in {column!r} no conversation that ends with an assistant's turn")
+        raise RowProblem(f"has no conversation in {column!r} that ends with an assistant turn")
     return _check_prompt(messages[:-1], column), messages[-1]["content"]
 
 
@@ -176,10 +175,10 @@ def _check_messages(value, column: str) -> list[Message]:
         role = message.get("role")
         if role not in ROLES:
             raise RowProblem(
-                f"has the role {role!r} in message {number} of {column!r}; the roles are {', '.join(ROLES)}"
+                f"has the role {role!r} in message {number} of {column!r}; the valid roles are {', '.join(ROLES)}"
             )
         if role == "system" and number > 1:
-            raise RowProblem(f"has a system message in place {number} of {column!r}; it comes first")
+            raise RowProblem(f"has a system message at position {number} of {column!r}; it must come first")
         if role == before and role != "tool":
             raise RowProblem(
                 f"has two messages by {role!r} in a row in {column!r} (messages {number - 1} and {number})"
@@ -189,8 +188,8 @@ def _check_messages(value, column: str) -> list[Message]:
 
 
 def _split_common_start(chosen: str, rejected: str) -> tuple[str, str, str]:
-    """Split two texts where they part, at the last white space before it, so that no word is split."""
-    shared = os.path.commonprefix([chosen, rejected])  # of characters, not of folders
+    """Split two texts where they diverge, at the last white space before that point, so that no word is split."""
+    shared = os.path.commonprefix([chosen, rejected])  # compares characters, not path components
     end = (
         len(shared.rstrip())
         if shared[-1:].isspace()
@@ -198,5 +197,5 @@ def _split_common_start(chosen: str, rejected: str) -> tuple[str, str, str]:
     )
     prompt = chosen[:end].rstrip()
     if not prompt:
-        raise RowProblem("has no prompt: the two texts share no beginning; add a prompt column")
+        raise RowProblem("has no prompt: the two texts do not start alike; add a prompt column")
     return prompt, chosen[len(prompt) :], rejected[len(prompt) :]

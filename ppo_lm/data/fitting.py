@@ -1,4 +1,4 @@
-"""Prompts made to fit a model: cut, encoded and checked, in one place."""
+"""Fit prompts to a model: cut, encode and check them, in one place."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 def fit_prompts(
     prompts: PromptSet, report: DataReport, base: BaseModel, *, max_prompt_tokens: int, max_new_tokens: int
 ) -> tuple[PromptSet, DataReport]:
-    """The prompts with their `ids`, cut to `max_prompt_tokens` (0: not cut), without those that cannot be cut to that
-    length; and the report with their lengths. Raises `DataError` if none is left, or if one leaves no room in the
-    model's context for a response of `max_new_tokens`."""
+    """Cut prompts to `max_prompt_tokens` (0: no limit), drop those that cannot be cut that short, and encode the rest.
+    Returns the prompts with their `ids`, and the report with their lengths. Raises `DataError` if none is left, or if
+    one leaves no room in the model's context for a response of `max_new_tokens`."""
     report = replace(report, dropped=list(report.dropped), cut=0)
     rows, fitted, ids = [], [], []
     for row, prompt in enumerate(prompts.prompts):
@@ -40,7 +40,8 @@ def fit_prompts(
         ids.append(tokens)
     if not rows:
         raise DataError(
-            f"prompts: none has a sentence that ends within max_prompt_tokens {max_prompt_tokens}; raise it"
+            f"prompts: none has a sentence that ends within max_prompt_tokens {max_prompt_tokens}; raise "
+            "max_prompt_tokens"
         )
     check_lengths(ids, max_new_tokens, base.context_length)
     report.lengths = [len(tokens) for tokens in ids]
@@ -48,15 +49,15 @@ def fit_prompts(
 
 
 def encode_prompt_set(prompts: PromptSet, base: BaseModel, max_new_tokens: int) -> PromptSet:
-    """`prompts` with their `ids`. Prompts that were given as token ids keep them, and become texts for rewards and
-    people to read. Raises `DataError` as `encode_prompts` does."""
+    """`prompts` with their `ids`. Prompts given as token ids keep them, and are decoded to text for rewards and people.
+    Raises `DataError` like `encode_prompts`."""
     ids = encode_prompts(prompts.prompts, base, max_new_tokens)
     return PromptSet([_readable(base, prompt) for prompt in prompts.prompts], prompts.columns, ids)
 
 
 def encode_prompts(prompts: Sequence[Prompt], base: BaseModel, max_new_tokens: int) -> list[list[int]]:
-    """The token ids of texts and conversations; token ids are returned as they are. Raises `DataError` unless
-    `prompts` is a list of at least one, and each leaves room for a response of `max_new_tokens`."""
+    """The token ids of texts and conversations; token ids are returned as they are. Raises `DataError` unless `prompts`
+    is a non-empty list, and each prompt leaves room for a response of `max_new_tokens`."""
     check_prompts(prompts)
     ids = [encode_prompt(base.tokenizer, prompt) for prompt in prompts]
     check_lengths(ids, max_new_tokens, base.context_length)
@@ -64,24 +65,24 @@ def encode_prompts(prompts: Sequence[Prompt], base: BaseModel, max_new_tokens: i
 
 
 def check_prompts(prompts: Sequence[Prompt]) -> None:
-    """Raise `DataError` unless `prompts` is a list of at least one text, conversation or list of token ids."""
+    """Raise `DataError` unless `prompts` is a non-empty list of texts, conversations or lists of token ids."""
     if isinstance(prompts, str) or not len(prompts) or not all(isinstance(prompt, (str, list)) for prompt in prompts):
         raise DataError(
-            f"prompts must be a list of at least one text, conversation or list of token ids; got {prompts!r:.60}"
+            f"prompts must be a non-empty list of texts, conversations or lists of token ids; got {prompts!r:.60}"
         )
 
 
 def check_lengths(ids: Sequence[Sequence[int]], max_new_tokens: int, context_length: int) -> None:
-    """Raise `DataError`, naming each bad prompt by its number, unless every prompt has a token and leaves room for the
-    response."""
+    """Raise `DataError`, naming the offending prompts by number, unless every prompt has at least one token and leaves
+    room for the response."""
     room = context_length - max_new_tokens
     problems = [f"prompt {i} is empty" for i, tokens in enumerate(ids) if not tokens]
     problems += [f"prompt {i} has {len(tokens)} tokens" for i, tokens in enumerate(ids) if len(tokens) > room]
     if problems:
         more = f", and {len(problems) - 5} more" if len(problems) > 5 else ""
         raise DataError(
-            f"{', '.join(problems[:5])}{more} (counted from 0); a prompt needs at least 1 token and at most {room}, "
-            f"the model's context of {context_length} less max_new_tokens {max_new_tokens}; shorten it, set "
+            f"{', '.join(problems[:5])}{more} (counted from 0); a prompt needs at least 1 token and at most {room}: "
+            f"the model's context of {context_length} minus max_new_tokens {max_new_tokens}; shorten it, set "
             "max_prompt_tokens to cut long prompts, or lower max_new_tokens"
         )
 

@@ -18,7 +18,7 @@ RESERVED = (
     "completions",
     "terminated",
     "completion_ids",
-)  # what reward functions are given besides the columns
+)  # passed to reward functions in addition to the columns
 EMBEDDED_PROMPTS, SEED_PROMPTS = 4096, 1
 EMBEDDED_DEMONSTRATIONS, SEED_DEMONSTRATIONS = 24_000, 101
 EMBEDDED_PREFERENCES, SEED_PREFERENCES = 20_000, 102
@@ -27,8 +27,8 @@ Example = TypeVar("Example")
 
 
 def load_prompts(source: Source, settings: SourceSettings | None = None) -> tuple[PromptSet, DataReport]:
-    """Load prompts; a column that a row lacks is None there. Rows that cannot be used are left out and named in the
-    report; `DataError` if none is left."""
+    """Load prompts; a column missing from a row is None there. Unusable rows are left out and listed in the report.
+    Raises `DataError` if none is left."""
     if source == "embedded":
         return _embedded_prompts()
     settings = settings or SourceSettings()
@@ -41,8 +41,8 @@ def load_prompts(source: Source, settings: SourceSettings | None = None) -> tupl
     reserved = [name for name in names if name in RESERVED]
     if reserved:
         raise DataError(
-            f"prompts {records.source!r}: column {reserved[0]!r} has a name that reward functions get from "
-            "ppo_lm; rename it"
+            f"prompts {records.source!r}: column {reserved[0]!r} clashes with an argument that ppo_lm passes to reward "
+            "functions; rename it"
         )
     return PromptSet(prompts, {name: [record.get(name) for record in kept] for name in names}), report
 
@@ -50,8 +50,8 @@ def load_prompts(source: Source, settings: SourceSettings | None = None) -> tupl
 def load_demonstrations(
     source: Source, settings: SourceSettings | None = None, completion_column: str = "completion"
 ) -> tuple[list[Demonstration], DataReport]:
-    """Load prompts with completions. Rows that cannot be used are left out and named in the report; `DataError` if none
-    is left."""
+    """Load prompts with completions. Unusable rows are left out and listed in the report. Raises `DataError` if none is
+    left."""
     if source == "embedded":
         return _embedded_demonstrations()
     settings = settings or SourceSettings()
@@ -69,7 +69,7 @@ def load_preferences(
     rejected_column: str = "rejected",
     source_column: str | None = None,
 ) -> tuple[list[Preference], DataReport]:
-    """Load comparisons. Rows that cannot be used are left out and named in the report; `DataError` if none is left."""
+    """Load comparisons. Unusable rows are left out and listed in the report. Raises `DataError` if none is left."""
     if source == "embedded":
         return _embedded_preferences()
     settings = settings or SourceSettings()
@@ -86,7 +86,7 @@ def _read(source: Source, role: str, text_column: str, settings: SourceSettings)
 def _interpret(
     records: Records, role: str, read: Callable[[dict], Example]
 ) -> tuple[list[Example], DataReport, list[dict]]:
-    """Read each record, leaving out those that have a problem and those whose `id` was there before."""
+    """Read each record, leaving out those that have a problem or repeat an `id`."""
     found, kept, dropped, places_by_id = [], [], list(records.dropped), {}
     for place, record in records.rows:
         try:
@@ -100,8 +100,8 @@ def _interpret(
     if not found:
         shown = "; ".join(map(str, dropped[:3])) + (f"; and {len(dropped) - 3} more" if len(dropped) > 3 else "")
         raise DataError(
-            f"{role} {records.source!r}: no row can be used: {shown}. Set the names of the columns, or mend the "
-            "rows: docs/data.md says what a row holds"
+            f"{role} {records.source!r}: no row can be used: {shown}. Set the column names, or fix the rows; "
+            "docs/data.md describes the formats"
         )
     keys = (json.dumps(vars(e) if hasattr(e, "__dict__") else e, default=str) for e in found)
     return (
@@ -116,9 +116,9 @@ def _interpret(
 def _check_id(record: dict, place: str, places_by_id: dict) -> None:
     if record.get("id") is None:
         return
-    key = place.rpartition(":")[0] + json.dumps(record["id"], default=str)  # another file may count anew
+    key = place.rpartition(":")[0] + json.dumps(record["id"], default=str)  # ids may repeat across files
     if key in places_by_id:
-        raise RowProblem(f"has the id {record['id']!r} once more (first at {places_by_id[key]})")
+        raise RowProblem(f"repeats the id {record['id']!r} (first at {places_by_id[key]})")
     places_by_id[key] = place
 
 

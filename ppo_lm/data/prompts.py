@@ -1,4 +1,4 @@
-"""Prompts to train on, with their other columns and, once they are fitted to a model, their token ids."""
+"""Prompts to train on, with their other columns and, once fitted to a model, their token ids."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from ppo_lm.errors import DataError
 
 @dataclass(frozen=True)
 class PromptSet:
-    """N prompts, and columns of N values each that are passed on to rewards. `ids` are the prompts' token ids, or None
-    until `data.fitting` has encoded them for a model.
+    """N prompts, and columns of N values each, passed on to rewards. `ids` are the prompts' token ids, or None until
+    `data.fitting` has encoded them for a model.
 
-    Raises `DataError` if a column has another number of values.
+    Raises `DataError` if a column does not have N values.
     """
 
     prompts: Sequence[Prompt]
@@ -49,20 +49,20 @@ class PromptSet:
         )
 
     def split(self, held_out: int, seed: int) -> tuple[PromptSet, PromptSet]:
-        """(the rest, `held_out` prompts drawn with the seed, but never more than half of them)."""
+        """(rest, held out): `held_out` prompts are drawn with the seed, but never more than half of them."""
         train, test = self._split_rows(held_out, seed)
         return self.select(train), self.select(test)
 
     def draw(self, count: int, seed: int) -> tuple[PromptSet, int]:
-        """(`count` prompts, or all there are; how many of them are not among those that `split` holds out with the same
-        seed and count)."""
+        """Up to `count` prompts, and how many of them are not among those that `split` holds out with the same seed and
+        count."""
         train, test = self._split_rows(count, seed)
         more = train[: count - len(test)]
         return self.select(test + more), len(more)
 
     def batches(self, batch_size: int, seed: int, copies: int = 1) -> Iterator[PromptSet]:
-        """Endless batches: every prompt once, in a seeded order, then all again in another; a batch may span two
-        rounds. It has batch_size / copies prompts, each `copies` times in a row."""
+        """Yield batches endlessly: every prompt once, in a seeded order, then all of them again in another order; a
+        batch may span two rounds. A batch has batch_size / copies prompts, each repeated `copies` times in a row."""
         rng, waiting = random.Random(f"batches {seed}"), []
         while True:
             while len(waiting) < batch_size // copies:
@@ -77,14 +77,14 @@ class PromptSet:
 
 
 def fingerprint(value) -> str:
-    """The same text for the same value (anything that JSON can hold), to notice that data has changed."""
+    """A hash of a value (anything that JSON can hold), to detect that data has changed."""
     return hashlib.sha256(json.dumps(value).encode()).hexdigest()
 
 
 def split_rows(prompts: Sequence[str], held_out: int, seed: int) -> tuple[list[int], list[int]]:
-    """Row numbers of (the rest, `held_out` rows drawn with the seed, but at most half). Rows with one prompt stay
-    together, so that no held-out prompt is trained on; where that leaves none, the prompt with the fewest rows is held
-    out."""
+    """Row numbers of (rest, held out): `held_out` rows are drawn with the seed, but at most half. Rows with the same
+    prompt stay together, so that no held-out prompt is trained on; if that leaves none to hold out, the prompt with the
+    fewest rows is held out."""
     held_out = min(held_out, len(prompts) // 2)
     order = list(range(len(prompts)))
     random.Random(f"held out {seed}").shuffle(order)

@@ -1,5 +1,4 @@
-"""What a data source held: counts, lengths, dropped rows and why, duplicates, and what leaked into the held-out
-part."""
+"""What a data source contained: counts, lengths, dropped rows and why, duplicates, and leaks into the held-out part."""
 
 from __future__ import annotations
 
@@ -15,8 +14,8 @@ BINS = 8
 
 @dataclass
 class DataReport:
-    """Made when a source is loaded; `lengths` (tokens), `cut`, `train`, `held_out` and `leaked` are filled in once they
-    are known."""
+    """Created when a source is loaded; `lengths` (tokens), `cut`, `train`, `held_out` and `leaked` are filled in
+    later."""
 
     source: str
     rows: int
@@ -30,7 +29,7 @@ class DataReport:
     leaked: int = 0
 
     def drop(self, place: str, reason: str) -> None:
-        """Count a row out that was loaded."""
+        """Drop a row that had been loaded."""
         self.dropped.append(Dropped(place, reason))
         self.used -= 1
 
@@ -41,17 +40,17 @@ class DataReport:
         self.leaked = sum(prompt in seen for prompt in held_out)
 
     def as_dict(self) -> dict:
-        """All of it, with the lengths as a histogram."""
+        """The report as plain values, with the lengths as a histogram."""
         return {**asdict(self), "lengths": histogram(self.lengths)}
 
     def lines(self) -> list[str]:
-        """The report for people."""
+        """The report as lines of text."""
         out = [f"{self.source}: {self.used:,} of {self.rows:,} rows used, {self.duplicates:,} duplicates"]
         if self.held_out and not self.train:
-            out.append(f"  {self.held_out:,} to evaluate on")
+            out.append(f"  {self.held_out:,} for evaluation")
         elif self.train:
             out.append(
-                f"  {self.train:,} to train on, {self.held_out:,} held out, {self.leaked:,} of these with a prompt "
+                f"  {self.train:,} for training, {self.held_out:,} held out, {self.leaked:,} of them with a prompt "
                 "that is also trained on"
             )
         if self.cut:
@@ -77,6 +76,6 @@ def histogram(lengths: Sequence[int]) -> list[tuple[int, int, int]]:
 
 
 def count_duplicates(keys: Iterable[Hashable]) -> int:
-    """How many came before."""
+    """How many keys repeat an earlier one."""
     keys = list(keys)
     return len(keys) - len(set(keys))

@@ -1,4 +1,5 @@
-"""From a file, a folder, a hub data set or a Python list to records, each with its place; a bad row loses no other."""
+"""Read records, each with its location, from a file, a folder, a hub data set or a Python list. A bad row does not
+affect the others."""
 
 from __future__ import annotations
 
@@ -19,7 +20,7 @@ Rows = Iterator[tuple[str, object]]  # (place, what stands there): a record if a
 
 
 class RowProblem(ValueError):
-    """Why one row cannot be used, in words that follow its place."""
+    """Why a row cannot be used, worded to follow the row's location."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Dropped:
 
 @dataclass
 class Records:
-    """What a source holds: (place, record) of every readable row, and the rows left out."""
+    """What a source contains: (location, record) of every readable row, and the rows left out."""
 
     source: str
     rows: list[tuple[str, dict]] = field(default_factory=list)
@@ -58,16 +59,16 @@ class Records:
 def read_records(
     source: Source, role: str, text_column: str, split: str = "train", subset: str | None = None
 ) -> Records:
-    """Read every row of `source`. Texts (a .txt line, a text or conversation in a list) become records with the one
-    column `text_column`.
+    """Read every row of `source`. Texts (a .txt line, a text or conversation in a list) become records with a single
+    column, `text_column`.
 
-    `role` names the setting in messages. Raises `DataError` for a source that is missing, empty, or of no known kind.
+    `role` names the setting in messages. Raises `DataError` for a source that is missing, empty, or of an unknown kind.
     """
     records = Records(source if isinstance(source, str) else f"a list of {len(source)}")
     for place, record in _rows(source, role, text_column, split, subset):
         records.add(place, record)
     if not records.rows and not records.dropped:
-        raise DataError(f"{role} {records.source!r}: there is no row in it")
+        raise DataError(f"{role} {records.source!r}: it has no rows")
     return records
 
 
@@ -82,7 +83,7 @@ def _rows(source: Source, role: str, text_column: str, split: str, subset: str |
     elif path.suffix in SUFFIXES:
         yield from _read_file(path, role, text_column)
     elif path.exists():
-        raise DataError(f"{role} {source!r}: files of this kind cannot be read; use {', '.join(SUFFIXES)}")
+        raise DataError(f"{role} {source!r}: this kind of file cannot be read; use {', '.join(SUFFIXES)}")
     else:
         yield from _numbered(_load_from_hub(source, role, split, subset), source)
 
@@ -104,7 +105,7 @@ def _read_file(file: Path, role: str, text_column: str) -> Rows:
 
 
 def _text_of(file: Path) -> str:
-    """The file's text; bytes that are not UTF-8 become lone surrogates, which `Records.add` finds."""
+    """The file's text; bytes that are not UTF-8 become lone surrogates, which `Records.add` detects."""
     return file.read_bytes().decode("utf-8-sig", errors="surrogateescape").replace("\r\n", "\n")
 
 
@@ -127,8 +128,8 @@ def _parse_json(line: str) -> object:
         return json.loads(line)
     except json.JSONDecodeError as error:
         return RowProblem(f"is not JSON: {error.msg} at column {error.colno}")
-    except (ValueError, RecursionError) as error:  # a number of thousands of digits, deep nesting
-        return RowProblem(f"is not JSON that can be read: {first_line(error)}")
+    except (ValueError, RecursionError) as error:  # a number with thousands of digits, deep nesting
+        return RowProblem(f"is not readable JSON: {first_line(error)}")
 
 
 def _read_json(file: Path, role: str, text_column: str) -> Rows:
@@ -139,19 +140,19 @@ def _read_json(file: Path, role: str, text_column: str) -> Rows:
             f"{role} {str(file)!r}: line {error.lineno} is not JSON: {error.msg} at column {error.colno}"
         ) from None
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{role} {str(file)!r}: it is not JSON that can be read: {first_line(error)}") from None
+        raise DataError(f"{role} {str(file)!r}: it is not readable JSON: {first_line(error)}") from None
     if isinstance(rows, dict) and len(rows) == 1 and isinstance(next(iter(rows.values())), list):
         rows = next(iter(rows.values()))
     if not isinstance(rows, list):
         raise DataError(
-            f"{role} {str(file)!r}: a .json file must hold a list of objects; use .jsonl for one object a line"
+            f"{role} {str(file)!r}: a .json file must hold a list of objects; use .jsonl for one object per line"
         )
     for number, row in enumerate(rows, start=1):
         yield f"{file}: row {number}", {text_column: row} if isinstance(row, str) else row
 
 
 def _read_csv(file: Path, role: str, text_column: str) -> Rows:
-    csv.field_size_limit(2**31 - 1)  # `Records.add` refuses long rows itself, and keeps the others
+    csv.field_size_limit(2**31 - 1)  # `Records.add` rejects long rows itself, and keeps the others
     lines = _text_of(file).split("\n")
     header, place = None, 0
     while place < len(lines):
@@ -178,9 +179,8 @@ def _read_csv(file: Path, role: str, text_column: str) -> Rows:
 
 
 def _end_of_bad_row(lines: list[str], start: int, read: int) -> int:
-    """Where to read on after a bad row that begins in line `start`, of which lines up to `read` were consumed: behind
-    its last line with an open or closing quote; or, where a quote was never closed and swallowed the rest of the file,
-    in the next line."""
+    """The line to continue from after a bad row that starts in line `start` and was read up to line `read`: after its
+    last line with an unpaired quote or, if an unclosed quote swallowed the rest of the file, the next line."""
     if read >= len(lines):
         return start + 1
     return 1 + max((i for i in range(start + 1, read) if lines[i].count('"') % 2), default=start)
@@ -190,8 +190,8 @@ def _read_parquet(file: Path, role: str, text_column: str) -> Rows:
     datasets = _import_datasets(role, str(file))
     try:
         rows = datasets.Dataset.from_parquet(str(file))
-    except Exception as error:  # pyarrow and datasets raise many kinds
-        raise DataError(f"{role} {str(file)!r}: it is no Parquet file that can be read: {first_line(error)}") from None
+    except Exception as error:  # pyarrow and datasets raise many kinds of error
+        raise DataError(f"{role} {str(file)!r}: it is not a readable Parquet file: {first_line(error)}") from None
     yield from _numbered(rows, str(file))
 
 
@@ -201,7 +201,7 @@ def _read_folder(folder: Path, role: str, text_column: str, split: str) -> Rows:
         return
     files = sorted(file for file in folder.iterdir() if file.suffix in SUFFIXES)
     if not files:
-        raise DataError(f"{role} {str(folder)!r}: the folder holds no {', '.join(SUFFIXES)} file and no saved data set")
+        raise DataError(f"{role} {str(folder)!r}: the folder has no {', '.join(SUFFIXES)} file and no saved data set")
     for file in files:
         yield from _read_file(file, role, text_column)
 
@@ -225,9 +225,9 @@ def _load_from_hub(name: str, role: str, split: str, subset: str | None) -> Iter
     datasets = _import_datasets(role, name)
     try:
         return datasets.load_dataset(name, subset, split=split)
-    except Exception as error:  # the hub client raises many kinds
+    except Exception as error:  # the hub client raises many kinds of error
         raise DataError(
-            f"{role} {name!r}: there is no such file, and as a hub data set it cannot be loaded: {first_line(error)}"
+            f"{role} {name!r}: there is no such file, and it cannot be loaded as a hub data set: {first_line(error)}"
         ) from None
 
 
@@ -252,7 +252,7 @@ def _problem_of(record: dict) -> str | None:
     if length > LONGEST_ROW:
         return _too_long(length)
     if any("\0" in text for text in texts):
-        return "is not UTF-8 (it holds null bytes); save the file as UTF-8"
+        return "is not UTF-8 (it contains null bytes); save the file as UTF-8"
     if any(
         "\ud800" <= character <= "\udfff"
         for text in (*texts, *map(str, record))
@@ -276,7 +276,7 @@ def _texts_in(value: object) -> Iterator[str]:
 
 
 def _too_long(length: int) -> str:
-    return f"has {length:,} characters, more than the {LONGEST_ROW:,} that one row may have"
+    return f"has {length:,} characters, more than the limit of {LONGEST_ROW:,} per row"
 
 
 def _kind(value: object) -> str:

@@ -1,8 +1,8 @@
 """The gold scorer: reads the facts back out of a summary. Training never sees it.
 
-score = F1 of stated against true facts, halved when the summary does not end: it runs into the length limit, or stops
-inside a sentence. A stated fact is a phrase of the task's grammar; words that belong to no phrase (rambling, gibberish)
-count as invented, one statement for every six.
+score = F1 of stated against true facts, halved if the summary is unfinished: it hits the length limit, or stops in
+mid-sentence. A stated fact is a phrase of the task's grammar; words outside any phrase (rambling, gibberish) count as
+invented, one statement per six words.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class GoldScore:
 
 
 def _phrases(table) -> list[str]:
-    """Every canonical phrase with every pronoun, longest first, so that no phrase hides inside another."""
+    """Every canonical phrase with every pronoun, longest first, so that no phrase is found inside a longer one."""
     return sorted(
         {phrase.format(**pronouns) for phrase in table for pronouns in PRONOUNS.values()}, key=len, reverse=True
     )
@@ -54,7 +54,7 @@ PATTERNS = {
 
 
 def read_facts(summary: str) -> tuple[dict[str, list[str]], int]:
-    """Find every stated fact. Returns the values by fact name, and the number of words that state none."""
+    """Find every stated fact. Returns the values by fact name, and the number of words that belong to no fact."""
     found, rest = {}, summary
     for name in ("question", "author", "other", "event", "when", "reaction", "relation", "name"):
         pattern = PATTERNS[name]
@@ -65,8 +65,7 @@ def read_facts(summary: str) -> tuple[dict[str, list[str]], int]:
 
 
 def gold_score(summary: str, facts: Facts, terminated: bool = True) -> GoldScore:
-    """Score one summary against the facts of its post. `terminated`: the writer stopped by itself (sampled its
-    end-of-sequence token)."""
+    """Score one summary against the facts of its post. `terminated`: the policy sampled its end-of-sequence token."""
     ended = terminated and summary.rstrip().endswith((".", "?"))
     found, loose_words = read_facts(summary)
     right = sum(getattr(facts, name) in found[name] for name in FACT_NAMES)

@@ -1,21 +1,22 @@
 """The words of the embedded task: what can happen in a post, and how people phrase it.
 
-Each fact has one canonical form, used in summaries, and several forms used in posts, so that a summary has to read the
-post and not copy it. `{they}`, `{them}`, `{their}` and `{name}` stand for the other person.
+Each fact has one canonical form, used in summaries, and several forms used in posts, so that a summary cannot just copy
+the post. `{they}`, `{them}`, `{their}` and `{name}` stand for the other person.
 """
 
 NAMES = {
     "M": (
         "Adam Alex Andre Ben Brian Carl Chris Cody Colin Dan David Derek Dylan Eddie Eric Ethan Felix Frank Gary "
-        "George Grant Greg Harry Henry Hugo Ian Isaac Ivan Jack Jake James Jason Joel Jonas Josh Kevin Kyle Leo Liam "
-        "Logan Lucas Luke Marcus Mark Martin Matt Max Mike Nathan Nick Noah Oliver Oscar Owen Paul Peter Phil Ray Rob "
-        "Ryan Sam Scott Sean Seth Simon Steve Theo Tim Toby Tom Trevor Tyler Victor Wade Will Zach"
+        "George Grant Greg Harry Henry Hugo Ian Isaac Ivan Jack Jake James Jason Joel Jonas Josh Kevin Kyle Leo "
+        "Liam Logan Lucas Luke Marcus Mark Martin Matt Max Mike Nathan Nick Noah Oliver Oscar Owen Paul Peter "
+        "Phil Ray Rob Ryan Sam Scott Sean Seth Simon Steve Theo Tim Toby Tom Trevor Tyler Victor Wade Will Zach"
     ).split(),
     "F": (
         "Abby Alice Amber Amy Anna April Beth Bianca Brooke Carla Carmen Chloe Claire Dana Daisy Diana Ella Ellen "
-        "Emily Emma Erin Eva Faith Fiona Gina Grace Hannah Heather Helen Holly Irene Iris Ivy Jane Jenna Jess Jill "
-        "Joan Julia Kara Karen Kate Kelly Kim Laura Leah Lena Lily Lisa Lucy Maria Megan Mia Molly Monica Nadia Nancy "
-        "Naomi Nina Nora Olivia Paige Pam Rachel Rita Rosa Ruth Sara Sophie Stella Tara Tina Vera Wendy Zoe"
+        "Emily Emma Erin Eva Faith Fiona Gina Grace Hannah Heather Helen Holly Irene Iris Ivy Jane Jenna Jess "
+        "Jill Joan Julia Kara Karen Kate Kelly Kim Laura Leah Lena Lily Lisa Lucy Maria Megan Mia Molly Monica "
+        "Nadia Nancy Naomi Nina Nora Olivia Paige Pam Rachel Rita Rosa Ruth Sara Sophie Stella Tara Tina Vera "
+        "Wendy Zoe"
     ).split(),
 }
 

@@ -47,7 +47,7 @@ def _someone(rng: random.Random) -> str:
 
 
 def draw_facts(rng: random.Random) -> Facts:
-    """Draw the facts of one post; every value is uniform over its table."""
+    """Draw the facts of one post, each uniformly from its table."""
     other = _someone(rng)
     pronouns = PRONOUNS[other[-1]]
     return Facts(
@@ -63,7 +63,7 @@ def draw_facts(rng: random.Random) -> Facts:
 
 
 def redraw_fact(facts: Facts, name: str, rng: random.Random) -> Facts:
-    """The same facts with the one called `name` changed to a wrong value that would fit the same person."""
+    """The same facts, with `name` changed to a wrong value that still fits the person."""
     wrong = getattr(facts, name)
     while wrong == getattr(facts, name):
         candidate = draw_facts(rng)
@@ -80,7 +80,7 @@ def _post_form(table: dict[str, list[str]], canonical: str, pronouns: dict[str, 
 
 
 def write_post(facts: Facts, rng: random.Random) -> Post:
-    """Write a post that states every fact once, in words of its own."""
+    """Write a post that states every fact once, in its own words."""
     pronouns = PRONOUNS[facts.other[-1]]
     words = {
         **pronouns,

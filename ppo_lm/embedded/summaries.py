@@ -41,7 +41,7 @@ class Draft:
     left_out: frozenset[str] = frozenset()
     template: int = 0  # which of TEMPLATES
     fillers: tuple[tuple[int, str], ...] = ()  # (place among the sentences, sentence)
-    stops_after: int | None = None  # words; None: it ends
+    stops_after: int | None = None  # words; None: it is finished
 
     def write(self) -> Summary:
         """The text of the draft, and its flaws."""
@@ -57,7 +57,7 @@ class Draft:
         return Summary(" ".join(text.split(" ")[: self.stops_after]).rstrip(".?"), flaws + NO_ENDING_FLAWS)
 
     def with_wrong_fact(self, name: str, rng: random.Random) -> Draft:
-        """The same draft with the fact called `name` got wrong."""
+        """The same draft, with the fact `name` wrong."""
         return replace(self, facts=redraw_fact(self.facts, name, rng), wrong=self.wrong | {name})
 
 
@@ -103,8 +103,8 @@ class Preference:
 
 
 def write_preferences(posts: list[Post], seed: int) -> list[Preference]:
-    """One comparison a post, of two summaries by different writers. The reader prefers fewer flaws, with Bradley–Terry
-    noise: P(first chosen) = sigmoid((flaws_second − flaws_first) / READER_NOISE)."""
+    """One comparison per post, between two summaries by different writers. The reader prefers fewer flaws, with
+    Bradley–Terry noise: P(first chosen) = sigmoid((flaws_second − flaws_first) / READER_NOISE)."""
     rng = random.Random(f"preferences {seed}")
     preferences = []
     for post in posts:
@@ -120,6 +120,6 @@ def write_preferences(posts: list[Post], seed: int) -> list[Preference]:
 
 
 def write_demonstrations(posts: list[Post], seed: int) -> list[Summary]:
-    """One human summary a post, for supervised fine-tuning."""
+    """One human summary per post, for supervised fine-tuning."""
     rng = random.Random(f"demonstrations {seed}")
     return [draw_draft(post, rng).write() for post in posts]

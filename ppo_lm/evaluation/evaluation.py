@@ -1,4 +1,4 @@
-"""How good a policy is on prompts it never trained on."""
+"""How good a policy is on held-out prompts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ppo_lm.types import SAPairs
 
 
 class Generator(Protocol):
-    """What samples responses, as `SequenceGenerator` does."""
+    """Samples responses, as `SequenceGenerator` does."""
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase: ...
@@ -26,11 +26,11 @@ class Generator(Protocol):
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Means over prompts; `scores`, `monitors`, `lengths` and `texts` hold each prompt's own.
+    """Means over prompts; `scores`, `monitors`, `lengths` and `texts` have an entry per prompt.
 
-    score and `scores` are before any normalisation over a batch; kl is in nats per sequence, between the policy and the
-    reference as they were sampled (None: not meant to be read); entropy is the mean of the distributions that were
-    sampled from, in nats per token; length in tokens; ended is a share.
+    score and `scores` are taken before any batch normalisation; kl is in nats per sequence, between policy and
+    reference under the sampling settings (None: not meaningful); entropy is the mean entropy of the sampling
+    distributions, in nats per token; length is in tokens; ended is the share of responses that ended with EOS.
     """
 
     score: float
@@ -46,15 +46,15 @@ class Evaluation:
     step: int = 0
 
     def means(self) -> dict[str, float]:
-        """The numbers without the lists."""
+        """The means, without the lists."""
         return {
             name: value for name, value in asdict(self).items() if isinstance(value, (int, float)) and name != "step"
         }
 
 
 def is_best(made: Sequence[Evaluation]) -> bool:
-    """Whether the last of a run's evaluations is better than all before it: by the monitor, where there is one, which
-    is never trained on; else by the score."""
+    """Whether the last of a run's evaluations is better than all before it: by the monitor if there is one, as it is
+    never trained on, otherwise by the score."""
     measured = [evaluation.score if evaluation.monitor is None else evaluation.monitor for evaluation in made]
     return all(measured[-1] > earlier for earlier in measured[:-1])
 
@@ -91,8 +91,7 @@ def evaluate(
 
 
 def evaluate_texts(texts: list[str], ids: list[list[int]], scorer: RewardComputer, prompts: PromptSet) -> Evaluation:
-    """Score completions that exist already, such as people's; all count as ended. `ids`: their tokens, end token
-    included."""
+    """Score existing completions, such as human ones; all count as ended. `ids`: their tokens, end token included."""
     lengths = [len(tokens) for tokens in ids]
     scores = scorer.compute_rewards(Responses.written(prompts.prompts, texts, prompts.columns, ids)).plain.tolist()
     return Evaluation(

@@ -10,24 +10,24 @@ from ppo_lm.evaluation.evaluation import Evaluation
 
 
 class EvaluationHistory:
-    """What was measured so far: by the evaluation's name, first to last. A part of every checkpoint."""
+    """All evaluations so far, by name, oldest first. Saved in every checkpoint."""
 
     def __init__(self) -> None:
         self.made: dict[str, list[Evaluation]] = {}
 
     def add(self, found: Mapping[str, Evaluation]) -> None:
-        """Take in the evaluations of one step."""
+        """Add the evaluations of one step."""
         for name, evaluation in found.items():
             self.made.setdefault(name, []).append(evaluation)
 
     def has(self, step: int) -> bool:
-        """Whether that step was evaluated already."""
+        """Whether `step` has already been evaluated."""
         return any(evaluations[-1].step == step for evaluations in self.made.values())
 
     def state_dict(self) -> dict[str, Any]:
-        """All of it, as plain values."""
+        """All evaluations, as plain values."""
         return {name: [asdict(evaluation) for evaluation in made] for name, made in self.made.items()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Undo `state_dict`."""
+        """Restore what `state_dict` returned."""
         self.made = {name: [Evaluation(**values) for values in made] for name, made in state.items()}

@@ -1,4 +1,4 @@
-"""ROUGE, by torchmetrics."""
+"""ROUGE, computed by torchmetrics."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ DRAWS = 10_000
 
 
 class Interval(NamedTuple):
-    """An estimate with its central 95%."""
+    """An estimate with its central 95% interval."""
 
     estimate: float
     low: float
@@ -21,8 +21,8 @@ class Interval(NamedTuple):
 
 
 def bootstrap_mean(values, seed: int = 0, draws: int = DRAWS) -> Interval:
-    """The mean of `values` (N,) and the percentile interval over `draws` resamplings of them (Efron & Tibshirani,
-    1993). Differences or outcomes of pairs make it a paired bootstrap."""
+    """The mean of `values` (N,) with its percentile interval over `draws` bootstrap resamples (Efron & Tibshirani,
+    1993). Given differences or outcomes of pairs, this is a paired bootstrap."""
     values = np.asarray(values, dtype=np.float64)
     rng = np.random.default_rng(seed)
     means = [values[rng.integers(len(values), size=len(values))].mean() for _ in range(draws)]
@@ -30,7 +30,7 @@ def bootstrap_mean(values, seed: int = 0, draws: int = DRAWS) -> Interval:
 
 
 def outcomes(scores, baseline_scores) -> np.ndarray:
-    """1 where `scores` beats `baseline_scores`, 0.5 where they tie, 0 where it loses; (N,)."""
+    """1 where `scores` beats `baseline_scores`, 0.5 for a tie, 0 for a loss; (N,)."""
     difference = np.asarray(scores, dtype=np.float64) - np.asarray(baseline_scores, dtype=np.float64)
     return (np.sign(difference) + 1) / 2
 
@@ -68,7 +68,7 @@ def calibration_error(confidences, correct, bins: int = 10, low: float = 0.5) ->
 
 
 def reliability(confidences, correct, bins: int = 10, low: float = 0.5) -> list[tuple[float, float, float]]:
-    """(share of the data, mean confidence, accuracy) of every bin of [low, 1] that is not empty."""
+    """(share of the data, mean confidence, accuracy) of every non-empty bin of [low, 1]."""
     confidences, correct = np.asarray(confidences, dtype=np.float64), np.asarray(correct, dtype=np.float64)
     place = np.clip(((confidences - low) / (1 - low) * bins).astype(int), 0, bins - 1)
     rows = [place == b for b in range(bins)]
@@ -76,13 +76,14 @@ def reliability(confidences, correct, bins: int = 10, low: float = 0.5) -> list[
 
 
 def distinct_n(texts, n: int) -> float:
-    """Distinct n-grams of words over all n-grams, of all texts together (1510.03055); 0 if there is none."""
+    """Distinct word n-grams as a share of all word n-grams, over all texts together (1510.03055); 0 if there are
+    none."""
     grams = [tuple(words[i : i + n]) for words in map(str.split, texts) for i in range(len(words) - n + 1)]
     return len(set(grams)) / len(grams) if grams else 0.0
 
 
 def correlation(one, other) -> float:
-    """Pearson's correlation; 0 where either does not vary."""
+    """Pearson correlation; 0 if either is constant."""
     one, other = np.asarray(one, dtype=np.float64), np.asarray(other, dtype=np.float64)
     return float(np.corrcoef(one, other)[0, 1]) if one.std() > 0 and other.std() > 0 else 0.0
 

@@ -1,4 +1,4 @@
-"""How much is in memory at once, learnt once for a whole run."""
+"""How much fits in memory at once, learnt once per run."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ Result = TypeVar("Result")
 
 
 class MemoryBudget:
-    """What fits in memory: `tokens`, prompts included, of a micro-batch while scoring and training, and `slots`,
-    responses sampled at once.
+    """What fits in memory: `tokens` in a micro-batch while scoring and training, prompts included, and `slots`, the
+    number of responses sampled at once.
 
-    Either is halved when memory runs out, and stays halved. One object is shared by everything in a run, so that what
-    one part has learnt holds for all the others. `say` is called with one line whenever something is halved.
+    Either is halved when memory runs out, and stays halved. One object is shared by the whole run, so that what one
+    part learns holds for all others. `say` is called with one line whenever a limit is halved.
     """
 
     def __init__(self, tokens: int = 1024, slots: int = 64, say: Callable[[str], None] | None = None):
@@ -28,7 +28,7 @@ class MemoryBudget:
 
     @contextmanager
     def telling(self, say: Callable[[str], None]) -> Iterator[None]:
-        """Inside the block, `say` is called with one line whenever something is halved."""
+        """Inside the block, `say` is called with one line whenever a limit is halved."""
         before, self.say = self.say, say
         try:
             yield
@@ -36,11 +36,11 @@ class MemoryBudget:
             self.say = before
 
     def fit_tokens(self, lengths: torch.Tensor, attempt: Callable[[int], Result]) -> Result:
-        """`attempt(tokens)`, repeated with half as many tokens when memory runs out. `lengths`: (B,), the tokens of
-        each sequence. Raises `UserError` if a micro-batch of one sequence does not fit."""
+        """Call `attempt(tokens)`, again with half as many tokens whenever memory runs out. `lengths`: (B,), the tokens
+        in each sequence. Raises `UserError` if a micro-batch of one sequence does not fit."""
 
         def halve(error: Exception) -> None:
-            sizes = lengths.tolist()  # no tensor is made where there is no memory
+            sizes = lengths.tolist()  # a list, as there may be no memory for tensors
             longest, used = max(sizes), min(self.tokens, sum(sizes))
             if used <= longest:
                 raise UserError(
@@ -53,7 +53,7 @@ class MemoryBudget:
         return _until_it_fits(lambda: attempt(self.tokens), halve)
 
     def fit_slots(self, rows: int, attempt: Callable[[int], Result]) -> Result:
-        """`attempt(slots)` with at most `rows` slots, repeated with half as many when memory runs out. Raises
+        """Call `attempt(slots)` with at most `rows` slots, again with half as many whenever memory runs out. Raises
         `UserError` if one response at a time does not fit."""
 
         def halve(error: Exception) -> None:
@@ -69,7 +69,7 @@ class MemoryBudget:
         return _until_it_fits(lambda: attempt(min(self.slots, rows)), halve)
 
     def state_dict(self) -> dict[str, int]:
-        """What was learnt. A resumed run that starts from it splits its batches, and so rounds, as the run would have
+        """The limits learnt so far. With them, a resumed run splits its batches, and therefore rounds, as it would have
         done without the interruption."""
         return {"tokens": self.tokens, "slots": self.slots}
 
@@ -83,7 +83,7 @@ class MemoryBudget:
 
 
 def _until_it_fits(attempt: Callable[[], Result], halve: Callable[[Exception], None]) -> Result:
-    """What `attempt` returns, `halve` being called with the error whenever memory runs out."""
+    """Return what `attempt` returns; whenever memory runs out, call `halve` with the error and try again."""
     while True:
         try:
             return attempt()
@@ -91,12 +91,12 @@ def _until_it_fits(attempt: Callable[[], Result], halve: Callable[[Exception], N
             if not is_out_of_memory(error):
                 raise
             halve(error)
-        # Only out here is the error gone, and with it the frames in its traceback, which hold the attempt's tensors.
+        # Only out here is the error gone, and with it the traceback frames that keep the attempt's tensors alive.
         _release_cached_memory()
 
 
 def _release_cached_memory() -> None:
-    """Give the device back the memory that torch keeps of tensors that are gone, those in reference cycles included."""
+    """Return the memory of freed tensors, including those in reference cycles, from torch's cache to the device."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -11,7 +11,7 @@ from ppo_lm.types import SAPairs
 
 
 class ExperienceBuffer:
-    """Hands out the sequences of a batch in mini-batches, shuffled for every pass by one seeded stream."""
+    """Splits a batch into mini-batches of sequences, reshuffled for every pass from one seeded stream."""
 
     def __init__(self, seed: int):
         self.random = torch.Generator().manual_seed(seed)
@@ -24,7 +24,7 @@ class ExperienceBuffer:
 
 
 def micro_batches(sa_pairs: SAPairs, tokens: int) -> Iterator[tuple[torch.Tensor, SAPairs]]:
-    """Yield (rows, their pairs without needless padding): sequences of similar length together, as many as fit into
+    """Yield (rows, their pairs without excess padding): sequences of similar length together, as many as fit into
     `tokens` tokens, at least one. rows: (n,) int64."""
     for rows in split_by_tokens(sa_pairs.attention_mask.sum(dim=1), tokens):
         yield rows, trim_padding(sa_pairs.select(rows))
@@ -48,8 +48,8 @@ def try_micro_batches(
     work: Callable[[torch.Tensor, SAPairs], None],
     start_over: Callable[[], None],
 ) -> None:
-    """Call `start_over()`, then `work(rows, part)` on every micro-batch; when memory runs out, all of it again with
-    smaller ones."""
+    """Call `start_over()`, then `work(rows, part)` on every micro-batch; when memory runs out, start again with smaller
+    ones."""
 
     def attempt(tokens: int) -> None:
         start_over()
@@ -61,7 +61,7 @@ def try_micro_batches(
 
 def trim_padding(sa_pairs: SAPairs) -> SAPairs:
     """Drop the columns that are padding in every row, on the left of the prompts and on the right of the responses. A
-    column that holds observations alone stays."""
+    column that holds only observations stays."""
     prompt = sa_pairs.prompt_width
     real = sa_pairs.attention_mask.any(dim=0)
     first, actions = torch.stack([real[:prompt].sum(), real[prompt:].sum().clamp(min=1)]).tolist()
@@ -77,8 +77,8 @@ def trim_padding(sa_pairs: SAPairs) -> SAPairs:
 def compute_in_micro_batches(
     sa_pairs: SAPairs, budget: MemoryBudget, compute: Callable[[SAPairs], torch.Tensor]
 ) -> torch.Tensor:
-    """Run `compute` over micro-batches, without gradients: pairs → (b,) numbers, (b, a), or several of these as
-    (n, b, a). Returns (B,), (B, A) or (n, B, A) fp32, in the rows' own order."""
+    """Run `compute` over micro-batches, without gradients: pairs → (b,) numbers, (b, a), or several of these as (n, b,
+    a). Returns (B,), (B, A) or (n, B, A) fp32, in the original row order."""
     found: list[tuple[torch.Tensor, torch.Tensor]] = []
 
     def work(rows: torch.Tensor, part: SAPairs) -> None:

@@ -1,4 +1,4 @@
-"""Updates that all happen, or none does."""
+"""Updates that all happen or none do."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ from ppo_lm.optimisation.optimiser import Optimiser
 
 @contextmanager
 def all_or_nothing(optimisers: Sequence[Optimiser], updates: int) -> Iterator[None]:
-    """If the block raises, every update made in it is undone. `updates`: how many each optimiser
-    makes.
+    """If the block raises, undo every update made in it. `updates`: how many each optimiser makes.
 
-    A single update is held back until the block ends, so that there is nothing to undo and nothing to copy. Before
-    several, weights and moments are copied, on their own device.
+    A single update is held back until the block ends, so that nothing has to be undone or copied. If there are several,
+    weights and moments are copied first, on their own device.
     """
     held_back = updates == 1
     before = [] if held_back else [optimiser.snapshot() for optimiser in optimisers]

@@ -13,14 +13,14 @@ from transformers import get_scheduler
 
 from ppo_lm.errors import NumericalFault
 
-MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # what AdamW keeps of each weight
+MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # AdamW's state for each weight
 
 
 class Optimiser:
     """AdamW without weight decay, gradient clipping, and a schedule that counts optimiser steps.
 
-    Weights of a coarser dtype than fp32 have a copy in fp32, in which gradients are added up and updates are made; the
-    weights are that copy, rounded ("Mixed precision training", 1710.03740).
+    Weights of lower precision than fp32 have an fp32 master copy, which accumulates gradients and takes the updates;
+    the weights are that copy, rounded ("Mixed precision training", 1710.03740).
     """
 
     def __init__(
@@ -53,8 +53,8 @@ class Optimiser:
         return norm
 
     def clip(self) -> float:
-        """Scale the gradients down to `max_grad_norm`. Returns their norm before that. Raises `NumericalFault`, with
-        the gradients cleared and nothing moved, if it is NaN or infinite."""
+        """Clip the gradients to the norm `max_grad_norm`. Returns the norm before clipping. If that is NaN or infinite,
+        clears the gradients and raises `NumericalFault`; no weight has changed."""
         norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, self.max_grad_norm))
         if not math.isfinite(norm):
             self.forget_gradients()
@@ -62,8 +62,7 @@ class Optimiser:
         return norm
 
     def update(self) -> None:
-        """Move the weights by the gradients, advance the schedule, and clear the gradients; later, after
-        `hold_back`."""
+        """Update the weights, advance the schedule, and clear the gradients; deferred after `hold_back`."""
         if self._holds_back:
             self._waits = True
             return
@@ -74,24 +73,24 @@ class Optimiser:
         self.forget_gradients()
 
     def hold_back(self) -> None:
-        """From now on `update` waits for `catch_up`, with the gradients kept."""
+        """Defer `update` until `catch_up`, keeping the gradients."""
         self._holds_back = True
 
     def catch_up(self) -> None:
-        """Make the update that waits, if one does."""
+        """Make the deferred update, if any."""
         self._holds_back = False
         if self._waits:
             self._waits = False
             self.update()
 
     def let_go(self) -> None:
-        """Hold nothing back any longer, and drop an update that still waits."""
+        """Stop deferring, and drop a deferred update."""
         if self._waits:
             self.forget_gradients()
         self._holds_back, self._waits = False, False
 
     def skip(self, steps: int) -> None:
-        """Leave out `steps` updates: drop the gradients and advance the schedule alone."""
+        """Skip `steps` updates: drop the gradients and only advance the schedule."""
         if steps == 0:
             return
         self.forget_gradients()
@@ -100,12 +99,11 @@ class Optimiser:
         self.steps_done += steps
 
     def forget_gradients(self) -> None:
-        """Clear what the backward passes have added up so far."""
+        """Clear the gradients accumulated so far."""
         self.adamw.zero_grad(set_to_none=True)
 
     def state_dict(self) -> dict[str, Any]:
-        """AdamW's moments and the fp32 copies, by the place of their weight; the number of updates, and the
-        schedule."""
+        """AdamW's moments and the fp32 copies, by weight index; the number of updates, and the schedule."""
         state = self.adamw.state
         moments = {
             f"{place}.{moment}": state[weight][moment]
@@ -123,7 +121,7 @@ class Optimiser:
 
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Undo `state_dict`; weights that are fp32 themselves are not touched."""
+        """Restore what `state_dict` returned; weights that are fp32 themselves are not touched."""
         self.forget_gradients()
         self.adamw.state.clear()
         for place, weight in enumerate(self.parameters):
@@ -140,7 +138,7 @@ class Optimiser:
             group["lr"] = rate
 
     def snapshot(self) -> dict[str, Any]:
-        """Copies, on the weights' own device, of all that an update changes."""
+        """Copies, on the weights' own device, of everything an update changes."""
         weights = {f"{place}.weight": weight for place, weight in self._fp32_weights()}
         return {
             name: value.detach().clone() if isinstance(value, torch.Tensor) else value
@@ -155,7 +153,7 @@ class Optimiser:
         self.load_state_dict(snapshot)
 
     def _fp32_weights(self) -> list[tuple[int, nn.Parameter]]:
-        """The weights without a copy, by their place; the others are their copies, rounded."""
+        """The weights without a copy, by index; the others are rounded from their copies."""
         pairs = zip(self.weights, self.parameters)
         return [(place, weight) for place, (weight, copy) in enumerate(pairs) if weight is copy]
 
@@ -169,7 +167,7 @@ class Optimiser:
 
 
 def make_schedule(name: str, adamw: torch.optim.AdamW, warmup_steps: int, total_steps: int) -> LRScheduler:
-    """The schedule of `PPOConfig.lr_schedule`'s name, after a linear warm-up."""
+    """The schedule that `PPOConfig.lr_schedule` names, after a linear warm-up."""
     if name == "inverse":
         falling = max(total_steps - warmup_steps, 1)
         return LambdaLR(
@@ -182,13 +180,13 @@ def make_schedule(name: str, adamw: torch.optim.AdamW, warmup_steps: int, total_
 
 
 def inverse(share: float) -> float:
-    """What is left of the peak rate after this share of the run: half after 10% of it, a quarter after 25%, nothing at
+    """The fraction of the peak rate after this share of the run: a half after 10% of it, a quarter after 25%, zero at
     the end."""
     return max(0.0, 1.0 - share) / (1.0 + 8.0 * share)
 
 
 def _copy_in_fp32(weight: nn.Parameter) -> torch.Tensor:
-    """A copy of `weight`, to which every gradient of it is added, and which it does not keep itself."""
+    """An fp32 copy of `weight` that accumulates its gradients; `weight` itself keeps none."""
     copy = weight.detach().float().requires_grad_()
 
     def move_gradient(_: torch.Tensor) -> None:

@@ -20,10 +20,10 @@ Example = TypeVar("Example")
 
 
 class Progress(Protocol):
-    """Counts the steps of a loop and records them; `run.Run` does, and saves what it needs to continue."""
+    """Counts and records the steps of a loop; `run.Run` is one, and also saves what it needs to continue."""
 
     def steps(self) -> Iterator[int]:
-        """The numbers of the steps that are not done."""
+        """The numbers of the remaining steps."""
         ...
 
     def record_step(self, step: int, metrics: Mapping[str, float]) -> None:
@@ -46,7 +46,7 @@ class Counter:
 
 @dataclass(frozen=True, kw_only=True)
 class LoopSettings:
-    """Epochs over batches of examples of similar length; cosine schedule with 5% warm-up. `micro_batch_size` None:
+    """Epochs over batches of examples of similar length; cosine schedule with 5% warm-up. `micro_batch_size`: None for
     whole batches. `max_steps` above 0 ends the loop, and the schedule, early."""
 
     learning_rate: float
@@ -62,7 +62,7 @@ class LoopSettings:
         return min(total, self.max_steps or total)
 
     def make_optimiser(self, parameters: Iterable[nn.Parameter], examples: int) -> Optimiser:
-        """The optimiser of the loop, its schedule as long as the loop."""
+        """The optimiser of the loop, with a schedule as long as the loop."""
         total = self.steps(examples)
         return Optimiser(
             parameters,
@@ -85,10 +85,10 @@ def minimise(
     rng: random.Random,
     progress: Progress | None = None,
 ) -> None:
-    """Minimise `sum_losses` divided by the sum of the batch's `weights`. `lengths`: of the examples, in tokens.
+    """Minimise `sum_losses` divided by the sum of the batch's `weights`. `lengths`: those of the examples, in tokens.
 
-    A batch's gradient is the same whatever the micro-batches it is computed in. With `progress`, a loop that was
-    interrupted continues after its last step. Raises `RunStopped` if a gradient is NaN or infinite.
+    A batch's gradient does not depend on how it is split into micro-batches. With `progress`, an interrupted loop
+    continues after its last step. Raises `RunStopped` if a gradient is NaN or infinite.
     """
     size = settings.micro_batch_size or settings.batch_size
     progress = progress or Counter(settings.steps(len(examples)))
@@ -108,5 +108,5 @@ def minimise(
         try:
             optimiser.step()
         except NumericalFault as fault:
-            raise RunStopped(f"step {step}: {fault}; lower learning_rate, or look at the data") from fault
+            raise RunStopped(f"step {step}: {fault}; lower learning_rate, or check the data") from fault
         progress.record_step(step, {"loss": loss, "learning_rate": used})

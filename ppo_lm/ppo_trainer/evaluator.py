@@ -1,4 +1,4 @@
-"""When a run evaluates its policy, and what it keeps of it."""
+"""When a run evaluates its policy, and what it keeps of the results."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ class Evaluator:
         monitor: Reward | None,
         make_generator: Callable[[SamplingSettings], SequenceGenerator],
     ):
-        """`make_generator` makes one with a random stream of its own, so that evaluations change nothing in training
-        and all see the same noise."""
+        """`make_generator` makes one with its own random stream, so that evaluations do not affect training and all
+        draw the same random numbers."""
         self.config, self.prompts, self.policy = config, prompts, policy
         self.rewards, self.monitor = rewards, monitor
         self.make_generator, self.history = make_generator, EvaluationHistory()
 
     def evaluate_if_due(self, run: Run) -> None:
-        """Evaluate if it is time to, once per step; keep the policy in `best/` if it is the best so far."""
+        """Evaluate if due, at most once per step; save the policy in `best/` if it is the best so far."""
         config, step = self.config, run.step
         due = step == 0 or run.is_over or (config.eval_every and step % config.eval_every == 0)
         if not due or not len(self.prompts) or self.history.has(step):
@@ -60,12 +60,13 @@ class Evaluator:
         for name, sampling in kinds.items():
             generator = self.make_generator(sampling)
             made = evaluate(generator, self.rewards, self.monitor, self.prompts, self.config.batch_size)
-            kl = made.kl if sampling == sampled else None  # at another temperature it compares other policies
+            # At another temperature, the KL would compare other distributions.
+            kl = made.kl if sampling == sampled else None
             found[name] = replace(made, step=step, kl=kl)
         return found
 
     def examples(self, monitor_name: str) -> list[tuple[Prompt, Sequence[Answer]]]:
-        """A few prompts with what was sampled for them at first and at last."""
+        """A few prompts with their responses in the first and in the last evaluation."""
         made = self.history.made.get("sampled", [])
         if not made:
             return []

@@ -1,4 +1,4 @@
-"""NaN and infinity, found before they reach a weight."""
+"""Finding NaN and infinity before they reach a weight."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ COLUMNS = ("old_logprobs", "ref_logprobs", "scores", "rewards", "values", "advan
 
 
 def check_pairs(sa_pairs: SAPairs) -> None:
-    """Raise `NumericalFault` for the first of a batch's columns, in the order of their computation, that is not
-    finite."""
+    """Raise `NumericalFault` for the first column of a batch, in order of computation, that is not finite."""
     columns = {name: column for name in COLUMNS if (column := getattr(sa_pairs, name)) is not None}
     finite = torch.stack([column.isfinite().all() for column in columns.values()]).tolist()
     for (name, column), good in zip(columns.items(), finite):
@@ -26,6 +25,6 @@ def check_pairs(sa_pairs: SAPairs) -> None:
 
 
 def all_finite(weights: Iterable[torch.Tensor]) -> bool:
-    """Whether no weight is NaN or infinite."""
+    """Whether all weights are finite."""
     finite = [weight.detach().isfinite().all() for weight in weights]
     return not finite or all(torch.stack(finite).tolist())

@@ -22,7 +22,7 @@ from ppo_lm.types import SAPairs
 
 
 class Reference(Protocol):
-    """What the policy's log-probabilities are compared with: the SFT model, or another policy."""
+    """What the policy's log-probabilities are compared with: the SFT model or another policy."""
 
     def action_logprobs(self, sa_pairs: SAPairs, temperature: float = 1.0) -> torch.Tensor:
         """log π_ref(a|s) of every pair, (B, A) fp32, 0 where masked."""
@@ -32,8 +32,8 @@ class Reference(Protocol):
 class SequenceGenerator:
     """Samples responses, and records the policy's and the reference's log-probability of every action.
 
-    The old log-probabilities are those of sampling itself, or, with `recompute`, those of the training path. In fp32
-    both agree to 1e-4; in bf16 they round differently, by about 0.03 nats per token (the metric `sampler_gap`).
+    The old log-probabilities are those computed while sampling or, with `recompute`, those of the training path. In
+    fp32 both agree to 1e-4; in bf16 they round differently, by about 0.03 nats per token (the metric `sampler_gap`).
     """
 
     def __init__(
@@ -56,14 +56,14 @@ class SequenceGenerator:
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The policy's."""
+        """The policy's tokenizer."""
         return self.policy.base.tokenizer
 
     def generate_sequences(self, prompts: Sequence[Prompt], weights_changed: bool = True) -> tuple[SAPairs, list[str]]:
-        """Sample one response to each prompt: texts and conversations, which are encoded here, or token ids, which are
-        taken as they are. Returns the pairs, with `old_logprobs`, `sampler_logprobs`, `entropies` and `ref_logprobs`,
-        and the B texts without EOS. `weights_changed`: whether the policy may have changed since the last call, so that
-        the engine must be given its weights. Raises `DataError` for a prompt that is empty or too long."""
+        """Sample one response to each prompt. Texts and conversations are encoded here; token ids are taken as they
+        are. Returns the pairs, with `old_logprobs`, `sampler_logprobs`, `entropies` and `ref_logprobs`, and the B texts
+        without EOS. `weights_changed`: whether the policy may have changed since the last call, so that the engine
+        needs its new weights. Raises `DataError` for a prompt that is empty or too long."""
         base = self.policy.base
         encoded = encode_prompts(prompts, base, self.sampling.max_new_tokens)
         prompt_ids, prompt_mask = pad(encoded, base.pad_token_id, side="left", device=base.device)
@@ -81,8 +81,8 @@ class SequenceGenerator:
         return pairs, decode_completions(self.tokenizer, action_ids, action_mask)
 
     def _describe_policy(self, pairs: SAPairs, entropies: torch.Tensor | None) -> SAPairs:
-        """Add `entropies`, those of the engine if it has them, and with `recompute` replace `old_logprobs`; in one
-        scoring pass if both have to be computed."""
+        """Add `entropies`, the engine's if it reports them, and with `recompute` replace `old_logprobs`; if both have
+        to be computed, in a single scoring pass."""
         if entropies is not None:
             pairs = pairs.with_columns(entropies=torch.where(pairs.action_mask, entropies, 0.0))
             return pairs.with_columns(old_logprobs=self._logprobs(self.policy, pairs)) if self.recompute else pairs
@@ -103,12 +103,12 @@ class SequenceGenerator:
         return self.sampling.temperature or 1.0  # greedy samples are scored at temperature 1
 
     def _check_support(self, sampled: Sampled) -> None:
-        """Raise `ConfigError` if the engine cut the vocabulary without saying where: nothing else could be scored under
-        the distribution that was sampled from."""
+        """Raise `ConfigError` if the engine truncated the vocabulary without reporting the support: no other model
+        could be scored under the sampling distribution."""
         vocabulary = self.policy.base.network.config.get_text_config().vocab_size
         if sampled.support_ids is None and self.sampling.truncates(vocabulary):
             raise ConfigError.of(
                 f"top_k is {self.sampling.top_k} and top_p is {self.sampling.top_p}, but the engine "
-                f"{type(self.engine).__name__} does not say which tokens they leave to sample from; set top_k to 0 and "
+                f"{type(self.engine).__name__} does not report which tokens remain to sample from; set top_k to 0 and "
                 "top_p to 1"
             )

@@ -1,4 +1,4 @@
-"""When a run that keeps failing has to stop."""
+"""Stops a run that keeps failing."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from ppo_lm.config import PPOConfig
 from ppo_lm.errors import NumericalFault, RunStopped
 from ppo_lm.ppo_trainer.faults import all_finite
 
-Models = Mapping[str, Iterable[torch.Tensor]]  # the weights of each, by what to call it
+Models = Mapping[str, Iterable[torch.Tensor]]  # the weights of each, by its name in messages
 
 
 class StepGuard:
-    """Counts the steps that were skipped in a row. A part of every checkpoint."""
+    """Counts the steps skipped in a row. Saved in every checkpoint."""
 
     def __init__(self, config: PPOConfig):
         self.config, self.skipped_in_a_row = config, 0
@@ -30,17 +30,16 @@ class StepGuard:
             )
 
     def skipped(self, step: int, fault: NumericalFault, models: Models) -> None:
-        """Step `step` trained nothing. Raises `RunStopped` after `max_dropped` in a row, and at once if a weight of
-        `models` is NaN or infinite."""
+        """Step `step` was skipped. Raises `RunStopped` after `max_dropped` in a row, or at once if a weight of `models`
+        is NaN or infinite."""
         self.skipped_in_a_row += 1
         broken = next((name for name, weights in models.items() if not all_finite(weights)), None)
         if broken:
-            raise RunStopped(f"step {step}: weights of {broken} are NaN or infinite, so no step can succeed any more")
+            raise RunStopped(f"step {step}: weights of {broken} are NaN or infinite, so no further step can succeed")
         if self.skipped_in_a_row >= self.config.max_dropped:
             raise RunStopped(
                 f"step {step}: {self.skipped_in_a_row} steps in a row were skipped, the last one because {fault}; all "
-                "weights are finite, so look at the reward and at dropped/, lower learning_rate, or set dtype to "
-                "float32"
+                "weights are finite, so check the reward and dropped/, lower learning_rate, or set dtype to float32"
             )
 
     def state_dict(self) -> dict[str, int]:
@@ -48,5 +47,5 @@ class StepGuard:
         return {"skipped_in_a_row": self.skipped_in_a_row}
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
-        """Undo `state_dict`."""
+        """Restore what `state_dict` returned."""
         self.skipped_in_a_row = state["skipped_in_a_row"]

@@ -1,4 +1,4 @@
-"""What a configuration names outside itself, checked and loaded before any model is."""
+"""What a configuration refers to by name, checked and loaded before any model."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ppo_lm.training import Losses, find_losses
 
 class Inputs(NamedTuple):
     """`rewards` in the configuration's order; `make_engine` takes the policy and the memory budget; `prompts` is None
-    if none are named."""
+    if the configuration names none."""
 
     estimator: Estimator
     losses: Losses
@@ -38,8 +38,8 @@ def load_inputs(
     monitor: Reward | Callable | None = None,
     engine: RolloutEngine | None = None,
 ) -> Inputs:
-    """Find the estimator, the losses and what makes the engine, and load rewards, monitor and prompts; what is given in
-    Python replaces what the configuration names. All problems are raised as one error."""
+    """Find the estimator, the losses and the engine's factory, and load rewards, monitor and prompts; what is given in
+    Python overrides the configuration. All problems are raised as one error."""
     problems = Problems("PPOConfig")
     estimator, losses = problems.attempt(find_estimator, config), problems.attempt(find_losses, config)
     if reward is None:
@@ -76,14 +76,14 @@ def load_inputs(
 
 
 def check_batch(batch: PromptSet, mini_batches: int, responses_per_prompt: int) -> None:
-    """Raise `DataError` unless there is at least one prompt for each mini-batch, and each prompt comes
+    """Raise `DataError` unless there is at least one prompt per mini-batch, and each prompt is repeated
     `responses_per_prompt` times in a row."""
     prompts, copies = batch.prompts, responses_per_prompt
     if len(prompts) < mini_batches:
         raise DataError(
-            f"there are {len(prompts)} prompts but mini_batches is {mini_batches}; give at least one prompt for each "
+            f"there are {len(prompts)} prompts but mini_batches is {mini_batches}; give at least one prompt per "
             "mini-batch, or lower mini_batches"
         )
     groups = [prompts[start : start + copies] for start in range(0, len(prompts), copies)]
     if any(group != [group[0]] * copies for group in groups):
-        raise DataError(f"responses_per_prompt is {copies}; give every prompt {copies} times in a row")
+        raise DataError(f"responses_per_prompt is {copies}; repeat every prompt {copies} times in a row")

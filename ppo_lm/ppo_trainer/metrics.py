@@ -1,4 +1,4 @@
-"""What a step is judged by. Every mean is over sampled tokens or over sequences, never over padding."""
+"""The metrics of a step. Every mean is over sampled tokens or over sequences, never over padding."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from ppo_lm.types import SAPairs
 
 
 def describe_rollout(sa_pairs: SAPairs) -> dict[str, float]:
-    """Numbers of a batch before it is trained on. KL is in nats per sequence; entropy, in nats per token, is that of
-    the distributions that were sampled from; length counts sampled tokens. Numbers without a column to compute them
-    from are left out: the entropy with some engines, the explained variance without a value model."""
+    """Metrics of a batch before it is trained on. KL is in nats per sequence; entropy, in nats per token, is that of
+    the sampling distributions; length counts sampled tokens. Metrics whose column is missing are left out: the entropy
+    with some engines, the explained variance without a value model."""
     mask = sa_pairs.action_mask
     described = {
         "kl": float(torch.where(mask, sa_pairs.require("kl"), 0.0).sum(dim=1).mean()),
@@ -28,9 +28,9 @@ def describe_rollout(sa_pairs: SAPairs) -> dict[str, float]:
 
 
 def describe_cost(clock: PhaseClock, sa_pairs: SAPairs, floor: Floor, all_updates: bool = True) -> dict[str, float]:
-    """The seconds of the step and of its phases, what share of a phase's seconds this machine needs at least (left out
-    for training unless `all_updates` were made), sampled tokens per second of the whole step and of sampling alone, and
-    the peak memory so far, in MiB."""
+    """The seconds of the step and of its phases, each phase's lower bound as a share of its seconds (left out for
+    training unless `all_updates` were made), sampled tokens per second of the whole step and of sampling alone, and the
+    peak memory so far, in MiB."""
     seconds, tokens = sum(clock.seconds.values()), len(sa_pairs)
     phases = {f"seconds/{phase}": spent for phase, spent in clock.seconds.items()}
     shares = {

@@ -30,7 +30,7 @@ from ppo_lm.types import SAPairs
 
 
 class Size(NamedTuple):
-    """Of a mini-batch."""
+    """The size of a mini-batch."""
 
     tokens: int  # sampled ones
     sequences: int
@@ -44,14 +44,14 @@ class Part(NamedTuple):
 
 
 PartLoss = Callable[[SAPairs, Size], Part]  # of a micro-batch, and its mini-batch's size
-BEFORE_UPDATES = ("sampler_gap",)  # sums that mean something in the first mini-batch only
+BEFORE_UPDATES = ("sampler_gap",)  # sums that are only meaningful in the first mini-batch
 LEARNING_RATES = {"policy": "learning_rate", "value": "value_learning_rate"}  # names of their metrics
 
 
 class ModelTrainer:
     """One optimiser for each model: `ppo_epochs` passes over the pairs, `mini_batches` optimiser steps per pass.
 
-    A mini-batch's loss is a mean over its tokens (or sequences), however it is split into micro-batches.
+    A mini-batch's loss is the mean over its tokens (or sequences), however it is split into micro-batches.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class ModelTrainer:
         budget: MemoryBudget | None = None,
         losses: Losses | None = None,
     ):
-        """`value_model`: None if the advantage estimator needs none. `losses`: None finds those that the configuration
+        """`value_model`: None if the advantage estimator needs none. `losses`: None uses those that the configuration
         names."""
         self.policy, self.value_model, self.config = policy, value_model, config
         self.losses = losses or find_losses(config)
@@ -120,7 +120,7 @@ class ModelTrainer:
         return value if warming_up else value | self.train_policy_model(sa_pairs, kl_coef)
 
     def learning_rates(self) -> dict[str, float]:
-        """Of the next updates, by the name of their metric."""
+        """The learning rates of the next updates, by metric name."""
         return {LEARNING_RATES[name]: optimiser.learning_rate for name, optimiser in self.optimisers.items()}
 
     def train_value_model(self, sa_pairs: SAPairs) -> dict[str, float]:
@@ -135,7 +135,7 @@ class ModelTrainer:
 
     def train_policy_model(self, sa_pairs: SAPairs, kl_coef: float = 0.0) -> dict[str, float]:
         """Minimise the policy's loss; needs `advantages`. Returns means over tokens and optimiser steps, and
-        `sampler_gap`: the mean absolute difference, in nats per token, between the log-probabilities while sampling and
+        `sampler_gap`: the mean absolute difference, in nats per token, between the sampler's log-probabilities and
         those of the first mini-batch, before any update."""
 
         def part_loss(part: SAPairs, size: Size) -> Part:
@@ -163,7 +163,7 @@ class ModelTrainer:
         return self.value_model
 
     def _policy_part(self, part: SAPairs, states: torch.Tensor, size: Size, kl_coef: float) -> Part:
-        """The loss that `policy_loss` names, plus the KL to the reference, less the entropy bonus."""
+        """The loss that `policy_loss` names, plus the KL to the reference, minus the entropy bonus."""
         config, mask = self.config, part.action_mask
         new = self._new_numbers(part, states)
         weights = token_weights(mask, config.loss_aggregation, new.logprobs.dtype)
@@ -186,7 +186,7 @@ class ModelTrainer:
         return NewNumbers(*found) if entropy else NewNumbers(found, None)
 
     def _trust(self, part: SAPairs) -> torch.Tensor | float:
-        """The weight of each token for the difference between sampler and training pass."""
+        """Per-token weights that correct for the difference between sampler and training pass."""
         if not self.config.importance_cap:
             return 1.0
         sampler_logprobs = part.require("sampler_logprobs")
@@ -234,25 +234,26 @@ class ModelTrainer:
 
     @staticmethod
     def _mean_kl(found: dict[str, torch.Tensor], batch: SAPairs) -> float:
-        """How far the policy has moved from the one that sampled, in nats per token; 0 for a value model alone."""
+        """How far the policy has moved from the one that sampled the batch, in nats per token; 0 for a value model
+        alone."""
         kl = float(found.get("approx_kl", 0.0)) / len(batch)
         if not math.isfinite(kl):
             raise NumericalFault("the KL to the policy that sampled is NaN or infinite")
         return kl
 
     def _check_schedule(self) -> None:
-        """Refuse to go on once the learning rate has reached 0: nothing would be learnt."""
+        """Raise once the learning rate has reached 0: nothing more would be learnt."""
         config, done = self.config, self.policy_optimiser.steps_done
         if config.lr_schedule != "constant" and done >= self.total_updates:
             raise ConfigError.of(
-                f"steps is {config.steps} and all are done, so the {config.lr_schedule} schedule has ended; set steps "
-                "higher, or lr_schedule to constant"
+                f"all {config.steps} steps are done, so the {config.lr_schedule} schedule has ended; raise steps, or "
+                "set lr_schedule to constant"
             )
 
     def _accumulate(
         self, batch: SAPairs, model: PolicyModel | ValueModel, optimisers: Iterable[Optimiser], part_loss: PartLoss
     ) -> dict[str, torch.Tensor]:
-        """Add up a mini-batch's gradient over its micro-batches. Returns the sums for metrics."""
+        """Accumulate a mini-batch's gradient over its micro-batches. Returns the sums for metrics."""
         size, sums = Size(len(batch), batch.sequences), {}
 
         def work(_, micro: SAPairs) -> None:
@@ -271,19 +272,20 @@ class ModelTrainer:
 
 
 def _add(sums: dict[str, Any], more: Mapping[str, Any]) -> None:
-    """Add to each sum by its name."""
+    """Add to each sum, by name."""
     for name, number in more.items():
         sums[name] = sums[name] + number if name in sums else number
 
 
 def _sums(found: TokenLoss, mask: torch.Tensor) -> dict[str, torch.Tensor]:
-    """The sums over tokens of what a loss has to log."""
+    """Sums over tokens of what a loss logs."""
     return {name: masked_sum(numbers.detach(), mask) for name, numbers in found.metrics.items()}
 
 
 @torch.no_grad()
 def _drift(part: SAPairs, new_logprobs: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Sums over tokens that say how far the policy is from the one that sampled, and from the sampler's arithmetic."""
+    """Sums over tokens that measure how far the policy is from the one that sampled, and from the sampler's
+    numerics."""
     mask = part.action_mask
     ratio = policy_ratio(new_logprobs, part.old_logprobs, mask)
     sums = {"ratio": masked_sum(ratio, mask), "approx_kl": masked_sum(approximate_kl(ratio), mask)}

@@ -47,8 +47,8 @@ from ppo_lm.tracking import (
 class PPOTrainer:
     """PPO on a language model: policy, reference, value and rewards on one shared base.
 
-    `reward` and `monitor` take functions `fn(prompts, completions, **columns)` or a `Reward` in place of what the
-    configuration names; `reward` one or several. `engine` samples in place of the one that the configuration names.
+    `reward` (one or several), `monitor` and `engine` override what the configuration names. Rewards and the monitor are
+    functions `fn(prompts, completions, **columns)` or `Reward` objects.
     """
 
     def __init__(
@@ -154,10 +154,10 @@ class PPOTrainer:
         """A whole run of `config.steps` steps over `prompts` (None: `config.prompts`), with evaluations on prompts held
         out of them. Returns the evaluations, by name, first to last.
 
-        Writes `config.output_dir` and, unless `quiet`, prints progress; `recorders` hear of everything too. `resume` is
-        the folder of an interrupted run with the same settings. Raises `RunPaused`, with the run saved, when a reward
-        fails, and after the step in which SIGINT or SIGTERM came; `RunStopped` when numbers break (see `guard`);
-        `StorageError` when a file cannot be written.
+        Writes `config.output_dir` and, unless `quiet`, prints progress; `recorders` get every event too. `resume` is
+        the folder of an interrupted run with the same settings. Raises `RunPaused`, with the run saved, if a reward
+        fails, or after the current step on SIGINT or SIGTERM; `RunStopped` if training breaks down (see `guard`);
+        `StorageError` if a file cannot be written.
         """
         config = self.config
         train_set, held_out, report = self._prompt_sets(prompts)
@@ -199,7 +199,7 @@ class PPOTrainer:
                     self._record(run, step, batch, results, health)
                     guard.passed(step, results["kl"])
                 evaluator.evaluate_if_due(run)
-            evaluator.evaluate_if_due(run)  # if a recorder stopped the run between two steps
+            evaluator.evaluate_if_due(run)  # in case a recorder stopped the run between two steps
             if run.folder:
                 run.say(*self.save(run.folder))
             run.finish(evaluator.examples(monitor))
@@ -215,8 +215,8 @@ class PPOTrainer:
             run.record_finding(finding)
 
     def stateful_parts(self) -> dict[str, Stateful]:
-        """What decides the next step, by name; every checkpoint holds it. tests/ppo_trainer/test_stateful.py looks for
-        what is missing here."""
+        """What determines the next step, by name; saved in every checkpoint. tests/ppo_trainer/test_stateful.py checks
+        that nothing is missing here."""
         engine = {"engine": self.engine} if isinstance(self.engine, Stateful) else {}
         return {
             **{name: Weights(model.parameters()) for name, model in self.roles.trained().items()},
@@ -228,7 +228,7 @@ class PPOTrainer:
         }
 
     def random_streams(self) -> dict[str, Stateful]:
-        """What a step draws from: the parts that a step which fails leaves changed."""
+        """What a step draws from: the parts that a failed step leaves changed."""
         trainer = self.model_trainer
         streams = {
             "sampling": self.generator.random,
@@ -238,7 +238,7 @@ class PPOTrainer:
         return {name: RandomStream(stream) for name, stream in streams.items()}
 
     def models(self) -> dict[str, list[torch.nn.Parameter]]:
-        """The weights that a step computes with, by what to call them."""
+        """The weights that a step computes with, by their name in messages."""
         trained = {f"the {role} model": model.parameters() for role, model in self.roles.trained().items()}
         return {**trained, "the frozen base": list(self.base.network.parameters())}
 
@@ -261,12 +261,12 @@ class PPOTrainer:
         return {"the rewards": without_addresses(config.rewards), "the monitor": named[0], "the engine": engine}
 
     def save(self, folder: str | Path) -> list[str]:
-        """Write `adapter/` (plain PEFT) and `merged/` (plain transformers, if `save_merged`) into `folder`; lora_r 0
-        has only the latter. Returns what `save_models` does."""
+        """Write `adapter/` (plain PEFT) and `merged/` (plain transformers, if `save_merged`) into `folder`; with lora_r
+        0 only the latter. Returns what `save_models` does."""
         return save_models(self.roles.policy, Path(folder), merged=self.config.save_merged)
 
     def _encode(self, prompts: PromptSet | Sequence[Prompt], columns: Mapping[str, list] | None) -> PromptSet:
-        """A batch with its token ids; prompts of a run have had theirs since they were fitted."""
+        """A batch with its token ids; a run's prompts already have theirs."""
         config, batch = self.config, prompts
         if not isinstance(batch, PromptSet):
             batch = PromptSet(batch, columns or {})
@@ -285,7 +285,7 @@ class PPOTrainer:
         """(to train on, held out, report)."""
         config = self.config
         if isinstance(prompts, PromptSet):
-            loaded, report = prompts, DataReport("the prompts given", len(prompts), len(prompts), 0)
+            loaded, report = prompts, DataReport("the given prompts", len(prompts), len(prompts), 0)
         elif prompts is not None:
             check_prompts(prompts)
             loaded, report = load_prompts(prompts, config)
@@ -318,8 +318,8 @@ class PPOTrainer:
         )
 
     def _make_generator(self, sampling: SamplingSettings, clock: PhaseClock | None = None) -> SequenceGenerator:
-        """A generator with a random stream of its own; one for each evaluation, so that it changes nothing in training
-        and all see the same noise."""
+        """A generator with its own random stream. Every evaluation gets a new one, so that it does not affect training
+        and all draw the same random numbers."""
         config, policy = self.config, self.roles.policy
         recompute = config.old_logprobs == "recomputed"
         return SequenceGenerator(
@@ -328,6 +328,6 @@ class PPOTrainer:
 
 
 def columns(monitor_name: str) -> list[Column]:
-    """The metrics of a step that are worth a place on the screen."""
+    """The metrics of a step that the screen shows."""
     titles = {"score": "reward", "kl": "KL", "monitor": monitor_name, "length": "length", "ended": "ended"}
     return [Column(name, title) for name, title in titles.items()]

@@ -1,4 +1,4 @@
-"""Step 5: what the value model expects."""
+"""Step 5: the value model's predictions."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""How good a reward model is on comparisons it never saw: accuracy, calibration, and how much it likes length
-(2403.17031, details 16 and 18)."""
+"""How good a reward model is on held-out comparisons: accuracy, calibration and length bias (2403.17031, details 16 and
+18)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ppo_lm.evaluation.statistics import Interval, bootstrap_mean, calibration_e
 @dataclass(frozen=True)
 class RewardReport:
     """Scores (N,), not yet normalised, and lengths in tokens of both sides of N held-out comparisons; everything else
-    follows from them."""
+    is derived from them."""
 
     chosen: list[float]
     rejected: list[float]
@@ -46,7 +46,7 @@ class RewardReport:
 
     @property
     def length_correlation(self) -> float:
-        """Between score and length in tokens, over all completions."""
+        """Correlation between score and length in tokens, over all completions."""
         return correlation(self.chosen + self.rejected, self.chosen_lengths + self.rejected_lengths)
 
     def prefers_longer(self) -> tuple[float, float]:
@@ -97,7 +97,7 @@ def write_report(report: RewardReport, folder: Path) -> None:
     """Write report.md, and reward_report.png with calibration, scores, and score by length."""
     if not report.chosen:
         (folder / "report.md").write_text(
-            "# Reward model\n\nNo comparison was held out, so nothing was measured.\n", encoding="utf-8"
+            "# Reward model\n\nNo comparisons were held out, so nothing was measured.\n", encoding="utf-8"
         )
         return
     model, human = report.prefers_longer()

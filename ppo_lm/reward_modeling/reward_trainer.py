@@ -43,7 +43,7 @@ def train_reward_model(
     optimiser: Optimiser | None = None,
     progress: Progress | None = None,
 ) -> None:
-    """Minimise the mean loss over comparisons, with dropout. `optimiser`: None makes one. `progress`: see
+    """Minimise the mean loss over comparisons, with dropout. `optimiser`: None creates one. `progress`: see
     `optimisation.minimise`."""
     lengths = [max(len(c.chosen_ids), len(c.rejected_ids)) for c in comparisons]
     with model.base.dropout():
@@ -74,13 +74,13 @@ def normalise(model: RewardModel, reference_sequences: list[list[int]]) -> None:
     """Set `model.mean` and `model.std` so that reference completions score 0 on average, with standard deviation 1
     (2403.17031).
 
-    Raises `ModelError` where all score the same.
+    Raises `ModelError` if all get the same score.
     """
     model.mean, model.std = 0.0, 1.0
     scores = score_all(model, reference_sequences)
     if not scores.std() > 0:
         raise ModelError(
-            f"the reward model gives {len(scores)} reference completions the same score, so it has learnt "
-            "nothing; train it longer, or look at the data"
+            f"the reward model gives all {len(scores)} reference completions the same score, so it has learnt nothing; "
+            "train it longer, or check the data"
         )
     model.mean, model.std = float(scores.mean()), float(scores.std())

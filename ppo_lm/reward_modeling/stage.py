@@ -31,8 +31,8 @@ def run_reward(
     """Train, normalise, measure on held-out comparisons, and save. Returns what was measured.
 
     Writes into `config.output_dir`: `reward` (the model, for PPO's `reward`), report.md with pictures, report.json,
-    config, data report, metrics. `resume` is the folder of an interrupted run with the same settings. Raises
-    `RunPaused`, with the run saved, after the step in which SIGINT or SIGTERM came.
+    config, data report, metrics. `resume` is the folder of an interrupted run with the same settings. On SIGINT or
+    SIGTERM, the run is saved after the current step, and `RunPaused` is raised.
     """
     inputs = load_inputs(config)
     base = load_base(config.model_name, config.dtype, config.device, seed=config.seed)
@@ -48,7 +48,7 @@ def run_reward(
         run.start(headline, reports=inputs.reports, columns=LOSS, lines=LINES)
         run.measure("before", len(held_out.texts), lambda: measure(model, held_out).headline())
         train_reward_model(model, train.tokens, settings, seed=config.seed, optimiser=optimiser, progress=run)
-        result = measure(model, held_out)  # before normalising: the probabilities that were trained
+        result = measure(model, held_out)  # before normalising, when score differences are still log-odds
         normalise(model, references)
         run.measure("after", len(held_out.texts), result.headline)
         folder = run.require_folder()
@@ -61,7 +61,7 @@ def run_reward(
 
 
 class Inputs(NamedTuple):
-    """What the configuration names outside itself; `demonstrations` to normalise on, None for those of the training
+    """What the configuration refers to by name. `demonstrations`: to normalise on; None for those of the training
     data."""
 
     preferences: list[Preference]
@@ -70,27 +70,27 @@ class Inputs(NamedTuple):
 
 
 def load_inputs(config: RewardConfig) -> Inputs:
-    """Load it. All problems are raised as one error, before any model loads."""
+    """Load the inputs. All problems are raised as one error, before any model loads."""
     problems = Problems("RewardConfig")
     problems.attempt(check_output_dir, config.output_dir)
     problems.attempt(find_recorders, config.recorders)
     preferences = demonstrations = None
     if config.preferences is None:
-        problems.found.append(ConfigError.of('preferences is not set; name a file, a hub data set, or "embedded"'))
+        problems.found.append(ConfigError.of('preferences is not set; give a file, a hub data set, or "embedded"'))
     else:
         columns = config.chosen_column, config.rejected_column, config.source_column
         preferences = problems.attempt(load_preferences, config.preferences, config, *columns)
     if config.demonstrations is not None:
         demonstrations = problems.attempt(load_demonstrations, config.demonstrations, config, config.completion_column)
     problems.raise_all()
-    assert preferences is not None  # or there was a problem
+    assert preferences is not None  # or `raise_all` would have raised
     if demonstrations is None:
         return Inputs(preferences[0], None, [preferences[1]])
     return Inputs(preferences[0], demonstrations[0], [preferences[1], demonstrations[1]])
 
 
 def set_up_reward_model(base: BaseModel, config: RewardConfig) -> RewardModel:
-    """A fresh adapter and head on the base."""
+    """A new adapter and head on the base."""
     torch.manual_seed(config.seed)
     lora = make_lora_config(config.lora_r, config.lora_alpha, config.lora_dropout, config.lora_targets)
     add_adapter(base, "reward", lora)
@@ -129,8 +129,8 @@ def encode_sequence(base: BaseModel, prompt: Prompt, completion: str) -> list[in
 def reference_sequences(
     base: BaseModel, demonstrations: list[Demonstration] | None, train: EncodedPreferences, config: RewardConfig
 ) -> list[list[int]]:
-    """What scores are normalised on: demonstrations that fit, or the chosen completions of the training data. Raises
-    `DataError` for fewer than two."""
+    """The sequences that scores are normalised on: demonstrations that fit, or the chosen completions of the training
+    data. Raises `DataError` if there are fewer than two."""
     if demonstrations is None:
         found = [tokens.chosen_ids for tokens in train.tokens[: config.normalise_on]]
     else:
@@ -142,8 +142,8 @@ def reference_sequences(
         found = [ids for ids in encoded if len(ids) <= min(config.max_tokens, base.context_length)]
     if len(found) < 2:
         raise DataError(
-            f"there are {len(found)} reference completions that fit into max_tokens {config.max_tokens} to "
-            "normalise the scores on; give at least two"
+            f"only {len(found)} reference completions fit into max_tokens {config.max_tokens}, but normalising the "
+            "scores takes at least two; raise max_tokens, or give more examples"
         )
     return found
 

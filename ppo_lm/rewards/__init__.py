@@ -1,4 +1,5 @@
-"""One protocol for whatever scores responses: reward models, functions, classifiers, services, and sums of these."""
+"""One protocol for everything that scores responses: reward models, functions, classifiers, services, and sums of
+these."""
 
 from ppo_lm.rewards.classifier import ClassifierReward
 from ppo_lm.rewards.columns import check_columns, check_prompt_columns

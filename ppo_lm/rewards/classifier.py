@@ -1,4 +1,4 @@
-"""A reward model from elsewhere: any sequence classifier of transformers, with its own tokenizer."""
+"""A third-party reward model: any sequence classifier of transformers, with its own tokenizer."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ def is_classifier_folder(folder: Path) -> bool:
 
 
 class ClassifierReward(Reward):
-    """Scores prompt and completion together: the logit of a model with one label; of one with two, the second minus
-    the first.
+    """Scores prompt and completion together: the logit of a model with one label; with two labels, the second minus the
+    first.
 
-    A text longer than the classifier can read loses its beginning. Conversations go through the classifier's own chat
-    template. It is a second model in memory, with a base of its own.
+    A text that is too long for the classifier is cut at the start. Conversations go through the classifier's own chat
+    template. This is a second model in memory; it does not share the base.
     """
 
     def __init__(self, source: str, name: str, *, batch_size: int = 16):
@@ -91,7 +91,7 @@ class ClassifierReward(Reward):
         elif tokenizer.chat_template is None:
             raise RewardError(
                 f"reward {self.name!r} has no chat template, but the prompts are conversations; give the prompts as "
-                "texts"
+                "plain text"
             )
         else:
             text = tokenizer.apply_chat_template([*prompt, *wrap_completion(prompt, completion)], tokenize=False)

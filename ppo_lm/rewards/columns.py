@@ -1,4 +1,4 @@
-"""Whether the data has what a reward reads."""
+"""Check that the data has the columns a reward reads."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from ppo_lm.rewards.reward import Reward
 
 
 def check_prompt_columns(reward: Reward, prompts: PromptSet, role: str, source: str) -> None:
-    """`check_columns` for prompts that were read from `source`."""
+    """`check_columns` for prompts read from `source`."""
     have = ", ".join(prompts.columns) or "no other column"
-    found = f"the prompts {source!r} have {have}; add the column, or name another {role}"
+    found = f"the prompts {source!r} have {have}; add the column, or choose another {role}"
     check_columns(reward, prompts.columns, role, found)
 
 
 def check_columns(reward: Reward, columns: Iterable[str], role: str, found: str) -> None:
     """Raise `RewardError` if the reward needs a column of the data that is not among `columns`. `role` is the setting
-    that names the reward, `found` says in words what there is and what to do."""
+    that names the reward, `found` completes the message: what there is and what to do."""
     missing = reward.missing_columns(columns)
     if missing:
         raise RewardError(f"{role} {reward.name} needs {', '.join(map(repr, missing))}, but {found}")

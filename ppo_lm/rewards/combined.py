@@ -14,8 +14,8 @@ from ppo_lm.rewards.scores import Scores
 
 
 class WeightedSum(Reward):
-    """Σ weight · reward, of `combine`. Its parts are the rewards' own scores, by name, and their parts, as
-    `reward/part`, before anything was clipped, normalised or weighted."""
+    """Σ weight · reward (see `combine`). Its parts are the rewards' own scores, by name, and their parts, as
+    `reward/part`, before any clipping, normalising or weighting."""
 
     name = "weighted_sum"
 
@@ -38,8 +38,8 @@ class WeightedSum(Reward):
         self.models = [model for reward in self.rewards for model in reward.models]
 
     def score(self, responses: Responses) -> Scores:
-        """The weighted sum, fp32, on the device of the sampled tokens. `plain` is the sum without normalising, and
-        without the clipping of what was normalised."""
+        """The weighted sum, fp32, on the device of the sampled tokens. `plain` is the sum without normalising and, if
+        normalising, without clipping."""
         parts: dict[str, torch.Tensor] = {}
         for name, reward in zip(self.names, self.rewards, strict=True):
             scores = ask(reward, responses)
@@ -57,14 +57,15 @@ def combine(
 ) -> torch.Tensor:
     """Σ weight · component, (K, B) → (B,) fp32; NaN is "no opinion" and adds nothing.
 
-    Each component is first shifted and scaled to mean 0 and variance 1 over its opinions in the batch (`normalise`),
-    then clipped to ± `clip` (0: not clipped). Raises `RewardError` for a completion that no reward has an opinion on.
+    With `normalise`, each component is first shifted and scaled to mean 0 and variance 1 over its opinions in the
+    batch. Then it is clipped to ± `clip` (0: no clipping). Raises `RewardError` for a completion that no reward has an
+    opinion on.
     """
     silent = components.isnan().all(dim=0)
     if silent.any():
         raise RewardError(
             f"no reward has an opinion (all returned None) on completion {int(silent.nonzero()[0])} of "
-            f"{components.shape[1]}; one must score it"
+            f"{components.shape[1]}; at least one must score it"
         )
     if normalise:
         components = torch.stack([_normalise(row) for row in components])

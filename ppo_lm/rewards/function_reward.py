@@ -16,19 +16,19 @@ from ppo_lm.rewards.responses import Responses
 from ppo_lm.rewards.reward import Reward
 from ppo_lm.rewards.scores import Scores
 
-GIVEN = ("prompts", "completions", "terminated", "completion_ids")  # by ppo_lm itself, besides the data's columns
+GIVEN = ("prompts", "completions", "terminated", "completion_ids")  # by ppo_lm, in addition to the data's columns
 SINGULAR = {"prompt": "prompts", "completion": "completions"}
 
 
 class FunctionReward(Reward):
     """A function `fn(prompts, completions, **columns) -> list[float]`, the signature of TRL's GRPO reward functions.
 
-    Columns are lists as long as the prompts: those of the data set, `terminated` (did the response end by itself) and
-    `completion_ids`. A function gets the ones it names, or all if it takes **kwargs. After a conversation, prompt and
-    completion are lists of messages. None stands for "no opinion". Async functions are awaited. A function with the
+    Columns are lists as long as the prompts: those of the data set, `terminated` (whether the response ended with EOS)
+    and `completion_ids`. A function gets the ones it names, or all if it takes **kwargs. For a conversation, prompt and
+    completion are lists of messages. None means "no opinion". Async functions are awaited. A function with the
     arguments `prompt` or `completion` judges one sample per call; if it is async, all calls run concurrently.
 
-    It needs the columns that its arguments without a default name, and `needs_columns`.
+    It needs the columns named by its arguments without a default, and `needs_columns`.
     """
 
     def __init__(self, function: Callable, name: str | None = None, needs_columns: Sequence[str] = ()):
@@ -51,8 +51,8 @@ class FunctionReward(Reward):
         self._is_async = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
 
     def score(self, responses: Responses) -> Scores:
-        """The function's numbers, fp64. Raises, with the place, `NumericalFault` for a number that is NaN or infinite,
-        and `RewardError` if the function returns anything but one number, or None, for each response."""
+        """The function's numbers, fp64. Raises `NumericalFault` for NaN or infinity, and `RewardError` unless the
+        function returns one number, or None, per response; both name the completion."""
         prompts, completions = responses.prompts, responses.texts
         wrapped = [wrap_completion(prompt, completion) for prompt, completion in zip(prompts, completions, strict=True)]
         offered = {
@@ -86,7 +86,7 @@ class FunctionReward(Reward):
         if isinstance(scores, (str, bytes)) or not isinstance(scores, Sequence):
             raise RewardError(
                 f"reward function {self.name} returned {_show(scores)}; it must return a list of {len(completions)} "
-                "numbers, one for each completion"
+                "numbers, one per completion"
             )
         if len(scores) != len(completions):
             raise RewardError(
@@ -104,9 +104,9 @@ class FunctionReward(Reward):
 
 
 def run(coroutine: Coroutine):
-    """Run a coroutine to its end and return its result. All run on one event loop in a thread of its own, so that
-    clients and semaphores that a function keeps can be used again, and so that it works where a loop is already running
-    (a notebook)."""
+    """Run a coroutine to completion and return its result. All run on one event loop in a separate thread, so that a
+    function can keep clients and semaphores between calls, and so that this works where a loop is already running (a
+    notebook)."""
     return asyncio.run_coroutine_threadsafe(coroutine, _event_loop()).result()
 
 

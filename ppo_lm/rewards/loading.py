@@ -1,4 +1,4 @@
-"""From what a configuration or Python code names to a `Reward`."""
+"""Make a `Reward` of what a configuration or Python code names."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ Maker = Callable[[str, str], Reward | None]
 
 def load_reward(spec: str, role: str = "reward") -> Reward:
     """Make the reward that `spec` names; nothing large is loaded yet. `role` is the setting that named it, for
-    messages. Raises `RewardError` or `ModelError` that says which part of `spec` cannot be found or used."""
+    messages. Raises `RewardError` or `ModelError`, saying which part of `spec` cannot be found or used."""
     for make in MAKERS:
         reward = make(spec, role)
         if reward is not None:
             return reward
     raise RewardError(
-        f"{role} {spec!r}: there is no such function, folder or built-in; name a function or Reward as module:name or "
+        f"{role} {spec!r}: there is no such function, folder or built-in; give a function or Reward as module:name or "
         f"path/file.py:name, a built-in ({', '.join(REWARDS.names)}), the folder of a reward model, the hub id of a "
         "classifier, or the address of a scorer (http://... or remote(url=..., timeout=30))"
     )
 
 
 def as_reward(given: Any, name: str | None = None) -> Reward:
-    """A `Reward` as it is, an instance of a subclass of it, or a function as a `FunctionReward` called `name`. Raises
-    `RewardError` for anything else."""
+    """Turn `given` into a `Reward`: a `Reward` is kept as it is, a subclass is instantiated, a function becomes a
+    `FunctionReward` called `name`. Raises `RewardError` for anything else."""
     if isinstance(given, Reward):
         return given
     if isinstance(given, type) and issubclass(given, Reward):
@@ -49,7 +49,7 @@ def as_reward(given: Any, name: str | None = None) -> Reward:
 
 
 def as_list_of_rewards(given: Any) -> list[Any]:
-    """One reward or several, as a list; each is still to be passed to `as_reward`."""
+    """One reward or several, as a list, not yet passed through `as_reward`."""
     return list(given) if isinstance(given, Sequence) and not isinstance(given, str) else [given]
 
 
@@ -87,7 +87,7 @@ def _classifier(spec: str, role: str) -> Reward | None:
 
 
 MAKERS: list[Maker] = [_saved_model, _address, _registered, _own, _classifier]
-"""In the order in which they are tried. Each returns None for what is not its kind."""
+"""Tried in this order. Each returns None for a spec that is not of its kind."""
 
 
 def without_addresses(specs: Sequence[str]) -> list[str]:

@@ -21,27 +21,28 @@ from ppo_lm.types import SAPairs
 
 
 class ModelReward(Reward):
-    """Scores prompt and response together by a `RewardModel`, an adapter and a head on the shared base.
+    """Scores prompt and response together with a `RewardModel`, an adapter and a head on the shared base.
 
-    Responses that were sampled here, with the base's own vocabulary, are read as the very tokens that were sampled. Of
-    others the texts are tokenised, with an EOS behind each unless the column `terminated` says that it did not end.
+    Responses that were sampled here, in the base's own vocabulary, are read as exactly the tokens that were sampled.
+    Others are tokenised from their texts, with EOS appended unless the column `terminated` says that the response did
+    not end.
     """
 
     name = "reward_model"
 
     def __init__(self, load: Callable[[RewardContext], RewardModel]):
-        """`load` puts the model onto its base, when the reward is made ready."""
+        """`load` puts the model onto its base; called by `make_ready`."""
         self._load = load
         self._ready: tuple[RewardModel, MemoryBudget] | None = None
 
     @classmethod
     def saved_in(cls, folder: Path) -> ModelReward:
-        """What `ppo-lm reward` left in `folder`."""
+        """The model that `ppo-lm reward` saved in `folder`."""
         return cls(lambda context: load_reward_model(context.find_base(folder), folder))
 
     @classmethod
     def of(cls, model: RewardModel, micro_batch_tokens: int = 1024) -> ModelReward:
-        """A model that is loaded already."""
+        """A model that is already loaded."""
         reward = cls(lambda context: model)
         reward.make_ready(RewardContext.on(model.base, MemoryBudget(micro_batch_tokens)))
         return reward
@@ -64,7 +65,7 @@ class ModelReward(Reward):
 
 
 def _readable_pairs(responses: Responses, model: RewardModel) -> SAPairs | None:
-    """The sampled tokens, if there are any and they mean the same to the model."""
+    """The sampled tokens, if there are any and the model has the same vocabulary; else None."""
     if responses.tokenizer is None or not _same_vocabulary(responses.tokenizer, model.base.tokenizer):
         return None
     return responses.sa_pairs

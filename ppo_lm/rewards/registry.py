@@ -11,7 +11,7 @@ from ppo_lm.errors import RewardError
 from ppo_lm.plugins import Registry
 
 REWARDS: Registry[Callable[..., Any]] = Registry("reward")
-"""Factories by name. Called with the arguments that a configuration gives, a factory returns a `Reward` or a reward
+"""Factories by name. Called with the arguments given in a configuration, a factory returns a `Reward` or a reward
 function."""
 
 
@@ -24,10 +24,11 @@ def call_by_name(spec: str, role: str) -> tuple[str, Any] | None:
     try:
         call = ast.parse(f"f({found[2] or ''})", mode="eval").body
         if not isinstance(call, ast.Call) or call.args:
-            raise ValueError("write each value with its name")
+            raise ValueError("write each value as name=value")
         arguments = {keyword.arg or "**": ast.literal_eval(keyword.value) for keyword in call.keywords}
         return found[1], REWARDS.find(found[1])(**arguments)
     except (SyntaxError, TypeError, ValueError, re.error) as error:
         raise RewardError(
-            f"{role} {spec!r}: {found[1]} cannot be made from this: {error}; write it like length_target(words=30)"
+            f"{role} {spec!r}: {found[1]} cannot be made with these arguments: {error}; write it like "
+            "length_target(words=30)"
         ) from None

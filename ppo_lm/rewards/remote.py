@@ -1,9 +1,9 @@
-"""A reward over HTTP: a scorer that runs elsewhere, because it is large, or somebody else's.
+"""A reward over HTTP: a scorer that runs elsewhere, because it is large or somebody else's.
 
 Request:  POST {"prompts": [...], "completions": [...], "columns": {"name": [...]}}
 Answer:   200 {"scores": [0.5, null, ...]}
 
-A prompt is a text or a list of messages; a score is a finite number for each completion, or null for no opinion.
+A prompt is a text or a list of messages; there is one score per completion, a finite number or null for no opinion.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ RETRIED_STATUS = (408, 425, 429)  # and every 5xx
 
 
 class BadAnswer(Exception):
-    """The scorer's answer does not follow the schema, or asks to try again later; the request is repeated."""
+    """The scorer's answer does not follow the schema, or asks to try again later; the request is retried."""
 
 
 @REWARDS.register("remote")
 class RemoteReward(Reward):
     """Scores batches by asking `url`, with up to `concurrency` requests of `batch_size` completions at once.
 
-    A request that times out, cannot connect, is answered with 408, 425, 429 or 5xx, or with a malformed answer, is
-    repeated up to `attempts` times, after `wait`, 2·`wait`, 4·`wait`, … seconds; the other requests' scores are kept.
-    After that, or at any other status, `RewardError`. It is given whatever columns there are.
+    A request that times out, cannot connect, gets a 408, 425, 429 or 5xx, or a malformed answer, is tried up to
+    `attempts` times, waiting `wait`, 2·`wait`, 4·`wait`, … seconds in between; the other requests' scores are kept.
+    After that, or on any other status, raises `RewardError`. All columns of the data are sent.
     """
 
     name = "remote"
@@ -65,7 +65,7 @@ class RemoteReward(Reward):
         self.batch_size, self.concurrency = batch_size, concurrency
 
     def score(self, responses: Responses) -> Scores:
-        """The answers' scores. All or nothing: raises `RewardError` if one request fails for good."""
+        """The scores from all answers. Raises `RewardError` if any request fails for good."""
         requests = []
         for start in range(0, len(responses), self.batch_size):
             rows = slice(start, start + self.batch_size)
@@ -126,7 +126,7 @@ class RemoteReward(Reward):
             if response.status != 200:
                 text = (await response.text())[:200]
                 raise RewardError(
-                    f"the scorer at {self.url} refuses requests: {response.status} {response.reason}: {text}"
+                    f"the scorer at {self.url} rejects requests: {response.status} {response.reason}: {text}"
                 )
             try:
                 answer = await response.json(content_type=None)
@@ -136,10 +136,10 @@ class RemoteReward(Reward):
 
 
 def check_answer(answer: Any, count: int) -> list[float | None]:
-    """The scores of an answer. Raises `BadAnswer` unless there are `count`, each a finite number or None."""
+    """The scores of an answer. Raises `BadAnswer` unless there are `count` of them, each a finite number or None."""
     scores = answer.get("scores") if isinstance(answer, dict) else None
     if not isinstance(scores, list):
-        raise BadAnswer('its answer has no list "scores"')
+        raise BadAnswer('its answer has no "scores" list')
     if len(scores) != count:
         raise BadAnswer(f"it returned {len(scores)} scores for {count} completions")
     for place, score in enumerate(scores):
@@ -149,8 +149,8 @@ def check_answer(answer: Any, count: int) -> list[float | None]:
 
 
 def _plain(value: Any) -> Any:
-    """A value that JSON can hold: dataclasses as objects, NaN and infinity as null. Anything else that JSON has no form
-    for, such as a date, is sent as text."""
+    """A value that JSON can hold: dataclasses as objects, NaN and infinity as null. Anything else that JSON cannot
+    represent, such as a date, is sent as text."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         value = dataclasses.asdict(value)
     if isinstance(value, dict):

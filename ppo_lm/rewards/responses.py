@@ -1,4 +1,4 @@
-"""What a reward is given: a batch of responses."""
+"""A batch of responses, as a reward gets it."""
 
 from __future__ import annotations
 
@@ -16,11 +16,10 @@ NO_TOKEN = -1
 
 @dataclass(frozen=True)
 class Responses:
-    """B prompts and a response to each. `columns` are the data's, by name, and, where they are known, `terminated`
-    (the response ended by itself) and `completion_ids` (its tokens). Raises `ValueError` unless all are of one length.
+    """B prompts and a response to each. `columns` are the data's, by name, and, if known, `terminated` (whether the
+    response ended with EOS) and `completion_ids` (its tokens). Raises `ValueError` unless all have the same length.
 
-    `sa_pairs` are the tokens that were sampled, of the vocabulary of `tokenizer`; None for texts that were not sampled
-    here.
+    `sa_pairs` are the sampled tokens, in the vocabulary of `tokenizer`; None for texts that were not sampled here.
 
     Example::
 
@@ -59,8 +58,8 @@ class Responses:
         sa_pairs: SAPairs,
         tokenizer: PreTrainedTokenizerBase,
     ) -> Responses:
-        """Responses that a policy sampled; `columns` gains `terminated` and `completion_ids`, by one copy from the
-        device."""
+        """Responses that a policy sampled; `columns` gains `terminated` and `completion_ids`, with a single copy from
+        the device."""
         ids = sa_pairs.action_ids.masked_fill(~sa_pairs.action_mask, NO_TOKEN)
         copied = torch.cat([sa_pairs.terminated[:, None].long(), ids], dim=1).tolist()
         own = {
@@ -77,6 +76,6 @@ class Responses:
         columns: Mapping[str, Sequence],
         completion_ids: Sequence[list[int]],
     ) -> Responses:
-        """Responses that somebody wrote, such as demonstrations: all of them ended. `completion_ids` are their tokens,
+        """Responses written by someone, such as demonstrations; all count as ended. `completion_ids` are their tokens,
         end token included."""
         return cls(prompts, texts, {**columns, "terminated": [True] * len(texts), "completion_ids": completion_ids})

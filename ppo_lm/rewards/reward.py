@@ -18,8 +18,8 @@ from ppo_lm.rewards.scores import Scores
 
 @dataclass(frozen=True)
 class RewardContext:
-    """Where rewards run. `find_base(folder)` is the base that the adapter in `folder` goes onto; `budget` says how many
-    tokens may be in memory at once."""
+    """Where rewards run. `find_base(folder)` is the base that the adapter in `folder` belongs to; `budget` limits how
+    many tokens are in memory at once."""
 
     device: torch.device
     find_base: Callable[[Path], BaseModel]
@@ -27,15 +27,15 @@ class RewardContext:
 
     @classmethod
     def on(cls, base: BaseModel, budget: MemoryBudget) -> RewardContext:
-        """On the one base of a run."""
+        """On the single base of a run."""
         return cls(base.device, lambda folder: base, budget)
 
 
 class Reward(ABC):
-    """Scores responses. A subclass has a `name` and `score`, and whatever else it needs of the rest.
+    """Scores responses. A subclass defines `name` and `score`, and overrides the rest as needed.
 
-    A reward may be named in a configuration as `path/file.py:Class`; it is then made without arguments, before any
-    model is loaded, so what is large is loaded in `make_ready`.
+    A reward may be named in a configuration as `path/file.py:Class`; it is then created without arguments, before any
+    model is loaded, so anything large belongs in `make_ready`.
     """
 
     name: str = "reward"
@@ -46,7 +46,7 @@ class Reward(ABC):
     first."""
 
     def missing_columns(self, columns: Iterable[str]) -> list[str]:
-        """What of `needs_columns` is not among `columns`."""
+        """The `needs_columns` that are missing from `columns`."""
         given = set(columns)
         return [name for name in self.needs_columns if name not in given]
 
@@ -55,13 +55,13 @@ class Reward(ABC):
 
     @abstractmethod
     def score(self, responses: Responses) -> Scores:
-        """A score for each of the B responses. Raises `RewardError`, and `NumericalFault` for a number that is NaN or
-        infinite and is not meant as "no opinion"."""
+        """A score for each of the B responses. Raises `RewardError`, and `NumericalFault` for a number that is
+        infinite, or NaN without meaning "no opinion"."""
 
 
 def ask(reward: Reward, responses: Responses) -> Scores:
-    """`reward.score(responses)`, checked. Raises `RewardError` if it raises anything that is not a `UserError`, or
-    returns anything but B scores; `NumericalFault`, with the batch, if a number is infinite."""
+    """`reward.score(responses)`, checked. Raises `RewardError` if it raises anything but a `UserError`, or returns
+    anything but B scores; `NumericalFault`, with the batch, if a number is infinite."""
     try:
         scores = reward.score(responses)
         _check(scores, reward.name, len(responses))
@@ -86,7 +86,7 @@ def _check(scores: Scores, name: str, count: int) -> None:
         if values.shape != (count,):
             raise RewardError(
                 f"reward {name} returned {part!r} of shape {tuple(values.shape)} for {count} responses; it must return "
-                "one number for each"
+                "one number per response"
             )
         if values.isinf().any():
             raise NumericalFault(f"reward {name} returned an infinite number in {part!r}")

@@ -14,8 +14,8 @@ from ppo_lm.rewards.scores import Scores
 
 
 class RewardComputer:
-    """Scores responses by one reward or the weighted sum of several. Functions `fn(prompts, completions, **columns)`
-    are taken for rewards.
+    """Scores responses with one reward or the weighted sum of several. Functions `fn(prompts, completions, **columns)`
+    count as rewards.
 
     Example::
 
@@ -37,7 +37,7 @@ class RewardComputer:
 
     @property
     def names(self) -> list[str]:
-        """The rewards' names, each once."""
+        """The rewards' names, made unique."""
         return self.reward.names
 
     def make_ready(self, base: BaseModel) -> Sequence[RewardModel]:
@@ -46,6 +46,6 @@ class RewardComputer:
         return self.reward.models
 
     def compute_rewards(self, responses: Responses) -> Scores:
-        """The score of every response, (B,) fp32, with each reward's own by name. Raises `RewardError` if a reward
-        fails, and `NumericalFault`, with the batch, for a number that is NaN or infinite."""
+        """The score of every response, (B,) fp32, with each reward's own scores by name. Raises `RewardError` if a
+        reward fails, and `NumericalFault`, with the batch, for NaN or infinity."""
         return self.reward.score(responses)

@@ -12,8 +12,8 @@ import torch
 class Scores:
     """The scores of B responses. All tensors are (B,) and floating-point; NaN is "no opinion".
 
-    `total` is what is trained on. `plain` is the same before any normalisation over the batch, so that it can be
-    compared between batches. `parts` are what the total is made of, by name, to be logged.
+    `total` is what is trained on. `plain` is the total before any normalisation over the batch, so that it can be
+    compared across batches. `parts` are the components of the total, by name, for logging.
 
     Example::
 
@@ -30,7 +30,7 @@ class Scores:
         total: torch.Tensor | Sequence[float | None],
         parts: Mapping[str, torch.Tensor | Sequence[float | None]] | None = None,
     ) -> Scores:
-        """Scores that are not normalised, from tensors or from lists, which become fp64 on the CPU."""
+        """Scores without normalisation, from tensors or from lists, which become fp64 on the CPU."""
         scores = _as_tensor(total)
         return cls(scores, scores, {name: _as_tensor(values) for name, values in (parts or {}).items()})
 

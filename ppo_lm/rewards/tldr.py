@@ -1,7 +1,7 @@
-"""The reward when none is named: an automated scorer for TL;DR summaries.
+"""The default reward: an automated scorer for TL;DR summaries.
 
-It knows no language and reads no meaning; it measures four things that good TL;DRs share, and is easy to fool. Use it
-to see the loop run, and a reward model or a function of your own to train a better model.
+It does not understand language; it measures four properties that good TL;DRs share, and is easy to fool. Use it to see
+the loop run; to train a better model, use a reward model or your own function.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import re
 
-TARGET_RATIO = (0.08, 0.35)  # summary words / post words, the range that costs nothing
+TARGET_RATIO = (0.08, 0.35)  # summary words / post words, the range without a penalty
 MIN_WORDS = 5
 WORD = re.compile(r"[a-z0-9']+")
 FUNCTION_WORDS = frozenset(
@@ -23,9 +23,9 @@ FUNCTION_WORDS = frozenset(
 def tldr_score(prompt: str, completion: str) -> float:
     """The mean of four parts, each in [0, 1], mapped to [-1, 1]:
 
-    faithful: share of the summary's content words that the post has. brief: 1 from `TARGET_RATIO[0]` (and `MIN_WORDS`)
-    to `TARGET_RATIO[1]` of the post's words, falling evenly to 0 at no words and at the post's own length. fresh: share
-    of word pairs that do not repeat an earlier one. complete: ends like a sentence.
+    faithful: share of the summary's content words that occur in the post. brief: 1 from `TARGET_RATIO[0]` (and
+    `MIN_WORDS`) to `TARGET_RATIO[1]` of the post's words, falling linearly to 0 at no words and at the post's own
+    length. fresh: share of word pairs that do not repeat an earlier one. complete: ends like a sentence.
     """
     post, summary = WORD.findall(prompt.lower()), WORD.findall(completion.lower())
     if not summary:
@@ -49,6 +49,6 @@ def _brief(summary_words: int, post_words: int) -> float:
 
 
 def tldr_heuristics(prompts: list[str], completions: list[str]) -> list[float]:
-    """`tldr_score` of every pair, as a reward function; of a conversation, its last turn is the post."""
+    """`tldr_score` of every pair, as a reward function; the last turn of a conversation is the post."""
     last = lambda messages: messages if isinstance(messages, str) else messages[-1]["content"]  # noqa: E731
     return [tldr_score(last(prompt), last(completion)) for prompt, completion in zip(prompts, completions)]

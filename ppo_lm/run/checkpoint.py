@@ -1,5 +1,5 @@
-"""Checkpoints on disk: a folder a step, written beside its place and moved there whole, with a checksum for every file.
-Tensors in safetensors, the rest in JSON: nothing is unpickled."""
+"""Checkpoints on disk: a folder per step, written under a temporary name and then renamed, with a checksum for every
+file. Tensors are in safetensors, the rest in JSON: nothing is unpickled."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TENSORS, STATE, MANIFEST = "tensors.safetensors", "state.json", "manifest.json"
 
 
 class Checkpoint(NamedTuple):
-    """What decides the next step of a run: tensors by name, and plain values that JSON holds."""
+    """What determines the next step of a run: tensors by name, and plain values that JSON can hold."""
 
     tensors: dict[str, torch.Tensor]
     state: dict[str, Any]
@@ -35,7 +35,7 @@ class Checkpoint(NamedTuple):
         return cls(tensors, {**state, "parts": plain})
 
     def parts(self) -> dict[str, dict[str, Any]]:
-        """The parts again."""
+        """The parts that `of` was given."""
         found = {part: dict(values) for part, values in self.state["parts"].items()}
         for name, tensor in self.tensors.items():
             part, _, rest = name.partition("/")
@@ -43,13 +43,13 @@ class Checkpoint(NamedTuple):
         return found
 
     def is_finite(self) -> bool:
-        """Whether no number in it is NaN or infinite."""
+        """Whether it is free of NaN and infinity."""
         return all(bool(tensor.isfinite().all()) for tensor in self.tensors.values() if tensor.is_floating_point())
 
 
 def save_checkpoint(run_folder: Path, step: int, checkpoint: Checkpoint, keep: int = 2) -> Path:
-    """Write `run_folder/checkpoints/step-NNNNNN`, flushed to disk; the `keep` newest are kept. One of the same step is
-    not written over: the new one becomes step-NNNNNN-002, and so on."""
+    """Write `run_folder/checkpoints/step-NNNNNN`, flushed to disk; the `keep` newest are kept. An existing one of the
+    same step is not overwritten: the new one becomes step-NNNNNN-002, and so on."""
     place = _free_place(run_folder / "checkpoints" / f"step-{step:06d}")
     unfinished = place.with_name(f".{place.name}.unfinished")
     for half_written in place.parent.glob(".*.unfinished"):  # by a process that was killed
@@ -93,7 +93,7 @@ def list_checkpoints(run_folder: Path) -> list[Path]:
 
 
 def load_checkpoint(run_folder: Path) -> tuple[Checkpoint, list[str]]:
-    """The newest checkpoint of a run that is whole, and a sentence for each newer one that is damaged. Raises
+    """The newest intact checkpoint of a run, and a sentence for each newer one that is damaged. Raises
     `CheckpointError` if there is none."""
     damage = []
     for folder in reversed(list_checkpoints(run_folder)):
@@ -102,30 +102,30 @@ def load_checkpoint(run_folder: Path) -> tuple[Checkpoint, list[str]]:
             return Checkpoint(
                 load_file(folder / TENSORS), json.loads((folder / STATE).read_text(encoding="utf-8"))
             ), damage
-        damage.append(f"checkpoint {folder} is damaged: {problem}; it is left alone, and the one before it is used")
+        damage.append(f"checkpoint {folder} is damaged: {problem}; it is kept, and the one before it is used")
     if damage:
         raise CheckpointError(
-            "\n".join([*damage, f"resume {str(run_folder)!r}: no checkpoint in it is whole; start the run anew"])
+            "\n".join([*damage, f"resume {str(run_folder)!r}: all checkpoints in it are damaged; start a new run"])
         )
     raise CheckpointError(
-        f"resume {str(run_folder)!r}: there is no checkpoint in it (checkpoints/step-...); name the folder of "
-        "a run that did not end"
+        f"resume {str(run_folder)!r}: there is no checkpoint in it (checkpoints/step-...); give the folder of an "
+        "interrupted run"
     )
 
 
 def _damage(folder: Path) -> str | None:
-    """What is wrong with a checkpoint's files; None if they are as they were written."""
+    """What is wrong with a checkpoint's files; None if they are intact."""
     try:
         sums = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["sha256"]
         if not isinstance(sums, dict):
-            raise TypeError("it holds no checksums")
+            raise TypeError("it has no checksums")
         for name in (TENSORS, STATE):
             if _checksum(folder / name) != sums[name]:
-                return f"{name} is not what was written"
+                return f"{name} does not match its checksum"
     except FileNotFoundError as error:
         return f"{Path(error.filename).name} is missing"
     except (OSError, ValueError, KeyError, TypeError) as error:
-        return f"{MANIFEST} or what it names cannot be read ({first_line(error)})"
+        return f"{MANIFEST} or a file that it lists cannot be read ({first_line(error)})"
     return None
 
 
@@ -138,7 +138,7 @@ def _checksum(file: Path) -> str:
 
 
 def remove_checkpoints(run_folder: Path) -> None:
-    """Remove all checkpoints of a run that is finished: there is nothing to go on to."""
+    """Remove all checkpoints of a finished run: there is nothing left to resume."""
     shutil.rmtree(run_folder / "checkpoints", ignore_errors=True)
 
 

@@ -1,4 +1,4 @@
-"""The folder of a run: made, locked against other processes, described by its config.yaml."""
+"""The folder of a run: created, locked against other processes, described by its config.yaml."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ LOCK = ".lock"
 
 
 def check_output_dir(output_dir: str) -> None:
-    """Raise `ConfigError` unless the folder exists or can be made, and can be written to."""
+    """Raise `ConfigError` unless the folder exists or can be created, and is writable."""
     folder = Path(output_dir).expanduser()
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not there.is_dir():
-        raise ConfigError([f"output_dir is {output_dir!r}, but {there} is a file; name a folder"])
+        raise ConfigError([f"output_dir is {output_dir!r}, but {there} is a file; choose a folder"])
     if not os.access(there, os.W_OK):
-        raise ConfigError([f"output_dir is {output_dir!r}, but {there} cannot be written to; name another folder"])
+        raise ConfigError([f"output_dir is {output_dir!r}, but {there} is not writable; choose another folder"])
 
 
 def make_run_folder(wanted: Path) -> tuple[Path, FileLock]:
-    """Make and lock `wanted`, or `wanted-2`, `wanted-3`, … if it holds a run already: no run overwrites another."""
+    """Create and lock `wanted`, or `wanted-2`, `wanted-3`, … if it already holds a run: no run overwrites another."""
     number = 1
     while True:
         folder = wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}")
@@ -50,7 +50,7 @@ def lock_run_folder(folder: Path) -> FileLock:
 
 def unlock(lock: FileLock) -> None:
     """Let other processes use the folder."""
-    with suppress(OSError):  # Windows deletes no open file
+    with suppress(OSError):  # Windows cannot delete an open file
         os.unlink(lock.lock_file)
     lock.release()
 
@@ -65,7 +65,7 @@ def _is_taken(folder: Path) -> bool:
 
 
 def _lock(folder: Path) -> FileLock | None:
-    """Hold the folder until `release`, or until the process ends; None if another process holds it."""
+    """Lock the folder until `release`, or until the process ends; None if another process holds it."""
     lock = FileLock(folder / LOCK, timeout=0)
     try:
         with writing(Path(lock.lock_file)):

@@ -1,4 +1,4 @@
-"""Being asked to stop."""
+"""Requests to stop: SIGINT and SIGTERM."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupts:
-    """Inside the block, the first SIGINT or SIGTERM is remembered for the next `check`; a second one acts at once, as
-    it would outside."""
+    """Inside the block, the first SIGINT or SIGTERM is remembered for the next `check`; a second one takes effect at
+    once, as it would outside."""
 
     def __init__(self) -> None:
         self._received: signal.Signals | None = None
         self._before = {}
 
     def __enter__(self) -> Interrupts:
-        if threading.current_thread() is threading.main_thread():  # Python lets no other thread set handlers
+        if threading.current_thread() is threading.main_thread():  # Python lets only the main thread set handlers
             self._before = {number: signal.signal(number, self._remember) for number in SIGNALS}
         return self
 
@@ -29,7 +29,7 @@ class Interrupts:
             signal.signal(number, handler)
 
     def check(self) -> None:
-        """Raise `Interrupted` if a signal has come."""
+        """Raise `Interrupted` if a signal has arrived."""
         if self._received is not None:
             raise Interrupted(f"{self._received.name} was received")
 
@@ -38,4 +38,4 @@ class Interrupts:
         self.__exit__()
         os.write(
             2, f"{self._received.name}: the run stops after this step; send it again to stop at once\n".encode()
-        )  # print may not be called in here
+        )  # print is not safe in a signal handler

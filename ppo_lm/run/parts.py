@@ -12,7 +12,7 @@ from ppo_lm.run.stateful import State, Stateful
 
 
 class Parts:
-    """Stateful parts by name, restored from `checkpoint` as they are registered, if there is one."""
+    """Stateful parts by name. If there is a `checkpoint`, each is restored from it when registered."""
 
     def __init__(self, checkpoint: Checkpoint | None = None):
         self._parts: dict[str, Stateful] = {}
@@ -23,7 +23,7 @@ class Parts:
     def register(self, name: str, part: Stateful, *, undo: bool = False, optional: bool = False) -> None:
         """Add a part; see `Run.register`. `optional`: a checkpoint may lack it."""
         if name in self._parts:
-            raise ValueError(f"a part called {name!r} is registered already")
+            raise ValueError(f"a part called {name!r} is already registered")
         self._parts[name] = part
         if undo:
             self._undone.append(name)
@@ -42,10 +42,10 @@ class Parts:
         return Checkpoint.of({name: part.state_dict() for name, part in self._parts.items()}, state)
 
     def remember(self) -> None:
-        """Copy the parts that a failing step may leave changed."""
+        """Copy the parts that a failed step may leave changed."""
         self._before = {name: copy.deepcopy(self._parts[name].state_dict()) for name in self._undone}
 
     def put_back(self) -> None:
-        """Undo what has changed in them since `remember`."""
+        """Undo all their changes since `remember`."""
         for name, state in self._before.items():
             self._parts[name].load_state_dict(state)

@@ -1,4 +1,4 @@
-"""Whether a checkpoint belongs to the run that wants to continue from it."""
+"""Whether a checkpoint belongs to the run that is being resumed."""
 
 from __future__ import annotations
 
@@ -14,14 +14,13 @@ FORMAT = 2  # of the state in a checkpoint
 
 
 def describe(config: Settings, identity: Mapping[str, object], data: str) -> dict[str, Any]:
-    """What a checkpoint keeps of the run it belongs to: settings, what else its numbers depend on, and the data's
-    fingerprint."""
+    """How a checkpoint describes its run: settings, whatever else its numbers depend on, and the data's fingerprint."""
     return {"format": FORMAT, "config": dataclasses.asdict(config), "identity": dict(identity), "data": data}
 
 
 def check_same_run(config: Settings, now: Mapping[str, Any], then: Mapping[str, Any]) -> None:
-    """Raise `CheckpointError` unless `then`, of a checkpoint, describes the same run as `now`. Settings whose field
-    says that they may change are not compared."""
+    """Raise `CheckpointError` unless `then`, from a checkpoint, describes the same run as `now`. Fields that may change
+    on resuming are not compared."""
     if then.get("format") != now["format"]:
         raise CheckpointError("the checkpoint was written by another version of ppo_lm; resume it with that version")
     may_change = [name for name, field in fields_of(type(config)).items() if field.may_change]
@@ -29,7 +28,7 @@ def check_same_run(config: Settings, now: Mapping[str, Any], then: Mapping[str, 
     changed = differences(now["config"] | now["identity"], before, may_change)
     if changed:
         raise CheckpointError(
-            f"the run to resume had other settings: {'; '.join(changed)}; a resumed run keeps its settings"
+            f"the run to resume had other settings: {'; '.join(changed)}; a resumed run must keep its settings"
         )
     if now["data"] != then["data"]:
         raise CheckpointError(

@@ -1,4 +1,4 @@
-"""One context for every stage: its folder, its checkpoints, its recorders, and how it stops and continues."""
+"""One context for every stage: its folder, its checkpoints, its recorders, and how it stops and resumes."""
 
 from __future__ import annotations
 
@@ -48,12 +48,12 @@ from ppo_lm.tracking import (
 from ppo_lm.tracking.files import drop_later_steps
 from ppo_lm.tracking.recorder import Broadcast, add_recorders
 
-PAUSES = (RewardError, NumericalFault, Interrupted, RecorderError)  # errors that a run survives, saved as it was
+PAUSES = (RewardError, NumericalFault, Interrupted, RecorderError)  # errors after which a run can be resumed
 
 
 class Run:
-    """A run of any stage. Inside the `with` block its folder is locked, a signal waits for the end of the step, and an
-    error that the run can survive saves it before it is raised::
+    """A run of any stage. Inside the `with` block its folder is locked, signals wait for the end of the step, and an
+    error after which the run can be resumed is raised only once it is saved::
 
         with Run(config, steps=100, command="ppo-lm sft --resume {}", resume=resume, recorders=[Screen()]) as run:
             run.register("weights", Weights(model.parameters()))
@@ -78,16 +78,16 @@ class Run:
         keep_checkpoints: int = 2,
         recorders: Sequence[Recorder] = (),
     ):
-        """`command`: how to resume the folder put in for `{}`. `data`: a fingerprint of what is trained on.
-        `identity`: what else the numbers depend on, such as the names of the rewards, by what to call it. `resume`:
-        the folder of an interrupted run. `save_every` 0 saves only when the run is paused. `recorders`: those that
-        `config.recorders` names are added; those that are `Stateful` are parts of every checkpoint."""
+        """`command`: how to resume, with `{}` for the folder. `data`: a fingerprint of the training data. `identity`:
+        whatever else the numbers depend on, such as the rewards' names, each under a name for messages. `resume`: the
+        folder of an interrupted run. `save_every`: 0 saves only when the run pauses. `recorders`: in addition to those
+        that `config.recorders` names; `Stateful` ones are saved in every checkpoint."""
         self.config, self.total, self.command = config, steps, command
         self.save_every, self.keep_checkpoints = save_every, keep_checkpoints
         self.description = describe(config, identity or {}, data)
         self.resumed = None if resume is None else Path(resume).expanduser()
         self.folder: Path | None = None
-        self.step = 0  # steps done
+        self.step = 0  # steps done so far
         self.history: list[dict] = []  # the rows of metrics.jsonl up to the checkpoint that was resumed
         self.notices: list[str] = []
         self.parts = Parts()
@@ -113,7 +113,7 @@ class Run:
     def _make_folder(self, wanted: Path) -> None:
         self.folder, self._lock = make_run_folder(wanted)
         if self.folder != wanted:
-            self.notices.append(f"{wanted} is taken by another run; this one goes to {self.folder}")
+            self.notices.append(f"{wanted} already holds a run; this one goes to {self.folder}")
         write_config(self.folder, self.config)
 
     def _resume(self, folder: Path) -> None:
@@ -133,11 +133,11 @@ class Run:
         return self.folder
 
     def register(self, name: str, part: Stateful, *, undo: bool = False) -> None:
-        """Keep `part` in every checkpoint; in a resumed run, put back what the checkpoint holds of it. All parts are
-        registered before `start`. `undo`: a step that fails may leave it changed, so the run puts it back; it is
-        copied in every step, so it should be small. Raises `CheckpointError` if the checkpoint does not fit."""
+        """Save `part` in every checkpoint; in a resumed run, restore it from the checkpoint. All parts must be
+        registered before `start`. `undo`: a failed step may leave it changed, so the run restores it; it is copied in
+        every step, so it should be small. Raises `CheckpointError` if the checkpoint does not fit."""
         if self._started:
-            raise RuntimeError(f"part {name!r} is registered after the run has started")
+            raise RuntimeError(f"part {name!r} was registered after the start of the run")
         self.parts.register(name, part, undo=undo)
 
     def start(
@@ -149,7 +149,8 @@ class Run:
         columns: Sequence[Column] = (),
         lines: int = 0,
     ) -> None:
-        """Tell the recorders what begins, or continues; see `RunStart`. From here on an error pauses the run."""
+        """Tell the recorders that the run begins or continues; see `RunStart`. From here on, an error pauses the
+        run."""
         if self.folder and self.resumed:
             self.history = drop_later_steps(self.folder, self.step)
         self._started = True
@@ -174,9 +175,9 @@ class Run:
         return self.step >= self.total or self.recorders.stop_reason is not None
 
     def steps(self) -> Iterator[int]:
-        """The numbers of the steps that are not done yet. Before each, a checkpoint is saved if one is due, and
-        `Interrupted` is raised if a signal came: from the first step on, signals wait for the end of a step. Each step
-        must be recorded before the next is asked for."""
+        """Yield the numbers of the remaining steps. Before each, a checkpoint is saved if one is due, and `Interrupted`
+        is raised if a signal has arrived: from the first step on, signals wait for the end of a step. Each step must be
+        recorded before the next is requested."""
         self._interrupts = Interrupts()
         self._interrupts.__enter__()
         while not self.is_over:
@@ -197,7 +198,7 @@ class Run:
         self.recorders.tell(Recorder.step, StepDone(step, self.total, metrics))
 
     def record_skipped(self, step: int, prompts: Sequence[Prompt], fault: NumericalFault) -> None:
-        """Step `step` trained nothing. Its prompts, and what there was of its pairs, are kept in `dropped/`."""
+        """Step `step` was skipped. Its prompts, and its pairs as far as they were computed, are kept in `dropped/`."""
         aside = None
         if self.folder:
             aside = self.folder / "dropped" / f"step-{step:06d}"
@@ -222,11 +223,11 @@ class Run:
         self.recorders.tell(Recorder.evaluation, EvaluationDone(self.step, examples, means))
 
     def record_finding(self, finding: Finding) -> None:
-        """A failure mode that shows in the metrics."""
+        """A failure mode found in the metrics."""
         self.recorders.tell(Recorder.finding, finding)
 
     def say(self, *sentences: str) -> None:
-        """Tell whoever is watching."""
+        """Send notices to the recorders."""
         for sentence in sentences:
             self.recorders.tell(Recorder.notice, sentence)
 
@@ -240,14 +241,15 @@ class Run:
         return numbers
 
     def finish(self, examples: Sequence[tuple[Prompt, Sequence[Answer]]] = ()) -> None:
-        """The models are saved: tell the recorders, and remove the checkpoints. `examples`: see `RunFinish`."""
+        """Call this after saving the models: tells the recorders, and removes the checkpoints. `examples`: see
+        `RunFinish`."""
         event = RunFinish(self.folder, self.step, self.recorders.stop_reason, examples)
         self.recorders.tell(Recorder.finish, event)
         if self.folder:
             remove_checkpoints(self.folder)
 
     def save(self) -> None:
-        """Save a checkpoint, unless a number in it is NaN or infinite."""
+        """Save a checkpoint, unless it contains NaN or infinity."""
         checkpoint = self._checkpoint()
         if self.folder and checkpoint.is_finite():
             place = save_checkpoint(self.folder, self.step, checkpoint, self.keep_checkpoints)
@@ -257,7 +259,7 @@ class Run:
         """A line that says where the last checkpoint is and how to continue from it."""
         saved = list_checkpoints(self.folder) if self.folder else []
         if not saved:
-            return "\nNo checkpoint of this run is saved"
+            return "\nNo checkpoint of this run was saved"
         return f"\nThe last checkpoint is {saved[-1]}; continue from it with: {self._resume_command()}"
 
     def _checkpoint(self) -> Checkpoint:
@@ -281,28 +283,28 @@ class Run:
             raise problems[0]
 
     def _pause(self, error: UserError) -> NoReturn:
-        """Save the run as it was after its last step; the batch that was not finished is drawn again later."""
+        """Save the run as it was after its last step; the unfinished batch is drawn again later."""
         if self.folder is None:
-            raise type(error)(f"{error}; nothing of the run is saved, because output_dir is not set") from error
+            raise type(error)(f"{error}; the run was not saved, because output_dir is not set") from error
         self.parts.put_back()
         checkpoint = self._checkpoint()
         if not checkpoint.is_finite():
             raise RunStopped(
-                f"{error}\nThe run holds NaN or inf, so it is not saved{self.last_checkpoint()}"
+                f"{error}\nThe run contains NaN or inf, so it was not saved{self.last_checkpoint()}"
             ) from error
         try:
             save_checkpoint(self.folder, self.step, checkpoint, self.keep_checkpoints)
         except StorageError as full:
             self._stop(StorageError(f"{error}\n{full}"))
         raise RunPaused(
-            f"{error}\nThe run is saved as it was after step {self.step}; continue with: {self._resume_command()}"
+            f"{error}\nThe run was saved as it was after step {self.step}; continue with: {self._resume_command()}"
         ) from error
 
     def _stop(self, error: StorageError) -> NoReturn:
         raise StorageError(f"{error}; free some space or fix the path{self.last_checkpoint()}") from error
 
     def _close(self) -> list[RecorderError]:
-        """Give back signals, recorders and folder. Returns what recorders raised."""
+        """Release signals, recorders and folder. Returns the recorders' errors."""
         if self._interrupts is not None:
             self._interrupts.__exit__()
         try:

@@ -1,4 +1,4 @@
-"""Write a policy in formats that others load."""
+"""Save a policy in formats that other libraries load."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ppo_lm.models.merging import rounding_note
 
 
 def save_best(policy: PolicyModel, folder: Path) -> None:
-    """Replace `folder/best` with what `save_models` writes, without a merged copy beside an adapter."""
+    """Replace `folder/best` with what `save_models` writes, without a merged copy if there is an adapter."""
     best, unfinished = folder / "best", folder / ".best.unfinished"
     with writing(best):
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -23,7 +23,7 @@ def save_best(policy: PolicyModel, folder: Path) -> None:
 
 def save_models(policy: PolicyModel, folder: Path, *, merged: bool = True) -> list[str]:
     """Write `folder/adapter` for plain peft, and `folder/merged` for plain transformers, each with the tokenizer.
-    Returns what the user should know of them, a sentence each."""
+    Returns notes for the user, one sentence each."""
     base, tokenizer, notes = policy.base, policy.base.tokenizer, []
     with writing(folder):
         if policy.role is not None:

@@ -1,4 +1,4 @@
-"""What the supervised stages share: their run, and how they are shown."""
+"""What the supervised stages share: their run, and how it is shown."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from ppo_lm.run.stateful import GlobalRandom, Weights
 from ppo_lm.tracking import Column, MetricsFile, Recorder, Screen
 
 LOSS = (Column("loss", "loss", ".4f"),)
-LINES = 20  # of progress over a stage
+LINES = 20  # progress lines per stage
 
 
 def loop_settings(config: SupervisedSettings) -> LoopSettings:
-    """The settings of the training loop that a configuration holds."""
+    """The settings of the training loop in a configuration."""
     return LoopSettings(
         learning_rate=config.learning_rate,
         epochs=config.epochs,
@@ -58,8 +58,8 @@ def make_stage_run(
 
 
 def register_training(run: Run, weights: Sequence[nn.Parameter], settings: LoopSettings, examples: int) -> Optimiser:
-    """Register what supervised training on `examples` examples changes: the weights, their optimiser, which is made
-    here, and the streams that dropout draws from."""
+    """Register what supervised training on `examples` examples changes: the weights, their optimiser, which is created
+    here, and the random streams of dropout."""
     run.register("weights", Weights(weights))
     optimiser = settings.make_optimiser(weights, examples)
     run.register("optimiser", optimiser)

@@ -1,4 +1,4 @@
-"""The parts of a run that decide its next step."""
+"""The parts of a run that determine its next step."""
 
 from __future__ import annotations
 
@@ -7,20 +7,21 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 
-State = dict[str, Any]  # tensors, and plain values that JSON holds
+State = dict[str, Any]  # tensors, and plain values that JSON can hold
 
 
 @runtime_checkable
 class Stateful(Protocol):
-    """Whatever changes during a run and decides its next step. Register it with `Run.register`, and every checkpoint
-    holds it."""
+    """Anything that changes during a run and affects its next step. Once registered with `Run.register`, it is saved in
+    every checkpoint."""
 
     def state_dict(self) -> State:
         """Tensors and plain values by name."""
         ...
 
     def load_state_dict(self, state: Mapping[str, Any]) -> object:
-        """Undo `state_dict`. Raises KeyError, TypeError, ValueError or RuntimeError if the state does not fit."""
+        """Restore what `state_dict` returned. Raises KeyError, TypeError, ValueError or RuntimeError if the state does
+        not fit."""
         ...
 
 
@@ -31,7 +32,7 @@ class Weights:
         self.weights = list(weights)
 
     def state_dict(self) -> State:
-        """The weights themselves, by their place."""
+        """The weights themselves, by index."""
         return {str(place): weight.detach() for place, weight in enumerate(self.weights)}
 
     @torch.no_grad()
@@ -55,12 +56,12 @@ class RandomStream:
         return {"state": self.generator.get_state()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue where the state was taken."""
+        """Continue from where the state was taken."""
         self.generator.set_state(state["state"])
 
 
 class GlobalRandom:
-    """torch's own random streams, which dropout draws from."""
+    """torch's global random streams, which dropout draws from."""
 
     def state_dict(self) -> State:
         """The CPU's stream, and those of all GPUs."""
@@ -72,7 +73,7 @@ class GlobalRandom:
         return streams
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Set the streams of the devices that are there."""
+        """Restore the streams of the devices that are available."""
         torch.set_rng_state(state["cpu"])
         for index in range(torch.cuda.device_count()):
             if f"cuda:{index}" in state:

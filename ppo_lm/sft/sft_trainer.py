@@ -14,8 +14,8 @@ from ppo_lm.optimisation import LoopSettings, Optimiser, Progress, minimise
 
 
 def sum_completion_losses(policy: PolicyModel, batch: list[EncodedDemonstration]) -> torch.Tensor:
-    """Negative log-likelihood, in nats, summed over the completions' tokens; prompts and padding carry none. Returns
-    ()."""
+    """Negative log-likelihood, in nats, summed over the completions' tokens; prompts and padding contribute nothing.
+    Returns ()."""
     base = policy.base
     ids, mask = pad(
         [d.prompt_ids + d.completion_ids for d in batch], base.pad_token_id, side="right", device=base.device
@@ -37,7 +37,7 @@ def train_sft(
     optimiser: Optimiser | None = None,
     progress: Progress | None = None,
 ) -> None:
-    """Minimise the mean loss over completion tokens, with dropout. `optimiser`: None makes one. `progress`: see
+    """Minimise the mean loss over completion tokens, with dropout. `optimiser`: None creates one. `progress`: see
     `optimisation.minimise`."""
     lengths, weights = [len(d) for d in demonstrations], [len(d.completion_ids) for d in demonstrations]
     with policy.base.dropout():
@@ -55,7 +55,7 @@ def train_sft(
 
 @torch.no_grad()
 def completion_loss(policy: PolicyModel, demonstrations: list[EncodedDemonstration], batch_size: int = 32) -> float:
-    """Mean negative log-likelihood of a completion token, in nats, without dropout."""
+    """Mean negative log-likelihood per completion token, in nats, without dropout."""
     batches = [demonstrations[start : start + batch_size] for start in range(0, len(demonstrations), batch_size)]
     return sum(float(sum_completion_losses(policy, batch)) for batch in batches) / sum(
         len(d.completion_ids) for d in demonstrations

@@ -30,8 +30,8 @@ def run_sft(
     `loss_before`, `loss_after`, ….
 
     Writes into `config.output_dir`: `merged` (a plain transformers model), `adapter` if lora_r is above 0, config, data
-    report, metrics. `resume` is the folder of an interrupted run with the same settings. Raises `RunPaused`, with the
-    run saved, after the step in which SIGINT or SIGTERM came.
+    report, metrics. `resume` is the folder of an interrupted run with the same settings. On SIGINT or SIGTERM, the run
+    is saved after the current step, and `RunPaused` is raised.
     """
     demonstrations, report = load_inputs(config)
     base = load_base(config.model_name, config.dtype, config.device, seed=config.seed)
@@ -59,20 +59,20 @@ def load_inputs(config: SFTConfig) -> tuple[list[Demonstration], DataReport]:
     problems.attempt(check_output_dir, config.output_dir)
     problems.attempt(find_recorders, config.recorders)
     if config.rouge_samples:
-        what = f"ROUGE (rouge_samples {config.rouge_samples}; 0 leaves it out)"
+        what = f"ROUGE (rouge_samples {config.rouge_samples}; 0 turns it off)"
         problems.attempt(require, "torchmetrics", what, "rouge")
     if config.demonstrations is None:
-        problems.found.append(ConfigError.of('demonstrations is not set; name a file, a hub data set, or "embedded"'))
+        problems.found.append(ConfigError.of('demonstrations is not set; give a file, a hub data set, or "embedded"'))
         loaded = None
     else:
         loaded = problems.attempt(load_demonstrations, config.demonstrations, config, config.completion_column)
     problems.raise_all()
-    assert loaded is not None  # or there was a problem
+    assert loaded is not None  # or `raise_all` would have raised
     return loaded
 
 
 def set_up_policy(base: BaseModel, config: SFTConfig) -> PolicyModel:
-    """All weights of the base for lora_r 0, otherwise a fresh adapter on it."""
+    """All weights of the base if lora_r is 0, otherwise a new adapter on it."""
     torch.manual_seed(config.seed)
     if config.lora_r == 0:
         base.network.requires_grad_(True)

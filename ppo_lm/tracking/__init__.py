@@ -1,4 +1,4 @@
-"""What a run says, and who listens: recorders, health, costs."""
+"""What a run reports and who listens: events, recorders, health checks, time and memory."""
 
 from ppo_lm.tracking.doctor import examine
 from ppo_lm.tracking.events import (

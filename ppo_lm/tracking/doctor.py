@@ -1,4 +1,4 @@
-"""`ppo-lm doctor`: what the folder of a PPO run shows, finished or not."""
+"""`ppo-lm doctor`: checks the folder of a PPO run, finished or not."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from ppo_lm.tracking.health import WINDOW, check_health, steps_of
 
 
 def examine(folder: Path) -> list[str]:
-    """A line for every finding of `check_health`, and for the steps that were dropped, after one that says how far the
-    run is. Raises `UserError`."""
+    """Lines to print: the run's progress, the skipped steps if any, and every finding of `check_health`. Raises
+    `UserError`."""
     config, rows = _read_config(folder / "config.yaml"), _read_rows(folder / "metrics.jsonl")
     steps, dropped = steps_of(rows), [row for row in rows if "dropped" in row]
     done = max((row["step"] for row in rows), default=0)
     lines = [f"{folder}: {done} of {config.steps} steps"]
     if dropped:
         lines.append(
-            f"{len(dropped)} steps were dropped, the last one step {dropped[-1]['step']}: "
-            f"{dropped[-1]['dropped']}; dropped/ has their batches"
+            f"{len(dropped)} steps were skipped, most recently step {dropped[-1]['step']}: {dropped[-1]['dropped']}; "
+            "their batches are in dropped/"
         )
     try:
         found = check_health(steps, config)
@@ -32,7 +32,7 @@ def examine(folder: Path) -> list[str]:
         ) from None
     lines += [finding.text for finding in found]
     if len(lines) == 1:
-        lines.append("nothing looks wrong" if len(steps) >= WINDOW else f"nothing is looked for before step {WINDOW}")
+        lines.append("no problem found" if len(steps) >= WINDOW else f"checks start at step {WINDOW}")
     return lines
 
 
@@ -44,17 +44,17 @@ def _read_config(file: Path) -> PPOConfig:
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise UserError(f"{file} cannot be read: {first_line(error)}") from None
     if not isinstance(settings, dict) or "ppo_epochs" not in settings:
-        raise ConfigError([f"{file} is not that of a PPO run"], "doctor")
+        raise ConfigError([f"{file} is not the configuration of a PPO run"], "doctor")
     return PPOConfig(**settings)
 
 
 def _read_rows(file: Path) -> list[dict]:
-    """The rows that are whole: a run that is under way may be writing the last one."""
+    """The complete rows: a run in progress may still be writing the last one."""
     try:
         *lines, _ = file.read_text(encoding="utf-8").split("\n")
         rows = [json.loads(line) for line in lines]
         if not all(isinstance(row, dict) and isinstance(row.get("step"), int) for row in rows):
-            raise ValueError("a line holds no record of a step")
+            raise ValueError("a line is not the record of a step")
     except FileNotFoundError:
         return []
     except (OSError, ValueError) as error:

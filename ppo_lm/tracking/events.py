@@ -1,4 +1,4 @@
-"""What a run says while it goes on, as plain data."""
+"""What a run reports, as plain data."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ppo_lm.data import DataReport, Prompt
 
 
 class Column(NamedTuple):
-    """A metric that the screen shows for every step: its name, its title, and its format, such as ``6.3f``."""
+    """A metric that the screen shows for each step: its name, its title, and its format, such as ``6.3f``."""
 
     name: str
     title: str
@@ -33,7 +33,7 @@ class RunStart:
     steps: int
     done: int = 0
     reports: Sequence[DataReport] = ()
-    notices: Sequence[str] = ()  # what was decided for the user, one sentence each
+    notices: Sequence[str] = ()  # what the user should know, one sentence each
     history: Sequence[dict] = ()  # the rows of metrics.jsonl that a resumed run keeps
     columns: Sequence[Column] = ()
     lines: int = 0  # how many progress lines to print over the run; 0: one per step
@@ -50,7 +50,8 @@ class StepDone:
 
 @dataclass(frozen=True)
 class StepSkipped:
-    """Step `step` trained nothing, because of NaN or inf. `folder` holds its batch; None if nothing is written."""
+    """Step `step` was skipped because of NaN or inf; nothing was trained. `folder` holds its batch; None if nothing is
+    written."""
 
     step: int
     steps: int
@@ -60,7 +61,7 @@ class StepSkipped:
 
 @dataclass(frozen=True)
 class SamplesDrawn:
-    """The responses of a step, row by row. `parts`: each reward's scores by its name; None where it has no opinion."""
+    """The responses of a step, row by row. `parts`: each reward's scores by its name; None for no opinion."""
 
     step: int
     prompts: Sequence[Prompt]
@@ -71,7 +72,7 @@ class SamplesDrawn:
 
 @dataclass(frozen=True)
 class EvaluationDone:
-    """Means over `examples` held-out examples after `step`, by the name of the evaluation.
+    """Means over `examples` held-out examples after `step`, by evaluation name.
 
     Example: ``EvaluationDone(80, 128, {"sampled": {"score": 2.3, "kl": 5.8}, "near_greedy": {"score": 2.6}})``
     """

@@ -1,4 +1,4 @@
-"""Files of a run: written whole or not at all, and appended line by line."""
+"""The files of a run: replaced atomically, or appended line by line."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class MetricsFile(Recorder):
     folder: Path | None = None
 
     def start(self, event: RunStart) -> None:
-        """Write what the data held, and keep a resumed run's rows."""
+        """Write the data report; a resumed run keeps its rows."""
         self.folder = event.folder
         if self.folder and event.reports:
             write_json(self.folder / "data_report.json", [report.as_dict() for report in event.reports])
@@ -67,7 +67,7 @@ class SamplesFile(Recorder):
 
 
 def write_text(file: Path, text: str) -> None:
-    """Replace a file at once: a reader, and a process that is killed, sees the old text or the new one, never a
+    """Replace a file atomically: even if this process is killed, readers see the old text or the new one, never a
     part."""
     unfinished = file.with_name(f".{file.name}.unfinished")
     with writing(file):
@@ -76,7 +76,7 @@ def write_text(file: Path, text: str) -> None:
 
 
 def write_json(file: Path, content: object) -> None:
-    """Replace a JSON file at once."""
+    """Replace a JSON file atomically."""
     write_text(file, json.dumps(content, indent=1, default=str) + "\n")
 
 
@@ -93,14 +93,14 @@ def write_tensors(file: Path, tensors: dict[str, torch.Tensor]) -> None:
 
 
 def append_record(file: Path, record: dict) -> None:
-    """Add a line to a .jsonl file."""
+    """Append a line to a .jsonl file."""
     with writing(file), file.open("a", encoding="utf-8") as lines:
         lines.write(json.dumps(record, ensure_ascii=False) + "\n")
 
 
 def drop_later_steps(folder: Path, step: int) -> list[dict]:
-    """Cut metrics.jsonl and samples.jsonl back to what was recorded up to `step`, and remove a last line that was torn
-    in writing. Returns the rows of metrics.jsonl that are left."""
+    """Truncate metrics.jsonl and samples.jsonl to what was recorded up to `step`, and remove a half-written last line.
+    Returns the remaining rows of metrics.jsonl."""
     kept: dict[str, list[dict]] = {}
     for name in (METRICS, SAMPLES):
         file = folder / name
@@ -123,9 +123,9 @@ def _read_record(file: Path, number: int, line: str) -> dict:
     try:
         record = json.loads(line)
         if not isinstance(record["step"], int):
-            raise TypeError("step is no whole number")
+            raise TypeError("step is not an integer")
     except (ValueError, KeyError, TypeError):
         raise UserError(
-            f"{file}, line {number} is damaged: it holds no record of a step; remove the line and resume again"
+            f"{file}, line {number} is damaged: it is not the record of a step; remove the line and resume again"
         ) from None
     return record

@@ -1,5 +1,5 @@
-"""The least time a step's phases could take on this machine: operations over its measured rate of matrix products,
-bytes over its measured rate of copying."""
+"""A lower bound on the time of each phase of a step on this machine: FLOPs over its measured matmul throughput, bytes
+over its measured copy bandwidth."""
 
 from __future__ import annotations
 
@@ -15,44 +15,44 @@ from ppo_lm.types import SAPairs
 
 
 class Machine(NamedTuple):
-    """What a device was measured to do in a second."""
+    """The measured throughput of a device, per second."""
 
-    operations: float  # floating-point, multiplications and additions counted separately, in large matrix products
-    bytes: float  # read and written, in copying a large tensor
+    operations: float  # FLOPs in large matrix products, multiplications and additions counted separately
+    bytes: float  # read plus written, when copying a large tensor
 
 
 class Passes(NamedTuple):
-    """What a step asks of a network of one size."""
+    """The passes that a step makes through the network."""
 
     scored: int  # passes over all tokens for log-probabilities or values
     scored_logprobs: int  # how many of those need logits
     rewards: int  # passes of reward models
-    trained: int  # models trained, each with `epochs` passes forward and backward
+    trained: int  # models trained, each with `epochs` forward and backward passes
     epochs: int
-    all_weights: bool  # whether every weight needs a gradient, and not only its input
+    all_weights: bool  # whether gradients are needed for all weights, not just for their inputs
 
 
 class Decoding(NamedTuple):
-    """What sampling had to compute one token at a time, and what it could read in parallel before that."""
+    """What sampling had to compute token by token, and what it could read in parallel (prefill)."""
 
     prompt_tokens: int  # read in parallel
     prompts: int  # each gives the logits of one token
-    tokens: int  # fed one by one, each for the logits of the next
-    steps: int  # at least; the weights are read in each
+    tokens: int  # fed one by one, each giving the logits of the next
+    steps: int  # lower bound; each reads the weights
     cached_tokens: int  # whose keys and values were read, summed over the tokens fed
 
 
 def count_decoding(sa_pairs: SAPairs, slots: int) -> Decoding:
-    """The least that any engine with `slots` slots does to sample these pairs.
+    """The minimum work of any engine with `slots` slots to sample these pairs.
 
-    A response's first token comes from reading its prompt. Each token after it is fed its predecessor, and reads the
-    keys and values of everything up to there: prompt and response so far. The last token is fed to nothing. A step
-    feeds at most `slots` tokens, one of each response, so there are no fewer steps than tokens over slots, nor than
-    the longest response needs; preemptive scheduling reaches that bound (McNaughton 1959).
+    A response's first token comes from reading its prompt. Every later token is computed by feeding its predecessor,
+    which reads the keys and values of everything so far: prompt and response. The last token is never fed. A step feeds
+    at most `slots` tokens, one per response, so the number of steps is at least tokens / slots, and at least what the
+    longest response needs; preemptive scheduling reaches that bound (McNaughton 1959).
     """
     before = slice(-sa_pairs.action_ids.shape[1] - 1, -1)
     context = sa_pairs.attention_mask.cumsum(dim=1)[:, before]  # (B, A): tokens before each action
-    fed = sa_pairs.action_mask.clone()  # (B, A): actions whose predecessor is an action too
+    fed = sa_pairs.action_mask.clone()  # (B, A): actions whose predecessor is also an action
     fed[:, 0] = False
     fed[:, 1:] &= sa_pairs.action_mask[:, :-1]
     numbers = (sa_pairs.attention_mask.sum(), sa_pairs.action_mask.sum(), fed.sum(), fed.sum(dim=1).max())
@@ -67,11 +67,11 @@ def count_decoding(sa_pairs: SAPairs, slots: int) -> Decoding:
 
 
 def measure_machine(device: torch.device, dtype: torch.dtype) -> Machine:
-    """The best of a few tries, in about half a second."""
+    """Measure the device in about half a second, best of a few tries."""
     on_gpu = device.type == "cuda"
     side, size = (8192, 2**29) if on_gpu else (1024, 2**25)
     a = torch.randn(side, side, device=device).to(dtype)
-    # Not zeros: fresh ones may all be one page of memory, which the processor's caches hold.
+    # Not zeros: freshly allocated ones may all map to a single page of memory, which stays in the CPU's caches.
     source = torch.arange(size // 8, device=device, dtype=torch.int64)
     target = torch.empty_like(source)
     return Machine(
@@ -92,9 +92,9 @@ def _best_seconds(work: Callable[[], object], device: torch.device, tries: int =
 
 
 class Floor:
-    """The least seconds of each phase. Counted are the weights of the layers and of the output head, and the keys and
-    values read while decoding; not counted are attention's own products, adapters, and everything that is no matrix
-    product."""
+    """The minimum seconds of each phase. Included are the weights of the layers and the output head, and the keys and
+    values read while decoding; not included are the matrix products inside attention, adapters, and everything other
+    than matrix products."""
 
     def __init__(self, base: BaseModel, machine: Machine, passes: Passes, slots: int):
         config = base.network.config.get_text_config()
@@ -109,13 +109,13 @@ class Floor:
         self.head_weights = head.weight.numel()
         head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         kv_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-        self.cached_numbers = 2 * len(layers) * kv_heads * head_size  # a token's keys and values
+        self.cached_numbers = 2 * len(layers) * kv_heads * head_size  # keys and values of one token
 
     def seconds(self, sa_pairs: SAPairs) -> dict[str, float]:
-        """By phase, for one step's pairs."""
+        """The minimum seconds by phase, for one step's pairs."""
         tokens, actions, passes = int(sa_pairs.attention_mask.sum()), len(sa_pairs), self.passes
         layers, head = self._pass(tokens, actions), 2 * self.head_weights * actions
-        # A gradient costs as much as the forward pass, for the input and for the weights each.
+        # The gradients of the inputs and of the weights cost as much as the forward pass each.
         backward = 2 if passes.all_weights else 1
         operations = {
             "scoring": passes.scored * layers + passes.scored_logprobs * head,
@@ -127,13 +127,13 @@ class Floor:
         }
 
     def _pass(self, tokens: int, wanted: int) -> int:
-        """Operations of a forward pass that is asked for `wanted` hidden states: of the other tokens, the last layer
-        needs only keys and values."""
+        """FLOPs of a forward pass that returns `wanted` hidden states: for the other tokens, the last layer only needs
+        keys and values."""
         return 2 * (self.layer_weights * tokens - self.last_layer_alone * (tokens - wanted))
 
     def _sampling(self, decoding: Decoding) -> float:
-        """Reading prompts at the rate of products, then decoding, bound by products or by reading the weights once a
-        step and each token's context."""
+        """Reading prompts at matmul throughput, then decoding, bound by matmuls or by reading the weights once per step
+        and each token's context."""
         weights = self.layer_weights + self.head_weights
         reading = self._pass(decoding.prompt_tokens, decoding.prompts) + 2 * self.head_weights * decoding.prompts
         numbers = decoding.steps * weights + decoding.cached_tokens * self.cached_numbers
@@ -142,5 +142,5 @@ class Floor:
 
 
 def _count(module: nn.Module) -> int:
-    """Numbers in its weight matrices, adapters left out."""
+    """The number of weights in its matrices, without adapters."""
     return sum(p.numel() for name, p in module.named_parameters() if p.ndim == 2 and "lora_" not in name)

@@ -1,4 +1,4 @@
-"""The known ways in which PPO fails, looked for in a run's metrics."""
+"""Checks a run's metrics for the known failure modes of PPO."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from typing import NamedTuple
 
 from ppo_lm.config import PPOConfig
 
-WINDOW = 10  # the latest steps, that a number is averaged over
+WINDOW = 10  # the latest steps, over which metrics are averaged
 KL_A_TOKEN = 1.0  # nats
-ENTROPY_LEFT = 0.1  # of what it was in the first steps
+ENTROPY_LEFT = 0.1  # of its value in the first steps
 CLIPPED = 0.4  # share of tokens
 CLIPPED_TO = 10.0  # times max_grad_norm
-SAMPLER_GAP = 0.1  # nats a token; rounding to bfloat16 makes some 0.03
+SAMPLER_GAP = 0.1  # nats per token; rounding to bfloat16 causes about 0.03
 UNENDED = 0.5  # share of responses
-SURELY = 4.0  # standard errors that a monitor must have fallen by
+SURELY = 4.0  # standard errors by which a monitor must have fallen
 
 
 class Finding(NamedTuple):
-    """`name`, one of `CHECKS`; `text`: what was seen, with its number, and the usual cures."""
+    """`name`, one of `CHECKS`; `text`: what was seen, with its number, and the usual remedies."""
 
     name: str
     text: str
 
 
 def check_health(steps: Sequence[dict], config: PPOConfig) -> list[Finding]:
-    """What the metrics of a run's steps (rows of metrics.jsonl, first to last) show now; nothing before the policy was
+    """The findings in the metrics of a run's steps (rows of metrics.jsonl, oldest first); none before the policy was
     trained in `WINDOW` of them."""
     steps = [row for row in steps if "policy_loss" in row]
     if len(steps) < WINDOW:
@@ -36,7 +36,7 @@ def check_health(steps: Sequence[dict], config: PPOConfig) -> list[Finding]:
 
 
 def steps_of(rows: Sequence[dict]) -> list[dict]:
-    """The rows of metrics.jsonl that belong to steps that were not dropped."""
+    """The rows of metrics.jsonl that belong to steps, without skipped ones."""
     return [row for row in rows if "evaluation" not in row and "dropped" not in row]
 
 
@@ -52,18 +52,18 @@ def _kl(steps: Sequence[dict], config: PPOConfig) -> str | None:
     kl, length = _latest(steps, "kl"), max(_latest(steps, "length"), 1.0)
     if kl / length > KL_A_TOKEN:
         return (
-            f"the KL to the reference runs away: {kl:.1f} nats a response, {kl / length:.2f} a token; raise "
+            f"the KL to the reference is running away: {kl:.1f} nats per response, {kl / length:.2f} per token; raise "
             f"kl_coef ({config.kl_coef}), or lower learning_rate"
         )
 
 
 def _entropy(steps: Sequence[dict], config: PPOConfig) -> str | None:
-    if "entropy" not in steps[-1]:  # the engine tells none
+    if "entropy" not in steps[-1]:  # the engine does not report it
         return None
     then, now = _first(steps, "entropy"), _latest(steps, "entropy")
     if now < ENTROPY_LEFT * then:
         return (
-            f"the entropy has collapsed, from {then:.3f} to {now:.3f} nats a token: responses hardly vary; lower "
+            f"the entropy has collapsed, from {then:.3f} to {now:.3f} nats per token: responses hardly vary; lower "
             "learning_rate, raise kl_coef, or stop earlier"
         )
 
@@ -74,7 +74,7 @@ def _clipped_often(steps: Sequence[dict], config: PPOConfig) -> str | None:
     share = _latest(steps, "clip_fraction")
     if share > CLIPPED:
         return (
-            f"{share:.0%} of the tokens are clipped: updates are too long; lower learning_rate, or ppo_epochs "
+            f"{share:.0%} of the tokens are clipped: updates are too large; lower learning_rate, or ppo_epochs "
             f"({config.ppo_epochs})"
         )
 
@@ -93,9 +93,9 @@ def _critic(steps: Sequence[dict], config: PPOConfig) -> str | None:
     explained = _latest(steps, "explained_variance")
     if len(steps) >= 2 * WINDOW and explained < 0:
         return (
-            f"the value model explains less than nothing of the returns (explained variance {explained:.2f}): "
-            "advantages are noise; raise value_learning_rate "
-            f"({config.value_learning_rate:g}), or start it from a reward model"
+            f"the value model predicts returns worse than a constant would (explained variance {explained:.2f}), so "
+            f"advantages are noise; raise value_learning_rate ({config.value_learning_rate:g}), or start it from a "
+            "reward model"
         )
 
 
@@ -103,8 +103,8 @@ def _sampler(steps: Sequence[dict], config: PPOConfig) -> str | None:
     gap = _latest(steps, "sampler_gap")
     if gap > SAMPLER_GAP:
         return (
-            f"sampling and training disagree by {gap:.2f} nats a token before any update, so ratios start far "
-            "from 1; set dtype to float32, or old_logprobs to recomputed"
+            f"sampling and training disagree by {gap:.2f} nats per token before any update, so ratios start far from "
+            "1; set dtype to float32, or old_logprobs to recomputed"
         )
 
 
@@ -112,17 +112,17 @@ def _length(steps: Sequence[dict], config: PPOConfig) -> str | None:
     then, now = _first(steps, "ended"), _latest(steps, "ended")
     if now < UNENDED and now < then - 0.2:
         return (
-            f"responses drift to the length limit: {1 - now:.0%} of them run into max_new_tokens "
-            f"({config.max_new_tokens}), {1 - then:.0%} did at first; "
-            "set missing_eos_score, or take a reward that does not pay for length"
+            f"responses are drifting towards the length limit: {1 - now:.0%} of them reach max_new_tokens "
+            f"({config.max_new_tokens}), up from {1 - then:.0%} at first; set missing_eos_score, or use a reward that "
+            "does not favour length"
         )
 
 
 def _equal_rewards(steps: Sequence[dict], config: PPOConfig) -> str | None:
     if all(row["score_std"] <= 1e-6 for row in steps[-WINDOW:]):
         return (
-            f"all responses of a batch score the same ({_latest(steps, 'score'):.3g}), so there is nothing to "
-            "learn; look at the reward and at samples.jsonl"
+            f"all responses of a batch get the same score ({_latest(steps, 'score'):.3g}), so there is nothing to "
+            "learn; check the reward and samples.jsonl"
         )
 
 
@@ -136,9 +136,9 @@ def _monitor(steps: Sequence[dict], config: PPOConfig) -> str | None:
     error = ((stdev(then) ** 2 + stdev(now) ** 2) / WINDOW) ** 0.5
     if fmean(then) - fmean(now) > SURELY * error and _latest(windows[-1], "score") > _latest(windows[best], "score"):
         return (
-            f"the reward rises but the monitor falls, from {fmean(then):.3f} around step "
-            f"{windows[best][-1]['step']} to {fmean(now):.3f}: the policy finds the "
-            "reward's mistakes; stop there, raise kl_coef, or better the reward"
+            f"the reward is rising but the monitor is falling, from {fmean(then):.3f} around step "
+            f"{windows[best][-1]['step']} to {fmean(now):.3f}: the policy is exploiting the reward; stop there, raise "
+            "kl_coef, or improve the reward"
         )
 
 
@@ -183,16 +183,16 @@ class HealthWatch:
         self.steps = steps_of(history)
 
     def step(self, row: dict) -> list[Finding]:
-        """The findings that are new with this step's metrics."""
+        """The findings that are new in this step."""
         self.steps.append(row)
         new = [finding for finding in check_health(self.steps, self.config) if finding.name not in self._told]
         self._told |= {finding.name for finding in new}
         return new
 
     def state_dict(self) -> dict[str, list[str]]:
-        """The names of the findings that were reported."""
+        """The names of the findings already reported."""
         return {"told": sorted(self._told)}
 
     def load_state_dict(self, state: Mapping[str, list[str]]) -> None:
-        """Undo `state_dict`."""
+        """Restore what `state_dict` returned."""
         self._told = set(state["told"])

@@ -18,29 +18,26 @@ class PhaseClock:
         self.device, self.seconds, self._last = device, {}, time.perf_counter()
 
     def start(self) -> None:
-        """Forget the laps so far; the first begins now."""
+        """Reset, and begin the first lap."""
         self.seconds, self._last = {}, self._now()
 
     def lap(self, phase: str) -> None:
-        """What was done since the last lap was `phase`."""
+        """Attribute the time since the last lap to `phase`."""
         now = self._now()
         self.seconds[phase] = self.seconds.get(phase, 0.0) + now - self._last
         self._last = now
 
     def _now(self) -> float:
         if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)  # or the seconds would be those of asking, not of doing
+            torch.cuda.synchronize(self.device)  # or this would time the launches, not the work
         return time.perf_counter()
 
 
 def peak_memory(device: torch.device) -> float:
-    """The most memory used so far, in MiB: on a GPU what torch had allocated there, on a CPU what the whole process
-    held."""
+    """Peak memory so far, in MiB: what torch allocated on a GPU, otherwise what the whole process held."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
-    status = Path(
-        "/proc/self/status"
-    )  # Linux; getrusage there counts what the parent process held when it started this one
+    status = Path("/proc/self/status")  # Linux, where getrusage includes the parent process's memory at the fork
     found = (
         re.search(r"^VmHWM:\s+(\d+) kB$", status.read_text(encoding="ascii"), re.MULTILINE) if status.exists() else None
     )

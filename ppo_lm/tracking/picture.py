@@ -14,15 +14,14 @@ SPANS = 16  # a smoothed point is the mean of the latest 1/16 of the run's steps
 
 @RECORDERS.register("picture")
 class Picture(Recorder):
-    """`learning_curve.png`, drawn when the run ends: the columns that the screen shows and the picture has a title
-    for."""
+    """`learning_curve.png`, drawn when the run ends: reward, monitor and KL by step."""
 
     def __init__(self) -> None:
         self.history: list[dict] = []
         self.monitor = "monitor"
 
     def start(self, event: RunStart) -> None:
-        """Take over the rows of a resumed run."""
+        """Keep the rows of a resumed run."""
         self.history = [row for row in event.history if "evaluation" not in row and "dropped" not in row]
         self.monitor = next((column.title for column in event.columns if column.name == "monitor"), "monitor")
 
@@ -31,7 +30,7 @@ class Picture(Recorder):
         self.history.append({"step": event.step, **event.metrics})
 
     def finish(self, event: RunFinish) -> None:
-        """Draw."""
+        """Draw the picture."""
         if event.folder and any("score" in row for row in self.history):
             file = event.folder / "learning_curve.png"
             with writing(file):
@@ -39,8 +38,8 @@ class Picture(Recorder):
 
 
 def draw_learning_curve(history: list[dict], monitor_name: str, file: Path) -> None:
-    """Draw reward, monitor (if there is one) and KL by step into a PNG: a thin line a step, and a bold one that is the
-    mean of the latest steps."""
+    """Draw reward, monitor (if there is one) and KL by step to a PNG: a thin line for every step, and a bold one for
+    the mean over the latest steps."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -49,7 +48,7 @@ def draw_learning_curve(history: list[dict], monitor_name: str, file: Path) -> N
     panels = {
         "score": "reward (mean score)",
         "monitor": f"{monitor_name} (never trained on)",
-        "kl": "KL to the reference, nats a sequence",
+        "kl": "KL to the reference, nats per sequence",
     }
     panels = {name: title for name, title in panels.items() if any(name in row for row in history)}
     figure, axes = pyplot.subplots(

@@ -1,4 +1,4 @@
-"""The protocol of everything that listens to a run: the screen, the files, trackers, callbacks of your own."""
+"""The protocol of everything that listens to a run: the screen, the files, trackers, your own callbacks."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ Event = TypeVar("Event")
 
 
 class Recorder:
-    """Receives what a run says. Override the methods you need; the rest do nothing.
+    """Receives the events of a run. Override the methods you need; the rest do nothing.
 
-    A method that returns a text asks the run to stop early, for that reason: it then ends in good order, as after its
-    last step. An exception pauses the run: it is saved and can be resumed. Methods are called in the order of the
-    run, `close` last, however the run ended.
+    A method that returns a text asks the run to stop early, with the text as the reason: the run then ends normally, as
+    after its last step. An exception pauses the run: it is saved and can be resumed. Methods are called in the order of
+    events, `close` last, however the run ends.
     """
 
     def start(self, event: RunStart) -> str | None:
@@ -39,7 +39,7 @@ class Recorder:
         """A step is done."""
 
     def skipped(self, event: StepSkipped) -> str | None:
-        """A step trained nothing."""
+        """A step was skipped; nothing was trained."""
 
     def samples(self, event: SamplesDrawn) -> str | None:
         """The responses of a step; only every `samples_every` steps."""
@@ -64,7 +64,8 @@ RECORDERS: Registry[type[Recorder]] = Registry("recorders")
 
 
 def find_recorders(specs: Iterable[str] | None) -> list[type[Recorder]]:
-    """The classes that names stand for. Raises `ConfigError` for one that is not found or is not a recorder's class."""
+    """The recorder classes with these names. Raises `ConfigError` for a name that is not found, or is not a recorder
+    class."""
     found = [(spec, RECORDERS.find(spec)) for spec in specs or ()]
     for spec, kind in found:
         if not (isinstance(kind, type) and issubclass(kind, Recorder)):
@@ -73,8 +74,8 @@ def find_recorders(specs: Iterable[str] | None) -> list[type[Recorder]]:
 
 
 def add_recorders(recorders: Sequence[Recorder], specs: Iterable[str] | None) -> list[Recorder]:
-    """`recorders`, and one of each class that is named and not among them. Raises `RecorderError` if one cannot be
-    made."""
+    """`recorders`, plus one of each named class that is not among them. Raises `RecorderError` if one cannot be
+    created."""
     made = list(recorders)
     for kind in find_recorders(specs):
         if not any(type(recorder) is kind for recorder in made):
@@ -82,20 +83,20 @@ def add_recorders(recorders: Sequence[Recorder], specs: Iterable[str] | None) ->
                 made.append(kind())
             except Exception as error:
                 raise RecorderError(
-                    f"recorder {kind.__name__} cannot be made: {type(error).__name__}: {first_line(error)}"
+                    f"recorder {kind.__name__} cannot be created: {type(error).__name__}: {first_line(error)}"
                 ) from error
     return made
 
 
 class Broadcast:
-    """Hands every event of a run to its recorders, in order, and remembers the first that asked the run to stop."""
+    """Hands every event of a run to its recorders, in order, and remembers the first reason to stop."""
 
     def __init__(self, recorders: Sequence[Recorder]):
         self.recorders = list(recorders)
         self.stop_reason: str | None = None
 
     def tell(self, method: Callable[[Any, Event], str | None], event: Event) -> None:
-        """Call `method`, one of `Recorder`'s, of every recorder. Raises `RecorderError` if one raises anything but a
+        """Call `method`, a method of `Recorder`, on every recorder. Raises `RecorderError` if one raises anything but a
         `StorageError`."""
         for recorder in self.recorders:
             try:
@@ -111,7 +112,7 @@ class Broadcast:
                 self.stop_reason = str(reason)
 
     def close(self) -> list[RecorderError]:
-        """Close every recorder. Returns what went wrong."""
+        """Close every recorder. Returns the errors."""
         problems = []
         for recorder in self.recorders:
             try:

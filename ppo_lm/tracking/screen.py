@@ -17,23 +17,23 @@ from ppo_lm.tracking.recorder import RECORDERS, Recorder
 
 @RECORDERS.register("screen")
 class Screen(Recorder):
-    """Prints. Text from data and models is never read as markup."""
+    """Prints a run. Text from data and models is never interpreted as markup."""
 
     def __init__(self, console: Console | None = None):
         self.console = console or Console(highlight=False)
         self.columns: Sequence[Column] = ()
         self.every = 1
-        self.steps: list[Mapping[str, float]] = []  # of all steps so far, a resumed run's earlier ones included
+        self.steps: list[Mapping[str, float]] = []  # of all steps so far, including a resumed run's earlier ones
         self.waiting: list[Mapping[str, float]] = []  # since the last line
         self.durations: list[float] = []  # seconds of the steps so far
         self.started = self.last = time.monotonic()
 
     def notice(self, text: str) -> None:
-        """A line as it is."""
+        """Print a line as it is."""
         self.console.print(text, markup=False, soft_wrap=True)
 
     def start(self, event: RunStart) -> None:
-        """The headline, what was decided for the user, and what the data holds."""
+        """Print the headline, the notices and the data reports."""
         self.columns, self.every = event.columns, max(event.steps // event.lines, 1) if event.lines else 1
         self.steps = [row for row in event.history if "evaluation" not in row and "dropped" not in row]
         self.durations = [row["seconds"] for row in self.steps if "seconds" in row]
@@ -45,7 +45,7 @@ class Screen(Recorder):
         self.last = time.monotonic()
 
     def step(self, event: StepDone) -> None:
-        """A line with the means since the last one, the speed, and the time left."""
+        """Print a line with the means since the last one, the speed, and the time left."""
         now = time.monotonic()
         self.durations.append(event.metrics.get("seconds", now - self.last))
         self.last = now
@@ -68,12 +68,12 @@ class Screen(Recorder):
         self.waiting.clear()
 
     def skipped(self, event: StepSkipped) -> None:
-        """Why, and where the batch is kept."""
+        """Print why, and where the batch is kept."""
         where = f"; its batch is in {event.folder}" if event.folder else ""
         self.notice(f"step {event.step:>4}/{event.steps}  skipped, nothing was trained: {event.reason}{where}")
 
     def evaluation(self, event: EvaluationDone) -> None:
-        """A line with all numbers; a table of the columns where there are several kinds of evaluation."""
+        """Print a line with all numbers, or a table of the columns if there are several kinds of evaluation."""
         self.last = time.monotonic()  # measuring is not a step
         if len(event.means) == 1:
             for name, numbers in event.means.items():
@@ -97,7 +97,7 @@ class Screen(Recorder):
         self.notice(f"health: {event.text}")
 
     def finish(self, event: RunFinish) -> None:
-        """Examples, where the time went, and what was written."""
+        """Print examples, where the time went, and what was written."""
         for prompt, answers in event.examples:
             self.console.print(f"\n{show_prompt(prompt)}", style="dim", markup=False, soft_wrap=True)
             for answer in answers:
@@ -119,7 +119,7 @@ class Screen(Recorder):
         return fmean(known) if known else None
 
     def _phases(self) -> None:
-        """Where the seconds of the steps went, and how much of them this machine could not have saved."""
+        """Print where the time of the steps went, and its lower bound on this machine."""
         timed = [row for row in self.steps if "seconds" in row]
         if not timed:
             return
@@ -137,7 +137,7 @@ class Screen(Recorder):
                 needed = sum(share * seconds for share, seconds in known) / sum(seconds for _, seconds in known)
                 shares.append(f"{name} {needed:.0%}")
         if shares:
-            self.notice(f"Of that, this machine's matrix products and memory need at least: {', '.join(shares)}")
+            self.notice(f"Lower bound on this machine (matrix products and memory): {', '.join(shares)}")
 
 
 def clock(seconds: float) -> str:

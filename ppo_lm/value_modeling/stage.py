@@ -28,9 +28,9 @@ def run_value(
     as `explained_variance_after`, ….
 
     Writes into `config.output_dir`: `value` (the model, for PPO's `value_model`), the scores, config, data report,
-    metrics. Training starts where PPO's value model would: from the reward model, if that is what scores. `resume` is
-    the folder of an interrupted run with the same settings. Raises `RunPaused`, with the run saved, after the step
-    in which SIGINT or SIGTERM came.
+    metrics. Training starts where PPO's value model would: from the reward model, if the reward is one. `resume` is the
+    folder of an interrupted run with the same settings. On SIGINT or SIGTERM, the run is saved after the current step,
+    and `RunPaused` is raised.
     """
     inputs = load_inputs(config)
     report = inputs.report
@@ -49,7 +49,7 @@ def run_value(
         load_rewards=computer.make_ready,
         seed=config.seed,
     ).value
-    assert model is not None  # `set_up_roles` was not told to leave it out
+    assert model is not None  # `with_value` is True
 
     settings, identity = loop_settings(config), {"the rewards": without_addresses(config.rewards)}
     with make_stage_run(
@@ -82,7 +82,7 @@ def run_value(
 
 
 class Inputs(NamedTuple):
-    """What the configuration names outside itself."""
+    """What the configuration refers to by name."""
 
     rewards: list[Reward]
     demonstrations: list[Demonstration]
@@ -90,15 +90,15 @@ class Inputs(NamedTuple):
 
 
 def load_inputs(config: ValueConfig) -> Inputs:
-    """Load it. All problems are raised as one error, before any model loads."""
+    """Load the inputs. All problems are raised as one error, before any model loads."""
     missing = [name for name in ("demonstrations", "reward") if not getattr(config, name)]
     if missing:
-        raise ConfigError([f'{name} is not set; name one, or "embedded"' for name in missing], "ValueConfig")
+        raise ConfigError([f'{name} is not set; give one, or "embedded"' for name in missing], "ValueConfig")
     problems = Problems("ValueConfig")
     problems.attempt(check_output_dir, config.output_dir)
     problems.attempt(find_recorders, config.recorders)
     rewards = [problems.attempt(load_reward, reward) for reward in config.rewards]
-    found = "demonstrations have only a prompt and a completion; name another reward"
+    found = "demonstrations have only a prompt and a completion; choose another reward"
     for reward in rewards:
         if reward is not None:
             problems.attempt(check_columns, reward, (), "reward", found)
@@ -129,8 +129,8 @@ def add_scores(demonstrations: EncodedDemonstrations, scores: list[float]) -> li
 
 
 def read_scores(folder: Path | None) -> list[list[float]] | None:
-    """What a run that did not end had scored, in training and held out, so that a reward that costs is not asked twice;
-    None if there is nothing to read."""
+    """The scores that an interrupted run saved, (training, held out), so that an expensive reward is not called twice;
+    None if there are none."""
     try:
         return json.loads((folder / SCORES_FILE).read_text(encoding="utf-8")) if folder else None
     except (OSError, ValueError):

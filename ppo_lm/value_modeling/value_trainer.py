@@ -34,7 +34,7 @@ class ScoredDemonstration:
 
 
 def make_pairs(base: BaseModel, batch: list[ScoredDemonstration], gamma: float) -> SAPairs:
-    """Demonstrations as rollouts of a policy that equals its reference: the score on the last token, no KL, and the
+    """Demonstrations as rollouts of a policy equal to its reference: the score on the last token, no KL, and
     `reward_to_go`."""
     prompt_ids, prompt_mask = pad([d.prompt_ids for d in batch], base.pad_token_id, side="left", device=base.device)
     action_ids, action_mask = pad(
@@ -85,8 +85,8 @@ def train_value_model(
 def measure_values(
     model: ValueModel, demonstrations: list[ScoredDemonstration], gamma: float = 1.0, batch_size: int = 32
 ) -> dict[str, float]:
-    """`value_loss` and `explained_variance`, 1 − Var(G − V) / Var(G), over the tokens of completions; empty if there
-    are no demonstrations."""
+    """`value_loss` and `explained_variance`, 1 − Var(G − V) / Var(G), over completion tokens; empty if there are no
+    demonstrations."""
     if not demonstrations:
         return {}
     values, targets = [], []

@@ -29,17 +29,16 @@ from tests.conftest import make_base
     [
         (
             "nobody/no-such-model",
-            "model 'nobody/no-such-model' cannot be reached: there is no such folder here, it is not in the "
-            "local cache",
+            "model 'nobody/no-such-model' cannot be reached: it is neither a local folder nor in the local cache",
         ),
-        ("./no_such_folder", "there is no folder no_such_folder. Give a folder"),
+        ("./no_such_folder", "there is no folder no_such_folder. Use a model folder"),
         ("missing.gguf", "there is no such file"),
     ],
 )
-def test_a_model_that_cannot_be_reached_is_one_sentence_with_the_ways_out(name, message):
+def test_a_model_that_cannot_be_reached_is_reported_in_one_sentence_with_the_ways_out(name, message):
     with pytest.raises(ModelError, match=message) as caught:
         load_base(name)
-    assert 'Give a folder with the model, a .gguf file, or "embedded"' in str(caught.value)
+    assert 'Use a model folder, a .gguf file, or "embedded"' in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
@@ -100,12 +99,12 @@ def test_pad_is_never_eos_and_the_tokenizer_is_left_as_it_is():
 
 
 @pytest.mark.parametrize("device", ["gpu", "cuda:99", "tpu"])
-def test_a_device_that_is_not_there_is_one_sentence(device):
-    with pytest.raises(ModelError, match=f"device '{device}' is not there; this machine has .*cpu"):
+def test_an_unavailable_device_is_reported_in_one_sentence(device):
+    with pytest.raises(ModelError, match=f"device '{device}' is not available; this machine has .*cpu"):
         pick_device(device)
 
 
-def test_lora_targets_that_are_not_there_or_are_shared_are_refused():
+def test_lora_targets_that_do_not_exist_or_are_shared_are_refused():
     for targets, message in (
         ("no_proj", r"cannot be used with this model .* it has .*q_proj"),
         ("q_proj,lm_head", "leave these two out"),
@@ -135,7 +134,7 @@ def test_a_reward_folder_is_checked_before_any_model_loads(tmp_path):
     (tmp_path / "adapter_config.json").write_text("{}")
     with pytest.raises(
         ModelError,
-        match="has no adapter_model.safetensors, head.safetensors, normalisation.json, so it is no reward model",
+        match="has no adapter_model.safetensors, head.safetensors, normalisation.json, so it is not a reward model",
     ):
         find_reward_folder(str(tmp_path))
     run = tmp_path / "run"
@@ -163,9 +162,9 @@ def test_an_adapter_folder_is_its_base_with_the_adapter_merged_in(tmp_path):
 
 @pytest.mark.parametrize(
     ("named", "message"),
-    [("/nowhere/model", "model '/nowhere/model': there is no folder"), (None, "names no base model")],
+    [("/nowhere/model", "model '/nowhere/model': there is no folder"), (None, "has no base model")],
 )
-def test_an_adapter_without_its_base_is_one_sentence(tmp_path, named, message):
+def test_an_adapter_without_its_base_is_reported_in_one_sentence(tmp_path, named, message):
     shutil.copy(EMBEDDED_MODEL / "reward" / "adapter_model.safetensors", tmp_path)
     config = json.loads((EMBEDDED_MODEL / "reward" / "adapter_config.json").read_text())
     (tmp_path / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": named}))

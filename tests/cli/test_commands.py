@@ -65,7 +65,7 @@ def test_wrong_values_end_with_exit_code_1_before_any_model_loads(checkout):
     assert done.stderr.startswith("error: PPOConfig: 3 problems:\n") and "Traceback" not in done.stderr
 
 
-def test_a_users_mistake_in_the_data_is_one_sentence(checkout, tmp_path):
+def test_a_users_mistake_in_the_data_is_reported_in_one_sentence(checkout, tmp_path):
     done = run(checkout, "--model_name", "embedded", "--prompts", str(tmp_path / "none.txt"))
     assert done.returncode == 1
     assert "there is no such file" in done.stderr and "Traceback" not in done.stderr

@@ -17,7 +17,7 @@ from ppo_lm.run import write_config
 PAIRS = FilePairs([Preference(f"prompt {i}", f" first {i}", f" second {i}") for i in range(12)])
 
 
-def test_every_pair_comes_once_and_repeats_show_earlier_pairs_with_sides_exchanged():
+def test_every_pair_comes_once_and_repeats_show_earlier_pairs_with_sides_swapped():
     schedule = Schedule(20, repeat_every=5, seed=3)
     tasks = [schedule.task(number) for number in range(schedule.tasks)]
     fresh = [task for task in tasks if task.repeat_of is None]
@@ -29,7 +29,7 @@ def test_every_pair_comes_once_and_repeats_show_earlier_pairs_with_sides_exchang
             assert task.repeat_of < task.number and first.repeat_of is None
             assert (task.pair, task.swapped) == (first.pair, not first.swapped)
     assert 0 < sum(task.swapped for task in fresh) < 20
-    assert [schedule.task(n) for n in range(5)] == tasks[:5]  # the same after a new start
+    assert [schedule.task(n) for n in range(5)] == tasks[:5]  # the same after a restart
     assert Schedule(20, 0, 3).tasks == 20 and Schedule(20, 5, 3).tasks == 24 and Schedule(4, 5, 3).tasks == 4
 
 
@@ -85,7 +85,7 @@ def test_agreement_counts_repeated_pairs_judged_alike(tmp_path):
         lambda client: judge(client, lambda pair: prefers_first(pair) if pair["done"] < 11 else wrong(pair), 4),
     )
     assert (done["agreed"], done["repeated"]) == (2, 3)
-    assert len((tmp_path / "preferences.jsonl").read_text().splitlines()) == 9  # repetitions are not exported
+    assert len((tmp_path / "preferences.jsonl").read_text().splitlines()) == 9  # repeated pairs are not exported
     store, app = make(tmp_path, repeat_every=4)
     done = ask(app, lambda client: judge(client, lambda pair: "skip", 3))
     assert done["finished"] and store.agreement() == (2, 3)
@@ -99,7 +99,7 @@ def test_ties_and_skips_are_kept_but_not_exported(tmp_path):
     assert len((tmp_path / "preferences.jsonl").read_text().splitlines()) == 1
 
 
-def test_a_new_start_goes_on_and_a_torn_last_line_was_never_confirmed(tmp_path):
+def test_a_restart_continues_and_drops_a_half_written_last_line(tmp_path):
     ask(make(tmp_path)[1], lambda client: judge(client, prefers_first, 5))
     with (tmp_path / "answers.jsonl").open("a") as file:
         file.write('{"task": 5, "pai')
@@ -185,7 +185,7 @@ def test_a_folder_with_answers_to_other_pairs_is_refused(tmp_path):
 
 def test_one_folder_serves_one_program_at_a_time(tmp_path):
     lock = lock_folder(tmp_path)
-    with pytest.raises(ConfigError, match="another ppo-lm collect is at work"):
+    with pytest.raises(ConfigError, match="is in use by another ppo-lm collect"):
         lock_folder(tmp_path)
     lock.release()
     lock_folder(tmp_path).release()
@@ -193,7 +193,7 @@ def test_one_folder_serves_one_program_at_a_time(tmp_path):
 
 def test_preferences_from_elsewhere_are_never_overwritten(tmp_path):
     (tmp_path / "preferences.jsonl").write_text("precious\n")
-    with pytest.raises(DataError, match="is not from here and would be overwritten"):
+    with pytest.raises(DataError, match="was not written by `ppo-lm collect` and would be overwritten"):
         AnswerStore(tmp_path)
     assert (tmp_path / "preferences.jsonl").read_text() == "precious\n"
 
@@ -208,12 +208,12 @@ def test_preferences_from_elsewhere_are_never_overwritten(tmp_path):
         (dict(pairs="a", port=70000), "port is 70000; it must be between 0 and 65535"),
     ],
 )
-def test_settings_that_cannot_be_are_named(settings, message):
+def test_invalid_settings_are_named(settings, message):
     with pytest.raises(ConfigError, match=message):
         CollectConfig(**settings)
 
 
-def test_live_pairs_are_two_different_samples_and_the_same_after_a_new_start(tmp_path):
+def test_live_pairs_are_two_different_samples_and_the_same_after_a_restart(tmp_path):
     prompts = ["SUBREDDIT: r/work TITLE: My boss POST: My boss Tom yelled at me. TL;DR:", "POST: I moved out. TL;DR:"]
     file = tmp_path / "prompts.txt"
     file.write_text("\n".join(prompts))
@@ -227,13 +227,15 @@ def test_live_pairs_are_two_different_samples_and_the_same_after_a_new_start(tmp
     assert again.fingerprint() == pairs.fingerprint()
 
 
-def test_prompts_of_live_pairs_are_fitted_as_those_of_ppo_are(tmp_path):
+def test_prompts_of_live_pairs_are_fitted_like_those_of_ppo(tmp_path):
     file, long = tmp_path / "prompts.txt", "word " * 80
     file.write_text(f"POST: I moved out. TL;DR:\n{long}\nMy boss yelled at me again. {long}")
     pairs, report = load_pairs(CollectConfig(prompts=str(file), max_prompt_tokens=30))
     assert len(pairs) == report.used == 2 and report.cut == 1
     assert "prompt 2 has no sentence that ends within max_prompt_tokens 30" in str(report.dropped[0])
-    with pytest.raises(DataError, match=r"prompt 1 has 161 tokens, prompt 2 has 169 tokens .* less max_new_tokens 450"):
+    with pytest.raises(
+        DataError, match=r"prompt 1 has 161 tokens, prompt 2 has 169 tokens .* minus max_new_tokens 450"
+    ):
         load_pairs(CollectConfig(prompts=str(file), max_new_tokens=450))
 
 

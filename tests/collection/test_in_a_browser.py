@@ -1,4 +1,4 @@
-"""The whole of it: a person at a keyboard, in a real browser, and the program killed in the middle."""
+"""End to end: a person at a keyboard, in a real browser, with the program killed half-way."""
 
 import json
 import re

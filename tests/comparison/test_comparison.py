@@ -114,11 +114,11 @@ def test_the_same_seed_gives_the_same_comparison(models, tmp_path):
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["sft=x"], "models has 1 entries; name at least two"),
+        (["sft=x"], "models has 1 entries; give at least two"),
         (["a=x", "a=y"], "models has the name 'a' twice"),
         (["a=x", "b=column:gold"], "models names the column 'gold', but the prompts have human"),
         (["a=x", "b=/no/where"], "models names '/no/where', but there is no such file or folder"),
-        (["a=column:human", "b=column:human"], "models names columns only"),
+        (["a=column:human", "b=column:human"], "models has only columns"),
     ],
 )
 def test_contestants_are_checked_before_any_model_loads(models, tmp_path, names, message):

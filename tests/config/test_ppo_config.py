@@ -56,7 +56,7 @@ def test_the_fixed_defaults():
         (dict(lr_schedule="step"), "lr_schedule is 'step'; it must be one of linear, cubic, inverse, cosine, constant"),
     ],
 )
-def test_a_wrong_value_is_one_sentence(settings, problem):
+def test_a_wrong_value_is_reported_in_one_sentence(settings, problem):
     with pytest.raises(ConfigError) as caught:
         PPOConfig(**settings)
     assert caught.value.problems == [problem]

@@ -47,7 +47,7 @@ def test_settings_are_read_as_they_were_written(tmp_path):
         (b"3: 4", "has no settings"),
     ],
 )
-def test_a_file_that_cannot_be_read_is_one_sentence(tmp_path, content, problem):
+def test_a_file_that_cannot_be_read_is_reported_in_one_sentence(tmp_path, content, problem):
     file = tmp_path / "mine.yaml"
     if content is not None:
         file.write_bytes(content)

@@ -51,7 +51,7 @@ def test_without_a_template_one_sentence_says_so(plain):
 
 def test_a_template_that_refuses_is_quoted(chat):
     chat.chat_template = "{{ raise_exception('Only one system message, please.') }}"
-    with pytest.raises(DataError, match="chat template refuses a conversation: Only one system message, please"):
+    with pytest.raises(DataError, match="chat template rejects a conversation: Only one system message, please"):
         encode_prompt(chat, TALK)
 
 

@@ -19,7 +19,7 @@ def report(count):
 
 
 class CountingTokenizer:
-    """Stands before a tokenizer, and counts how often each text is encoded."""
+    """Wraps a tokenizer, and counts how often each text is encoded."""
 
     def __init__(self, tokenizer):
         self.tokenizer, self.encoded = tokenizer, Counter()
@@ -41,7 +41,7 @@ def test_a_run_encodes_each_prompt_once(folder):
     assert trainer.base.tokenizer.encoded == dict.fromkeys(PROMPTS, 1)
 
 
-def test_fitted_prompts_have_the_ids_of_what_is_left_of_them(base):
+def test_fitted_prompts_have_the_ids_of_the_cut_text(base):
     long = "My boss yelled at me again. " * 20 + "TL;DR:"
     given = PromptSet([long, "word " * 60, "TL;DR:"], {"id": [1, 2, 3]})
     fitted, found = fit_prompts(given, report(3), base, max_prompt_tokens=40, max_new_tokens=10)
@@ -50,11 +50,13 @@ def test_fitted_prompts_have_the_ids_of_what_is_left_of_them(base):
     assert fitted.ids == [base.tokenizer(prompt)["input_ids"] for prompt in fitted.prompts]
     assert (found.used, found.cut, found.lengths) == (2, 1, [len(ids) for ids in fitted.ids])
     assert max(found.lengths) <= 40
-    with pytest.raises(DataError, match="none has a sentence that ends within max_prompt_tokens 2; raise it"):
+    with pytest.raises(
+        DataError, match="none has a sentence that ends within max_prompt_tokens 2; raise max_prompt_tokens"
+    ):
         fit_prompts(given.select([1]), report(1), base, max_prompt_tokens=2, max_new_tokens=10)
 
 
-def test_ids_go_where_their_prompts_go(base):
+def test_ids_follow_their_prompts(base):
     fitted, _ = fit_prompts(PromptSet(PROMPTS * 4), report(20), base, **LIMITS)
     parts = [*fitted.split(6, seed=1), fitted.draw(9, seed=2)[0], next(fitted.batches(8, seed=0, copies=2))]
     for part in parts:

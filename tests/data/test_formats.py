@@ -1,4 +1,4 @@
-"""What records mean: TRL's standard and conversational formats, unchanged."""
+"""TRL's standard and conversational formats are read unchanged."""
 
 import pytest
 
@@ -62,7 +62,7 @@ def test_an_implicit_prompt_ends_at_white_space():
         ({"prompt": "p", "chosen": "a", "rejected": "a"}, "has the same text in 'chosen' and 'rejected'"),
         ({"prompt": "p", "chosen": "a"}, "has no column 'rejected'; it has prompt, chosen"),
         ({"prompt": "p", "chosen": None, "rejected": "b"}, "has no text in column 'chosen'"),
-        ({"chosen": "one", "rejected": "two"}, "has no prompt: the two texts share no beginning"),
+        ({"chosen": "one", "rejected": "two"}, "has no prompt: the two texts do not start alike"),
         ({"chosen": BLUE, "rejected": GREEN}, "has no column 'prompt'"),
         (
             {"chosen": [*ASK, *BLUE], "rejected": [{"role": "user", "content": "Other?"}, *GREEN]},
@@ -75,7 +75,7 @@ def test_an_implicit_prompt_ends_at_white_space():
         ({"chosen": [*ASK, *ASK], "rejected": [*ASK, *GREEN]}, "two messages by 'user' in a row"),
     ],
 )
-def test_a_comparison_that_teaches_nothing_is_named(row, message):
+def test_an_unusable_comparison_is_named(row, message):
     good = {"prompt": "p", "chosen": "a", "rejected": "b"}
     found, report = load_preferences([good, row, good])
     assert len(found) == 2 and report.duplicates == 1
@@ -87,12 +87,12 @@ def test_a_comparison_that_teaches_nothing_is_named(row, message):
     [
         ({"prompt": ASK, "completion": [*ASK, *BLUE]}, "has 2 messages in 'completion'"),
         ({"prompt": ASK, "completion": ASK}, "a completion is the assistant's"),
-        ({"messages": ASK}, "no conversation that ends with an assistant's turn"),
+        ({"messages": ASK}, "no conversation in 'messages' that ends with an assistant turn"),
         ({"messages": "hi"}, "has no messages in 'messages'"),
         ({"prompt": "p", "completion": 5}, "has no text in column 'completion': 5"),
     ],
 )
-def test_a_demonstration_that_shows_nothing_is_named(row, message):
+def test_an_unusable_demonstration_is_named(row, message):
     found, report = load_demonstrations([{"prompt": "p", "completion": "c"}, row])
     assert len(found) == 1 and message in str(report.dropped[0])
 

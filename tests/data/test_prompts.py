@@ -24,7 +24,9 @@ def test_other_columns_are_passed_on_with_none_where_a_row_lacks_them(tmp_path):
 def test_a_column_with_a_reserved_name_is_refused(tmp_path):
     file = tmp_path / "prompts.jsonl"
     file.write_text('{"prompt": "a", "completions": 1}')
-    with pytest.raises(DataError, match="column 'completions' has a name that reward functions get from ppo_lm"):
+    with pytest.raises(
+        DataError, match="column 'completions' clashes with an argument that ppo_lm passes to reward functions"
+    ):
         load_prompts(str(file))
 
 
@@ -45,7 +47,7 @@ def test_rows_with_one_prompt_are_held_out_together():
     assert len(train) + len(held_out) == 40 and len(held_out) <= 20
 
 
-def test_no_more_rows_are_held_out_than_asked_for_but_for_one_prompts():
+def test_no_more_rows_are_held_out_than_asked_for_except_those_of_one_prompt():
     prompts = PromptSet(["common"] * 400 + [f"p{i}" for i in range(600)])
     assert [len(part) for part in prompts.split(10, seed=0)] == [990, 10]
     assert [len(part) for part in PromptSet(["a"] * 6 + ["b"] * 4).split(2, seed=0)] == [6, 4]
@@ -68,7 +70,7 @@ def test_the_report_counts_duplicates_leaks_and_lengths():
     report.describe_split(["a", "b"], ["a", "c"])
     text = "\n".join(report.lines())
     assert "4 of 4 rows used, 1 duplicates" in text
-    assert "2 to train on, 2 held out, 1 of these with a prompt that is also trained on" in text
+    assert "2 for training, 2 held out, 1 of them with a prompt that is also trained on" in text
     assert histogram([1, 2, 3, 100]) == [(1, 13, 3), *[(1 + 13 * i, 13 + 13 * i, 0) for i in range(1, 7)], (92, 104, 1)]
     assert histogram([5, 5]) == [(5, 5, 2)]
 

@@ -1,4 +1,4 @@
-"""Every format is read; every malformed row is named with its file and place, and loses no other."""
+"""Every format is read; every malformed row is named with its file and location, and does not affect the others."""
 
 import json
 import re
@@ -77,10 +77,10 @@ BAD_ROWS = {
     "list": (["a"], "is a list, not an object"),
     "surrogate": ({"prompt": "half an emoji \ud83d"}, "is not UTF-8"),
     "name": ({"prompt": "a", "na\udc80me": "x"}, "is not UTF-8"),
-    "long": ({"prompt": "x" * 10_000_000}, r"has 10,000,0.. characters, more than the 1,000,000"),
+    "long": ({"prompt": "x" * 10_000_000}, r"has 10,000,0.. characters, more than the limit of 1,000,000 per row"),
     "role": (
         {"prompt": [{"role": "human", "content": "hi"}]},
-        "has the role 'human' in message 1 of 'prompt'; the roles are system",
+        "has the role 'human' in message 1 of 'prompt'; the valid roles are system",
     ),
     "order": (
         {"prompt": [{"role": "user", "content": "a"}, {"role": "user", "content": "b"}]},
@@ -88,14 +88,14 @@ BAD_ROWS = {
     ),
     "end": (
         {"prompt": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]},
-        "ends with an assistant's turn",
+        "ends with an assistant turn",
     ),
     "system": (
         {"prompt": [{"role": "user", "content": "a"}, {"role": "system", "content": "b"}]},
-        "a system message in place 2",
+        "a system message at position 2",
     ),
     "content": ({"prompt": [{"role": "user", "content": None}]}, "no text in message 1 of 'prompt'"),
-    "id": ({"prompt": "c", "id": 7}, r"has the id 7 once more \(first at .*: line 1\)"),
+    "id": ({"prompt": "c", "id": 7}, r"repeats the id 7 \(first at .*: line 1\)"),
 }
 
 
@@ -119,7 +119,7 @@ BAD_FILES = {
     "cut.jsonl": (b'{"prompt": "a"}\n{"prompt": \n{"prompt": "b"}', "line 2 is not JSON"),
     "digits.jsonl": (
         b'{"prompt": "a"}\n{"prompt": ' + b"1" * 5000 + b'}\n{"prompt": "b"}',
-        "line 2 is not JSON that can be read",
+        "line 2 is not readable JSON",
     ),
     "deep.jsonl": (b'{"prompt": "a"}\n' + b"[" * 100_000 + b'\n{"prompt": "b"}', "line 2 is not JSON"),
     "quote.csv": (b'prompt,n\n"a\nlong one",1\n"open,2\nb,3\n', "line 4 is not CSV"),
@@ -158,7 +158,7 @@ def test_bad_rows_of_a_parquet_file_are_named_and_the_others_kept(tmp_path):
         "row 2 is empty: every co",
         "row 4 has 1,000,001 char",
         "row 3 has no text in col",
-        "row 5 has the id 1 once ",
+        "row 5 repeats the id 1 (f",
     ]
 
 
@@ -166,27 +166,27 @@ def test_bad_rows_of_a_parquet_file_are_named_and_the_others_kept(tmp_path):
     ("name", "content", "message"),
     [
         ("missing.jsonl", None, "there is no such file"),
-        ("empty.jsonl", b"", "there is no row in it"),
-        ("empty.txt", b"\n \n", "there is no row in it"),
-        ("empty.json", b"[]", "there is no row in it"),
-        ("empty.csv", b"", "there is no row in it"),
-        ("header.csv", b"prompt,n\n", "there is no row in it"),
+        ("empty.jsonl", b"", "it has no rows"),
+        ("empty.txt", b"\n \n", "it has no rows"),
+        ("empty.json", b"[]", "it has no rows"),
+        ("empty.csv", b"", "it has no rows"),
+        ("header.csv", b"prompt,n\n", "it has no rows"),
         ("broken.json", b'[{"prompt": "a"},\n oops]', "line 2 is not JSON"),
         ("number.json", b"3", "must hold a list of objects"),
-        ("deep.json", b"[" * 100_000, "it is not JSON that can be read|is not JSON"),
+        ("deep.json", b"[" * 100_000, "it is not readable JSON|is not JSON"),
         ("header.quote.csv", b'"prompt" ,n\na,1\n', "the header in line 1 is not CSV"),
-        ("broken.parquet", b"PAR1 not really", "is no Parquet file that can be read"),
-        ("empty_folder", "folder", "holds no .txt, .jsonl, .json, .csv, .parquet file"),
-        ("table.xlsx", b"..", "files of this kind cannot be read; use .txt, .jsonl"),
+        ("broken.parquet", b"PAR1 not really", "is not a readable Parquet file"),
+        ("empty_folder", "folder", "has no .txt, .jsonl, .json, .csv, .parquet file"),
+        ("table.xlsx", b"..", "this kind of file cannot be read; use .txt, .jsonl"),
         (
             "column.jsonl",
             b'{"text": "a"}\n{"text": "b"}',
-            "no row can be used: .*line 1 has no column 'prompt'; it has text; .*Set the names of the columns",
+            "no row can be used: .*line 1 has no column 'prompt'; it has text; .*Set the column names",
         ),
         ("utf16.txt", "nur\ndas".encode("utf-16"), "no row can be used: .*line 1 is not UTF-8"),
     ],
 )
-def test_a_source_that_cannot_be_used_is_one_sentence(tmp_path, name, content, message):
+def test_a_source_that_cannot_be_used_is_reported_in_one_sentence(tmp_path, name, content, message):
     if content == "folder":
         (tmp_path / name).mkdir()
     elif content is not None:
@@ -196,10 +196,10 @@ def test_a_source_that_cannot_be_used_is_one_sentence(tmp_path, name, content, m
     assert name in str(caught.value)
 
 
-def test_a_data_set_that_cannot_be_reached_is_one_sentence():
+def test_a_data_set_that_cannot_be_reached_is_reported_in_one_sentence():
     with pytest.raises(
         DataError,
-        match="preferences 'nobody/nothing': there is no such file, and as a hub data set it cannot be loaded",
+        match="preferences 'nobody/nothing': there is no such file, and it cannot be loaded as a hub data set",
     ):
         load_preferences("nobody/nothing")
 
@@ -210,7 +210,7 @@ def test_only_a_newline_ends_a_line(tmp_path):
     assert load_prompts(str(file))[0].prompts == ["a\u2028b\u0085c", "d"]
 
 
-def test_a_csv_file_of_bad_rows_is_read_in_good_time(tmp_path):
+def test_a_csv_file_of_bad_rows_is_read_quickly(tmp_path):
     file = tmp_path / "escaped.csv"
     file.write_text("prompt,n\n" + '"a \\"b\\" c",1\n' * 50_000 + "good,1\n")
     started = time.perf_counter()

@@ -56,7 +56,7 @@ FLAWS = {
 }
 
 
-def test_the_shipped_reward_model_ranks_flaws_below_none_on_posts_it_never_saw():
+def test_the_shipped_reward_model_ranks_flawed_summaries_lower_on_unseen_posts():
     base = load_base("embedded", "float32", "cpu")
     reward, posts = RewardModel.load(base, EMBEDDED_MODEL / "reward"), generate_posts(100, seed=77)
     perfect = score_all(reward, sequences(base, posts, lambda post: Draft(post.facts)))

@@ -11,7 +11,7 @@ FACTS = Facts("24F", "boyfriend", "Jake", "26M", "read my messages", "last week"
 PERFECT = " I (24F) moved out because my boyfriend Jake (26M) read my messages last week. Should I forgive him?"
 
 
-def test_posts_are_distinct_seeded_and_not_to_be_memorised():
+def test_posts_are_distinct_seeded_and_too_many_to_memorise():
     posts = generate_posts(5000, seed=0)
     assert len({post.prompt for post in posts}) == 5000
     assert generate_posts(5000, seed=0) == posts
@@ -74,7 +74,7 @@ def test_gold_by_hand(summary, right, invented, score):
         assert not result.ended and result.score < 0.5
 
 
-def test_a_summary_that_does_not_end_is_worth_half():
+def test_an_unfinished_summary_scores_half():
     assert gold_score(PERFECT, FACTS, terminated=False).score == 0.5
     assert gold([" p"], [PERFECT], facts=[FACTS], terminated=[False]) == [0.5]
 
@@ -88,7 +88,7 @@ def test_rambling_lowers_the_score_with_every_six_words():
     )
 
 
-def test_no_phrase_hides_inside_another():
+def test_no_phrase_is_part_of_another():
     for event in grammar.EVENTS:
         found, loose = read_facts(f"my boss Jake (26M) {event}")
         assert found["event"] == [event] and loose == 0

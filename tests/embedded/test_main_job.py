@@ -1,4 +1,4 @@
-"""The promise of the main job, measured. Slow: `uv run pytest -m slow tests/embedded`."""
+"""What the main job promises, measured. Slow: `uv run pytest -m slow tests/embedded`."""
 
 import json
 import subprocess

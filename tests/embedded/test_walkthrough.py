@@ -10,7 +10,7 @@ from ppo_lm.cli.main import main
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-def test_five_commands_in_a_row_rebuild_what_is_shipped(tmp_path):
+def test_five_commands_rebuild_what_is_shipped(tmp_path):
     sft, reward, value, ppo, evaluation = (
         str(tmp_path / name) for name in ("sft", "reward", "value", "ppo", "evaluation")
     )

@@ -1,4 +1,4 @@
-"""An estimator and losses of one's own, named by their file: one step with each, and its numbers."""
+"""A custom estimator and custom losses, loaded from their files: one step with each, and its numbers."""
 
 import json
 
@@ -62,8 +62,8 @@ def test_a_value_loss(folder, checkout):
 
 
 def test_a_run_with_two_of_them_from_the_command_line_and_the_doctor_on_it(folder, tmp_path, checkout, capsys):
-    """Health checks are made in every step from the tenth on, and again by the doctor: they do without the numbers
-    that these parts do not give."""
+    """Health checks run in every step from the tenth on, and again in the doctor: they cope without the numbers that
+    these parts do not report."""
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("\n".join(PROMPTS * 3))
     out = tmp_path / "run"

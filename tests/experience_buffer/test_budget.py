@@ -1,4 +1,4 @@
-"""What is learnt about memory, and that nothing else is taken for a lack of it."""
+"""What is learnt about memory, and that no other error is taken for out of memory."""
 
 import weakref
 
@@ -50,7 +50,7 @@ def test_running_out_of_memory_halves_the_budget_and_the_result_is_the_same(erro
 
 
 @pytest.mark.parametrize("error", OTHER, ids=str)
-def test_other_errors_are_not_taken_for_a_lack_of_memory(error):
+def test_other_errors_are_not_taken_for_out_of_memory(error):
     def broken(part):
         raise error
 
@@ -60,7 +60,7 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory(error):
     assert budget.tokens == 64
 
 
-def test_half_is_that_of_what_was_in_memory():
+def test_the_budget_becomes_half_of_what_was_in_memory():
     """A budget far above the whole batch is not halved ten times in vain."""
     pairs, tried = make_pairs(rows=7, dtype=torch.float32), []
     total = int(pairs.attention_mask.sum())
@@ -78,7 +78,8 @@ def test_half_is_that_of_what_was_in_memory():
 
 
 def test_a_failed_attempt_is_gone_from_memory_before_the_next(monkeypatch):
-    """Also what only its error's traceback or a reference cycle holds; and only then is torch's cache emptied."""
+    """Including what only its error's traceback or a reference cycle keeps alive; torch's cache is emptied after
+    that."""
     held, alive = [], []
 
     def compute(part):
@@ -96,7 +97,7 @@ def test_a_failed_attempt_is_gone_from_memory_before_the_next(monkeypatch):
     assert alive == [False]
 
 
-def test_one_sequence_that_does_not_fit_is_one_sentence():
+def test_one_sequence_that_does_not_fit_is_reported_in_one_sentence():
     def never(part):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 

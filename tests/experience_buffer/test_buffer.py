@@ -55,7 +55,7 @@ def test_trimming_drops_padding_columns_only():
 
 
 def test_trimming_keeps_what_any_row_attends_to():
-    """The last columns hold nothing that was sampled, but observations of the longest row."""
+    """The last columns hold no sampled tokens, only observations of the longest row."""
     pairs = make_pairs(rows=2, prompt=3, actions=6)
     mask = torch.tensor([[True, False, True, False, False, False], [True, False, False, False, False, False]])
     response = torch.tensor([[True] * 5 + [False], [True] + [False] * 5])
@@ -81,7 +81,7 @@ def test_a_budget_below_the_longest_sequence_still_takes_them_one_by_one():
     assert [part.sequences for _, part in micro_batches(pairs, 1)] == [1, 1, 1, 1]
 
 
-def test_several_numbers_a_token_come_back_together():
+def test_several_numbers_per_token_come_back_together():
     pairs = make_pairs(rows=7, dtype=torch.float32)
 
     def two(part):

@@ -1,4 +1,4 @@
-"""Generated settings, data and checkpoints: each is taken, or refused with a sentence and a documented exit code; no
+"""Generated settings, data and checkpoints: each is accepted, or refused with a sentence and a documented exit code; no
 traceback, and nothing over 10 seconds."""
 
 import dataclasses
@@ -67,7 +67,7 @@ def test_settings(config):
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_files_of_settings(command, tmp_path, capfd):
-    """All the way through the command line; what is taken ends at a model that is not there."""
+    """All the way through the command line; what is accepted stops at a model that does not exist."""
     file = tmp_path / "config.yaml"
     texts = st.one_of(
         fields_of(COMMANDS[command]).map(lambda fields: yaml.safe_dump(fields)),
@@ -181,7 +181,7 @@ def test_manifests_and_states(tmp_path):
     check()
 
 
-def test_metrics_of_a_run_that_goes_on(tmp_path):
+def test_metrics_of_a_resumed_run(tmp_path):
     lines = st.lists(
         st.one_of(
             st.integers(0, 5).map(lambda n: json.dumps({"step": n}).encode()),

@@ -192,7 +192,7 @@ def test_weights_that_are_not_loras_are_refused_though_the_settings_are(tmp_path
 
 
 @pytest.mark.parametrize("missing", ["adapter_config.json", "adapter_model.safetensors"])
-def test_a_file_that_cannot_be_read_is_one_sentence(missing, tmp_path, start):
+def test_a_file_that_cannot_be_read_is_reported_in_one_sentence(missing, tmp_path, start):
     save_adapter(tmp_path, start, lora())
     base = load_base(start, "float32", "cpu")
     for content in (b"{", None):

@@ -1,4 +1,4 @@
-"""The optimiser: weights of a coarser dtype than fp32, and its schedules."""
+"""The optimiser: weights of lower precision than fp32, and its schedules."""
 
 import copy
 
@@ -24,7 +24,7 @@ def train(
 
 
 def test_steps_too_small_for_bfloat16_add_up():
-    """Each step moves by 1e-5, bf16's spacing at 1 is 8e-3: without a copy in fp32 nothing would ever move."""
+    """Each step moves by 1e-5, bf16's spacing at 1 is 8e-3: without an fp32 copy nothing would ever move."""
     start, inputs = torch.ones(4), torch.ones(1000, 4)
     exact, _ = train(start, inputs, 1e-5)
     rounded, optimiser = train(start.bfloat16(), inputs, 1e-5)
@@ -45,7 +45,7 @@ def test_gradients_of_micro_batches_are_added_up_in_float32():
     assert optimiser.step() == 258.0
 
 
-def test_a_restored_optimiser_goes_on_bit_for_bit():
+def test_a_restored_optimiser_continues_bit_for_bit():
     torch.manual_seed(0)
     start, inputs = torch.randn(8), torch.randn(20, 8)
     for dtype in (torch.float32, torch.bfloat16):
@@ -93,7 +93,8 @@ def test_a_snapshot_undoes_updates_and_stays_on_the_weights_device():
 
 @pytest.mark.parametrize("updates", [1, 2])
 def test_either_all_updates_of_a_block_happen_or_none(updates):
-    """Two optimisers, the second of which fails in its last update: the first has moved by then, or waits."""
+    """Two optimisers, the second of which fails in its last update: the first has already moved by then, or is held
+    back."""
     for fails in (False, True):
         made = [train(torch.ones(4), torch.randn(2, 4), 0.1) for _ in range(2)]
         weights, optimisers = zip(*made)

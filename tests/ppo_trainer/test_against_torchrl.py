@@ -61,7 +61,7 @@ def test_clipped_losses_and_their_gradients(seed):
     advantages, targets = torch.randn(2, tokens, generator=g, dtype=torch.float64)
 
     def spread(numbers):
-        """From a token each to the batch's cells."""
+        """From one entry per token to the batch's cells."""
         return torch.zeros(mask.shape, dtype=torch.float64).masked_scatter(mask, numbers)
 
     new = logits.weight.log_softmax(-1).gather(1, actions[:, None]).squeeze(1)

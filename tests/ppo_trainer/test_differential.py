@@ -1,5 +1,5 @@
 """Two hundred random batches, half of them with observations in the responses, through our mathematics and one whole
-update, against slow and obvious formulas in fp64, written from the papers, that know sampled tokens only."""
+update, against slow and obvious formulas in fp64, written from the papers, that only know sampled tokens."""
 
 import copy
 import math
@@ -46,7 +46,7 @@ def slow_whiten(rows, keep_mean):
 
 
 def sampled(column, pairs):
-    """Of each row, the numbers of its sampled tokens."""
+    """The numbers of the sampled tokens, row by row."""
     return [list(row[mask]) for row, mask in zip(column, pairs.action_mask)]
 
 

@@ -132,7 +132,7 @@ def test_an_error_half_way_through_the_backward_pass_leaves_no_gradient_behind(f
     assert results["value_loss"] == pytest.approx(expected["value_loss"], rel=1e-5)
 
 
-def test_memory_that_does_not_suffice_for_one_response_is_one_sentence(folder, monkeypatch):
+def test_too_little_memory_for_one_response_is_reported_in_one_sentence(folder, monkeypatch):
     def never(*_):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
 
@@ -151,7 +151,8 @@ def test_the_cost_of_a_step_adds_up(folder):
 
 
 def second_step(folder, **settings):
-    """Of a run whose adapter has moved: a fresh one leaves sampling and training the same network to the bit."""
+    """The second step of a run, whose adapter has moved: with a new one, sampling and training use the same network to
+    the bit."""
     trained = trainer(folder, **{**SETTINGS, **settings})
     trained.ppo_step(PROMPTS)
     return trained.ppo_step(PROMPTS)

@@ -1,4 +1,4 @@
-"""Numbers that are NaN or infinite: the step is dropped, nothing else is lost."""
+"""Numbers that are NaN or infinite: the step is skipped, nothing else is lost."""
 
 import copy
 import json
@@ -28,12 +28,12 @@ class Lengths:
 
 
 def everything(trainer):
-    """Copies of all that training changes."""
+    """Copies of everything that training changes."""
     return copy.deepcopy({name: part.state_dict() for name, part in trainer.stateful_parts().items()})
 
 
 def same(now, then):
-    """Whether all of it is equal but for the random streams, which a failed step leaves further on."""
+    """Whether everything is equal except the random streams, which a failed step advances."""
 
     def equal(one, other):
         if isinstance(one, dict):
@@ -80,7 +80,7 @@ def test_a_broken_gradient_leaves_weights_and_optimisers_as_they_were(
     assert not same(everything(trainer), before)
 
 
-def test_the_first_step_can_be_dropped_too(folder, monkeypatch):
+def test_the_first_step_can_be_skipped_too(folder, monkeypatch):
     trainer = make(folder, "", Lengths(), output_dir=None)
     before = everything(trainer)
     with monkeypatch.context() as patch:
@@ -91,7 +91,7 @@ def test_the_first_step_can_be_dropped_too(folder, monkeypatch):
 
 
 # The calls of the reward are: e e 1 2 e e 3 4 e e 5 e e
-def test_a_step_whose_reward_is_nan_is_dropped_and_the_run_goes_on(folder, tmp_path, capsys):
+def test_a_step_whose_reward_is_nan_is_skipped_and_the_run_continues(folder, tmp_path, capsys):
     out = tmp_path / "run"
     trainer, weights = make(folder, out, Lengths(at=(8,))), {}
     step = trainer.ppo_step
@@ -123,19 +123,19 @@ def test_a_step_whose_reward_is_nan_is_dropped_and_the_run_goes_on(folder, tmp_p
         main(["doctor", str(out), "--nothing"])
     assert ended.value.code == 2
     main(["doctor", str(out)])
-    assert "1 steps were dropped, the last one step 4: reward function Lengths returned nan" in capsys.readouterr().out
+    assert "1 steps were skipped, most recently step 4: reward function Lengths returned nan" in capsys.readouterr().out
 
 
-def test_after_three_dropped_steps_in_a_row_the_run_stops_and_says_where_to_go_on(folder, tmp_path):
+def test_after_three_skipped_steps_in_a_row_the_run_stops_and_says_where_to_resume(folder, tmp_path):
     out = tmp_path / "run"
-    with pytest.raises(RunStopped, match="step 4: 3 steps in a row were skipped, .*look at the reward") as stopped:
+    with pytest.raises(RunStopped, match="step 4: 3 steps in a row were skipped, .*check the reward") as stopped:
         make(folder, out, Lengths(at=(4, 5, 6, 7), value=-math.inf), eval_every=0, save_every=2).train(PROMPTS)
     assert stopped.value.exit_code == 70
     assert (
         f"The last checkpoint is {out / 'checkpoints' / 'step-000002'}; continue from it with: "
         f"trainer.train(..., resume='{out}')" in str(stopped.value)
     )
-    make(folder, out, Lengths(), eval_every=0, save_every=2).train(PROMPTS, resume=out)  # the reward is mended
+    make(folder, out, Lengths(), eval_every=0, save_every=2).train(PROMPTS, resume=out)  # the reward is fixed
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows if "dropped" in row] == [2]
 
@@ -156,8 +156,8 @@ def test_a_broken_weight_stops_the_run_at_once_and_is_never_saved(folder, tmp_pa
     trainer.ppo_step = breaking
     with pytest.raises(
         RunStopped,
-        match="weights of the policy model are NaN or infinite, so no step can succeed any more\n"
-        "The last checkpoint is .*step-000002",
+        match="weights of the policy model are NaN or infinite, so no further step can succeed\nThe last checkpoint is "
+        ".*step-000002",
     ):
         trainer.train(PROMPTS)
     assert all(
@@ -171,8 +171,8 @@ def test_a_broken_weight_stops_the_run_at_once_and_is_never_saved(folder, tmp_pa
 def test_a_run_stops_when_its_kl_is_over_the_limit(folder, tmp_path):
     with pytest.raises(
         RunStopped,
-        match=r"step \d: the KL to the reference is .* nats per response, over kl_limit 0.5; "
-        r"start again with a higher kl_coef \(0\)",
+        match=r"step \d: the KL to the reference is .* nats per response, over kl_limit 0.5; start again with a "
+        r"higher kl_coef \(0\)",
     ) as stopped:
         make(folder, tmp_path / "run", Lengths(), kl_limit=0.5, kl_coef=0, learning_rate=0.1, eval_every=0).train(
             PROMPTS

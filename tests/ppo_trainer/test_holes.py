@@ -1,6 +1,6 @@
-"""Responses with holes: tokens that the policy did not sample, an environment's words between two turns, are read and
-nothing else. Against a slow derivation in fp64 from one conversation after the other, whose mathematics never sees an
-observation."""
+"""Responses with holes: tokens that the policy did not sample (an environment's words between two turns) are attended
+to, and nothing else. Compared with a slow derivation in fp64, one conversation at a time, whose mathematics never sees
+an observation."""
 
 import pytest
 import torch
@@ -41,7 +41,7 @@ def make_config(**settings):
 
 
 def make_roles(config, dtype=torch.float64):
-    """A small real model whose policy has moved, and whose value model says something."""
+    """A small real model whose policy has moved, and whose value model does not predict 0."""
     roles = set_up_roles(make_base(dtype), lora_r=4, lora_alpha=8, lora_dropout=0.0, lora_targets="all-linear")
     torch.manual_seed(3)
     with torch.no_grad():
@@ -74,7 +74,7 @@ def build(episodes, dtype=torch.float64):
 
 
 def moved(column, pairs, scale):
-    """The column, moved by numbers that depend on the token and its place among the sampled ones alone."""
+    """The column, moved by numbers that only depend on the token and its place among the sampled ones."""
     order = pairs.action_mask.cumsum(dim=1)
     return torch.where(pairs.action_mask, column + scale * torch.sin(1.0 * pairs.action_ids * order), 0.0)
 
@@ -109,7 +109,7 @@ def slow_sum(terms, discount):
 
 
 class Slow:
-    """One conversation after the other; of each, lists with an entry a sampled token."""
+    """One conversation at a time, as lists with an entry per sampled token."""
 
     def __init__(self, roles, config, episodes):
         self.roles, self.config, self.episodes = roles, config, episodes

@@ -41,7 +41,7 @@ def end_alike(parts, whole):
 @pytest.mark.parametrize(
     ("call", "step"), [(1, "step-000000"), (3, "step-000000"), (4, "step-000000"), (8, "step-000002")]
 )
-def test_a_run_killed_inside_a_step_goes_on_bit_for_bit(folder, tmp_path, call, step):
+def test_a_run_killed_inside_a_step_continues_bit_for_bit(folder, tmp_path, call, step):
     """The calls of the reward are: e e 1 2 e e 3 4 e e 5 e e; a checkpoint is saved before step 1 and after steps 2 and
     4."""
     whole, parts = tmp_path / "whole", tmp_path / "parts"
@@ -52,7 +52,7 @@ def test_a_run_killed_inside_a_step_goes_on_bit_for_bit(folder, tmp_path, call, 
     )
     killed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
-    if call == 1:  # in the first evaluation: there is nothing yet to go on from, and that is said
+    if call == 1:  # in the first evaluation: there is nothing to resume from yet, and the error says so
         with pytest.raises(CheckpointError, match="there is no checkpoint in it"):
             make(folder, parts, Signals(), save_every=2).train(PROMPTS, resume=parts)
         return
@@ -62,8 +62,8 @@ def test_a_run_killed_inside_a_step_goes_on_bit_for_bit(folder, tmp_path, call, 
 
 
 class AsyncJudge:
-    """A reward by length, answered out of order; in its `at`-th call a thread kills the process at a random moment of
-    what follows."""
+    """A reward by length, answered out of order; in its `at`-th call a thread kills the process at a random moment
+    after that."""
 
     def __init__(self, at=0):
         self.calls, self.at = 0, at
@@ -83,7 +83,7 @@ def test_twelve_steps_killed_after_the_third_and_the_seventh_end_like_twelve_und
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     settings = dict(steps=12, save_every=1, eval_every=0, save_merged=True)
     expected = make(folder, whole, AsyncJudge(), **settings).train(PROMPTS)
-    for steps_done in (3, 4):  # in the first process, and in the one that goes on
+    for steps_done in (3, 4):  # in the first process, and in the resumed one
         script = (
             "from pathlib import Path; from tests.ppo_trainer.test_interrupted import *\n"
             f"out = Path({str(parts)!r})\n"
@@ -106,7 +106,7 @@ def test_a_signal_lets_the_step_end_and_saves(folder, tmp_path, number):
     before = signal.getsignal(number)
     expected = make(folder, whole, Signals()).train(PROMPTS)
     with pytest.raises(
-        RunPaused, match=rf"{number.name} was received\nThe run is saved as it was after step 2; continue with:"
+        RunPaused, match=rf"{number.name} was received\nThe run was saved as it was after step 2; continue with:"
     ) as paused:
         make(folder, parts, Signals(4, number)).train(PROMPTS)
     assert paused.value.exit_code == 75
@@ -144,9 +144,7 @@ def test_a_signal_that_comes_in_the_last_step_changes_nothing(folder, tmp_path):
 
 
 def test_without_a_folder_a_signal_ends_the_run_with_a_sentence(folder):
-    with pytest.raises(
-        Interrupted, match="SIGTERM was received; nothing of the run is saved, because output_dir is not set"
-    ):
+    with pytest.raises(Interrupted, match="SIGTERM was received; the run was not saved, because output_dir is not set"):
         make(folder, "", Signals(4, signal.SIGTERM), output_dir=None).train(PROMPTS)
 
 
@@ -185,11 +183,11 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_used(two_checkpo
     assert checkpoint.state["step"] == 2
     assert len(damage) == 1 and "step-000004 is damaged" in damage[0]
     harm(run / "checkpoints" / "step-000002" / name)
-    with pytest.raises(CheckpointError, match="no checkpoint in it is whole; start the run anew"):
+    with pytest.raises(CheckpointError, match="all checkpoints in it are damaged; start a new run"):
         load_checkpoint(run)
 
 
-def test_a_run_with_a_damaged_checkpoint_goes_on_from_the_one_before_and_says_so(
+def test_a_run_with_a_damaged_checkpoint_continues_from_the_one_before_and_says_so(
     folder, two_checkpoints, tmp_path, capsys
 ):
     whole, run = tmp_path / "whole", tmp_path / "run"
@@ -198,5 +196,5 @@ def test_a_run_with_a_damaged_checkpoint_goes_on_from_the_one_before_and_says_so
     truncate(run / "checkpoints" / "step-000004" / "tensors.safetensors")
     capsys.readouterr()
     assert make(folder, run, Signals(), save_every=2).train(PROMPTS, resume=run) == expected
-    assert "step-000004 is damaged: tensors.safetensors is not what was written" in capsys.readouterr().out
+    assert "step-000004 is damaged: tensors.safetensors does not match its checksum" in capsys.readouterr().out
     end_alike(run, whole)

@@ -214,7 +214,7 @@ def test_the_learning_rate_falls_to_0_over_the_run(schedule, half_way):
     trainer, _ = setup(lr_schedule=schedule, steps=2, learning_rate=1e-3)
     rates = [trainer.train_policy_model(fixed_pairs())["learning_rate"] for _ in range(2)]
     assert rates == pytest.approx([half_way, 0.0], abs=1e-12)
-    with pytest.raises(ConfigError, match=f"steps is 2 and all are done, so the {schedule} schedule has ended"):
+    with pytest.raises(ConfigError, match=f"all 2 steps are done, so the {schedule} schedule has ended"):
         trainer.train_value_model(fixed_pairs())
 
 

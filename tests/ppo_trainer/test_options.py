@@ -1,4 +1,4 @@
-"""What the named options of the algorithm do in whole steps."""
+"""What the algorithm's options do in whole steps."""
 
 import json
 
@@ -157,7 +157,7 @@ def test_the_controller_waits_while_the_value_model_warms_up(folder, tmp_path):
     assert coefs[:3] == [0.1] * 3 and coefs[3] < 0.1
 
 
-def test_advantages_are_whitened_only_where_no_others_are_compared_with(folder):
+def test_advantages_are_whitened_unless_they_compare_responses_or_the_option_says_no(folder):
     settings = dict(model_name=folder, batch_size=4, responses_per_prompt=2, lora_r=4, device="cpu")
     found = [
         PPOTrainer(PPOConfig(**settings, **options), reward=by_length).whiten_advantages
@@ -296,7 +296,7 @@ def test_prompts_that_are_not_repeated_as_announced_are_refused(folder):
     trainer = PPOTrainer(
         PPOConfig(model_name=folder, batch_size=4, responses_per_prompt=2, lora_r=4, device="cpu"), reward=by_length
     )
-    with pytest.raises(DataError, match="responses_per_prompt is 2; give every prompt 2 times in a row"):
+    with pytest.raises(DataError, match="responses_per_prompt is 2; repeat every prompt 2 times in a row"):
         trainer.ppo_step(PROMPTS[:4])
 
 
@@ -328,12 +328,12 @@ def test_prompts_that_are_not_repeated_as_announced_are_refused(folder):
         ({"value_lam": 2.0, "value_target": "returns"}, "value_lam is 2.0; it must be between 0 and 1"),
     ],
 )
-def test_options_that_clash_are_one_sentence(settings, message):
+def test_options_that_clash_are_reported_in_one_sentence(settings, message):
     with pytest.raises(ConfigError, match=message):
         PPOConfig(**settings)
 
 
-def test_what_an_estimator_lacks_is_said_with_every_other_problem_and_before_any_model_loads(tmp_path):
+def test_what_an_estimator_lacks_is_reported_with_all_other_problems_before_any_model_loads(tmp_path):
     config = PPOConfig(
         model_name="nobody/none",
         advantage_estimator="rloo",
@@ -351,7 +351,7 @@ def test_what_an_estimator_lacks_is_said_with_every_other_problem_and_before_any
     assert "none.txt': there is no such file" in found[3]
 
 
-def test_dropped_steps_do_not_count_as_warm_up():
+def test_skipped_steps_do_not_count_as_warm_up():
     trainer, _ = setup(value_warmup_steps=1, steps=3, ppo_epochs=1)
     pairs = make_pairs(rows=4, dtype=torch.float32)
     pairs = pairs.with_columns(old_logprobs=pairs.old_logprobs - 7)

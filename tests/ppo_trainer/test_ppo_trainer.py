@@ -150,12 +150,12 @@ def test_prompts_that_do_not_fit_are_all_named(folder):
     long = "word " * 200
     with pytest.raises(
         DataError,
-        match=r"prompt 1 is empty, prompt 0 has \d+ tokens, prompt 3 has .*context of 128 less max_new_tokens 10",
+        match=r"prompt 1 is empty, prompt 0 has \d+ tokens, prompt 3 has .*context of 128 minus max_new_tokens 10",
     ):
         trainer(folder).ppo_step([long, "", "TL;DR:", long])
     with pytest.raises(DataError, match="prompt 0 has"):
         trainer(folder, eval_prompts=0).train([long])
-    with pytest.raises(DataError, match="prompts must be a list of at least one text, .*; got 'TL;DR:'"):
+    with pytest.raises(DataError, match="prompts must be a non-empty list of texts, .*; got 'TL;DR:'"):
         trainer(folder).ppo_step("TL;DR:")
 
 
@@ -173,7 +173,7 @@ def test_a_batch_that_cannot_be_trained_on_is_refused_before_it_is_sampled(folde
     with pytest.raises(DataError, match="column 'facts' has 1 values for 4 prompts"):
         trainer(folder).ppo_step(PROMPTS, {"facts": [1]})
     for prompts in ([], "TL;DR:", [1, 2]):
-        with pytest.raises(DataError, match="prompts must be a list of at least one text"):
+        with pytest.raises(DataError, match="prompts must be a non-empty list of texts"):
             trainer(folder).train(prompts)
 
 
@@ -186,7 +186,7 @@ def test_a_function_that_needs_a_column_the_prompts_lack_is_named_before_any_mod
 
 def test_an_output_folder_that_cannot_be_made_is_named_before_any_model_loads(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigError, match="file is a file; name a folder"):
+    with pytest.raises(ConfigError, match="file is a file; choose a folder"):
         PPOTrainer(PPOConfig(model_name="nobody/none", output_dir=str(tmp_path / "file" / "run")))
 
 

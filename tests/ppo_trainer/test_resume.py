@@ -1,4 +1,4 @@
-"""A run whose reward fails is saved before the batch, and goes on as if nothing had happened."""
+"""A run whose reward fails is saved as it was before the batch, and continues as if nothing had happened."""
 
 import json
 import re
@@ -78,8 +78,8 @@ def test_a_paused_run_ends_bit_for_bit_like_one_that_was_not(folder, tmp_path, f
     expected = make(folder, whole, Flaky(), **settings).train(PROMPTS)
     with pytest.raises(
         RunPaused,
-        match=rf"the judge is out\nThe run is saved as it was after step {after}; "
-        rf"continue with: trainer.train\(..., resume='{parts}'\)",
+        match=rf"the judge is out\nThe run was saved as it was after step {after}; continue with: "
+        rf"trainer.train\(..., resume='{parts}'\)",
     ):
         make(folder, parts, Flaky(fails), **settings).train(PROMPTS)
     found = make(folder, parts, Flaky(), **settings).train(PROMPTS, resume=parts)
@@ -88,7 +88,7 @@ def test_a_paused_run_ends_bit_for_bit_like_one_that_was_not(folder, tmp_path, f
     assert metrics(parts) == metrics(whole)
     assert (parts / "samples.jsonl").read_text() == (whole / "samples.jsonl").read_text()
     assert found == expected
-    assert not (parts / "checkpoints").exists()  # nothing is left to go on to
+    assert not (parts / "checkpoints").exists()  # nothing is left to resume
 
 
 def test_a_run_can_be_paused_twice(folder, tmp_path):
@@ -102,7 +102,7 @@ def test_a_run_can_be_paused_twice(folder, tmp_path):
     assert metrics(out) == metrics(tmp_path / "whole")
 
 
-def test_without_a_folder_there_is_nothing_to_go_on_from(folder):
+def test_without_a_folder_there_is_nothing_to_resume_from(folder):
     with pytest.raises(RewardError, match="the judge is out"):
         make(folder, "unused", Flaky(3), output_dir=None).train(PROMPTS)
 
@@ -112,7 +112,7 @@ def test_another_run_cannot_be_resumed(folder, tmp_path):
     with pytest.raises(RunPaused):
         make(folder, out, Flaky(4)).train(PROMPTS)
     with pytest.raises(
-        CheckpointError, match="other settings: kl_coef was 0.1 and is 0.3; a resumed run keeps its settings"
+        CheckpointError, match="other settings: kl_coef was 0.1 and is 0.3; a resumed run must keep its settings"
     ):
         make(folder, out, Flaky(), kl_coef=0.3).train(PROMPTS, resume=out)
     with pytest.raises(CheckpointError, match=r"the rewards was \['Flaky'\] and is \[\]"):
@@ -123,11 +123,13 @@ def test_another_run_cannot_be_resumed(folder, tmp_path):
         make(folder, out, Flaky()).train(PROMPTS, resume=tmp_path)
     for checkpoint in (out / "checkpoints").iterdir():
         (checkpoint / "tensors.safetensors").write_bytes(b"torn")
-    with pytest.raises(CheckpointError, match="step-000001 is damaged: tensors.safetensors is not what was written"):
+    with pytest.raises(
+        CheckpointError, match="step-000001 is damaged: tensors.safetensors does not match its checksum"
+    ):
         make(folder, out, Flaky()).train(PROMPTS, resume=out)
 
 
-def test_the_way_to_go_on_fits_how_the_run_was_started(folder, tmp_path):
+def test_the_command_to_resume_fits_how_the_run_was_started(folder, tmp_path):
     broken = tmp_path / "judge.py"
     broken.write_text("def judge(completions):\n    raise ConnectionError('out')\n")
     prompts = tmp_path / "prompts.txt"
@@ -158,7 +160,7 @@ def test_resume_on_the_command_line(tmp_path, capsys):
 
 
 def test_a_scorer_that_dies_in_mid_run_pauses_it_until_it_is_back(folder, tmp_path, checkout):
-    """The whole of it: a real server killed between two steps, exit code 75, the server started again, --resume."""
+    """End to end: a real server killed between two steps, exit code 75, the server started again, --resume."""
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("\n".join(PROMPTS))
     server = [sys.executable, "-u", "-c", SERVER]
@@ -226,7 +228,7 @@ server.serve_forever()
 
 
 def test_the_policy_that_did_best_on_held_out_prompts_is_kept(folder, tmp_path):
-    """By the monitor, which likes short texts, while the reward, a text's length, is learnt."""
+    """Best by the monitor, which likes short texts, while training follows the reward, a text's length."""
     from safetensors.torch import load_file
 
     def short(prompts, completions):

@@ -10,13 +10,13 @@ from ppo_lm import PPOConfig, PPOTrainer
 from ppo_lm.types import SAPairs
 
 PROMPTS = [f"SUBREDDIT: r/advice TITLE: My boss number {n} TL;DR:" for n in range(8)]
-MAY_DIFFER = (  # costs, what a step only reports, and what a network or engine makes of the weights for itself
+MAY_DIFFER = (  # costs, what a step only reports, and what a network or engine derives from the weights
     "clock", "floor", "engine", "prompts", "report",
 )  # fmt: skip
 
 
 def leaves(thing, path="trainer", seen=None):
-    """Every number, text, tensor and random stream that hangs on an object of the package, by its path."""
+    """Every number, text, tensor and random stream reachable from an object of the package, by its path."""
     seen = {} if seen is None else seen  # id → the thing, held so that no other gets its id
     if id(thing) in seen or path.rpartition(".")[2].lstrip("_") in MAY_DIFFER:
         return
@@ -54,7 +54,7 @@ def make(folder, kind=PPOTrainer, **settings):
 
 
 def forgotten(folder, kind=PPOTrainer, **settings) -> list[str]:
-    """What two steps change and a trainer that gets the registered parts of the first does not have afterwards."""
+    """What two steps change in a trainer, and what a new trainer lacks after loading its registered parts."""
     trainer = make(folder, kind, **settings)
     before = dict(leaves(trainer))
     for start in (0, 4):
@@ -84,7 +84,7 @@ def test_the_registered_parts_hold_all_that_a_step_changes(folder, settings):
     assert forgotten(folder, **settings) == []
 
 
-def test_a_part_that_is_added_and_not_registered_is_noticed(folder):
+def test_an_unregistered_part_is_noticed(folder):
     class Counts:
         def __init__(self):
             self.count = 0

@@ -28,7 +28,7 @@ def test_the_report_by_hand():
     json.dumps(REPORT.as_dict())
 
 
-def test_nothing_held_out_is_said(tmp_path):
+def test_a_report_without_held_out_data_says_so(tmp_path):
     empty = RewardReport([], [], [], [], [])
     assert empty.headline() == {} and empty.as_dict() == {"comparisons": 0}
     write_report(empty, tmp_path)

@@ -153,15 +153,15 @@ def test_similarity_puts_what_means_the_same_above_what_does_not():
     ("spec", "message"),
     [
         ("length_target(words=0)", "words is 0; it must be at least 1"),
-        ("length_target(30)", "write each value with its name"),
+        ("length_target(30)", "write each value as name=value"),
         ("length_target(size=3)", "unexpected keyword argument 'size'"),
-        ("length_target(words=)", "cannot be made from this"),
-        ("matches(pattern='(')", "cannot be made from this"),
+        ("length_target(words=)", "cannot be made with these arguments"),
+        ("matches(pattern='(')", "cannot be made with these arguments"),
         ("rouge(key='rouge9')", "must be one of rouge1, rouge2, rougeL"),
-        ("sentimant", "there is no such function, folder or built-in; name a function .*sentiment"),
+        ("sentimant", "there is no such function, folder or built-in; give a function .*sentiment"),
     ],
 )
-def test_a_built_in_that_cannot_be_made_is_one_sentence(spec, message):
+def test_a_built_in_that_cannot_be_made_is_reported_in_one_sentence(spec, message):
     with pytest.raises(RewardError, match=message):
         load_reward(spec)
 
@@ -224,7 +224,7 @@ def test_a_classifier_scores_as_transformers_does_each_text_alone(tmp_path, labe
         assert score == pytest.approx(logits[0] if labels == 1 else logits[1] - logits[0], abs=1e-5)
 
 
-def test_a_classifier_that_is_no_reward_is_one_sentence(tmp_path):
+def test_a_classifier_that_is_no_reward_is_reported_in_one_sentence(tmp_path):
     make_classifier(tmp_path / "three", 3)
     with pytest.raises(ModelError, match="has 3 labels; a reward needs one, or two"):
         ready(tmp_path / "three")
@@ -252,7 +252,7 @@ def test_a_classifier_with_damaged_weights_is_a_numerical_fault(tmp_path):
         opinions(scorer, ["p"], ["c"])
 
 
-def test_a_folder_that_is_not_there_is_no_hub_id(tmp_path, monkeypatch):
+def test_a_missing_folder_is_not_taken_for_a_hub_id(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs").mkdir()
     with pytest.raises(RewardError, match="there is no such function, folder or built-in"):
@@ -261,7 +261,7 @@ def test_a_folder_that_is_not_there_is_no_hub_id(tmp_path, monkeypatch):
         load_reward("sentimant", "monitor")
 
 
-def test_a_client_that_a_function_keeps_lives_on_between_batches():
+def test_a_function_can_keep_a_client_between_batches():
     lock = asyncio.Semaphore(1)
 
     async def judge(completion):

@@ -1,4 +1,5 @@
-"""A remote scorer that fails in every way it can: asked again, its good answers kept, and in the end one sentence."""
+"""A remote scorer that fails in every possible way: it is retried, good answers are kept, and in the end there is one
+sentence."""
 
 import asyncio
 import datetime
@@ -119,13 +120,13 @@ FAILURES = {
 
 
 @pytest.mark.parametrize("failure", FAILURES)
-def test_a_failure_that_passes_is_asked_again(failure):
+def test_a_temporary_failure_is_retried(failure):
     with Server(FAILURES[failure]) as server:
         assert opinions(RemoteReward(server.url, timeout=0.5, wait=0.01), ["p", "q"], ["one", "three"]) == [3.0, 5.0]
     assert len(server.requests) == (3 if failure in ("500 twice", "busy") else 2)
 
 
-def test_only_the_part_that_failed_is_asked_again():
+def test_only_the_failed_request_is_retried():
     failed = []
 
     def handle(_, body):
@@ -149,14 +150,14 @@ def test_only_the_part_that_failed_is_asked_again():
         (lambda n, body: 1.0, "failed 3 times: no answer in time"),
         (lambda n, body: {"scores": [float("nan"), 1]}, "failed 3 times: it returned nan for completion 0 of 2"),
         (lambda n, body: {"scores": [1]}, "failed 3 times: it returned 1 scores for 2 completions"),
-        (lambda n, body: web.Response(status=404), "refuses requests: 404 Not Found"),
+        (lambda n, body: web.Response(status=404), "rejects requests: 404 Not Found"),
     ],
 )
-def test_a_failure_that_stays_is_one_sentence(answer, message):
+def test_a_permanent_failure_is_reported_in_one_sentence(answer, message):
     with Server(answer) as server, pytest.raises(RewardError, match=message) as caught:
         opinions(RemoteReward(server.url, timeout=0.2, attempts=3, wait=0.01), ["p", "q"], ["one", "three"])
     assert server.url in str(caught.value)
-    assert len(server.requests) == (1 if "refuses" in message else 3)
+    assert len(server.requests) == (1 if "rejects" in message else 3)
 
 
 def test_no_server_at_all():

@@ -1,4 +1,4 @@
-"""The protocol: what a reward is given, what it returns, and one of somebody's own."""
+"""The protocol: what a reward is given and what it returns; custom rewards."""
 
 import json
 import math
@@ -35,7 +35,7 @@ class Quality(Reward):
 '''
 
 
-def test_a_reward_of_ones_own_is_named_from_a_file_and_its_parts_are_metrics(folder, tmp_path):
+def test_a_custom_reward_is_loaded_from_a_file_and_its_parts_are_metrics(folder, tmp_path):
     (tmp_path / "mine.py").write_text(OWN_REWARD)
     rows = [{"prompt": prompt, "limit": limit} for prompt, limit in zip(PROMPTS, (2, 3))]
     (tmp_path / "prompts.jsonl").write_text("\n".join(map(json.dumps, rows)))
@@ -51,7 +51,7 @@ def test_a_reward_of_ones_own_is_named_from_a_file_and_its_parts_are_metrics(fol
     assert list(results["reward_parts"]) == ["quality", "quality/copied", "quality/excess"]
 
 
-def test_a_column_that_a_reward_of_ones_own_needs_is_missed_before_any_model_loads(tmp_path):
+def test_a_missing_column_of_a_custom_reward_is_reported_before_any_model_loads(tmp_path):
     (tmp_path / "mine.py").write_text(OWN_REWARD)
     (tmp_path / "prompts.txt").write_text("one\ntwo\n")
     config = PPOConfig(
@@ -100,7 +100,7 @@ def test_reward_and_monitor_are_given_the_same_responses_with_the_sampled_tokens
     assert given.columns["completion_ids"] == [ids[:n].tolist() for ids, n in zip(pairs.action_ids, pairs.lengths)]
 
 
-def test_completion_ids_are_the_sampled_tokens_where_others_stand_between_them():
+def test_completion_ids_are_the_sampled_tokens_even_with_others_in_between():
     pairs = make_pairs(rows=3, actions=5)
     mask = torch.tensor([[1, 0, 1, 1, 0], [0, 1, 0, 0, 0], [1, 1, 1, 1, 1]]).bool()
     responses = Responses.sampled(["p"] * 3, ["t"] * 3, {}, pairs.with_columns(action_mask=mask), tokenizer=None)
@@ -140,7 +140,7 @@ class Returning(Reward):
         (RewardError("the service is down"), RewardError, "^the service is down$"),
     ],
 )
-def test_what_is_wrong_with_a_rewards_answer_is_one_sentence(result, error, message):
+def test_an_invalid_answer_of_a_reward_is_reported_in_one_sentence(result, error, message):
     with pytest.raises(error, match=message):
         RewardComputer(Returning(result)).compute_rewards(Responses(PROMPTS, ["a", "b"]))
 
@@ -153,7 +153,7 @@ def test_a_numerical_fault_has_the_batch_in_which_it_was_found():
     assert fault.value.batch is pairs
 
 
-def test_a_class_that_cannot_be_made_is_one_sentence(tmp_path):
+def test_a_class_that_cannot_be_made_is_reported_in_one_sentence(tmp_path):
     (tmp_path / "mine.py").write_text(
         "from ppo_lm.rewards import Reward\n\nclass Mine(Reward):\n    def __init__(self, size):\n        pass\n"
         "    def score(self, responses):\n        pass\n"

@@ -29,7 +29,7 @@ def test_any_list_of_numbers_is_taken(scores):
         (None, "returned None; it must return a list"),
     ],
 )
-def test_anything_else_is_one_sentence_with_the_place(result, message):
+def test_anything_else_is_reported_in_one_sentence_with_the_place(result, message):
     def judge(prompts, completions):
         return result
 
@@ -109,7 +109,7 @@ def test_functions_load_from_a_module_and_from_a_file(tmp_path):
         ("{tmp}/mine.py:NUMBER", "'NUMBER' is neither a function nor a Reward"),
     ],
 )
-def test_a_function_that_cannot_be_found_is_one_sentence(tmp_path, spec, message):
+def test_a_function_that_cannot_be_found_is_reported_in_one_sentence(tmp_path, spec, message):
     (tmp_path / "mine.py").write_text(
         "def length(completions):\n    return [len(c) for c in completions]\nNUMBER = 3\n"
     )

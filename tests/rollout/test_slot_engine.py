@@ -160,7 +160,7 @@ def test_running_out_of_memory_halves_the_slots_and_changes_no_token(engine, mon
 
 
 @pytest.mark.parametrize("engine", [SlotEngine, PlainEngine])
-def test_memory_that_does_not_suffice_for_one_response_is_one_sentence(engine, monkeypatch):
+def test_too_little_memory_for_one_response_is_reported_in_one_sentence(engine, monkeypatch):
     cramp(0, monkeypatch)
     with pytest.raises(UserError, match="out of memory while sampling one response at a time .*; lower max_new_tokens"):
         sample(engine(make_policy()), SamplingSettings(4), make_prompts())

@@ -110,14 +110,16 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path):
         CheckpointError, match=r"the checkpoint does not fit \(weight: ValueError: weight 0 has shape \(3,\)"
     ):
         other.run(resume=tmp_path / "run")
-    assert not (tmp_path / "run" / ".lock").exists()  # each try gave the folder back
+    assert not (tmp_path / "run" / ".lock").exists()  # each attempt released the folder
     Stage(tmp_path / "run").run(resume=tmp_path / "run")
 
 
 def test_nan_is_never_saved(tmp_path):
     stage = Stage(tmp_path / "run", fails=3, error=RewardError("out"))
     stage.weight[1] = torch.nan
-    with pytest.raises(RunStopped, match="holds NaN or inf, so it is not saved\nNo checkpoint of this run is saved"):
+    with pytest.raises(
+        RunStopped, match="contains NaN or inf, so it was not saved\nNo checkpoint of this run was saved"
+    ):
         stage.run()
     assert not list(tmp_path.rglob("step-*"))
 
@@ -220,7 +222,7 @@ def test_a_part_is_registered_before_the_run_starts(tmp_path):
     config = SFTConfig(model_name="m", demonstrations="d", output_dir=str(tmp_path / "run"))
     with Run(config, steps=1, command="again {}") as run:
         run.start("a stage")
-        with pytest.raises(RuntimeError, match="part 'late' is registered after the run has started"):
+        with pytest.raises(RuntimeError, match="part 'late' was registered after the start of the run"):
             run.register("late", Sum())
 
 

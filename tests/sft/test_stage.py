@@ -53,7 +53,7 @@ def test_sft_learns_what_was_shown_and_ppo_can_start_from_it(folder, tmp_path, l
     steps = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in steps if "evaluation" not in row] == list(range(1, 17))
     printed = capsys.readouterr().out
-    assert "32 to train on, 8 held out, 0 of these" in printed and "length in tokens" in printed
+    assert "32 for training, 8 held out, 0 of them" in printed and "length in tokens" in printed
     assert json.loads((out / "data_report.json").read_text())[0]["held_out"] == 8
 
 
@@ -69,12 +69,13 @@ def test_examples_that_do_not_fit_are_left_out_and_counted(folder, tmp_path, cap
     assert "41 of 43 rows used" in printed and "1 prompts cut at the end of a sentence" in printed
     assert "has no sentence that ends within max_prompt_tokens 40" in printed
     with pytest.raises(
-        DataError, match="none of 40 fits: .*more than max_tokens or the model's context, 5; raise max_tokens"
+        DataError,
+        match="none of the 40 examples fits: .*more than max_tokens or the model's context, 5; raise max_tokens",
     ):
         run_sft(sft_config(folder, tmp_path, max_tokens=5))
 
 
-def test_what_is_missing_is_said_before_any_model_loads(tmp_path):
+def test_missing_settings_are_reported_before_any_model_loads(tmp_path):
     with pytest.raises(ConfigError, match="demonstrations is not set"):
         run_sft(SFTConfig(model_name="nobody/none"))
     with pytest.raises(ConfigError, match="preferences is not set"):
@@ -157,9 +158,9 @@ def test_a_reward_model_of_cut_prompts_measures_lengths_of_completions(folder, t
     assert report.cut == 20
 
 
-def test_too_few_references_and_wrong_targets_are_said_before_training(folder, tmp_path):
+def test_too_few_references_and_wrong_targets_are_reported_before_training(folder, tmp_path):
     source = write(tmp_path / "p.jsonl", [{"prompt": "p", "chosen": "I am upset.", "rejected": "My boss."}])
-    with pytest.raises(DataError, match="there are 1 reference completions"):
+    with pytest.raises(DataError, match="only 1 reference completions fit"):
         run_reward(RewardConfig(model_name=folder, preferences=source, output_dir=str(tmp_path / "reward")), quiet=True)
     with pytest.raises(ModelError, match="lora_targets .*q_prj.* cannot be used with this model"):
         run_sft(sft_config(folder, tmp_path, lora_targets="q_prj"), quiet=True)

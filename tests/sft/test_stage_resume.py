@@ -1,4 +1,4 @@
-"""Supervised stages that are killed or asked to stop go on bit for bit, dropout and the order of the data included."""
+"""Supervised stages that are killed or asked to stop continue bit for bit, including dropout and data order."""
 
 import json
 import os
@@ -73,7 +73,7 @@ def signalling(number, at):
 
 @pytest.mark.parametrize(("kind", "settings"), KINDS, ids=str)
 @pytest.mark.parametrize(("at", "step"), [(2, "step-000000"), (8, "step-000005")])
-def test_a_stage_killed_inside_a_step_goes_on_bit_for_bit(folder, tmp_path, kind, settings, at, step):
+def test_a_stage_killed_inside_a_step_continues_bit_for_bit(folder, tmp_path, kind, settings, at, step):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     expected = RUN[kind](make_config(kind, folder, tmp_path, whole, **settings), quiet=True)
     script = (
@@ -93,15 +93,15 @@ def test_a_stage_killed_inside_a_step_goes_on_bit_for_bit(folder, tmp_path, kind
 
 @pytest.mark.parametrize(("kind", "settings"), KINDS, ids=str)
 @pytest.mark.parametrize("at", [7, 11])
-def test_a_stage_that_is_asked_to_stop_is_saved_and_goes_on_by_command(folder, tmp_path, kind, settings, at, capsys):
+def test_a_stage_that_is_asked_to_stop_is_saved_and_resumed_by_command(folder, tmp_path, kind, settings, at, capsys):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     RUN[kind](make_config(kind, folder, tmp_path, whole, **settings), quiet=True)
     undo = signalling(signal.SIGTERM, at)
     try:
         with pytest.raises(
             RunPaused,
-            match=rf"SIGTERM was received\nThe run is saved as it was after step {at}; "
-            rf"continue with: ppo-lm {kind} --resume {parts}",
+            match=rf"SIGTERM was received\nThe run was saved as it was after step {at}; continue with: "
+            rf"ppo-lm {kind} --resume {parts}",
         ):
             RUN[kind](make_config(kind, folder, tmp_path, parts, **settings), quiet=True)
     finally:

@@ -1,4 +1,4 @@
-"""The least time of a step, by hand and by counting."""
+"""The lower bound on a step's time, by hand and by counting."""
 
 import pytest
 import torch
@@ -51,8 +51,8 @@ def lengths(pairs: SAPairs) -> list[tuple[int, int]]:
 
 
 def play_decoding(lengths: list[tuple[int, int]], slots: int) -> tuple[int, int]:
-    """(steps, tokens whose keys and values were read) of decoding played step by step, each with the responses that
-    lack most tokens, which is the shortest schedule there is."""
+    """(steps, tokens whose keys and values were read) of decoding simulated step by step, always feeding the responses
+    with the most tokens left, which is the shortest possible schedule."""
     made, steps, cached = [1] * len(lengths), 0, 0  # the first token comes from reading the prompt
     while any(made[row] < response for row, (_, response) in enumerate(lengths)):
         lacking = sorted(range(len(lengths)), key=lambda row: made[row] - lengths[row][1])
@@ -67,7 +67,7 @@ def play_decoding(lengths: list[tuple[int, int]], slots: int) -> tuple[int, int]
 
 @pytest.mark.parametrize("slots", [1, 2, 3, 64])
 @pytest.mark.parametrize("seed", range(5))
-def test_decoding_is_counted_as_if_it_were_played(seed, slots):
+def test_decoding_is_counted_as_in_a_simulation(seed, slots):
     pairs = make_pairs(rows=6, prompt=5, actions=9, seed=seed)
     decoding = count_decoding(pairs, slots)
     assert (decoding.steps, decoding.cached_tokens) == play_decoding(lengths(pairs), slots)

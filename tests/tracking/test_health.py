@@ -1,4 +1,4 @@
-"""Every finding is provoked by a small run; a run without its cause does not have it."""
+"""Every finding is provoked by a small run; a run without its cause is free of it."""
 
 import dataclasses
 import json
@@ -103,22 +103,24 @@ def test_every_check_is_provoked():
 
 
 @pytest.mark.parametrize("name", PROVOKED)
-def test_a_run_that_fails_in_a_known_way_is_told_so(folder, tmp_path, capsys, name):
+def test_a_known_failure_is_reported(folder, tmp_path, capsys, name):
     found = run(folder, tmp_path / "run", **PROVOKED[name])
     assert name in found, found
-    assert f"health: {found[name][:20]}" in capsys.readouterr().out  # said while it ran; the numbers go on changing
+    assert (
+        f"health: {found[name][:20]}" in capsys.readouterr().out
+    )  # reported during the run; its numbers keep changing
     main(["doctor", str(tmp_path / "run")])
     assert found[name] in capsys.readouterr().out
 
 
-def test_a_run_is_told_once_and_a_healthy_one_nothing(folder, tmp_path, capsys):
+def test_findings_are_reported_once_and_a_healthy_run_has_none(folder, tmp_path, capsys):
     run(folder, tmp_path / "ill", reward=constant, steps=WINDOW + 3, max_grad_norm=10.0)
     assert capsys.readouterr().out.count("health: all responses of a batch score the same") == 1
     found = run(folder, tmp_path / "well", max_grad_norm=10.0)
     assert found == {}
     assert "health:" not in capsys.readouterr().out
     main(["doctor", str(tmp_path / "well")])
-    assert capsys.readouterr().out == f"{tmp_path / 'well'}: {WINDOW} of {WINDOW} steps\nnothing looks wrong\n"
+    assert capsys.readouterr().out == f"{tmp_path / 'well'}: {WINDOW} of {WINDOW} steps\nno problem found\n"
 
 
 def rows(**columns):
@@ -167,21 +169,21 @@ def test_thresholds():
     ("config", "metrics", "message"),
     [
         (None, "", "there is no run in"),
-        ("- 1\n", "", "is not that of a PPO run"),
+        ("- 1\n", "", "is not the configuration of a PPO run"),
         ("a: [", "", "config.yaml cannot be read"),
         ("{}", '{"step": 1}\n', None),
-        ("{}", "[]\n", "metrics.jsonl cannot be read: a line holds no record of a step"),
+        ("{}", "[]\n", "metrics.jsonl cannot be read: a line is not the record of a step"),
         ("{}", "\x00\n", "metrics.jsonl cannot be read"),
     ],
 )
-def test_a_folder_that_is_no_run_is_said_to_be_none(tmp_path, capsys, config, metrics, message):
+def test_a_folder_that_is_not_a_run_is_reported(tmp_path, capsys, config, metrics, message):
     if config is not None:
         settings = yaml.safe_dump(vars(PPOConfig())) if config == "{}" else config
         (tmp_path / "config.yaml").write_text(settings)
         (tmp_path / "metrics.jsonl").write_text(metrics)
     if message is None:
         main(["doctor", str(tmp_path)])
-        assert "1 of 100 steps\nnothing is looked for before step 10" in capsys.readouterr().out
+        assert "1 of 100 steps\nchecks start at step 10" in capsys.readouterr().out
         return
     with pytest.raises(SystemExit) as ended:
         main(["doctor", str(tmp_path)])

@@ -14,7 +14,7 @@ def test_peak_memory_rises_with_what_is_held():
     held = torch.ones(2**28, dtype=torch.uint8)  # 256 MiB
     while (
         peak_memory(torch.device("cpu")) < before + 1 and len(held) < 2**32
-    ):  # until it is over what was held before and let go of
+    ):  # until it exceeds what was held and freed before
         held = torch.ones(2 * len(held), dtype=torch.uint8)
     assert peak_memory(torch.device("cpu")) >= len(held) / 2**20
 

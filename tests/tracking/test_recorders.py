@@ -94,7 +94,7 @@ def test_the_end_shows_examples_phases_and_files_and_never_reads_text_as_markup(
     assert "[red]prompt\n  before (reward 0.25): [bold]x[/bold]\n   after (reward 1.00, gold 0.50): y\n" in printed
     assert "stopped after step 1: good enough" in printed
     assert "The steps took 0:02: sampling 0:01 (75%), training 0:00 (25%); peak memory 1,234 MiB" in printed
-    assert "need at least: sampling 50%" in printed
+    assert "Lower bound on this machine (matrix products and memory): sampling 50%" in printed
     assert printed.endswith("  adapter/\n  metrics.jsonl\n")
 
 
@@ -173,7 +173,7 @@ def test_recorders_are_made_by_name(tmp_path):
         add_recorders([], ["screem"])
 
 
-def test_the_first_reason_to_stop_counts_and_an_exception_is_one_sentence():
+def test_the_first_reason_to_stop_counts_and_an_exception_is_reported_in_one_sentence():
     class Says(Recorder):
         def __init__(self, reason):
             self.reason = reason

@@ -22,7 +22,7 @@ needs_full = pytest.mark.skipif(not FULL.exists(), reason="this system has no /d
 
 @needs_full
 @pytest.mark.parametrize("name", ["metrics.jsonl", "samples.jsonl"])
-def test_a_disk_that_fills_up_under_a_log_ends_the_run_with_a_sentence_and_it_goes_on(folder, tmp_path, name):
+def test_a_full_disk_while_logging_ends_the_run_with_a_sentence_and_it_can_be_resumed(folder, tmp_path, name):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     expected = make(folder, whole, Signals(), save_every=2).train(PROMPTS)
     trainer = make(folder, parts, Signals(), save_every=2)
@@ -51,7 +51,7 @@ def test_a_disk_that_fills_up_under_a_log_ends_the_run_with_a_sentence_and_it_go
 @pytest.mark.parametrize(
     "fails", [1, 3, 4, 9]
 )  # the place among the flushes: of files, of the folder, of the folder above; of the second checkpoint
-def test_a_disk_that_fills_up_under_a_checkpoint_keeps_the_one_before(folder, tmp_path, monkeypatch, fails):
+def test_a_full_disk_while_saving_a_checkpoint_keeps_the_one_before(folder, tmp_path, monkeypatch, fails):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     expected = make(folder, whole, Signals(), save_every=2).train(PROMPTS)
     flush, calls = os.fsync, []
@@ -72,7 +72,7 @@ def test_a_disk_that_fills_up_under_a_checkpoint_keeps_the_one_before(folder, tm
     end_alike(parts, whole)
 
 
-def test_a_place_that_is_taken_away_is_named(folder, tmp_path):
+def test_a_path_that_becomes_unusable_is_named(folder, tmp_path):
     out = tmp_path / "run"
     trainer = make(folder, out, Signals(), save_every=2)
     step = trainer.ppo_step
@@ -93,7 +93,7 @@ def test_a_place_that_is_taken_away_is_named(folder, tmp_path):
     reason="only root can mount a small disk",
 )
 def test_a_whole_run_on_a_disk_that_is_too_small(folder, tmp_path):
-    """Too small for the settings, for the first checkpoint, for a third one beside two, and at last large enough; then
+    """Too small for the settings, for the first checkpoint, for a third one next to two; then large enough; then
     read-only."""
     disk, whole = tmp_path / "disk", tmp_path / "whole"
     disk.mkdir()
@@ -148,7 +148,7 @@ def test_two_processes_cannot_work_in_one_folder(folder, tmp_path):
     finally:
         holder.kill()
         holder.wait()
-    lock_run_folder(out).release()  # a process that is killed holds nothing
+    lock_run_folder(out).release()  # a killed process holds no lock
 
 
 def test_a_resumed_run_is_not_disturbed_by_another(folder, tmp_path):

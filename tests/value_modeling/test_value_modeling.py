@@ -1,4 +1,4 @@
-"""Value pretraining: what is learnt, what it is measured by, what is left for PPO."""
+"""Value pretraining: what is learnt, how it is measured, and what PPO starts from."""
 
 import json
 import random
@@ -55,7 +55,7 @@ def value_config(folder, tmp_path, **settings):
     return ValueConfig(**{**defaults, **settings})
 
 
-def test_it_foresees_what_can_be_foreseen_and_no_more():
+def test_it_predicts_what_is_predictable_and_no_more():
     model, test = value_model(), demonstrations(64, seed=1)
     assert measure_values(model, test)["explained_variance"] < 0.1
     train_value_model(model, demonstrations(800), LoopSettings(learning_rate=1e-2, epochs=6, batch_size=32))
@@ -130,7 +130,7 @@ def test_ppo_starts_from_what_the_stage_left(folder, tmp_path, lora_r):
     )
 
 
-def test_the_shipped_value_model_foresees_what_the_reward_model_as_a_start_does_not():
+def test_the_shipped_value_model_predicts_better_than_one_that_starts_from_the_reward_model():
     """On demonstrations that it was not trained on: `held_out` of the shipped settings."""
     from ppo_lm.base_setup import load_base
     from ppo_lm.data.encoding import encode_completion, encode_prompt
@@ -155,7 +155,7 @@ def test_the_shipped_value_model_foresees_what_the_reward_model_as_a_start_does_
     assert start < 0 < 0.15 < pretrained
 
 
-def test_what_is_wrong_is_one_sentence_before_any_model_loads(tmp_path):
+def test_problems_are_reported_in_one_sentence_before_any_model_loads(tmp_path):
     with pytest.raises(ConfigError, match="2 problems:(.|\n)*demonstrations is not set(.|\n)*reward is not set"):
         run_value(ValueConfig(model_name="nobody/none"))
     with pytest.raises(ConfigError, match="lora_r is 0; the value model is an adapter"):
@@ -174,11 +174,11 @@ def test_what_is_wrong_is_one_sentence_before_any_model_loads(tmp_path):
         ValueConfig(**both, reward=["sentiment", "embedded"], reward_weights=[1.0])
     with pytest.raises(DataError, match="there is no such file"):
         run_value(ValueConfig(**both, reward="sentiment"))
-    with pytest.raises(ModelError, match="there is no value model in it; name the folder of a `ppo-lm value` run"):
+    with pytest.raises(ModelError, match="it contains no value model; give the folder of a `ppo-lm value` run"):
         PPOTrainer(PPOConfig(model_name="nobody/none", value_model=str(tmp_path)))
     (tmp_path / "head.safetensors").touch()
     with pytest.raises(
-        ModelError, match="has no adapter_config.json, adapter_model.safetensors, so it is no value model"
+        ModelError, match="has no adapter_config.json, adapter_model.safetensors, so it is not a value model"
     ):
         PPOTrainer(PPOConfig(model_name="nobody/none", value_model=str(tmp_path)))
 
@@ -192,7 +192,7 @@ def test_a_value_model_of_another_base_is_refused(tmp_path):
         value_model(value_folder=tmp_path)
 
 
-def test_a_run_that_goes_on_does_not_ask_the_reward_again(folder, tmp_path):
+def test_a_resumed_run_does_not_call_the_reward_again(folder, tmp_path):
     """Each call appends to a file how many completions it scored."""
     asked, script = tmp_path / "asked", tmp_path / "judge.py"
     script.write_text(
