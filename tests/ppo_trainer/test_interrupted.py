@@ -14,28 +14,7 @@ import pytest
 
 from ppo_lm.errors import CheckpointError, Interrupted, RunPaused
 from ppo_lm.run import load_checkpoint
-from tests.ppo_trainer.test_resume import PROMPTS, make, metrics
-
-WEIGHTS = "adapter/adapter_model.safetensors"
-
-
-class Signals:
-    """A reward by length that sends its own process a signal at its `at`-th call, and then answers."""
-
-    def __init__(self, at=0, number=None):
-        self.calls, self.at, self.number = 0, at, number
-
-    def __call__(self, prompts, completions):
-        self.calls += 1
-        if self.calls == self.at:
-            os.kill(os.getpid(), self.number)
-        return [len(c) / 10 for c in completions]
-
-
-def end_alike(parts, whole):
-    assert (parts / WEIGHTS).read_bytes() == (whole / WEIGHTS).read_bytes()
-    assert metrics(parts) == metrics(whole)
-    assert (parts / "samples.jsonl").read_text() == (whole / "samples.jsonl").read_text()
+from tests.ppo_trainer.conftest import PROMPTS, Signals, end_alike, make
 
 
 @pytest.mark.parametrize(
@@ -47,7 +26,7 @@ def test_a_run_killed_inside_a_step_goes_on_bit_for_bit(folder, tmp_path, call, 
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     expected = make(folder, whole, Signals(), save_every=2).train(PROMPTS)
     script = (
-        "import signal; from pathlib import Path; from tests.ppo_trainer.test_interrupted import *\n"
+        "import signal; from pathlib import Path; from tests.ppo_trainer.conftest import *\n"
         f"make({folder!r}, Path({str(parts)!r}), Signals({call}, signal.SIGKILL), save_every=2).train(PROMPTS)"
     )
     killed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
@@ -85,7 +64,7 @@ def test_twelve_steps_killed_after_the_third_and_the_seventh_end_like_twelve_und
     expected = make(folder, whole, AsyncJudge(), **settings).train(PROMPTS)
     for steps_done in (3, 4):  # in the first process, and in the one that goes on
         script = (
-            "from pathlib import Path; from tests.ppo_trainer.test_interrupted import *\n"
+            "from pathlib import Path; from tests.ppo_trainer.conftest import *\n"
             f"out = Path({str(parts)!r})\n"
             f"make({folder!r}, out, AsyncJudge({steps_done} + (2 if not out.exists() else 0) + 1), "
             f"**{settings!r}).train(PROMPTS, resume=out if out.exists() else None)"

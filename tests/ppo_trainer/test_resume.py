@@ -1,6 +1,5 @@
 """A run whose reward fails is saved before the batch, and goes on as if nothing had happened."""
 
-import json
 import re
 import subprocess
 import sys
@@ -11,10 +10,7 @@ import yaml
 from ppo_lm import PPOConfig, PPOTrainer
 from ppo_lm.cli.main import main
 from ppo_lm.errors import CheckpointError, RewardError, RunPaused
-
-PROMPTS = [f"SUBREDDIT: r/advice TITLE: My boss number {n} TL;DR:" for n in range(12)]
-
-COSTS = ("tokens_per_second", "sampled_tokens_per_second", "peak_memory_mib")
+from tests.ppo_trainer.conftest import PROMPTS, make, metrics
 
 
 class Flaky:
@@ -28,32 +24,6 @@ class Flaky:
         if self.calls == self.fails:
             raise ConnectionError("the judge is out")
         return [len(c) / 10 for c in completions]
-
-
-def make(folder, out, reward, **settings):
-    defaults = dict(
-        model_name=folder,
-        batch_size=4,
-        mini_batches=2,
-        ppo_epochs=2,
-        micro_batch_tokens=60,
-        steps=5,
-        eval_prompts=2,
-        eval_every=2,
-        samples_every=1,
-        learning_rate=1e-2,
-        output_dir=str(out),
-        save_merged=False,
-    )
-    return PPOTrainer(PPOConfig(**{**defaults, **settings}), reward=reward)
-
-
-def metrics(out):
-    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    return [
-        {name: value for name, value in row.items() if not name.startswith(("seconds", "floor")) and name not in COSTS}
-        for row in rows
-    ]
 
 
 # With evaluations of two calls at steps 0, 2, 4 and 5, the calls are: e e 1 2 e e 3 4 e e 5 e e

@@ -1,7 +1,6 @@
 """Supervised stages that are killed or asked to stop go on bit for bit, dropout and the order of the data included."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -15,7 +14,7 @@ from ppo_lm.errors import CheckpointError, RunPaused
 from ppo_lm.reward_modeling import run_reward
 from ppo_lm.sft import run_sft
 from ppo_lm.value_modeling import run_value
-from tests.sft.test_stage import DEMONSTRATIONS, write
+from tests.sft.conftest import DEMONSTRATIONS, signalling, write
 
 RUN = {"sft": run_sft, "reward": run_reward, "value": run_value}
 KINDS = [
@@ -53,22 +52,6 @@ def make_config(kind, folder, tmp_path, out, **settings):
 
 def weights(out):
     return {file.relative_to(out): file.read_bytes() for file in sorted(out.rglob("*.safetensors"))}
-
-
-def signalling(number, at):
-    """`Optimiser.step` that sends the process a signal in its `at`-th call."""
-    from ppo_lm.optimisation import Optimiser
-
-    step, calls = Optimiser.step, []
-
-    def signalled(self):
-        calls.append(1)
-        if len(calls) == at:
-            os.kill(os.getpid(), number)
-        return step(self)
-
-    Optimiser.step = signalled
-    return lambda: setattr(Optimiser, "step", step)
 
 
 @pytest.mark.parametrize(("kind", "settings"), KINDS, ids=str)

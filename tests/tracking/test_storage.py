@@ -13,8 +13,7 @@ import pytest
 from ppo_lm.errors import RunPaused, StorageError, UserError
 from ppo_lm.run import checkpoint as checkpoints
 from ppo_lm.run import load_checkpoint, lock_run_folder, make_run_folder
-from tests.ppo_trainer.test_interrupted import Signals, end_alike
-from tests.ppo_trainer.test_resume import PROMPTS, make
+from tests.ppo_trainer.conftest import PROMPTS, Signals, end_alike, make
 
 FULL = Path("/dev/full")  # every write to it fails as on a full disk
 needs_full = pytest.mark.skipif(not FULL.exists(), reason="this system has no /dev/full")

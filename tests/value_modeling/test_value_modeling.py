@@ -16,8 +16,7 @@ from ppo_lm.value_modeling import ScoredDemonstration, measure_values, run_value
 from ppo_lm.value_modeling.value_trainer import make_pairs, sum_value_losses
 from tests.conftest import make_base
 from tests.conftest import make_pairs as random_pairs
-from tests.sft.test_stage import DEMONSTRATIONS, write
-from tests.sft.test_stage_resume import signalling
+from tests.sft.conftest import DEMONSTRATIONS, signalling, write
 
 GOOD, BAD, EOS = 7, 8, 1
 
