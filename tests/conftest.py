@@ -7,6 +7,8 @@ os.environ.pop(
     "PYTHONDONTWRITEBYTECODE", None
 )  # the tests that start Python would compile torch and transformers every time
 
+import multiprocessing
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -119,6 +121,18 @@ def make_pairs(
 def opinions(reward, prompts, texts, columns=None) -> list[float | None]:
     """The scores that a `Reward` gives texts."""
     return ask(reward, Responses(prompts, texts, columns or {})).opinions
+
+
+FORKED = multiprocessing.get_context("forkserver")  # its processes need not import torch again, which takes seconds
+FORKED.set_forkserver_preload(["tests.ppo_trainer.conftest", "tests.sft.conftest"])
+
+
+def in_a_process(function: Callable, *arguments, **options) -> int | None:
+    """Call a function in a process of its own. Returns its exit code, −N if signal N killed it."""
+    process = FORKED.Process(target=function, args=arguments, kwargs=options)
+    process.start()
+    process.join()
+    return process.exitcode
 
 
 @pytest.fixture

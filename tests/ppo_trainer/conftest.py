@@ -3,6 +3,7 @@
 import json
 import os
 
+import pytest
 import torch
 
 from ppo_lm import PPOConfig, PPOTrainer
@@ -35,6 +36,11 @@ def make(folder, out, reward, **settings):
     return PPOTrainer(PPOConfig(**{**defaults, **settings}), reward=reward)
 
 
+def train(*arguments, resume=None, **settings):
+    """`make` and its run, for a process of its own."""
+    make(*arguments, **settings).train(PROMPTS, resume=resume)
+
+
 def metrics(out):
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     return [
@@ -54,6 +60,22 @@ class Signals:
         if self.calls == self.at:
             os.kill(os.getpid(), self.number)
         return [len(c) / 10 for c in completions]
+
+
+@pytest.fixture(scope="session")
+def undisturbed(folder, tmp_path_factory):
+    """`undisturbed(reward, **settings)`: what the run that `make` makes with them returns, and its folder. Each is run
+    once; `reward` is the class of one that disturbs nothing."""
+    done = {}
+
+    def run(reward, **settings):
+        key = reward, repr(settings)
+        if key not in done:
+            out = tmp_path_factory.mktemp("undisturbed") / "run"
+            done[key] = make(folder, out, reward(), **settings).train(PROMPTS), out
+        return done[key]
+
+    return run
 
 
 def end_alike(parts, whole):

@@ -27,28 +27,34 @@ class Flaky:
 
 
 # With evaluations of two calls at steps 0, 2, 4 and 5, the calls are: e e 1 2 e e 3 4 e e 5 e e
+PLACES = {
+    "first evaluation": (1, 0),
+    "first step": (3, 0),
+    "step 3": (7, 2),
+    "evaluation at 2": (6, 2),
+    "last evaluation": (12, 5),
+}
+KINDS = [
+    {"lora_r": 4},
+    {"lora_r": 0},
+    {"lora_r": 0, "dtype": "bfloat16"},
+    {"lora_r": 4, "value_backbone": "shared"},
+    {"lora_r": 4, "advantage_estimator": "rloo", "responses_per_prompt": 2},
+]
+
+
 @pytest.mark.parametrize(
-    ("fails", "after"),
-    [(1, 0), (3, 0), (7, 2), (6, 2), (12, 5)],
-    ids=["first evaluation", "first step", "step 3", "evaluation at 2", "last evaluation"],
-)
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {"lora_r": 4},
-        {"lora_r": 0},
-        {"lora_r": 0, "dtype": "bfloat16"},
-        {"lora_r": 4, "value_backbone": "shared"},
-        {"lora_r": 4, "advantage_estimator": "rloo", "responses_per_prompt": 2},
-    ],
+    ("settings", "place"),
+    [*((KINDS[0], place) for place in PLACES), *((settings, "step 3") for settings in KINDS[1:])],
     ids=str,
 )
-def test_a_paused_run_ends_bit_for_bit_like_one_that_was_not(folder, tmp_path, fails, after, settings):
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    expected = make(folder, whole, Flaky(), **settings).train(PROMPTS)
+def test_a_paused_run_ends_bit_for_bit_like_one_that_was_not(folder, undisturbed, tmp_path, settings, place):
+    parts, (fails, after) = tmp_path / "parts", PLACES[place]
+    expected, whole = undisturbed(Flaky, **settings)
     with pytest.raises(
         RunPaused,
-        match=rf"the judge is out\nThe run is saved as it was after step {after}; continue with: trainer.train\(..., resume='{parts}'\)",
+        match=rf"the judge is out\nThe run is saved as it was after step {after}; continue with: "
+        rf"trainer.train\(..., resume='{parts}'\)",
     ):
         make(folder, parts, Flaky(fails), **settings).train(PROMPTS)
     found = make(folder, parts, Flaky(), **settings).train(PROMPTS, resume=parts)
@@ -60,15 +66,15 @@ def test_a_paused_run_ends_bit_for_bit_like_one_that_was_not(folder, tmp_path, f
     assert not (parts / "checkpoints").exists()  # nothing is left to go on to
 
 
-def test_a_run_can_be_paused_twice(folder, tmp_path):
-    expected = make(folder, tmp_path / "whole", Flaky()).train(PROMPTS)
+def test_a_run_can_be_paused_twice(folder, undisturbed, tmp_path):
+    expected, whole = undisturbed(Flaky, lora_r=4)
     out = tmp_path / "parts"
     with pytest.raises(RunPaused, match="after step 1"):
-        make(folder, out, Flaky(4)).train(PROMPTS)
+        make(folder, out, Flaky(4), lora_r=4).train(PROMPTS)
     with pytest.raises(RunPaused, match="after step 3"):
-        make(folder, out, Flaky(5)).train(PROMPTS, resume=out)
-    assert make(folder, out, Flaky()).train(PROMPTS, resume=out) == expected
-    assert metrics(out) == metrics(tmp_path / "whole")
+        make(folder, out, Flaky(5), lora_r=4).train(PROMPTS, resume=out)
+    assert make(folder, out, Flaky(), lora_r=4).train(PROMPTS, resume=out) == expected
+    assert metrics(out) == metrics(whole)
 
 
 def test_without_a_folder_there_is_nothing_to_go_on_from(folder):
@@ -126,7 +132,7 @@ def test_resume_on_the_command_line(tmp_path, capsys):
     assert "it has no config.yaml" in capsys.readouterr().err
 
 
-def test_a_scorer_that_dies_in_mid_run_pauses_it_until_it_is_back(folder, tmp_path, checkout):
+def test_a_scorer_that_dies_in_mid_run_pauses_it_until_it_is_back(folder, tmp_path, capsys):
     """The whole of it: a real server killed between two steps, exit code 75, the server started again, --resume."""
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("\n".join(PROMPTS))
@@ -145,25 +151,21 @@ def test_a_scorer_that_dies_in_mid_run_pauses_it_until_it_is_back(folder, tmp_pa
         save_merged=False,
     )
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings))
-    command = [sys.executable, "main.py"]
-    paused = subprocess.run(
-        [*command, "--config", str(tmp_path / "config.yaml")], cwd=checkout, capture_output=True, text=True, check=False
-    )
+    with pytest.raises(SystemExit) as paused:
+        main(["train", "--config", str(tmp_path / "config.yaml")])
     process.wait()
-    assert paused.returncode == 75, paused.stderr
-    assert f"--resume {out}" in paused.stderr and "failed 2 times" in paused.stderr and "Traceback" not in paused.stderr
+    said = capsys.readouterr().err
+    assert paused.value.code == 75, said
+    assert f"--resume {out}" in said and "failed 2 times" in said
     assert [row["step"] for row in metrics(out)] == [1, 2, 3, 4][: len(metrics(out))] and 0 < len(metrics(out)) < 4
 
     process = subprocess.Popen([*server, port, "100"], stdout=subprocess.PIPE, text=True)
     try:
         process.stdout.readline()
-        done = subprocess.run(
-            [*command, "--resume", str(out)], cwd=checkout, capture_output=True, text=True, check=False
-        )
+        main(["train", "--resume", str(out)])
     finally:
         process.kill()
         process.wait()
-    assert done.returncode == 0, done.stderr
     assert [row["step"] for row in metrics(out)] == [1, 2, 3, 4]
     assert (out / "adapter" / "adapter_config.json").is_file()
 
