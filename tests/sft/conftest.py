@@ -2,6 +2,9 @@
 
 import json
 import os
+from contextlib import contextmanager
+
+from ppo_lm.optimisation import Optimiser
 
 DEMONSTRATIONS = [{"prompt": f"POST: I moved out {n} times. TL;DR:", "completion": "I am upset."} for n in range(40)]
 
@@ -11,10 +14,9 @@ def write(file, rows):
     return str(file)
 
 
+@contextmanager
 def signalling(number, at):
-    """`Optimiser.step` that sends the process a signal in its `at`-th call."""
-    from ppo_lm.optimisation import Optimiser
-
+    """`Optimiser.step` sends the process a signal in its `at`-th call."""
     step, calls = Optimiser.step, []
 
     def signalled(self):
@@ -24,4 +26,7 @@ def signalling(number, at):
         return step(self)
 
     Optimiser.step = signalled
-    return lambda: setattr(Optimiser, "step", step)
+    try:
+        yield
+    finally:
+        Optimiser.step = step

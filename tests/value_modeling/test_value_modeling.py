@@ -198,12 +198,8 @@ def test_a_run_that_goes_on_does_not_ask_the_reward_again(folder, tmp_path):
         "return [float(len(c)) for c in completions]\n"
     )
     config = value_config(folder, tmp_path, reward=f"{script}:judge")
-    undo = signalling(signal.SIGTERM, 3)
-    try:
-        with pytest.raises(RunPaused):
-            run_value(config, quiet=True)
-    finally:
-        undo()
+    with signalling(signal.SIGTERM, 3), pytest.raises(RunPaused):
+        run_value(config, quiet=True)
     counts = [int(line) for line in asked.read_text().split()]
     assert sum(counts) == len(DEMONSTRATIONS)
     run_value(config, quiet=True, resume=tmp_path / "value")
