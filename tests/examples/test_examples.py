@@ -1,6 +1,5 @@
 import importlib.util
 import random
-import subprocess
 import sys
 
 import pytest
@@ -25,27 +24,13 @@ def test_the_sentiment_reward_and_the_interval(checkout):
     assert high - low == pytest.approx(2 * 1.96 / 20, abs=0.03)  # the normal approximation: ± 1.96 · σ / √n
 
 
-def test_the_example_runs(checkout, tmp_path):
-    report = tmp_path / "report.md"
-    arguments = [
-        "--steps",
-        "1",
-        "--held_out",
-        "2",
-        "--batch_size",
-        "2",
-        "--output_dir",
-        str(tmp_path / "run"),
-        "--report",
-        str(report),
-    ]
-    done = subprocess.run(
-        [sys.executable, "examples/smollm2_sentiment.py", *arguments],
-        cwd=checkout,
-        capture_output=True,
-        text=True,
-        check=False,
+def test_the_example_runs(checkout, smollm2, tmp_path, monkeypatch):
+    example, report = load_example(checkout), tmp_path / "report.md"
+    options = dict(steps=1, held_out=2, batch_size=2, output_dir=tmp_path / "run", report=report)
+    monkeypatch.setattr(example, "MODEL", smollm2.folder)
+    monkeypatch.setattr(
+        sys, "argv", ["smollm2_sentiment.py", *(f"--{name}={value}" for name, value in options.items())]
     )
-    assert done.returncode == 0, done.stderr
+    example.main()
     assert "Mean VADER score on 2 held-out prompts" in report.read_text()
     assert (tmp_path / "run" / "adapter" / "adapter_config.json").is_file()

@@ -5,7 +5,8 @@ import torch
 
 from ppo_lm.errors import UserError
 from ppo_lm.models import BaseModel
-from tests.ppo_trainer.test_ppo_trainer import PROMPTS, trainer
+from tests.ppo_trainer.conftest import FOUR_PROMPTS as PROMPTS
+from tests.ppo_trainer.conftest import trainer
 
 SETTINGS = dict(
     max_new_tokens=12,

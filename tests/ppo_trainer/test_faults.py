@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from ppo_lm.cli.main import main
 from ppo_lm.errors import NumericalFault, RunStopped
-from tests.ppo_trainer.test_resume import PROMPTS, make
+from tests.ppo_trainer.conftest import PROMPTS, make
 
 KINDS = [{"lora_r": 4}, {"lora_r": 0}, {"lora_r": 4, "value_backbone": "shared"}]
 

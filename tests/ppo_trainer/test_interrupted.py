@@ -5,8 +5,6 @@ import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import threading
 import time
 
@@ -14,44 +12,19 @@ import pytest
 
 from ppo_lm.errors import CheckpointError, Interrupted, RunPaused
 from ppo_lm.run import load_checkpoint
-from tests.ppo_trainer.test_resume import PROMPTS, make, metrics
-
-WEIGHTS = "adapter/adapter_model.safetensors"
-
-
-class Signals:
-    """A reward by length that sends its own process a signal at its `at`-th call, and then answers."""
-
-    def __init__(self, at=0, number=None):
-        self.calls, self.at, self.number = 0, at, number
-
-    def __call__(self, prompts, completions):
-        self.calls += 1
-        if self.calls == self.at:
-            os.kill(os.getpid(), self.number)
-        return [len(c) / 10 for c in completions]
-
-
-def end_alike(parts, whole):
-    assert (parts / WEIGHTS).read_bytes() == (whole / WEIGHTS).read_bytes()
-    assert metrics(parts) == metrics(whole)
-    assert (parts / "samples.jsonl").read_text() == (whole / "samples.jsonl").read_text()
+from tests.conftest import in_a_process
+from tests.ppo_trainer.conftest import PROMPTS, Signals, end_alike, make, train
 
 
 @pytest.mark.parametrize(
     ("call", "step"), [(1, "step-000000"), (3, "step-000000"), (4, "step-000000"), (8, "step-000002")]
 )
-def test_a_run_killed_inside_a_step_continues_bit_for_bit(folder, tmp_path, call, step):
+def test_a_run_killed_inside_a_step_continues_bit_for_bit(folder, undisturbed, tmp_path, call, step):
     """The calls of the reward are: e e 1 2 e e 3 4 e e 5 e e; a checkpoint is saved before step 1 and after steps 2 and
     4."""
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    expected = make(folder, whole, Signals(), save_every=2).train(PROMPTS)
-    script = (
-        "import signal; from pathlib import Path; from tests.ppo_trainer.test_interrupted import *\n"
-        f"make({folder!r}, Path({str(parts)!r}), Signals({call}, signal.SIGKILL), save_every=2).train(PROMPTS)"
-    )
-    killed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    parts = tmp_path / "parts"
+    expected, whole = undisturbed(Signals, save_every=2)
+    assert in_a_process(train, folder, parts, Signals(call, signal.SIGKILL), save_every=2) == -signal.SIGKILL
     if call == 1:  # in the first evaluation: there is nothing to resume from yet, and the error says so
         with pytest.raises(CheckpointError, match="there is no checkpoint in it"):
             make(folder, parts, Signals(), save_every=2).train(PROMPTS, resume=parts)
@@ -83,15 +56,8 @@ def test_twelve_steps_killed_after_the_third_and_the_seventh_end_like_twelve_und
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     settings = dict(steps=12, save_every=1, eval_every=0, save_merged=True)
     expected = make(folder, whole, AsyncJudge(), **settings).train(PROMPTS)
-    for steps_done in (3, 4):  # in the first process, and in the resumed one
-        script = (
-            "from pathlib import Path; from tests.ppo_trainer.test_interrupted import *\n"
-            f"out = Path({str(parts)!r})\n"
-            f"make({folder!r}, out, AsyncJudge({steps_done} + (2 if not out.exists() else 0) + 1), "
-            f"**{settings!r}).train(PROMPTS, resume=out if out.exists() else None)"
-        )
-        killed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
-        assert killed.returncode == -signal.SIGKILL, killed.stderr
+    for call, resume in ((6, None), (5, parts)):  # after two evaluations and step 3, and after steps 4 to 7
+        assert in_a_process(train, folder, parts, AsyncJudge(call), resume=resume, **settings) == -signal.SIGKILL
     assert make(folder, parts, AsyncJudge(), **settings).train(PROMPTS, resume=parts) == expected
     end_alike(parts, whole)
     files = {path.relative_to(whole): path.read_bytes() for path in whole.rglob("*.safetensors")}
@@ -101,17 +67,17 @@ def test_twelve_steps_killed_after_the_third_and_the_seventh_end_like_twelve_und
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_lets_the_step_end_and_saves(folder, tmp_path, number):
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
+def test_a_signal_lets_the_step_end_and_saves(folder, undisturbed, tmp_path, number):
+    parts = tmp_path / "parts"
     before = signal.getsignal(number)
-    expected = make(folder, whole, Signals()).train(PROMPTS)
+    expected, whole = undisturbed(Signals, save_every=2)
     with pytest.raises(
         RunPaused, match=rf"{number.name} was received\nThe run was saved as it was after step 2; continue with:"
     ) as paused:
-        make(folder, parts, Signals(4, number)).train(PROMPTS)
+        make(folder, parts, Signals(4, number), save_every=2).train(PROMPTS)
     assert paused.value.exit_code == 75
     assert signal.getsignal(number) is before
-    assert make(folder, parts, Signals()).train(PROMPTS, resume=parts) == expected
+    assert make(folder, parts, Signals(), save_every=2).train(PROMPTS, resume=parts) == expected
     end_alike(parts, whole)
 
 
@@ -136,11 +102,9 @@ def test_a_second_signal_acts_at_once(folder, tmp_path):
         signal.signal(signal.SIGINT, before)
 
 
-def test_a_signal_that_comes_in_the_last_step_changes_nothing(folder, tmp_path):
-    whole, other = tmp_path / "whole", tmp_path / "other"
-    make(folder, whole, Signals()).train(PROMPTS)
-    make(folder, other, Signals(11, signal.SIGTERM)).train(PROMPTS)
-    end_alike(other, whole)
+def test_a_signal_that_comes_in_the_last_step_changes_nothing(folder, undisturbed, tmp_path):
+    make(folder, tmp_path / "run", Signals(11, signal.SIGTERM), save_every=2).train(PROMPTS)
+    end_alike(tmp_path / "run", undisturbed(Signals, save_every=2)[1])
 
 
 def test_without_a_folder_a_signal_ends_the_run_with_a_sentence(folder):
@@ -188,10 +152,10 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_used(two_checkpo
 
 
 def test_a_run_with_a_damaged_checkpoint_continues_from_the_one_before_and_says_so(
-    folder, two_checkpoints, tmp_path, capsys
+    folder, undisturbed, two_checkpoints, tmp_path, capsys
 ):
-    whole, run = tmp_path / "whole", tmp_path / "run"
-    expected = make(folder, whole, Signals(), save_every=2).train(PROMPTS)
+    run = tmp_path / "run"
+    expected, whole = undisturbed(Signals, save_every=2)
     shutil.copytree(two_checkpoints, run)
     truncate(run / "checkpoints" / "step-000004" / "tensors.safetensors")
     capsys.readouterr()

@@ -11,23 +11,10 @@ from ppo_lm.ops import masked_mean
 from ppo_lm.ppo_trainer import ModelTrainer, SequenceGenerator
 from ppo_lm.rollout import SamplingSettings
 from ppo_lm.training import PolicyLoss, TokenLoss, kl_loss, policy_loss, policy_ratio, value_loss
-from tests.conftest import make_base, make_pairs
+from tests.conftest import make_base
+from tests.ppo_trainer.conftest import fixed_pairs, gradients, setup
 
 PROMPTS = [f"SUBREDDIT: r/advice TITLE: {'My boss ' * i}TL;DR:" for i in range(1, 9)]
-
-
-def setup(pairs=None, lora_r=4, **settings):
-    """A trainer over a random model whose adapters are not zero, with plain SGD-like capture of its gradients."""
-    config = PPOConfig(
-        **{**dict(lora_r=lora_r, ppo_epochs=1, lr_schedule="constant", micro_batch_tokens=200), **settings}
-    )
-    roles = set_up_roles(make_base(), lora_r=lora_r, lora_alpha=8, lora_dropout=0.1, lora_targets="all-linear")
-    torch.manual_seed(1)
-    with torch.no_grad():
-        for parameter in [*roles.policy.parameters(), *roles.value.parameters()]:
-            if lora_r:
-                parameter.add_(torch.randn_like(parameter) * 0.1)
-    return ModelTrainer(roles.policy, roles.value, config), roles
 
 
 def mean_loss(roles, role, pairs):
@@ -38,18 +25,6 @@ def mean_loss(roles, role, pairs):
     else:
         found = value_loss(model.values(pairs), pairs.values, pairs.reward_to_go, mask, 0.2)
     return masked_mean(found.loss, mask)
-
-
-def gradients(pairs, role, **settings):
-    """The gradient that reaches the optimiser, clipped or not, and the loss."""
-    trainer, _ = setup(**settings, max_grad_norm=1e9)
-    optimiser = getattr(trainer, f"{role}_optimiser")
-    caught = []
-    optimiser.adamw.register_step_pre_hook(
-        lambda *_: caught.append(torch.cat([p.grad.flatten() for p in optimiser.parameters]))
-    )
-    metrics = getattr(trainer, f"train_{role}_model")(pairs)
-    return caught[0], metrics[f"{role}_loss"]
 
 
 @pytest.mark.parametrize(("kl_coef", "entropy_coef"), [(0.0, 0.0), (0.5, 0.2)])
@@ -100,11 +75,6 @@ def test_a_shared_trunk_needs_no_second_copy_of_all_weights():
         make_base(), lora_r=0, lora_alpha=8, lora_dropout=0.0, lora_targets="all-linear", shared_trunk=True
     )
     assert roles.value.base is roles.policy.base is not roles.sft._policy.base
-
-
-def fixed_pairs(seed=0, **settings):
-    pairs = make_pairs(rows=9, dtype=torch.float32, seed=seed, **settings)
-    return pairs.with_columns(old_logprobs=pairs.old_logprobs - 7)
 
 
 @pytest.mark.parametrize("holes", [False, True])

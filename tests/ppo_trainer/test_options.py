@@ -13,8 +13,7 @@ from ppo_lm.ops import masked_mean
 from ppo_lm.ppo_trainer import PPOTrainer
 from ppo_lm.training import kl_loss, policy_loss
 from tests.conftest import make_pairs
-from tests.ppo_trainer.test_model_trainer import fixed_pairs, gradients, setup
-from tests.ppo_trainer.test_resume import PROMPTS, make
+from tests.ppo_trainer.conftest import PROMPTS, fixed_pairs, gradients, make, setup
 
 
 def by_length(prompts, completions):

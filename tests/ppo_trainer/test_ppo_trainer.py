@@ -16,24 +16,8 @@ from ppo_lm.errors import ConfigError, DataError, RewardError
 from ppo_lm.ppo_trainer.metrics import describe_rollout
 from ppo_lm.rewards import ModelReward, Responses, RewardComputer
 from tests.conftest import make_base, make_pairs
-
-PROMPTS = [
-    "SUBREDDIT: r/advice TITLE: My boss TL;DR:",
-    "POST: I moved out. TL;DR:",
-    "TL;DR:",
-    "My sister Karen got arrested. TL;DR:",
-]
-
-
-def length_reward(prompts, completions):
-    return [len(c) / 10 for c in completions]
-
-
-def trainer(folder, reward=length_reward, **settings):
-    return PPOTrainer(
-        PPOConfig(**{**dict(model_name=folder, batch_size=4, micro_batch_tokens=60, steps=3), **settings}),
-        reward=reward,
-    )
+from tests.ppo_trainer.conftest import FOUR_PROMPTS as PROMPTS
+from tests.ppo_trainer.conftest import length_reward, trainer
 
 
 @pytest.mark.parametrize(

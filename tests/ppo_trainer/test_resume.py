@@ -1,6 +1,5 @@
 """A run whose reward fails is saved as it was before the batch, and continues as if nothing had happened."""
 
-import json
 import re
 import subprocess
 import sys
@@ -11,10 +10,7 @@ import yaml
 from ppo_lm import PPOConfig, PPOTrainer
 from ppo_lm.cli.main import main
 from ppo_lm.errors import CheckpointError, RewardError, RunPaused
-
-PROMPTS = [f"SUBREDDIT: r/advice TITLE: My boss number {n} TL;DR:" for n in range(12)]
-
-COSTS = ("tokens_per_second", "sampled_tokens_per_second", "peak_memory_mib")
+from tests.ppo_trainer.conftest import PROMPTS, make, metrics
 
 
 class Flaky:
@@ -30,52 +26,31 @@ class Flaky:
         return [len(c) / 10 for c in completions]
 
 
-def make(folder, out, reward, **settings):
-    defaults = dict(
-        model_name=folder,
-        batch_size=4,
-        mini_batches=2,
-        ppo_epochs=2,
-        micro_batch_tokens=60,
-        steps=5,
-        eval_prompts=2,
-        eval_every=2,
-        samples_every=1,
-        learning_rate=1e-2,
-        output_dir=str(out),
-        save_merged=False,
-    )
-    return PPOTrainer(PPOConfig(**{**defaults, **settings}), reward=reward)
-
-
-def metrics(out):
-    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    return [
-        {name: value for name, value in row.items() if not name.startswith(("seconds", "floor")) and name not in COSTS}
-        for row in rows
-    ]
-
-
 # With evaluations of two calls at steps 0, 2, 4 and 5, the calls are: e e 1 2 e e 3 4 e e 5 e e
+PLACES = {
+    "first evaluation": (1, 0),
+    "first step": (3, 0),
+    "step 3": (7, 2),
+    "evaluation at 2": (6, 2),
+    "last evaluation": (12, 5),
+}
+KINDS = [
+    {"lora_r": 4},
+    {"lora_r": 0},
+    {"lora_r": 0, "dtype": "bfloat16"},
+    {"lora_r": 4, "value_backbone": "shared"},
+    {"lora_r": 4, "advantage_estimator": "rloo", "responses_per_prompt": 2},
+]
+
+
 @pytest.mark.parametrize(
-    ("fails", "after"),
-    [(1, 0), (3, 0), (7, 2), (6, 2), (12, 5)],
-    ids=["first evaluation", "first step", "step 3", "evaluation at 2", "last evaluation"],
-)
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {"lora_r": 4},
-        {"lora_r": 0},
-        {"lora_r": 0, "dtype": "bfloat16"},
-        {"lora_r": 4, "value_backbone": "shared"},
-        {"lora_r": 4, "advantage_estimator": "rloo", "responses_per_prompt": 2},
-    ],
+    ("settings", "place"),
+    [*((KINDS[0], place) for place in PLACES), *((settings, "step 3") for settings in KINDS[1:])],
     ids=str,
 )
-def test_a_paused_run_ends_bit_for_bit_like_one_that_was_not(folder, tmp_path, fails, after, settings):
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    expected = make(folder, whole, Flaky(), **settings).train(PROMPTS)
+def test_a_paused_run_ends_bit_for_bit_like_one_that_was_not(folder, undisturbed, tmp_path, settings, place):
+    parts, (fails, after) = tmp_path / "parts", PLACES[place]
+    expected, whole = undisturbed(Flaky, **settings)
     with pytest.raises(
         RunPaused,
         match=rf"the judge is out\nThe run was saved as it was after step {after}; continue with: "
@@ -91,15 +66,15 @@ def test_a_paused_run_ends_bit_for_bit_like_one_that_was_not(folder, tmp_path, f
     assert not (parts / "checkpoints").exists()  # nothing is left to resume
 
 
-def test_a_run_can_be_paused_twice(folder, tmp_path):
-    expected = make(folder, tmp_path / "whole", Flaky()).train(PROMPTS)
+def test_a_run_can_be_paused_twice(folder, undisturbed, tmp_path):
+    expected, whole = undisturbed(Flaky, lora_r=4)
     out = tmp_path / "parts"
     with pytest.raises(RunPaused, match="after step 1"):
-        make(folder, out, Flaky(4)).train(PROMPTS)
+        make(folder, out, Flaky(4), lora_r=4).train(PROMPTS)
     with pytest.raises(RunPaused, match="after step 3"):
-        make(folder, out, Flaky(5)).train(PROMPTS, resume=out)
-    assert make(folder, out, Flaky()).train(PROMPTS, resume=out) == expected
-    assert metrics(out) == metrics(tmp_path / "whole")
+        make(folder, out, Flaky(5), lora_r=4).train(PROMPTS, resume=out)
+    assert make(folder, out, Flaky(), lora_r=4).train(PROMPTS, resume=out) == expected
+    assert metrics(out) == metrics(whole)
 
 
 def test_without_a_folder_there_is_nothing_to_resume_from(folder):
@@ -159,7 +134,7 @@ def test_resume_on_the_command_line(tmp_path, capsys):
     assert "it has no config.yaml" in capsys.readouterr().err
 
 
-def test_a_scorer_that_dies_in_mid_run_pauses_it_until_it_is_back(folder, tmp_path, checkout):
+def test_a_scorer_that_dies_in_mid_run_pauses_it_until_it_is_back(folder, tmp_path, capsys):
     """End to end: a real server killed between two steps, exit code 75, the server started again, --resume."""
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("\n".join(PROMPTS))
@@ -178,25 +153,21 @@ def test_a_scorer_that_dies_in_mid_run_pauses_it_until_it_is_back(folder, tmp_pa
         save_merged=False,
     )
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings))
-    command = [sys.executable, "main.py"]
-    paused = subprocess.run(
-        [*command, "--config", str(tmp_path / "config.yaml")], cwd=checkout, capture_output=True, text=True, check=False
-    )
+    with pytest.raises(SystemExit) as paused:
+        main(["train", "--config", str(tmp_path / "config.yaml")])
     process.wait()
-    assert paused.returncode == 75, paused.stderr
-    assert f"--resume {out}" in paused.stderr and "failed 2 times" in paused.stderr and "Traceback" not in paused.stderr
+    said = capsys.readouterr().err
+    assert paused.value.code == 75, said
+    assert f"--resume {out}" in said and "failed 2 times" in said
     assert [row["step"] for row in metrics(out)] == [1, 2, 3, 4][: len(metrics(out))] and 0 < len(metrics(out)) < 4
 
     process = subprocess.Popen([*server, port, "100"], stdout=subprocess.PIPE, text=True)
     try:
         process.stdout.readline()
-        done = subprocess.run(
-            [*command, "--resume", str(out)], cwd=checkout, capture_output=True, text=True, check=False
-        )
+        main(["train", "--resume", str(out)])
     finally:
         process.kill()
         process.wait()
-    assert done.returncode == 0, done.stderr
     assert [row["step"] for row in metrics(out)] == [1, 2, 3, 4]
     assert (out / "adapter" / "adapter_config.json").is_file()
 

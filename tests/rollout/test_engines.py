@@ -12,7 +12,8 @@ from ppo_lm.errors import ConfigError, ModelError
 from ppo_lm.models import BaseModel, PolicyModel
 from ppo_lm.rollout import PlainEngine, RolloutEngine, Sampled, SlotEngine, find_engine
 from tests.conftest import make_base
-from tests.ppo_trainer.test_ppo_trainer import PROMPTS, length_reward, trainer
+from tests.ppo_trainer.conftest import FOUR_PROMPTS as PROMPTS
+from tests.ppo_trainer.conftest import length_reward, trainer
 
 WHOLE = dict(max_new_tokens=12, top_k=0, top_p=1.0, learning_rate=1e-2)
 OWN = f"{Path(__file__).parents[2] / 'examples' / 'own_engine.py'}:Generate"

@@ -9,13 +9,7 @@ from ppo_lm.config import RewardConfig, SFTConfig
 from ppo_lm.errors import ConfigError, DataError, ModelError
 from ppo_lm.reward_modeling import run_reward
 from ppo_lm.sft import run_sft
-
-DEMONSTRATIONS = [{"prompt": f"POST: I moved out {n} times. TL;DR:", "completion": "I am upset."} for n in range(40)]
-
-
-def write(file, rows):
-    file.write_text("\n".join(map(json.dumps, rows)))
-    return str(file)
+from tests.sft.conftest import DEMONSTRATIONS, write
 
 
 def sft_config(folder, tmp_path, rows=DEMONSTRATIONS, **settings):

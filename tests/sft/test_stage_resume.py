@@ -1,10 +1,8 @@
 """Supervised stages that are killed or asked to stop continue bit for bit, including dropout and data order."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +13,8 @@ from ppo_lm.errors import CheckpointError, RunPaused
 from ppo_lm.reward_modeling import run_reward
 from ppo_lm.sft import run_sft
 from ppo_lm.value_modeling import run_value
-from tests.sft.test_stage import DEMONSTRATIONS, write
+from tests.conftest import in_a_process
+from tests.sft.conftest import DEMONSTRATIONS, signalling, write
 
 RUN = {"sft": run_sft, "reward": run_reward, "value": run_value}
 KINDS = [
@@ -55,57 +54,41 @@ def weights(out):
     return {file.relative_to(out): file.read_bytes() for file in sorted(out.rglob("*.safetensors"))}
 
 
-def signalling(number, at):
-    """`Optimiser.step` that sends the process a signal in its `at`-th call."""
-    from ppo_lm.optimisation import Optimiser
-
-    step, calls = Optimiser.step, []
-
-    def signalled(self):
-        calls.append(1)
-        if len(calls) == at:
-            os.kill(os.getpid(), number)
-        return step(self)
-
-    Optimiser.step = signalled
-    return lambda: setattr(Optimiser, "step", step)
+@pytest.fixture(scope="module", params=KINDS, ids=str)
+def undisturbed(request, folder, tmp_path_factory):
+    """A kind of run and its settings, what it returns where nothing disturbs it, and its folder."""
+    kind, settings = request.param
+    out = tmp_path_factory.mktemp("undisturbed")
+    results = RUN[kind](make_config(kind, folder, out, out / "run", **settings), quiet=True)
+    return kind, settings, results, out / "run"
 
 
-@pytest.mark.parametrize(("kind", "settings"), KINDS, ids=str)
+def killed_in_step(at, kind, config):
+    with signalling(signal.SIGKILL, at):
+        RUN[kind](config, quiet=True)
+
+
 @pytest.mark.parametrize(("at", "step"), [(2, "step-000000"), (8, "step-000005")])
-def test_a_stage_killed_inside_a_step_continues_bit_for_bit(folder, tmp_path, kind, settings, at, step):
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    expected = RUN[kind](make_config(kind, folder, tmp_path, whole, **settings), quiet=True)
-    script = (
-        "import signal; from pathlib import Path; from tests.sft.test_stage_resume import *\n"
-        f"signalling(signal.SIGKILL, {at})\n"
-        f"RUN[{kind!r}](make_config({kind!r}, {folder!r}, Path({str(tmp_path)!r}), {str(parts)!r}, "
-        f"**{settings!r}), quiet=True)"
-    )
-    killed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
+def test_a_stage_killed_inside_a_step_continues_bit_for_bit(folder, undisturbed, tmp_path, at, step):
+    (kind, settings, expected, whole), parts = undisturbed, tmp_path / "parts"
+    config = make_config(kind, folder, tmp_path, parts, **settings)
+    assert in_a_process(killed_in_step, at, kind, config) == -signal.SIGKILL
     assert sorted(path.name for path in (parts / "checkpoints").iterdir())[-1] == step
-    assert RUN[kind](make_config(kind, folder, tmp_path, parts, **settings), quiet=True, resume=parts) == expected
+    assert RUN[kind](config, quiet=True, resume=parts) == expected
     assert weights(parts) == weights(whole) and len(weights(whole)) > 0
     assert (parts / "metrics.jsonl").read_text() == (whole / "metrics.jsonl").read_text()
     assert not (parts / "checkpoints").exists()
 
 
-@pytest.mark.parametrize(("kind", "settings"), KINDS, ids=str)
 @pytest.mark.parametrize("at", [7, 11])
-def test_a_stage_that_is_asked_to_stop_is_saved_and_resumed_by_command(folder, tmp_path, kind, settings, at, capsys):
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    RUN[kind](make_config(kind, folder, tmp_path, whole, **settings), quiet=True)
-    undo = signalling(signal.SIGTERM, at)
-    try:
-        with pytest.raises(
-            RunPaused,
-            match=rf"SIGTERM was received\nThe run was saved as it was after step {at}; continue with: "
-            rf"ppo-lm {kind} --resume {parts}",
-        ):
-            RUN[kind](make_config(kind, folder, tmp_path, parts, **settings), quiet=True)
-    finally:
-        undo()
+def test_a_stage_that_is_asked_to_stop_is_saved_and_resumed_by_command(folder, undisturbed, tmp_path, at):
+    (kind, settings, _, whole), parts = undisturbed, tmp_path / "parts"
+    said = (
+        rf"SIGTERM was received\nThe run was saved as it was after step {at}; "
+        rf"continue with: ppo-lm {kind} --resume {parts}"
+    )
+    with signalling(signal.SIGTERM, at), pytest.raises(RunPaused, match=said):
+        RUN[kind](make_config(kind, folder, tmp_path, parts, **settings), quiet=True)
     main([kind, "--resume", str(parts)])
     assert weights(parts) == weights(whole)
     assert (parts / "metrics.jsonl").read_text() == (whole / "metrics.jsonl").read_text()
@@ -113,20 +96,11 @@ def test_a_stage_that_is_asked_to_stop_is_saved_and_resumed_by_command(folder, t
 
 def test_other_settings_or_data_are_refused(folder, tmp_path):
     parts = tmp_path / "parts"
-    undo = signalling(signal.SIGINT, 3)
-    try:
-        with pytest.raises(RunPaused):
-            run_sft(make_config("sft", folder, tmp_path, parts, lora_r=4), quiet=True)
-    finally:
-        undo()
-    with pytest.raises(CheckpointError, match="other settings: epochs was 3 and is 4"):
-        run_sft(
-            make_config("sft", folder, tmp_path, parts, lora_r=4).__class__(
-                **{**vars(make_config("sft", folder, tmp_path, parts, lora_r=4)), "epochs": 4}
-            ),
-            resume=parts,
-        )
     config = make_config("sft", folder, tmp_path, parts, lora_r=4)
+    with signalling(signal.SIGINT, 3), pytest.raises(RunPaused):
+        run_sft(config, quiet=True)
+    with pytest.raises(CheckpointError, match="other settings: epochs was 3 and is 4"):
+        run_sft(replace(config, epochs=4), resume=parts)
     Path(config.demonstrations).write_text(
         "\n".join(json.dumps({**row, "completion": "I am glad."}) for row in DEMONSTRATIONS)
     )

@@ -10,7 +10,7 @@ import yaml
 from ppo_lm.cli.main import main
 from ppo_lm.config import PPOConfig
 from ppo_lm.tracking.health import CHECKS, WINDOW, check_health
-from tests.ppo_trainer.test_resume import PROMPTS, make
+from tests.ppo_trainer.conftest import PROMPTS, make
 
 
 def of_length(prompts, completions):

@@ -17,8 +17,7 @@ from ppo_lm.value_modeling import ScoredDemonstration, measure_values, run_value
 from ppo_lm.value_modeling.value_trainer import make_pairs, sum_value_losses
 from tests.conftest import make_base
 from tests.conftest import make_pairs as random_pairs
-from tests.sft.test_stage import DEMONSTRATIONS, write
-from tests.sft.test_stage_resume import signalling
+from tests.sft.conftest import DEMONSTRATIONS, signalling, write
 
 GOOD, BAD, EOS = 7, 8, 1
 
@@ -200,12 +199,8 @@ def test_a_resumed_run_does_not_call_the_reward_again(folder, tmp_path):
         "return [float(len(c)) for c in completions]\n"
     )
     config = value_config(folder, tmp_path, reward=f"{script}:judge")
-    undo = signalling(signal.SIGTERM, 3)
-    try:
-        with pytest.raises(RunPaused):
-            run_value(config, quiet=True)
-    finally:
-        undo()
+    with signalling(signal.SIGTERM, 3), pytest.raises(RunPaused):
+        run_value(config, quiet=True)
     counts = [int(line) for line in asked.read_text().split()]
     assert sum(counts) == len(DEMONSTRATIONS)
     run_value(config, quiet=True, resume=tmp_path / "value")
