@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import re
 import shutil
 import sys
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from ppo_lm.config.settings import Settings, did_you_mean
 
 WIDEST = 120
 HELP_COLUMN = 28
+NEGATIVE_NUMBER = re.compile(r"-(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$", re.IGNORECASE)
 
 
 class Parser(argparse.ArgumentParser):
@@ -32,6 +34,7 @@ class Parser(argparse.ArgumentParser):
             allow_abbrev=False,
             add_help=add_help,
         )
+        self._negative_number_matcher = NEGATIVE_NUMBER  # argparse's own lacks exponents before Python 3.14
 
     def parse(self, arguments: Sequence[str]) -> dict[str, Any]:
         """The value of each option in `arguments`, by name. Ends with exit code 2 if one is unknown or incomplete."""

@@ -49,7 +49,9 @@ class LivePairs:
 
     def __init__(self, policy: PolicyModel, prompts: PromptSet, config: CollectConfig):
         self._policy, self._prompts, self._config = policy, prompts, config
-        self._lock = threading.Lock()
+        from ppo_lm.experience_buffer import MemoryBudget
+
+        self._budget, self._lock = MemoryBudget(), threading.Lock()
         self._written: dict[int, tuple[Prompt, str, str]] = {}
 
     def __len__(self) -> int:
@@ -73,7 +75,7 @@ class LivePairs:
         first = second = ""
         for attempt in range(self.TRIES):
             seed = (config.seed * 1_000_003 + number) * self.TRIES + attempt
-            first, second = write_completions(self._policy, [prompt, prompt], sampling, seed=seed)
+            first, second = write_completions(self._policy, [prompt, prompt], sampling, seed=seed, budget=self._budget)
             if first != second:
                 break
         return first, second

@@ -7,16 +7,17 @@ import dataclasses
 import secrets
 from pathlib import Path
 
-import yaml
 from rich.console import Console
 
 from ppo_lm.collection.answers import ANSWERS, AnswerStore
 from ppo_lm.collection.pairs import Pairs, load_pairs
 from ppo_lm.collection.schedule import Schedule
 from ppo_lm.config import CollectConfig
+from ppo_lm.config.files import read_settings
 from ppo_lm.config.settings import differences, with_current_names
 from ppo_lm.errors import ConfigError, first_line, require
 from ppo_lm.run import check_output_dir, write_config
+from ppo_lm.run.folder import lock_run_folder, unlock
 
 FINGERPRINT = "pairs.sha256"
 MAY_CHANGE = ("host", "port", "annotator", "output_dir")  # when a collection continues
@@ -30,7 +31,8 @@ def run_collection(config: CollectConfig) -> None:
     folder = Path(config.output_dir).expanduser()
     check_same_collection(config, folder)
     pairs, report = load_pairs(config)
-    lock = lock_folder(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = lock_run_folder(folder)
     check_same_pairs(pairs, folder)
     store = AnswerStore(folder)
     (folder / FINGERPRINT).write_text(pairs.fingerprint() + "\n", encoding="utf-8")
@@ -56,7 +58,7 @@ def run_collection(config: CollectConfig) -> None:
     except KeyboardInterrupt:
         console.print(f"{len(store.answers)} of {schedule.tasks} answered; run the same command to continue.")
     finally:
-        lock.release()
+        unlock(lock)
 
 
 async def serve(app, config: CollectConfig, token: str | None, console: Console) -> None:
@@ -81,7 +83,7 @@ def check_same_collection(config: CollectConfig, folder: Path) -> None:
     file = folder / "config.yaml"
     if not file.is_file() or not has_answers(folder):
         return
-    then = with_current_names(CollectConfig, yaml.safe_load(file.read_text(encoding="utf-8")))
+    then = with_current_names(CollectConfig, read_settings(file, "output_dir"))
     changed = differences(dataclasses.asdict(config), then, MAY_CHANGE)
     if changed:
         raise ConfigError(
@@ -108,19 +110,3 @@ def check_same_pairs(pairs: Pairs, folder: Path) -> None:
 
 def has_answers(folder: Path) -> bool:
     return (folder / ANSWERS).is_file() and (folder / ANSWERS).stat().st_size > 0
-
-
-def lock_folder(folder: Path):
-    """Lock the folder until this process ends. Raises `ConfigError` if another process holds the lock."""
-    from filelock import FileLock, Timeout
-
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise ConfigError(
-            [f"{str(folder)!r} is in use by another ppo-lm collect; stop it first, or choose another output_dir"],
-            "CollectConfig",
-        ) from None
-    return lock

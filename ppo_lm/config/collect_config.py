@@ -83,10 +83,11 @@ class CollectConfig(SourceSettings):
     """Folder for answers.jsonl and preferences.jsonl. Name the same folder again to continue."""
 
     def clashes(self) -> list[str]:
+        clashes = super().clashes()
         if (self.pairs is None) == (self.prompts is None):
-            return ["give either pairs (completions from a file) or prompts (completions from a model)"]
+            clashes.append("give either pairs (completions from a file) or prompts (completions from a model)")
         if self.pairs is not None and self.max_prompt_tokens:
-            return ["max_prompt_tokens is set but pairs have their completions already; remove it"]
+            clashes.append("max_prompt_tokens is set but pairs have their completions already; remove it")
         if self.repeat_every == 1:
-            return ["repeat_every is 1, so no new pair would ever be shown; set it to 0, or to 2 or more"]
-        return []
+            clashes.append("repeat_every is 1, so no new pair would ever be shown; set it to 0, or to 2 or more")
+        return clashes

@@ -56,6 +56,7 @@ class RewardConfig(SupervisedSettings):
     plots."""
 
     def clashes(self) -> list[str]:
+        clashes = super().clashes()
         if self.lora_r == 0:
-            return ["lora_r is 0; a reward model is an adapter on the base model, so set lora_r to at least 1"]
-        return super().clashes()
+            clashes.append("lora_r is 0; a reward model is an adapter on the base model, so set lora_r to at least 1")
+        return clashes

@@ -49,6 +49,7 @@ class ValueConfig(RewardSettings, SupervisedSettings):
     """Folder for the value model (adapter and head, for `ppo-lm train --value_model`), metrics and the data report."""
 
     def clashes(self) -> list[str]:
+        clashes = super().clashes()
         if self.lora_r == 0:
-            return ["lora_r is 0; the value model is an adapter on the base model, so set lora_r to at least 1"]
-        return super().clashes()
+            clashes.append("lora_r is 0; the value model is an adapter on the base model, so set lora_r to at least 1")
+        return clashes

@@ -214,7 +214,7 @@ class BaseModel:
             return self._read(self.network.get_decoder(), input_ids, attention_mask)
 
     def checkpoint_activations(self) -> None:
-        """Keep only the layers' inputs for the backward pass, which computes the rest anew ("Training deep nets with
+        """Keep only the layers' inputs for the backward pass, which recomputes the rest ("Training deep nets with
         sublinear memory cost", 1604.06174)."""
         enable = (
             getattr(self.network, "activation_checkpointing_enable", None) or self.network.gradient_checkpointing_enable

@@ -13,6 +13,7 @@ from ppo_lm.data import DataReport, Demonstration, load_demonstrations
 from ppo_lm.data.encoded import EncodedDemonstrations, encode_demonstrations
 from ppo_lm.errors import ConfigError, Problems, require
 from ppo_lm.evaluation import rouge
+from ppo_lm.experience_buffer import MemoryBudget
 from ppo_lm.models import BaseModel, PolicyModel
 from ppo_lm.rollout import SamplingSettings, write_completions
 from ppo_lm.run import check_output_dir, save_models
@@ -41,13 +42,15 @@ def run_sft(
     train, held_out = encoded.split(config.held_out, config.seed, report)
     settings = loop_settings(config)
 
-    with make_stage_run(config, "sft", train, resume=resume, quiet=quiet, recorders=recorders) as run:
+    budget = MemoryBudget()
+    run = make_stage_run(config, "sft", train, resume=resume, quiet=quiet, recorders=recorders)
+    with run, budget.telling(run.say):
         policy = set_up_policy(base, config)
         optimiser = register_training(run, policy.parameters(), settings, len(train.tokens))
         run.start(f"SFT on {config.model_name} ({base.description})", reports=[report], columns=LOSS, lines=LINES)
-        before = run.measure("before", len(held_out.texts), lambda: measure(policy, held_out, config))
+        before = run.measure("before", len(held_out.texts), lambda: measure(policy, held_out, config, budget))
         train_sft(policy, train.tokens, settings, seed=config.seed, optimiser=optimiser, progress=run)
-        after = run.measure("after", len(held_out.texts), lambda: measure(policy, held_out, config))
+        after = run.measure("after", len(held_out.texts), lambda: measure(policy, held_out, config, budget))
         run.say(*save_models(policy, run.require_folder()))
         run.finish()
     return before_and_after(before, after)
@@ -83,7 +86,9 @@ def set_up_policy(base: BaseModel, config: SFTConfig) -> PolicyModel:
     return PolicyModel(base)
 
 
-def measure(policy: PolicyModel, held_out: EncodedDemonstrations, config: SFTConfig) -> dict[str, float]:
+def measure(
+    policy: PolicyModel, held_out: EncodedDemonstrations, config: SFTConfig, budget: MemoryBudget
+) -> dict[str, float]:
     """The loss on held-out demonstrations, and ROUGE of near-greedy completions of the first `rouge_samples` prompts
     that leave room for one, against the human ones."""
     if not held_out.tokens:
@@ -94,6 +99,7 @@ def measure(policy: PolicyModel, held_out: EncodedDemonstrations, config: SFTCon
     texts = fitting[: config.rouge_samples]
     if texts:
         sampling = SamplingSettings(config.max_new_tokens, NEAR_GREEDY)
-        written = write_completions(policy, [d.prompt for d in texts], sampling, config.batch_size, config.seed)
+        prompts = [d.prompt for d in texts]
+        written = write_completions(policy, prompts, sampling, config.batch_size, config.seed, budget)
         numbers |= rouge(written, [d.completion for d in texts])
     return numbers

@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import yaml
-
 from ppo_lm.config import PPOConfig
+from ppo_lm.config.files import read_settings
 from ppo_lm.errors import ConfigError, UserError, first_line
 from ppo_lm.tracking.health import WINDOW, check_health, steps_of
 
@@ -37,13 +36,10 @@ def examine(folder: Path) -> list[str]:
 
 
 def _read_config(file: Path) -> PPOConfig:
-    try:
-        settings = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"there is no run in {str(file.parent)!r}: it has no config.yaml") from None
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise UserError(f"{file} cannot be read: {first_line(error)}") from None
-    if not isinstance(settings, dict) or "ppo_epochs" not in settings:
+    if not file.exists():
+        raise UserError(f"there is no run in {str(file.parent)!r}: it has no config.yaml")
+    settings = read_settings(file, "doctor")
+    if "ppo_epochs" not in settings:
         raise ConfigError([f"{file} is not the configuration of a PPO run"], "doctor")
     return PPOConfig(**settings)
 

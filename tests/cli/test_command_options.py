@@ -194,3 +194,8 @@ def test_a_text_stays_a_text_whatever_yaml_would_read_into_it(tmp_path):
     assert {name: getattr(config, name) for name in settings} == settings
     config = read(*[argument for name, value in settings.items() for argument in (f"--{name}", value)])
     assert {name: getattr(config, name) for name in settings} == {**settings, "reward": [settings["reward"]]}
+
+
+@pytest.mark.parametrize(("text", "value"), [("-1", -1.0), ("-0.5", -0.5), ("-1e-1", -0.1), ("-2.5E+1", -25.0)])
+def test_a_negative_number_is_a_value_and_no_option(text, value):
+    assert read("--missing_eos_score", text).missing_eos_score == value

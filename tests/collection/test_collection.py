@@ -8,11 +8,12 @@ from ppo_lm.collection.answers import AnswerStore
 from ppo_lm.collection.pairs import FilePairs, load_pairs
 from ppo_lm.collection.schedule import Schedule
 from ppo_lm.collection.server import make_app
-from ppo_lm.collection.stage import check_same_collection, check_same_pairs, lock_folder
+from ppo_lm.collection.stage import check_same_collection, check_same_pairs, run_collection
 from ppo_lm.config import CollectConfig
 from ppo_lm.data import Preference, load_preferences
-from ppo_lm.errors import ConfigError, DataError
+from ppo_lm.errors import ConfigError, DataError, UserError
 from ppo_lm.run import write_config
+from ppo_lm.run.folder import lock_run_folder, unlock
 
 PAIRS = FilePairs([Preference(f"prompt {i}", f" first {i}", f" second {i}") for i in range(12)])
 
@@ -184,11 +185,14 @@ def test_a_folder_with_answers_to_other_pairs_is_refused(tmp_path):
 
 
 def test_one_folder_serves_one_program_at_a_time(tmp_path):
-    lock = lock_folder(tmp_path)
-    with pytest.raises(ConfigError, match="is in use by another ppo-lm collect"):
-        lock_folder(tmp_path)
-    lock.release()
-    lock_folder(tmp_path).release()
+    pairs = tmp_path / "pairs.jsonl"
+    pairs.write_text('{"prompt": "p", "chosen": " a", "rejected": " b"}\n')
+    lock = lock_run_folder(tmp_path)
+    try:
+        with pytest.raises(UserError, match="is in use by another process; wait until it ends, or stop it"):
+            run_collection(CollectConfig(pairs=str(pairs), output_dir=str(tmp_path)))
+    finally:
+        unlock(lock)
 
 
 def test_preferences_from_elsewhere_are_never_overwritten(tmp_path):
