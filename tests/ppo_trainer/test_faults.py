@@ -156,8 +156,8 @@ def test_a_broken_weight_stops_the_run_at_once_and_is_never_saved(folder, tmp_pa
     trainer.ppo_step = breaking
     with pytest.raises(
         RunStopped,
-        match="weights of the policy model are NaN or infinite, so no step can succeed any more\nThe last checkpoint is "
-        ".*step-000002",
+        match="weights of the policy model are NaN or infinite, so no step can succeed any more\n"
+        "The last checkpoint is .*step-000002",
     ):
         trainer.train(PROMPTS)
     assert all(
@@ -171,7 +171,8 @@ def test_a_broken_weight_stops_the_run_at_once_and_is_never_saved(folder, tmp_pa
 def test_a_run_stops_when_its_kl_is_over_the_limit(folder, tmp_path):
     with pytest.raises(
         RunStopped,
-        match=r"step \d: the KL to the reference is .* nats per response, over kl_limit 0.5; start again with a higher kl_coef \(0\)",
+        match=r"step \d: the KL to the reference is .* nats per response, over kl_limit 0.5; "
+        r"start again with a higher kl_coef \(0\)",
     ) as stopped:
         make(folder, tmp_path / "run", Lengths(), kl_limit=0.5, kl_coef=0, learning_rate=0.1, eval_every=0).train(
             PROMPTS
