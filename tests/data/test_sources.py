@@ -213,7 +213,7 @@ def test_only_a_newline_ends_a_line(tmp_path):
 def test_a_csv_file_of_bad_rows_is_read_quickly(tmp_path):
     file = tmp_path / "escaped.csv"
     file.write_text("prompt,n\n" + '"a \\"b\\" c",1\n' * 50_000 + "good,1\n")
-    started = time.perf_counter()
+    started = time.process_time()
     prompts, report = load_prompts(str(file))
-    assert time.perf_counter() - started < 10
+    assert time.process_time() - started < 10
     assert prompts.prompts == ["good"] and len(report.dropped) == 50_000

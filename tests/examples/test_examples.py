@@ -1,8 +1,5 @@
 import importlib.util
-import random
 import sys
-
-import pytest
 
 
 def load_example(checkout):
@@ -16,18 +13,14 @@ def test_the_sentiment_reward_and_the_interval(checkout):
     example = load_example(checkout)
     good, bad = example.sentiment(["", ""], [" a wonderful, happy surprise!", " a terrible, sad disaster."])
     assert good > 0.5 > -0.5 > bad
-    rng = random.Random(1)
-    differences = [rng.gauss(0.3, 1.0) for _ in range(400)]
-    low, high = example.paired_bootstrap(differences)
-    mean = sum(differences) / 400
-    assert low < mean < high
-    assert high - low == pytest.approx(2 * 1.96 / 20, abs=0.03)  # the normal approximation: ± 1.96 · σ / √n
+    # the sum of ten draws from five ones and five zeros is at most 1 in 1.1% of cases, and at most 2 in 5.5%
+    assert example.paired_bootstrap([1.0, 0.0] * 5) == (0.2, 0.8)
 
 
-def test_the_example_runs(checkout, smollm2, tmp_path, monkeypatch):
+def test_the_example_runs(checkout, folder, tmp_path, monkeypatch):
     example, report = load_example(checkout), tmp_path / "report.md"
     options = dict(steps=1, held_out=2, batch_size=2, output_dir=tmp_path / "run", report=report)
-    monkeypatch.setattr(example, "MODEL", smollm2.folder)
+    monkeypatch.setattr(example, "MODEL", folder)  # for SmolLM2, which takes long
     monkeypatch.setattr(
         sys, "argv", ["smollm2_sentiment.py", *(f"--{name}={value}" for name, value in options.items())]
     )

@@ -74,9 +74,10 @@ def test_the_inverse_schedule_rises_in_the_warm_up_and_falls_to_0():
     assert rates[10:] == [0.0, 0.0]
 
 
-def test_a_snapshot_undoes_updates_and_stays_on_the_weights_device():
+@pytest.mark.parametrize("device", ["cpu", *(["cuda"] if torch.cuda.is_available() else [])])
+def test_a_snapshot_undoes_updates_and_stays_on_the_weights_device(device):
     for dtype in (torch.float32, torch.bfloat16):
-        weight, optimiser = train(torch.ones(4, dtype=dtype), torch.randn(3, 4), 0.1)
+        weight, optimiser = train(torch.ones(4, dtype=dtype, device=device), torch.randn(3, 4, device=device), 0.1)
         before, snapshot = weight.detach().clone(), optimiser.snapshot()
         again = copy.deepcopy(optimiser.state_dict())
         for _ in range(2):

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import yaml
+from safetensors.torch import load_file
 
 from ppo_lm import PPOConfig, PPOTrainer
 from ppo_lm.cli.main import main
@@ -199,11 +200,13 @@ server.serve_forever()
 
 
 def test_the_policy_that_did_best_on_held_out_prompts_is_kept(folder, tmp_path):
-    """Best by the monitor, which likes short texts, while training follows the reward, a text's length."""
-    from safetensors.torch import load_file
+    """By the monitor, which likes the policy after step 4 most."""
+    planned, calls, policies = {1: 0.0, 5: 1.0, 9: 2.0, 13: 1.0}, [], []
 
-    def short(prompts, completions):
-        return [-len(c) / 10 for c in completions]
+    def monitor(completions):
+        """Its calls are, with two for each evaluation: e e 1 2 e e 3 4 e e 5 6 e e."""
+        calls.append(1)
+        return [planned.get(len(calls), 0.0)] * len(completions)
 
     config = PPOConfig(
         model_name=folder,
@@ -212,26 +215,24 @@ def test_the_policy_that_did_best_on_held_out_prompts_is_kept(folder, tmp_path):
         eval_prompts=4,
         eval_every=2,
         learning_rate=0.05,
-        kl_coef=0.0,
         output_dir=str(tmp_path / "run"),
         save_merged=False,
         lora_r=4,
     )
-    trainer = PPOTrainer(config, reward=Flaky(), monitor=short)
-    made, save = {}, trainer.roles.policy.base.save_adapter
+    trainer = PPOTrainer(config, reward=Flaky(), monitor=monitor)
+    step = trainer.ppo_step
 
-    def remember(role, target):
-        made[len(made)] = (target, [p.detach().clone() for p in trainer.roles.policy.parameters()])
-        save(role, target)
+    def remember(*batch):
+        results = step(*batch)
+        policies.append(sums(trainer.roles.policy.parameters()))
+        return results
 
-    trainer.roles.policy.base.save_adapter = remember
+    trainer.ppo_step = remember
     evaluations = trainer.train(PROMPTS)
-    seen = [evaluation.monitor for evaluation in evaluations["sampled"]]
-    better = [i for i in range(1, 4) if seen[i] > max(seen[:i])]
-    assert len(made) == len(better) + 1  # and the last policy
-    assert (tmp_path / "run" / "best").exists() == bool(better)
-    if better:
-        kept = load_file(tmp_path / "run" / "best" / "adapter" / "adapter_model.safetensors")
-        assert sorted(t.sum().item() for t in kept.values()) == pytest.approx(
-            sorted(t.sum().item() for t in made[len(better) - 1][1])
-        )
+    assert [evaluation.monitor for evaluation in evaluations["sampled"]] == [0.0, 1.0, 2.0, 1.0]
+    kept = load_file(tmp_path / "run" / "best" / "adapter" / "adapter_model.safetensors")
+    assert [number for number, policy in enumerate(policies, start=1) if policy == sums(kept.values())] == [4]
+
+
+def sums(tensors):
+    return sorted(float(tensor.detach().double().sum()) for tensor in tensors)

@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from ppo_lm import PPOConfig, PPOTrainer
-from ppo_lm.types import SAPairs
 
 PROMPTS = [f"SUBREDDIT: r/advice TITLE: My boss number {n} TL;DR:" for n in range(8)]
 MAY_DIFFER = (  # costs, what a step only reports, and what a network or engine derives from the weights
@@ -99,21 +98,3 @@ def test_an_unregistered_part_is_noticed(folder):
             return super().ppo_step(*arguments)
 
     assert forgotten(folder, Extended) == ["trainer.extra.count"]
-
-
-def test_pairs_are_no_part_of_a_trainer(folder):
-    """What a step makes it returns: no batch is left on the trainer."""
-    trainer = make(folder)
-    trainer.ppo_step(PROMPTS[:4])
-    assert not [path for path, thing in walk(trainer) if isinstance(thing, SAPairs)]
-
-
-def walk(thing, path="trainer", seen=None):
-    seen = {} if seen is None else seen  # id → the thing, held so that no other gets its id
-    if id(thing) in seen:
-        return
-    seen[id(thing)] = thing
-    yield path, thing
-    if type(thing).__module__.startswith("ppo_lm") and hasattr(thing, "__dict__"):
-        for name, value in vars(thing).items():
-            yield from walk(value, f"{path}.{name}", seen)

@@ -113,17 +113,17 @@ def test_a_reward_model_from_a_file_with_its_report(folder, tmp_path):
     )
 
     from ppo_lm.base_setup import find_reward_folder
-    from ppo_lm.data.encoding import encode_completion, encode_prompt
+    from ppo_lm.data import load_preferences
     from ppo_lm.models import RewardModel
     from ppo_lm.reward_modeling import score_all
+    from ppo_lm.reward_modeling.stage import encode_preferences
 
     base = load_base(folder, "float32", "cpu")
     model = RewardModel.load(base, find_reward_folder(str(out)))
-    chosen = [
-        encode_prompt(base.tokenizer, row["prompt"]) + encode_completion(base.tokenizer, " " + row["chosen"], 1)
-        for row in rows
-    ]
-    assert abs(float(score_all(model, chosen).mean())) < 0.5  # normalised on chosen completions
+    preferences, report = load_preferences(rows, source_column="who")
+    train, _ = encode_preferences(base, preferences, config, report).split(config.held_out, config.seed, report)
+    scores = score_all(model, [pair.chosen_ids for pair in train.tokens])  # what it is normalised on
+    assert (float(scores.mean()), float(scores.std())) == (pytest.approx(0, abs=1e-4), pytest.approx(1, abs=1e-4))
 
 
 def test_a_reward_model_of_cut_prompts_measures_lengths_of_completions(folder, tmp_path):
