@@ -84,6 +84,7 @@ def test_three_contestants_share_one_base_and_leave_a_report(models, tmp_path, c
         "report.md",
         "comparison.png",
         "completions.jsonl",
+        "metrics.jsonl",
     }
     numbers = json.loads((out / "results.json").read_text())
     assert numbers["prompts"] == 4 and numbers["judge"] == "length_target"

@@ -119,7 +119,7 @@ def test_a_whole_run_on_a_disk_that_is_too_small(folder, undisturbed, tmp_path):
         end_alike(disk / "run", whole)
         gc.collect()  # tensors of a checkpoint are mapped from its file, and the disk is busy as long as they live
         subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
-        with pytest.raises(UserError, match="cannot be written"):
+        with pytest.raises(UserError, match="is not writable; choose another folder"):
             make(folder, disk / "other", Signals()).train(PROMPTS)
     finally:
         subprocess.run(["umount", "--lazy", str(disk)], check=True)

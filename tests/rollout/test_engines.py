@@ -135,5 +135,5 @@ def test_what_is_no_engine_is_refused_with_what_it_lacks(folder):
 
 def test_a_cut_vocabulary_needs_an_engine_that_knows_the_cut(folder):
     trained = trainer(folder, engine=OWN, top_k=20, top_p=1.0)
-    with pytest.raises(ConfigError, match="top_k is 20 .* Generate does not say which tokens .*; set top_k to 0"):
+    with pytest.raises(ConfigError, match="top_k is 20 .* Generate does not report which tokens .*; set top_k to 0"):
         trained.ppo_step(PROMPTS)

@@ -179,7 +179,7 @@ def test_a_folder_that_is_taken_is_named_and_another_used(tmp_path):
     Stage(tmp_path / "run", recorders=[Listens()]).run()
     assert seen == [
         tmp_path / "run-2",
-        f"{tmp_path / 'run'} is taken by another run; this one goes to {tmp_path / 'run-2'}",
+        f"{tmp_path / 'run'} already holds a run; this one goes to {tmp_path / 'run-2'}",
     ]
 
 

@@ -115,7 +115,7 @@ def test_a_known_failure_is_reported(folder, tmp_path, capsys, name):
 
 def test_findings_are_reported_once_and_a_healthy_run_has_none(folder, tmp_path, capsys):
     run(folder, tmp_path / "ill", reward=constant, steps=WINDOW + 3, max_grad_norm=10.0)
-    assert capsys.readouterr().out.count("health: all responses of a batch score the same") == 1
+    assert capsys.readouterr().out.count("health: all responses of a batch get the same score") == 1
     found = run(folder, tmp_path / "well", max_grad_norm=10.0)
     assert found == {}
     assert "health:" not in capsys.readouterr().out
