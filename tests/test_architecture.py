@@ -13,6 +13,8 @@ from ppo_lm.config import PPOConfig
 from ppo_lm.ppo_trainer import ModelTrainer, PPOTrainer, RewardComputer, SequenceGenerator, ValueAdder
 from ppo_lm.reward_kl import KLDivergence, RewardAdjuster
 
+pytestmark = pytest.mark.fast
+
 ROOT = Path(ppo_lm.__file__).parent
 CHECKOUT = ROOT.parent
 LEVELS = [  # a room imports from rooms above it in this list only, and from none on its own line

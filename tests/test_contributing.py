@@ -12,6 +12,8 @@ from ppo_lm.fast.accelerate import Accelerated, accelerate
 from ppo_lm.fast.blocks import FAMILIES
 from tests.conftest import SMALL
 
+pytestmark = pytest.mark.fast
+
 PROMPTS = [f"SUBREDDIT: r/advice TITLE: My boss number {n} TL;DR:" for n in range(4)]
 MOST_LINES = 14  # of a block, blank ones and imports included
 

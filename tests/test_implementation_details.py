@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.fast
+
 CHECKOUT = Path(__file__).parents[1]
 CHECK = runpy.run_path(str(CHECKOUT / "benchmarks" / "mutation_check.py"))
 DETAILS, Detail, break_code = CHECK["DETAILS"], CHECK["Detail"], CHECK["break_code"]

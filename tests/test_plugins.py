@@ -7,6 +7,8 @@ import pytest
 from ppo_lm.errors import ConfigError
 from ppo_lm.plugins import Registry
 
+pytestmark = pytest.mark.fast
+
 
 def make() -> Registry:
     registry = Registry("advantage_estimator")

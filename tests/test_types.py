@@ -3,6 +3,8 @@ import torch
 
 from tests.conftest import make_pairs
 
+pytestmark = pytest.mark.fast
+
 
 def test_len_counts_sampled_tokens_and_select_keeps_rows():
     pairs = make_pairs(rows=5)

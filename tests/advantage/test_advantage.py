@@ -7,6 +7,8 @@ from ppo_lm.advantage import GAEAdvantage, GroupAdvantage, ReturnCalculator, TDE
 from ppo_lm.advantage.group_advantage import leave_one_out, normalised_in_group
 from tests.conftest import make_pairs
 
+pytestmark = pytest.mark.fast
+
 
 def sampled(pairs, row):
     """The columns of a row's sampled tokens."""

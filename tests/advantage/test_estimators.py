@@ -8,6 +8,8 @@ from ppo_lm.config import PPOConfig
 from ppo_lm.errors import ConfigError
 from tests.conftest import make_pairs
 
+pytestmark = pytest.mark.fast
+
 MADE = ("td_errors", "advantages", "reward_to_go", "returns")
 
 

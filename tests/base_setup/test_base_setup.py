@@ -88,6 +88,7 @@ def test_a_soft_cap_is_found_in_bfloat16_where_rounding_is_coarse(tmp_path):
         load_base(str(tmp_path), "bfloat16", "cpu")
 
 
+@pytest.mark.fast
 def test_pad_is_never_eos_and_the_tokenizer_is_left_as_it_is():
     tokenizer = make_base().tokenizer
     assert pick_pad_token_id(tokenizer, [1]) == tokenizer.pad_token_id == 0
@@ -103,6 +104,7 @@ def test_an_unavailable_device_is_reported_in_one_sentence(device):
         pick_device(device)
 
 
+@pytest.mark.fast
 def test_lora_targets_that_do_not_exist_or_are_shared_are_refused():
     for targets, message in (
         ("no_proj", r"cannot be used with this model .* it has .*q_proj"),
@@ -127,6 +129,7 @@ def test_auto_dtype():
     assert pick_dtype("bfloat16", cpu) == torch.bfloat16
 
 
+@pytest.mark.fast
 def test_a_reward_folder_is_checked_before_any_model_loads(tmp_path):
     for other in ("mine.py:score", str(tmp_path / "none"), str(tmp_path)):
         assert find_reward_folder(other) is None
@@ -142,6 +145,7 @@ def test_a_reward_folder_is_checked_before_any_model_loads(tmp_path):
     assert find_reward_folder("embedded") == EMBEDDED_MODEL / "reward"
 
 
+@pytest.mark.fast
 def test_an_adapter_folder_is_its_base_with_the_adapter_merged_in(tmp_path):
     base = load_base("embedded", "float32", "cpu")
     torch.manual_seed(0)
@@ -220,6 +224,7 @@ def test_code_in_a_model_folder_is_never_run(tmp_path, kind):
     assert not ran.exists()
 
 
+@pytest.mark.fast
 def test_a_model_that_reads_padding_is_refused(tmp_path, monkeypatch):
     """GPT-2 whose learned positions count padding, as they would without position ids."""
     from transformers import GPT2Config, GPT2LMHeadModel, GPT2Model
@@ -232,7 +237,5 @@ def test_a_model_that_reads_padding_is_refused(tmp_path, monkeypatch):
     assert load_base(str(tmp_path), "float32", "cpu").paths.why_not_padded is None
     forward = GPT2Model.forward
     monkeypatch.setattr(GPT2Model, "forward", lambda *inputs, position_ids=None, **more: forward(*inputs, **more))
-    with pytest.raises(
-        ModelError, match="gives other results for padded rows with position ids than for a row by itself"
-    ):
+    with pytest.raises(ModelError, match="gives other results for padded rows with position ids than"):
         load_base(str(tmp_path), "float32", "cpu")

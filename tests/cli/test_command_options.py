@@ -11,6 +11,8 @@ from ppo_lm.config.fields import fields_of
 from ppo_lm.config.files import embedded_settings
 from ppo_lm.errors import ConfigError
 
+pytestmark = pytest.mark.fast
+
 KINDS = {"sft": SFTConfig, "reward": RewardConfig, "value": ValueConfig, "train": PPOConfig, "evaluate": EvaluateConfig}
 
 

@@ -11,6 +11,8 @@ from ppo_lm.cli.main import main
 from ppo_lm.config import PPOConfig
 from ppo_lm.config.files import dump_settings
 
+pytestmark = pytest.mark.fast
+
 CHECKOUT = Path(ppo_lm.__file__).parents[1]
 PAGES = [CHECKOUT / "README.md", *sorted((CHECKOUT / "docs").glob("*.md"))]
 CODE = re.compile(r"```\w*\n(.*?)```|`([^`\n]+)`", flags=re.DOTALL)

@@ -8,6 +8,8 @@ from ppo_lm.config import PPOConfig
 from ppo_lm.config.fields import fields_of
 from ppo_lm.run import load_checkpoint, save_checkpoint
 
+pytestmark = pytest.mark.fast
+
 FORMER = {name: field.former_name for name, field in fields_of(PPOConfig).items() if field.former_name}
 
 

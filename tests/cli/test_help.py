@@ -9,6 +9,8 @@ from ppo_lm.config import CollectConfig, EvaluateConfig, PPOConfig, RewardConfig
 from ppo_lm.config.field_types import Topic
 from ppo_lm.config.fields import fields_of, help_texts
 
+pytestmark = pytest.mark.fast
+
 CONFIGS = [SFTConfig, RewardConfig, ValueConfig, PPOConfig, EvaluateConfig, CollectConfig]
 each_config = pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.__name__)
 

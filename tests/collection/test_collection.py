@@ -15,6 +15,8 @@ from ppo_lm.errors import ConfigError, DataError, UserError
 from ppo_lm.run import write_config
 from ppo_lm.run.folder import lock_run_folder, unlock
 
+pytestmark = pytest.mark.fast
+
 PAIRS = FilePairs([Preference(f"prompt {i}", f" first {i}", f" second {i}") for i in range(12)])
 
 
@@ -186,7 +188,7 @@ def test_a_folder_with_answers_to_other_pairs_is_refused(tmp_path):
 
 def test_one_folder_serves_one_program_at_a_time(tmp_path):
     pairs = tmp_path / "pairs.jsonl"
-    pairs.write_text('{"prompt": "p", "chosen": " a", "rejected": " b"}\n')
+    pairs.write_text('{"prompt": "p", "completion_a": " a", "completion_b": " b"}\n')
     lock = lock_run_folder(tmp_path)
     try:
         with pytest.raises(UserError, match="is in use by another process; wait until it ends, or stop it"):

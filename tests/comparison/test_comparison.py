@@ -30,6 +30,7 @@ def evaluation(scores, **changes):
     return Evaluation(scores=scores, **{**numbers, **changes})
 
 
+@pytest.mark.fast
 def test_comparing_by_hand():
     first, second = compare({"sft": evaluation([1.0, 1.0, 1.0, 1.0]), "ppo": evaluation([2.0, 1.0, 3.0, 0.0], kl=None)})
     assert (first.name, first.win_rate, first.length_controlled, first.score) == ("sft", None, None, (1.0, 1.0, 1.0))

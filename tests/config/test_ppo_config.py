@@ -6,6 +6,8 @@ import pytest
 from ppo_lm.config import PPOConfig
 from ppo_lm.errors import ConfigError
 
+pytestmark = pytest.mark.fast
+
 
 def test_the_fixed_defaults():
     fixed = dict(

@@ -8,6 +8,8 @@ from ppo_lm.config.fields import fields_of, help_texts
 from ppo_lm.config.settings import Settings, checked, differences, with_current_names
 from ppo_lm.errors import ConfigError
 
+pytestmark = pytest.mark.fast
+
 
 @dataclasses.dataclass(kw_only=True)
 class Base(Settings):

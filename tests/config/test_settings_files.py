@@ -6,6 +6,8 @@ from ppo_lm.config import EvaluateConfig, PPOConfig, RewardConfig, SFTConfig, Va
 from ppo_lm.config.files import EMBEDDED_SETTINGS, dump_settings, embedded_settings, parse_yaml, read_settings
 from ppo_lm.errors import ConfigError
 
+pytestmark = pytest.mark.fast
+
 
 @pytest.mark.parametrize(
     ("text", "value"),

@@ -9,6 +9,8 @@ from ppo_lm.base_setup import EMBEDDED_MODEL
 from ppo_lm.data.encoding import encode_completion, encode_prompt, find_end_token, fit_prompt
 from ppo_lm.errors import DataError
 
+pytestmark = pytest.mark.fast
+
 TEMPLATE = (
     "{% for m in messages %}[{{ m.role }}] {{ m.content }} (end){% endfor %}{% if add_generation_prompt "
     "%}[assistant]{% endif %}"

@@ -2,6 +2,8 @@ import pytest
 
 from ppo_lm.data.cutting import cut_prompt, cut_text
 
+pytestmark = pytest.mark.fast
+
 POST = (
     'SUBREDDIT: r/life\n\nPOST: I moved out. He said (twice!) "never." Then I left! What now? Nothing helps\n\nTL;DR:'
 )

@@ -1,9 +1,12 @@
 """Texts to token ids."""
 
+import pytest
 from transformers import AutoTokenizer
 
 from ppo_lm.base_setup import EMBEDDED_MODEL
 from ppo_lm.data.encoding import encode_completion, encode_prompt
+
+pytestmark = pytest.mark.fast
 
 
 def test_a_completion_keeps_its_leading_space_and_ends_with_eos():

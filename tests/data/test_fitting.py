@@ -10,6 +10,8 @@ from ppo_lm.data import DataReport, PromptSet, load_prompts
 from ppo_lm.data.fitting import encode_prompt_set, encode_prompts, fit_prompts
 from ppo_lm.errors import DataError
 
+pytestmark = pytest.mark.fast
+
 PROMPTS = ["My boss yelled. TL;DR:", "POST: I moved out. TL;DR:", "TL;DR:", "I am sad. TL;DR:", "My sister Karen lied."]
 LIMITS = dict(max_prompt_tokens=0, max_new_tokens=10)
 

@@ -4,6 +4,8 @@ import pytest
 
 from ppo_lm.data import Demonstration, Preference, load_demonstrations, load_preferences, load_prompts, wrap_completion
 
+pytestmark = pytest.mark.fast
+
 ASK = [{"role": "user", "content": "What color is the sky?"}]
 BLUE, GREEN = [{"role": "assistant", "content": "It is blue."}], [{"role": "assistant", "content": "It is green."}]
 

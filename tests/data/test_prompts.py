@@ -11,6 +11,8 @@ from ppo_lm.data.report import histogram
 from ppo_lm.errors import DataError
 from ppo_lm.optimisation.batches import length_bucketed_batches
 
+pytestmark = pytest.mark.fast
+
 
 def test_other_columns_are_passed_on_with_none_where_a_row_lacks_them(tmp_path):
     lines = tmp_path / "prompts.jsonl"

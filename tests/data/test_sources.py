@@ -10,6 +10,8 @@ from ppo_lm.data import load_demonstrations, load_preferences, load_prompts
 from ppo_lm.data.sources import LONGEST_ROW, read_records
 from ppo_lm.errors import DataError
 
+pytestmark = pytest.mark.fast
+
 ROWS = [
     {"prompt": "first", "completion": "one", "label": 1},
     {"prompt": "second ü", "completion": 'two, "quoted"\nlines', "label": 2},

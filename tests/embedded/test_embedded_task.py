@@ -7,6 +7,8 @@ from ppo_lm.embedded.gold import gold, gold_score, read_facts
 from ppo_lm.embedded.posts import FACT_NAMES, Facts, generate_posts
 from ppo_lm.embedded.summaries import Draft, write_demonstrations, write_preferences
 
+pytestmark = pytest.mark.fast
+
 FACTS = Facts("24F", "boyfriend", "Jake", "26M", "read my messages", "last week", "moved out", "Should I forgive him?")
 PERFECT = " I (24F) moved out because my boyfriend Jake (26M) read my messages last week. Should I forgive him?"
 

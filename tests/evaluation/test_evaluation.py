@@ -8,6 +8,8 @@ from ppo_lm.rewards import FunctionReward
 from ppo_lm.rollout import SamplingSettings
 from tests.conftest import make_base
 
+pytestmark = pytest.mark.fast
+
 PROMPTS = PromptSet(
     ["TL;DR:", "POST: I moved out", "My boss", "My sister Karen", "A"], {"weight": [1.0, 2.0, 3.0, 4.0, 5.0]}
 )

@@ -17,6 +17,8 @@ from ppo_lm.evaluation.statistics import (
     win_rate,
 )
 
+pytestmark = pytest.mark.fast
+
 
 def test_rouge_by_hand():
     # the cat . on . mat: 4 of 6 words on both sides; 1 of 5 word pairs ("the cat"); the longest common subsequence has

@@ -8,6 +8,8 @@ from ppo_lm.base_setup import load_base
 from ppo_lm.rewards import RemoteReward, Responses, RewardComputer, load_reward
 from tests.conftest import opinions
 
+pytestmark = pytest.mark.fast
+
 PROMPTS = ["SUBREDDIT: r/life TITLE: My boss POST: My boss yelled at me. TL;DR:", "POST: I moved out. TL;DR:"]
 TEXTS = [" My boss yelled at me.", " I am upset."]
 

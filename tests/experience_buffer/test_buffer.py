@@ -10,6 +10,8 @@ from ppo_lm.experience_buffer import (
 )
 from tests.conftest import make_pairs
 
+pytestmark = pytest.mark.fast
+
 
 def real_tokens(pairs):
     return sorted(tuple(ids[mask].tolist()) for ids, mask in zip(pairs.input_ids, pairs.attention_mask))

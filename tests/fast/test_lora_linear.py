@@ -10,6 +10,8 @@ from transformers.pytorch_utils import Conv1D
 
 from ppo_lm.fast.lora_linear import LoraLinear, use_own_passes
 
+pytestmark = pytest.mark.fast
+
 LAYERS = {"linear": lambda: torch.nn.Linear(256, 128), "GPT-2's": lambda: Conv1D(128, 256)}
 
 

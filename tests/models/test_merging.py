@@ -9,6 +9,8 @@ from ppo_lm.models.merging import rounding_note
 from ppo_lm.run import save_models
 from tests.conftest import make_base
 
+pytestmark = pytest.mark.fast
+
 
 def adapted_base(dtype, size):
     plain = make_base()

@@ -5,6 +5,8 @@ from ppo_lm.base_setup import load_reward_model, make_lora_config, set_up_roles
 from ppo_lm.models import RewardModel
 from tests.conftest import make_base, make_pairs
 
+pytestmark = pytest.mark.fast
+
 LORA = dict(lora_r=4, lora_alpha=8, lora_dropout=0.1, lora_targets="all-linear")
 
 

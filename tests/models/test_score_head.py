@@ -7,6 +7,8 @@ from ppo_lm.base_setup import EMBEDDED_MODEL, load_base, load_reward_model, set_
 from ppo_lm.models.score_head import ScoreHead
 from tests.conftest import make_base, make_pairs
 
+pytestmark = pytest.mark.fast
+
 
 def test_a_head_starts_from_a_normal_distribution_of_its_width_and_no_bias():
     torch.manual_seed(0)

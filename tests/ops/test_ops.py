@@ -11,6 +11,8 @@ from ppo_lm.ops import (
 )
 from ppo_lm.ops.logprobs import CHUNK
 
+pytestmark = pytest.mark.fast
+
 
 def case(rows=3, actions=5, hidden=8, vocabulary=40, dtype=torch.float64):
     g = torch.Generator().manual_seed(0)

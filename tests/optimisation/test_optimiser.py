@@ -8,6 +8,8 @@ import torch
 from ppo_lm.errors import NumericalFault
 from ppo_lm.optimisation import Optimiser, all_or_nothing
 
+pytestmark = pytest.mark.fast
+
 SETTINGS = dict(schedule="constant", total_steps=0, max_grad_norm=1e9)
 
 

@@ -17,6 +17,8 @@ from ppo_lm.reward_kl import KLDivergence, RewardAdjuster
 from ppo_lm.training import kl_loss, policy_loss, token_weights, value_loss
 from tests.conftest import make_base, make_pairs
 
+pytestmark = pytest.mark.fast
+
 CLOSE = 1e-6
 ESTIMATORS = {"k1": lambda d: d, "k2": lambda d: d * d / 2, "k3": lambda d: math.exp(-d) - 1 + d}
 

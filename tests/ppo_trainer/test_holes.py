@@ -18,6 +18,8 @@ from ppo_lm.token_attribution import attribute_scores, build_sa_pairs
 from ppo_lm.training import NewNumbers, find_losses, policy_loss, token_weights, value_loss
 from tests.conftest import make_base, make_pairs
 
+pytestmark = pytest.mark.fast
+
 CLOSE = dict(rtol=0, atol=1e-6)
 EOS = 1
 EPISODES = [  # prompt, then turns of the policy and of its environment by turns, score, whether the policy ended

@@ -8,6 +8,8 @@ import torch
 
 from ppo_lm import PPOConfig, PPOTrainer
 
+pytestmark = pytest.mark.fast
+
 PROMPTS = [f"SUBREDDIT: r/advice TITLE: My boss number {n} TL;DR:" for n in range(8)]
 MAY_DIFFER = (  # costs, what a step only reports, and what a network or engine derives from the weights
     "clock", "floor", "engine", "prompts", "report",

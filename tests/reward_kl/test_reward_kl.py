@@ -4,6 +4,8 @@ import torch
 from ppo_lm.reward_kl import KLController, KLDivergence, RewardAdjuster
 from tests.conftest import make_pairs
 
+pytestmark = pytest.mark.fast
+
 
 @pytest.mark.parametrize("estimator", ["k1", "k2", "k3"])
 def test_kl_of_a_policy_with_itself_is_0(estimator):

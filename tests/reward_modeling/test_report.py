@@ -5,6 +5,8 @@ import pytest
 from ppo_lm.reward_modeling import RewardReport
 from ppo_lm.reward_modeling.report import write_report
 
+pytestmark = pytest.mark.fast
+
 REPORT = RewardReport(
     chosen=[2.0, 0.0, 1.0, -1.0],
     rejected=[0.0, 1.0, 0.0, -1.5],

@@ -11,6 +11,8 @@ from ppo_lm.reward_modeling import Comparison, normalise, score_all, train_rewar
 from ppo_lm.reward_modeling.reward_trainer import sum_preference_losses
 from tests.conftest import make_base
 
+pytestmark = pytest.mark.fast
+
 
 def model():
     base = make_base()

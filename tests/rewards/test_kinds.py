@@ -24,6 +24,8 @@ from ppo_lm.rewards import (
 )
 from tests.conftest import make_base, opinions
 
+pytestmark = pytest.mark.fast
+
 PROMPTS, COMPLETIONS = ["p", "q"], ["one", "two words"]
 ASK = [{"role": "user", "content": "Why?"}]
 

@@ -12,6 +12,8 @@ from ppo_lm.models import RewardModel
 from ppo_lm.rewards import FunctionReward, ModelReward, Responses, RewardComputer, load_reward
 from tests.conftest import make_base, make_pairs
 
+pytestmark = pytest.mark.fast
+
 LORA = dict(lora_r=4, lora_alpha=8, lora_dropout=0.0, lora_targets="all-linear")
 PROMPTS = ["TL;DR:", "POST: I moved out. TL;DR:", "My boss", "My sister Karen got arrested. TL;DR:"]
 TEXTS = [" I am upset.", " Hm", " yelled at me last week.", " She did."]

@@ -11,6 +11,8 @@ from ppo_lm.errors import NumericalFault, RewardError
 from ppo_lm.rewards import REWARDS, FunctionReward, Responses, Reward, RewardComputer, Scores, WeightedSum, load_reward
 from tests.conftest import make_pairs, opinions
 
+pytestmark = pytest.mark.fast
+
 PROMPTS = ["My boss yelled. TL;DR:", "POST: I moved out. TL;DR:"]
 
 OWN_REWARD = '''

@@ -9,6 +9,8 @@ from ppo_lm.rewards import FunctionReward, load_reward, tldr_heuristics
 from ppo_lm.rewards.tldr import tldr_score
 from tests.conftest import opinions
 
+pytestmark = pytest.mark.fast
+
 PROMPTS, COMPLETIONS = ["p", "q"], ["one", "two words"]
 
 

@@ -17,6 +17,8 @@ from ppo_lm.rollout import (
 )
 from tests.rollout.conftest import make_policy, make_prompts, sample
 
+pytestmark = pytest.mark.fast
+
 SETTINGS = SamplingSettings(12, temperature=1.1, top_k=40, top_p=0.9)
 DEVICES = {"mps:0": torch.float32, "cuda:0": torch.float64}
 

@@ -8,6 +8,8 @@ from ppo_lm.ppo_trainer import SequenceGenerator
 from ppo_lm.rollout import SamplingSettings, sample_tokens
 from tests.conftest import make_base
 
+pytestmark = pytest.mark.fast
+
 PROMPTS = [
     "SUBREDDIT: r/advice TITLE: My boss",
     "POST: I",

@@ -1,6 +1,10 @@
 """The folder of a run."""
 
+import pytest
+
 from ppo_lm.run import make_run_folder
+
+pytestmark = pytest.mark.fast
 
 
 def test_a_folder_that_holds_a_run_is_not_used_again(tmp_path):

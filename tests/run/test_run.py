@@ -12,6 +12,8 @@ from ppo_lm.run import RandomStream, Run, Weights
 from ppo_lm.run.checkpoint import Checkpoint, save_checkpoint
 from ppo_lm.tracking import MetricsFile, Recorder
 
+pytestmark = pytest.mark.fast
+
 
 class Sum:
     """A part that a step changes: a running sum."""

@@ -13,6 +13,8 @@ from ppo_lm.ppo_trainer import PPOTrainer, SequenceGenerator
 from ppo_lm.rollout import SamplingSettings
 from tests.conftest import make_base, make_pairs
 
+pytestmark = pytest.mark.fast
+
 PROMPTS = ["SUBREDDIT: r/advice TITLE: My boss", "TL;DR:", "So last week Jake got arrested after a fight. TL;DR:"]
 
 

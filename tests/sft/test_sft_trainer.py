@@ -8,6 +8,8 @@ from ppo_lm.optimisation.supervised_loop import Counter, LoopSettings
 from ppo_lm.sft import completion_loss, train_sft
 from tests.conftest import make_base
 
+pytestmark = pytest.mark.fast
+
 DEMONSTRATIONS = [
     EncodedDemonstration([5, 6, 7, 8], [9, 10, 1]),
     EncodedDemonstration([5], [11, 12, 13, 14, 1]),

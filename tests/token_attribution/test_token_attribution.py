@@ -3,6 +3,8 @@ import torch
 
 from ppo_lm.token_attribution import attribute_scores, build_sa_pairs, extract_actions
 
+pytestmark = pytest.mark.fast
+
 
 def test_the_response_is_cut_after_its_first_eos():
     sampled = torch.tensor([[5, 2, 7, 2], [5, 6, 7, 8], [2, 2, 2, 2], [5, 6, 7, 9]])

@@ -11,6 +11,8 @@ from ppo_lm.tracking.floor import Floor, Machine, Passes, count_decoding, measur
 from ppo_lm.types import SAPairs
 from tests.conftest import make_base, make_pairs
 
+pytestmark = pytest.mark.fast
+
 PASSES = Passes(scored=2, scored_logprobs=1, rewards=1, trained=2, epochs=3, all_weights=False)
 
 

@@ -28,6 +28,8 @@ from ppo_lm.tracking import (
 from ppo_lm.tracking.files import drop_later_steps
 from ppo_lm.tracking.recorder import Broadcast, add_recorders
 
+pytestmark = pytest.mark.fast
+
 METRICS = {"score": 0.5, "kl": 0.25, "length": 2.0, "ended": 1.0, "tokens_per_second": 9.0, "seconds": 2.0}
 COLUMNS = [Column("score", "reward"), Column("kl", "KL"), Column("monitor", "gold")]
 

@@ -8,6 +8,8 @@ import torch
 from ppo_lm.ops import masked_sum
 from ppo_lm.training import kl_loss, policy_loss, token_weights, truncated_importance
 
+pytestmark = pytest.mark.fast
+
 ONE = torch.ones(1, 1, dtype=torch.bool)
 
 

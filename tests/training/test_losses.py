@@ -6,6 +6,8 @@ import torch
 from ppo_lm.ops import masked_mean, masked_sum
 from ppo_lm.training import approximate_kl, policy_loss, policy_ratio, value_loss
 
+pytestmark = pytest.mark.fast
+
 ONE = torch.ones(1, 1, dtype=torch.bool)
 
 

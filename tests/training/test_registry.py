@@ -6,6 +6,8 @@ from ppo_lm.config import PPOConfig
 from ppo_lm.errors import ConfigError
 from ppo_lm.training import POLICY_LOSSES, VALUE_LOSSES, find_losses
 
+pytestmark = pytest.mark.fast
+
 
 def test_the_defaults_are_found_by_name():
     assert find_losses(PPOConfig()) == (POLICY_LOSSES.find("clip"), VALUE_LOSSES.find("clipped"))

@@ -54,6 +54,7 @@ def value_config(folder, tmp_path, **settings):
     return ValueConfig(**{**defaults, **settings})
 
 
+@pytest.mark.fast
 def test_it_predicts_what_is_predictable_and_no_more():
     model, test = value_model(), demonstrations(64, seed=1)
     assert measure_values(model, test)["explained_variance"] < 0.1
@@ -68,6 +69,7 @@ def test_it_predicts_what_is_predictable_and_no_more():
     )
 
 
+@pytest.mark.fast
 def test_demonstrations_as_rollouts_by_hand():
     pairs = make_pairs(
         make_base(),
@@ -79,6 +81,7 @@ def test_demonstrations_as_rollouts_by_hand():
     torch.testing.assert_close(pairs.reward_to_go, torch.tensor([[0.2, 0.4, 0.8], [-1.0, -2.0, 0.0]]))
 
 
+@pytest.mark.fast
 def test_the_loss_is_half_the_squared_error_whatever_the_batch():
     model, batch = value_model(), demonstrations(12)
     torch.nn.init.normal_(model.head.linear.weight)
