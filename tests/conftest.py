@@ -128,7 +128,7 @@ FORKED.set_forkserver_preload(["tests.ppo_trainer.conftest", "tests.sft.conftest
 
 
 def in_a_process(function: Callable, *arguments, **options) -> int | None:
-    """Call a function in a process of its own. Returns its exit code, −N if signal N killed it."""
+    """Call a function in a separate process. Returns its exit code, −N if signal N killed it."""
     process = FORKED.Process(target=function, args=arguments, kwargs=options)
     process.start()
     process.join()

@@ -16,7 +16,7 @@ LONGEST_ROW = 1_000_000  # characters
 SUFFIXES = (".txt", ".jsonl", ".json", ".csv", ".parquet")
 
 Source = str | Sequence  # the name of a file, a folder or a data set; or its rows
-Rows = Iterator[tuple[str, object]]  # (place, what stands there): a record if all is well, or why it cannot be read
+Rows = Iterator[tuple[str, object]]  # (location, record), with a `RowProblem` in place of an unreadable record
 
 
 class RowProblem(ValueError):
@@ -43,7 +43,7 @@ class Records:
     dropped: list[Dropped] = field(default_factory=list)
 
     def add(self, place: str, record: object) -> None:
-        """Take the record in, or note why not. A `RowProblem` in its stead is noted as it is."""
+        """Add the record, or note why it cannot be used. A `RowProblem` passed in its place is noted as it is."""
         if isinstance(record, RowProblem):
             problem = str(record)
         elif not isinstance(record, dict):

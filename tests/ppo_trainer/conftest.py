@@ -1,4 +1,4 @@
-"""Runs of a small model, what they leave, and what disturbs them; and single updates."""
+"""Runs of a small model, what they leave behind, what disturbs them; and single updates."""
 
 import json
 import os
@@ -37,7 +37,7 @@ def make(folder, out, reward, **settings):
 
 
 def train(*arguments, resume=None, **settings):
-    """`make` and its run, for a process of its own."""
+    """`make` and its run, for a separate process."""
     make(*arguments, **settings).train(PROMPTS, resume=resume)
 
 

@@ -26,7 +26,7 @@ class Quality(Reward):
     needs_columns = ["limit"]
 
     def make_ready(self, context):
-        self.device = context.device  # a model of its own would be loaded onto it here
+        self.device = context.device  # its own model would be loaded onto it here
 
     def score(self, responses):
         texts, limits = responses.texts, responses.columns["limit"]
