@@ -169,7 +169,7 @@ def test_thresholds():
     ("config", "metrics", "message"),
     [
         (None, "", "there is no run in"),
-        ("- 1\n", "", "is not the configuration of a PPO run"),
+        ("- 1\n", "", "has no settings; write one `field: value` per line"),
         ("a: [", "", "config.yaml cannot be read"),
         ("{}", '{"step": 1}\n', None),
         ("{}", "[]\n", "metrics.jsonl cannot be read: a line is not the record of a step"),
