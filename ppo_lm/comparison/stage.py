@@ -59,7 +59,10 @@ def run_comparison(
             "seed and eval_prompts"
         )
     scorer = RewardComputer(judge, MemoryBudget(config.micro_batch_tokens))
-    judge_base = lambda folder: bases.load(config.judge_base or read_adapter_base(folder))  # noqa: E731
+
+    def judge_base(folder: Path) -> BaseModel:
+        return bases.load(config.judge_base or read_adapter_base(folder))
+
     judge.make_ready(RewardContext(pick_device(config.device), judge_base, scorer.budget))
 
     kinds = {

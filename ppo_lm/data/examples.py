@@ -120,6 +120,11 @@ def wrap_completion(prompt: Prompt, completion: str) -> str | list[Message]:
     return completion if isinstance(prompt, str) else [{"role": "assistant", "content": completion}]
 
 
+def text_of(turns: str | list[Message]) -> str:
+    """A text as it is; of a conversation, or of what `wrap_completion` makes, the last message."""
+    return turns if isinstance(turns, str) else turns[-1]["content"]
+
+
 def _get(record: dict, column: str):
     if column not in record:
         raise RowProblem(f"has no column {column!r}; it has {', '.join(record) or 'none'}")

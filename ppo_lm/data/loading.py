@@ -74,7 +74,10 @@ def load_preferences(
         return _embedded_preferences()
     settings = settings or SourceSettings()
     records = _read(source, "preferences", settings.prompt_column, settings)
-    read = lambda record: read_preference(record, settings.prompt_column, chosen_column, rejected_column, source_column)  # noqa: E731
+
+    def read(record: dict) -> Preference:
+        return read_preference(record, settings.prompt_column, chosen_column, rejected_column, source_column)
+
     found, report, _ = _interpret(records, "preferences", read)
     return found, report
 

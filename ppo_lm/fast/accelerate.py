@@ -110,7 +110,7 @@ def _last_columns(mask: torch.Tensor) -> torch.Tensor:
     return torch.where(mask, columns, -1).amax(dim=1, keepdim=True) + columns[: STEPS + 1] - STEPS
 
 
-def _decode(decoder: nn.Module, ids: torch.Tensor, mask: torch.Tensor, merged: bool) -> torch.Tensor:
+def _decode(decoder: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor, merged: bool) -> torch.Tensor:
     """What our decoder gives at `_last_columns`, (B, T, H): the first from reading a prompt, the others from a step
     each."""
     rows, columns = list(range(len(ids))), _last_columns(mask)

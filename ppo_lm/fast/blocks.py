@@ -5,11 +5,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, cast
 
 import torch
 from peft.tuners import lora
 from torch import nn
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from ppo_lm.plugins import Registry
 
@@ -60,15 +61,26 @@ class Trunk:
     rotary: nn.Module  # (x, position ids) → cos, sin
 
 
-Layer = Any  # a transformers module, whose attributes no type checker knows
-Family = Callable[..., Block]  # of a layer
+class DecoderParts(Protocol):
+    """What transformers' decoders of the families below have; their own types do not say so."""
+
+    config: PreTrainedConfig
+    embed_tokens: nn.Embedding
+    layers: nn.ModuleList
+    norm: nn.Module
+    rotary_emb: nn.Module
+
+
+Layer = Any  # one of `layers`; what it has depends on the family
+Family = Callable[[Layer], Block]
 FAMILIES: Registry[Family] = Registry("model_type")  # transformers' names
 
 
-def describe(decoder: Layer) -> Trunk:
+def describe(decoder: PreTrainedModel) -> Trunk:
     """The trunk of a transformers decoder, as it is now: peft replaces linear layers when it adds the first adapter."""
-    family = FAMILIES.find(decoder.config.model_type)
-    return Trunk(decoder.embed_tokens, [family(layer) for layer in decoder.layers], decoder.norm, decoder.rotary_emb)
+    parts = cast("DecoderParts", decoder)
+    family = FAMILIES.find(parts.config.model_type)
+    return Trunk(parts.embed_tokens, [family(layer) for layer in parts.layers], parts.norm, parts.rotary_emb)
 
 
 def rms_norm(module: Layer) -> Norm:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from transformers import PreTrainedModel
@@ -61,6 +60,6 @@ def find_paths(network: PreTrainedModel, fast: bool) -> Paths:
     return Paths(None if isinstance(own, str) else own, reason, why_not_packed, why_not_padded)
 
 
-def _read_packed_rows(decoder: Any, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+def _read_packed_rows(decoder: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     decoder.set_attn_implementation(NAME)
     return read_packed_rows(decoder, ids, mask)

@@ -28,15 +28,14 @@ TOLERANCE = 1e-3  # relative: in fp32, rounding stays some hundred times below, 
 COARSE_TOLERANCE, TIMES = 0.3, 4  # in bf16 and fp16; `TIMES` the error that transformers makes, if that is more
 DEVICE_FAILED = re.compile(r"(CUDA|HIP|cuDNN|NCCL)( driver)? error|(CUBLAS|CUDNN)_STATUS|MPS backend")
 
-Decoder = Any  # transformers' module, whose attributes no type checker knows
-Read = Callable[[Decoder, torch.Tensor, torch.Tensor], torch.Tensor]
+Read = Callable[[PreTrainedModel, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 class Sample(NamedTuple):
     """The first blocks of a network's decoder, in a dtype, and how far a correct way to run them may be from
     `Trial.expected`."""
 
-    decoder: Decoder
+    decoder: PreTrainedModel
     tolerance: float
 
 
@@ -86,7 +85,7 @@ class Trial:
                 return f"its results differ from transformers' by {distance:.1e}, more than {sample.tolerance:.1e}"
         return None
 
-    def _rows_alone(self, decoder: Decoder) -> torch.Tensor:
+    def _rows_alone(self, decoder: PreTrainedModel) -> torch.Tensor:
         """(B, T, H): what transformers gives for each row by itself, without padding."""
         rows = [decoder(input_ids=ids[mask][None], use_cache=False) for ids, mask in zip(self.ids, self.mask)]
         states = torch.cat([row.last_hidden_state[0] for row in rows])
@@ -117,7 +116,9 @@ def _distance(found: torch.Tensor, expected: torch.Tensor, where: torch.Tensor) 
     return float(((found - expected).norm(dim=1) / expected.norm(dim=1)).square().mean().sqrt())
 
 
-def _first_blocks(decoder: Decoder, embedded: torch.Tensor, dtype: torch.dtype, adapter: bool) -> Decoder:
+def _first_blocks(
+    decoder: PreTrainedModel, embedded: torch.Tensor, dtype: torch.dtype, adapter: bool
+) -> PreTrainedModel:
     """A copy of a decoder with only its first blocks, in `dtype`, whose token i is embedded as `embedded[i]`. Weights
     that have that dtype already are shared."""
     part = copy.copy(decoder)
@@ -153,7 +154,7 @@ def _kind(block: nn.Module) -> list[Any]:
     ]
 
 
-def _add_adapter(decoder: Decoder, device: torch.device) -> None:
+def _add_adapter(decoder: PreTrainedModel, device: torch.device) -> None:
     """Put a random adapter, half as strong as the layer itself, onto every linear layer, and leave torch's random
     numbers as they were."""
     targets = {name.rpartition(".")[2] for name, module in decoder.named_modules() if type(module) is nn.Linear}

@@ -121,8 +121,7 @@ class BaseModel:
 
     def copy_adapter(self, source: str, target: str) -> None:
         """Add a copy of the adapter of role `source`, as the trainable role `target`."""
-        assert isinstance(self.peft, PeftModel)
-        self.add_adapter(target, copy.deepcopy(self.peft.peft_config[source]))
+        self.add_adapter(target, copy.deepcopy(self._adapters.peft_config[source]))
         with torch.no_grad():
             for new, old in zip(self.role_parameters(target), self.role_parameters(source), strict=True):
                 new.copy_(old)
@@ -130,19 +129,24 @@ class BaseModel:
     def save_adapter(self, role: str, folder: str | Path) -> None:
         """Write the adapter of `role` as PEFT does: `adapter_config.json` and `adapter_model.safetensors` in
         `folder`."""
-        assert isinstance(self.peft, PeftModel)
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        state = get_peft_model_state_dict(self.peft, adapter_name=role, save_embedding_layers=False)
+        state = get_peft_model_state_dict(self._adapters, adapter_name=role, save_embedding_layers=False)
         save_file({key: value.detach().cpu().contiguous() for key, value in state.items()}, folder / WEIGHTS_FILE)
-        config = copy.deepcopy(self.peft.peft_config[role])
+        config = copy.deepcopy(self._adapters.peft_config[role])
         config.base_model_name_or_path, config.inference_mode = self.name, True
         config.save_pretrained(str(folder))
 
+    @property
+    def _adapters(self) -> PeftModel:
+        """The network with its adapters. Raises `ValueError` if it has none."""
+        if self.peft is None:
+            raise ValueError(f"model {self.name!r} has no adapter yet")
+        return self.peft
+
     def _adapters_changed(self, what: str) -> None:
-        assert isinstance(self.peft, PeftModel)
         check_adapted_layers(self.network, what)
-        self.peft.eval()
+        self._adapters.eval()
         self._lora_layers = [module for module in self.network.modules() if isinstance(module, BaseTunerLayer)]
         if self.fast or is_coarse(self.dtype):  # peft's pass rounds small adapters away there
             for layer in self._lora_layers:

@@ -151,7 +151,10 @@ def reference_sequences(
 def measure(model: RewardModel, held_out: EncodedPreferences) -> RewardReport:
     """Score both sides of every held-out comparison."""
     prompts = [encode_prompt(model.base.tokenizer, pair.prompt) for pair in held_out.texts]
-    lengths = lambda sides: [len(ids) - len(prompt) for ids, prompt in zip(sides, prompts)]  # noqa: E731
+
+    def lengths(sides: list[list[int]]) -> list[int]:
+        return [len(ids) - len(prompt) for ids, prompt in zip(sides, prompts)]
+
     chosen, rejected = [t.chosen_ids for t in held_out.tokens], [t.rejected_ids for t in held_out.tokens]
     return RewardReport(
         score_all(model, chosen).tolist(),

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
+from ppo_lm.data.examples import text_of
 from ppo_lm.errors import RewardError, require
 from ppo_lm.rewards.function_reward import FunctionReward
 from ppo_lm.rewards.registry import REWARDS
@@ -116,11 +117,6 @@ def similarity(column: str = "completion", model: str | None = None) -> Function
         return [cosine if reference else None for cosine, reference in zip(cosines, references)]
 
     return FunctionReward(similarity_score, "similarity", needs_columns=[column])
-
-
-def text_of(completion) -> str:
-    """The text of a completion: itself, or the content of its last message."""
-    return completion if isinstance(completion, str) else completion[-1]["content"]
 
 
 def _find_minilm() -> str:

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections.abc import Sequence
+
+from ppo_lm.data.examples import Message, text_of
 
 TARGET_RATIO = (0.08, 0.35)  # summary words / post words, the range without a penalty
 MIN_WORDS = 5
@@ -48,7 +51,6 @@ def _brief(summary_words: int, post_words: int) -> float:
     return max(0.0, (post_words - summary_words) / (post_words - most)) if post_words > most else 0.0
 
 
-def tldr_heuristics(prompts: list[str], completions: list[str]) -> list[float]:
+def tldr_heuristics(prompts: Sequence[str | list[Message]], completions: Sequence[str | list[Message]]) -> list[float]:
     """`tldr_score` of every pair, as a reward function; the last turn of a conversation is the post."""
-    last = lambda messages: messages if isinstance(messages, str) else messages[-1]["content"]  # noqa: E731
-    return [tldr_score(last(prompt), last(completion)) for prompt, completion in zip(prompts, completions)]
+    return [tldr_score(text_of(prompt), text_of(completion)) for prompt, completion in zip(prompts, completions)]

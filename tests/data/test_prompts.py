@@ -87,6 +87,12 @@ def test_a_round_of_batches_has_every_prompt_once_even_when_the_set_is_smaller_t
         assert sorted(seen[start : start + 5]) == list("abcde")
 
 
+def test_token_ids_are_required_only_of_prompts_that_have_them():
+    assert PromptSet(["a", "b"], ids=[[1], [2]]).select([1]).require_ids() == [[2]]
+    with pytest.raises(ValueError, match="the prompts have no token ids yet"):
+        PromptSet(["a", "b"]).require_ids()
+
+
 def test_padding_side_and_mask():
     ids, mask = pad([[5, 6], [7]], 0, side="left")
     assert ids.tolist() == [[5, 6], [0, 7]]

@@ -5,9 +5,17 @@ import json
 import pytest
 import torch
 
-from ppo_lm.config import SFTConfig
+from ppo_lm.config import PPOConfig, SFTConfig
 from ppo_lm.data import DataReport
-from ppo_lm.errors import CheckpointError, NumericalFault, RecorderError, RewardError, RunPaused, RunStopped
+from ppo_lm.errors import (
+    CheckpointError,
+    ConfigError,
+    NumericalFault,
+    RecorderError,
+    RewardError,
+    RunPaused,
+    RunStopped,
+)
 from ppo_lm.run import RandomStream, Run, Weights
 from ppo_lm.run.checkpoint import Checkpoint, save_checkpoint
 from ppo_lm.tracking import MetricsFile, Recorder
@@ -183,6 +191,16 @@ def test_a_folder_that_is_taken_is_named_and_another_used(tmp_path):
         tmp_path / "run-2",
         f"{tmp_path / 'run'} already holds a run; this one goes to {tmp_path / 'run-2'}",
     ]
+
+
+def test_a_folder_is_required_only_of_a_run_that_has_one(tmp_path):
+    with Run(SFTConfig(output_dir=str(tmp_path / "run")), steps=1, command="") as run:
+        assert run.require_folder() == run.folder == tmp_path / "run"
+    with (
+        Run(PPOConfig(output_dir=None), steps=1, command="") as run,
+        pytest.raises(ConfigError, match="PPOConfig.*\n.*output_dir is not set; name a folder"),
+    ):
+        run.require_folder()
 
 
 def test_a_step_has_to_be_recorded(tmp_path):
