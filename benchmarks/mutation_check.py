@@ -86,8 +86,8 @@ DETAILS = [
     Detail(
         7,
         "ppo_lm/models/base_model.py::BaseModel._adapters_changed",
-        "self.peft.eval()",
-        "self.peft.train()",
+        "self._adapters.eval()",
+        "self._adapters.train()",
         "tests/models/test_models.py::test_dropout_is_off_although_lora_dropout_is_set",
     ),
     Detail(
