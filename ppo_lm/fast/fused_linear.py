@@ -23,13 +23,14 @@ class FusedLinear:
     def __init__(self, layers: Sequence[AdaptedLinear], rows: int, merged: bool):
         """`rows`: as in `PackedLinear`."""
         merged = merged or all(layer.a is None for layer in layers)
-        weight, self._a = (_merge(layers), None) if merged else _put_beside(layers)
+        weight, a = (_merge(layers), None) if merged else _put_beside(layers)
         biases = [layer.bias for layer in layers if layer.bias is not None]
+        self._a = None if a is None else PackedLinear(a, None, rows)
         self._linear = PackedLinear(weight, torch.cat(biases) if biases else None, rows)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """(n, in) → (n, out of all layers)."""
-        return self._linear(x if self._a is None else torch.cat([x, x @ self._a.T], dim=1))
+        return self._linear(x if self._a is None else torch.cat([x, self._a(x)], dim=1))
 
 
 def _merge(layers: Sequence[AdaptedLinear]) -> torch.Tensor:

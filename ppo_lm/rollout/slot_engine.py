@@ -31,7 +31,6 @@ class SlotEngine(RolloutEngine):
     def description(self) -> str:
         return "sampled in slots, with keys and values kept"
 
-    @torch.no_grad()
     def sample(
         self,
         prompt_ids: torch.Tensor,
@@ -41,9 +40,11 @@ class SlotEngine(RolloutEngine):
     ) -> Sampled:
         """See `RolloutEngine.sample`. At most `budget.slots` responses are in progress at once."""
         uniforms = draw_uniforms(len(prompt_ids), settings, generator, prompt_ids.device)
-        return self.budget.fit_slots(
-            len(prompt_ids), lambda slots: self._sample(prompt_ids, prompt_mask, settings, uniforms, slots)
-        )
+        with torch.inference_mode():
+            responses = self.budget.fit_slots(
+                len(prompt_ids), lambda slots: self._sample(prompt_ids, prompt_mask, settings, uniforms, slots)
+            )
+        return responses.sampled()
 
     def _sample(
         self,
@@ -52,7 +53,7 @@ class SlotEngine(RolloutEngine):
         settings: SamplingSettings,
         uniforms: torch.Tensor,
         slots: int,
-    ) -> Sampled:
+    ) -> _Responses:
         base = self.policy.base
         own = base.paths.accelerated
         assert own is not None, "make_slot_engine takes no other network"
@@ -73,7 +74,7 @@ class SlotEngine(RolloutEngine):
                 hidden, started = cache.step(responses.last_tokens(cache.rows)), 0
             ended = responses.extend(cache.rows[started:], head(hidden))
             cache.remove([started + place for place in ended])
-        return responses.sampled()
+        return responses
 
 
 def _take(waiting: list[int], most: int, tokens: int, lengths: list[int]) -> list[int]:
@@ -85,7 +86,7 @@ def _take(waiting: list[int], most: int, tokens: int, lengths: list[int]) -> lis
 
 
 class _Responses:
-    """What has been sampled so far, a row a response."""
+    """What has been sampled so far, one row per response."""
 
     def __init__(
         self, rows: int, settings: SamplingSettings, uniforms: torch.Tensor, eos_token_ids: list[int], pad_token_id: int
@@ -123,6 +124,9 @@ class _Responses:
         ]
 
     def sampled(self) -> Sampled:
+        """Copies, because autograd takes no tensor that was made in inference mode."""
         width = max(self.made)
-        support = None if self.support is None else self.support[:, :width]
-        return Sampled(self.ids[:, :width], self.logprobs[:, :width], self.entropies[:, :width], support)
+        support = None if self.support is None else self.support[:, :width].clone()
+        return Sampled(
+            self.ids[:, :width].clone(), self.logprobs[:, :width].clone(), self.entropies[:, :width].clone(), support
+        )
