@@ -1,4 +1,4 @@
-"""The settings of an evaluation. Importing this imports no torch."""
+"""The settings of an evaluation. Does not import torch."""
 
 from __future__ import annotations
 
