@@ -218,7 +218,7 @@ KNOWN = "llama, mistral, qwen2, qwen3"
         (make_network, []),
         (
             lambda: GPTNeoXForCausalLM(GPTNeoXConfig(**small(["num_key_value_heads", "head_dim"]))),
-            [f"rows without padding, through transformers' layers: its model_type 'gpt_neox' is none of {KNOWN}"],
+            [f"rows without padding, through transformers' layers: its model_type 'gpt_neox' is not one of {KNOWN}"],
         ),
         (
             lambda: LlamaForCausalLM(LlamaConfig(**SMALL, hidden_act="gelu")),
@@ -231,9 +231,9 @@ KNOWN = "llama, mistral, qwen2, qwen3"
         (
             lambda: Gemma2ForCausalLM(Gemma2Config(**SMALL, attn_logit_softcapping=50.0)),
             [
-                f"no passes of our own: its model_type 'gemma2' is none of {KNOWN}",
-                "rows padded, through transformers' layers: TypeError: packed rows only have causal attention, without "
-                "softcap",
+                f"without our own passes: its model_type 'gemma2' is not one of {KNOWN}",
+                "rows padded, through transformers' layers: TypeError: packed rows only support causal attention, "
+                "without softcap",
             ],
         ),
     ],
@@ -282,7 +282,7 @@ def adapted_policy(network, fast=True):
 
 
 def test_a_new_family_is_one_function(families):
-    assert "'ministral' is none of" in accelerate(make_ministral())
+    assert "'ministral' is not one of" in accelerate(make_ministral())
     families.register("ministral")(ministral)
     ours, theirs = adapted_policy(make_ministral()), adapted_policy(make_ministral(), fast=False)
     assert isinstance(pick_engine(ours), SlotEngine) and ours.base.notes == []

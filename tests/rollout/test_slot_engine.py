@@ -171,7 +171,7 @@ def test_networks_of_other_families_are_sampled_through_transformers():
     policy = make_policy(GPTNeoXForCausalLM(GPTNeoXConfig(**settings)))
     engine = pick_engine(policy)
     assert isinstance(engine, PlainEngine)
-    assert engine.description.endswith("its model_type 'gpt_neox' is none of llama, mistral, qwen2, qwen3")
+    assert engine.description.endswith("its model_type 'gpt_neox' is not one of llama, mistral, qwen2, qwen3")
     assert isinstance(pick_engine(make_policy()), SlotEngine)
 
 
