@@ -133,7 +133,7 @@ def test_a_wrong_window_is_refused_although_it_is_longer_than_the_rows_of_the_tr
     assert "passes fail their trial: its results differ" in accelerate(network)
 
 
-def test_large_rounding_is_no_mistake():
+def test_large_rounding_is_not_a_mistake():
     """At commit 3505535 this network was refused, and so read by transformers' layers: its rounding was above a
     tolerance that did not know how far rounding goes in it."""
     network = rough_network()
@@ -239,13 +239,13 @@ KNOWN = "llama, mistral, qwen2, qwen3"
     ],
     ids=["mistral", "gpt_neox", "gelu", "dynamic rope", "gemma2"],
 )
-def test_a_slower_path_is_said_with_its_reason(make, notes):
+def test_a_slower_path_is_reported_with_its_reason(make, notes):
     base = BaseModel(make(), make_base().tokenizer, [1], "random")
     assert base.notes == notes
     assert base.description.endswith("; ".join(["float32, cpu", *notes]))
 
 
-def test_paths_that_are_off_are_said_too():
+def test_paths_that_are_off_are_reported_too():
     plain = make_base()
     assert BaseModel(plain.network, plain.tokenizer, [1], "random", fast=False).notes == [
         "rows padded, through transformers' layers: fast is off"
