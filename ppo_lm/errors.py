@@ -16,6 +16,8 @@ class UserError(Exception):
     """A problem the user can act on. The message is written for them; a traceback would not help."""
 
     exit_code = 1
+    traceback: str | None = None
+    """Of the user's own code, if the problem is in there."""
 
 
 class ConfigError(UserError):

@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import Any, Generic, TypeVar, cast
 
 from ppo_lm.errors import ConfigError, UserError
+from ppo_lm.user_code import user_code
 
 Part = TypeVar("Part")
 Entry = TypeVar("Entry")  # a subtype of Part
@@ -106,12 +107,11 @@ def _load_file(spec: str, file: Path, role: str, error: Callable[[str], UserErro
     sys.modules[name] = module  # dataclasses and pickle look up a class's module there
     sys.path.insert(0, str(place.parent))  # so that the file can import its neighbours, as a script can
     try:
-        loader.loader.exec_module(module)
-    except Exception as problem:
+        with user_code(f"{role} {spec!r}: {file}", "while it was loaded", error):
+            loader.loader.exec_module(module)
+    except BaseException:
         del sys.modules[name]
-        raise error(
-            f"{role} {spec!r}: {file} raised {type(problem).__name__} while it was loaded: {problem}"
-        ) from problem
+        raise
     setattr(module, WRITTEN, written)
     return module
 
@@ -119,13 +119,10 @@ def _load_file(spec: str, file: Path, role: str, error: Callable[[str], UserErro
 def _import_module(spec: str, name: str, role: str, error: Callable[[str], UserError]) -> ModuleType:
     if "" not in sys.path and "." not in sys.path:
         sys.path.insert(0, "")  # find modules in the current folder, as `python -m` does
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as problem:
-        raise error(
-            f"{role} {spec!r}: there is no module {problem.name!r}; check its name, or give path/file.py:name"
-        ) from None
-    except Exception as problem:
-        raise error(
-            f"{role} {spec!r}: module {name} raised {type(problem).__name__} while it was imported: {problem}"
-        ) from problem
+    with user_code(f"{role} {spec!r}: module {name}", "while it was imported", error):
+        try:
+            return importlib.import_module(name)
+        except ModuleNotFoundError as problem:
+            raise error(
+                f"{role} {spec!r}: there is no module {problem.name!r}; check its name, or give path/file.py:name"
+            ) from None

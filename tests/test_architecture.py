@@ -19,6 +19,7 @@ ROOT = Path(ppo_lm.__file__).parent
 CHECKOUT = ROOT.parent
 LEVELS = [  # a room imports from rooms above it in this list only, and from none on its own line
     ["errors", "types", "embedded"],
+    ["user_code"],
     ["ops", "config", "plugins"],
     ["token_attribution", "experience_buffer"],
     ["reward_kl", "advantage", "optimisation"],

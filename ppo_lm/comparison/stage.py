@@ -23,7 +23,15 @@ from ppo_lm.evaluation import Evaluation, evaluate, evaluate_texts
 from ppo_lm.experience_buffer import MemoryBudget
 from ppo_lm.models import BaseModel, PolicyModel
 from ppo_lm.ppo_trainer import SequenceGenerator
-from ppo_lm.rewards import DEFAULT_REWARD, Reward, RewardComputer, RewardContext, check_prompt_columns, load_reward
+from ppo_lm.rewards import (
+    DEFAULT_REWARD,
+    Reward,
+    RewardComputer,
+    RewardContext,
+    check_prompt_columns,
+    load_reward,
+    make_ready,
+)
 from ppo_lm.rollout import SamplingSettings
 from ppo_lm.run import Run, check_output_dir
 from ppo_lm.tracking import MetricsFile, Recorder, Screen, append_record, find_recorders
@@ -58,12 +66,12 @@ def run_comparison(
             f"{beyond} of the {len(held_out)} prompts are not held out but trained on by a run with the same prompts, "
             "seed and eval_prompts"
         )
-    scorer = RewardComputer(judge, MemoryBudget(config.micro_batch_tokens))
+    scorer = RewardComputer(judge, MemoryBudget(config.micro_batch_tokens), timeout=config.judge_timeout)
 
     def judge_base(folder: Path) -> BaseModel:
         return bases.load(config.judge_base or read_adapter_base(folder))
 
-    judge.make_ready(RewardContext(pick_device(config.device), judge_base, scorer.budget))
+    make_ready(judge, RewardContext(pick_device(config.device), judge_base, scorer.budget))
 
     kinds = {
         "sampled": SamplingSettings(config.max_new_tokens, config.temperature, config.top_k, config.top_p),

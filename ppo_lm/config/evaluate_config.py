@@ -74,6 +74,8 @@ class EvaluateConfig(PromptSettings, FolderSettings):
     heuristics."""
     judge_base: str | None = None
     """Base model of a judge that is a reward model. Default: the one named in its folder."""
+    judge_timeout: NonNegativeFloat = 3600.0
+    """Seconds that a judge may take for a batch; 0 for no limit. A reward model has no limit."""
 
     MEMORY = Topic("Memory and speed")
 

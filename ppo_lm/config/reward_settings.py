@@ -23,6 +23,9 @@ class RewardSettings(Settings):
     """Weight of each reward, such as "[1, 0.5]". Default: 1 each."""
     reward_clip: NonNegativeFloat = 0.0
     """Clip each reward to ± this value before weighting; 0 for no clipping."""
+    reward_timeout: Annotated[NonNegativeFloat, MAY_CHANGE] = 3600.0
+    """Seconds that a reward of your own, a classifier or a service may take for a batch; then the run is saved and
+    stops. 0 for no limit."""
 
     @property
     def rewards(self) -> list[str]:

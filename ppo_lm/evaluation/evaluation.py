@@ -71,7 +71,7 @@ def evaluate(
         scores += scorer.compute_rewards(responses).plain.tolist()
         texts += generated
         if monitor is not None:
-            monitors += ask(monitor, responses).opinions
+            monitors += ask(monitor, responses, scorer.timeout).opinions
         kl += (sa_pairs.old_logprobs - sa_pairs.require("ref_logprobs")).sum(dim=1).tolist()
         entropies += sa_pairs.require("entropies").sum(dim=1).tolist()
         lengths += sa_pairs.lengths.tolist()

@@ -25,7 +25,16 @@ from ppo_lm.ppo_trainer.metrics import describe_cost, describe_rollout, describe
 from ppo_lm.ppo_trainer.model_trainer import ModelTrainer
 from ppo_lm.ppo_trainer.value_adder import ValueAdder
 from ppo_lm.reward_kl import KLController, KLDivergence, RewardAdjuster
-from ppo_lm.rewards import Responses, Reward, RewardComputer, RewardContext, as_list, ask, without_addresses
+from ppo_lm.rewards import (
+    Responses,
+    Reward,
+    RewardComputer,
+    RewardContext,
+    as_list,
+    ask,
+    make_ready,
+    without_addresses,
+)
 from ppo_lm.rollout import RolloutEngine, SamplingSettings
 from ppo_lm.run import RandomStream, Run, Stateful, Weights, save_models
 from ppo_lm.tracking import (
@@ -66,7 +75,12 @@ class PPOTrainer:
         self.budget = MemoryBudget(config.micro_batch_tokens, config.rollout_slots)
         self.monitor = inputs.monitor
         self.reward_computer = RewardComputer(
-            inputs.rewards, self.budget, config.reward_weights, config.reward_clip, config.reward_normalise
+            inputs.rewards,
+            self.budget,
+            config.reward_weights,
+            config.reward_clip,
+            config.reward_normalise,
+            config.reward_timeout,
         )
         self.roles = set_up_roles(
             self.base,
@@ -87,7 +101,7 @@ class PPOTrainer:
         self.engine = inputs.make_engine(self.roles.policy, self.budget)
         self.generator = self._make_generator(sampling_settings(config), self.clock)
         if self.monitor is not None:
-            self.monitor.make_ready(RewardContext.on(self.base, self.budget))
+            make_ready(self.monitor, RewardContext.on(self.base, self.budget))
         self.kl_controller = KLController(config.kl_coef, config.adaptive_kl_target, config.adaptive_kl_horizon)
         self.kl_divergence = KLDivergence(config.kl_estimator)
         self.reward_adjuster = RewardAdjuster(config.missing_eos_score, config.whiten_rewards)
@@ -278,7 +292,9 @@ class PPOTrainer:
     def _monitor(self, responses: Responses) -> dict[str, float]:
         if self.monitor is None:
             return {}
-        seen = [score for score in ask(self.monitor, responses).opinions if score is not None]
+        seen = [
+            score for score in ask(self.monitor, responses, self.config.reward_timeout).opinions if score is not None
+        ]
         return {"monitor": sum(seen) / len(seen)} if seen else {}
 
     def _prompt_sets(self, prompts: PromptSet | list[Prompt] | None) -> tuple[PromptSet, PromptSet, DataReport]:

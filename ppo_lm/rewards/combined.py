@@ -9,7 +9,7 @@ import torch
 
 from ppo_lm.errors import RewardError
 from ppo_lm.rewards.responses import Responses
-from ppo_lm.rewards.reward import Reward, RewardContext, ask
+from ppo_lm.rewards.reward import Reward, RewardContext, ask, make_ready
 from ppo_lm.rewards.scores import Scores
 
 
@@ -26,15 +26,18 @@ class WeightedSum(Reward):
         *,
         clip: float = 0.0,
         normalise: bool = False,
+        timeout: float = 0.0,
     ):
-        self.rewards, self.weights, self.clip, self.normalise = list(rewards), weights, clip, normalise
+        """`timeout`: see `ask`."""
+        self.rewards, self.weights, self.timeout = list(rewards), weights, timeout
+        self.clip, self.normalise = clip, normalise
         self.names = unique_names([reward.name for reward in rewards])
         self.needs_columns = list(dict.fromkeys(name for reward in rewards for name in reward.needs_columns))
 
     def make_ready(self, context: RewardContext) -> None:
         """Make the rewards ready, in order."""
         for reward in self.rewards:
-            reward.make_ready(context)
+            make_ready(reward, context)
         self.models = [model for reward in self.rewards for model in reward.models]
 
     def score(self, responses: Responses) -> Scores:
@@ -42,7 +45,7 @@ class WeightedSum(Reward):
         normalising, without clipping."""
         parts: dict[str, torch.Tensor] = {}
         for name, reward in zip(self.names, self.rewards, strict=True):
-            scores = ask(reward, responses)
+            scores = ask(reward, responses, self.timeout)
             named = {name: scores.total} | {f"{name}/{part}": values for part, values in scores.parts.items()}
             parts |= {part: values.to(responses.device, torch.float32) for part, values in named.items()}
         components = torch.stack([parts[name] for name in self.names])

@@ -6,9 +6,9 @@ import asyncio
 import inspect
 import math
 import threading
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from functools import cache
-from numbers import Real
+from typing import Any
 
 from ppo_lm.data.examples import wrap_completion
 from ppo_lm.errors import NumericalFault, RewardError
@@ -77,7 +77,11 @@ class FunctionReward(Reward):
             return [self.function(**call) for call in calls]
 
         async def all_at_once():
-            return await asyncio.gather(*(self.function(**call) for call in calls))
+            results = await asyncio.gather(*(_contained(self.function(**call)) for call in calls))
+            for _, stopped in results:
+                if stopped is not None:
+                    raise stopped
+            return [result for result, _ in results]
 
         return run(all_at_once())
 
@@ -93,21 +97,53 @@ class FunctionReward(Reward):
                 f"reward function {self.name} returned {len(scores)} scores for {len(completions)} completions; it "
                 "must return one for each"
             )
-        for place, (score, completion) in enumerate(zip(scores, completions)):
-            is_number = isinstance(score, Real)
-            if score is not None and not (is_number and math.isfinite(score)):
-                raise (NumericalFault if is_number else RewardError)(
-                    f"reward function {self.name} returned {_show(score)} for completion {place} of {len(completions)} "
-                    f"({_show(completion)}); it must return a finite number, or None for no opinion"
-                )
-        return [None if score is None else float(score) for score in scores]
+        return [self._number(score, place, completions) for place, score in enumerate(scores)]
+
+    def _number(self, score, place: int, completions: Sequence[str]) -> float | None:
+        if score is None:
+            return None
+        number = _as_float(score)
+        if number is None or not math.isfinite(number):
+            raise (RewardError if number is None else NumericalFault)(
+                f"reward function {self.name} returned {_show(score)} for completion {place} of {len(completions)} "
+                f"({_show(completions[place])}); it must return a finite number, or None for no opinion"
+            )
+        return number
+
+
+def _as_float(score) -> float | None:
+    """Whatever stands for one number, such as a 0-d tensor or a NumPy bool, as a float; None for anything else."""
+    if isinstance(score, (str, bytes)):
+        return None
+    try:
+        return float(score)
+    except OverflowError:
+        return math.inf
+    except (TypeError, ValueError, RuntimeError):
+        return None
 
 
 def run(coroutine: Coroutine):
     """Run a coroutine to completion and return its result. All run on one event loop in a separate thread, so that a
     function can keep clients and semaphores between calls, and so that this works where a loop is already running (a
-    notebook)."""
-    return asyncio.run_coroutine_threadsafe(coroutine, _event_loop()).result()
+    notebook). It is cancelled if the wait for it is interrupted."""
+    future = asyncio.run_coroutine_threadsafe(_contained(coroutine), _event_loop())
+    try:
+        result, stopped = future.result()
+    except BaseException:
+        future.cancel()
+        raise
+    if stopped is not None:
+        raise stopped
+    return result
+
+
+async def _contained(coroutine: Awaitable) -> tuple[Any, BaseException | None]:
+    """(its result, None), or (None, what would end the event loop's thread)."""
+    try:
+        return await coroutine, None
+    except (SystemExit, KeyboardInterrupt) as stopped:
+        return None, stopped
 
 
 @cache
@@ -118,5 +154,8 @@ def _event_loop() -> asyncio.AbstractEventLoop:
 
 
 def _show(value) -> str:
-    text = repr(value)
+    try:
+        text = repr(value)
+    except Exception:  # a user's class, or an int with more digits than Python prints
+        return f"a value of type {type(value).__name__}"
     return text if len(text) <= 60 else text[:57] + "..."

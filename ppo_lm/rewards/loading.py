@@ -16,6 +16,7 @@ from ppo_lm.rewards.model_reward import ModelReward
 from ppo_lm.rewards.registry import REWARDS, call_by_name
 from ppo_lm.rewards.remote import RemoteReward
 from ppo_lm.rewards.reward import Reward
+from ppo_lm.user_code import user_code
 
 DEFAULT_REWARD = "tldr_heuristics"
 Maker = Callable[[str, str], Reward | None]
@@ -41,10 +42,8 @@ def as_reward(given: Any, name: str | None = None) -> Reward:
     if isinstance(given, Reward):
         return given
     if isinstance(given, type) and issubclass(given, Reward):
-        try:
+        with user_code(f"reward {given.__name__}", "when made without arguments", RewardError):
             return given()
-        except TypeError as error:
-            raise RewardError(f"reward {given.__name__} cannot be made without arguments: {error}") from error
     return FunctionReward(given, name)
 
 

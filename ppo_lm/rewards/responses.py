@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -49,6 +49,11 @@ class Responses:
         """Where the scores belong: with the sampled tokens, or on the CPU."""
         return torch.device("cpu") if self.sa_pairs is None else self.sa_pairs.action_ids.device
 
+    def copied(self) -> Responses:
+        """The same, with lists and messages of its own, so that nobody else sees changes to them."""
+        columns = {name: _copied(values) for name, values in self.columns.items()}
+        return replace(self, prompts=_copied(self.prompts), texts=list(self.texts), columns=columns)
+
     @classmethod
     def sampled(
         cls,
@@ -79,3 +84,10 @@ class Responses:
         """Responses written by someone, such as demonstrations; all count as ended. `completion_ids` are their tokens,
         end token included."""
         return cls(prompts, texts, {**columns, "terminated": [True] * len(texts), "completion_ids": completion_ids})
+
+
+def _copied(value):
+    """A copy of nested lists, tuples and dictionaries; other values of data do not change."""
+    if isinstance(value, (list, tuple)):
+        return [_copied(each) for each in value]
+    return {key: _copied(each) for key, each in value.items()} if isinstance(value, dict) else value

@@ -14,6 +14,7 @@ from ppo_lm.experience_buffer import MemoryBudget
 from ppo_lm.models import BaseModel, RewardModel
 from ppo_lm.rewards.responses import Responses
 from ppo_lm.rewards.scores import Scores
+from ppo_lm.user_code import call_within, user_code
 
 
 @dataclass(frozen=True)
@@ -59,21 +60,24 @@ class Reward(ABC):
         infinite, or NaN without meaning "no opinion"."""
 
 
-def ask(reward: Reward, responses: Responses) -> Scores:
-    """`reward.score(responses)`, checked. Raises `RewardError` if it raises anything but a `UserError`, or returns
-    anything but B scores; `NumericalFault`, with the batch, if a number is infinite."""
+def make_ready(reward: Reward, context: RewardContext) -> None:
+    """`reward.make_ready`. Raises `RewardError` if it raises anything but a `UserError`."""
+    with user_code(f"reward {reward.name}", "in make_ready()", RewardError, UserError):
+        reward.make_ready(context)
+
+
+def ask(reward: Reward, responses: Responses, timeout: float = 0.0) -> Scores:
+    """`reward.score` of a copy of the responses, checked. Raises `NumericalFault`, with the batch, if a number is
+    infinite; `RewardError` if the reward raises anything else, returns anything but B scores, or takes longer than
+    `timeout` seconds (0: no limit; reward models have none)."""
+    limit, when = 0.0 if reward.models else timeout, f"on a batch of {len(responses)} responses"
     try:
-        scores = reward.score(responses)
-        _check(scores, reward.name, len(responses))
+        with user_code(f"reward {reward.name}", when, RewardError, RewardError, NumericalFault):
+            scores = call_within(limit, lambda: reward.score(responses.copied()))
+            _check(scores, reward.name, len(responses))
     except NumericalFault as fault:
         fault.batch = responses.sa_pairs
         raise
-    except UserError:
-        raise
-    except Exception as error:
-        raise RewardError(
-            f"reward {reward.name} raised {type(error).__name__} on a batch of {len(responses)} responses: {error}"
-        ) from error
     return scores
 
 

@@ -29,11 +29,17 @@ class RewardComputer:
         weights: Sequence[float] | None = None,
         clip: float = 0.0,
         normalise: bool = False,
+        timeout: float = 0.0,
     ):
+        """`timeout`: the seconds that a reward may take for a batch, 0 for no limit."""
         self.reward = WeightedSum(
-            [as_reward(reward) for reward in as_list_of_rewards(rewards)], weights, clip=clip, normalise=normalise
+            [as_reward(reward) for reward in as_list_of_rewards(rewards)],
+            weights,
+            clip=clip,
+            normalise=normalise,
+            timeout=timeout,
         )
-        self.budget = budget or MemoryBudget()
+        self.budget, self.timeout = budget or MemoryBudget(), timeout
 
     @property
     def names(self) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import NoReturn
@@ -45,9 +46,10 @@ from ppo_lm.tracking import (
     write_json,
     write_tensors,
 )
-from ppo_lm.tracking.files import drop_later_steps
+from ppo_lm.tracking.files import drop_later_steps, write_text
 from ppo_lm.tracking.recorder import Broadcast, add_recorders
 
+TRACEBACK = "traceback.txt"  # of an error in the user's code
 PAUSES = (RewardError, NumericalFault, Interrupted, RecorderError)  # errors after which a run can be resumed
 
 
@@ -271,6 +273,8 @@ class Run:
 
     def __exit__(self, kind: type | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         try:
+            if isinstance(error, UserError):
+                self._keep_traceback(error)
             if isinstance(error, PAUSES) and self._started and self.total:
                 self._pause(error)
             if isinstance(error, StorageError):
@@ -299,6 +303,11 @@ class Run:
         raise RunPaused(
             f"{error}\nThe run was saved as it was after step {self.step}; continue with: {self._resume_command()}"
         ) from error
+
+    def _keep_traceback(self, error: UserError) -> None:
+        if self.folder and error.traceback:
+            with suppress(StorageError):  # the error itself matters more
+                write_text(self.folder / TRACEBACK, error.traceback)
 
     def _stop(self, error: StorageError) -> NoReturn:
         raise StorageError(f"{error}; free some space or fix the path{self.last_checkpoint()}") from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
-from ppo_lm.errors import ConfigError, RecorderError, StorageError, first_line
+from ppo_lm.errors import ConfigError, RecorderError, StorageError
 from ppo_lm.plugins import Registry
 from ppo_lm.tracking.events import (
     CheckpointSaved,
@@ -17,6 +17,7 @@ from ppo_lm.tracking.events import (
     StepSkipped,
 )
 from ppo_lm.tracking.health import Finding
+from ppo_lm.user_code import user_code
 
 Event = TypeVar("Event")
 
@@ -79,12 +80,8 @@ def add_recorders(recorders: Sequence[Recorder], specs: Iterable[str] | None) ->
     made = list(recorders)
     for kind in find_recorders(specs):
         if not any(type(recorder) is kind for recorder in made):
-            try:
+            with user_code(f"recorder {kind.__name__}", "when created", RecorderError):
                 made.append(kind())
-            except Exception as error:
-                raise RecorderError(
-                    f"recorder {kind.__name__} cannot be created: {type(error).__name__}: {first_line(error)}"
-                ) from error
     return made
 
 
@@ -99,15 +96,10 @@ class Broadcast:
         """Call `method`, a method of `Recorder`, on every recorder. Raises `RecorderError` if one raises anything but a
         `StorageError`."""
         for recorder in self.recorders:
-            try:
+            with user_code(
+                f"recorder {type(recorder).__name__}", f"in {method.__name__}()", RecorderError, StorageError
+            ):
                 reason = getattr(recorder, method.__name__)(event)
-            except StorageError:
-                raise
-            except Exception as error:
-                name = type(recorder).__name__
-                raise RecorderError(
-                    f"recorder {name} raised {type(error).__name__} in {method.__name__}(): {first_line(error)}"
-                ) from error
             if reason is not None and self.stop_reason is None:
                 self.stop_reason = str(reason)
 
@@ -116,12 +108,8 @@ class Broadcast:
         problems = []
         for recorder in self.recorders:
             try:
-                recorder.close()
-            except Exception as error:
-                problems.append(
-                    RecorderError(
-                        f"recorder {type(recorder).__name__} raised {type(error).__name__} in close(): "
-                        f"{first_line(error)}"
-                    )
-                )
+                with user_code(f"recorder {type(recorder).__name__}", "in close()", RecorderError):
+                    recorder.close()
+            except RecorderError as error:
+                problems.append(error)
         return problems

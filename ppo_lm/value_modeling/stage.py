@@ -39,7 +39,9 @@ def run_value(
         base, inputs.demonstrations, report, max_prompt_tokens=config.max_prompt_tokens, max_tokens=config.max_tokens
     )
     train, held_out = encoded.split(config.held_out, config.seed, report)
-    computer = RewardComputer(inputs.rewards, weights=config.reward_weights, clip=config.reward_clip)
+    computer = RewardComputer(
+        inputs.rewards, weights=config.reward_weights, clip=config.reward_clip, timeout=config.reward_timeout
+    )
     model = set_up_roles(
         base,
         lora_r=config.lora_r,

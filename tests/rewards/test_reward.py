@@ -94,8 +94,9 @@ def test_reward_and_monitor_are_given_the_same_responses_with_the_sampled_tokens
     reward, monitor = Seen(), Seen()
     config = PPOConfig(model_name=folder, batch_size=2, mini_batches=1, max_new_tokens=8)
     results = PPOTrainer(config, reward=reward, monitor=monitor).ppo_step(PROMPTS, {"id": [7, 8]})
-    given = reward.responses
-    assert given is monitor.responses
+    given, also = reward.responses, monitor.responses
+    assert (given.prompts, given.texts, given.columns) == (also.prompts, also.texts, also.columns)
+    assert given.sa_pairs is also.sa_pairs
     assert (given.prompts, given.texts, given.columns["id"]) == (PROMPTS, results["generated_texts"], [7, 8])
     pairs = given.sa_pairs
     assert given.columns["terminated"] == pairs.terminated.tolist()

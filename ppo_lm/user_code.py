@@ -1,0 +1,136 @@
+"""The boundary to code that a user wrote: whatever happens in there becomes one error that says where."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import signal
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+from ppo_lm.errors import UserError, first_line
+
+Result = TypeVar("Result")
+
+OURS = Path(__file__).parent
+PLUMBING = [OURS, *(Path(module.__file__ or "") for module in (contextlib, threading))]
+PLUMBING += [Path(package.__file__ or "").parent for package in (asyncio, concurrent.futures)]
+SHOWN_FRAMES = 8
+WAKE_UP = getattr(signal, "SIGURG", None)  # ignored by default, and nobody's timer
+
+
+class TimeLimitReached(BaseException):
+    """Raised in code that takes too long. It is no `Exception`, so that `except Exception` does not swallow it."""
+
+
+@contextlib.contextmanager
+def user_code(what: str, when: str, error: Callable[[str], UserError], *passing: type[UserError]) -> Iterator[None]:
+    """Turn anything that the block raises, `SystemExit` included, into an `error` that says what raised it and when,
+    and shows the user's part of the traceback; the error's `traceback` is all of it. `passing` errors and
+    `KeyboardInterrupt` pass unchanged, the messages of other `UserError`s too.
+
+    Example::
+
+        with user_code("reward brevity", "on a batch of 8 responses", RewardError, NumericalFault):
+            scores = brevity(prompts, completions)
+    """
+    try:
+        yield
+    except (KeyboardInterrupt, *passing):
+        raise
+    except UserError as raised:
+        raise error(str(raised)) from raised
+    except BaseException as raised:
+        found = error(f"{what} {_describe(raised, when)}{_users_part_of_the_traceback(raised)}")
+        found.traceback = "".join(_format(raised))
+        raise found from raised
+
+
+def call_within(seconds: float, call: Callable[[], Result]) -> Result:
+    """`call()`. Raises `TimeLimitReached` where the call is after `seconds` (0: no limit).
+
+    In the main thread of a POSIX system the call itself is interrupted, even while it sleeps or waits for a socket, but
+    not inside a C function that does not return to Python. Elsewhere it runs in a thread, which is left behind.
+    """
+    if not seconds:
+        return call()
+    late = TimeLimitReached(f"did not return within {seconds:g} seconds")
+    if threading.current_thread() is threading.main_thread() and WAKE_UP and hasattr(signal, "pthread_kill"):
+        with _interrupted_after(seconds, WAKE_UP, late):
+            return call()
+    return _call_in_a_thread(seconds, call, late)
+
+
+@contextlib.contextmanager
+def _interrupted_after(seconds: float, number: signal.Signals, late: TimeLimitReached) -> Iterator[None]:
+    running = True
+
+    def interrupt(*_) -> None:
+        if running:
+            raise late
+
+    main = threading.main_thread().ident
+    assert main is not None
+    timer = threading.Timer(seconds, signal.pthread_kill, (main, number))
+    timer.daemon = True
+    before = signal.signal(number, interrupt)
+    timer.start()
+    try:
+        yield
+    finally:
+        running = False
+        timer.cancel()
+        timer.join()
+        signal.signal(number, before)
+
+
+def _call_in_a_thread(seconds: float, call: Callable[[], Result], late: TimeLimitReached) -> Result:
+    future: concurrent.futures.Future[Result] = concurrent.futures.Future()
+
+    def work() -> None:
+        try:
+            future.set_result(call())
+        except BaseException as raised:
+            future.set_exception(raised)
+
+    threading.Thread(target=work, daemon=True).start()
+    try:
+        return future.result(seconds)
+    except concurrent.futures.TimeoutError:
+        if future.done():  # the call itself raised it
+            raise
+        raise late from None
+
+
+def _describe(raised: BaseException, when: str) -> str:
+    if isinstance(raised, TimeLimitReached):
+        return str(raised)
+    try:
+        reason = first_line(raised)
+    except Exception:  # their __str__ raises too
+        reason = ""
+    name = type(raised).__name__
+    return f"raised {name} {when}" if reason in ("", name) else f"raised {name} {when}: {reason}"
+
+
+def _users_part_of_the_traceback(raised: BaseException) -> str:
+    frames = traceback.extract_tb(raised.__traceback__)
+    theirs = [place for place, frame in enumerate(frames) if not _is_plumbing(frame.filename)]
+    lines = traceback.format_list(frames[theirs[0] : theirs[-1] + 1][-SHOWN_FRAMES:]) if theirs else []
+    return "".join(f"\n{line.rstrip()}" for line in lines)
+
+
+def _is_plumbing(filename: str) -> bool:
+    file = Path(filename)
+    return filename.startswith("<frozen ") or any(file == place or place in file.parents for place in PLUMBING)
+
+
+def _format(raised: BaseException) -> list[str]:
+    try:
+        return traceback.format_exception(raised)
+    except Exception:  # their __str__ raises too
+        return traceback.format_tb(raised.__traceback__)
