@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 import re
 import subprocess
 import sys
@@ -18,7 +19,8 @@ from ppo_lm import PPOConfig, PPOTrainer
 from ppo_lm.errors import NumericalFault, RewardError, RunPaused
 from ppo_lm.plugins import load_object
 from ppo_lm.rewards import FunctionReward, Responses, Reward, Scores, ask
-from ppo_lm.tracking import Recorder
+from ppo_lm.tracking import Recorder, append_record, write_json
+from ppo_lm.tracking.files import METRICS, drop_later_steps
 from ppo_lm.user_code import call_within, user_code
 
 PROMPTS = ["POST: I moved out. TL;DR:", "POST: My boss yelled. TL;DR:"]
@@ -236,6 +238,25 @@ class QuitsLater(Recorder):
     def step(self, event):
         if event.step == 2:
             raise SystemExit(0)
+
+
+@pytest.mark.fast
+def test_json_files_have_null_for_what_json_cannot_say(tmp_path):
+    file = tmp_path / METRICS
+    append_record(file, {"step": 1, "kl": math.nan, "nested": {"a": [math.inf, (1.0, -math.inf)]}, "fine": 1.5})
+    append_record(file, {"step": 2, "kl": 0.5})
+    write_json(tmp_path / "report.json", {"kl": math.nan, "n": 3, "path": tmp_path})
+
+    def refuse(constant):
+        raise AssertionError(constant)
+
+    first = json.loads(file.read_text().splitlines()[0], parse_constant=refuse)
+    assert first == {"step": 1, "kl": None, "nested": {"a": [None, [1.0, None]]}, "fine": 1.5}
+    report = json.loads((tmp_path / "report.json").read_text(), parse_constant=refuse)
+    assert report == {"kl": None, "n": 3, "path": str(tmp_path)}
+    rows = drop_later_steps(tmp_path, 2)
+    assert math.isnan(rows[0]["kl"])
+    assert rows[1] == {"step": 2, "kl": 0.5}
 
 
 @pytest.mark.parametrize("part", ["reward", "monitor", "recorder"])

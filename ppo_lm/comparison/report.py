@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from rich.console import Console
@@ -10,6 +9,7 @@ from rich.table import Table
 
 from ppo_lm.comparison.results import Standing
 from ppo_lm.evaluation.statistics import Interval
+from ppo_lm.tracking import write_json
 
 MEASURES = {
     "score": "score",
@@ -48,9 +48,7 @@ def write_results(results: dict[str, list[Standing]], prompts: int, judge: str, 
         kind: [{name: _plain(value) for name, value in vars(row).items()} for row in rows]
         for kind, rows in results.items()
     }
-    (folder / "results.json").write_text(
-        json.dumps({"prompts": prompts, "judge": judge, **plain}, indent=1) + "\n", encoding="utf-8"
-    )
+    write_json(folder / "results.json", {"prompts": prompts, "judge": judge, **plain})
     lines = ["# Comparison", "", f"{prompts} held-out prompts, judged by `{judge}`.", ""]
     for kind, rows in results.items():
         names = [row.name.replace("|", " ") for row in rows]

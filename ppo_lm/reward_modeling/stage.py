@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -20,7 +19,7 @@ from ppo_lm.reward_modeling.report import RewardReport, write_report
 from ppo_lm.reward_modeling.reward_trainer import Comparison, normalise, score_all, train_reward_model
 from ppo_lm.run import check_output_dir
 from ppo_lm.run.stage import LINES, LOSS, loop_settings, make_stage_run, register_training
-from ppo_lm.tracking import Recorder, find_recorders
+from ppo_lm.tracking import Recorder, find_recorders, write_json
 
 EncodedPreferences = Encoded[Preference, Comparison]
 
@@ -54,7 +53,7 @@ def run_reward(
         folder = run.require_folder()
         with writing(folder):
             model.save(folder / "reward")
-            (folder / "report.json").write_text(json.dumps(result.as_dict(), indent=1) + "\n", encoding="utf-8")
+            write_json(folder / "report.json", result.as_dict())
             write_report(result, folder)
         run.finish()
     return result.headline()

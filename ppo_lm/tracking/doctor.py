@@ -8,6 +8,7 @@ from pathlib import Path
 from ppo_lm.config import PPOConfig
 from ppo_lm.config.files import read_settings
 from ppo_lm.errors import ConfigError, UserError, first_line
+from ppo_lm.tracking.files import null_as_nan
 from ppo_lm.tracking.health import WINDOW, check_health, steps_of
 
 
@@ -55,4 +56,4 @@ def _read_rows(file: Path) -> list[dict]:
         return []
     except (OSError, ValueError) as error:
         raise UserError(f"{file} cannot be read: {first_line(error)}") from None
-    return rows
+    return [null_as_nan(row) for row in rows]

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -77,7 +80,28 @@ def write_text(file: Path, text: str) -> None:
 
 def write_json(file: Path, content: object) -> None:
     """Replace a JSON file atomically."""
-    write_text(file, json.dumps(content, indent=1, default=str) + "\n")
+    write_text(file, to_json(content, indent=1, default=str) + "\n")
+
+
+def to_json(content: object, **options: Any) -> str:
+    """JSON that every reader takes: NaN and infinity, for which it has no words, become null."""
+    try:
+        return json.dumps(content, ensure_ascii=False, allow_nan=False, **options)
+    except ValueError:
+        return json.dumps(_without_nan(content), ensure_ascii=False, allow_nan=False, **options)
+
+
+def null_as_nan(row: dict) -> dict:
+    """A row of metrics.jsonl with the NaNs that `to_json` wrote as null."""
+    return {key: math.nan if value is None else value for key, value in row.items()}
+
+
+def _without_nan(content: object) -> object:
+    if isinstance(content, float):
+        return content if math.isfinite(content) else None
+    if isinstance(content, Mapping):
+        return {key: _without_nan(value) for key, value in content.items()}
+    return [_without_nan(value) for value in content] if isinstance(content, (list, tuple)) else content
 
 
 def write_tensors(file: Path, tensors: dict[str, torch.Tensor]) -> None:
@@ -95,7 +119,7 @@ def write_tensors(file: Path, tensors: dict[str, torch.Tensor]) -> None:
 def append_record(file: Path, record: dict) -> None:
     """Append a line to a .jsonl file."""
     with writing(file), file.open("a", encoding="utf-8") as lines:
-        lines.write(json.dumps(record, ensure_ascii=False) + "\n")
+        lines.write(to_json(record) + "\n")
 
 
 def drop_later_steps(folder: Path, step: int) -> list[dict]:
@@ -108,8 +132,8 @@ def drop_later_steps(folder: Path, step: int) -> list[dict]:
         records = [_read_record(file, number, line) for number, line in enumerate(lines, start=1)]
         kept[name] = [record for record in records if record["step"] <= step]
         if len(kept[name]) < len(records) or torn:
-            write_text(file, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in kept[name]))
-    return kept[METRICS]
+            write_text(file, "".join(to_json(record) + "\n" for record in kept[name]))
+    return [null_as_nan(row) for row in kept[METRICS]]
 
 
 def _text_of(file: Path) -> str:
