@@ -36,6 +36,11 @@ class ConfigError(UserError):
         """An error with a single problem."""
         return cls([problem])
 
+    @classmethod
+    def no_data(cls, field: str, otherwise: str = "") -> ConfigError:
+        """The error if `field`, which names data, is not set. `otherwise`: what else to do."""
+        return cls([f'{field} is not set; give a file, a hub data set, or "embedded"{otherwise}'])
+
 
 class DataError(UserError):
     """Data that cannot be used."""

@@ -1,4 +1,4 @@
-"""Parts that are chosen by name: a registered name, or a part of your own as `module:name` or `path/file.py:name`."""
+"""Parts that are chosen by name: a registered name, or your own part as `module:name` or `path/file.py:name`."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from typing import Any, Generic, TypeVar, cast
 from ppo_lm.errors import ConfigError, UserError
 
 Part = TypeVar("Part")
-Entry = TypeVar("Entry")  # a Part, of a type of its own
+Entry = TypeVar("Entry")  # a subtype of Part
 WRITTEN = "__ppo_lm_written__"  # when the file of a loaded module was last changed
 
 
 class Registry(Generic[Part]):
-    """The parts of one kind, by name. `role` is the setting that names one, for error messages; `kind` the class that a
-    part has to be an instance of, if it has to.
+    """The parts of one kind, by name. `role` is the setting that names one, for error messages; `kind` the class that
+    parts must be instances of, if any.
 
     Example::
 
@@ -39,15 +39,15 @@ class Registry(Generic[Part]):
 
         def add(part: Entry) -> Entry:
             if name in self._parts and self._origin(part) != self._origin(self._parts[name]):
-                raise ValueError(f"{self.role} {name!r} is registered already; choose another name")
-            self._parts[name] = cast("Part", part)  # again if its file was changed and loaded again
+                raise ValueError(f"{self.role} {name!r} is already registered; choose another name")
+            self._parts[name] = cast("Part", part)  # replaced if its file was changed and reloaded
             return part
 
         return add
 
     @staticmethod
     def _origin(part: Any) -> tuple[str | None, str | None]:
-        """Where a class or function is from; differs for any two other objects."""
+        """Where a class or function was defined; unique for any other object."""
         return getattr(part, "__module__", None), getattr(part, "__qualname__", str(id(part)))
 
     @property
@@ -56,14 +56,14 @@ class Registry(Generic[Part]):
         return list(self._parts)
 
     def find(self, spec: str) -> Part:
-        """The part that a name or `module:name` stands for. Raises `ConfigError` if there is none, or if it is of the
+        """The part that a name or `module:name` refers to. Raises `ConfigError` if there is none, or if it is of the
         wrong kind."""
         if spec in self._parts:
             return self._parts[spec]
         if ":" in spec:
             return self._checked(spec, load_object(spec, self.role, ConfigError.of))
         near = difflib.get_close_matches(spec, self.names, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else "or name your own as module:name or path/file.py:name"
+        hint = f"did you mean {near[0]!r}?" if near else "or give your own as module:name or path/file.py:name"
         raise ConfigError([f"{self.role} is {spec!r}; it must be one of {', '.join(self.names)}; {hint}"])
 
     def _checked(self, spec: str, part: Any) -> Part:
@@ -76,7 +76,7 @@ class Registry(Generic[Part]):
 
 
 def load_object(spec: str, role: str, error: Callable[[str], UserError]) -> Any:
-    """Import `package.module:name` or `path/file.py:name`. Raises what `error` makes of a sentence that says which part
+    """Import `package.module:name` or `path/file.py:name`. Raises `error(message)`, where the message says which part
     of `spec` cannot be found. `role` is the setting that named it."""
     place, colon, name = spec.rpartition(":")
     if not colon or not place or not name:
@@ -92,7 +92,7 @@ def load_object(spec: str, role: str, error: Callable[[str], UserError]) -> Any:
 
 
 def _load_file(spec: str, file: Path, role: str, error: Callable[[str], UserError]) -> ModuleType:
-    """The module in a file, which is executed once for as long as it does not change."""
+    """The module in a file, executed again only if the file has changed."""
     if not file.is_file():
         raise error(f"{role} {spec!r}: there is no file {file}")
     place, written = file.resolve(), file.stat().st_mtime_ns

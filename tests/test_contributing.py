@@ -112,7 +112,7 @@ def test_a_family(blocks, monkeypatch):
     monkeypatch.setattr(FAMILIES, "_parts", dict(FAMILIES._parts))
     torch.manual_seed(0)
     network = SeedOssForCausalLM(SeedOssConfig(**SMALL)).eval()
-    assert "'seed_oss' is none of" in accelerate(network)
+    assert "'seed_oss' is not one of" in accelerate(network)
     exec(blocks["ppo_lm/fast/blocks.py"], {})
     assert isinstance(accelerate(network), Accelerated)
 

@@ -30,7 +30,7 @@ def test_what_cannot_be_found_is_reported_in_one_sentence(tmp_path):
     (tmp_path / "broken.py").write_text("1 / 0\n")
     for spec, sentence in {
         "rlo": "advantage_estimator is 'rlo'; it must be one of gae, rloo; did you mean 'rloo'?",
-        "x": "one of gae, rloo; or name your own as module:name or path/file.py:name",
+        "x": "one of gae, rloo; or give your own as module:name or path/file.py:name",
         "no.such.module:x": "there is no module 'no'",
         f"{tmp_path}/none.py:x": "there is no file",
         f"{tmp_path}/broken.py:x": "raised ZeroDivisionError while it was loaded: division by zero",
@@ -44,7 +44,7 @@ def test_what_cannot_be_found_is_reported_in_one_sentence(tmp_path):
 
 def test_a_name_is_taken_once():
     add = make().register("gae")
-    with pytest.raises(ValueError, match="'gae' is registered already"):
+    with pytest.raises(ValueError, match="'gae' is already registered"):
         add("again")
 
 

@@ -31,7 +31,7 @@ def test_pair_is_the_real_prefix_the_action_and_its_numbers():
         pairs.pair(row, last + 1)
 
 
-def test_an_observation_is_part_of_later_states_and_no_pair_itself():
+def test_an_observation_is_part_of_later_states_but_not_a_pair():
     pairs = make_pairs(rows=1, prompt=2, actions=4)
     pairs = pairs.with_columns(action_mask=torch.tensor([[True, False, False, True]]))
     assert pairs.pair(0, 3).state == pairs.input_ids[0, :5].tolist()

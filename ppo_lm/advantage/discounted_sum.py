@@ -9,7 +9,7 @@ def discounted_sum(terms: torch.Tensor, mask: torch.Tensor, discount: float | to
     """S_t = x_t + discount · S_{t'}, where t' is the next sampled token after t, and S after the last one is 0.
 
     terms: (B, A) fp32 or fp64. mask: (B, A) bool, True on sampled tokens; the sum passes over the others unchanged.
-    discount: one for all, or one per row, (B,). Returns (B, A), 0 where masked, whatever stands there in `terms`.
+    discount: one for all, or one per row, (B,). Returns (B, A), 0 where masked, whatever `terms` holds there.
     """
     terms = torch.where(mask, terms, 0.0)
     factors = torch.where(mask, torch.as_tensor(discount, dtype=terms.dtype, device=terms.device).view(-1, 1), 1.0)

@@ -23,7 +23,7 @@ VALUE_SETTINGS = (
     "value_target",
     "value_loss",
     "lam_length_scale",
-)  # mean nothing without a value model
+)  # meaningless without a value model
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,8 @@ class Estimator:
 
     add_advantages: adds `advantages`, (B, A) and 0 where masked, to pairs with `rewards`, and, if it needs values, the
         column `config.value_target` for the value model to learn. Every setting is an argument; it keeps no state.
-    needs_values: trains a value model, and has its `values`.
-    needs_group: compares the responses to one prompt, which stand in consecutive rows, `config.responses_per_prompt` of
-        them.
+    needs_values: trains a value model, and uses its `values`.
+    needs_group: compares the responses to one prompt, which are `config.responses_per_prompt` consecutive rows.
     whitens: its advantages are whitened unless `config.whiten_advantages` says otherwise.
 
     Example::
@@ -52,7 +51,7 @@ class Estimator:
     whitens: bool = False
 
     def problems(self, config: PPOConfig) -> list[str]:
-        """A sentence for each setting that does not go with what this estimator needs."""
+        """One sentence per setting that conflicts with this estimator."""
         name, found = f"advantage_estimator is {config.advantage_estimator}", []
         if self.needs_group and config.responses_per_prompt < 2:
             found.append(
@@ -74,7 +73,7 @@ ESTIMATORS: Registry[Estimator] = Registry("advantage_estimator", Estimator)
 
 
 def find_estimator(config: PPOConfig) -> Estimator:
-    """The estimator that the configuration names. Raises `ConfigError` if there is none, or if other settings do not go
+    """The estimator that the configuration names. Raises `ConfigError` if there is none, or if other settings conflict
     with it."""
     estimator = ESTIMATORS.find(config.advantage_estimator)
     problems = estimator.problems(config)

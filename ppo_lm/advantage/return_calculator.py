@@ -19,7 +19,7 @@ class ReturnCalculator:
 
     def add_returns(self, sa_pairs: SAPairs, advantages: torch.Tensor | None = None) -> SAPairs:
         """Add the column `returns`, 0 where masked, from `values` and advantages that are not whitened yet (2403.17031:
-        returns come before whitening): the column, or others, (B, A), whose λ is the value model's own (VC-PPO,
-        2503.01491)."""
+        returns come before whitening): by default the column `advantages`, or others, (B, A), with a separate λ for the
+        value model (VC-PPO, 2503.01491)."""
         total = (sa_pairs.require("advantages") if advantages is None else advantages) + sa_pairs.require("values")
         return sa_pairs.with_columns(returns=torch.where(sa_pairs.action_mask, total, 0.0))

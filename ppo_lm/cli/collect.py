@@ -11,7 +11,7 @@ def run(arguments: list[str], prog: str) -> None:
     """Serve the page on which people judge pairs of completions."""
     config = read_config(CollectConfig, arguments, prog, "Judge pairs of completions in a browser.")
     if config.prompts is not None and config.model_name == "embedded":
-        note("the embedded model writes the completions; name another with --model_name")
+        note("the embedded model writes the completions; choose another with --model_name")
     hide_progress_bars()
     from ppo_lm.collection import run_collection
 

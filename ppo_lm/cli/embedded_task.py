@@ -1,4 +1,4 @@
-"""The settings of the embedded task, for a command that uses it with settings of its own."""
+"""The settings of the embedded task, for a command that overrides some of them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ppo_lm.config.fields import fields_of
 from ppo_lm.config.files import embedded_settings
 from ppo_lm.config.settings import Settings
 
-NEEDS = {  # a setting → those that it is of use with, as long as they are what they are in the embedded task
+NEEDS = {  # a setting → those that must be as in the embedded task for it to be useful
     "value_model": ("model_name", "reward", "advantage_estimator", "value_backbone"),
     "monitor": ("prompts",),
     "demonstrations": ("preferences",),
@@ -16,7 +16,7 @@ NEEDS = {  # a setting → those that it is of use with, as long as they are wha
 
 
 def embedded_task(command: str, config: type[Settings], named: dict[str, Any]) -> dict[str, Any]:
-    """The settings of `ppo-lm COMMAND` for the embedded task, without those that are of no use with what is `named`.
+    """The settings of `ppo-lm COMMAND` for the embedded task, without those that make no sense with what is `named`.
 
     Example: {"reward": ["sentiment"]} leaves out the value model, which predicts the embedded reward.
     """

@@ -21,7 +21,7 @@ NEGATIVE_NUMBER = re.compile(r"-(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$", re.IGNORECASE)
 
 
 class Parser(argparse.ArgumentParser):
-    """Parses into what was named and nothing else; about an unknown option it says which known one is near."""
+    """Returns only the options that were given, and suggests the closest one for an unknown option."""
 
     def __init__(self, prog: str, description: str, usage: str, add_help: bool = True):
         width = min(shutil.get_terminal_size().columns, WIDEST) - 2
@@ -44,7 +44,7 @@ class Parser(argparse.ArgumentParser):
             known = [option.lstrip("-") for option in self._option_string_actions]
             self.error("\n".join(f"there is no option --{name}{did_you_mean(name, known, '--')}" for name in unknown))
         if rest:
-            self.error(f"{rest[0]!r} belongs to no option")
+            self.error(f"{rest[0]!r} does not belong to any option")
         return vars(values)
 
     def error(self, message: str) -> NoReturn:
@@ -76,7 +76,7 @@ def config_parser(config: type[Settings], prog: str, description: str, *, embedd
 
 
 class _Repeatable(argparse.Action):
-    """Collects the values of an option that is given several times; a value that is a list or null stands alone."""
+    """Collects the values of an option that is given several times; a list or null replaces what came before."""
 
     def __call__(
         self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
@@ -104,7 +104,7 @@ def _add_general_options(group: argparse._ArgumentGroup, embedded: bool, resumab
         metavar="FILE",
         help="YAML file of settings"
         + (', or "embedded" for those of the embedded task' if embedded else "")
-        + ". Options override it; of several files, the last one counts.",
+        + ". Options override it; if files conflict, the last one wins.",
     )
     group.add_argument("--print_config", action="store_true", help="Print all settings as YAML and exit.")
     if resumable:
@@ -113,7 +113,7 @@ def _add_general_options(group: argparse._ArgumentGroup, embedded: bool, resumab
 
 
 def _read_value(field: Field, text: str) -> Any:
-    """What `text` says as a value of `field`, without a check: the text itself where that is one, or else YAML."""
+    """`text` as a value of `field`, unchecked: as it is if the field takes text, otherwise parsed as YAML."""
     if str in field.kinds or field.choices:
         if text == "null" and field.optional:
             return None
@@ -132,7 +132,7 @@ def _metavar(field: Field) -> str:
 
 
 def _default(field: Field) -> str:
-    """The default in brackets, as one writes it on the command line; the help text itself says what None means."""
+    """The default in brackets, as written on the command line; the help text itself says what None means."""
     if field.default is None:
         return ""
     if isinstance(field.default, bool):

@@ -28,13 +28,14 @@ def read_run(
 
 
 def find_run(options: dict[str, Any]) -> Path:
-    """The folder that `--resume` names. Raises `ConfigError` if it is no run's, or if another option is given."""
+    """The folder that `--resume` names. Raises `ConfigError` if it does not hold a run, or if another option is
+    given."""
     if len(options) > 1:
         raise ConfigError(["--resume takes no other option: a resumed run keeps its settings"], "--resume")
     folder = Path(options["resume"]).expanduser()
     if not (folder / "config.yaml").is_file():
         raise ConfigError(
-            [f"there is no run in {str(folder)!r}: it has no config.yaml; name the folder that the paused run printed"],
+            [f"there is no run in {str(folder)!r}: it has no config.yaml; give the folder that the paused run printed"],
             "--resume",
         )
     return folder

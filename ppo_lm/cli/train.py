@@ -12,7 +12,7 @@ def run(arguments: list[str], prog: str) -> None:
     """Train the policy that the options describe, or resume a run."""
     config, folder = read_run(PPOConfig, arguments, prog, "PPO fine-tuning of a language model.", "train")
     if config.prompts is None:
-        raise ConfigError(['prompts is not set; name a file, a hub data set, or "embedded"'])
+        raise ConfigError.no_data("prompts")
     if config.reward is None:
         note("reward is not set, so TL;DR heuristics score the responses")
     from ppo_lm.ppo_trainer import PPOTrainer

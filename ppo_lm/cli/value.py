@@ -9,7 +9,7 @@ from ppo_lm.config import ValueConfig
 def run(arguments: list[str], prog: str) -> None:
     """Train the value model that the options describe, or resume a run."""
     config, folder = read_run(
-        ValueConfig, arguments, prog, "Train a value model on demonstrations and what scores them.", "value"
+        ValueConfig, arguments, prog, "Train a value model on demonstrations and a reward.", "value"
     )
     from ppo_lm.value_modeling import run_value
 

@@ -111,7 +111,7 @@ def load_inputs(config: EvaluateConfig) -> Inputs:
     judge = problems.attempt(load_reward, config.judge or DEFAULT_REWARD, "judge")
     loaded = contestants = None
     if config.prompts is None:
-        problems.found.append(ConfigError.of('prompts is not set; give a file, a hub data set, or "embedded"'))
+        problems.found.append(ConfigError.no_data("prompts"))
     else:
         loaded = problems.attempt(load_prompts, config.prompts, config)
     if loaded is not None:

@@ -1,4 +1,4 @@
-"""The configuration of each command. Importing this imports no torch."""
+"""The configuration of each command. Does not import torch."""
 
 from ppo_lm.config.collect_config import CollectConfig
 from ppo_lm.config.evaluate_config import EvaluateConfig

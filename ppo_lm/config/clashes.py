@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 def top_p_clashes(top_k: int, top_p: float) -> list[str]:
-    """A sentence if top-p alone limits the tokens: those that it leaves are kept for training, and could be the whole
+    """Reports top-p without top-k: the tokens that top-p alone leaves, which are kept for training, can be the whole
     vocabulary."""
     if top_p < 1 and top_k == 0:
         return [

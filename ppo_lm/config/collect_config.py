@@ -1,4 +1,4 @@
-"""The settings of collecting preferences. Importing this imports no torch."""
+"""The settings of collecting preferences. Does not import torch."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class CollectConfig(SourceSettings):
     dtype: Dtype = "auto"
     """Weights of the model; auto is bfloat16 on a GPU and float32 on a CPU."""
     device: str = "auto"
-    """cuda, cuda:1, mps or cpu; auto takes the first GPU if there is one."""
+    """cuda, cuda:1, mps or cpu; auto uses the first GPU, if any."""
     seed: NonNegativeInt = 0
     """Random seed: order, sides, repeated pairs, completions."""
 
@@ -73,21 +73,21 @@ class CollectConfig(SourceSettings):
     SERVER = Topic("Server")
 
     host: Text = "127.0.0.1"
-    """Address to listen on. With any other than this machine's own, visitors need a token, which is printed."""
+    """Address to listen on. Unless it is a loopback address, visitors need the token that is printed."""
     port: Port = 8642
     """Port to listen on; 0 for any free port."""
 
     RUN = Topic("Run folder")
 
     output_dir: Text = "runs/feedback"
-    """Folder for answers.jsonl and preferences.jsonl. Name the same folder again to continue."""
+    """Folder for answers.jsonl and preferences.jsonl. Use the same folder again to continue."""
 
     def clashes(self) -> list[str]:
         clashes = super().clashes()
         if (self.pairs is None) == (self.prompts is None):
             clashes.append("give either pairs (completions from a file) or prompts (completions from a model)")
         if self.pairs is not None and self.max_prompt_tokens:
-            clashes.append("max_prompt_tokens is set but pairs have their completions already; remove it")
+            clashes.append("max_prompt_tokens is set but pairs already have completions; remove it")
         if self.repeat_every == 1:
             clashes.append("repeat_every is 1, so no new pair would ever be shown; set it to 0, or to 2 or more")
         return clashes

@@ -1,4 +1,4 @@
-"""What stands on a configuration field besides its default: its type and bounds, its topic, its former name."""
+"""What a configuration field declares besides its default: type and bounds, topic, former name."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 
 class Rule(NamedTuple):
-    """A bound on a field's value, in the field's `Annotated` type: words that follow "it must", and the test."""
+    """A bound on a field's value, in the field's `Annotated` type: the words after "it must", and the test."""
 
     words: str
     holds: Callable[[Any], bool]
 
 
 class FormerName(NamedTuple):
-    """The name that a field had before, in its `Annotated` type. It still works, with a note; see `Settings`."""
+    """The former name of a field, in its `Annotated` type. It still works, with a note; see `Settings`."""
 
     name: str
 
 
 class MayChange(NamedTuple):
-    """In a field's `Annotated` type: a resumed run may change it, because no number of the run depends on it."""
+    """In a field's `Annotated` type: a resumed run may change it, because no result depends on it."""
 
 
 class Topic(Enum):

@@ -97,8 +97,7 @@ def help_texts(config: type) -> dict[str, str]:
 
 
 def _topics(config: type) -> dict[str, Topic]:
-    """The topic that stands above each field in the body of its class. A field that a subclass repeats has the
-    subclass's."""
+    """The topic above each field in its class body. A field redefined in a subclass has the subclass's topic."""
     found = {}
     for cls in reversed(config.__mro__):
         topic = None
@@ -111,7 +110,7 @@ def _topics(config: type) -> dict[str, Topic]:
 
 
 def _unwrap(hint: Any) -> tuple[list[Any], list[Any]]:
-    """The types that a hint allows, and what its `Annotated` parts carry besides."""
+    """The types that a hint allows, and the metadata of its `Annotated` parts."""
     if typing.get_origin(hint) is Annotated:
         inner, *extras = typing.get_args(hint)
         kinds, more = _unwrap(inner)

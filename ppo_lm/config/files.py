@@ -20,7 +20,7 @@ class _Loader(yaml.SafeLoader):
 
 
 class _Dumper(yaml.SafeDumper):
-    """Puts quotes around each text that `_Loader` would read as something else."""
+    """Quotes text that `_Loader` would read as something else."""
 
 
 for _yaml in (_Loader, _Dumper):
@@ -36,7 +36,7 @@ for _yaml in (_Loader, _Dumper):
 
 
 def parse_yaml(text: str) -> Any:
-    """The value of a YAML text. Raises `ValueError`, with the line, if it has none."""
+    """Parse YAML. Raises `ValueError`, with the line, if it is invalid."""
     try:
         return yaml.load(text, _Loader)
     except yaml.MarkedYAMLError as error:
@@ -47,8 +47,7 @@ def parse_yaml(text: str) -> Any:
 
 
 def read_settings(file: Path, source: str) -> dict[str, Any]:
-    """The settings in a YAML file. `source` is the option that names it, for the `ConfigError` if it cannot be
-    read."""
+    """The settings in a YAML file. Raises `ConfigError`, naming the option `source`, if it cannot be read."""
     try:
         settings = parse_yaml(file.read_text(encoding="utf-8"))
     except OSError as error:

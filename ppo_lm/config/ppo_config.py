@@ -1,4 +1,4 @@
-"""The settings of a PPO run. Importing this imports no torch."""
+"""The settings of a PPO run. Does not import torch."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from ppo_lm.config.settings import checked
 @checked
 @dataclasses.dataclass(kw_only=True)
 class PPOConfig(PromptSettings, RewardSettings, ModelSettings, CheckpointSettings, OptionalFolderSettings):
-    """Every setting of a run. All problems are reported at once, when the config is made."""
+    """Every setting of a run. All problems are reported at once, when the config is created."""
 
     EVERYDAY = (
         "model_name",
@@ -49,7 +49,7 @@ class PPOConfig(PromptSettings, RewardSettings, ModelSettings, CheckpointSetting
     reward_normalise: bool = False
     """Normalise each reward to mean 0 and variance 1 over the batch, before clipping and weighting."""
     monitor: Annotated[str | None, MAY_CHANGE] = None
-    """Function like a reward (module:function or file.py:function) that is logged but never trained on."""
+    """Anything that reward accepts, such as a function or a reward model: logged but never trained on."""
     missing_eos_score: float | None = None
     """Score of a response that reaches max_new_tokens without an EOS token, whatever the reward says. Default: keep the
     reward's score."""
@@ -59,7 +59,7 @@ class PPOConfig(PromptSettings, RewardSettings, ModelSettings, CheckpointSetting
     batch_size: PositiveInt = 32
     """Responses sampled per step."""
     responses_per_prompt: PositiveInt = 1
-    """Responses to each prompt; a step has batch_size / responses_per_prompt prompts."""
+    """Responses per prompt; a step has batch_size / responses_per_prompt prompts."""
     max_new_tokens: PositiveInt = 10
     """Longest response, in tokens."""
     temperature: PositiveFloat = 1.0
@@ -94,20 +94,20 @@ class PPOConfig(PromptSettings, RewardSettings, ModelSettings, CheckpointSetting
     lam: Fraction = 0.95
     """λ of generalised advantage estimation (GAE)."""
     lam_length_scale: NonNegativeFloat = 0.0
-    """λ by length: 1 - 1 / (lam_length_scale * length) for each response (VAPO: 0.05, for long responses); 0 uses
+    """Length-adaptive λ: 1 - 1 / (lam_length_scale * length) for each response (VAPO: 0.05, for long responses); 0 uses
     lam."""
     whiten_rewards: bool = False
     """Scale rewards to variance 1 over the batch, keeping their mean."""
     whiten_advantages: bool | None = None
-    """Normalise advantages to mean 0 and variance 1 over the batch. Default: as the estimator prefers; gae does, rloo
-    and group, which compare responses already, do not."""
+    """Normalise advantages to mean 0 and variance 1 over the batch. Default: depends on the estimator; gae does, rloo
+    and group, which already compare responses, do not."""
     value_target: Literal["reward_to_go", "returns"] = "reward_to_go"
     """Target of the value model: the discounted sum of rewards (λ = 1), or returns (advantages + values)."""
     value_lam: Fraction | None = None
     """λ of the advantages in returns. Default: the λ of the policy's advantages."""
     value_model: str | None = None
     """Initial value model: the folder of a `ppo-lm value` run, or "embedded". Default: the first reward model, or a
-    zero head if functions score."""
+    zero head if the rewards are functions."""
     value_warmup_steps: NonNegativeInt = 0
     """Train only the value model for this many steps at the start."""
     value_backbone: Literal["separate", "shared"] = "separate"
@@ -184,15 +184,15 @@ class PPOConfig(PromptSettings, RewardSettings, ModelSettings, CheckpointSetting
     EVALUATION = Topic("Evaluation")
 
     eval_every: NonNegativeInt = 0
-    """Steps between evaluations; best/ keeps the policy with the best monitor, or else score. 0: evaluate only before
-    and after training."""
+    """Steps between evaluations; best/ keeps the policy with the best monitor, or score if there is none. 0: evaluate
+    only before and after training."""
     eval_temperature: NonNegativeFloat = 0.01
     """Temperature of evaluations, over the full vocabulary; 0 is greedy."""
 
     STOPPING = Topic("Stopping early")
 
     max_dropped: Annotated[PositiveInt, MAY_CHANGE] = 3
-    """Stop after this many steps in a row were skipped because of NaN or inf."""
+    """Stop after this many consecutive steps are skipped because of NaN or inf."""
     kl_limit: Annotated[NonNegativeFloat, MAY_CHANGE] = 0.0
     """Stop when a step's KL to the reference is above this many nats per response; 0 for never."""
 
@@ -201,7 +201,7 @@ class PPOConfig(PromptSettings, RewardSettings, ModelSettings, CheckpointSetting
     output_dir: Annotated[str | None, MAY_CHANGE] = None
     """Folder for config, metrics, samples, plot, adapter and merged model. Default: nothing is written."""
     samples_every: Annotated[PositiveInt, MAY_CHANGE] = 10
-    """Steps between samples in samples.jsonl; the last step is always there."""
+    """Steps between samples in samples.jsonl; the last step is always included."""
     save_merged: bool = True
     """Also save the policy merged into the base model, as a plain transformers model."""
 
@@ -223,13 +223,13 @@ class PPOConfig(PromptSettings, RewardSettings, ModelSettings, CheckpointSetting
             )
         if self.batch_size % self.responses_per_prompt:
             clashes.append(
-                f"batch_size is {self.batch_size} but responses_per_prompt is {self.responses_per_prompt}; make the "
-                "first a multiple of the second"
+                f"batch_size is {self.batch_size} but responses_per_prompt is {self.responses_per_prompt}; make "
+                "batch_size a multiple of responses_per_prompt"
             )
         if self.importance_cap and self.old_logprobs == "sampled":
             clashes.append(
-                "importance_cap is set but old_logprobs is sampled, so the ratio is an exact importance weight "
-                "already; set old_logprobs to recomputed"
+                "importance_cap is set but old_logprobs is sampled, so the ratio is already an exact importance "
+                "weight; set old_logprobs to recomputed"
             )
         if self.eval_every and not self.eval_prompts:
             clashes.append(f"eval_every is {self.eval_every} but eval_prompts is 0; hold out some prompts")
@@ -238,7 +238,9 @@ class PPOConfig(PromptSettings, RewardSettings, ModelSettings, CheckpointSetting
     def _kl_clashes(self) -> list[str]:
         clashes = []
         if self.adaptive_kl_target and not self.kl_coef:
-            clashes.append("adaptive_kl_target is set but kl_coef is 0, and would stay 0; set kl_coef to a first value")
+            clashes.append(
+                "adaptive_kl_target is set but kl_coef is 0, and would stay 0; set kl_coef to an initial value"
+            )
         if self.adaptive_kl_target and self.batch_size > self.adaptive_kl_horizon:
             clashes.append(
                 f"adaptive_kl_horizon is {self.adaptive_kl_horizon} but batch_size is {self.batch_size}; one step "
@@ -259,7 +261,7 @@ class PPOConfig(PromptSettings, RewardSettings, ModelSettings, CheckpointSetting
         clashes = []
         if self.value_model and self.value_backbone == "shared":
             clashes.append(
-                "value_model is set but value_backbone is shared, which has a new head only; set value_backbone to "
+                "value_model is set but value_backbone is shared, which only has a new head; set value_backbone to "
                 "separate, or value_model to null"
             )
         if self.value_warmup_steps and self.value_backbone == "shared":

@@ -1,4 +1,4 @@
-"""The settings of reward modelling. Importing this imports no torch."""
+"""The settings of reward modelling. Does not import torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a command writes, and who hears of it."""
+"""Run folders, checkpoints and recorders."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from ppo_lm.config.settings import Settings
 
 @dataclasses.dataclass(kw_only=True)
 class RecorderSettings(Settings):
-    """Who hears of a run."""
+    """The recorders of a run."""
 
     RUN = Topic("Run folder")
 
     recorders: Annotated[list[str] | None, MAY_CHANGE] = None
-    """More recorders, besides the screen and the files of the run folder: registered names, module:class or
+    """Recorders in addition to the screen and the files of the run folder: registered names, module:class or
     file.py:class; repeat the option for several."""
 
 

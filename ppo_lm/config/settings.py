@@ -1,5 +1,5 @@
-"""The base of every configuration: values are checked when it is made, and all problems are reported at once. Imports
-no torch."""
+"""The base of every configuration: values are checked when it is made, and all problems are reported at once. Does
+not import torch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ Config = TypeVar("Config", bound="Settings")
 
 @dataclasses.dataclass(kw_only=True)
 class Settings:
-    """A subclass is a dataclass: each field has a default, a type from `field_types`, and its help underneath.
+    """A subclass is a dataclass: each field has a default, a type from `field_types`, and a docstring that is its help
+    text.
 
     Example::
 
@@ -35,17 +36,17 @@ class Settings:
     """The fields that `--help` lists first."""
 
     def problems(self) -> list[str]:
-        """A sentence for everything that is wrong; empty if nothing is."""
+        """One sentence per problem; empty if there is none."""
         checks = [field.problem(getattr(self, name)) for name, field in fields_of(type(self)).items()]
         return [problem for problem in checks if problem] or self.clashes()
 
     def clashes(self) -> list[str]:
-        """A sentence for each set of values that do not go together; asked only when each is good by itself."""
+        """One sentence per conflict between values; only called when each value is valid by itself."""
         return []
 
 
 def checked(cls: type[Config]) -> type[Config]:
-    """Make a dataclass of settings take former names and check its values. It raises `ConfigError` with all problems,
+    """Make a settings dataclass accept former names and check its values. It raises `ConfigError` with all problems,
     unknown fields included."""
     initialise = cls.__init__
 
@@ -64,8 +65,8 @@ def checked(cls: type[Config]) -> type[Config]:
 
 
 def with_current_names(cls: type[Settings], settings: dict[str, Any]) -> dict[str, Any]:
-    """`settings` with each former name of a field replaced, which is said once on stderr. Raises `ConfigError` if a
-    field has both its names in it."""
+    """`settings` with former field names replaced, noted once on stderr. Raises `ConfigError` if a field is given under
+    both names."""
     former = {field.former_name: name for name, field in fields_of(cls).items() if field.former_name in settings}
     both = [f"{old} is the former name of {new}; set only {new}" for old, new in former.items() if new in settings]
     if both:
@@ -76,8 +77,8 @@ def with_current_names(cls: type[Settings], settings: dict[str, Any]) -> dict[st
 
 
 def differences(now: dict[str, Any], then: dict[str, Any], may_change: Collection[str]) -> list[str]:
-    """A phrase for each setting that is not what it was, except those that may change. A setting that the version which
-    wrote `then` did not have is not compared."""
+    """A phrase for each setting that has changed, except those that may. Settings missing from `then`, written by an
+    older version, are not compared."""
     return [
         f"{name} was {then[name]!r} and is {now[name]!r}"
         for name in now
@@ -86,7 +87,7 @@ def differences(now: dict[str, Any], then: dict[str, Any], may_change: Collectio
 
 
 def did_you_mean(name: str, known: Iterable[str], prefix: str = "") -> str:
-    """The end of a sentence about an unknown name: the nearest known one, if any is near, with `prefix` before it."""
+    """The end of a sentence about an unknown name: the closest known one, if any is close, after `prefix`."""
     near = difflib.get_close_matches(name, known, n=1)
     return f"; did you mean {prefix + near[0]!r}?" if near else "; `--help` lists them"
 

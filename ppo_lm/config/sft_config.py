@@ -1,4 +1,4 @@
-"""The settings of supervised fine-tuning. Importing this imports no torch."""
+"""The settings of supervised fine-tuning. Does not import torch."""
 
 from __future__ import annotations
 
@@ -46,5 +46,5 @@ class SFTConfig(SupervisedSettings):
     RUN = Topic("Run folder")
 
     output_dir: Annotated[Text, MAY_CHANGE] = "runs/sft"
-    """Folder for the merged model (a plain transformers model, where PPO starts), the adapter if there is one, metrics
-    and the data report."""
+    """Folder for the merged model (a plain transformers model, from which PPO starts), the adapter if there is one,
+    metrics and the data report."""

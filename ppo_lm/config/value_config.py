@@ -1,4 +1,4 @@
-"""The settings of value modelling. Importing this imports no torch."""
+"""The settings of value modelling. Does not import torch."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ class ValueConfig(RewardSettings, SupervisedSettings):
     DATA = Topic("Data")
 
     demonstrations: str | None = None
-    """Prompts with completions like those of the policy at the start, usually what it was fine-tuned on: a .jsonl,
-    .json, .csv or .parquet file, a folder of these, a hub data set id, or "embedded"."""
+    """Prompts with completions like those of the initial policy, usually what it was fine-tuned on: a .jsonl, .json,
+    .csv or .parquet file, a folder of these, a hub data set id, or "embedded"."""
     completion_column: Text = "completion"
     """Column with the completion: text, or the assistant's message."""
 
     ADVANTAGES = Topic("Advantages and values")
 
     gamma: Fraction = 1.0
-    """Discount factor per token; use the one of PPO."""
+    """Discount factor per token; use the same as in PPO."""
 
     RUN = Topic("Run folder")
 

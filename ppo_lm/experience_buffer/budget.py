@@ -36,7 +36,7 @@ class MemoryBudget:
             self.say = before
 
     def fit_tokens(self, lengths: torch.Tensor, attempt: Callable[[int], Result]) -> Result:
-        """Call `attempt(tokens)`, again with half as many tokens whenever memory runs out. `lengths`: (B,), the tokens
+        """Call `attempt(tokens)`, halving the tokens and retrying whenever memory runs out. `lengths`: (B,), the tokens
         in each sequence. Raises `UserError` if a micro-batch of one sequence does not fit."""
 
         def halve(error: Exception) -> None:
@@ -53,7 +53,7 @@ class MemoryBudget:
         return _until_it_fits(lambda: attempt(self.tokens), halve)
 
     def fit_slots(self, rows: int, attempt: Callable[[int], Result]) -> Result:
-        """Call `attempt(slots)` with at most `rows` slots, again with half as many whenever memory runs out. Raises
+        """Call `attempt(slots)` with at most `rows` slots, halving them and retrying whenever memory runs out. Raises
         `UserError` if one response at a time does not fit."""
 
         def halve(error: Exception) -> None:

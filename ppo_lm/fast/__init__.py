@@ -1,1 +1,1 @@
-"""Passes and decoding of our own, for the families of networks that they know."""
+"""Our own passes and decoder, for the model families that they support."""

@@ -1,4 +1,4 @@
-"""Passes and a decoder of our own for a network, or the reason why there are none."""
+"""Our own passes and decoder for a network, or the reason why it cannot use them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ppo_lm.fast.trial import ROLE, Trial, is_refusal
 
 ACTIVATIONS = ("silu",)
 FIXED_ROPE = ("default", "linear", "llama3", "yarn")  # rotary embeddings that do not change with the length of the text
-STEPS = 3  # that the trial decodes
+STEPS = 3  # decoded in the trial
 
 
 class Accelerated:
@@ -29,7 +29,7 @@ class Accelerated:
         self.describe()
 
     def describe(self) -> None:
-        """Read the network's layers. To be called when they are others, as after peft has put adapters on them."""
+        """Read the network's layers. Call this when they have been replaced, as peft does when it adds adapters."""
         self._trunk = describe(self._network.get_decoder())
 
     def hidden_states(
@@ -50,20 +50,20 @@ class Accelerated:
     def head(self, rows: int) -> Head:
         """See `Head`."""
         linear = self._network.get_output_embeddings()
-        assert isinstance(linear, nn.Linear)  # `accelerate` has seen to it
+        assert isinstance(linear, nn.Linear)  # `accelerate` checked it
         return Head(linear, rows)
 
 
 def is_known(network: PreTrainedModel) -> bool:
-    """Whether the network is of a family that has a function in `blocks`."""
+    """Whether `blocks` has a function for the network's family."""
     return network.config.model_type in FAMILIES.names
 
 
 def accelerate(network: PreTrainedModel, trial: Trial | None = None) -> Accelerated | str:
-    """The network's own passes and decoder, or a clause that says why there are none.
+    """Our passes and decoder for the network, or a clause that says why it cannot use them.
 
-    One trial (by default, one made here), with an adapter, decides for both, so that the policy that is sampled is the
-    one that is scored and trained. The network is left as it is.
+    One trial with an adapter (by default, made here) decides for both, so that the policy that is sampled is the one
+    that is scored and trained. The network is not changed.
     """
     reason = _why_not_described(network)
     if reason:
@@ -78,9 +78,9 @@ def accelerate(network: PreTrainedModel, trial: Trial | None = None) -> Accelera
 
 
 def _why_not_described(network: PreTrainedModel) -> str | None:
-    """What a trial is not needed for, or would not see."""
+    """Reasons that need no trial, or that it would miss."""
     if not is_known(network):
-        return f"its model_type {network.config.model_type!r} is none of {', '.join(FAMILIES.names)}"
+        return f"its model_type {network.config.model_type!r} is not one of {', '.join(FAMILIES.names)}"
     try:
         trunk = describe(network.get_decoder())
     except Exception as error:
@@ -96,22 +96,24 @@ def _why_not_described(network: PreTrainedModel) -> str | None:
     rope = getattr(trunk.rotary, "rope_type", "default")
     if rope not in FIXED_ROPE:
         return f"its rotary embedding is of type {rope!r}"
-    return None if type(network.get_output_embeddings()) is nn.Linear else "its output layer is not plainly linear"
+    return (
+        None if type(network.get_output_embeddings()) is nn.Linear else "its output layer is not a plain linear layer"
+    )
 
 
 def _merges(network: PreTrainedModel) -> bool:
-    """Whether the decoder's weights have the adapter merged in."""
+    """Whether the adapter is merged into the decoder's weights."""
     return not is_coarse(network.dtype)
 
 
 def _last_columns(mask: torch.Tensor) -> torch.Tensor:
-    """(B, T) bool → (B, STEPS + 1) int64: where the last real tokens of each row stand."""
+    """(B, T) bool → (B, STEPS + 1) int64: the columns of the last real tokens of each row."""
     columns = torch.arange(mask.shape[1], device=mask.device)
     return torch.where(mask, columns, -1).amax(dim=1, keepdim=True) + columns[: STEPS + 1] - STEPS
 
 
 def _decode(decoder: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor, merged: bool) -> torch.Tensor:
-    """What our decoder gives at `_last_columns`, (B, T, H): the first from reading a prompt, the others from a step
+    """What our decoder gives at `_last_columns`, (B, T, H): the first from reading a prompt, the others from one step
     each."""
     rows, columns = list(range(len(ids))), _last_columns(mask)
     prompts = mask & (torch.arange(mask.shape[1], device=mask.device) <= columns[:, :1])

@@ -1,7 +1,7 @@
 """A linear layer with at most one LoRA adapter ("LoRA", 2106.09685), forwards and backwards: y = x·(W + s·B·A)ᵀ + c.
 
-Plain functions, for autograd functions that keep only what they must. The adapter's weights keep their own dtype (fp32)
-and so do their gradients; products are in x's dtype.
+Plain functions, for autograd functions that keep only what they must. The adapter's weights and their gradients keep
+their own dtype (fp32); products are in x's dtype.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ Gradients = tuple  # of weight, bias, a and b; None where not needed
 
 
 def is_coarse(dtype: torch.dtype) -> bool:
-    """Whether weights of this dtype (bf16, fp16) are too coarse to hold a small adapter: with |B| = 1e-5 some 3% of
-    B·A survives being added to them."""
+    """Whether weights of this dtype (bf16, fp16) are too coarse to hold a small adapter: with |B| = 1e-5, about 3% of
+    B·A survives the addition."""
     return dtype.itemsize < 4
 
 
@@ -39,7 +39,7 @@ def apply(x: torch.Tensor, layer: AdaptedLinear) -> torch.Tensor:
     """(N, I) → (N, O).
 
     In bf16 and fp16 x·Wᵀ is added to the adapter's part and the sum rounded once: a small adapter's part would be lost
-    if it were added to numbers that are rounded already. The bias comes last, with an adapter or without, so that one
+    if it were added to numbers that are already rounded. The bias comes last, with an adapter or without, so that one
     with B = 0 changes nothing.
     """
     if is_coarse(x.dtype):
@@ -67,8 +67,8 @@ def gradients(
     of_x: bool = True,
     add_to: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor | None, Gradients]:
-    """Of y = apply(x), with grad: (N, O) and x: (N, I): x's gradient (N, I), added in place to `add_to` if there is
-    one, and those of the four tensors; None for what `of_x` and `needs` say is not wanted."""
+    """The gradients of y = apply(x), given grad (N, O) and x (N, I): that of x (N, I), added in place to `add_to` if
+    given, and those of the four tensors; None where `of_x` or `needs` is False."""
     of_weight, of_bias, of_a, _ = needs
     whole = _whole_weight(layer, len(grad))
     a = down = grad_a = grad_b = None
@@ -87,7 +87,7 @@ def gradients(
 
 
 def _whole_weight(layer: AdaptedLinear, rows: int) -> torch.Tensor | None:
-    """W + s·B·A, where that costs less than two thin products of `rows` rows and the dtype can hold it; W without an
+    """W + s·B·A, if that costs less than two thin products of `rows` rows and the dtype can hold it; W without an
     adapter."""
     if layer.a is None or layer.b is None:
         return layer.weight

@@ -1,4 +1,4 @@
-"""Attention over packed rows, for any transformers model that asks its `AttentionInterface` for it."""
+"""Attention over packed rows, for any transformers model that uses `AttentionInterface`."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ NO_PART_OF_ATTENTION = {
     "output_hidden_states",
     "return_dict",
 }
-SHORT = 512  # tokens a row, up to which the matrix of attention weights is cheaper to keep than to compute again
+SHORT = 512  # tokens per row, up to which attention weights are cheaper to keep than to recompute
 
 
 @dataclass(frozen=True)
 class PackedRows:
-    """What attention needs to know of a packing: indices are computed once, and used by every layer."""
+    """What attention needs to know about a packing: indices are computed once, and used by every layer."""
 
     packing: Packing
     kv_heads: int
-    groups: int  # query heads a key–value head
+    groups: int  # query heads per key–value head
     biases: dict = field(default_factory=dict, repr=False)
 
     @cached_property
@@ -54,13 +54,12 @@ class PackedRows:
 
     @cached_property
     def padding(self) -> torch.Tensor:
-        """(B·KV·T,) bool: True where `gather` read a token that is not there."""
+        """(B·KV·T,) bool: True at padding, where `gather` read token 0."""
         missing = (self.packing.sources < 0).view(self.packing.rows, 1, self.packing.width)
         return missing.expand(-1, self.kv_heads, -1).flatten()
 
     def bias(self, dtype: torch.dtype, window: int | None) -> torch.Tensor:
-        """(1, T·G, T): 0 where a query may look, −inf at what comes after it, or lies `window` or more tokens before
-        it."""
+        """(1, T·G, T): 0 where a query may attend, −inf at later tokens and those `window` or more before it."""
         if (dtype, window) not in self.biases:
             self.biases[dtype, window] = self._make_bias(dtype, window)
         return self.biases[dtype, window]
@@ -88,7 +87,7 @@ class _ShortAttention(torch.autograd.Function):
     """softmax(Q·Kᵀ·scale + bias)·V by plain matrix products, query heads of one key–value head together.
 
     Q: (N·KV, G·D), K and V: (N·KV, D), bias: (1, T·G, T). On CPUs, at these lengths, several times faster than the
-    fused kernel, backward above all.
+    fused kernel, especially backward.
     """
 
     @staticmethod
@@ -146,7 +145,7 @@ def attend_rows(
     dropout: float = 0.0,
 ) -> torch.Tensor:
     """Causal attention of every packed row to itself. q: (N, H, D), k and v: (N, KV, D) → (N, H·D). `window`: how many
-    tokens back, itself included, a token sees (None: all). `dropout`: the share of attention weights that is dropped.
+    tokens back, itself included, a token sees (None: all). `dropout`: the fraction of attention weights dropped.
     """
     (tokens, heads, size), packing = q.shape, rows.packing
     scale = size**-0.5 if scale is None else scale
@@ -184,10 +183,10 @@ def attention(
     sliding_window: int | None = None,
     **options: Any,
 ) -> tuple[torch.Tensor, None]:
-    """transformers' attention function, (1, H, N, D) and (1, KV, N, D) → (1, N, H, D): `packed` rows as above, all else
-    as its own "sdpa" does.
+    """transformers' attention function, (1, H, N, D) and (1, KV, N, D) → (1, N, H, D): `packed` rows as above,
+    everything else as its own "sdpa" does.
 
-    Raises `TypeError` for packed rows if the network wants more than that, such as capped scores.
+    Raises `TypeError` for packed rows if the network needs more than that, such as capped scores.
     """
     if packed is None:
         return sdpa_attention_forward(
@@ -195,7 +194,7 @@ def attention(
         )
     unknown = [name for name, value in options.items() if value is not None and name not in NO_PART_OF_ATTENTION]
     if unknown or not getattr(module, "is_causal", True):
-        raise TypeError(f"packed rows only have causal attention, without {', '.join(unknown) or 'a look ahead'}")
+        raise TypeError(f"packed rows only support causal attention, without {', '.join(unknown) or 'lookahead'}")
     rows = packed.rows_for(key.shape[1], query.shape[1] // key.shape[1])
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
     out = attend_rows(q, k, v, rows, scaling, sliding_window, dropout)

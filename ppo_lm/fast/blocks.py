@@ -1,5 +1,5 @@
-"""One description of a transformer block, for passes and decoder alike, and the function of each family that reads it
-from transformers' layer."""
+"""One description of a transformer block, for passes and decoder alike, and a function per family that makes it from a
+transformers layer."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Norm:
 class Block:
     """x ← x + o(attention(q, k, v)) of attention_norm(x), then x ← x + down(activation(gate)·up) of mlp_norm(x).
 
-    Heads are rotated (`rotary`) after `q_norm` and `k_norm`, which are over one head; None: neither.
+    Heads are rotated (`rotary`) after `q_norm` and `k_norm`, which normalise each head; None: no norm.
     """
 
     attention_norm: Norm
@@ -53,7 +53,7 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class Trunk:
-    """What lies between token ids and last hidden states."""
+    """Everything between token ids and last hidden states."""
 
     embedding: nn.Embedding
     blocks: list[Block]
@@ -62,7 +62,7 @@ class Trunk:
 
 
 class DecoderParts(Protocol):
-    """What transformers' decoders of the families below have; their own types do not say so."""
+    """Attributes of transformers' decoders of the families below, which their own types do not declare."""
 
     config: PreTrainedConfig
     embed_tokens: nn.Embedding
@@ -71,7 +71,7 @@ class DecoderParts(Protocol):
     rotary_emb: nn.Module
 
 
-Layer = Any  # one of `layers`; what it has depends on the family
+Layer = Any  # one of `layers`; its attributes depend on the family
 Family = Callable[[Layer], Block]
 FAMILIES: Registry[Family] = Registry("model_type")  # transformers' names
 

@@ -1,4 +1,4 @@
-"""A forward pass for sampling: weights of its own, with the adapter in them, fused, and laid out for few rows."""
+"""A forward pass for sampling, with its own copy of the weights: adapter included, fused, and laid out for few rows."""
 
 from __future__ import annotations
 
@@ -31,10 +31,11 @@ class _Layer:
 
 
 class Decoder:
-    """The trunk in one role, with the weights as they are when this is made."""
+    """The trunk in one role, with the weights at the time of creation."""
 
     def __init__(self, trunk: Trunk, role: str | None, rows: int, merged: bool):
-        """`rows`: the most tokens that a step decodes, a hint for the weights' layout. `merged`: see `FusedLinear`."""
+        """`rows`: the maximum number of tokens per step, a hint for the weights' layout. `merged`: see
+        `FusedLinear`."""
         self.embedding, self.rotary, self.norm = trunk.embedding, trunk.rotary, rms_norm(trunk.norm)
 
         def fuse(*modules: Linear) -> FusedLinear:
@@ -84,7 +85,7 @@ class Decoder:
 
 
 class Head:
-    """The output layer, which adapters leave alone, laid out like the decoder's weights."""
+    """The output layer, which has no adapters, laid out like the decoder's weights."""
 
     def __init__(self, linear: nn.Linear, rows: int):
         """`rows`: as in `Decoder`."""

@@ -10,11 +10,11 @@ from ppo_lm.fast.adapted_linear import AdaptedLinear
 from ppo_lm.fast.packed_linear import PackedLinear
 from ppo_lm.fast.packing import round_up
 
-RANK_MULTIPLE = 8  # matrix products on a GPU like widths that are a multiple of it
+RANK_MULTIPLE = 8  # GPU matrix products are fastest when widths are a multiple of it
 
 
 class FusedLinear:
-    """y = x·(W + s·B·A)ᵀ + c of every layer, side by side, with the weights as they are when this is made.
+    """y = x·(W + s·B·A)ᵀ + c of every layer, side by side, with the weights at the time of creation.
 
     Merged, W + s·B·A is one matrix. That rounds small adapters away where the dtype is coarse (`adapted_linear`); there
     it should be unmerged: y = [x, x·Aᵀ]·[W, s·B]ᵀ + c, in which the adapter's part is added before the sum is rounded.
@@ -46,8 +46,8 @@ def _merge(layers: Sequence[AdaptedLinear]) -> torch.Tensor:
 
 
 def _put_beside(layers: Sequence[AdaptedLinear]) -> tuple[torch.Tensor, torch.Tensor]:
-    """([W, s·B], A): (out, in + R) and (R, in), where R holds the ranks of all adapters, each layer's B in columns of
-    its own."""
+    """([W, s·B], A): (out, in + R) and (R, in), where R is the sum of the adapters' ranks; each layer's B has its own
+    columns."""
     weight = layers[0].weight
     outputs, inputs = [len(layer.weight) for layer in layers], weight.shape[1]
     rank = round_up(sum(len(layer.a) for layer in layers if layer.a is not None), RANK_MULTIPLE)

@@ -1,4 +1,4 @@
-"""Keys and values of the responses under way."""
+"""Keys and values of the responses in progress."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from ppo_lm.fast.blocks import Block
 from ppo_lm.fast.decoder import CPU_ROW_MULTIPLE, Decoder
 from ppo_lm.fast.packing import Packing, round_up
 
-GROWTH = 32  # tokens that the memory of keys and values grows by
+GROWTH = 32  # tokens by which the memory of keys and values grows
 
 
 class KVCache:
     """A decoder, and the keys and values of the responses that it is writing: slot i, for i < len(rows), is response
     `rows[i]`.
 
-    They are as long as the longest response needs, rounded up: matrix products over a part of a longer memory are far
+    They are as long as the longest response needs, rounded up: matrix products over part of a longer memory are far
     slower on CPUs.
     """
 
     def __init__(self, decoder: Decoder, slots: int, length: int):
-        """`length`: the most tokens of prompt and response together."""
+        """`length`: the maximum number of tokens, prompt and response together."""
         self.decoder, self.rows, self.lengths = decoder, [], []
         block, device = decoder.blocks[0], decoder.device
         self.kv_heads, self.groups, self.head_size = block.kv_heads, block.heads // block.kv_heads, block.head_size
@@ -75,7 +75,7 @@ class KVCache:
         return self.decoder.hidden_states(pad(ids, (0, count - used)), self.cos[place], self.sin[place], attend)[:used]
 
     def _bias(self, place: torch.Tensor, window: int | None) -> torch.Tensor:
-        """(n·KV, G, T): 0 where the tokens at `place` (n,) may look, −inf elsewhere."""
+        """(n·KV, G, T): 0 where the tokens at `place` (n,) may attend, −inf elsewhere."""
         places = torch.arange(self.keys.shape[3], device=place.device)
         hidden = places > place[:, None]
         if window is not None:

@@ -1,4 +1,4 @@
-"""peft's linear layer, with passes that cost little more than those of the layer without an adapter."""
+"""peft's linear layer, with passes that cost little more than without an adapter."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from ppo_lm.fast.adapted_linear import AdaptedLinear, apply, gradients
 
 
 class LoraLinear(lora.Linear):
-    """peft's layer with the forward and backward passes of `adapted_linear`; of the activations only its input is kept
-    for the backward pass.
+    """peft's layer with the forward and backward passes of `adapted_linear`; it keeps only its input for the backward
+    pass.
 
-    peft's pass is used where it does more: dropout that is on, DoRA and other variants, several adapters at once, a
-    bias of the adapter's own.
+    peft's pass is used where it does more: active dropout, DoRA and other variants, several adapters at once, an
+    adapter bias.
     """
 
     def forward(self, x: torch.Tensor, *args, **kwargs) -> torch.Tensor:
@@ -44,8 +44,8 @@ class _Linear(torch.autograd.Function):
 
 
 def is_plain(module: lora.Linear, role: str | None) -> bool:
-    """Whether `module` as `role` (None, or one that has no adapter here: the layer alone) is no more than y = x·(W +
-    s·B·A)ᵀ + c, now that dropout is on or off."""
+    """Whether `module` as `role` (None, or one that has no adapter here: the layer alone) is just y = x·(W + s·B·A)ᵀ +
+    c, given whether dropout is on."""
     if module.merged or type(module.base_layer) not in (torch.nn.Linear, Conv1D):
         return False
     if role is None or role not in module.lora_A:
@@ -56,7 +56,7 @@ def is_plain(module: lora.Linear, role: str | None) -> bool:
 
 
 def adapted(module: torch.nn.Linear | lora.Linear, role: str | None) -> AdaptedLinear:
-    """The weights of a layer that is plainly linear, or `is_plain`."""
+    """The weights of a plain linear layer, or one that `is_plain`."""
     base: Any = module.base_layer if isinstance(module, lora.Linear) else module
     weight = base.weight.T if isinstance(base, Conv1D) else base.weight
     if not isinstance(module, lora.Linear) or role is None or role not in module.lora_A:

@@ -1,4 +1,4 @@
-"""A linear layer whose weight does not change, in the layout that the processor likes best."""
+"""A linear layer whose weight does not change, in the processor's preferred layout."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from torch.nn.functional import linear
 
 
 class PackedLinear:
-    """y = x·Wᵀ + b. On a CPU the weight is laid out for oneDNN once; otherwise that happens in every call, and takes
-    up to half of its time when the rows are few. It costs a second copy of the weight."""
+    """y = x·Wᵀ + b. On a CPU the weight is laid out for oneDNN once; otherwise that happens in every call, and takes up
+    to half the time if there are few rows. It costs a second copy of the weight."""
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, rows: int):
         """`rows`: how many rows x will have, about; a hint for the layout."""
@@ -23,7 +23,7 @@ class PackedLinear:
 
 
 def can_pack(weight: torch.Tensor) -> bool:
-    """Whether torch has oneDNN's layouts for a weight of this dtype on this device; they are what its own compiler
-    uses."""
+    """Whether torch has oneDNN's layouts for a weight of this dtype on this device; its own compiler uses the same
+    ones."""
     has_layouts = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
     return has_layouts and weight.device.type == "cpu" and weight.dtype in (torch.float32, torch.bfloat16)

@@ -1,4 +1,4 @@
-"""A batch of rows with padding, as one row of real tokens without any, and back."""
+"""A padded batch as one row of real tokens, and back."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ SMALLEST, STEPS = 64, 8  # see `few_sizes`
 
 @dataclass(frozen=True)
 class Packing:
-    """Where the N real tokens of a padded batch (B, T) lie, row after row. Packed tensors have `size` ≥ N rows; what is
-    in those after N means nothing.
+    """Where the N real tokens of a padded batch (B, T) are, row by row. Packed tensors have `size` ≥ N rows; those
+    after N are meaningless.
 
     `width` is the longest row's number of real tokens; "the rows" below are (B, width), every row starting with its
     first real token.
@@ -23,7 +23,7 @@ class Packing:
     width: int
     size: int
     tokens: torch.Tensor  # (N,) int64: places of the real tokens in the flattened (B·T,) batch
-    position_ids: torch.Tensor  # (N,) int64: each token's place in its row, padding not counted
+    position_ids: torch.Tensor  # (N,) int64: each token's place in its row, not counting padding
     row_of: torch.Tensor  # (N,) int64
 
     @classmethod
@@ -44,11 +44,11 @@ class Packing:
         )
 
     def take(self, batch: torch.Tensor) -> torch.Tensor:
-        """The real tokens' part of a padded batch, and zeros: (B, T) → (size,)."""
+        """The real tokens of a padded batch, then zeros: (B, T) → (size,)."""
         return self.fill(batch.flatten()[self.tokens])
 
     def fill(self, packed: torch.Tensor) -> torch.Tensor:
-        """(N, ...) → (size, ...), with zeros."""
+        """(N, ...) → (size, ...), padded with zeros."""
         return pad(packed, (*[0] * (2 * packed.ndim - 1), self.size - len(self.tokens)))
 
     @property
@@ -58,21 +58,21 @@ class Packing:
 
     @property
     def sources(self) -> torch.Tensor:
-        """(B·width,) int64: the token that each place of the rows holds, −1 where there is none."""
+        """(B·width,) int64: the token at each position of the rows, −1 where there is none."""
         sources = torch.full((self.rows * self.width,), -1, device=self.tokens.device)
         return sources.scatter(0, self.places, torch.arange(len(self.tokens), device=self.tokens.device))
 
     def spread(self, packed: torch.Tensor, shape: torch.Size, tokens: torch.Tensor | None = None) -> torch.Tensor:
         """Undo the packing: (size, H) → (B, T, H) for the batch's `shape` (B, T), 0 where there is padding. With
-        `tokens` (M,), some of `self.tokens`, for theirs alone, (M or more, H)."""
+        `tokens` (M,), a subset of `self.tokens`, from their rows only, (M or more, H)."""
         tokens = self.tokens if tokens is None else tokens
         batch = packed.new_zeros(shape[0] * shape[1], packed.shape[-1])
         return batch.index_copy(0, tokens, packed[: len(tokens)]).view(*shape, -1)
 
 
 def few_sizes(count: int) -> int:
-    """The least number ≥ count that is a multiple of 64 and of an eighth of the power of two below it. oneDNN keeps a
-    program for every shape of a matrix product on a CPU, and takes up to a millisecond to make one: there should be
+    """The smallest number ≥ count that is a multiple of 64 and of an eighth of the power of two below it. On CPUs,
+    oneDNN compiles a program for every shape of a matrix product, which takes up to a millisecond: there should be
     few."""
     return round_up(count, max(SMALLEST, (1 << max(count - 1, 0).bit_length()) // (2 * STEPS)))
 

@@ -1,6 +1,6 @@
-"""Blocks read without padding by passes of our own: half a dozen operations where transformers' layers take thirty,
-activations that are cheap to recompute are not kept, and the last block does nothing for tokens whose hidden state
-nobody wants."""
+"""Our own passes through the blocks, without padding: half a dozen operations where transformers' layers take thirty.
+Activations that are cheap to recompute are not kept, and the last block skips tokens whose hidden state is not
+wanted."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def _pass_block(
     batch: PackedBatch,
     keep: torch.Tensor | None,
 ) -> torch.Tensor:
-    """(N, H) → (N, H), or, with `keep` (M,) int64, the hidden states of those tokens alone, (M, H)."""
+    """(N, H) → (N, H), or, with `keep` (M,) int64, the hidden states of only those tokens, (M, H)."""
     qkv = [adapted(module, role) for module in (block.q, block.k, block.v)]
     q, k, v = (y.unflatten(1, (-1, block.head_size)) for y in _normed_linears(x, block.attention_norm, qkv))
     if block.q_norm and block.k_norm:
@@ -103,7 +103,7 @@ def _normalised(x: torch.Tensor, norm: Norm) -> torch.Tensor:
 
 
 class _Normalise(torch.autograd.Function):
-    """Root-mean-square normalisation over the last dimension; kept is x."""
+    """Root-mean-square normalisation over the last dimension; keeps x."""
 
     @staticmethod
     def forward(ctx, x, weight, eps: float):
@@ -122,7 +122,7 @@ def _normed_linears(x: torch.Tensor, norm: Norm, layers: list[AdaptedLinear]) ->
 
 
 class _NormedLinears(torch.autograd.Function):
-    """Linear layers on the same normalised input; kept is x."""
+    """Linear layers on the same normalised input; keeps x."""
 
     @staticmethod
     def forward(ctx, x, weight, eps: float, scales: list[float], *tensors):
@@ -149,7 +149,7 @@ class _NormedLinears(torch.autograd.Function):
 
 
 class _AddLinear(torch.autograd.Function):
-    """residual + x·(W + s·B·A)ᵀ + c; kept is x."""
+    """residual + x·(W + s·B·A)ᵀ + c; keeps x."""
 
     @staticmethod
     def forward(ctx, residual, x, scale: float, *tensors):
@@ -165,7 +165,7 @@ class _AddLinear(torch.autograd.Function):
 
 
 class _Mlp(torch.autograd.Function):
-    """x + down(silu(gate(n))·up(n)) with n = normalised x ("GLU variants improve transformer", 2002.05202); kept are x,
+    """x + down(silu(gate(n))·up(n)) with n = normalised x ("GLU variants improve transformer", 2002.05202); keeps x,
     gate(n) and up(n)."""
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""The ways there are to run a network, each tried once, when it is loaded."""
+"""The ways to run a network, each tried once, when it is loaded."""
 
 from __future__ import annotations
 
@@ -18,30 +18,30 @@ OFF = "fast is off"
 
 @dataclass(frozen=True)
 class Paths:
-    """Three ways, best first, each with the reason why it must not be taken, a clause; None where it may."""
+    """Three ways, best first, each with the reason (a clause) why it cannot be used; None if it can."""
 
-    accelerated: Accelerated | None  # passes and decoder of our own
+    accelerated: Accelerated | None  # our own passes and decoder
     why_not_accelerated: str | None
     why_not_packed: str | None  # transformers' layers, on rows without their padding
     why_not_padded: str | None  # transformers' layers, as transformers runs them
 
     @property
     def notes(self) -> list[str]:
-        """What is slower than it might be and why, a clause each; empty when nothing is."""
+        """What is slower than it could be, and why, one clause each."""
         if self.why_not_accelerated is None:
             return [f"rows padded while dropout is on: {self.why_not_packed}"] if self.why_not_packed else []
         if self.why_not_packed in (None, self.why_not_accelerated):
             rows = "padded" if self.why_not_packed else "without padding"
             return [f"rows {rows}, through transformers' layers: {self.why_not_accelerated}"]
         return [
-            f"no passes of our own: {self.why_not_accelerated}",
+            f"without our own passes: {self.why_not_accelerated}",
             f"rows padded, through transformers' layers: {self.why_not_packed}",
         ]
 
 
 def find_paths(network: PreTrainedModel, fast: bool) -> Paths:
-    """Try them; only the padded one unless `fast`. A network that takes rows without padding is given our attention,
-    which does for other rows what its own does."""
+    """Try them; only the padded one unless `fast`. A network that supports rows without padding is given our attention,
+    which treats other rows as its own does."""
     try:
         trial = Trial(network, adapter=fast and is_known(network))
     except Exception as error:

@@ -9,11 +9,11 @@ from ppo_lm.fast.attention import PackedBatch
 from ppo_lm.fast.packing import Packing
 from ppo_lm.ops import position_ids
 
-NO_MASK = torch.ones(1, 1, 1, 1, dtype=torch.bool)  # of four dimensions, so that transformers builds none of its own
+NO_MASK = torch.ones(1, 1, 1, 1, dtype=torch.bool)  # four dimensions, so that transformers does not build its own
 
 
 def read_padded_rows(decoder: nn.Module, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-    """(B, T) int64, (B, T) bool → (B, T, H); what stands at padding means nothing."""
+    """(B, T) int64, (B, T) bool → (B, T, H); values at padding are meaningless."""
     output = decoder(
         input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids(attention_mask), use_cache=False
     )
@@ -22,7 +22,7 @@ def read_padded_rows(decoder: nn.Module, input_ids: torch.Tensor, attention_mask
 
 def read_packed_rows(decoder: nn.Module, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
     """As `read_padded_rows`, but all real tokens go through the network as one row, and `attention.attention`, which
-    the network must have been given, keeps them apart; 0 at padding."""
+    the network must use, keeps them apart; 0 at padding."""
     packing = Packing.of(attention_mask)
     output = decoder(
         input_ids=packing.take(input_ids)[None],

@@ -19,7 +19,7 @@ def normalise(x: torch.Tensor, inverse: torch.Tensor, weight: torch.Tensor) -> t
 def normalise_gradients(
     grad: torch.Tensor, x: torch.Tensor, inverse: torch.Tensor, weight: torch.Tensor, of_weight: bool
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """The gradients of x, and of the weight or None, given that of `normalise`."""
+    """The gradients of x and, if `of_weight`, of the weight, given that of `normalise`'s output."""
     unit = x * inverse
     grad_weight = (grad * unit).flatten(0, -2).sum(dim=0).to(weight.dtype) if of_weight else None
     grad_unit = (grad * weight).float()

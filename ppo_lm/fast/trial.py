@@ -1,4 +1,4 @@
-"""A trial of ways to run a network against transformers' and peft's own forward pass."""
+"""Tests ways to run a network against transformers' and peft's own forward pass."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from ppo_lm.fast.lora_linear import adapted
 from ppo_lm.ops import is_out_of_memory
 
 ROLE, RANK = "trial", 2  # of the adapter
-LENGTHS = [6, 4, 9]  # tokens a row
+LENGTHS = [6, 4, 9]  # tokens per row
 WINDOW = 4  # tokens; longer windows are cut to it, so that short rows reach beyond them
 WINDOWS = ("sliding_window", "attention_chunk_size")  # transformers' names
-NUMBERS = ("layer_idx", "layer_id", "layer_number", "idx")  # of a block among its like
+NUMBERS = ("layer_idx", "layer_id", "layer_number", "idx")  # attributes that number a block
 LEAST_BLOCKS = 2
-TOLERANCE = 1e-3  # relative: in fp32, rounding stays some hundred times below, and what is wrong is as far above
-COARSE_TOLERANCE, TIMES = 0.3, 4  # in bf16 and fp16; `TIMES` the error that transformers makes, if that is more
+TOLERANCE = 1e-3  # relative: in fp32, rounding is about a hundred times smaller, and mistakes are as much larger
+COARSE_TOLERANCE, TIMES = 0.3, 4  # in bf16 and fp16; `TIMES` the error of transformers, if that is more
 DEVICE_FAILED = re.compile(r"(CUDA|HIP|cuDNN|NCCL)( driver)? error|(CUBLAS|CUDNN)_STATUS|MPS backend")
 
 Read = Callable[[PreTrainedModel, torch.Tensor, torch.Tensor], torch.Tensor]
@@ -43,8 +43,8 @@ class Trial:
     """Three short rows, and their last hidden states after the first blocks of a network: at least two blocks, and at
     least one of every kind that it has.
 
-    It runs on copies, which leave the network as it is, in fp32, where a mistake cannot be taken for rounding, nor the
-    other way round. A network in bf16 or fp16 is run in that dtype too, to see that it can be.
+    It runs on copies, so that the network is not changed, in fp32, where mistakes and rounding cannot be confused. A
+    network in bf16 or fp16 also runs in that dtype, to check that it can.
     """
 
     def __init__(self, network: PreTrainedModel, adapter: bool):
@@ -68,7 +68,7 @@ class Trial:
 
     @torch.no_grad()
     def why_not(self, read: Read, where: torch.Tensor | None = None) -> str | None:
-        """Why `read` must not be used; None if it gives what transformers and peft give.
+        """Why `read` must not be used; None if it agrees with transformers and peft.
 
         `read`: decoder, (B, T) int64, (B, T) bool → (B, T, H), compared at the real tokens, or at those of `where` (B,
         T) bool. Errors of the device and of memory are passed on.
@@ -81,7 +81,7 @@ class Trial:
                     raise
                 return f"{type(error).__name__}: {first_line(error)}"
             distance = _distance(found, self.expected, self.mask if where is None else where)
-            if not distance <= sample.tolerance:  # nor is NaN
+            if not distance <= sample.tolerance:  # NaN fails too
                 return f"its results differ from transformers' by {distance:.1e}, more than {sample.tolerance:.1e}"
         return None
 
@@ -94,14 +94,14 @@ class Trial:
 
 def trial_ids(network: PreTrainedModel, count: int) -> torch.Tensor:
     """(count,) int64 from the middle of the vocabulary. The first ones are often special tokens that were hardly
-    trained: rounding alone may turn what they give into something else."""
+    trained: rounding alone may change their outputs completely."""
     embedding: Any = network.get_input_embeddings()
     words = len(embedding.weight)
     return (words // 2 + torch.arange(count, device=network.device)) % words
 
 
 def is_refusal(error: Exception) -> bool:
-    """Whether an error says that a network does not take what it was given, and not that memory ran out or the device
+    """Whether an error means that a network does not support its input, not that memory ran out or the device
     failed."""
     if isinstance(error, (TypeError, ValueError, LookupError, AttributeError, NotImplementedError)):
         return True
@@ -111,7 +111,7 @@ def is_refusal(error: Exception) -> bool:
 
 
 def _distance(found: torch.Tensor, expected: torch.Tensor, where: torch.Tensor) -> float:
-    """Relative, a position, and the root of the mean square over all of them. (B, T, H) each, (B, T) bool."""
+    """The relative distance per position, as the root mean square over all of them. (B, T, H) each, (B, T) bool."""
     found, expected = found[where].float(), expected[where].float()
     return float(((found - expected).norm(dim=1) / expected.norm(dim=1)).square().mean().sqrt())
 
@@ -120,7 +120,7 @@ def _first_blocks(
     decoder: PreTrainedModel, embedded: torch.Tensor, dtype: torch.dtype, adapter: bool
 ) -> PreTrainedModel:
     """A copy of a decoder with only its first blocks, in `dtype`, whose token i is embedded as `embedded[i]`. Weights
-    that have that dtype already are shared."""
+    that already have that dtype are shared."""
     part = copy.copy(decoder)
     part._modules = dict(decoder._modules)
     for name, blocks in decoder.named_children():
@@ -140,13 +140,14 @@ def _first_blocks(
 
 
 def _enough(blocks: nn.ModuleList) -> int:
-    """How many of the first blocks hold every kind."""
+    """How many of the first blocks include every kind."""
     kinds = [_kind(block) for block in blocks]
     return max(LEAST_BLOCKS, *(kinds.index(kind) + 1 for kind in kinds))
 
 
 def _kind(block: nn.Module) -> list[Any]:
-    """What tells a block from one of another kind: its modules, and their plain attributes but the block's number."""
+    """What distinguishes one kind of block from another: its modules, and their plain attributes except the block's
+    number."""
     plain = (bool, int, float, str)
     return [
         (name, type(module), {k: v for k, v in vars(module).items() if isinstance(v, plain) and k not in NUMBERS})
@@ -155,8 +156,8 @@ def _kind(block: nn.Module) -> list[Any]:
 
 
 def _add_adapter(decoder: PreTrainedModel, device: torch.device) -> None:
-    """Put a random adapter, half as strong as the layer itself, onto every linear layer, and leave torch's random
-    numbers as they were."""
+    """Put a random adapter, half as strong as the layer itself, onto every linear layer, without affecting torch's
+    random numbers."""
     targets = {name.rpartition(".")[2] for name, module in decoder.named_modules() if type(module) is nn.Linear}
     with torch.random.fork_rng([device] if device.type == "cuda" else []), warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -18,7 +18,7 @@ from ppo_lm.errors import ModelError, first_line
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"  # peft's names
 LORA_WEIGHT = re.compile(r"\.lora_[AB]\.weight$")
 SUPPORTED = "plain LoRA, rsLoRA, and rank and alpha patterns"
-ANY_VALUE = {  # these settings say where W + s·B·A is and what r and s are, or nothing about a pass
+ANY_VALUE = {  # these settings define W + s·B·A, or do not affect a pass
     *(
         "peft_type",
         "task_type",
@@ -35,7 +35,7 @@ ANY_VALUE = {  # these settings say where W + s·B·A is and what r and s are, o
 HARMLESS = [("init_lora_weights", value) for value in ("gaussian", "orthogonal", "eva")]  # others change the base
 NAMES = {
     "use_dora": "DoRA",
-    "lora_bias": "a bias of the adapter's own",
+    "lora_bias": "an adapter bias",
     "bias": "trained biases",
     "modules_to_save": "fully trained modules",
     "trainable_token_indices": "trained token embeddings",
@@ -44,16 +44,16 @@ NAMES = {
     "alora_invocation_tokens": "activated LoRA",
     "use_qalora": "QALoRA",
     "arrow_config": "Arrow routing",
-    "init_lora_weights": "a start that changes the base's weights",
+    "init_lora_weights": "an initialisation that changes the base's weights",
 }
 
 
 def check_adapter_config(settings: Mapping[str, Any], what: str) -> None:
-    """Raise `ModelError` if a PEFT configuration asks for more than W + s·B·A on linear layers. `what`: words for the
-    adapter. A setting that is not known here, as one of a later PEFT may be, must be off."""
+    """Raise `ModelError` if a PEFT configuration asks for more than W + s·B·A on linear layers. `what`: the adapter's
+    description in messages. A setting that is unknown here, such as one of a later PEFT, must be off."""
     kind = getattr(settings.get("peft_type"), "value", settings.get("peft_type"))
     if kind != "LORA":
-        raise ModelError(f"{what} is of PEFT type {kind}, which ppo_lm does not support; it takes {SUPPORTED}")
+        raise ModelError(f"{what} is of PEFT type {kind}, which ppo_lm does not support; it accepts {SUPPORTED}")
     plain = LoraConfig().to_dict()
     found = [
         f"{NAMES[name]} ({name})" if name in NAMES else name
@@ -62,7 +62,7 @@ def check_adapter_config(settings: Mapping[str, Any], what: str) -> None:
     ]
     if found:
         raise ModelError(
-            f"{what} has {' and '.join(found)}, which ppo_lm does not support; it takes {SUPPORTED}. Train one "
+            f"{what} has {' and '.join(found)}, which ppo_lm does not support; it accepts {SUPPORTED}. Train one "
             "without, or merge it into its base with PEFT's merge_and_unload and use the merged model"
         )
 

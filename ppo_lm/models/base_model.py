@@ -26,7 +26,7 @@ from ppo_lm.models.merging import MergedNetwork, MergedWeights, merge
 
 
 class BaseModel:
-    """A causal language model, its tokenizer, and the LoRA adapters (one a role) on it.
+    """A causal language model, its tokenizer, and its LoRA adapters, one per role.
 
     The network's own weights are frozen and its dropout is off: sampling and training see the same policy (2403.17031).
     A role is activated for the length of a `with base.role(name):` block; None means the network without any adapter.
@@ -40,8 +40,9 @@ class BaseModel:
         name: str,
         fast: bool = True,
     ):
-        """`fast`: read rows without their padding, by passes of our own where a trial agrees, or through transformers'
-        layers with adapters in one operation (`LoraLinear`). `notes` says what of it the network does not take."""
+        """`fast`: read rows without padding, through our own passes if their trial succeeds, otherwise through
+        transformers' layers with fused adapters (`LoraLinear`). `notes` says which of these the network does not
+        support."""
         self.network = network.eval().requires_grad_(False)
         self.tokenizer = tokenizer
         self.eos_token_ids = eos_token_ids
@@ -70,23 +71,23 @@ class BaseModel:
 
     @property
     def context_length(self) -> int:
-        """The most tokens, prompt and response together, that the network has positions for."""
+        """The maximum number of tokens, prompt and response together."""
         return getattr(self.network.config.get_text_config(), "max_position_embeddings", sys.maxsize)
 
     @property
     def description(self) -> str:
-        """Size, dtype and device in words, and the `notes`; adapters do not count."""
+        """Size without adapters, dtype and device, and the `notes`."""
         count = sum(p.numel() for name, p in self.network.named_parameters() if ".lora_" not in name)
         size = f"{count / 1e6:.1f}M parameters, {str(self.dtype).removeprefix('torch.')}, {self.device}"
         return "; ".join([size, *self.notes])
 
     @property
     def roles(self) -> list[str]:
-        """The roles that have an adapter, in the order in which they were added."""
+        """The roles that have an adapter, in the order they were added."""
         return [] if self.peft is None else list(self.peft.peft_config)
 
     def copy_of_all_weights(self) -> BaseModel:
-        """A trainable copy of the network in memory of its own, for training all weights instead of an adapter."""
+        """A separate, trainable copy of the network, for training all weights instead of an adapter."""
         if self.peft is not None:
             raise ValueError("copy the base before adapters are added to it")
         twin = BaseModel(copy.deepcopy(self.network), self.tokenizer, self.eos_token_ids, self.name, self.fast)
@@ -209,7 +210,7 @@ class BaseModel:
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor, wanted: torch.Tensor | None = None
     ) -> torch.Tensor:
         """The last hidden states. (B, T) int64, (B, T) bool → (B, T, H). Padding on either side changes nothing.
-        `wanted` (B, T) bool: no other places need be right."""
+        `wanted` (B, T) bool: only these positions need to be correct."""
         own = self.paths.accelerated
         if own is not None and not self.network.training:  # dropout is left to transformers' layers
             keep_inputs_only = bool(self._checkpointed) and torch.is_grad_enabled()
@@ -230,8 +231,8 @@ class BaseModel:
 
     @contextmanager
     def _checkpointing(self) -> Iterator[None]:
-        """A layer checkpoints only while it is in training mode, and keeps no cache then; the modules in it, dropout
-        among them, stay as they are."""
+        """A layer checkpoints only in training mode, where it keeps no cache; its submodules, including dropout, stay
+        as they are."""
         modes = [layer.training for layer in self._checkpointed]
         for layer in self._checkpointed:
             layer.training = torch.is_grad_enabled()
@@ -249,11 +250,10 @@ class BaseModel:
 
 
 def pick_pad_token_id(tokenizer: PreTrainedTokenizerBase, eos_token_ids: list[int]) -> int:
-    """A token to pad with that is no end-of-sequence token: the tokenizer's own, else another special one, else id 0 or
-    1.
+    """A padding token that is not an EOS token: the tokenizer's own, else another special token, else id 0 or 1.
 
-    Masks come from real lengths and never from `ids != pad`, so the choice changes no number. The tokenizer is left as
-    it is.
+    Masks come from real lengths and never from `ids != pad`, so the choice does not affect results. The tokenizer is
+    not changed.
     """
     candidates = [tokenizer.pad_token_id, *tokenizer.all_special_ids, 0, *range(1, len(eos_token_ids) + 1)]
     return next(token for token in candidates if token is not None and token not in eos_token_ids)

@@ -1,4 +1,4 @@
-"""An adapter added to the weights it adapts, and what rounding costs there."""
+"""Merging an adapter into the weights it adapts, and what is lost to rounding."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from peft.tuners import lora
 from torch import nn
 from transformers import PreTrainedModel
 
-WELL_KEPT = 0.99  # of the adapter: less is said
+WELL_KEPT = 0.99  # of the adapter; a smaller share is reported
 
 
 class MergedWeights(NamedTuple):

@@ -11,7 +11,7 @@ from ppo_lm.types import SAPairs
 
 
 class PolicyModel:
-    """π_θ: the base with the `role` adapter, or a base of its own (`role=None`) when all weights are trained."""
+    """π_θ: the base with the `role` adapter, or its own base (`role=None`) when all weights are trained."""
 
     def __init__(self, base: BaseModel, role: str | None = "policy"):
         self.base, self.role = base, role
@@ -24,8 +24,8 @@ class PolicyModel:
     def logprobs_at(
         self, states: torch.Tensor, sa_pairs: SAPairs, temperature: float = 1.0, entropy: bool = False
     ) -> torch.Tensor:
-        """`action_logprobs` from hidden states that are known already, (B, A, H); with `entropy`, (2, B, A): these, and
-        the entropies."""
+        """`action_logprobs` from given hidden states, (B, A, H); with `entropy`, (2, B, A): these, and the
+        entropies."""
         return action_logprobs(
             states,
             self.base.logits,
@@ -43,7 +43,7 @@ class PolicyModel:
 
 def states_before_actions(base: BaseModel, role: str | None, sa_pairs: SAPairs) -> torch.Tensor:
     """The hidden state that each action was sampled from, one position before it, as the network in `role` computes it:
-    (B, A, H). Nothing where no token was sampled is to be relied on."""
+    (B, A, H). Values where no token was sampled are undefined."""
     before = slice(-sa_pairs.action_ids.shape[1] - 1, -1)
     wanted = torch.zeros_like(sa_pairs.attention_mask)
     wanted[:, before] = sa_pairs.action_mask

@@ -12,7 +12,7 @@ HEAD_FILE = "head.safetensors"
 
 
 class ScoreHead(nn.Module):
-    """w·h + b in fp32; without another start the weight is from N(0, 1/√(H+1)), the bias 0 (2403.17031)."""
+    """w·h + b in fp32; by default, the weight is drawn from N(0, 1/√(H+1)) and the bias is 0 (2403.17031)."""
 
     def __init__(self, hidden_size: int):
         super().__init__()
@@ -26,7 +26,7 @@ class ScoreHead(nn.Module):
 
     @torch.no_grad()
     def start_from(self, other: ScoreHead, mean: float, std: float) -> None:
-        """Take over `other`'s weights, shifted and scaled so that this head gives (other − mean) / std."""
+        """Copy `other`'s weights, shifted and scaled so that this head gives (other − mean) / std."""
         self.linear.weight.copy_(other.linear.weight / std)
         self.linear.bias.copy_((other.linear.bias - mean) / std)
 
@@ -37,5 +37,5 @@ class ScoreHead(nn.Module):
         )
 
     def load(self, folder: Path) -> None:
-        """Take over what `save` wrote."""
+        """Load what `save` wrote."""
         self.linear.load_state_dict(load_file(folder / HEAD_FILE))

@@ -16,11 +16,11 @@ VALUE_FILES = ("adapter_config.json", "adapter_model.safetensors", HEAD_FILE)
 
 
 class ValueModel:
-    """V(s): an adapter of its own on the shared base (or a base of its own, `role=None`), and a head; with `trunk_of`,
-    a head on the policy's hidden states.
+    """V(s): its own adapter on the shared base (or its own base, `role=None`), and a head; with `trunk_of`, only a head
+    on the policy's hidden states.
 
-    The head starts from V = 0, not as a reward model's does: values drawn at random would be noise in every advantage,
-    as large as the scores or larger.
+    Unlike a reward model's, the head starts from V = 0: random values would be noise in every advantage, as large as
+    the scores or larger.
     """
 
     def __init__(self, base: BaseModel, role: str | None = "value", trunk_of: PolicyModel | None = None):
@@ -33,7 +33,7 @@ class ValueModel:
         return self.values_at(states_before_actions(self.base, self.role, sa_pairs), sa_pairs)
 
     def values_at(self, states: torch.Tensor, sa_pairs: SAPairs) -> torch.Tensor:
-        """`values` from hidden states that are known already, (B, A, H)."""
+        """`values` from given hidden states, (B, A, H)."""
         return torch.where(sa_pairs.action_mask, self.head(states), 0.0)
 
     def parameters(self) -> list[nn.Parameter]:

@@ -1,5 +1,5 @@
-"""From hidden states to the log-probabilities of actions, and the entropies: the one function behind old, new and
-reference numbers."""
+"""Log-probabilities of actions, and entropies, from hidden states: the same function for old, new and reference
+policies."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def action_logprobs(
     hidden: (B, A, H), the last hidden state at the position BEFORE each action. head: (n, H) → (n, V) logits.
     action_ids: (B, A) int64. action_mask: (B, A) bool. support_ids: (B, A, K) int64 with -1 = none, or None. Returns
     (B, A) fp32 (fp64 for fp64 logits), 0 where masked; with `entropy`, (2, B, A): these, and the entropies −Σ_{j ∈ S}
-    π_j log π_j. Logits exist for `chunk` sampled tokens at a time, and for no others; under autograd they are
-    recomputed in the backward pass rather than kept.
+    π_j log π_j. Logits are only computed for sampled tokens, `chunk` at a time; under autograd they are recomputed in
+    the backward pass rather than kept.
     """
     if hidden.shape[:2] != action_ids.shape or action_mask.shape != action_ids.shape:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Sums, means, whitening and neighbours over the True places of a mask alone."""
+"""Masked sums, means, whitening and neighbours."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import torch
 
 
 def masked_sum(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """The sum of `values` where `mask` is True. What stands elsewhere, NaN included, is dropped, and its gradient is 0.
+    """The sum of `values` where `mask` is True. Values elsewhere, including NaN, are ignored, and their gradient is 0.
     Returns ()."""
     return torch.where(mask, values, 0.0).sum()
 
 
 def masked_mean(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """The mean of `values` where `mask` is True; 0 if it is True nowhere. Returns ()."""
+    """The mean of `values` where `mask` is True; 0 if it is all False. Returns ()."""
     return masked_sum(values, mask) / mask.sum().clamp(min=1)
 
 
@@ -28,9 +28,9 @@ def masked_whiten(
 
 
 def next_where(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """For each place, the value at the next place to its right in the same row where `mask` is True; 0 if there is
-    none. (B, A), (B, A) bool → (B, A)."""
-    rank = mask.cumsum(dim=1)  # True places up to and including this one, which is the next one's index among them
+    """For each position, the value at the next position to its right in the same row where `mask` is True; 0 if there
+    is none. (B, A), (B, A) bool → (B, A)."""
+    rank = mask.cumsum(dim=1)  # True positions up to and including this one: the index of the next among them
     width = mask.shape[1]
     packed = values.new_zeros(mask.shape[0], width + 1)  # each row's values where True, from the left; then zeros
     packed.scatter_(1, torch.where(mask, rank - 1, width), torch.where(mask, values, 0.0))

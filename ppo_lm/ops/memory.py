@@ -1,4 +1,4 @@
-"""Running out of memory, however torch and the libraries below it say so."""
+"""Out-of-memory errors, however torch and the libraries below it report them."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ OUT_OF_MEMORY = (
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """True if `error` says that memory ran out: torch's or Python's own class, or a `RuntimeError` whose text does.
-    An illegal memory access is something else."""
+    """Whether `error` is an out-of-memory error: torch's or Python's own class, or a `RuntimeError` with such a
+    message. An illegal memory access is not one."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     return isinstance(error, RuntimeError) and any(text in str(error).lower() for text in OUT_OF_MEMORY)

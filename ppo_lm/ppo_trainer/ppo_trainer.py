@@ -292,7 +292,7 @@ class PPOTrainer:
         elif self.prompts is not None and self.report is not None:
             loaded, report = self.prompts, self.report
         else:
-            raise ConfigError(['prompts is not set; give a file, a data set or "embedded", or pass prompts to train()'])
+            raise ConfigError.no_data("prompts", ", or pass prompts to train()")
         fitted, report = fit_prompts(
             loaded,
             report,

@@ -21,7 +21,7 @@ class KLDivergence:
         self.estimator = estimator
 
     def compute_kl(self, logprobs: torch.Tensor, ref_logprobs: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """(B, A) nats, 0 where masked, whatever stands there."""
+        """(B, A) nats, 0 where masked, whatever the inputs hold there."""
         difference = torch.where(mask, logprobs - ref_logprobs, 0.0)
         if self.estimator == "k1":
             return difference

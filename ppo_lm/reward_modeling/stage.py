@@ -76,7 +76,7 @@ def load_inputs(config: RewardConfig) -> Inputs:
     problems.attempt(find_recorders, config.recorders)
     preferences = demonstrations = None
     if config.preferences is None:
-        problems.found.append(ConfigError.of('preferences is not set; give a file, a hub data set, or "embedded"'))
+        problems.found.append(ConfigError.no_data("preferences"))
     else:
         columns = config.chosen_column, config.rejected_column, config.source_column
         preferences = problems.attempt(load_preferences, config.preferences, config, *columns)

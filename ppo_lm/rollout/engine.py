@@ -20,7 +20,7 @@ class SamplingSettings:
     top_p: float = 1.0
 
     def truncates(self, vocabulary: int) -> bool:
-        """Whether some of the `vocabulary` tokens are never sampled; greedy is no sampling."""
+        """Whether some of the `vocabulary` tokens are never sampled; greedy decoding does not sample."""
         return self.temperature > 0 and (0 < self.top_k < vocabulary or self.top_p < 1)
 
 
@@ -28,7 +28,7 @@ class SamplingSettings:
 class Sampled:
     """What was sampled, A ≤ max_new_tokens columns; tokens after a row's first EOS are ignored.
 
-    An engine that cannot know the entropies leaves them out, and a scoring pass computes them. One that cannot know the
+    An engine that does not know the entropies omits them, and a scoring pass computes them. One that does not know the
     support can only sample from the whole vocabulary.
     """
 
@@ -49,13 +49,13 @@ class RolloutEngine(Protocol):
         generator: torch.Generator,
     ) -> Sampled:
         """Sample one response for each left-padded prompt, (B, P) int64 and (B, P) bool. All randomness comes from
-        `generator`, which is on the CPU, so that a seed means the same on every device."""
+        `generator`, which is on the CPU, so that a seed gives the same numbers on every device."""
         ...
 
     def update_weights(self, policy: PolicyModel) -> None:
-        """Sample from `policy` as it is now. Called before the first `sample`, and before the next whenever its weights
-        may have changed. This is where an engine with weights of its own, in another process say, gets them; one that
-        reads the policy's own weights in every `sample` has nothing to do."""
+        """Use the current weights of `policy`. Called before the first `sample`, and again whenever the weights may
+        have changed. An engine with its own copy of the weights, perhaps in another process, updates it here; one that
+        reads the policy's weights in every `sample` need not override this."""
 
     @property
     def description(self) -> str:

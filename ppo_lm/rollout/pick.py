@@ -16,7 +16,7 @@ MakeEngine = Callable[[PolicyModel, MemoryBudget], RolloutEngine]
 
 
 def pick_engine(policy: PolicyModel, budget: MemoryBudget | None = None) -> RolloutEngine:
-    """`SlotEngine` if it can run the policy's network, else `PlainEngine`, which runs every network."""
+    """`SlotEngine` if it can run the policy's network, else `PlainEngine`, which can run any network."""
     reason = policy.base.paths.why_not_accelerated
     return SlotEngine(policy, budget) if reason is None else PlainEngine(policy, budget, reason)
 
@@ -29,8 +29,8 @@ def make_slot_engine(policy: PolicyModel, budget: MemoryBudget) -> SlotEngine:
     return SlotEngine(policy, budget)
 
 
-# A name stands for what makes the engine from the policy and the run's memory budget. What an engine needs, it checks
-# there: it raises `ModelError` if it cannot sample from this policy.
+# Each name maps to a factory, which takes the policy and the run's memory budget, and raises `ModelError` if the engine
+# cannot sample from this policy.
 ENGINES: Registry[MakeEngine] = Registry("engine")
 ENGINES.register("auto")(pick_engine)
 ENGINES.register("slots")(make_slot_engine)
@@ -38,8 +38,8 @@ ENGINES.register("transformers")(PlainEngine)
 
 
 def find_engine(engine: str | RolloutEngine) -> MakeEngine:
-    """What makes the engine of this name, or hands out this engine. Raises `ConfigError` if there is none of this name,
-    or if it is no engine."""
+    """The factory of the named engine, or one that returns the given engine. Raises `ConfigError` if there is no such
+    engine, or if it is not an engine."""
     if isinstance(engine, str):
         make = ENGINES.find(engine)
         return lambda policy, budget: _checked(make(policy, budget))

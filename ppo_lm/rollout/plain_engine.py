@@ -1,4 +1,4 @@
-"""Sampling through transformers' own forward pass and cache: every causal language model, one token of every row at a
+"""Sampling through transformers' own forward pass and cache: for any causal language model, one token per row at a
 time."""
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from ppo_lm.rollout.sampling import draw_uniforms, sample_tokens
 
 
 class PlainEngine(RolloutEngine):
-    """Samples from a `PolicyModel` in process, through its own weights. Only the last position's logits ever exist:
-    (slots, V)."""
+    """Samples from a `PolicyModel` in process, using its weights. Only the last position's logits ever exist: (slots,
+    V)."""
 
     def __init__(self, policy: PolicyModel, budget: MemoryBudget | None = None, reason: str | None = None):
         """`budget`: how many rows are sampled at once. `reason`: why no faster engine can sample, for the screen."""
@@ -82,8 +82,7 @@ class PlainEngine(RolloutEngine):
 
 
 def _join(groups: list[Sampled]) -> Sampled:
-    """The rows of all groups. Groups that ended sooner than others are filled up with zeros, which follow an EOS in
-    every row."""
+    """The rows of all groups. Groups that ended earlier are padded with zeros, which come after every row's EOS."""
     if len(groups) == 1:
         return groups[0]
     width = max(group.ids.shape[1] for group in groups)

@@ -15,7 +15,7 @@ def draw_uniforms(
     rows: int, settings: SamplingSettings, generator: torch.Generator, device: torch.device
 ) -> torch.Tensor:
     """The randomness of a rollout: one number in [0, 1) per response and token, (rows, max_new_tokens) on `device`. A
-    response depends on its own numbers alone, not on the responses sampled beside it.
+    response depends only on its own numbers, not on the responses sampled with it.
 
     They are drawn in fp64 on the CPU, where `generator` must be, and copied once. A seed gives the same numbers on
     every device; on Apple's mps, which has no fp64, they are rounded to fp32.
@@ -25,7 +25,7 @@ def draw_uniforms(
 
 
 class Token(NamedTuple):
-    """One token a row."""
+    """One token per row."""
 
     ids: torch.Tensor  # (B,) int64
     logprobs: torch.Tensor  # (B,) fp32 nats, on the support
@@ -37,8 +37,8 @@ def sample_tokens(logits: torch.Tensor, settings: SamplingSettings, uniforms: to
     """Temperature, then top-k, then top-p on what top-k left ("The curious case of neural text degeneration",
     1904.09751).
 
-    logits: (B, V). uniforms: (B,) fp64, or fp32 where there is no fp64, in [0, 1]; the number picks the token in whose
-    interval of the cumulative distribution it falls. Greedy (temperature 0) has log-probability and entropy 0.
+    logits: (B, V). uniforms: (B,) fp64, or fp32 where there is no fp64, in [0, 1]; each picks the token whose interval
+    of the cumulative distribution contains it. Greedy (temperature 0) has log-probability and entropy 0.
     """
     logits = logits.float()
     if settings.temperature == 0:

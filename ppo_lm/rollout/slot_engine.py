@@ -14,18 +14,17 @@ from ppo_lm.rollout.sampling import draw_uniforms, sample_tokens
 
 
 class SlotEngine(RolloutEngine):
-    """Samples in process from a `PolicyModel` whose network has a decoder of our own (`fast.paths`). Prompts are read
+    """Samples in process from a `PolicyModel` whose network has one of our decoders (`fast.paths`). Prompts are read
     without padding.
 
-    The decoder is made in every `sample` from the adapter as it is, and lives no longer than that: training needs its
-    memory.
+    Every `sample` builds the decoder from the current adapter and frees it afterwards: training needs the memory.
     """
 
     def __init__(self, policy: PolicyModel, budget: MemoryBudget | None = None):
-        """`budget`: how many responses are in progress at once, and how many tokens of prompts are read at once (one
-        prompt at least)."""
+        """`budget`: how many responses are in progress at once, and how many prompt tokens are read at once (at least
+        one prompt)."""
         self.policy, self.budget = policy, budget or MemoryBudget()
-        self._heads: dict[int, Head] = {}  # the one in use, by the slots it is laid out for
+        self._heads: dict[int, Head] = {}  # the current one, by the number of slots it is laid out for
 
     @property
     def description(self) -> str:
@@ -78,7 +77,8 @@ class SlotEngine(RolloutEngine):
 
 
 def _take(waiting: list[int], most: int, tokens: int, lengths: list[int]) -> list[int]:
-    """Remove rows from the end of `waiting`: at most `most`, of at most `tokens` tokens together, at least one."""
+    """Remove rows from the end of `waiting`: at most `most`, with at most `tokens` tokens in total, but at least
+    one."""
     taken = [waiting.pop()]
     while waiting and len(taken) < most and (tokens := tokens - lengths[taken[-1]]) >= lengths[waiting[-1]]:
         taken.append(waiting.pop())
@@ -97,7 +97,7 @@ class _Responses:
         self.logprobs, self.entropies = torch.zeros(2, *uniforms.shape, device=uniforms.device)
         self.support: torch.Tensor | None = None
         self.made = [0] * rows
-        # Reading "has it ended?" makes a GPU wait; tokens after EOS are cut off later.
+        # Checking for EOS makes the CPU wait for the GPU; tokens after EOS are cut off later.
         self.check_every = 1 if uniforms.device.type == "cpu" else 8
         self.ended = torch.zeros(rows, dtype=torch.bool, device=uniforms.device)
 
@@ -124,7 +124,7 @@ class _Responses:
         ]
 
     def sampled(self) -> Sampled:
-        """Copies, because autograd takes no tensor that was made in inference mode."""
+        """Copies, because autograd cannot use tensors created in inference mode."""
         width = max(self.made)
         support = None if self.support is None else self.support[:, :width].clone()
         return Sampled(

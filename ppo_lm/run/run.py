@@ -129,7 +129,7 @@ class Run:
     def require_folder(self) -> Path:
         """The folder, for a stage that always writes one. Raises `ConfigError` if `output_dir` is not set."""
         if self.folder is None:
-            raise ConfigError.of("output_dir is not set; name a folder")
+            raise ConfigError.of("output_dir is not set; set it to a folder")
         return self.folder
 
     def register(self, name: str, part: Stateful, *, undo: bool = False) -> None:

@@ -65,7 +65,7 @@ def load_inputs(config: SFTConfig) -> tuple[list[Demonstration], DataReport]:
         what = f"ROUGE (rouge_samples {config.rouge_samples}; 0 turns it off)"
         problems.attempt(require, "torchmetrics", what, "rouge")
     if config.demonstrations is None:
-        problems.found.append(ConfigError.of('demonstrations is not set; give a file, a hub data set, or "embedded"'))
+        problems.found.append(ConfigError.no_data("demonstrations"))
         loaded = None
     else:
         loaded = problems.attempt(load_demonstrations, config.demonstrations, config, config.completion_column)

@@ -20,8 +20,8 @@ def build_sa_pairs(
     """Join left-padded prompts (B, P) and right-padded responses (B, A).
 
     `action_mask` (B, A) bool marks the tokens that the policy sampled, `response_mask` (B, A) bool all real ones:
-    those, and the observations between them; None: the response holds no observations. `old_logprobs` (B, A) is set
-    to 0 where nothing was sampled. Raises `ValueError` if the masks do not fit together (`SAPairs.check_masks`).
+    those, and the observations between them; None: there are no observations. `old_logprobs` (B, A) is set to 0 where
+    nothing was sampled. Raises `ValueError` if the masks are inconsistent (`SAPairs.check_masks`).
     """
     return SAPairs(
         input_ids=torch.cat([prompt_ids, action_ids], dim=1),

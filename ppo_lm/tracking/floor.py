@@ -92,9 +92,9 @@ def _best_seconds(work: Callable[[], object], device: torch.device, tries: int =
 
 
 class Floor:
-    """The minimum seconds of each phase. Included are the weights of the layers and the output head, and the keys and
-    values read while decoding; not included are the matrix products inside attention, adapters, and everything other
-    than matrix products."""
+    """The minimum seconds of each phase. Includes the weights of the layers and the output head, and the keys and
+    values read while decoding; excludes the matrix products inside attention, adapters, and everything other than
+    matrix products."""
 
     def __init__(self, base: BaseModel, machine: Machine, passes: Passes, slots: int):
         config = base.network.config.get_text_config()

@@ -1,4 +1,4 @@
-"""The KL to the reference as a part of the loss, in place of a part of the reward."""
+"""The KL to the reference as part of the loss, instead of the reward."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Losses by name: what one is given, and what it returns.
+"""The inputs and outputs of a loss.
 
-A loss is a pure function of a micro-batch that returns a number per token. What all losses share is the model trainer's
-business: the mean over tokens or sequences, whatever the micro-batches; importance weights; the KL in the loss; the
+A loss is a pure function of a micro-batch that returns a number per token. The model trainer adds what all losses
+share: the mean over tokens or sequences, independent of micro-batches; importance weights; the KL in the loss; the
 entropy bonus.
 """
 
@@ -18,15 +18,15 @@ from ppo_lm.types import SAPairs
 
 
 class TokenLoss(NamedTuple):
-    """The loss of each token, and what to log by the metric's name, as the mean over tokens. What stands where
-    `action_mask` is False is dropped."""
+    """The loss of each token, and metrics to log by name, as means over tokens. Values where `action_mask` is False are
+    ignored."""
 
     loss: torch.Tensor  # (B, A)
     metrics: dict[str, torch.Tensor]  # (B, A) each, numbers or bool
 
 
 class NewNumbers(NamedTuple):
-    """What the policy now makes of the sampled tokens of a micro-batch, with gradients."""
+    """The current policy's numbers for the sampled tokens of a micro-batch, with gradients."""
 
     logprobs: torch.Tensor  # (B, A) nats, 0 where masked
     entropies: torch.Tensor | None  # (B, A) nats; None unless the loss needs them, or `entropy_coef` is set

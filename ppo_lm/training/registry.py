@@ -19,7 +19,7 @@ VALUE_LOSSES: Registry[ValueLoss] = Registry("value_loss", ValueLoss)
 
 
 class Losses(NamedTuple):
-    """What a step trains with."""
+    """The losses that a step trains with."""
 
     policy: PolicyLoss
     value: ValueLoss

@@ -6,7 +6,7 @@ import torch
 
 
 def token_weights(mask: torch.Tensor, aggregation: str, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    """(B, A) weights whose sum over a batch is what to divide by. token_mean: 1 per token, so that long responses weigh
+    """(B, A) weights; the mean divides by their sum over a batch. token_mean: 1 per token, so that long responses weigh
     more (DAPO, 2503.14476). sequence_mean: 1/L on each of a response's L sampled tokens, so that every response weighs
     the same (GRPO, 2402.03300)."""
     if aggregation == "token_mean":

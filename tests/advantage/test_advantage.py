@@ -123,7 +123,7 @@ def test_a_missing_column_says_which_step_adds_it():
         TDError().compute_td_errors(pairs, 1.0)
 
 
-def test_a_lambda_a_row_is_each_row_with_its_own():
+def test_one_lambda_per_row_equals_each_row_with_its_own():
     pairs = make_pairs()
     lams = torch.tensor([0.9, 0.5, 0.0, 1.0, 0.3], dtype=torch.float64)
     found = advantages(pairs, 0.99, lams)
@@ -137,7 +137,7 @@ def test_length_adaptive_lambda_by_hand():
     )
 
 
-def test_returns_take_a_lambda_of_their_own():
+def test_returns_can_have_their_own_lambda():
     """With λ = 1 the return is the reward-to-go, whatever λ the policy's advantages have."""
     pairs = make_pairs()
     pairs = pairs.with_columns(td_errors=TDError().compute_td_errors(pairs, 0.9))

@@ -88,7 +88,7 @@ def test_an_entry_says_what_it_needs():
     }
 
 
-def test_everything_that_does_not_go_with_an_estimator_is_said_at_once():
+def test_all_conflicts_with_an_estimator_are_reported_at_once():
     settings = dict(
         value_model="embedded", value_warmup_steps=1, value_target="returns", value_loss="mine", lam_length_scale=0.1
     )
@@ -111,7 +111,7 @@ def test_everything_that_does_not_go_with_an_estimator_is_said_at_once():
     assert find_estimator(PPOConfig(**settings)) is ESTIMATORS.find("gae")
 
 
-def test_an_estimator_of_your_own_has_to_be_one(tmp_path):
+def test_your_own_estimator_must_be_an_estimator(tmp_path):
     (tmp_path / "mine.py").write_text("from ppo_lm.advantage import Estimator\ndef f(): ...\nF = Estimator(f)\n")
     assert isinstance(find_estimator(PPOConfig(advantage_estimator=f"{tmp_path}/mine.py:F")), Estimator)
     with pytest.raises(ConfigError, match=r"mine.py:f' is of type function; it must be an instance of .*Estimator"):

@@ -46,7 +46,7 @@ def test_the_embedded_task_is_done_where_neither_file_nor_model_is_named(tmp_pat
     assert capsys.readouterr().err == "note: model_name is not set, so it is Qwen/Qwen3-0.6B-Base\n"
 
 
-def test_the_embedded_settings_with_a_model_a_reward_and_a_file_of_ones_own(tmp_path):
+def test_the_embedded_settings_with_your_own_model_reward_and_file(tmp_path):
     (tmp_path / "mine.yaml").write_text("steps: 3\nreward: sentiment\n")
     config = read("--config", "embedded", "--config", str(tmp_path / "mine.yaml"), "--model_name", "my/model")
     task = {**embedded_settings("train"), "value_model": None}
@@ -149,7 +149,7 @@ def test_wrong_values_of_files_and_options_are_reported_at_once_in_the_words_of_
             "error: there is no option --colour; `--help` lists them\n",
         ),
         (["--model", "my/model"], "error: there is no option --model; did you mean '--models'?\n"),
-        (["3"], "error: '3' belongs to no option\n"),
+        (["3"], "error: '3' does not belong to any option\n"),
         (["--steps"], "error: argument --steps: expected one argument\n"),
     ],
 )
@@ -181,7 +181,7 @@ def test_a_former_name_works_as_an_option_and_in_a_file(tmp_path, capsys):
     assert read("--config", str(old), "--kl_target", "3") == dataclasses.replace(expected, adaptive_kl_target=3)
 
 
-def test_a_text_stays_a_text_whatever_yaml_would_read_into_it(tmp_path):
+def test_text_stays_text_whatever_yaml_would_read_into_it(tmp_path):
     settings = dict(
         reward="matches(pattern='^Answer: .*')",
         monitor="matches(pattern='a: b')",
@@ -199,5 +199,5 @@ def test_a_text_stays_a_text_whatever_yaml_would_read_into_it(tmp_path):
 
 
 @pytest.mark.parametrize(("text", "value"), [("-1", -1.0), ("-0.5", -0.5), ("-1e-1", -0.1), ("-2.5E+1", -25.0)])
-def test_a_negative_number_is_a_value_and_no_option(text, value):
+def test_a_negative_number_is_a_value_not_an_option(text, value):
     assert read("--missing_eos_score", text).missing_eos_score == value

@@ -210,7 +210,7 @@ def test_preferences_from_elsewhere_are_never_overwritten(tmp_path):
         (dict(), "give either pairs .* or prompts"),
         (dict(pairs="a", prompts="b"), "give either pairs"),
         (dict(pairs="a", repeat_every=1), "repeat_every is 1"),
-        (dict(pairs="a", max_prompt_tokens=5), "max_prompt_tokens is set but pairs have their completions already"),
+        (dict(pairs="a", max_prompt_tokens=5), "max_prompt_tokens is set but pairs already have completions"),
         (dict(pairs="a", port=70000), "port is 70000; it must be between 0 and 65535"),
     ],
 )

@@ -60,14 +60,14 @@ def test_every_rule_of_a_field_is_checked():
         assert caught.value.problems == [f"wheels is {wheels}; it must {problem}"]
 
 
-def test_a_former_name_works_and_is_said_once_on_stderr(capsys):
+def test_a_former_name_works_with_one_note_on_stderr(capsys):
     assert Example(tyres=6) == Example(wheels=6) == Example(tyres=6)
     printed = capsys.readouterr()
     assert printed.out == ""
     assert printed.err == "note: tyres is now called wheels; the old name works in this version only\n"
 
 
-def test_a_problem_of_a_former_name_is_said_of_the_new_one():
+def test_a_problem_with_a_former_name_is_reported_under_the_new_one():
     with pytest.raises(ConfigError) as caught:
         Example(tyres=3)
     assert caught.value.problems == ["wheels is 3; it must be even"]

@@ -33,7 +33,7 @@ def test_never_inside_a_word_and_always_as_long_as_possible():
         assert kept is None or kept == text[: max(end for end in ends if end <= most)]
 
 
-def test_a_long_end_without_a_full_stop_is_no_cue():
+def test_a_long_end_without_a_full_stop_is_not_a_cue():
     text = "I moved out. He left. " + "and then " * 50
     assert cut_text(text, lambda shorter: len(shorter) < 60) == "I moved out. He left."
 

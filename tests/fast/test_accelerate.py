@@ -133,7 +133,7 @@ def test_a_wrong_window_is_refused_although_it_is_longer_than_the_rows_of_the_tr
     assert "passes fail their trial: its results differ" in accelerate(network)
 
 
-def test_large_rounding_is_no_mistake():
+def test_large_rounding_is_not_a_mistake():
     """At commit 3505535 this network was refused, and so read by transformers' layers: its rounding was above a
     tolerance that did not know how far rounding goes in it."""
     network = rough_network()
@@ -218,7 +218,7 @@ KNOWN = "llama, mistral, qwen2, qwen3"
         (make_network, []),
         (
             lambda: GPTNeoXForCausalLM(GPTNeoXConfig(**small(["num_key_value_heads", "head_dim"]))),
-            [f"rows without padding, through transformers' layers: its model_type 'gpt_neox' is none of {KNOWN}"],
+            [f"rows without padding, through transformers' layers: its model_type 'gpt_neox' is not one of {KNOWN}"],
         ),
         (
             lambda: LlamaForCausalLM(LlamaConfig(**SMALL, hidden_act="gelu")),
@@ -231,21 +231,21 @@ KNOWN = "llama, mistral, qwen2, qwen3"
         (
             lambda: Gemma2ForCausalLM(Gemma2Config(**SMALL, attn_logit_softcapping=50.0)),
             [
-                f"no passes of our own: its model_type 'gemma2' is none of {KNOWN}",
-                "rows padded, through transformers' layers: TypeError: packed rows only have causal attention, without "
-                "softcap",
+                f"without our own passes: its model_type 'gemma2' is not one of {KNOWN}",
+                "rows padded, through transformers' layers: TypeError: packed rows only support causal attention, "
+                "without softcap",
             ],
         ),
     ],
     ids=["mistral", "gpt_neox", "gelu", "dynamic rope", "gemma2"],
 )
-def test_a_slower_path_is_said_with_its_reason(make, notes):
+def test_a_slower_path_is_reported_with_its_reason(make, notes):
     base = BaseModel(make(), make_base().tokenizer, [1], "random")
     assert base.notes == notes
     assert base.description.endswith("; ".join(["float32, cpu", *notes]))
 
 
-def test_paths_that_are_off_are_said_too():
+def test_paths_that_are_off_are_reported_too():
     plain = make_base()
     assert BaseModel(plain.network, plain.tokenizer, [1], "random", fast=False).notes == [
         "rows padded, through transformers' layers: fast is off"
@@ -282,7 +282,7 @@ def adapted_policy(network, fast=True):
 
 
 def test_a_new_family_is_one_function(families):
-    assert "'ministral' is none of" in accelerate(make_ministral())
+    assert "'ministral' is not one of" in accelerate(make_ministral())
     families.register("ministral")(ministral)
     ours, theirs = adapted_policy(make_ministral()), adapted_policy(make_ministral(), fast=False)
     assert isinstance(pick_engine(ours), SlotEngine) and ours.base.notes == []

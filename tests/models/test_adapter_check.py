@@ -34,14 +34,20 @@ SUPPORTED = {
 }
 REFUSED = {
     "DoRA": ({"use_dora": True}, r"has DoRA \(use_dora\)"),
-    "LoRA bias": ({"lora_bias": True}, r"has a bias of the adapter's own \(lora_bias\)"),
+    "LoRA bias": ({"lora_bias": True}, r"has an adapter bias \(lora_bias\)"),
     "all biases": ({"bias": "all"}, r"has trained biases \(bias\)"),
     "LoRA's biases": ({"bias": "lora_only"}, r"has trained biases \(bias\)"),
     "modules to save": ({"modules_to_save": ["lm_head"]}, r"has fully trained modules \(modules_to_save\)"),
     "token embeddings": ({"trainable_token_indices": [3, 4]}, r"trained token embeddings \(trainable_token_indices\)"),
     "replicated layers": ({"layer_replication": [[0, 2], [0, 2]]}, r"replicated layers \(layer_replication\)"),
-    "PiSSA": ({"init_lora_weights": "pissa"}, r"a start that changes the base's weights \(init_lora_weights\)"),
-    "OLoRA": ({"init_lora_weights": "olora"}, r"a start that changes the base's weights \(init_lora_weights\)"),
+    "PiSSA": (
+        {"init_lora_weights": "pissa"},
+        r"an initialisation that changes the base's weights \(init_lora_weights\)",
+    ),
+    "OLoRA": (
+        {"init_lora_weights": "olora"},
+        r"an initialisation that changes the base's weights \(init_lora_weights\)",
+    ),
     "embedding": ({"target_modules": ["q_proj", "embed_tokens"]}, "weights other than LoRA's .*embed_tokens"),
     "head": ({"target_modules": ["q_proj", "lm_head"]}, "weights other than LoRA's .*lm_head"),
     "activated LoRA": ({"alora_invocation_tokens": [5, 6]}, r"activated LoRA \(alora_invocation_tokens\)"),
@@ -135,7 +141,7 @@ def test_another_adapter_is_refused_by_name_wherever_it_comes_in(kind, door, tmp
 def test_another_type_of_peft_is_refused_by_name(door, tmp_path, start):
     save_adapter(tmp_path, start, IA3Config(target_modules=["k_proj", "down_proj"], feedforward_modules=["down_proj"]))
     save_head(tmp_path)
-    with pytest.raises(ModelError, match=r"is of PEFT type IA3, which ppo_lm does not support; it takes plain LoRA"):
+    with pytest.raises(ModelError, match=r"is of PEFT type IA3, which ppo_lm does not support; it accepts plain LoRA"):
         DOORS[door](tmp_path, start)
 
 
@@ -147,7 +153,7 @@ def test_evaluate_names_every_adapter_that_it_refuses_before_any_model_loads(tmp
         read_contestants(EvaluateConfig(models=models), PromptSet([]))
     assert [problem.split(" has ")[1].split(",")[0] for problem in caught.value.problems] == [
         "DoRA (use_dora)",
-        "a bias of the adapter's own (lora_bias)",
+        "an adapter bias (lora_bias)",
     ]
 
 

@@ -59,7 +59,7 @@ def test_without_an_adapter_nothing_is_lost():
 
 
 @pytest.mark.parametrize(("dtype", "size"), [(torch.float32, 1e-5), (torch.bfloat16, 1e-1), (torch.bfloat16, 1e-4)])
-def test_what_rounding_lost_is_said_in_one_line_when_it_is_much(dtype, size, tmp_path):
+def test_a_large_loss_to_rounding_is_reported_in_one_line(dtype, size, tmp_path):
     base = adapted_base(dtype, size)
     kept = base.merged_weights("policy").kept
     notes = save_models(PolicyModel(base), tmp_path)

@@ -334,7 +334,7 @@ def old_value_loss(new, pairs, count):
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_without_holes_all_numbers_are_bit_for_bit_those_of_the_formulas_that_knew_none(seed):
+def test_without_holes_the_results_equal_the_formulas_without_them_bit_for_bit(seed):
     pairs = make_pairs(rows=7, actions=11, dtype=torch.float32, seed=seed)
     mask, lams = pairs.action_mask, torch.rand(7, generator=torch.Generator().manual_seed(seed))
     for discount in (1.0, 0.99, 0.99 * 0.95, 0.99 * lams):

@@ -312,12 +312,12 @@ def test_prompts_that_are_not_repeated_as_announced_are_refused(folder):
         ({"target_kl": 0.1, "value_backbone": "shared"}, "one update trains both policy and value model"),
         (
             {"value_model": "embedded", "value_backbone": "shared"},
-            "value_model is set but value_backbone is shared, which has a new head only",
+            "value_model is set but value_backbone is shared, which only has a new head",
         ),
         ({"clip_epsilon": 1.5}, "clip_epsilon is 1.5; it must be above 0 and at most 1"),
         (
             {"responses_per_prompt": 5},
-            "batch_size is 32 but responses_per_prompt is 5; make the first a multiple of the second",
+            "batch_size is 32 but responses_per_prompt is 5; make batch_size a multiple of responses_per_prompt",
         ),
         ({"value_warmup_steps": 100}, "the policy would never be trained"),
         ({"value_warmup_steps": 1, "value_backbone": "shared"}, "set value_backbone to separate"),

@@ -135,7 +135,7 @@ def test_resume_on_the_command_line(tmp_path, capsys):
     assert "it has no config.yaml" in capsys.readouterr().err
 
 
-def test_a_scorer_that_dies_in_mid_run_pauses_it_until_it_is_back(folder, tmp_path, capsys):
+def test_a_scorer_that_dies_mid_run_pauses_it_until_it_is_back(folder, tmp_path, capsys):
     """End to end: a real server killed between two steps, exit code 75, the server started again, --resume."""
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("\n".join(PROMPTS))

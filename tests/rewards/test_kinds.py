@@ -60,7 +60,7 @@ def test_an_async_function_of_one_sample_is_called_for_all_at_once():
     assert FunctionReward(judge).missing_columns([]) == ["weight"]
 
 
-def test_async_functions_run_where_a_loop_runs_already():
+def test_async_functions_run_where_a_loop_is_already_running():
     async def judge(completions):
         return [1.0] * len(completions)
 
@@ -226,7 +226,7 @@ def test_a_classifier_scores_as_transformers_does_each_text_alone(tmp_path, labe
         assert score == pytest.approx(logits[0] if labels == 1 else logits[1] - logits[0], abs=1e-5)
 
 
-def test_a_classifier_that_is_no_reward_is_reported_in_one_sentence(tmp_path):
+def test_a_classifier_that_is_not_a_reward_is_reported_in_one_sentence(tmp_path):
     make_classifier(tmp_path / "three", 3)
     with pytest.raises(ModelError, match="has 3 labels; a reward needs one, or two"):
         ready(tmp_path / "three")

@@ -72,7 +72,7 @@ class Elsewhere(RolloutEngine):
         return Sampled(sampled.ids, sampled.logprobs)
 
 
-def test_an_engine_with_weights_of_its_own_gets_them_when_they_may_have_changed(folder):
+def test_an_engine_with_its_own_weights_gets_them_when_they_may_have_changed(folder):
     """Two steps and three evaluations of two kinds, each of two batches."""
     config = PPOConfig(model_name=folder, batch_size=4, steps=2, eval_prompts=8, eval_every=1, **WHOLE)
     prompts = [f"{prompt} {n}" for n in range(4) for prompt in PROMPTS]
@@ -107,7 +107,7 @@ def test_an_engine_is_chosen_by_name(folder, settings, kind):
         )
 
 
-def test_a_wrong_name_is_said_with_all_other_problems_before_a_model_loads():
+def test_a_wrong_name_is_reported_with_all_other_problems_before_a_model_loads():
     config = PPOConfig(model_name="/no/model", engine="slot", prompts="/no/prompts.txt")
     with pytest.raises(ConfigError) as error:
         PPOTrainer(config)
@@ -125,7 +125,7 @@ def test_slots_that_cannot_sample_from_a_network_say_why(folder):
         find_engine("slots")(PolicyModel(base, None), None)
 
 
-def test_what_is_no_engine_is_refused_with_what_it_lacks(folder):
+def test_what_is_not_an_engine_is_refused_with_what_it_lacks(folder):
     class Half:
         def sample(self, *arguments): ...
 

@@ -70,7 +70,7 @@ def test_supports_and_greedy_are_the_same_too(settings):
         assert [[set(t) for t in row] for row in ours] == [[set(t) for t in row] for row in theirs]
 
 
-def test_the_adapter_is_read_anew_in_every_call():
+def test_every_call_reads_the_current_adapter():
     policy, prompts, settings = make_policy(), make_prompts(), SamplingSettings(10)
     engine = SlotEngine(policy, MemoryBudget(slots=8))
     before = sample(engine, settings, prompts)[1]
@@ -171,12 +171,12 @@ def test_networks_of_other_families_are_sampled_through_transformers():
     policy = make_policy(GPTNeoXForCausalLM(GPTNeoXConfig(**settings)))
     engine = pick_engine(policy)
     assert isinstance(engine, PlainEngine)
-    assert engine.description.endswith("its model_type 'gpt_neox' is none of llama, mistral, qwen2, qwen3")
+    assert engine.description.endswith("its model_type 'gpt_neox' is not one of llama, mistral, qwen2, qwen3")
     assert isinstance(pick_engine(make_policy()), SlotEngine)
 
 
 @pytest.mark.parametrize("uniform", [0.0, 0.4999999, 0.5, 0.7999999, 0.8, 0.9999999999])
-def test_a_uniform_number_picks_the_token_in_whose_stretch_it_falls(uniform):
+def test_a_uniform_number_picks_the_token_whose_interval_contains_it(uniform):
     logits = torch.tensor([[0.5, 0.0, 0.3, 0.2, 0.0]]).log()
     expected = 0 if uniform < 0.5 else 2 if uniform < 0.8 else 3
     token, logprob, *_ = sample_tokens(logits, SamplingSettings(1), torch.tensor([uniform], dtype=torch.float64))

@@ -198,7 +198,7 @@ def test_a_folder_is_required_only_of_a_run_that_has_one(tmp_path):
         assert run.require_folder() == run.folder == tmp_path / "run"
     with (
         Run(PPOConfig(output_dir=None), steps=1, command="") as run,
-        pytest.raises(ConfigError, match="output_dir is not set; name a folder"),
+        pytest.raises(ConfigError, match="output_dir is not set; set it to a folder"),
     ):
         run.require_folder()
 

@@ -152,7 +152,7 @@ def test_a_damaged_record_is_named(tmp_path):
         drop_later_steps(tmp_path, 2)
 
 
-def test_the_picture_has_gaps_where_a_monitor_said_nothing_and_shows_a_resumed_runs_first_steps(tmp_path):
+def test_the_picture_has_gaps_where_the_monitor_has_no_opinion_and_shows_a_resumed_runs_first_steps(tmp_path):
     picture = Picture()
     picture.start(
         start(tmp_path, history=[{"step": 1, **METRICS, "monitor": 0.5}, {"step": 1, "evaluation": "sampled"}])
