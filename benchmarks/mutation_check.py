@@ -253,9 +253,9 @@ DETAILS = [
     ),
     Detail(
         26,
-        "ppo_lm/ppo_trainer/evaluator.py::Evaluator.evaluate",
-        "SamplingSettings(self.config.max_new_tokens, self.config.eval_temperature)",
-        "self._sampled",
+        "ppo_lm/evaluation/sampling_kinds.py::sampling_kinds",
+        "SamplingSettings(config.max_new_tokens, config.eval_temperature)",
+        "training_sampling(config)",
         "tests/ppo_trainer/test_options.py::test_evaluations_are_near_greedy_too",
     ),
     Detail(

@@ -27,7 +27,7 @@ task, which needs no network; `--config embedded` uses the settings of that task
 
 
 def main(arguments: list[str] | None = None, prog: str | None = None) -> None:
-    """Run a command. A user's mistake ends it with one message and exit code 1. `prog` is the name in its usage."""
+    """Run a command. A user error ends it with one message and exit code 1. `prog` is the name shown in its usage."""
     arguments = sys.argv[1:] if arguments is None else arguments
     command, *options = arguments or [""]
     if command in ("-h", "--help"):

@@ -27,7 +27,7 @@ def read_config(
 
 
 def make_config(config: type[Config], options: dict[str, Any], task: str | None) -> Config:
-    """A `config` from parsed options. Says which model is used if none is named."""
+    """A `config` from parsed options. Prints which model is used if none is named."""
     options = dict(options)
     print_config, files = options.pop("print_config", False), options.pop("config", [])
     task_by_default = task is not None and not files and not options.keys() & {"model_name", "models"}
@@ -50,5 +50,5 @@ def make_config(config: type[Config], options: dict[str, Any], task: str | None)
 
 
 def note(text: str) -> None:
-    """Say on stderr what the program decided for the user."""
+    """Print on stderr what the program decided for the user."""
     print(f"note: {text}", file=sys.stderr)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,7 +18,7 @@ from ppo_lm.data.encoding import encode_completion, same_vocabulary
 from ppo_lm.data.examples import with_leading_space
 from ppo_lm.data.fitting import encode_prompt_set, fit_prompts
 from ppo_lm.errors import ConfigError, DataError, Problems
-from ppo_lm.evaluation import Evaluation, evaluate, evaluate_texts
+from ppo_lm.evaluation import Evaluation, evaluate, evaluate_texts, sampling_kinds
 from ppo_lm.experience_buffer import MemoryBudget
 from ppo_lm.models import BaseModel, PolicyModel
 from ppo_lm.ppo_trainer import SequenceGenerator
@@ -73,10 +72,6 @@ def run_comparison(
 
     make_ready(judge, RewardContext(pick_device(config.device), judge_base, scorer.budget))
 
-    kinds = {
-        "sampled": SamplingSettings(config.max_new_tokens, config.temperature, config.top_k, config.top_p),
-        "near_greedy": SamplingSettings(config.max_new_tokens, config.eval_temperature),
-    }
     console = Console(highlight=False)
     screen = () if quiet else (Screen(console),)
     results = {}
@@ -84,7 +79,7 @@ def run_comparison(
     with run, scorer.budget.telling(run.say):
         run.start(f"{len(contestants)} policies on {config.prompts}", reports=[report], notices=notices)
         folder = run.require_folder()
-        for kind, sampling in kinds.items():
+        for kind, sampling in sampling_kinds(config).items():
             made = {}
             for contestant in contestants:
                 run.say(f"{kind.replace('_', ' ')}: {contestant.name}")
@@ -93,9 +88,9 @@ def run_comparison(
                 else:
                     policy = policies[contestant.name]
                     reference = next(iter(policies.values()))
-                    evaluation = evaluate_policy(policy, reference, scorer, encoded[id(policy.base)], sampling, config)
-                if kind != "sampled":  # at another temperature the KL would compare other distributions
-                    evaluation = replace(evaluation, kl=None)
+                    evaluation = evaluate_policy(
+                        policy, reference, scorer, encoded[id(policy.base)], sampling, config, kind == "sampled"
+                    )
                 made[contestant.name] = evaluation
             results[kind] = compare(made, config.seed)
             write_completions_of(made, kind, held_out, folder / "completions.jsonl")
@@ -156,13 +151,14 @@ def evaluate_policy(
     prompts: PromptSet,
     sampling: SamplingSettings,
     config: EvaluateConfig,
+    with_kl: bool,
 ) -> Evaluation:
-    """Sample from the policy and score the samples. The KL to the reference is None unless both share a vocabulary and
-    the temperature is above 0."""
+    """Sample from the policy and score the samples. The KL to the reference is None unless `with_kl`, both share a
+    vocabulary, and the temperature is above 0."""
     comparable = same_vocabulary(policy.base.tokenizer, reference.base.tokenizer)
     generator = SequenceGenerator(policy, reference if comparable else policy, sampling, scorer.budget, config.seed)
-    made = evaluate(generator, scorer, None, prompts, config.batch_size)
-    return made if comparable and sampling.temperature > 0 else replace(made, kl=None)
+    with_kl = with_kl and comparable and sampling.temperature > 0
+    return evaluate(generator, scorer, None, prompts, config.batch_size, with_kl)
 
 
 def evaluate_column(texts: list[str], base: BaseModel, scorer: RewardComputer, prompts: PromptSet) -> Evaluation:

@@ -49,7 +49,7 @@ class CollectConfig(SourceSettings):
     dtype: Dtype = "auto"
     """Weights of the model; auto is bfloat16 on a GPU and float32 on a CPU."""
     device: str = "auto"
-    """cuda, cuda:1, mps or cpu; auto takes the first GPU if there is one."""
+    """cuda, cuda:1, mps or cpu; auto uses the first GPU, if any."""
     seed: NonNegativeInt = 0
     """Random seed: order, sides, repeated pairs, completions."""
 

@@ -46,7 +46,7 @@ class EvaluateConfig(PromptSettings, FolderSettings):
     dtype: Dtype = "auto"
     """Weights of the models; auto is bfloat16 on a GPU and float32 on a CPU."""
     device: str = "auto"
-    """cuda, cuda:1, mps or cpu; auto takes the first GPU if there is one."""
+    """cuda, cuda:1, mps or cpu; auto uses the first GPU, if any."""
     seed: NonNegativeInt = 0
     """Random seed: sampling, bootstrap, and the held-out split. Use the seed of the run to evaluate on the prompts that
     it held out."""

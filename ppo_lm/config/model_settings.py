@@ -22,7 +22,7 @@ class ModelSettings(Settings):
     """Weights of the base model; auto is bfloat16 on a GPU and float32 on a CPU. Trained weights also have a float32
     copy."""
     device: Annotated[str, MAY_CHANGE] = "auto"
-    """cuda, cuda:1, mps or cpu; auto takes the first GPU if there is one."""
+    """cuda, cuda:1, mps or cpu; auto uses the first GPU, if any."""
     seed: NonNegativeInt = 0
     """Random seed: new adapters and heads, data order, held-out split, sampling, mini-batches."""
 

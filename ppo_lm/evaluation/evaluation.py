@@ -60,9 +60,15 @@ def is_best(made: Sequence[Evaluation]) -> bool:
 
 
 def evaluate(
-    generator: Generator, scorer: RewardComputer, monitor: Reward | None, prompts: PromptSet, batch_size: int
+    generator: Generator,
+    scorer: RewardComputer,
+    monitor: Reward | None,
+    prompts: PromptSet,
+    batch_size: int,
+    with_kl: bool = True,
 ) -> Evaluation:
-    """Sample one response to each prompt with `generator`, in order, and score it."""
+    """Sample one response to each prompt with `generator`, in order, and score it. `with_kl`: whether its KL to the
+    reference is meaningful."""
     scores, monitors, texts, kl, entropies, lengths, ended = [], [], [], [], [], [], []
     for start in range(0, len(prompts), batch_size):
         batch = prompts.select(list(range(start, min(start + batch_size, len(prompts)))))
@@ -78,7 +84,7 @@ def evaluate(
         ended += responses.columns["terminated"]
     return Evaluation(
         score=_mean(scores),
-        kl=_mean(kl),
+        kl=_mean(kl) if with_kl else None,
         entropy=sum(entropies) / sum(lengths),
         length=_mean(lengths),
         ended=_mean(ended),

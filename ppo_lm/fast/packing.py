@@ -58,7 +58,7 @@ class Packing:
 
     @property
     def sources(self) -> torch.Tensor:
-        """(B·width,) int64: the token that each place of the rows holds, −1 where there is none."""
+        """(B·width,) int64: the token at each position of the rows, −1 where there is none."""
         sources = torch.full((self.rows * self.width,), -1, device=self.tokens.device)
         return sources.scatter(0, self.places, torch.arange(len(self.tokens), device=self.tokens.device))
 

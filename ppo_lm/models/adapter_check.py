@@ -53,7 +53,7 @@ def check_adapter_config(settings: Mapping[str, Any], what: str) -> None:
     description in messages. A setting that is unknown here, such as one of a later PEFT, must be off."""
     kind = getattr(settings.get("peft_type"), "value", settings.get("peft_type"))
     if kind != "LORA":
-        raise ModelError(f"{what} is of PEFT type {kind}, which ppo_lm does not support; it takes {SUPPORTED}")
+        raise ModelError(f"{what} is of PEFT type {kind}, which ppo_lm does not support; it accepts {SUPPORTED}")
     plain = LoraConfig().to_dict()
     found = [
         f"{NAMES[name]} ({name})" if name in NAMES else name
@@ -62,7 +62,7 @@ def check_adapter_config(settings: Mapping[str, Any], what: str) -> None:
     ]
     if found:
         raise ModelError(
-            f"{what} has {' and '.join(found)}, which ppo_lm does not support; it takes {SUPPORTED}. Train one "
+            f"{what} has {' and '.join(found)}, which ppo_lm does not support; it accepts {SUPPORTED}. Train one "
             "without, or merge it into its base with PEFT's merge_and_unload and use the merged model"
         )
 

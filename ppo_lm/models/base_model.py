@@ -83,7 +83,7 @@ class BaseModel:
 
     @property
     def roles(self) -> list[str]:
-        """The roles that have an adapter, in the order in which they were added."""
+        """The roles that have an adapter, in the order they were added."""
         return [] if self.peft is None else list(self.peft.peft_config)
 
     def copy_of_all_weights(self) -> BaseModel:

@@ -12,8 +12,8 @@ from ppo_lm.optimisation.optimiser import Optimiser
 def all_or_nothing(optimisers: Sequence[Optimiser], updates: int) -> Iterator[None]:
     """If the block raises, undo every update made in it. `updates`: how many each optimiser makes.
 
-    A single update is held back until the block ends, so that nothing has to be undone or copied. If there are several,
-    weights and moments are copied first, on their own device.
+    A single update is held back until the block ends, so that nothing needs to be undone or copied. If there are
+    several, weights and moments are copied first, on their own device.
     """
     held_back = updates == 1
     before = [] if held_back else [optimiser.snapshot() for optimiser in optimisers]

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from ppo_lm.config import PPOConfig
 from ppo_lm.data import Prompt, PromptSet
-from ppo_lm.evaluation import Evaluation, EvaluationHistory, evaluate, is_best
+from ppo_lm.evaluation import Evaluation, EvaluationHistory, evaluate, is_best, sampling_kinds
 from ppo_lm.models import PolicyModel
 from ppo_lm.ppo_trainer.generator import SequenceGenerator
 from ppo_lm.rewards import Reward, RewardComputer
@@ -51,18 +51,17 @@ class Evaluator:
 
     def evaluate(self, step: int) -> dict[str, Evaluation]:
         """Both evaluations, by name."""
-        sampled = sampling_settings(self.config)
-        kinds = {
-            "sampled": sampled,
-            "near_greedy": SamplingSettings(self.config.max_new_tokens, self.config.eval_temperature),
-        }
-        found = {}
-        for name, sampling in kinds.items():
-            generator = self.make_generator(sampling)
-            made = evaluate(generator, self.rewards, self.monitor, self.prompts, self.config.batch_size)
-            # At another temperature, the KL would compare other distributions.
-            kl = made.kl if sampling == sampled else None
-            found[name] = replace(made, step=step, kl=kl)
+        config, found = self.config, {}
+        for name, sampling in sampling_kinds(config).items():
+            made = evaluate(
+                self.make_generator(sampling),
+                self.rewards,
+                self.monitor,
+                self.prompts,
+                config.batch_size,
+                with_kl=name == "sampled",
+            )
+            found[name] = replace(made, step=step)
         return found
 
     def examples(self, monitor_name: str) -> list[tuple[Prompt, Sequence[Answer]]]:
@@ -78,11 +77,6 @@ class Evaluator:
             )
             for row, prompt in enumerate(self.prompts.prompts[:SHOWN_EXAMPLES])
         ]
-
-
-def sampling_settings(config: PPOConfig) -> SamplingSettings:
-    """How responses are sampled in training."""
-    return SamplingSettings(config.max_new_tokens, config.temperature, config.top_k, config.top_p)
 
 
 def _numbers(evaluation: Evaluation, row: int, monitor_name: str) -> dict[str, float]:

@@ -13,10 +13,10 @@ from ppo_lm.config import PPOConfig
 from ppo_lm.data import DataReport, Prompt, PromptSet, fingerprint, load_prompts
 from ppo_lm.data.fitting import check_prompts, encode_prompt_set, fit_prompts
 from ppo_lm.errors import ConfigError, NumericalFault
-from ppo_lm.evaluation import Evaluation
+from ppo_lm.evaluation import Evaluation, training_sampling
 from ppo_lm.experience_buffer import MemoryBudget
 from ppo_lm.ops import masked_whiten
-from ppo_lm.ppo_trainer.evaluator import Evaluator, sampling_settings
+from ppo_lm.ppo_trainer.evaluator import Evaluator
 from ppo_lm.ppo_trainer.faults import check_pairs
 from ppo_lm.ppo_trainer.generator import SequenceGenerator
 from ppo_lm.ppo_trainer.guard import StepGuard
@@ -99,7 +99,7 @@ class PPOTrainer:
                 model.base.checkpoint_activations()
         self.clock = PhaseClock(self.base.device)
         self.engine = inputs.make_engine(self.roles.policy, self.budget)
-        self.generator = self._make_generator(sampling_settings(config), self.clock)
+        self.generator = self._make_generator(training_sampling(config), self.clock)
         if self.monitor is not None:
             make_ready(self.monitor, RewardContext.on(self.base, self.budget))
         self.kl_controller = KLController(config.kl_coef, config.adaptive_kl_target, config.adaptive_kl_horizon)

@@ -26,5 +26,5 @@ class KLController:
         return {"coef": self.coef}
 
     def load_state_dict(self, state: Mapping[str, float]) -> None:
-        """Undo `state_dict`."""
+        """Restore what `state_dict` returned."""
         self.coef = state["coef"]
