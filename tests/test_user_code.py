@@ -306,7 +306,8 @@ def test_the_command_line_shows_the_users_lines_and_exits_with_the_code_of_a_pau
         """)
     )
     (tmp_path / "prompts.jsonl").write_text("".join(json.dumps({"prompt": p}) + "\n" for p in PROMPTS))
-    command = [sys.executable, "-m", "ppo_lm", "train", "--model_name", folder, "--prompts", "prompts.jsonl"]
+    command = [sys.executable, "-c", "from ppo_lm.cli.main import main; main()", "train"]
+    command += ["--model_name", folder, "--prompts", "prompts.jsonl"]
     command += ["--reward", "mine.py:slow", "--reward_timeout", "1", "--steps", "3", "--batch_size", "2"]
     command += ["--max_new_tokens", "4", "--eval_prompts", "0", "--output_dir", "run"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)

@@ -116,7 +116,7 @@ def _as_float(score) -> float | None:
     if isinstance(score, (str, bytes)):
         return None
     try:
-        return float(score)
+        return float(score.detach() if hasattr(score, "detach") else score)
     except OverflowError:
         return math.inf
     except (TypeError, ValueError, RuntimeError):

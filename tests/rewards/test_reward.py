@@ -161,7 +161,7 @@ def test_a_class_that_cannot_be_made_is_reported_in_one_sentence(tmp_path):
         "from ppo_lm.rewards import Reward\n\nclass Mine(Reward):\n    def __init__(self, size):\n        pass\n"
         "    def score(self, responses):\n        pass\n"
     )
-    with pytest.raises(RewardError, match="reward Mine cannot be made without arguments: .*'size'"):
+    with pytest.raises(RewardError, match="reward Mine raised TypeError when made without arguments: .*'size'"):
         load_reward(f"{tmp_path}/mine.py:Mine")
 
 
