@@ -8,9 +8,9 @@ import contextlib
 import signal
 import threading
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from ppo_lm.errors import UserError, first_line
 
@@ -48,6 +48,14 @@ def user_code(what: str, when: str, error: Callable[[str], UserError], *passing:
         found = error(f"{what} {_describe(raised, when)}{_users_part_of_the_traceback(raised)}")
         found.traceback = "".join(_format(raised))
         raise found from raised
+
+
+def copied(value: Any) -> Any:
+    """A copy of nested lists, tuples and dictionaries, which user code may change; other values of data do not
+    change."""
+    if isinstance(value, (list, tuple)):
+        return [copied(each) for each in value]
+    return {key: copied(each) for key, each in value.items()} if isinstance(value, Mapping) else value
 
 
 def call_within(seconds: float, call: Callable[[], Result]) -> Result:

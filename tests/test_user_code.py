@@ -19,7 +19,8 @@ from ppo_lm import PPOConfig, PPOTrainer
 from ppo_lm.errors import NumericalFault, RewardError, RunPaused
 from ppo_lm.plugins import load_object
 from ppo_lm.rewards import FunctionReward, Responses, Reward, Scores, ask
-from ppo_lm.tracking import Recorder, append_record, write_json
+from ppo_lm.run import Run
+from ppo_lm.tracking import Recorder, SamplesDrawn, append_record, write_json
 from ppo_lm.tracking.files import METRICS, drop_later_steps
 from ppo_lm.user_code import call_within, user_code
 
@@ -181,6 +182,26 @@ def test_what_a_reward_changes_stays_in_the_reward():
     seen = []
     score(lambda prompts, completions, tags: seen.append((prompts, tags)) or [0, 0], given)
     assert seen == [([conversation, "plain"], [["x"], ["y"]])]
+
+
+class Vandal(Recorder):
+    def step(self, event):
+        event.metrics.clear()
+
+    def samples(self, event):
+        event.prompts[0][0]["content"] = "changed"
+        event.completions.clear()
+
+
+@pytest.mark.fast
+def test_what_a_recorder_changes_stays_in_the_recorder():
+    prompts, texts, metrics = [[{"role": "user", "content": "Hi"}]], ["Ho"], {"score": 1.0}
+    with Run(PPOConfig(), steps=1, command="{}", recorders=[Vandal()]) as run:
+        run.start("test")
+        for step in run.steps():
+            run.record_step(step, metrics)
+            run.record_samples(SamplesDrawn(step, prompts, texts, [1.0], {}))
+    assert (prompts, texts, metrics) == ([[{"role": "user", "content": "Hi"}]], ["Ho"], {"score": 1.0})
 
 
 @pytest.mark.fast

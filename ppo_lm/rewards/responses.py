@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ppo_lm.data.examples import Prompt
 from ppo_lm.types import SAPairs
+from ppo_lm.user_code import copied
 
 NO_TOKEN = -1
 
@@ -51,8 +52,8 @@ class Responses:
 
     def copied(self) -> Responses:
         """The same, with lists and messages of its own, so that nobody else sees changes to them."""
-        columns = {name: _copied(values) for name, values in self.columns.items()}
-        return replace(self, prompts=_copied(self.prompts), texts=list(self.texts), columns=columns)
+        columns = {name: copied(values) for name, values in self.columns.items()}
+        return replace(self, prompts=copied(self.prompts), texts=list(self.texts), columns=columns)
 
     @classmethod
     def sampled(
@@ -84,10 +85,3 @@ class Responses:
         """Responses written by someone, such as demonstrations; all count as ended. `completion_ids` are their tokens,
         end token included."""
         return cls(prompts, texts, {**columns, "terminated": [True] * len(texts), "completion_ids": completion_ids})
-
-
-def _copied(value):
-    """A copy of nested lists, tuples and dictionaries; other values of data do not change."""
-    if isinstance(value, (list, tuple)):
-        return [_copied(each) for each in value]
-    return {key: _copied(each) for key, each in value.items()} if isinstance(value, dict) else value

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import NoReturn
@@ -48,6 +49,7 @@ from ppo_lm.tracking import (
 )
 from ppo_lm.tracking.files import drop_later_steps, write_text
 from ppo_lm.tracking.recorder import Broadcast, add_recorders
+from ppo_lm.user_code import copied
 
 TRACEBACK = "traceback.txt"  # of an error in the user's code
 PAUSES = (RewardError, NumericalFault, Interrupted, RecorderError)  # errors after which a run can be resumed
@@ -197,7 +199,7 @@ class Run:
     def record_step(self, step: int, metrics: Mapping[str, float]) -> None:
         """Step `step` is done."""
         self._done(step)
-        self.recorders.tell(Recorder.step, StepDone(step, self.total, metrics))
+        self.recorders.tell(Recorder.step, StepDone(step, self.total, dict(metrics)))
 
     def record_skipped(self, step: int, prompts: Sequence[Prompt], fault: NumericalFault) -> None:
         """Step `step` was skipped. Its prompts, and its pairs as far as they were computed, are kept in `dropped/`."""
@@ -218,7 +220,8 @@ class Run:
 
     def record_samples(self, samples: SamplesDrawn) -> None:
         """The responses of a step."""
-        self.recorders.tell(Recorder.samples, samples)
+        for_recorders = replace(samples, prompts=copied(samples.prompts), completions=list(samples.completions))
+        self.recorders.tell(Recorder.samples, for_recorders)
 
     def record_evaluation(self, examples: int, means: Mapping[str, Mapping[str, float]]) -> None:
         """Means over `examples` held-out examples, by the evaluation's name."""
