@@ -72,6 +72,18 @@ def test_the_embedded_value_model_goes_with_what_it_was_trained_for(arguments, v
     assert read(*arguments).value_model == value_model
 
 
+@pytest.mark.parametrize(("needs_values", "value_model"), [(True, "embedded"), (False, None)])
+def test_an_estimator_of_ones_own_keeps_the_embedded_value_model_if_it_needs_values(
+    needs_values, value_model, tmp_path
+):
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from ppo_lm.advantage import Estimator\n\n"
+        f"MINE = Estimator(lambda pairs, config: pairs, needs_values={needs_values})\n"
+    )
+    assert read("--advantage_estimator", f"{file}:MINE").value_model == value_model
+
+
 def test_other_settings_that_suit_only_the_embedded_data():
     assert read("--prompts", "mine.txt").monitor is None
     assert read("--config", "embedded", "--prompts", "mine.txt").monitor is None
