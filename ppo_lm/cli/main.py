@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 
+import ppo_lm
 from ppo_lm.config.settings import did_you_mean
 from ppo_lm.errors import UserError
 
@@ -32,6 +33,9 @@ def main(arguments: list[str] | None = None, prog: str | None = None) -> None:
     command, *options = arguments or [""]
     if command in ("-h", "--help"):
         print(USAGE)
+        return
+    if command == "--version":
+        print(f"ppo-lm {ppo_lm.__version__}")
         return
     if command not in COMMANDS:
         unknown = f"error: there is no command {command!r}{did_you_mean(command, COMMANDS)}\n" if command else ""

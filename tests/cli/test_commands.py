@@ -5,6 +5,7 @@ import resource
 import runpy
 import subprocess
 import sys
+from importlib.metadata import version
 
 import pytest
 
@@ -115,3 +116,8 @@ def test_the_main_job_in_small(run, tmp_path):
     }
     again = read_config(PPOConfig, ["--config", str(out / "config.yaml")], "ppo-lm train", "", "train")
     assert (again.steps, again.batch_size, again.model_name) == (2, 8, "embedded")
+
+
+def test_the_version_is_printed(capsys):
+    main(["--version"])
+    assert capsys.readouterr().out == f"ppo-lm {version('ppo-lm')}\n"
