@@ -23,6 +23,9 @@ from ppo_lm.rewards.reward import Reward
 from ppo_lm.rewards.scores import Scores
 
 RETRIED_STATUS = (408, 425, 429)  # and every 5xx
+LONGEST_ANSWER = 2**20, 2**10  # bytes, and bytes per completion
+LONGEST_QUOTE = 200  # bytes of a refusal
+HEADERS = {"Content-Type": "application/json", "Accept-Encoding": "identity"}  # nothing that swells when unpacked
 
 
 class BadAnswer(Exception):
@@ -35,7 +38,8 @@ class RemoteReward(Reward):
 
     A request that times out, cannot connect, gets a 408, 425, 429 or 5xx, or a malformed answer, is tried up to
     `attempts` times, waiting `wait`, 2·`wait`, 4·`wait`, … seconds in between; the other requests' scores are kept.
-    After that, or on any other status, raises `RewardError`. All columns of the data are sent.
+    After that, or on any other status, raises `RewardError`. All columns of the data are sent. Redirects are not
+    followed, and answers are read up to 1 MiB plus 1 KiB per completion.
     """
 
     name = "remote"
@@ -78,7 +82,8 @@ class RemoteReward(Reward):
         import aiohttp
 
         limit = asyncio.Semaphore(self.concurrency)
-        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=self.timeout)) as session:
+        timeout = aiohttp.ClientTimeout(total=self.timeout)
+        async with aiohttp.ClientSession(timeout=timeout, headers=HEADERS, auto_decompress=False) as session:
 
             async def ask(request: dict) -> list[float | None]:
                 async with limit:
@@ -112,27 +117,54 @@ class RemoteReward(Reward):
         try:
             return await ask(self._ask, session, request)
         except retried as error:
-            said = "no answer in time" if isinstance(error, asyncio.TimeoutError) else first_line(error)
+            said = "no answer in time" if isinstance(error, asyncio.TimeoutError) else _printable(first_line(error))
             raise RewardError(
                 f"the scorer at {self.url} failed {self.attempts} times: {said}; check that it is running and can be "
                 "reached"
             ) from error
 
     async def _ask(self, session: Any, request: dict) -> list[float | None]:
-        body = json.dumps(request, default=str).encode()
-        async with session.post(self.url, data=body, headers={"Content-Type": "application/json"}) as response:
+        body, count = json.dumps(request, default=str).encode(), len(request["completions"])
+        async with session.post(self.url, data=body, allow_redirects=False) as response:
+            status = _printable(f"{response.status} {response.reason}")
             if response.status in RETRIED_STATUS or response.status >= 500:
-                raise BadAnswer(f"it answered {response.status} {response.reason}")
-            if response.status != 200:
-                text = (await response.text())[:200]
+                raise BadAnswer(f"it answered {status}")
+            if 300 <= response.status < 400:
+                place = _printable(response.headers.get("Location", "nowhere"))
                 raise RewardError(
-                    f"the scorer at {self.url} rejects requests: {response.status} {response.reason}: {text}"
+                    f"the scorer at {self.url} redirects to {place}, and redirects are not followed; name that address "
+                    "if the prompts may go there"
                 )
-            try:
-                answer = await response.json(content_type=None)
-            except ValueError:
-                raise BadAnswer("its answer is not JSON") from None
-        return check_answer(answer, len(request["completions"]))
+            if response.status != 200:
+                text, _ = await _read(response, LONGEST_QUOTE)
+                said = _printable(text.decode(errors="replace"))
+                raise RewardError(f"the scorer at {self.url} rejects requests: {status}: {said}")
+            if response.headers.get("Content-Encoding", "identity") != "identity":
+                raise BadAnswer("its answer is compressed, although the request says identity")
+            least, each = LONGEST_ANSWER
+            answer, is_whole = await _read(response, least + each * count)
+            if not is_whole:
+                raise BadAnswer(f"its answer is longer than {least + each * count} bytes")
+        return check_answer(_parse(answer), count)
+
+
+async def _read(response: Any, most: int) -> tuple[bytes, bool]:
+    """The first `most` bytes of an answer, and whether that is all of it."""
+    found = bytearray()
+    async for chunk in response.content.iter_any():
+        found += chunk
+        if len(found) > most:
+            return bytes(found[:most]), False
+    return bytes(found), True
+
+
+def _parse(answer: bytes) -> Any:
+    try:
+        return json.loads(answer.decode())
+    except RecursionError:
+        raise BadAnswer("its answer is nested too deeply") from None
+    except ValueError:
+        raise BadAnswer("its answer is not JSON in UTF-8") from None
 
 
 def check_answer(answer: Any, count: int) -> list[float | None]:
@@ -143,9 +175,21 @@ def check_answer(answer: Any, count: int) -> list[float | None]:
     if len(scores) != count:
         raise BadAnswer(f"it returned {len(scores)} scores for {count} completions")
     for place, score in enumerate(scores):
-        if score is not None and (isinstance(score, bool) or not isinstance(score, Real) or not math.isfinite(score)):
-            raise BadAnswer(f"it returned {score!r} for completion {place} of {count}")
+        if score is not None and not _is_finite_number(score):
+            raise BadAnswer(f"it returned {_printable(f'{score!r:.60}')} for completion {place} of {count}")
     return [None if score is None else float(score) for score in scores]
+
+
+def _is_finite_number(score: Any) -> bool:
+    try:
+        return isinstance(score, Real) and not isinstance(score, bool) and math.isfinite(score)
+    except OverflowError:  # an integer beyond the largest float
+        return False
+
+
+def _printable(text: str) -> str:
+    """A stranger's text without control characters, such as those that steer a terminal, on one line."""
+    return "".join(character if character.isprintable() else " " for character in text)[:LONGEST_QUOTE]
 
 
 def _plain(value: Any) -> Any:

@@ -4,8 +4,10 @@ sentence."""
 import asyncio
 import datetime
 import json
+import resource
 import threading
 import time
+import zlib
 from dataclasses import dataclass
 
 import pytest
@@ -17,8 +19,8 @@ from tests.conftest import opinions
 
 
 class Server:
-    """Runs `handle(request_number, body) -> answer` in a thread. An answer is JSON-able, a web.Response, or a number of
-    seconds to sleep first."""
+    """Runs `handle(request_number, body) -> answer` in a thread. An answer is JSON-able, a web.Response, a number of
+    seconds to sleep first, or a coroutine function of the request."""
 
     def __init__(self, handle):
         self.handle, self.requests = handle, []
@@ -44,6 +46,8 @@ class Server:
             if isinstance(result, float):
                 await asyncio.sleep(result)
                 result = {"scores": [0.0] * len(body["completions"])}
+            if asyncio.iscoroutinefunction(result):
+                return await result(request)
             return (
                 result
                 if isinstance(result, web.StreamResponse)
@@ -158,6 +162,49 @@ def test_a_permanent_failure_is_reported_in_one_sentence(answer, message):
         opinions(RemoteReward(server.url, timeout=0.2, attempts=3, wait=0.01), ["p", "q"], ["one", "three"])
     assert server.url in str(caught.value)
     assert len(server.requests) == (1 if "rejects" in message else 3)
+
+
+async def never_ending(request):
+    response = web.StreamResponse()
+    await response.prepare(request)
+    while True:
+        await response.write(b" " * 2**16)
+
+
+def text(body, **options):
+    return lambda *_: web.Response(body=body, **options)
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (lambda *_: never_ending, "failed 2 times: its answer is longer than 1050624 bytes"),
+        (text(b"[" * 2**20), "failed 2 times: its answer is nested too deeply"),
+        (text(zlib.compress(b" " * 2**24), headers={"Content-Encoding": "deflate"}), "its answer is compressed"),
+        (text(b'{"scores": [0.5, 1]} \xff'), "failed 2 times: its answer is not JSON in UTF-8"),
+        (text(b'{"scores": [1, ' + b"9" * 10**5 + b"]}"), "failed 2 times: its answer is not JSON in UTF-8"),
+        (text(b'{"scores": [1, ' + b"9" * 400 + b"]}"), "failed 2 times: it returned 9+ for completion 1 of 2"),
+        (text(b'{"scores": [1, [[1]]]}'), r"failed 2 times: it returned \[\[1\]\] for completion 1 of 2"),
+        (text(b'{"scores": [1, "\\u001b[2J"]}'), r"failed 2 times: it returned '\\x1b\[2J' for completion 1 of 2"),
+        (text(b"\x1b[2Jgo away" * 10**6, status=403), r"rejects requests: 403 Forbidden:  \[2Jgo away"),
+    ],
+)
+def test_whatever_comes_over_the_network_is_bounded(answer, message):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with Server(answer) as server, pytest.raises(RewardError, match=message) as caught:
+        opinions(RemoteReward(server.url, timeout=20, attempts=2, wait=0.01), ["p", "q"], ["one", "three"])
+    assert "\x1b" not in str(caught.value)
+    assert len(str(caught.value)) < 1000
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**18  # KiB
+
+
+def test_a_redirect_is_not_followed():
+    with Server(lambda _, body: lengths(body)) as elsewhere:
+        moved = web.Response(status=307, headers={"Location": elsewhere.url})
+        with Server(lambda *_: moved) as server, pytest.raises(RewardError, match="redirects to http://") as caught:
+            opinions(RemoteReward(server.url), ["secret"], ["one"])
+    assert elsewhere.url in str(caught.value)
+    assert elsewhere.requests == []
 
 
 def test_no_server_at_all():
