@@ -7,6 +7,7 @@ import asyncio
 import datetime
 import hmac
 import ipaddress
+import json
 from pathlib import Path
 
 from aiohttp import web
@@ -17,6 +18,14 @@ from ppo_lm.collection.schedule import Schedule
 from ppo_lm.data.examples import show_prompt
 
 PAGE = Path(__file__).parent / "page.html"
+HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
+    "connect-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",  # the address may hold the token
+    "Cache-Control": "no-store",
+}
+LONGEST_LOOK = 10**9  # seconds at a pair
 
 
 def make_app(
@@ -27,17 +36,13 @@ def make_app(
 
     @web.middleware
     async def guard(request: web.Request, handler):
-        if token is not None:
-            given = request.headers.get("X-Token") or request.query.get("token", "")
-            if not hmac.compare_digest(given.encode(), token.encode()):
-                raise web.HTTPForbidden(text="This page needs the token that ppo-lm collect printed.")
-        elif not is_loopback(request.url.host or ""):  # DNS rebinding: a foreign name that points here
-            raise web.HTTPForbidden(text="This page can only be opened at this machine's own address.")
-        response = await handler(request)
-        response.headers["Content-Security-Policy"] = (
-            "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'"
-        )
-        response.headers["Cache-Control"] = "no-store"
+        try:
+            check_sender(request, token)
+            response = await handler(request)
+        except web.HTTPException as refusal:
+            refusal.headers.update(HEADERS)
+            raise
+        response.headers.update(HEADERS)
         return response
 
     async def page(request: web.Request) -> web.Response:
@@ -64,15 +69,11 @@ def make_app(
     async def take_answer(request: web.Request) -> web.Response:
         if request.content_type != "application/json":  # other sites cannot send this without a preflight
             raise web.HTTPUnsupportedMediaType(text="send JSON")
-        given = await request.json()
-        task, choice = (given.get("task"), given.get("answer")) if isinstance(given, dict) else (None, None)
-        if choice not in CHOICES:
-            raise web.HTTPBadRequest(text=f"answer must be one of {', '.join(CHOICES)}")
+        task, choice, seconds = read_answer(await request.read())
         async with answering:
             number = len(store.answers)
             if task != number or number >= schedule.tasks:
                 raise web.HTTPConflict(text="this pair has already been answered")  # in a second window, say
-            seconds = given.get("seconds")
             record = await asyncio.to_thread(make_answer, pairs, schedule, number, choice, annotator, seconds)
             store.add(record)
         return await next_pair(request)
@@ -83,6 +84,40 @@ def make_app(
     return app
 
 
+def check_sender(request: web.Request, token: str | None) -> None:
+    """Raise `HTTPForbidden` unless the request carries the token or, if there is none, is addressed to this
+    machine."""
+    if token is not None:
+        given = request.headers.get("X-Token") or request.query.get("token", "")
+        if not hmac.compare_digest(given.encode(errors="replace"), token.encode()):
+            raise web.HTTPForbidden(text="This page needs the token that ppo-lm collect printed.")
+        return
+    try:
+        host = request.url.host or ""
+    except ValueError:
+        raise web.HTTPBadRequest(text="the Host header is not an address") from None
+    if not is_loopback(host):  # DNS rebinding: a foreign name that points here
+        raise web.HTTPForbidden(text="This page can only be opened at this machine's own address.")
+
+
+def read_answer(body: bytes) -> tuple[int, str, float | None]:
+    """(task, choice, seconds) of a request. Raises `HTTPBadRequest` unless each has its type."""
+    try:
+        given = json.loads(body.decode())
+    except (ValueError, RecursionError):
+        raise web.HTTPBadRequest(text="the request is not JSON in UTF-8") from None
+    if not isinstance(given, dict):
+        raise web.HTTPBadRequest(text="send an object with task, answer and seconds")
+    task, choice, seconds = given.get("task"), given.get("answer"), given.get("seconds")
+    if type(task) is not int:
+        raise web.HTTPBadRequest(text="task must be a whole number")
+    if not isinstance(choice, str) or choice not in CHOICES:
+        raise web.HTTPBadRequest(text=f"answer must be one of {', '.join(CHOICES)}")
+    if seconds is not None and not (type(seconds) in (int, float) and 0 <= seconds < LONGEST_LOOK):
+        raise web.HTTPBadRequest(text="seconds must be a number of seconds")
+    return task, choice, seconds
+
+
 def shown(pairs: Pairs, schedule: Schedule, number: int) -> tuple:
     """(prompt, A, B) of task `number`, as shown on the page."""
     task = schedule.task(number)
@@ -90,7 +125,9 @@ def shown(pairs: Pairs, schedule: Schedule, number: int) -> tuple:
     return (prompt, second, first) if task.swapped else (prompt, first, second)
 
 
-def make_answer(pairs: Pairs, schedule: Schedule, number: int, choice: str, annotator: str, seconds) -> dict:
+def make_answer(
+    pairs: Pairs, schedule: Schedule, number: int, choice: str, annotator: str, seconds: float | None
+) -> dict:
     """The record of an answer. `preferred` is first, second or tie, independent of the sides; None if skipped."""
     task = schedule.task(number)
     prompt, first, second = pairs.pair(task.pair)
@@ -111,7 +148,7 @@ def make_answer(pairs: Pairs, schedule: Schedule, number: int, choice: str, anno
         "answer": choice,
         "preferred": preferred,
         "annotator": annotator,
-        "seconds": seconds if isinstance(seconds, (int, float)) else None,
+        "seconds": seconds,
         "at": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     }
 

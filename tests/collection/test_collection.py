@@ -1,5 +1,6 @@
 import asyncio
 import json
+import math
 
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
@@ -124,12 +125,54 @@ def test_a_damaged_line_is_named(tmp_path):
 
 @pytest.mark.parametrize(
     ("body", "status"),
-    [({"task": 0, "answer": "c"}, 400), ({"task": 5, "answer": "a"}, 409), ({"answer": "a"}, 409), ([1], 400)],
+    [
+        ({"task": 0, "answer": "c"}, 400),
+        ({"task": 0, "answer": ["a"]}, 400),
+        ({"task": 0, "answer": {}}, 400),
+        ({"task": 5, "answer": "a"}, 409),
+        ({"task": False, "answer": "a"}, 400),
+        ({"task": 0.0, "answer": "a"}, 400),
+        ({"answer": "a"}, 400),
+        ({"task": 0, "answer": "a", "seconds": True}, 400),
+        ({"task": 0, "answer": "a", "seconds": math.nan}, 400),
+        ({"task": 0, "answer": "a", "seconds": 10**400}, 400),
+        ({"task": 0, "answer": "a", "seconds": "1"}, 400),
+        ([1], 400),
+    ],
 )
 def test_wrong_answers_are_refused_and_nothing_is_written(tmp_path, body, status):
     store, app = make(tmp_path)
     assert ask(app, lambda client: post_status(client, json=body)) == status
     assert store.answers == [] and not (tmp_path / "answers.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"{", b'{"task": 0, "answer": "a"} \xff', b"[" * 10**5, b'{"task": ' + b"9" * 10**4 + b"}"]
+)
+def test_a_malformed_request_is_refused_without_a_traceback(tmp_path, body, caplog):
+    headers = {"Content-Type": "application/json; charset=nonsense"}
+    assert ask(make(tmp_path)[1], lambda client: post_status(client, data=body, headers=headers)) == 400
+    assert "Traceback" not in caplog.text
+
+
+def test_a_strange_sender_is_refused_without_a_traceback(tmp_path, caplog):
+    async def statuses(client):
+        found = [(await client.get("/pair", headers={"X-Token": "s\udcffcret"})).status]
+        return [*found, (await client.get("/pair?token=%ff%fe")).status]
+
+    assert ask(make(tmp_path, token="secret")[1], statuses) == [403, 403]
+    assert "Traceback" not in caplog.text
+
+
+@pytest.mark.parametrize("path", ["/", "/pair", "/nowhere"])
+def test_no_other_site_can_frame_the_page_or_have_it_guessed_at(tmp_path, path):
+    async def headers(client):
+        return (await client.get(path)).headers
+
+    found = ask(make(tmp_path)[1], headers)
+    assert "frame-ancestors 'none'" in found["Content-Security-Policy"]
+    assert found["X-Content-Type-Options"] == "nosniff"
+    assert found["Referrer-Policy"] == "no-referrer"
 
 
 async def post_status(client, **request):
