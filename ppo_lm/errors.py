@@ -60,6 +60,10 @@ class RecorderError(UserError):
     """A recorder raised."""
 
 
+class PartError(UserError):
+    """A part of the user's own, such as an estimator, a loss or an engine, raised."""
+
+
 class CheckpointError(UserError):
     """There is no checkpoint to resume from, or it does not fit the run."""
 

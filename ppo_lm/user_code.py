@@ -6,6 +6,7 @@ import asyncio
 import concurrent.futures
 import contextlib
 import signal
+import sysconfig
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -19,6 +20,7 @@ Result = TypeVar("Result")
 OURS = Path(__file__).parent
 PLUMBING = [OURS, *(Path(module.__file__ or "") for module in (contextlib, threading))]
 PLUMBING += [Path(package.__file__ or "").parent for package in (asyncio, concurrent.futures)]
+LIBRARIES = ("accelerate", "numpy", "peft", "safetensors", "tokenizers", "torch", "transformers")  # that ours calls
 SHOWN_FRAMES = 8
 WAKE_UP = getattr(signal, "SIGURG", None)  # ignored by default, and nobody's timer
 
@@ -45,9 +47,23 @@ def user_code(what: str, when: str, error: Callable[[str], UserError], *passing:
     except UserError as raised:
         raise error(str(raised)) from raised
     except BaseException as raised:
-        found = error(f"{what} {_describe(raised, when)}{_users_part_of_the_traceback(raised)}")
-        found.traceback = "".join(_format(raised))
-        raise found from raised
+        raise _converted(raised, what, when, error, _from_the_first_that_is_not_plumbing(raised)) from raised
+
+
+@contextlib.contextmanager
+def users_parts(when: str, error: Callable[[str], UserError]) -> Iterator[None]:
+    """The same for a block of ours that calls the user's own parts, such as a loss or an engine: only what comes from
+    a file that is not ours, Python's or one of the `LIBRARIES` is turned into an `error`."""
+    try:
+        yield
+    except (KeyboardInterrupt, UserError):
+        raise
+    except BaseException as raised:
+        frames = _from_the_first_that_is_not_plumbing(raised)
+        theirs = [frame for frame in frames if not _is_from_a_library(frame.filename)]
+        if not theirs:
+            raise
+        raise _converted(raised, f"{theirs[-1].name}()", when, error, frames) from raised
 
 
 def copied(value: Any) -> Any:
@@ -125,16 +141,39 @@ def _describe(raised: BaseException, when: str) -> str:
     return f"raised {name} {when}" if reason in ("", name) else f"raised {name} {when}: {reason}"
 
 
-def _users_part_of_the_traceback(raised: BaseException) -> str:
+def _converted(
+    raised: BaseException,
+    what: str,
+    when: str,
+    error: Callable[[str], UserError],
+    frames: list[traceback.FrameSummary],
+) -> UserError:
+    lines = traceback.format_list(frames[-SHOWN_FRAMES:])
+    found = error(f"{what} {_describe(raised, when)}" + "".join(f"\n{line.rstrip()}" for line in lines))
+    found.traceback = "".join(_format(raised))
+    return found
+
+
+def _from_the_first_that_is_not_plumbing(raised: BaseException) -> list[traceback.FrameSummary]:
+    """The frames between ours on both sides."""
     frames = traceback.extract_tb(raised.__traceback__)
     theirs = [place for place, frame in enumerate(frames) if not _is_plumbing(frame.filename)]
-    lines = traceback.format_list(frames[theirs[0] : theirs[-1] + 1][-SHOWN_FRAMES:]) if theirs else []
-    return "".join(f"\n{line.rstrip()}" for line in lines)
+    return frames[theirs[0] : theirs[-1] + 1] if theirs else []
 
 
 def _is_plumbing(filename: str) -> bool:
     file = Path(filename)
     return filename.startswith("<frozen ") or any(file == place or place in file.parents for place in PLUMBING)
+
+
+def _is_from_a_library(filename: str) -> bool:
+    if filename.startswith("<"):
+        return not filename.startswith("<ipython")  # a cell of a notebook
+    file, packages = Path(filename), [Path(sysconfig.get_path(name)) for name in ("purelib", "platlib")]
+    for place in packages:
+        if place in file.parents:
+            return file.relative_to(place).parts[0] in LIBRARIES
+    return Path(sysconfig.get_path("stdlib")) in file.parents
 
 
 def _format(raised: BaseException) -> list[str]:

@@ -16,13 +16,13 @@ import pytest
 import torch
 
 from ppo_lm import PPOConfig, PPOTrainer
-from ppo_lm.errors import NumericalFault, RewardError, RunPaused
+from ppo_lm.errors import NumericalFault, PartError, RewardError, RunPaused
 from ppo_lm.plugins import load_object
 from ppo_lm.rewards import FunctionReward, Responses, Reward, Scores, ask
 from ppo_lm.run import Run
 from ppo_lm.tracking import Recorder, SamplesDrawn, append_record, write_json
 from ppo_lm.tracking.files import METRICS, drop_later_steps
-from ppo_lm.user_code import call_within, user_code
+from ppo_lm.user_code import OURS, call_within, user_code
 
 PROMPTS = ["POST: I moved out. TL;DR:", "POST: My boss yelled. TL;DR:"]
 RESPONSES = Responses(PROMPTS, ["one", "two words"], {"tags": [["a"], ["b"]]})
@@ -311,6 +311,75 @@ def test_a_run_is_paused_and_saved_whatever_its_parts_do(part, folder, tmp_path)
     )
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [1, 2, 3]
+
+
+PARTS = """
+import torch
+from ppo_lm.advantage import Estimator
+from ppo_lm.rollout import RolloutEngine
+from ppo_lm.training import PolicyLoss
+
+
+def quits(pairs, config):
+    raise SystemExit(0)
+
+
+def wrong_shape(pairs, new, config):
+    return torch.ones(2, 3) @ torch.ones(2, 3)
+
+
+class Quits(RolloutEngine):
+    def __init__(self, policy, budget):
+        pass
+
+    def sample(self, prompt_ids, prompt_mask, settings, generator):
+        raise ZeroDivisionError
+
+
+ESTIMATOR, LOSS = Estimator(quits), PolicyLoss(wrong_shape)
+"""
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"advantage_estimator": "ESTIMATOR"}, r"quits\(\) raised SystemExit in step 1"),
+        ({"policy_loss": "LOSS"}, r"wrong_shape\(\) raised RuntimeError in step 1: .*mat1 and mat2"),
+        ({"engine": "Quits"}, r"sample\(\) raised ZeroDivisionError in step 1"),
+    ],
+)
+def test_an_estimator_a_loss_or_an_engine_of_ones_own_that_raises_pauses_the_run(settings, message, folder, tmp_path):
+    (tmp_path / "parts.py").write_text(PARTS)
+    named = {name: f"{tmp_path}/parts.py:{part}" for name, part in settings.items()}
+    config = PPOConfig(
+        model_name=folder,
+        steps=2,
+        batch_size=2,
+        max_new_tokens=4,
+        eval_prompts=0,
+        output_dir=str(tmp_path / "run"),
+        **named,
+    )
+    with pytest.raises(RunPaused, match=f"^{message}") as caught:
+        PPOTrainer(config, reward=lambda prompts, completions: [1.0, 2.0]).train(PROMPTS, quiet=True)
+    assert f'File "{tmp_path}/parts.py"' in str(caught.value)
+    assert "saved as it was after step 0" in str(caught.value)
+    assert "ppo_trainer.py" in (tmp_path / "run" / "traceback.txt").read_text()
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(("filename", "error"), [("mine.py", PartError), (str(OURS / "our.py"), RuntimeError)])
+def test_an_error_of_ours_is_not_blamed_on_the_user(filename, error):
+    code = """
+import torch
+from ppo_lm.errors import PartError
+from ppo_lm.user_code import users_parts
+
+with users_parts("in step 1", PartError):
+    torch.nn.Linear(3, 2)(torch.ones(2, 2))
+"""
+    with pytest.raises(error, match="mat1 and mat2"):
+        exec(compile(code, filename, "exec"), {})
 
 
 def test_the_command_line_shows_the_users_lines_and_exits_with_the_code_of_a_paused_run(folder, tmp_path):

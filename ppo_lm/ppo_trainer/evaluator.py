@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from ppo_lm.config import PPOConfig
 from ppo_lm.data import Prompt, PromptSet
+from ppo_lm.errors import PartError
 from ppo_lm.evaluation import Evaluation, EvaluationHistory, evaluate, is_best, sampling_kinds
 from ppo_lm.models import PolicyModel
 from ppo_lm.ppo_trainer.generator import SequenceGenerator
@@ -14,6 +15,7 @@ from ppo_lm.rewards import Reward, RewardComputer
 from ppo_lm.rollout import SamplingSettings
 from ppo_lm.run import Run, save_best
 from ppo_lm.tracking import Answer
+from ppo_lm.user_code import users_parts
 
 SHOWN_EXAMPLES = 3
 
@@ -43,7 +45,8 @@ class Evaluator:
         due = step == 0 or run.is_over or (config.eval_every and step % config.eval_every == 0)
         if not due or not len(self.prompts) or self.history.has(step):
             return
-        found = self.evaluate(step)
+        with users_parts(f"in the evaluation at step {step}", PartError):
+            found = self.evaluate(step)
         self.history.add(found)
         run.record_evaluation(len(self.prompts), {name: evaluation.means() for name, evaluation in found.items()})
         if config.eval_every and step and run.folder and is_best(self.history.made["sampled"]):

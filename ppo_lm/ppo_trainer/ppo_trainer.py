@@ -12,7 +12,7 @@ from ppo_lm.base_setup import load_base, set_up_roles
 from ppo_lm.config import PPOConfig
 from ppo_lm.data import DataReport, Prompt, PromptSet, fingerprint, load_prompts
 from ppo_lm.data.fitting import check_prompts, encode_prompt_set, fit_prompts
-from ppo_lm.errors import ConfigError, NumericalFault
+from ppo_lm.errors import ConfigError, NumericalFault, PartError
 from ppo_lm.evaluation import Evaluation, training_sampling
 from ppo_lm.experience_buffer import MemoryBudget
 from ppo_lm.ops import masked_whiten
@@ -51,6 +51,7 @@ from ppo_lm.tracking import (
     Screen,
     measure_machine,
 )
+from ppo_lm.user_code import users_parts
 
 
 class PPOTrainer:
@@ -205,7 +206,8 @@ class PPOTrainer:
             for step in run.steps():
                 batch = next(batches)
                 try:
-                    results = self.ppo_step(batch)
+                    with users_parts(f"in step {step}", PartError):
+                        results = self.ppo_step(batch)
                 except NumericalFault as fault:
                     run.record_skipped(step, batch.prompts, fault)
                     guard.skipped(step, fault, self.models())

@@ -18,6 +18,7 @@ from ppo_lm.errors import (
     ConfigError,
     Interrupted,
     NumericalFault,
+    PartError,
     RecorderError,
     RewardError,
     RunPaused,
@@ -52,7 +53,7 @@ from ppo_lm.tracking.recorder import Broadcast, add_recorders
 from ppo_lm.user_code import copied
 
 TRACEBACK = "traceback.txt"  # of an error in the user's code
-PAUSES = (RewardError, NumericalFault, Interrupted, RecorderError)  # errors after which a run can be resumed
+PAUSES = (RewardError, NumericalFault, Interrupted, RecorderError, PartError)  # errors after which a run can be resumed
 
 
 class Run:
