@@ -69,8 +69,8 @@ def users_parts(when: str, error: Callable[[str], UserError]) -> Iterator[None]:
 def copied(value: Any) -> Any:
     """A copy of nested lists, tuples and dictionaries, which user code may change; other values of data do not
     change."""
-    if isinstance(value, (list, tuple)):
-        return [copied(each) for each in value]
+    if type(value) in (list, tuple):
+        return type(value)(copied(each) for each in value)
     return {key: copied(each) for key, each in value.items()} if isinstance(value, Mapping) else value
 
 

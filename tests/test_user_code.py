@@ -22,7 +22,7 @@ from ppo_lm.rewards import FunctionReward, Responses, Reward, Scores, ask
 from ppo_lm.run import Run
 from ppo_lm.tracking import Recorder, SamplesDrawn, append_record, write_json
 from ppo_lm.tracking.files import METRICS, drop_later_steps
-from ppo_lm.user_code import OURS, call_within, user_code
+from ppo_lm.user_code import OURS, call_within, copied, user_code
 
 PROMPTS = ["POST: I moved out. TL;DR:", "POST: My boss yelled. TL;DR:"]
 RESPONSES = Responses(PROMPTS, ["one", "two words"], {"tags": [["a"], ["b"]]})
@@ -181,6 +181,7 @@ def test_what_a_reward_changes_stays_in_the_reward():
     assert given.columns == {"tags": [["x"], ["y"]], "completion_ids": [[1], [2]]}
     seen = []
     score(lambda prompts, completions, tags: seen.append((prompts, tags)) or [0, 0], given)
+    assert copied((1, [2], {"a": ({"b": 3},)})) == (1, [2], {"a": ({"b": 3},)})
     assert seen == [([conversation, "plain"], [["x"], ["y"]])]
 
 

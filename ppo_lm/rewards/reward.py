@@ -67,13 +67,14 @@ def make_ready(reward: Reward, context: RewardContext) -> None:
 
 
 def ask(reward: Reward, responses: Responses, timeout: float = 0.0) -> Scores:
-    """`reward.score` of a copy of the responses, checked. Raises `NumericalFault`, with the batch, if a number is
-    infinite; `RewardError` if the reward raises anything else, returns anything but B scores, or takes longer than
-    `timeout` seconds (0: no limit; reward models have none)."""
-    limit, when = 0.0 if reward.models else timeout, f"on a batch of {len(responses)} responses"
+    """`reward.score`, checked. Raises `NumericalFault`, with the batch, if a number is infinite; `RewardError` if the
+    reward raises anything else, returns anything but B scores, or takes longer than `timeout` seconds (0: no limit).
+    Anything but a reward model, which has no limit either, gets a copy of the responses."""
+    given, limit = (responses, 0.0) if reward.models else (responses.copied(), timeout)
+    when = f"on a batch of {len(responses)} responses"
     try:
         with user_code(f"reward {reward.name}", when, RewardError, RewardError, NumericalFault):
-            scores = call_within(limit, lambda: reward.score(responses.copied()))
+            scores = call_within(limit, lambda: reward.score(given))
             _check(scores, reward.name, len(responses))
     except NumericalFault as fault:
         fault.batch = responses.sa_pairs
