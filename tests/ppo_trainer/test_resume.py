@@ -54,7 +54,8 @@ def test_a_paused_run_ends_bit_for_bit_like_one_that_was_not(folder, undisturbed
     expected, whole = undisturbed(Flaky, **settings)
     with pytest.raises(
         RunPaused,
-        match=rf"the judge is out\nThe run was saved as it was after step {after}; continue with: "
+        match=r"the judge is out\n  File .*test_resume.py(?:.*\n)+"
+        rf"The run was saved as it was after step {after}; continue with: "
         rf"trainer.train\(..., resume='{parts}'\)",
     ):
         make(folder, parts, Flaky(fails), **settings).train(PROMPTS)
