@@ -32,8 +32,8 @@ class TimeLimitReached(BaseException):
 @contextlib.contextmanager
 def user_code(what: str, when: str, error: Callable[[str], UserError], *passing: type[UserError]) -> Iterator[None]:
     """Turn anything that the block raises, `SystemExit` included, into an `error` that says what raised it and when,
-    and shows the user's part of the traceback; the error's `traceback` is all of it. `passing` errors and
-    `KeyboardInterrupt` pass unchanged, the messages of other `UserError`s too.
+    and shows the user's part of the traceback; the error's `traceback` is all of it. `passing` errors pass unchanged,
+    the messages of other `UserError`s too, and `KeyboardInterrupt` if it is the keyboard's.
 
     Example::
 
@@ -42,11 +42,13 @@ def user_code(what: str, when: str, error: Callable[[str], UserError], *passing:
     """
     try:
         yield
-    except (KeyboardInterrupt, *passing):
+    except passing:
         raise
     except UserError as raised:
         raise error(str(raised)) from raised
     except BaseException as raised:
+        if _is_from_the_keyboard(raised):
+            raise
         raise _converted(raised, what, when, error, _from_the_first_that_is_not_plumbing(raised)) from raised
 
 
@@ -56,12 +58,12 @@ def users_parts(when: str, error: Callable[[str], UserError]) -> Iterator[None]:
     a file that is not ours, Python's or one of the `LIBRARIES` is turned into an `error`."""
     try:
         yield
-    except (KeyboardInterrupt, UserError):
+    except UserError:
         raise
     except BaseException as raised:
         frames = _from_the_first_that_is_not_plumbing(raised)
         theirs = [frame for frame in frames if not _is_from_a_library(frame.filename)]
-        if not theirs:
+        if not theirs or _is_from_the_keyboard(raised):
             raise
         raise _converted(raised, f"{theirs[-1].name}()", when, error, frames) from raised
 
@@ -128,6 +130,12 @@ def _call_in_a_thread(seconds: float, call: Callable[[], Result], late: TimeLimi
         if future.done():  # the call itself raised it
             raise
         raise late from None
+
+
+def _is_from_the_keyboard(raised: BaseException) -> bool:
+    """Not while a run remembers signals for the end of the step: then only code raises `KeyboardInterrupt`."""
+    by_signal = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    return isinstance(raised, KeyboardInterrupt) and by_signal
 
 
 def _describe(raised: BaseException, when: str) -> str:

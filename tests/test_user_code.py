@@ -4,6 +4,7 @@ import asyncio
 import json
 import math
 import re
+import signal
 import subprocess
 import sys
 import textwrap
@@ -279,6 +280,26 @@ def test_json_files_have_null_for_what_json_cannot_say(tmp_path):
     rows = drop_later_steps(tmp_path, 2)
     assert math.isnan(rows[0]["kl"])
     assert rows[1] == {"step": 2, "kl": 0.5}
+
+
+def test_a_keyboard_interrupt_of_the_rewards_own_pauses_the_run(folder, tmp_path):
+    def judge(prompts, completions):
+        raise KeyboardInterrupt
+
+    config = PPOConfig(
+        model_name=folder, steps=1, batch_size=2, max_new_tokens=4, eval_prompts=0, output_dir=str(tmp_path / "run")
+    )
+    with pytest.raises(RunPaused, match="reward judge raised KeyboardInterrupt on a batch of 2 responses"):
+        PPOTrainer(config, reward=judge).train(PROMPTS, quiet=True)
+
+
+@pytest.mark.fast
+def test_a_keyboard_interrupt_from_the_keyboard_passes():
+    def judge(prompts, completions):
+        signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        score(judge)
 
 
 @pytest.mark.parametrize("part", ["reward", "monitor", "recorder"])
