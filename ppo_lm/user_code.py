@@ -22,7 +22,7 @@ PLUMBING = [OURS, *(Path(module.__file__ or "") for module in (contextlib, threa
 PLUMBING += [Path(package.__file__ or "").parent for package in (asyncio, concurrent.futures)]
 LIBRARIES = ("accelerate", "numpy", "peft", "safetensors", "tokenizers", "torch", "transformers")  # that ours calls
 SHOWN_FRAMES = 8
-WAKE_UP = getattr(signal, "SIGURG", None)  # ignored by default, and nobody's timer
+WAKE_UP = getattr(signal, "SIGURG", None)  # of POSIX: ignored by default, and nobody's timer
 
 
 class TimeLimitReached(BaseException):
@@ -49,7 +49,7 @@ def user_code(what: str, when: str, error: Callable[[str], UserError], *passing:
     except BaseException as raised:
         if _is_from_the_keyboard(raised):
             raise
-        raise _converted(raised, what, when, error, _from_the_first_that_is_not_plumbing(raised)) from raised
+        raise _converted(raised, what, when, error, _frames_between_ours(raised)) from raised
 
 
 @contextlib.contextmanager
@@ -61,7 +61,7 @@ def users_parts(when: str, error: Callable[[str], UserError]) -> Iterator[None]:
     except UserError:
         raise
     except BaseException as raised:
-        frames = _from_the_first_that_is_not_plumbing(raised)
+        frames = _frames_between_ours(raised)
         theirs = [frame for frame in frames if not _is_from_a_library(frame.filename)]
         if not theirs or _is_from_the_keyboard(raised):
             raise
@@ -85,7 +85,7 @@ def call_within(seconds: float, call: Callable[[], Result]) -> Result:
     if not seconds:
         return call()
     late = TimeLimitReached(f"did not return within {seconds:g} seconds")
-    if threading.current_thread() is threading.main_thread() and WAKE_UP and hasattr(signal, "pthread_kill"):
+    if threading.current_thread() is threading.main_thread() and WAKE_UP:
         with _interrupted_after(seconds, WAKE_UP, late):
             return call()
     return _call_in_a_thread(seconds, call, late)
@@ -162,7 +162,7 @@ def _converted(
     return found
 
 
-def _from_the_first_that_is_not_plumbing(raised: BaseException) -> list[traceback.FrameSummary]:
+def _frames_between_ours(raised: BaseException) -> list[traceback.FrameSummary]:
     """The frames between ours on both sides."""
     frames = traceback.extract_tb(raised.__traceback__)
     theirs = [place for place, frame in enumerate(frames) if not _is_plumbing(frame.filename)]

@@ -33,6 +33,12 @@ def score(function, responses=RESPONSES, timeout=0.0) -> list:
     return ask(FunctionReward(function), responses, timeout).opinions
 
 
+def short_run(folder, tmp_path, **settings) -> PPOConfig:
+    output_dir = str(tmp_path / "run")
+    sizes = {"steps": 3, "batch_size": 2, "max_new_tokens": 4, "eval_prompts": 0}
+    return PPOConfig(model_name=folder, output_dir=output_dir, **sizes, **settings)
+
+
 class Unprintable(Exception):
     def __str__(self):
         raise RuntimeError("no text")
@@ -257,6 +263,13 @@ class Quits(Reward):
         raise SystemExit(0)
 
 
+class Mended(Reward):
+    name = "quits"  # a reward's name belongs to the run
+
+    def score(self, responses):
+        return Scores.of([1.0] * len(responses))
+
+
 class QuitsLater(Recorder):
     def step(self, event):
         if event.step == 2:
@@ -286,11 +299,8 @@ def test_a_keyboard_interrupt_of_the_rewards_own_pauses_the_run(folder, tmp_path
     def judge(prompts, completions):
         raise KeyboardInterrupt
 
-    config = PPOConfig(
-        model_name=folder, steps=1, batch_size=2, max_new_tokens=4, eval_prompts=0, output_dir=str(tmp_path / "run")
-    )
     with pytest.raises(RunPaused, match="reward judge raised KeyboardInterrupt on a batch of 2 responses"):
-        PPOTrainer(config, reward=judge).train(PROMPTS, quiet=True)
+        PPOTrainer(short_run(folder, tmp_path), reward=judge).train(PROMPTS, quiet=True)
 
 
 @pytest.mark.fast
@@ -307,30 +317,17 @@ def test_a_run_is_paused_and_saved_whatever_its_parts_do(part, folder, tmp_path)
     def fine(prompts, completions):
         return [float(len(completion)) for completion in completions]
 
-    parts = {"reward": fine, "monitor": None, "recorders": ()}
-    settings = {
-        "model_name": folder,
-        "steps": 3,
-        "batch_size": 2,
-        "max_new_tokens": 4,
-        "eval_prompts": 0,
-        "output_dir": str(tmp_path / "run"),
-    }
-    broken = {"reward": Quits(), "monitor": Quits(), "recorder": [QuitsLater()]}[part]
-    parts["recorders" if part == "recorder" else part] = broken
-    recorders = parts.pop("recorders")
+    config = short_run(folder, tmp_path)
+    reward, monitor = (Quits() if part == "reward" else fine), (Quits() if part == "monitor" else None)
+    recorders = [QuitsLater()] if part == "recorder" else []
     with pytest.raises(RunPaused, match="raised SystemExit") as caught:
-        PPOTrainer(PPOConfig(**settings), **parts).train(PROMPTS, recorders=recorders, quiet=True)
+        PPOTrainer(config, reward=reward, monitor=monitor).train(PROMPTS, recorders=recorders, quiet=True)
     done = 2 if part == "recorder" else 0
     assert f"The run was saved as it was after step {done}" in str(caught.value)
     assert "SystemExit" in (tmp_path / "run" / "traceback.txt").read_text()
-    healthy = {"reward": fine, "monitor": fine if part == "monitor" else None}
-    if part != "reward":  # a reward's name belongs to the run
+    if part != "reward":
         return
-    named = type("Named", (Reward,), {"name": "quits", "score": lambda self, r: Scores.of([1.0] * len(r))})()
-    PPOTrainer(PPOConfig(**settings), **{**healthy, "reward": named}).train(
-        PROMPTS, resume=tmp_path / "run", quiet=True
-    )
+    PPOTrainer(config, reward=Mended()).train(PROMPTS, resume=tmp_path / "run", quiet=True)
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [1, 2, 3]
 
@@ -373,15 +370,7 @@ ESTIMATOR, LOSS = Estimator(quits), PolicyLoss(wrong_shape)
 def test_an_estimator_a_loss_or_an_engine_of_ones_own_that_raises_pauses_the_run(settings, message, folder, tmp_path):
     (tmp_path / "parts.py").write_text(PARTS)
     named = {name: f"{tmp_path}/parts.py:{part}" for name, part in settings.items()}
-    config = PPOConfig(
-        model_name=folder,
-        steps=2,
-        batch_size=2,
-        max_new_tokens=4,
-        eval_prompts=0,
-        output_dir=str(tmp_path / "run"),
-        **named,
-    )
+    config = short_run(folder, tmp_path, **named)
     with pytest.raises(RunPaused, match=f"^{message}") as caught:
         PPOTrainer(config, reward=lambda prompts, completions: [1.0, 2.0]).train(PROMPTS, quiet=True)
     assert f'File "{tmp_path}/parts.py"' in str(caught.value)

@@ -8,7 +8,6 @@ import math
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from functools import cache
-from typing import Any
 
 from ppo_lm.data.examples import wrap_completion
 from ppo_lm.errors import NumericalFault, RewardError
@@ -77,11 +76,7 @@ class FunctionReward(Reward):
             return [self.function(**call) for call in calls]
 
         async def all_at_once():
-            results = await asyncio.gather(*(_contained(self.function(**call)) for call in calls))
-            for _, stopped in results:
-                if stopped is not None:
-                    raise stopped
-            return [result for result, _ in results]
+            return await asyncio.gather(*(_contained(self.function(**call)) for call in calls))
 
         return run(all_at_once())
 
@@ -129,21 +124,27 @@ def run(coroutine: Coroutine):
     notebook). It is cancelled if the wait for it is interrupted."""
     future = asyncio.run_coroutine_threadsafe(_contained(coroutine), _event_loop())
     try:
-        result, stopped = future.result()
+        return future.result()
+    except _Stopped as carrier:
+        raise carrier.stopped from None
     except BaseException:
         future.cancel()
         raise
-    if stopped is not None:
-        raise stopped
-    return result
 
 
-async def _contained(coroutine: Awaitable) -> tuple[Any, BaseException | None]:
-    """(its result, None), or (None, what would end the event loop's thread)."""
+class _Stopped(Exception):
+    """Carries an exception that would end the event loop's thread if a task raised it."""
+
+    def __init__(self, stopped: BaseException):
+        super().__init__()
+        self.stopped = stopped
+
+
+async def _contained(coroutine: Awaitable):
     try:
-        return await coroutine, None
+        return await coroutine
     except (SystemExit, KeyboardInterrupt) as stopped:
-        return None, stopped
+        raise _Stopped(stopped) from None
 
 
 @cache

@@ -51,9 +51,8 @@ class Responses:
         return torch.device("cpu") if self.sa_pairs is None else self.sa_pairs.action_ids.device
 
     def copied(self) -> Responses:
-        """The same, with lists and messages of its own, so that nobody else sees changes to them."""
-        columns = {name: copied(values) for name, values in self.columns.items()}
-        return replace(self, prompts=copied(self.prompts), texts=list(self.texts), columns=columns)
+        """The same with its own lists and messages, so that nobody else sees changes to them."""
+        return replace(self, prompts=copied(self.prompts), texts=copied(self.texts), columns=copied(self.columns))
 
     @classmethod
     def sampled(
