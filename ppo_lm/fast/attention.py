@@ -13,6 +13,7 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
+from ppo_lm.fast.adapted_linear import is_coarse
 from ppo_lm.fast.packing import Packing
 
 NAME = "ppo_lm"
@@ -133,6 +134,17 @@ def _tokens(x: torch.Tensor, rows: PackedRows, width: int) -> torch.Tensor:
     """(B·KV, T·G, D) → (size·KV, G·D), 0 after the N real tokens."""
     real = x.view(-1, width).index_select(0, rows.scatter)
     return pad(real, (0, 0, 0, rows.packing.size * rows.kv_heads - len(real)))
+
+
+def attend_cached(
+    q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, bias: torch.Tensor, scale: float
+) -> torch.Tensor:
+    """Attention of a few new tokens to keys and values that are kept: (n, G, D), twice (n, T, D), and (n, G, T), which
+    is added to the scores → (n, G, D)."""
+    if q.device.type == "cpu" and is_coarse(q.dtype):  # products of few rows in bf16 are slow; this is one operation
+        return scaled_dot_product_attention(q[None], keys[None], values[None], attn_mask=bias[None], scale=scale)[0]
+    scores = torch.baddbmm(bias, q, keys.transpose(1, 2), alpha=scale)
+    return scores.softmax(dim=-1) @ values
 
 
 def attend_rows(

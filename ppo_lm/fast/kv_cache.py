@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch.nn.functional import pad
 
-from ppo_lm.fast.attention import PackedBatch, attend_rows
+from ppo_lm.fast.attention import PackedBatch, attend_cached, attend_rows
 from ppo_lm.fast.blocks import Block
 from ppo_lm.fast.decoder import CPU_ROW_MULTIPLE, Decoder
 from ppo_lm.fast.packing import Packing, round_up
@@ -68,8 +68,7 @@ class KVCache:
             keys, values = self.keys[index][:count].flatten(0, 1), self.values[index][:count].flatten(0, 1)
             keys.view(-1, size).index_copy_(0, target, k.reshape(-1, size))
             values.view(-1, size).index_copy_(0, target, v.reshape(-1, size))
-            scores = torch.baddbmm(bias, q.reshape(len(bias), -1, size), keys.transpose(1, 2), alpha=block.scale)
-            return (scores.softmax(dim=-1) @ values).view(count, -1)
+            return attend_cached(q.reshape(len(bias), -1, size), keys, values, bias, block.scale).view(count, -1)
 
         self.lengths = [length + 1 for length in self.lengths]
         return self.decoder.hidden_states(pad(ids, (0, count - used)), self.cos[place], self.sin[place], attend)[:used]
