@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from ppo_lm.cli.options import note, read_config
-from ppo_lm.cli.stages import hide_progress_bars
+from ppo_lm.cli.options import note
+from ppo_lm.cli.stages import read_run
 from ppo_lm.config import EvaluateConfig
 
 
 def run(arguments: list[str], prog: str) -> None:
     """Compare the policies that the options name."""
-    config = read_config(EvaluateConfig, arguments, prog, "Compare policies on held-out prompts.", "evaluate")
+    config, _, overwrite = read_run(
+        EvaluateConfig, arguments, prog, "Compare policies on held-out prompts.", "evaluate", resumable=False
+    )
     if config.judge is None:
         note("judge is not set, so TL;DR heuristics judge the completions")
-    hide_progress_bars()
     from ppo_lm.comparison import run_comparison
 
-    run_comparison(config)
+    run_comparison(config, overwrite=overwrite)

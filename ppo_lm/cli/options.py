@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from pathlib import Path
 from typing import Any, TypeVar
@@ -10,6 +11,7 @@ from ppo_lm.cli.embedded_task import embedded_task
 from ppo_lm.cli.parser import config_parser
 from ppo_lm.config.fields import fields_of
 from ppo_lm.config.files import dump_settings, read_settings
+from ppo_lm.config.run_settings import WRITES_RUN
 from ppo_lm.config.settings import Settings, with_current_names
 
 Config = TypeVar("Config", bound=Settings)
@@ -27,15 +29,18 @@ def read_config(
 
 
 def make_config(config: type[Config], options: dict[str, Any], task: str | None) -> Config:
-    """A `config` from parsed options. Prints which model is used if none is named."""
+    """A `config` from parsed options. Prints what it decides: the model if none is named, and another folder if none is
+    named and the default one holds a run."""
     options = dict(options)
     print_config, files = options.pop("print_config", False), options.pop("config", [])
+    overwrite = options.pop("overwrite", False)
     task_by_default = task is not None and not files and not options.keys() & {"model_name", "models"}
     named: dict[str, Any] = {}
     for file in files:
         if file != "embedded" or task is None:
             named |= with_current_names(config, read_settings(Path(file).expanduser(), "--config"))
     named |= with_current_names(config, options)
+    folder_is_named = overwrite or "output_dir" in named
     if task is not None and (task_by_default or "embedded" in files):
         named = embedded_task(task, config, named) | named
     made = config(**named)
@@ -43,10 +48,22 @@ def make_config(config: type[Config], options: dict[str, Any], task: str | None)
         note("no model is named, so this is the embedded task")
     elif task is not None and "model_name" in fields_of(config) and "model_name" not in named:
         note(f"model_name is not set, so it is {fields_of(config)['model_name'].default}")
+    if isinstance(made, WRITES_RUN) and made.output_dir and not folder_is_named:
+        made = _with_free_folder(made, made.output_dir)
     if print_config:
         print(dump_settings(made), end="")
         raise SystemExit(0)
     return made
+
+
+def _with_free_folder(config: Config, wanted: str) -> Config:
+    from ppo_lm.run import free_folder
+
+    free = str(free_folder(Path(wanted).expanduser()))
+    if free == wanted:
+        return config
+    note(f"{wanted} already holds a run, so this one goes to {free}")
+    return dataclasses.replace(config, output_dir=free)
 
 
 def note(text: str) -> None:

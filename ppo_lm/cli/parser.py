@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 from ppo_lm.config.field_types import Topic
 from ppo_lm.config.fields import Field, fields_of, help_texts
 from ppo_lm.config.files import parse_yaml
+from ppo_lm.config.run_settings import WRITES_RUN
 from ppo_lm.config.settings import Settings, did_you_mean
 
 WIDEST = 120
@@ -56,17 +57,17 @@ class Parser(argparse.ArgumentParser):
 def config_parser(config: type[Settings], prog: str, description: str, *, embedded: bool, resumable: bool) -> Parser:
     """A parser whose options are the fields of `config`, by topic.
 
-    It also has `--config FILE`, which may be repeated, `--print_config`, and `--resume FOLDER` if `resumable`.
-    `embedded`: whether "embedded" is a FILE.
+    It also has `--config FILE`, which may be repeated, `--print_config`, `--resume FOLDER` if `resumable`, and
+    `--overwrite` if it writes the folder of a run. `embedded`: whether "embedded" is a FILE.
     """
-    resume = " | --resume FOLDER" if resumable else ""
+    resume, writes_run = " | --resume FOLDER" if resumable else "", issubclass(config, WRITES_RUN)
     usage = f"[--config FILE] [--OPTION VALUE ...]{resume}"
     parser = Parser(prog, f"{description} Defaults are in [brackets].", usage, add_help=False)
     fields, texts = fields_of(config), help_texts(config)
     everyday = parser.add_argument_group("Everyday options")
     for name in config.EVERYDAY:
         _add_option(everyday, fields[name], texts[name])
-    _add_general_options(parser.add_argument_group("General options"), embedded, resumable)
+    _add_general_options(parser.add_argument_group("General options"), embedded, resumable, writes_run)
     for topic in Topic:
         group = parser.add_argument_group(topic.value)
         for name, field in fields.items():
@@ -97,7 +98,7 @@ def _add_option(group: argparse._ArgumentGroup, field: Field, text: str) -> None
         add(f"--{field.former_name}", help=argparse.SUPPRESS)
 
 
-def _add_general_options(group: argparse._ArgumentGroup, embedded: bool, resumable: bool) -> None:
+def _add_general_options(group: argparse._ArgumentGroup, embedded: bool, resumable: bool, overwrite: bool) -> None:
     group.add_argument(
         "--config",
         action="append",
@@ -109,6 +110,8 @@ def _add_general_options(group: argparse._ArgumentGroup, embedded: bool, resumab
     group.add_argument("--print_config", action="store_true", help="Print all settings as YAML and exit.")
     if resumable:
         group.add_argument("--resume", metavar="FOLDER", help="Resume an unfinished run; takes no other option.")
+    if overwrite:
+        group.add_argument("--overwrite", action="store_true", help="Replace a run that output_dir already holds.")
     group.add_argument("-h", "--help", action="help", help="Show this help and exit.")
 
 

@@ -8,7 +8,7 @@ from ppo_lm.config import RewardConfig
 
 def run(arguments: list[str], prog: str) -> None:
     """Train the reward model that the options describe, or resume a run."""
-    config, folder = read_run(RewardConfig, arguments, prog, "Train a reward model on preferences.", "reward")
+    request = read_run(RewardConfig, arguments, prog, "Train a reward model on preferences.", "reward")
     from ppo_lm.reward_modeling import run_reward
 
-    run_reward(config, resume=folder)
+    run_reward(request.config, resume=request.resume, overwrite=request.overwrite)

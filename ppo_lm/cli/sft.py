@@ -8,7 +8,7 @@ from ppo_lm.config import SFTConfig
 
 def run(arguments: list[str], prog: str) -> None:
     """Fine-tune the model that the options describe, or resume a run."""
-    config, folder = read_run(SFTConfig, arguments, prog, "Supervised fine-tuning of a language model.", "sft")
+    request = read_run(SFTConfig, arguments, prog, "Supervised fine-tuning of a language model.", "sft")
     from ppo_lm.sft import run_sft
 
-    run_sft(config, resume=folder)
+    run_sft(request.config, resume=request.resume, overwrite=request.overwrite)

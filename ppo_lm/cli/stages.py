@@ -1,22 +1,32 @@
-"""What the commands of the four stages share: settings from the command line, or a run to resume."""
+"""What the commands that run something share: settings from the command line, or a run to resume."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from ppo_lm.cli.options import Config, make_config
+from ppo_lm.cli.options import make_config
 from ppo_lm.cli.parser import config_parser
 from ppo_lm.config.files import read_settings
+from ppo_lm.config.settings import Settings
 from ppo_lm.errors import ConfigError
 
 
+class RunRequest(NamedTuple):
+    """What the command line asks for. `resume`: the folder of the run to resume."""
+
+    config: Any
+    resume: Path | None
+    overwrite: bool
+
+
 def read_run(
-    config: type[Config], arguments: list[str], prog: str, description: str, task: str
-) -> tuple[Config, Path | None]:
-    """The settings of the run that `--resume FOLDER` names, and its folder; else those of `read_config`, and None."""
-    parser = config_parser(config, prog, description, embedded=True, resumable=True)
-    options = parser.parse(arguments)
+    config: type[Settings], arguments: list[str], prog: str, description: str, task: str, *, resumable: bool = True
+) -> RunRequest:
+    """The run that `--resume FOLDER` names, or a new one with the settings of `make_config`. Raises `ConfigError`
+    unless its folder can be used."""
+    options = config_parser(config, prog, description, embedded=True, resumable=resumable).parse(arguments)
+    overwrite = options.get("overwrite", False)
     if "resume" in options:
         folder = find_run(options)
         made = config(**read_settings(folder / "config.yaml", "--resume"))
@@ -24,7 +34,7 @@ def read_run(
     else:
         folder, made = None, make_config(config, options, task)
     hide_progress_bars()
-    return made, folder
+    return RunRequest(made, folder, overwrite)
 
 
 def find_run(options: dict[str, Any]) -> Path:

@@ -10,11 +10,13 @@ from ppo_lm.errors import ConfigError
 
 def run(arguments: list[str], prog: str) -> None:
     """Train the policy that the options describe, or resume a run."""
-    config, folder = read_run(PPOConfig, arguments, prog, "PPO fine-tuning of a language model.", "train")
+    config, resume, overwrite = read_run(PPOConfig, arguments, prog, "PPO fine-tuning of a language model.", "train")
     if config.prompts is None:
         raise ConfigError.no_data("prompts")
     if config.reward is None:
         note("reward is not set, so TL;DR heuristics score the responses")
     from ppo_lm.ppo_trainer import PPOTrainer
+    from ppo_lm.run import check_output_dir
 
-    PPOTrainer(config).train(resume=folder)
+    check_output_dir(config, resume, overwrite)
+    PPOTrainer(config).train(resume=resume, overwrite=overwrite)

@@ -8,9 +8,7 @@ from ppo_lm.config import ValueConfig
 
 def run(arguments: list[str], prog: str) -> None:
     """Train the value model that the options describe, or resume a run."""
-    config, folder = read_run(
-        ValueConfig, arguments, prog, "Train a value model on demonstrations and a reward.", "value"
-    )
+    request = read_run(ValueConfig, arguments, prog, "Train a value model on demonstrations and a reward.", "value")
     from ppo_lm.value_modeling import run_value
 
-    run_value(config, resume=folder)
+    run_value(request.config, resume=request.resume, overwrite=request.overwrite)

@@ -8,8 +8,8 @@ import os
 from pathlib import Path
 
 from ppo_lm.errors import DataError
+from ppo_lm.run.folder import ANSWERS
 
-ANSWERS = "answers.jsonl"
 CHOICES = ("a", "b", "tie", "skip")
 
 

@@ -9,15 +9,15 @@ from pathlib import Path
 
 from rich.console import Console
 
-from ppo_lm.collection.answers import ANSWERS, AnswerStore
+from ppo_lm.collection.answers import AnswerStore
 from ppo_lm.collection.pairs import Pairs, load_pairs
 from ppo_lm.collection.schedule import Schedule
 from ppo_lm.config import CollectConfig
 from ppo_lm.config.files import read_settings
 from ppo_lm.config.settings import differences, with_current_names
 from ppo_lm.errors import ConfigError, first_line, require
-from ppo_lm.run import check_output_dir, write_config
-from ppo_lm.run.folder import lock_run_folder, unlock
+from ppo_lm.run import check_writable, write_config
+from ppo_lm.run.folder import ANSWERS, CONFIG, lock_run_folder, unlock
 
 FINGERPRINT = "pairs.sha256"
 MAY_CHANGE = ("host", "port", "annotator", "output_dir")  # when a collection continues
@@ -27,7 +27,7 @@ def run_collection(config: CollectConfig) -> None:
     """Serve the page until interrupted. Every answer is on disk before the next pair is shown; running again with the
     same folder continues."""
     require("aiohttp", "ppo-lm collect", "collect")
-    check_output_dir(config.output_dir)
+    check_writable(config.output_dir)
     folder = Path(config.output_dir).expanduser()
     check_same_collection(config, folder)
     pairs, report = load_pairs(config)
@@ -79,8 +79,11 @@ async def serve(app, config: CollectConfig, token: str | None, console: Console)
 
 
 def check_same_collection(config: CollectConfig, folder: Path) -> None:
-    """Raise `ConfigError` if the folder holds a collection with other settings: its answers belong to other pairs."""
-    file = folder / "config.yaml"
+    """Raise `ConfigError` if the folder holds a run, or a collection with other settings: its answers belong to other
+    pairs."""
+    file = folder / CONFIG
+    if file.is_file() and not (folder / FINGERPRINT).is_file():
+        raise ConfigError([f"output_dir {str(folder)!r} holds a run; choose another folder"], "CollectConfig")
     if not file.is_file() or not has_answers(folder):
         return
     then = with_current_names(CollectConfig, read_settings(file, "output_dir"))

@@ -37,14 +37,15 @@ from ppo_lm.tracking import MetricsFile, Recorder, Screen, append_record, find_r
 
 
 def run_comparison(
-    config: EvaluateConfig, quiet: bool = False, recorders: Sequence[Recorder] = ()
+    config: EvaluateConfig, quiet: bool = False, recorders: Sequence[Recorder] = (), overwrite: bool = False
 ) -> dict[str, list[Standing]]:
     """Sample from every policy, score the samples with the judge, and compare. Returns the comparisons by kind of
     sampling: `sampled` and `near_greedy`.
 
     Writes into `config.output_dir`: results.json, report.md with a picture, completions.jsonl, config, data report.
+    A run that is already there is refused, or replaced with `overwrite`.
     """
-    prompts, report, contestants, judge = load_inputs(config)
+    prompts, report, contestants, judge = load_inputs(config, overwrite)
     bases = Bases(config)
     policies = load_policies(contestants, bases)
     first, *others = {id(policy.base): policy.base for policy in policies.values()}.values()
@@ -75,7 +76,9 @@ def run_comparison(
     console = Console(highlight=False)
     screen = () if quiet else (Screen(console),)
     results = {}
-    run = Run(config, steps=0, command="ppo-lm evaluate", recorders=[MetricsFile(), *screen, *recorders])
+    run = Run(
+        config, steps=0, command="ppo-lm evaluate", overwrite=overwrite, recorders=[MetricsFile(), *screen, *recorders]
+    )
     with run, scorer.budget.telling(run.say):
         run.start(f"{len(contestants)} policies on {config.prompts}", reports=[report], notices=notices)
         folder = run.require_folder()
@@ -111,10 +114,10 @@ class Inputs(NamedTuple):
     judge: Reward
 
 
-def load_inputs(config: EvaluateConfig) -> Inputs:
+def load_inputs(config: EvaluateConfig, overwrite: bool = False) -> Inputs:
     """Load the inputs. All problems are raised as one error, before any model loads."""
     problems = Problems("EvaluateConfig")
-    problems.attempt(check_output_dir, config.output_dir)
+    problems.attempt(check_output_dir, config, None, overwrite)
     problems.attempt(find_recorders, config.recorders)
     judge = problems.attempt(load_reward, config.judge or DEFAULT_REWARD, "judge")
     loaded = contestants = None

@@ -40,6 +40,9 @@ class OptionalFolderSettings(RecorderSettings):
     """Folder to write to. Default: nothing is written."""
 
 
+WRITES_RUN = (FolderSettings, OptionalFolderSettings)
+
+
 @dataclasses.dataclass(kw_only=True)
 class CheckpointSettings(Settings):
     """A run that can be resumed."""

@@ -13,7 +13,7 @@ from ppo_lm.data import DataReport, PromptSet, load_prompts
 from ppo_lm.errors import ConfigError, DataError, Problems
 from ppo_lm.rewards import DEFAULT_REWARD, Reward, as_list_of_rewards, as_reward, check_prompt_columns, load_reward
 from ppo_lm.rollout import MakeEngine, RolloutEngine, find_engine
-from ppo_lm.run import check_output_dir
+from ppo_lm.run import check_writable
 from ppo_lm.tracking import find_recorders
 from ppo_lm.training import Losses, find_losses
 
@@ -64,7 +64,7 @@ def load_inputs(
     loaded = None if config.prompts is None else problems.attempt(load_prompts, config.prompts, config)
     prompts, report = loaded or (None, None)
     if config.output_dir is not None:
-        problems.attempt(check_output_dir, config.output_dir)
+        problems.attempt(check_writable, config.output_dir)
     if prompts is not None:
         for role, each in [*(("reward", each) for each in rewards), ("monitor", watched)]:
             if each is not None:

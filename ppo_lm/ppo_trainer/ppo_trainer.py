@@ -165,14 +165,15 @@ class PPOTrainer:
         *,
         recorders: Sequence[Recorder] = (),
         quiet: bool = False,
+        overwrite: bool = False,
     ) -> dict[str, list[Evaluation]]:
         """A whole run of `config.steps` steps over `prompts` (None: `config.prompts`), with evaluations on prompts held
         out of them. Returns the evaluations, by name, first to last.
 
-        Writes `config.output_dir` and, unless `quiet`, prints progress; `recorders` get every event too. `resume` is
-        the folder of an interrupted run with the same settings. Raises `RunPaused`, with the run saved, if a reward
-        fails, or after the current step on SIGINT or SIGTERM; `RunStopped` if training breaks down (see `guard`);
-        `StorageError` if a file cannot be written.
+        Writes `config.output_dir` and, unless `quiet`, prints progress; `recorders` get every event too. A run that is
+        already there is refused, or replaced with `overwrite`. `resume` is the folder of an interrupted run with the
+        same settings. Raises `RunPaused`, with the run saved, if a reward fails, or after the current step on SIGINT or
+        SIGTERM; `RunStopped` if training breaks down (see `guard`); `StorageError` if a file cannot be written.
         """
         config = self.config
         train_set, held_out, report = self._prompt_sets(prompts)
@@ -190,6 +191,7 @@ class PPOTrainer:
             data=fingerprint([train_set.prompts, held_out.prompts]),
             identity=self._identity(),
             resume=None if resume is None else Path(resume),
+            overwrite=overwrite,
             save_every=config.save_every,
             keep_checkpoints=config.keep_checkpoints,
             recorders=[MetricsFile(), SamplesFile(), *screen, Picture(), *recorders],

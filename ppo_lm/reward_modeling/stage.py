@@ -25,22 +25,29 @@ EncodedPreferences = Encoded[Preference, Comparison]
 
 
 def run_reward(
-    config: RewardConfig, quiet: bool = False, resume: Path | None = None, recorders: Sequence[Recorder] = ()
+    config: RewardConfig,
+    quiet: bool = False,
+    resume: Path | None = None,
+    recorders: Sequence[Recorder] = (),
+    overwrite: bool = False,
 ) -> dict[str, float]:
     """Train, normalise, measure on held-out comparisons, and save. Returns what was measured.
 
     Writes into `config.output_dir`: `reward` (the model, for PPO's `reward`), report.md with pictures, report.json,
-    config, data report, metrics. `resume` is the folder of an interrupted run with the same settings. On SIGINT or
+    config, data report, metrics. A run that is already there is refused, or replaced with
+    `overwrite`. `resume` is the folder of an interrupted run with the same settings. On SIGINT or
     SIGTERM, the run is saved after the current step, and `RunPaused` is raised.
     """
-    inputs = load_inputs(config)
+    inputs = load_inputs(config, resume, overwrite)
     base = load_base(config.model_name, config.dtype, config.device, seed=config.seed)
     encoded = encode_preferences(base, inputs.preferences, config, inputs.reports[0])
     train, held_out = encoded.split(config.held_out, config.seed, inputs.reports[0])
     references = reference_sequences(base, inputs.demonstrations, train, config)
     settings = loop_settings(config)
 
-    with make_stage_run(config, "reward", train, resume=resume, quiet=quiet, recorders=recorders) as run:
+    with make_stage_run(
+        config, "reward", train, resume=resume, overwrite=overwrite, quiet=quiet, recorders=recorders
+    ) as run:
         model = set_up_reward_model(base, config)
         optimiser = register_training(run, model.parameters(), settings, len(train.tokens))
         headline = f"reward model on {config.model_name} ({base.description})"
@@ -68,10 +75,10 @@ class Inputs(NamedTuple):
     reports: list[DataReport]
 
 
-def load_inputs(config: RewardConfig) -> Inputs:
+def load_inputs(config: RewardConfig, resume: Path | None = None, overwrite: bool = False) -> Inputs:
     """Load the inputs. All problems are raised as one error, before any model loads."""
     problems = Problems("RewardConfig")
-    problems.attempt(check_output_dir, config.output_dir)
+    problems.attempt(check_output_dir, config, resume, overwrite)
     problems.attempt(find_recorders, config.recorders)
     preferences = demonstrations = None
     if config.preferences is None:

@@ -1,7 +1,14 @@
 """One run for every stage: folder, lock, signals, checkpoints, recorders."""
 
 from ppo_lm.run.checkpoint import Checkpoint, list_checkpoints, load_checkpoint, save_checkpoint
-from ppo_lm.run.folder import check_output_dir, lock_run_folder, make_run_folder, write_config
+from ppo_lm.run.folder import (
+    check_output_dir,
+    check_writable,
+    free_folder,
+    lock_run_folder,
+    make_run_folder,
+    write_config,
+)
 from ppo_lm.run.run import Run
 from ppo_lm.run.save_models import save_best, save_models
 from ppo_lm.run.stateful import GlobalRandom, RandomStream, Stateful, Weights
@@ -14,6 +21,8 @@ __all__ = [
     "Stateful",
     "Weights",
     "check_output_dir",
+    "check_writable",
+    "free_folder",
     "list_checkpoints",
     "load_checkpoint",
     "lock_run_folder",

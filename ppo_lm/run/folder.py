@@ -2,21 +2,68 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
+import shutil
 from contextlib import suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from ppo_lm.config.files import dump_settings
+from ppo_lm.config.run_settings import FolderSettings, OptionalFolderSettings
 from ppo_lm.config.settings import Settings
 from ppo_lm.errors import ConfigError, StorageError, UserError, writing
 from ppo_lm.tracking.files import write_text
 
 LOCK = ".lock"
+CONFIG = "config.yaml"
+TRACEBACK = "traceback.txt"  # of an error in the user's code
+ANSWERS = "answers.jsonl"  # a person's, from `ppo-lm collect`
+RUN_FILES = (  # whatever a run of any stage writes; the tests of every stage check that nothing is missing
+    CONFIG,
+    "data_report.json",
+    "metrics.jsonl",
+    "samples.jsonl",
+    TRACEBACK,
+    "checkpoints",
+    "dropped",
+    "best",
+    ".best.unfinished",
+    "adapter",
+    "merged",
+    "reward",
+    "value",
+    "scores.json",
+    "report.json",
+    "report.md",
+    "results.json",
+    "completions.jsonl",
+    "learning_curve.png",
+    "reward_report.png",
+    "comparison.png",
+)
 
 
-def check_output_dir(output_dir: str) -> None:
+def check_output_dir(
+    config: FolderSettings | OptionalFolderSettings, resume: object = None, overwrite: bool = False
+) -> None:
+    """Raise `ConfigError` unless the folder `config.output_dir`, if any, can be written to and, for a new run (`resume`
+    is None), is free or may be replaced (`overwrite`)."""
+    if config.output_dir is None or resume is not None:
+        return
+    folder = Path(config.output_dir).expanduser()
+    check_writable(config.output_dir)
+    _check_free(folder, overwrite)
+    inputs = _inputs_within(config, folder) if overwrite else []
+    if inputs:
+        raise ConfigError.of(
+            f"output_dir {config.output_dir!r} cannot be overwritten, because {' and '.join(inputs)} is in it; choose "
+            "another folder"
+        )
+
+
+def check_writable(output_dir: str) -> None:
     """Raise `ConfigError` unless the folder exists or can be created, and is writable."""
     folder = Path(output_dir).expanduser()
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
@@ -26,18 +73,75 @@ def check_output_dir(output_dir: str) -> None:
         raise ConfigError([f"output_dir is {output_dir!r}, but {there} is not writable; choose another folder"])
 
 
-def make_run_folder(wanted: Path) -> tuple[Path, FileLock]:
-    """Create and lock `wanted`, or `wanted-2`, `wanted-3`, … if it already holds a run: no run overwrites another."""
-    number = 1
-    while True:
-        folder = wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}")
-        if not _is_taken(folder):
-            with writing(folder):
-                folder.mkdir(parents=True, exist_ok=True)
-            lock = _lock(folder)
-            if lock and not _is_taken(folder):
-                return folder, lock
+def make_run_folder(folder: Path, overwrite: bool = False) -> FileLock:
+    """Create and lock the folder of a new run. With `overwrite`, a run in it is removed; other files stay. Raises
+    `ConfigError` if the folder is not free, `UserError` if another process is using it."""
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    lock = lock_run_folder(folder)
+    try:
+        _check_free(folder, overwrite)
+        remove_run(folder)
+    except BaseException:
+        unlock(lock)
+        raise
+    return lock
+
+
+def remove_run(folder: Path) -> None:
+    """Remove whatever a run wrote into its folder."""
+    with writing(folder):
+        for name in RUN_FILES:
+            _remove(folder / name)
+
+
+def free_folder(wanted: Path) -> Path:
+    """`wanted`, or `wanted-2`, `wanted-3`, … if it is not empty."""
+    number, folder = 1, wanted
+    while _holds_files(folder):
         number += 1
+        folder = wanted.with_name(f"{wanted.name}-{number}")
+    return folder
+
+
+def _check_free(folder: Path, overwrite: bool) -> None:
+    if not _holds_files(folder):
+        return
+    if (folder / ANSWERS).exists():
+        raise ConfigError.of(f"output_dir {str(folder)!r} holds answers of `ppo-lm collect`; choose another folder")
+    if not (folder / CONFIG).exists():
+        raise ConfigError.of(f"output_dir {str(folder)!r} is not empty, and holds no run; choose another folder")
+    if overwrite:
+        return
+    unfinished = any((folder / "checkpoints").glob("step-*"))
+    resume = f", continue it with --resume {folder}" if unfinished else ""
+    raise ConfigError.of(
+        f"output_dir {str(folder)!r} already holds a run; choose another folder{resume}, or replace it with --overwrite"
+    )
+
+
+def _holds_files(folder: Path) -> bool:
+    return folder.is_dir() and any(path.name not in (LOCK, TRACEBACK) for path in folder.iterdir())
+
+
+def _inputs_within(config: FolderSettings | OptionalFolderSettings, folder: Path) -> list[str]:
+    """The settings that name a file or folder within `folder`."""
+    found, folder = [], folder.resolve()
+    for name, value in dataclasses.asdict(config).items():
+        for text in value if isinstance(value, list) else [value]:
+            if name == "output_dir" or not isinstance(text, str):
+                continue
+            paths = (Path(part).expanduser() for part in (text, text.rpartition(":")[0]) if part)
+            if any(path.exists() and path.resolve().is_relative_to(folder) for path in paths):
+                found.append(name)
+    return found
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def lock_run_folder(folder: Path) -> FileLock:
@@ -57,11 +161,7 @@ def unlock(lock: FileLock) -> None:
 
 def write_config(folder: Path, config: Settings) -> None:
     """Write `config.yaml`, which `--config` reads."""
-    write_text(folder / "config.yaml", dump_settings(config))
-
-
-def _is_taken(folder: Path) -> bool:
-    return folder.exists() and any(path.name != LOCK for path in folder.iterdir())
+    write_text(folder / CONFIG, dump_settings(config))
 
 
 def _lock(folder: Path) -> FileLock | None:

@@ -28,7 +28,14 @@ from ppo_lm.errors import (
     writing,
 )
 from ppo_lm.run.checkpoint import Checkpoint, list_checkpoints, load_checkpoint, remove_checkpoints, save_checkpoint
-from ppo_lm.run.folder import lock_run_folder, make_run_folder, unlock, write_config
+from ppo_lm.run.folder import (
+    TRACEBACK,
+    lock_run_folder,
+    make_run_folder,
+    remove_run,
+    unlock,
+    write_config,
+)
 from ppo_lm.run.interrupts import Interrupts
 from ppo_lm.run.parts import Parts
 from ppo_lm.run.resume import check_same_run, describe
@@ -52,7 +59,6 @@ from ppo_lm.tracking.files import drop_later_steps, write_text
 from ppo_lm.tracking.recorder import Broadcast, add_recorders
 from ppo_lm.user_code import copied
 
-TRACEBACK = "traceback.txt"  # of an error in the user's code
 PAUSES = (RewardError, NumericalFault, Interrupted, RecorderError, PartError)  # errors after which a run can be resumed
 
 
@@ -79,18 +85,21 @@ class Run:
         data: str = "",
         identity: Mapping[str, object] | None = None,
         resume: Path | None = None,
+        overwrite: bool = False,
         save_every: int = 0,
         keep_checkpoints: int = 2,
         recorders: Sequence[Recorder] = (),
     ):
         """`command`: how to resume, with `{}` for the folder. `data`: a fingerprint of the training data. `identity`:
         whatever else the numbers depend on, such as the rewards' names, each under a name for messages. `resume`: the
-        folder of an interrupted run. `save_every`: 0 saves only when the run pauses. `recorders`: in addition to those
+        folder of an interrupted run. `overwrite`: replace a run that `config.output_dir` holds, which is refused
+        otherwise. `save_every`: 0 saves only when the run pauses. `recorders`: in addition to those
         that `config.recorders` names; `Stateful` ones are saved in every checkpoint."""
         self.config, self.total, self.command = config, steps, command
         self.save_every, self.keep_checkpoints = save_every, keep_checkpoints
         self.description = describe(config, identity or {}, data)
         self.resumed = None if resume is None else Path(resume).expanduser()
+        self.overwrite = overwrite
         self.folder: Path | None = None
         self.step = 0  # steps done so far
         self.history: list[dict] = []  # the rows of metrics.jsonl up to the checkpoint that was resumed
@@ -116,9 +125,7 @@ class Run:
         return self
 
     def _make_folder(self, wanted: Path) -> None:
-        self.folder, self._lock = make_run_folder(wanted)
-        if self.folder != wanted:
-            self.notices.append(f"{wanted} already holds a run; this one goes to {self.folder}")
+        self.folder, self._lock = wanted, make_run_folder(wanted, self.overwrite)
         write_config(self.folder, self.config)
 
     def _resume(self, folder: Path) -> None:
@@ -277,6 +284,8 @@ class Run:
 
     def __exit__(self, kind: type | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         try:
+            if error is not None and not self._started:
+                self._forget()
             if isinstance(error, UserError):
                 self._keep_traceback(error)
             if isinstance(error, PAUSES) and self._started and self.total:
@@ -307,6 +316,12 @@ class Run:
         raise RunPaused(
             f"{error}\nThe run was saved as it was after step {self.step}; continue with: {self._resume_command()}"
         ) from error
+
+    def _forget(self) -> None:
+        """Leave the folder of a new run that never started free for the next attempt."""
+        if self.folder and self.resumed is None:
+            with suppress(StorageError):  # the error itself matters more
+                remove_run(self.folder)
 
     def _keep_traceback(self, error: UserError) -> None:
         if self.folder and error.traceback:

@@ -25,16 +25,21 @@ NEAR_GREEDY = 0.01  # temperature (2403.17031, detail 26)
 
 
 def run_sft(
-    config: SFTConfig, quiet: bool = False, resume: Path | None = None, recorders: Sequence[Recorder] = ()
+    config: SFTConfig,
+    quiet: bool = False,
+    resume: Path | None = None,
+    recorders: Sequence[Recorder] = (),
+    overwrite: bool = False,
 ) -> dict[str, float]:
     """Train, measure on held-out demonstrations before and after, and save. Returns what was measured, as
     `loss_before`, `loss_after`, ….
 
     Writes into `config.output_dir`: `merged` (a plain transformers model), `adapter` if lora_r is above 0, config, data
-    report, metrics. `resume` is the folder of an interrupted run with the same settings. On SIGINT or SIGTERM, the run
+    report, metrics. A run that is already there is refused, or replaced with
+    `overwrite`. `resume` is the folder of an interrupted run with the same settings. On SIGINT or SIGTERM, the run
     is saved after the current step, and `RunPaused` is raised.
     """
-    demonstrations, report = load_inputs(config)
+    demonstrations, report = load_inputs(config, resume, overwrite)
     base = load_base(config.model_name, config.dtype, config.device, seed=config.seed)
     encoded = encode_demonstrations(
         base, demonstrations, report, max_prompt_tokens=config.max_prompt_tokens, max_tokens=config.max_tokens
@@ -43,7 +48,7 @@ def run_sft(
     settings = loop_settings(config)
 
     budget = MemoryBudget()
-    run = make_stage_run(config, "sft", train, resume=resume, quiet=quiet, recorders=recorders)
+    run = make_stage_run(config, "sft", train, resume=resume, overwrite=overwrite, quiet=quiet, recorders=recorders)
     with run, budget.telling(run.say):
         policy = set_up_policy(base, config)
         optimiser = register_training(run, policy.parameters(), settings, len(train.tokens))
@@ -56,10 +61,12 @@ def run_sft(
     return before_and_after(before, after)
 
 
-def load_inputs(config: SFTConfig) -> tuple[list[Demonstration], DataReport]:
+def load_inputs(
+    config: SFTConfig, resume: Path | None = None, overwrite: bool = False
+) -> tuple[list[Demonstration], DataReport]:
     """The demonstrations, and the report on them. All problems are raised as one error, before any model loads."""
     problems = Problems("SFTConfig")
-    problems.attempt(check_output_dir, config.output_dir)
+    problems.attempt(check_output_dir, config, resume, overwrite)
     problems.attempt(find_recorders, config.recorders)
     if config.rouge_samples:
         what = f"ROUGE (rouge_samples {config.rouge_samples}; 0 turns it off)"

@@ -22,17 +22,21 @@ SCORES_FILE = "scores.json"
 
 
 def run_value(
-    config: ValueConfig, quiet: bool = False, resume: Path | None = None, recorders: Sequence[Recorder] = ()
+    config: ValueConfig,
+    quiet: bool = False,
+    resume: Path | None = None,
+    recorders: Sequence[Recorder] = (),
+    overwrite: bool = False,
 ) -> dict[str, float]:
     """Score the demonstrations, train, measure on held-out ones before and after, and save. Returns what was measured,
     as `explained_variance_after`, ….
 
     Writes into `config.output_dir`: `value` (the model, for PPO's `value_model`), the scores, config, data report,
-    metrics. Training starts where PPO's value model would: from the reward model, if the reward is one. `resume` is the
-    folder of an interrupted run with the same settings. On SIGINT or SIGTERM, the run is saved after the current step,
-    and `RunPaused` is raised.
+    metrics. Training starts where PPO's value model would: from the reward model, if the reward is one. A run that is
+    already there is refused, or replaced with `overwrite`. `resume` is the folder of an interrupted run with the same
+    settings. On SIGINT or SIGTERM, the run is saved after the current step, and `RunPaused` is raised.
     """
-    inputs = load_inputs(config)
+    inputs = load_inputs(config, resume, overwrite)
     report = inputs.report
     base = load_base(config.model_name, config.dtype, config.device, seed=config.seed)
     encoded = encode_demonstrations(
@@ -55,7 +59,7 @@ def run_value(
 
     settings, identity = loop_settings(config), {"the rewards": without_addresses(config.rewards)}
     with make_stage_run(
-        config, "value", train, resume=resume, quiet=quiet, recorders=recorders, identity=identity
+        config, "value", train, resume=resume, overwrite=overwrite, quiet=quiet, recorders=recorders, identity=identity
     ) as run:
         folder = run.require_folder()
         optimiser = register_training(run, model.parameters(), settings, len(train.tokens))
@@ -91,13 +95,13 @@ class Inputs(NamedTuple):
     report: DataReport
 
 
-def load_inputs(config: ValueConfig) -> Inputs:
+def load_inputs(config: ValueConfig, resume: Path | None = None, overwrite: bool = False) -> Inputs:
     """Load the inputs. All problems are raised as one error, before any model loads."""
     missing = [name for name in ("demonstrations", "reward") if not getattr(config, name)]
     if missing:
         raise ConfigError([f'{name} is not set; give one, or "embedded"' for name in missing], "ValueConfig")
     problems = Problems("ValueConfig")
-    problems.attempt(check_output_dir, config.output_dir)
+    problems.attempt(check_output_dir, config, resume, overwrite)
     problems.attempt(find_recorders, config.recorders)
     rewards = [problems.attempt(load_reward, reward) for reward in config.rewards]
     found = "demonstrations have only a prompt and a completion; choose another reward"

@@ -34,7 +34,8 @@ def test_every_field_is_listed_once_under_its_topic_with_everyday_ones_first(con
     assert titles[2:] == [topic.value for topic in Topic if topic.value in titles]
     assert 9 <= len(config.EVERYDAY) <= 10
     assert options(sections.pop("Everyday options")) == list(config.EVERYDAY)
-    assert options(sections.pop("General options")) == ["config", "print_config", "resume"]
+    general = ["config", "print_config", "resume"] + ["overwrite"] * (config is not CollectConfig)
+    assert options(sections.pop("General options")) == general
     listed = {name: title for title, section in sections.items() for name in options(section)}
     others = {name: field.topic.value for name, field in fields_of(config).items() if name not in config.EVERYDAY}
     assert listed == others
@@ -72,4 +73,5 @@ def test_what_only_some_commands_have_is_shown_by_those_alone(monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     plain = config_parser(CollectConfig, "ppo-lm", "", embedded=False, resumable=False).format_help()
     general = plain[plain.index("General options") : plain.index("\n\n", plain.index("General options"))]
-    assert "embedded" not in general and "--resume" not in general and "--resume" not in plain.splitlines()[0]
+    assert not any(option in general for option in ("embedded", "--resume", "--overwrite"))
+    assert "--resume" not in plain.splitlines()[0]

@@ -213,6 +213,9 @@ def test_with_a_token_every_request_needs_it(tmp_path):
 
 def test_a_folder_with_other_settings_is_refused(tmp_path):
     write_config(tmp_path, CollectConfig(pairs="a.jsonl"))
+    with pytest.raises(ConfigError, match="holds a run; choose another folder"):
+        check_same_collection(CollectConfig(pairs="a.jsonl"), tmp_path)
+    (tmp_path / "pairs.sha256").write_text(PAIRS.fingerprint())
     check_same_collection(CollectConfig(pairs="b.jsonl"), tmp_path)  # nothing is answered yet
     (tmp_path / "answers.jsonl").write_text("{}\n")
     check_same_collection(CollectConfig(pairs="a.jsonl", port=1, annotator="you", output_dir="./elsewhere"), tmp_path)

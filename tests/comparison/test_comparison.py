@@ -10,6 +10,7 @@ from ppo_lm.config import EvaluateConfig
 from ppo_lm.data import PromptSet
 from ppo_lm.errors import ConfigError, DataError
 from ppo_lm.evaluation import Evaluation
+from ppo_lm.run.folder import RUN_FILES
 from tests.conftest import make_base
 
 ROWS = [{"prompt": f"SUBREDDIT: r/life My boss number {n} TL;DR:", "human": " I am upset."} for n in range(8)]
@@ -78,7 +79,9 @@ def test_three_contestants_share_one_base_and_leave_a_report(models, tmp_path, c
     assert people.kl is None and people.entropy is None and people.score.estimate == 1.0 and people.ended == 1.0
     assert people.win_rate.estimate >= 0.5
     out = tmp_path / "run"
-    assert {path.name for path in out.iterdir()} == {
+    written = {path.name for path in out.iterdir()}
+    assert written <= set(RUN_FILES)
+    assert written == {
         "config.yaml",
         "data_report.json",
         "results.json",

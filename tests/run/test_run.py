@@ -10,6 +10,7 @@ from ppo_lm.data import DataReport
 from ppo_lm.errors import (
     CheckpointError,
     ConfigError,
+    ModelError,
     NumericalFault,
     RecorderError,
     RewardError,
@@ -45,13 +46,14 @@ class Stage:
         self.steps, self.fails, self.error, self.recorders = steps, fails, error, recorders
         self.weight, self.sum, self.random = torch.zeros(2), Sum(), torch.Generator().manual_seed(0)
 
-    def run(self, resume=None, data="data"):
+    def run(self, resume=None, data="data", overwrite=False):
         with Run(
             self.config,
             steps=self.steps,
             command="again {}",
             data=data,
             resume=resume,
+            overwrite=overwrite,
             save_every=2,
             recorders=[MetricsFile(), *self.recorders],
         ) as run:
@@ -178,19 +180,25 @@ def test_a_recorder_that_raises_pauses_the_run(tmp_path):
     assert alike(whole, parts, (tmp_path / "whole", tmp_path / "parts"))
 
 
-def test_a_folder_that_is_taken_is_named_and_another_used(tmp_path):
+def test_a_run_that_never_started_leaves_its_folder_free(tmp_path):
+    def load():
+        assert (tmp_path / "run" / "config.yaml").exists()
+        raise ModelError("the model does not load")
+
+    run = Run(SFTConfig(output_dir=str(tmp_path / "run")), steps=1, command="")
+    with pytest.raises(ModelError), run:
+        load()
+    assert list((tmp_path / "run").iterdir()) == []
     Stage(tmp_path / "run").run()
-    seen = []
 
-    class Listens(Recorder):
-        def start(self, event):
-            seen.extend([event.folder, *event.notices])
 
-    Stage(tmp_path / "run", recorders=[Listens()]).run()
-    assert seen == [
-        tmp_path / "run-2",
-        f"{tmp_path / 'run'} already holds a run; this one goes to {tmp_path / 'run-2'}",
-    ]
+def test_a_run_replaces_another_only_if_told_to(tmp_path):
+    first = Stage(tmp_path / "run").run()
+    with pytest.raises(ConfigError, match="already holds a run"):
+        Stage(tmp_path / "run").run()
+    assert (tmp_path / "run" / "metrics.jsonl").exists()
+    again = Stage(tmp_path / "run").run(overwrite=True)
+    assert alike(first, again, (tmp_path / "run", tmp_path / "run"))
 
 
 def test_a_folder_is_required_only_of_a_run_that_has_one(tmp_path):

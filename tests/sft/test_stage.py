@@ -8,6 +8,7 @@ from ppo_lm.base_setup import load_base
 from ppo_lm.config import RewardConfig, SFTConfig
 from ppo_lm.errors import ConfigError, DataError, ModelError
 from ppo_lm.reward_modeling import run_reward
+from ppo_lm.run.folder import RUN_FILES
 from ppo_lm.sft import run_sft
 from tests.sft.conftest import DEMONSTRATIONS, write
 
@@ -35,6 +36,7 @@ def test_sft_learns_what_was_shown_and_ppo_can_start_from_it(folder, tmp_path, l
     assert results["rouge1_after"] > results["rouge1_before"]
     out = tmp_path / "sft"
     assert (out / "adapter").is_dir() == (lora_r > 0)
+    assert {path.name for path in out.iterdir()} <= set(RUN_FILES)
     network = AutoModelForCausalLM.from_pretrained(out / "merged")
     trained = load_base(str(out / ("adapter" if lora_r else "merged")), "float32", "cpu")
     ids = torch.tensor([[5, 6, 7]])
@@ -66,7 +68,7 @@ def test_examples_that_do_not_fit_are_left_out_and_counted(folder, tmp_path, cap
         DataError,
         match="none of the 40 examples fits: .*more than max_tokens or the model's context, 5; raise max_tokens",
     ):
-        run_sft(sft_config(folder, tmp_path, max_tokens=5))
+        run_sft(sft_config(folder, tmp_path, max_tokens=5), overwrite=True)
 
 
 def test_missing_settings_are_reported_before_any_model_loads(tmp_path):
@@ -104,6 +106,7 @@ def test_a_reward_model_from_a_file_with_its_report(folder, tmp_path):
     )
     assert run_reward(config, quiet=True)["accuracy"] == 1.0
     out = tmp_path / "reward"
+    assert {path.name for path in out.iterdir()} <= set(RUN_FILES)
     report = json.loads((out / "report.json").read_text())
     assert sum(source["comparisons"] for source in report["by_source"].values()) == report["comparisons"] == 20
     assert set(report["by_source"]) == {"ann", "bob"}

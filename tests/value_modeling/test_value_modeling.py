@@ -13,6 +13,7 @@ from ppo_lm.cli.main import main
 from ppo_lm.config import ValueConfig
 from ppo_lm.errors import ConfigError, DataError, ModelError, RewardError, RunPaused
 from ppo_lm.optimisation import LoopSettings
+from ppo_lm.run.folder import RUN_FILES
 from ppo_lm.value_modeling import ScoredDemonstration, measure_values, run_value, train_value_model
 from ppo_lm.value_modeling.value_trainer import make_pairs, sum_value_losses
 from tests.conftest import make_base
@@ -101,6 +102,7 @@ def test_the_loss_is_half_the_squared_error_whatever_the_batch():
 @pytest.mark.parametrize("lora_r", [8, 0])
 def test_ppo_starts_from_what_the_stage_left(folder, tmp_path, lora_r):
     results = run_value(value_config(folder, tmp_path), quiet=True)
+    assert {path.name for path in (tmp_path / "value").iterdir()} <= set(RUN_FILES)
     assert results["value_loss_after"] < 0.5 * results["value_loss_before"]
     assert [
         row["evaluation"]
