@@ -9,11 +9,11 @@ from ppo_lm.config import EvaluateConfig
 
 def run(arguments: list[str], prog: str) -> None:
     """Compare the policies that the options name."""
-    config, _, overwrite = read_run(
+    request = read_run(
         EvaluateConfig, arguments, prog, "Compare policies on held-out prompts.", "evaluate", resumable=False
     )
-    if config.judge is None:
+    if request.config.judge is None:
         note("judge is not set, so TL;DR heuristics judge the completions")
     from ppo_lm.comparison import run_comparison
 
-    run_comparison(config, overwrite=overwrite)
+    run_comparison(request.config, overwrite=request.overwrite)

@@ -109,7 +109,10 @@ def _add_general_options(group: argparse._ArgumentGroup, embedded: bool, resumab
     )
     group.add_argument("--print_config", action="store_true", help="Print all settings as YAML and exit.")
     if resumable:
-        group.add_argument("--resume", metavar="FOLDER", help="Resume an unfinished run; takes no other option.")
+        group.add_argument("--resume", metavar="FOLDER", help="Resume an unfinished run with its settings.")
+        group.add_argument(
+            "--allow_changes", action="store_true", help="With --resume: continue although something has changed."
+        )
     if overwrite:
         group.add_argument("--overwrite", action="store_true", help="Replace a run that output_dir already holds.")
     group.add_argument("-h", "--help", action="help", help="Show this help and exit.")

@@ -11,4 +11,4 @@ def run(arguments: list[str], prog: str) -> None:
     request = read_run(RewardConfig, arguments, prog, "Train a reward model on preferences.", "reward")
     from ppo_lm.reward_modeling import run_reward
 
-    run_reward(request.config, resume=request.resume, overwrite=request.overwrite)
+    run_reward(request.config, **request.options())

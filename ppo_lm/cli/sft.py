@@ -11,4 +11,4 @@ def run(arguments: list[str], prog: str) -> None:
     request = read_run(SFTConfig, arguments, prog, "Supervised fine-tuning of a language model.", "sft")
     from ppo_lm.sft import run_sft
 
-    run_sft(request.config, resume=request.resume, overwrite=request.overwrite)
+    run_sft(request.config, **request.options())

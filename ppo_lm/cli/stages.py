@@ -18,6 +18,11 @@ class RunRequest(NamedTuple):
     config: Any
     resume: Path | None
     overwrite: bool
+    allow_changes: bool
+
+    def options(self) -> dict[str, Any]:
+        """As the stages take them."""
+        return {"resume": self.resume, "overwrite": self.overwrite, "allow_changes": self.allow_changes}
 
 
 def read_run(
@@ -26,7 +31,9 @@ def read_run(
     """The run that `--resume FOLDER` names, or a new one with the settings of `make_config`. Raises `ConfigError`
     unless its folder can be used."""
     options = config_parser(config, prog, description, embedded=True, resumable=resumable).parse(arguments)
-    overwrite = options.get("overwrite", False)
+    overwrite, allow_changes = options.get("overwrite", False), options.pop("allow_changes", False)
+    if allow_changes and "resume" not in options:
+        raise ConfigError.of("--allow_changes belongs to --resume; give the folder of an unfinished run")
     if "resume" in options:
         folder = find_run(options)
         made = config(**read_settings(folder / "config.yaml", "--resume"))
@@ -34,14 +41,16 @@ def read_run(
     else:
         folder, made = None, make_config(config, options, task)
     hide_progress_bars()
-    return RunRequest(made, folder, overwrite)
+    return RunRequest(made, folder, overwrite, allow_changes)
 
 
 def find_run(options: dict[str, Any]) -> Path:
     """The folder that `--resume` names. Raises `ConfigError` if it does not hold a run, or if another option is
     given."""
     if len(options) > 1:
-        raise ConfigError(["--resume takes no other option: a resumed run keeps its settings"], "--resume")
+        raise ConfigError(
+            ["--resume takes no option but --allow_changes: a resumed run keeps its settings"], "--resume"
+        )
     folder = Path(options["resume"]).expanduser()
     if not (folder / "config.yaml").is_file():
         raise ConfigError(

@@ -10,7 +10,8 @@ from ppo_lm.errors import ConfigError
 
 def run(arguments: list[str], prog: str) -> None:
     """Train the policy that the options describe, or resume a run."""
-    config, resume, overwrite = read_run(PPOConfig, arguments, prog, "PPO fine-tuning of a language model.", "train")
+    request = read_run(PPOConfig, arguments, prog, "PPO fine-tuning of a language model.", "train")
+    config = request.config
     if config.prompts is None:
         raise ConfigError.no_data("prompts")
     if config.reward is None:
@@ -18,5 +19,5 @@ def run(arguments: list[str], prog: str) -> None:
     from ppo_lm.ppo_trainer import PPOTrainer
     from ppo_lm.run import check_output_dir
 
-    check_output_dir(config, resume, overwrite)
-    PPOTrainer(config).train(resume=resume, overwrite=overwrite)
+    check_output_dir(config, request.resume, request.overwrite)
+    PPOTrainer(config).train(**request.options())

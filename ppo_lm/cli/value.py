@@ -11,4 +11,4 @@ def run(arguments: list[str], prog: str) -> None:
     request = read_run(ValueConfig, arguments, prog, "Train a value model on demonstrations and a reward.", "value")
     from ppo_lm.value_modeling import run_value
 
-    run_value(request.config, resume=request.resume, overwrite=request.overwrite)
+    run_value(request.config, **request.options())

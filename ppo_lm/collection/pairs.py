@@ -6,10 +6,11 @@ import threading
 from typing import TYPE_CHECKING, Protocol
 
 from ppo_lm.config import CollectConfig
-from ppo_lm.data import DataReport, Preference, Prompt, PromptSet, fingerprint, load_preferences, load_prompts
+from ppo_lm.data import DataReport, Preference, Prompt, PromptSet, load_preferences, load_prompts
 
 if TYPE_CHECKING:
     from ppo_lm.models import PolicyModel
+from ppo_lm.ops import fingerprint
 
 
 class Pairs(Protocol):

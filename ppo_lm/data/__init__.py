@@ -2,7 +2,7 @@
 
 from ppo_lm.data.examples import Demonstration, Preference, Prompt, wrap_completion
 from ppo_lm.data.loading import load_demonstrations, load_preferences, load_prompts
-from ppo_lm.data.prompts import PromptSet, fingerprint, split_rows
+from ppo_lm.data.prompts import PromptSet, split_rows
 from ppo_lm.data.report import DataReport
 
 __all__ = [
@@ -11,7 +11,6 @@ __all__ = [
     "Preference",
     "Prompt",
     "PromptSet",
-    "fingerprint",
     "load_demonstrations",
     "load_preferences",
     "load_prompts",

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -74,11 +72,6 @@ class PromptSet:
 
     def _split_rows(self, held_out: int, seed: int) -> tuple[list[int], list[int]]:
         return split_rows([str(prompt) for prompt in self.prompts], held_out, seed)
-
-
-def fingerprint(value) -> str:
-    """A hash of a value (anything that JSON can hold), to detect that data has changed."""
-    return hashlib.sha256(json.dumps(value).encode()).hexdigest()
 
 
 def split_rows(prompts: Sequence[str], held_out: int, seed: int) -> tuple[list[int], list[int]]:

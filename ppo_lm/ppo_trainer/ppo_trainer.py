@@ -10,7 +10,7 @@ import torch
 
 from ppo_lm.base_setup import load_base, set_up_roles
 from ppo_lm.config import PPOConfig
-from ppo_lm.data import DataReport, Prompt, PromptSet, fingerprint, load_prompts
+from ppo_lm.data import DataReport, Prompt, PromptSet, load_prompts
 from ppo_lm.data.fitting import check_prompts, encode_prompt_set, fit_prompts
 from ppo_lm.errors import ConfigError, NumericalFault, PartError
 from ppo_lm.evaluation import Evaluation, training_sampling
@@ -20,6 +20,7 @@ from ppo_lm.ppo_trainer.evaluator import Evaluator
 from ppo_lm.ppo_trainer.faults import check_pairs
 from ppo_lm.ppo_trainer.generator import SequenceGenerator
 from ppo_lm.ppo_trainer.guard import StepGuard
+from ppo_lm.ppo_trainer.identity import identify_run
 from ppo_lm.ppo_trainer.inputs import check_batch, load_inputs
 from ppo_lm.ppo_trainer.metrics import describe_cost, describe_rollout, describe_scores
 from ppo_lm.ppo_trainer.model_trainer import ModelTrainer
@@ -33,7 +34,6 @@ from ppo_lm.rewards import (
     as_list,
     ask,
     make_ready,
-    without_addresses,
 )
 from ppo_lm.rollout import RolloutEngine, SamplingSettings
 from ppo_lm.run import RandomStream, Run, Stateful, Weights, save_models
@@ -71,7 +71,7 @@ class PPOTrainer:
         inputs = load_inputs(config, reward, monitor, engine)
         self.is_by_name = reward is None and monitor is None and engine is None
         self.config, self.prompts, self.report = config, inputs.prompts, inputs.report
-        self.estimator = inputs.estimator
+        self.estimator, self.losses = inputs.estimator, inputs.losses
         self.base = load_base(config.model_name, config.dtype, config.device, seed=config.seed, fast=config.fast)
         self.budget = MemoryBudget(config.micro_batch_tokens, config.rollout_slots)
         self.monitor = inputs.monitor
@@ -166,14 +166,16 @@ class PPOTrainer:
         recorders: Sequence[Recorder] = (),
         quiet: bool = False,
         overwrite: bool = False,
+        allow_changes: bool = False,
     ) -> dict[str, list[Evaluation]]:
         """A whole run of `config.steps` steps over `prompts` (None: `config.prompts`), with evaluations on prompts held
         out of them. Returns the evaluations, by name, first to last.
 
         Writes `config.output_dir` and, unless `quiet`, prints progress; `recorders` get every event too. A run that is
-        already there is refused, or replaced with `overwrite`. `resume` is the folder of an interrupted run with the
-        same settings. Raises `RunPaused`, with the run saved, if a reward fails, or after the current step on SIGINT or
-        SIGTERM; `RunStopped` if training breaks down (see `guard`); `StorageError` if a file cannot be written.
+        already there is refused, or replaced with `overwrite`. `resume` is the folder of an interrupted run; if it has
+        changed, it is refused, or continued with `allow_changes`. Raises `RunPaused`, with the run saved, if a reward
+        fails, or after the current step on SIGINT or SIGTERM; `RunStopped` if training breaks down (see `guard`);
+        `StorageError` if a file cannot be written.
         """
         config = self.config
         train_set, held_out, report = self._prompt_sets(prompts)
@@ -188,10 +190,10 @@ class PPOTrainer:
             config,
             steps=config.steps,
             command="ppo-lm train --resume {}" if by_name else "trainer.train(..., resume={!r})",
-            data=fingerprint([train_set.prompts, held_out.prompts]),
-            identity=self._identity(),
+            identity=identify_run(self, train_set, held_out),
             resume=None if resume is None else Path(resume),
             overwrite=overwrite,
+            allow_changes=allow_changes,
             save_every=config.save_every,
             keep_checkpoints=config.keep_checkpoints,
             recorders=[MetricsFile(), SamplesFile(), *screen, Picture(), *recorders],
@@ -267,16 +269,6 @@ class PPOTrainer:
             f"PPO on {config.model_name} ({self.base.description}; {self.engine.description}): {config.steps} "
             f"steps of {config.batch_size // config.responses_per_prompt} prompts{copies}"
         )
-
-    def _identity(self) -> dict[str, object]:
-        """What the run's numbers depend on besides its settings: rewards, monitor and engine, by name. The address of a
-        service may change."""
-        config, monitor = self.config, self.monitor and self.monitor.name
-        engine = type(self.engine).__name__
-        if not self.is_by_name:
-            return {"the rewards": self.reward_computer.names, "the monitor": monitor, "the engine": engine}
-        named = [monitor] if config.monitor is None else without_addresses([config.monitor])
-        return {"the rewards": without_addresses(config.rewards), "the monitor": named[0], "the engine": engine}
 
     def save(self, folder: str | Path) -> list[str]:
         """Write `adapter/` (plain PEFT) and `merged/` (plain transformers, if `save_merged`) into `folder`; with lora_r

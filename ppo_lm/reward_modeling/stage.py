@@ -30,12 +30,13 @@ def run_reward(
     resume: Path | None = None,
     recorders: Sequence[Recorder] = (),
     overwrite: bool = False,
+    allow_changes: bool = False,
 ) -> dict[str, float]:
     """Train, normalise, measure on held-out comparisons, and save. Returns what was measured.
 
     Writes into `config.output_dir`: `reward` (the model, for PPO's `reward`), report.md with pictures, report.json,
-    config, data report, metrics. A run that is already there is refused, or replaced with
-    `overwrite`. `resume` is the folder of an interrupted run with the same settings. On SIGINT or
+    config, data report, metrics. A run that is already there is refused, or replaced with `overwrite`. `resume` is the
+    folder of an interrupted run; if it has changed, it is refused, or continued with `allow_changes`. On SIGINT or
     SIGTERM, the run is saved after the current step, and `RunPaused` is raised.
     """
     inputs = load_inputs(config, resume, overwrite)
@@ -46,7 +47,16 @@ def run_reward(
     settings = loop_settings(config)
 
     with make_stage_run(
-        config, "reward", train, resume=resume, overwrite=overwrite, quiet=quiet, recorders=recorders
+        config,
+        "reward",
+        base,
+        train,
+        held_out,
+        resume=resume,
+        overwrite=overwrite,
+        allow_changes=allow_changes,
+        quiet=quiet,
+        recorders=recorders,
     ) as run:
         model = set_up_reward_model(base, config)
         optimiser = register_training(run, model.parameters(), settings, len(train.tokens))

@@ -10,7 +10,7 @@ from ppo_lm.rewards.model_reward import ModelReward
 from ppo_lm.rewards.registry import REWARDS
 from ppo_lm.rewards.remote import RemoteReward
 from ppo_lm.rewards.responses import Responses
-from ppo_lm.rewards.reward import Reward, RewardContext, ask, make_ready
+from ppo_lm.rewards.reward import Reward, RewardContext, ask, identify, make_ready
 from ppo_lm.rewards.reward_computer import RewardComputer
 from ppo_lm.rewards.scores import Scores, as_list
 from ppo_lm.rewards.tldr import tldr_heuristics
@@ -35,6 +35,7 @@ __all__ = [
     "check_columns",
     "check_prompt_columns",
     "combine",
+    "identify",
     "load_reward",
     "make_ready",
     "tldr_heuristics",

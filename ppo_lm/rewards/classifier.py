@@ -9,6 +9,7 @@ from typing import Any
 
 from ppo_lm.data.examples import Prompt, wrap_completion
 from ppo_lm.errors import ModelError, NumericalFault, RewardError, first_line
+from ppo_lm.ops import fingerprint_weights
 from ppo_lm.rewards.responses import Responses
 from ppo_lm.rewards.reward import Reward, RewardContext
 from ppo_lm.rewards.scores import Scores
@@ -58,6 +59,10 @@ class ClassifierReward(Reward):
             tokenizer.pad_token = tokenizer.eos_token
         model.config.pad_token_id = tokenizer.pad_token_id
         self._loaded = tokenizer, model
+
+    def identity(self) -> object:
+        """The weights."""
+        return None if self._loaded is None else fingerprint_weights(self._loaded[1].named_parameters())
 
     def score(self, responses: Responses) -> Scores:
         """The logits, computed in batches of similar length."""

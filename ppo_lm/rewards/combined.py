@@ -9,7 +9,7 @@ import torch
 
 from ppo_lm.errors import RewardError
 from ppo_lm.rewards.responses import Responses
-from ppo_lm.rewards.reward import Reward, RewardContext, ask, make_ready
+from ppo_lm.rewards.reward import Reward, RewardContext, ask, identify, make_ready
 from ppo_lm.rewards.scores import Scores
 
 
@@ -39,6 +39,10 @@ class WeightedSum(Reward):
         for reward in self.rewards:
             make_ready(reward, context)
         self.models = [model for reward in self.rewards for model in reward.models]
+
+    def identity(self) -> dict[str, object]:
+        """That of each reward, by name."""
+        return {name: identify(reward) for name, reward in zip(self.names, self.rewards, strict=True)}
 
     def score(self, responses: Responses) -> Scores:
         """The weighted sum, fp32, on the device of the sampled tokens. `plain` is the sum without normalising and, if

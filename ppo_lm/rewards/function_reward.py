@@ -14,6 +14,7 @@ from ppo_lm.errors import NumericalFault, RewardError
 from ppo_lm.rewards.responses import Responses
 from ppo_lm.rewards.reward import Reward
 from ppo_lm.rewards.scores import Scores
+from ppo_lm.source import source_of
 
 GIVEN = ("prompts", "completions", "terminated", "completion_ids")  # by ppo_lm, in addition to the data's columns
 SINGULAR = {"prompt": "prompts", "completion": "completions"}
@@ -48,6 +49,10 @@ class FunctionReward(Reward):
         ]
         self.needs_columns = [name for name in [*named, *needs_columns] if name not in given]
         self._is_async = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
+
+    def identity(self) -> object:
+        """The function's code."""
+        return source_of(self.function)
 
     def score(self, responses: Responses) -> Scores:
         """The function's numbers, fp64. Raises `NumericalFault` for NaN or infinity, and `RewardError` unless the

@@ -14,6 +14,7 @@ from ppo_lm.data.encoding import encode_pair, pad, same_vocabulary
 from ppo_lm.errors import NumericalFault, RewardError
 from ppo_lm.experience_buffer import MemoryBudget, compute_in_micro_batches, split_by_tokens
 from ppo_lm.models import RewardModel
+from ppo_lm.ops import fingerprint, fingerprint_weights
 from ppo_lm.rewards.responses import Responses
 from ppo_lm.rewards.reward import Reward, RewardContext
 from ppo_lm.rewards.scores import Scores
@@ -51,6 +52,14 @@ class ModelReward(Reward):
         """Load the model. Raises `ModelError` if it does not fit its base."""
         model = self._load(context)
         self.models, self._ready = (model,), (model, context.budget)
+
+    def identity(self) -> object:
+        """The weights of adapter and head, and the normalisation."""
+        if self._ready is None:
+            return None
+        model = self._ready[0]
+        weights = fingerprint_weights((str(place), weight) for place, weight in enumerate(model.parameters()))
+        return fingerprint([weights, model.mean, model.std])
 
     def score(self, responses: Responses) -> Scores:
         """The model's scores, fp32. Raises `NumericalFault` if one is NaN or infinite."""

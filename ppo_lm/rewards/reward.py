@@ -14,6 +14,7 @@ from ppo_lm.experience_buffer import MemoryBudget
 from ppo_lm.models import BaseModel, RewardModel
 from ppo_lm.rewards.responses import Responses
 from ppo_lm.rewards.scores import Scores
+from ppo_lm.source import source_of
 from ppo_lm.user_code import call_within, user_code
 
 
@@ -54,6 +55,11 @@ class Reward(ABC):
     def make_ready(self, context: RewardContext) -> None:  # noqa: B027  (most rewards have nothing to load)
         """Load what `score` needs. Called once, before the first `score`. Raises `ModelError`."""
 
+    def identity(self) -> object:
+        """What `score` depends on, once ready: a plain value or hash that is different if it has changed since a run
+        was paused. By default, the code of the class."""
+        return source_of(type(self))
+
     @abstractmethod
     def score(self, responses: Responses) -> Scores:
         """A score for each of the B responses. Raises `RewardError`, and `NumericalFault` for a number that is
@@ -64,6 +70,12 @@ def make_ready(reward: Reward, context: RewardContext) -> None:
     """`reward.make_ready`. Raises `RewardError` if it raises anything but a `UserError`."""
     with user_code(f"reward {reward.name}", "in make_ready()", RewardError, UserError):
         reward.make_ready(context)
+
+
+def identify(reward: Reward) -> object:
+    """`reward.identity`. Raises `RewardError` if it raises anything but a `UserError`."""
+    with user_code(f"reward {reward.name}", "in identity()", RewardError, UserError):
+        return reward.identity()
 
 
 def ask(reward: Reward, responses: Responses, timeout: float = 0.0) -> Scores:

@@ -46,6 +46,10 @@ class RewardComputer:
         """The rewards' names, made unique."""
         return self.reward.names
 
+    def identity(self) -> dict[str, object]:
+        """What the scores of each reward depend on, by name; see `Reward.identity`."""
+        return self.reward.identity()
+
     def make_ready(self, base: BaseModel) -> Sequence[RewardModel]:
         """Load what the rewards need, in order. Returns the reward models that are on `base` now."""
         self.reward.make_ready(RewardContext.on(base, self.budget))

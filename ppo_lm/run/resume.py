@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,28 +11,35 @@ from ppo_lm.config.fields import fields_of
 from ppo_lm.config.settings import Settings, differences, with_current_names
 from ppo_lm.errors import CheckpointError
 
-FORMAT = 2  # of the state in a checkpoint
+FORMAT = 3  # of the state in a checkpoint
+HASH = re.compile(r"[0-9a-f]{64}")
 
 
-def describe(config: Settings, identity: Mapping[str, object], data: str) -> dict[str, Any]:
-    """How a checkpoint describes its run: settings, whatever else its numbers depend on, and the data's fingerprint."""
-    return {"format": FORMAT, "config": dataclasses.asdict(config), "identity": dict(identity), "data": data}
+def describe(config: Settings, identity: Mapping[str, object]) -> dict[str, Any]:
+    """How a checkpoint describes its run: its settings, and whatever else its numbers depend on."""
+    return {"format": FORMAT, "config": dataclasses.asdict(config), "identity": dict(identity)}
 
 
-def check_same_run(config: Settings, now: Mapping[str, Any], then: Mapping[str, Any]) -> None:
-    """Raise `CheckpointError` unless `then`, from a checkpoint, describes the same run as `now`. Fields that may change
-    on resuming are not compared."""
+def find_changes(config: Settings, now: Mapping[str, Any], then: Mapping[str, Any]) -> list[str]:
+    """A phrase for everything that is different between the run that a checkpoint describes (`then`) and the one that
+    resumes it (`now`), except for fields that may change. Raises `CheckpointError` for another format."""
     if then.get("format") != now["format"]:
         raise CheckpointError("the checkpoint was written by another version of ppo_lm; resume it with that version")
     may_change = [name for name, field in fields_of(type(config)).items() if field.may_change]
-    before = with_current_names(type(config), then["config"]) | then["identity"]
-    changed = differences(now["config"] | now["identity"], before, may_change)
-    if changed:
-        raise CheckpointError(
-            f"the run to resume had other settings: {'; '.join(changed)}; a resumed run must keep its settings"
-        )
-    if now["data"] != then["data"]:
-        raise CheckpointError(
-            "the data has changed since the run was paused; resume it with the same data in the same order, or start a "
-            "new run"
-        )
+    settings = differences(now["config"], with_current_names(type(config), then["config"]), may_change)
+    return settings + _identity_changes(now["identity"], then["identity"])
+
+
+def _identity_changes(now: Mapping[str, object], then: Mapping[str, object]) -> list[str]:
+    changes = []
+    for name in (*now, *(name for name in then if name not in now)):
+        was, is_ = then.get(name), now.get(name)
+        if was == is_:
+            continue
+        if name not in now or name not in then:
+            changes.append(f"{name} {'is new' if name in now else 'is gone'}")
+        elif any(isinstance(value, str) and HASH.fullmatch(value) for value in (was, is_)):
+            changes.append(f"{name} changed")
+        else:
+            changes.append(f"{name} was {was!r} and is {is_!r}")
+    return changes

@@ -38,7 +38,7 @@ from ppo_lm.run.folder import (
 )
 from ppo_lm.run.interrupts import Interrupts
 from ppo_lm.run.parts import Parts
-from ppo_lm.run.resume import check_same_run, describe
+from ppo_lm.run.resume import describe, find_changes
 from ppo_lm.run.stateful import Stateful
 from ppo_lm.tracking import (
     Answer,
@@ -55,7 +55,7 @@ from ppo_lm.tracking import (
     write_json,
     write_tensors,
 )
-from ppo_lm.tracking.files import drop_later_steps, write_text
+from ppo_lm.tracking.files import drop_later_steps, recorded, write_text
 from ppo_lm.tracking.recorder import Broadcast, add_recorders
 from ppo_lm.user_code import copied
 
@@ -82,24 +82,25 @@ class Run:
         *,
         steps: int,
         command: str,
-        data: str = "",
         identity: Mapping[str, object] | None = None,
         resume: Path | None = None,
         overwrite: bool = False,
+        allow_changes: bool = False,
         save_every: int = 0,
         keep_checkpoints: int = 2,
         recorders: Sequence[Recorder] = (),
     ):
-        """`command`: how to resume, with `{}` for the folder. `data`: a fingerprint of the training data. `identity`:
-        whatever else the numbers depend on, such as the rewards' names, each under a name for messages. `resume`: the
-        folder of an interrupted run. `overwrite`: replace a run that `config.output_dir` holds, which is refused
-        otherwise. `save_every`: 0 saves only when the run pauses. `recorders`: in addition to those
-        that `config.recorders` names; `Stateful` ones are saved in every checkpoint."""
+        """`command`: how to resume, with `{}` for the folder. `identity`: whatever the numbers depend on besides the
+        settings, such as the data, each under a name for messages; see `run.identity`. `resume`: the folder of an
+        interrupted run. `overwrite`: replace a run that `config.output_dir` holds, which is refused otherwise.
+        `allow_changes`: resume although settings or identity have changed. `save_every`: 0 saves only when the run
+        pauses. `recorders`: in addition to those that `config.recorders` names; `Stateful` ones are saved in every
+        checkpoint."""
         self.config, self.total, self.command = config, steps, command
         self.save_every, self.keep_checkpoints = save_every, keep_checkpoints
-        self.description = describe(config, identity or {}, data)
+        self.description = describe(config, identity or {})
         self.resumed = None if resume is None else Path(resume).expanduser()
-        self.overwrite = overwrite
+        self.overwrite, self.allow_changes = overwrite, allow_changes
         self.folder: Path | None = None
         self.step = 0  # steps done so far
         self.history: list[dict] = []  # the rows of metrics.jsonl up to the checkpoint that was resumed
@@ -133,8 +134,16 @@ class Run:
             raise CheckpointError(f"resume {str(folder)!r}: there is no such folder")
         self.folder, self._lock = folder, lock_run_folder(folder)
         checkpoint, damage = load_checkpoint(folder)
-        check_same_run(self.config, self.description, checkpoint.state)
         self.notices += damage
+        changes = find_changes(self.config, self.description, checkpoint.state)
+        if recorded(folder, checkpoint.state["step"]) != checkpoint.state.get("rows"):
+            changes.append("metrics.jsonl changed")
+        if changes and not self.allow_changes:
+            raise CheckpointError(
+                f"the run to resume has changed: {'; '.join(changes)}; undo this, or continue anyway with "
+                "--allow_changes"
+            )
+        self.notices += [f"continuing with a change: {change}" for change in changes]
         self.parts = Parts(checkpoint)
         self.step, self.recorders.stop_reason = checkpoint.state["step"], checkpoint.state["stop_reason"]
 
@@ -277,6 +286,8 @@ class Run:
 
     def _checkpoint(self) -> Checkpoint:
         state = {"step": self.step, "stop_reason": self.recorders.stop_reason, **self.description}
+        if self.folder:
+            state["rows"] = recorded(self.folder, self.step)
         return self.parts.checkpoint(state)
 
     def _resume_command(self) -> str:
@@ -315,6 +326,7 @@ class Run:
             self._stop(StorageError(f"{error}\n{full}"))
         raise RunPaused(
             f"{error}\nThe run was saved as it was after step {self.step}; continue with: {self._resume_command()}"
+            + (" (with --allow_changes if you change your code)" if error.traceback else "")
         ) from error
 
     def _forget(self) -> None:

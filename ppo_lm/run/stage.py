@@ -9,9 +9,11 @@ from pathlib import Path
 from torch import nn
 
 from ppo_lm.config.supervised_settings import SupervisedSettings
-from ppo_lm.data import fingerprint
 from ppo_lm.data.encoded import Encoded
+from ppo_lm.models import BaseModel
+from ppo_lm.ops import fingerprint
 from ppo_lm.optimisation import LoopSettings, Optimiser
+from ppo_lm.run.identity import Identity, identify_base
 from ppo_lm.run.run import Run
 from ppo_lm.run.stateful import GlobalRandom, Weights
 from ppo_lm.tracking import Column, MetricsFile, Recorder, Screen
@@ -35,24 +37,33 @@ def loop_settings(config: SupervisedSettings) -> LoopSettings:
 def make_stage_run(
     config: SupervisedSettings,
     stage: str,
+    base: BaseModel,
     train: Encoded,
+    held_out: Encoded,
     *,
     resume: Path | None,
     overwrite: bool,
+    allow_changes: bool,
     quiet: bool,
     recorders: Sequence[Recorder] = (),
-    identity: Mapping[str, object] | None = None,
+    identity: Identity | None = None,
 ) -> Run:
-    """The run of `ppo-lm STAGE` on the examples `train`. `identity`: see `Run`."""
+    """The run of `ppo-lm STAGE` on the examples `train`. `identity`: in addition to that of the base and
+    the data; see `Run`."""
     screen = () if quiet else (Screen(),)
     return Run(
         config,
         steps=loop_settings(config).steps(len(train.tokens)),
         command=f"ppo-lm {stage} --resume {{}}",
-        data=fingerprint([dataclasses.astuple(tokens) for tokens in train.tokens]),
-        identity=identity,
+        identity={
+            "the training data": fingerprint([dataclasses.astuple(tokens) for tokens in train.tokens]),
+            "the held-out data": fingerprint([dataclasses.astuple(tokens) for tokens in held_out.tokens]),
+            **identify_base(base),
+            **(identity or {}),
+        },
         resume=resume,
         overwrite=overwrite,
+        allow_changes=allow_changes,
         save_every=config.save_every,
         keep_checkpoints=config.keep_checkpoints,
         recorders=[MetricsFile(), *screen, *recorders],

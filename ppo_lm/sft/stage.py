@@ -30,13 +30,14 @@ def run_sft(
     resume: Path | None = None,
     recorders: Sequence[Recorder] = (),
     overwrite: bool = False,
+    allow_changes: bool = False,
 ) -> dict[str, float]:
     """Train, measure on held-out demonstrations before and after, and save. Returns what was measured, as
     `loss_before`, `loss_after`, ….
 
     Writes into `config.output_dir`: `merged` (a plain transformers model), `adapter` if lora_r is above 0, config, data
-    report, metrics. A run that is already there is refused, or replaced with
-    `overwrite`. `resume` is the folder of an interrupted run with the same settings. On SIGINT or SIGTERM, the run
+    report, metrics. A run that is already there is refused, or replaced with `overwrite`. `resume` is the folder of an
+    interrupted run; if it has changed, it is refused, or continued with `allow_changes`. On SIGINT or SIGTERM, the run
     is saved after the current step, and `RunPaused` is raised.
     """
     demonstrations, report = load_inputs(config, resume, overwrite)
@@ -48,7 +49,18 @@ def run_sft(
     settings = loop_settings(config)
 
     budget = MemoryBudget()
-    run = make_stage_run(config, "sft", train, resume=resume, overwrite=overwrite, quiet=quiet, recorders=recorders)
+    run = make_stage_run(
+        config,
+        "sft",
+        base,
+        train,
+        held_out,
+        resume=resume,
+        overwrite=overwrite,
+        allow_changes=allow_changes,
+        quiet=quiet,
+        recorders=recorders,
+    )
     with run, budget.telling(run.say):
         policy = set_up_policy(base, config)
         optimiser = register_training(run, policy.parameters(), settings, len(train.tokens))

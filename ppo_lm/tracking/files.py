@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from ppo_lm.errors import UserError, first_line, writing
+from ppo_lm.ops import fingerprint
 from ppo_lm.tracking.events import EvaluationDone, RunStart, SamplesDrawn, StepDone, StepSkipped
 from ppo_lm.tracking.recorder import RECORDERS, Recorder
 
@@ -134,6 +135,14 @@ def drop_later_steps(folder: Path, step: int) -> list[dict]:
         if len(kept[name]) < len(records) or torn:
             write_text(file, "".join(to_json(record) + "\n" for record in kept[name]))
     return [null_as_nan(row) for row in kept[METRICS]]
+
+
+def recorded(folder: Path, step: int) -> str:
+    """A hash of the rows of metrics.jsonl up to `step`: a resumed run builds on them."""
+    file = folder / METRICS
+    lines = _text_of(file).split("\n")[:-1] if file.is_file() else []
+    rows = [_read_record(file, number, line) for number, line in enumerate(lines, start=1)]
+    return fingerprint([row for row in rows if row["step"] <= step])
 
 
 def _text_of(file: Path) -> str:

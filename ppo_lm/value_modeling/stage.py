@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import torch
 
 from ppo_lm.base_setup import load_base, set_up_roles
 from ppo_lm.config import ValueConfig
@@ -14,7 +15,9 @@ from ppo_lm.data.encoded import EncodedDemonstrations, encode_demonstrations
 from ppo_lm.errors import ConfigError, Problems, writing
 from ppo_lm.rewards import Responses, Reward, RewardComputer, check_columns, load_reward, without_addresses
 from ppo_lm.run import check_output_dir
+from ppo_lm.run.identity import identify_parts
 from ppo_lm.run.stage import LINES, LOSS, before_and_after, loop_settings, make_stage_run, register_training
+from ppo_lm.run.stateful import State
 from ppo_lm.tracking import Recorder, find_recorders, write_json
 from ppo_lm.value_modeling.value_trainer import ScoredDemonstration, measure_values, train_value_model
 
@@ -27,14 +30,16 @@ def run_value(
     resume: Path | None = None,
     recorders: Sequence[Recorder] = (),
     overwrite: bool = False,
+    allow_changes: bool = False,
 ) -> dict[str, float]:
     """Score the demonstrations, train, measure on held-out ones before and after, and save. Returns what was measured,
     as `explained_variance_after`, ….
 
     Writes into `config.output_dir`: `value` (the model, for PPO's `value_model`), the scores, config, data report,
     metrics. Training starts where PPO's value model would: from the reward model, if the reward is one. A run that is
-    already there is refused, or replaced with `overwrite`. `resume` is the folder of an interrupted run with the same
-    settings. On SIGINT or SIGTERM, the run is saved after the current step, and `RunPaused` is raised.
+    already there is refused, or replaced with `overwrite`. `resume` is the folder of an interrupted run; if it has
+    changed, it is refused, or continued with `allow_changes`. On SIGINT or SIGTERM, the run is saved after the current
+    step, and `RunPaused` is raised.
     """
     inputs = load_inputs(config, resume, overwrite)
     report = inputs.report
@@ -57,34 +62,64 @@ def run_value(
     ).value
     assert model is not None  # `with_value` is True
 
-    settings, identity = loop_settings(config), {"the rewards": without_addresses(config.rewards)}
+    settings, scored = loop_settings(config), _Scores()
     with make_stage_run(
-        config, "value", train, resume=resume, overwrite=overwrite, quiet=quiet, recorders=recorders, identity=identity
+        config,
+        "value",
+        base,
+        train,
+        held_out,
+        resume=resume,
+        overwrite=overwrite,
+        allow_changes=allow_changes,
+        quiet=quiet,
+        recorders=recorders,
+        identity={
+            "the rewards": without_addresses(config.rewards),
+            **identify_parts({f"reward {name!r}": each for name, each in computer.identity().items()}),
+        },
     ) as run:
         folder = run.require_folder()
+        run.register("scores", scored)
         optimiser = register_training(run, model.parameters(), settings, len(train.tokens))
         headline = f"value model on {config.model_name} ({base.description})"
         run.start(headline, reports=[report], columns=LOSS, lines=LINES)
-        scores = read_scores(resume)
-        if scores is None:
+        if scored.parts is None:
             run.say(f"scoring {len(train.tokens) + len(held_out.tokens):,} completions")
             with computer.budget.telling(run.say):
-                scores = [score_demonstrations(computer, part) for part in (train, held_out)]
-            write_json(folder / SCORES_FILE, scores)
-        scored, test = (add_scores(part, own) for part, own in zip((train, held_out), scores))
+                scored.parts = [score_demonstrations(computer, part) for part in (train, held_out)]
+            write_json(folder / SCORES_FILE, scored.parts)
+        train_set, test = (add_scores(part, own) for part, own in zip((train, held_out), scored.parts))
 
         def measured() -> dict[str, float]:
             return measure_values(model, test, config.gamma, config.micro_batch_size)
 
         before = run.measure("before", len(test), measured)
         train_value_model(
-            model, scored, settings, gamma=config.gamma, seed=config.seed, optimiser=optimiser, progress=run
+            model, train_set, settings, gamma=config.gamma, seed=config.seed, optimiser=optimiser, progress=run
         )
         after = run.measure("after", len(test), measured)
         with writing(folder):
             model.save(folder / "value")
         run.finish()
     return before_and_after(before, after)
+
+
+class _Scores:
+    """The demonstrations' scores, (training, held out), once there are any: an expensive reward is not called again by
+    a resumed run."""
+
+    def __init__(self) -> None:
+        self.parts: list[list[float]] | None = None
+
+    def state_dict(self) -> State:
+        """The scores, fp64."""
+        parts = {} if self.parts is None else dict(zip(("train", "held_out"), self.parts, strict=True))
+        return {name: torch.tensor(scores, dtype=torch.float64) for name, scores in parts.items()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue with the scores of a checkpoint."""
+        self.parts = [state[name].tolist() for name in ("train", "held_out")] if state else None
 
 
 class Inputs(NamedTuple):
@@ -132,12 +167,3 @@ def add_scores(demonstrations: EncodedDemonstrations, scores: list[float]) -> li
         ScoredDemonstration(tokens.prompt_ids, tokens.completion_ids, score)
         for tokens, score in zip(demonstrations.tokens, scores, strict=True)
     ]
-
-
-def read_scores(folder: Path | None) -> list[list[float]] | None:
-    """The scores that an interrupted run saved, (training, held out), so that an expensive reward is not called twice;
-    None if there are none."""
-    try:
-        return json.loads((folder / SCORES_FILE).read_text(encoding="utf-8")) if folder else None
-    except (OSError, ValueError):
-        return None

@@ -89,12 +89,13 @@ def test_another_run_cannot_be_resumed(folder, tmp_path):
     with pytest.raises(RunPaused):
         make(folder, out, Flaky(4)).train(PROMPTS)
     with pytest.raises(
-        CheckpointError, match="other settings: kl_coef was 0.1 and is 0.3; a resumed run must keep its settings"
+        CheckpointError,
+        match="has changed: kl_coef was 0.1 and is 0.3; undo this, or continue anyway",
     ):
         make(folder, out, Flaky(), kl_coef=0.3).train(PROMPTS, resume=out)
     with pytest.raises(CheckpointError, match=r"the rewards was \['Flaky'\] and is \[\]"):
         make(folder, out, None).train(PROMPTS, resume=out)
-    with pytest.raises(CheckpointError, match="the data has changed since the run was paused"):
+    with pytest.raises(CheckpointError, match="the run to resume has changed: the prompts changed"):
         make(folder, out, Flaky()).train(PROMPTS[::-1], resume=out)
     with pytest.raises(CheckpointError, match="there is no checkpoint in it"):
         make(folder, out, Flaky()).train(PROMPTS, resume=tmp_path)
@@ -130,7 +131,7 @@ def test_the_command_to_resume_fits_how_the_run_was_started(folder, tmp_path):
 def test_resume_on_the_command_line(tmp_path, capsys):
     with pytest.raises(SystemExit) as caught:
         main(["train", "--resume", str(tmp_path), "--steps", "3"])
-    assert caught.value.code == 1 and "--resume takes no other option" in capsys.readouterr().err
+    assert caught.value.code == 1 and "--resume takes no option but --allow_changes" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(["train", "--resume", str(tmp_path)])
     assert "it has no config.yaml" in capsys.readouterr().err

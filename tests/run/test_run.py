@@ -51,7 +51,7 @@ class Stage:
             self.config,
             steps=self.steps,
             command="again {}",
-            data=data,
+            identity={"the training data": data},
             resume=resume,
             overwrite=overwrite,
             save_every=2,
@@ -112,9 +112,9 @@ def test_a_run_that_was_killed_continues_from_the_checkpoint_before(tmp_path):
 def test_a_checkpoint_of_another_run_is_refused(tmp_path):
     with pytest.raises(RunPaused):
         Stage(tmp_path / "run", fails=3, error=RewardError("out")).run()
-    with pytest.raises(CheckpointError, match="other settings: epochs was 1 and is 2"):
+    with pytest.raises(CheckpointError, match="the run to resume has changed: epochs was 1 and is 2"):
         Stage(tmp_path / "run", epochs=2).run(resume=tmp_path / "run")
-    with pytest.raises(CheckpointError, match="the data has changed"):
+    with pytest.raises(CheckpointError, match="the training data was 'data' and is 'other data'"):
         Stage(tmp_path / "run").run(resume=tmp_path / "run", data="other data")
     other = Stage(tmp_path / "run")
     other.weight = torch.zeros(3)

@@ -99,10 +99,10 @@ def test_other_settings_or_data_are_refused(folder, tmp_path):
     config = make_config("sft", folder, tmp_path, parts, lora_r=4)
     with signalling(signal.SIGINT, 3), pytest.raises(RunPaused):
         run_sft(config, quiet=True)
-    with pytest.raises(CheckpointError, match="other settings: epochs was 3 and is 4"):
+    with pytest.raises(CheckpointError, match="the run to resume has changed: epochs was 3 and is 4"):
         run_sft(replace(config, epochs=4), resume=parts)
     Path(config.demonstrations).write_text(
         "\n".join(json.dumps({**row, "completion": "I am glad."}) for row in DEMONSTRATIONS)
     )
-    with pytest.raises(CheckpointError, match="the data has changed"):
+    with pytest.raises(CheckpointError, match="the training data changed"):
         run_sft(config, resume=parts)

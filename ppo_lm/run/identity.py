@@ -1,0 +1,52 @@
+"""What a run's numbers depend on besides its settings, as a checkpoint records it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.metadata import version
+
+import torch
+
+import ppo_lm
+from ppo_lm.data import PromptSet
+from ppo_lm.models import BaseModel
+from ppo_lm.ops import fingerprint, fingerprint_weights
+
+PACKAGES = ("torch", "transformers", "peft")  # whose versions round differently
+
+Identity = dict[str, object]  # plain values, or hashes, each under a name for messages
+
+
+def identify_base(base: BaseModel) -> Identity:
+    """The network without adapters, its tokenizer, and what decides how it rounds: dtype, kind of device, number of CPU
+    threads, versions."""
+    network, tokenizer = base.network, base.tokenizer
+    weights = [pair for pair in (*network.named_parameters(), *network.named_buffers()) if ".lora_" not in pair[0]]
+    threads = {"the number of CPU threads": torch.get_num_threads()} if base.device.type == "cpu" else {}
+    return {
+        "the weights of the base model": fingerprint_weights(weights),
+        "the tokenizer": fingerprint([sorted(tokenizer.get_vocab().items()), tokenizer.chat_template]),
+        "the dtype of the base model": str(base.dtype).removeprefix("torch."),
+        "the kind of device": base.device.type,
+        **threads,
+        "the version of ppo_lm": ppo_lm.__version__,
+        **{f"the version of {package}": version(package) for package in PACKAGES},
+    }
+
+
+def identify_prompts(train: PromptSet, held_out: PromptSet) -> Identity:
+    """The prompts, and each of their columns."""
+    columns = {
+        f"column {name!r} of the prompts": fingerprint([values, held_out.columns.get(name)])
+        for name, values in train.columns.items()
+    }
+    return {"the prompts": fingerprint([train.prompts, held_out.prompts]), **columns}
+
+
+def identify_parts(identities: Mapping[str, object]) -> Identity:
+    """The code or weights of parts by name; None for those that have neither."""
+    return {
+        f"the code or weights of {name}": value if isinstance(value, str) else fingerprint(value)
+        for name, value in identities.items()
+        if value is not None
+    }
