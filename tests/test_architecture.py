@@ -20,7 +20,7 @@ CHECKOUT = ROOT.parent
 LEVELS = [  # a room imports from rooms above it in this list only, and from none on its own line
     ["errors", "types", "embedded"],
     ["user_code"],
-    ["ops", "config", "plugins", "source"],
+    ["ops", "config", "plugins", "fingerprint"],
     ["token_attribution", "experience_buffer"],
     ["reward_kl", "advantage", "optimisation"],
     ["training"],

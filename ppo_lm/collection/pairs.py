@@ -10,7 +10,7 @@ from ppo_lm.data import DataReport, Preference, Prompt, PromptSet, load_preferen
 
 if TYPE_CHECKING:
     from ppo_lm.models import PolicyModel
-from ppo_lm.ops import fingerprint
+from ppo_lm.fingerprint import fingerprint
 
 
 class Pairs(Protocol):

@@ -1,6 +1,5 @@
 """Small tensor functions that several rooms share."""
 
-from ppo_lm.ops.fingerprint import fingerprint, fingerprint_weights
 from ppo_lm.ops.logprobs import action_logprobs, position_ids
 from ppo_lm.ops.masked import explained_variance, masked_mean, masked_sum, masked_whiten, next_where
 from ppo_lm.ops.memory import is_out_of_memory
@@ -8,8 +7,6 @@ from ppo_lm.ops.memory import is_out_of_memory
 __all__ = [
     "action_logprobs",
     "explained_variance",
-    "fingerprint",
-    "fingerprint_weights",
     "is_out_of_memory",
     "masked_mean",
     "masked_sum",

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ppo_lm.data import PromptSet
+from ppo_lm.fingerprint import source_of
 from ppo_lm.rewards import identify, without_addresses
 from ppo_lm.run.identity import Identity, identify_base, identify_parts, identify_prompts
-from ppo_lm.source import source_of
 
 if TYPE_CHECKING:
     from ppo_lm.ppo_trainer.ppo_trainer import PPOTrainer

@@ -9,7 +9,7 @@ from typing import Any
 
 from ppo_lm.data.examples import Prompt, wrap_completion
 from ppo_lm.errors import ModelError, NumericalFault, RewardError, first_line
-from ppo_lm.ops import fingerprint_weights
+from ppo_lm.fingerprint import fingerprint_weights
 from ppo_lm.rewards.responses import Responses
 from ppo_lm.rewards.reward import Reward, RewardContext
 from ppo_lm.rewards.scores import Scores

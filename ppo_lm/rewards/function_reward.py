@@ -11,10 +11,10 @@ from functools import cache
 
 from ppo_lm.data.examples import wrap_completion
 from ppo_lm.errors import NumericalFault, RewardError
+from ppo_lm.fingerprint import source_of
 from ppo_lm.rewards.responses import Responses
 from ppo_lm.rewards.reward import Reward
 from ppo_lm.rewards.scores import Scores
-from ppo_lm.source import source_of
 
 GIVEN = ("prompts", "completions", "terminated", "completion_ids")  # by ppo_lm, in addition to the data's columns
 SINGULAR = {"prompt": "prompts", "completion": "completions"}

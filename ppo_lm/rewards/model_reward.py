@@ -13,8 +13,8 @@ from ppo_lm.base_setup import load_reward_model
 from ppo_lm.data.encoding import encode_pair, pad, same_vocabulary
 from ppo_lm.errors import NumericalFault, RewardError
 from ppo_lm.experience_buffer import MemoryBudget, compute_in_micro_batches, split_by_tokens
+from ppo_lm.fingerprint import fingerprint, fingerprint_weights
 from ppo_lm.models import RewardModel
-from ppo_lm.ops import fingerprint, fingerprint_weights
 from ppo_lm.rewards.responses import Responses
 from ppo_lm.rewards.reward import Reward, RewardContext
 from ppo_lm.rewards.scores import Scores

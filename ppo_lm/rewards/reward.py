@@ -11,10 +11,10 @@ import torch
 
 from ppo_lm.errors import NumericalFault, RewardError, UserError
 from ppo_lm.experience_buffer import MemoryBudget
+from ppo_lm.fingerprint import source_of
 from ppo_lm.models import BaseModel, RewardModel
 from ppo_lm.rewards.responses import Responses
 from ppo_lm.rewards.scores import Scores
-from ppo_lm.source import source_of
 from ppo_lm.user_code import call_within, user_code
 
 

@@ -9,8 +9,8 @@ import torch
 
 import ppo_lm
 from ppo_lm.data import PromptSet
+from ppo_lm.fingerprint import fingerprint, fingerprint_weights
 from ppo_lm.models import BaseModel
-from ppo_lm.ops import fingerprint, fingerprint_weights
 
 PACKAGES = ("torch", "transformers", "peft")  # whose versions round differently
 

@@ -10,8 +10,8 @@ from torch import nn
 
 from ppo_lm.config.supervised_settings import SupervisedSettings
 from ppo_lm.data.encoded import Encoded
+from ppo_lm.fingerprint import fingerprint
 from ppo_lm.models import BaseModel
-from ppo_lm.ops import fingerprint
 from ppo_lm.optimisation import LoopSettings, Optimiser
 from ppo_lm.run.identity import Identity, identify_base
 from ppo_lm.run.run import Run

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from ppo_lm.errors import UserError, first_line, writing
-from ppo_lm.ops import fingerprint
+from ppo_lm.fingerprint import fingerprint
 from ppo_lm.tracking.events import EvaluationDone, RunStart, SamplesDrawn, StepDone, StepSkipped
 from ppo_lm.tracking.recorder import RECORDERS, Recorder
 

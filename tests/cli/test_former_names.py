@@ -35,7 +35,7 @@ def test_it_is_resumed_and_examined(folder, tmp_path, capsys):
     save_checkpoint(out, 0, checkpoint)
 
     judge.write_text("def judge(completions):\n    return [float(len(text)) for text in completions]\n")
-    main(["train", "--resume", str(out)])
+    main(["train", "--resume", str(out), "--allow_changes"])  # the code of the reward was fixed
     assert "step    2/2" in capsys.readouterr().out
     assert (out / "adapter" / "adapter_config.json").is_file()
     main(["doctor", str(out)])

@@ -34,7 +34,7 @@ def test_every_field_is_listed_once_under_its_topic_with_everyday_ones_first(con
     assert titles[2:] == [topic.value for topic in Topic if topic.value in titles]
     assert 9 <= len(config.EVERYDAY) <= 10
     assert options(sections.pop("Everyday options")) == list(config.EVERYDAY)
-    general = ["config", "print_config", "resume"] + ["overwrite"] * (config is not CollectConfig)
+    general = ["config", "print_config", "resume", "allow_changes"] + ["overwrite"] * (config is not CollectConfig)
     assert options(sections.pop("General options")) == general
     listed = {name: title for title, section in sections.items() for name in options(section)}
     others = {name: field.topic.value for name, field in fields_of(config).items() if name not in config.EVERYDAY}

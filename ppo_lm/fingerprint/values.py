@@ -1,4 +1,4 @@
-"""Short hashes that change when a value or a model does."""
+"""Hashes of plain values and of weights."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import CodeType
 from typing import Any
 
-OURS = Path(__file__).parent
+OURS = Path(__file__).parents[1]
 
 
 def source_of(part: Any) -> str | None:
