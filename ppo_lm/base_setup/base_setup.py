@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
@@ -13,6 +14,7 @@ from ppo_lm.errors import ModelError, first_line
 from ppo_lm.fast.trial import is_refusal, trial_ids
 from ppo_lm.models import BaseModel
 from ppo_lm.models.adapter_check import CONFIG_FILE, check_adapter_folder
+from ppo_lm.models.complete import check_complete, check_finite
 from ppo_lm.models.merging import MergedNetwork, rounding_note
 
 EMBEDDED_MODEL = Path(__file__).parents[1] / "embedded" / "model"
@@ -57,6 +59,7 @@ def load_base(
         )
     network.to(where)  # pyright: ignore[reportArgumentType]  (transformers' wrapper hides self from it)
     base = BaseModel(network, tokenizer, eos_token_ids, name, fast)
+    check_finite(network.named_parameters(), f"model {model_name!r}")
     _check_network(base, model_name)
     lost = rounding_note(kept, base.dtype)
     base.notes += [lost] if lost else []
@@ -128,9 +131,23 @@ def load_adapter(base: BaseModel, role: str, folder: Path) -> None:
 
 
 def _load_adapter(folder: Path, dtype: str, device: str) -> tuple[MergedNetwork, PreTrainedTokenizerBase]:
+    _check_bases(folder)
     base = load_base(read_adapter_base(folder), dtype, device)
     load_adapter(base, "merged", folder)
     return base.merged_network("merged"), base.tokenizer
+
+
+def _check_bases(folder: Path) -> None:
+    """Raise `ModelError` if an adapter is its own base, directly or through other adapters."""
+    seen: list[Path] = []
+    while (folder / CONFIG_FILE).is_file():
+        if folder.resolve() in seen:
+            raise ModelError(
+                f"adapter {str(seen[0])!r} is its own base: {CONFIG_FILE} names {str(folder)!r} as "
+                "base_model_name_or_path; name the model that it was trained on"
+            )
+        seen.append(folder.resolve())
+        folder = Path(read_adapter_base(folder)).expanduser()
 
 
 def _load_folder(model_name: str, folder: Path, dtype: torch.dtype):
@@ -147,9 +164,13 @@ def _load_folder(model_name: str, folder: Path, dtype: torch.dtype):
 def _load_pretrained(model_name: str, source: str, dtype: torch.dtype, **options):
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **options)
-        network = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, trust_remote_code=False, **options)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            source, dtype=dtype, trust_remote_code=False, output_loading_info=True, **options
+        )
     except Exception as error:  # a missing or damaged file, an unknown architecture, a package that is not installed
         raise ModelError(f"model {model_name!r} cannot be loaded: {first_line(error)}. {WAYS_OUT}.") from error
+    network, loading = loaded
+    check_complete(loading, f"model {model_name!r}")
     return network, tokenizer
 
 

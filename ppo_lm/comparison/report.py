@@ -10,6 +10,7 @@ from rich.table import Table
 from ppo_lm.comparison.results import Standing
 from ppo_lm.evaluation.statistics import Interval
 from ppo_lm.tracking import write_json
+from ppo_lm.tracking.screen import number as show
 
 MEASURES = {
     "score": "score",
@@ -71,7 +72,7 @@ def table_lines(rows: list[Standing]) -> list[list[str]]:
 
 
 def _show(value: Interval | float | None) -> str:
-    return "" if value is None else str(value) if isinstance(value, Interval) else f"{value:.3f}"
+    return "" if value is None else str(value) if isinstance(value, Interval) else show(value, ".3f")
 
 
 def draw_comparison(results: dict[str, list[Standing]], file: Path) -> None:

@@ -20,7 +20,7 @@ def source_of(part: Any) -> str | None:
     which have its version, and for those without code in Python."""
     definition = _definition(part)
     try:
-        file = Path(inspect.getsourcefile(definition) or "")
+        file = _file_of(definition)
         if file.is_relative_to(OURS):
             return None
         own_lines = definition.__module__ == "__main__" or not file.is_file()
@@ -37,6 +37,13 @@ def _definition(part: Any) -> Any:
         part = part.func
     part = inspect.unwrap(getattr(part, "__func__", part)) if callable(part) else part
     return part if inspect.isfunction(part) or inspect.isclass(part) else type(part)
+
+
+def _file_of(definition: Any) -> Path:
+    """Where it is defined. Raises TypeError if that is not in Python."""
+    methods = (member for member in vars(definition).values() if inspect.isfunction(member))
+    found = next(methods, definition) if inspect.isclass(definition) else definition
+    return Path(inspect.getsourcefile(found) or "")
 
 
 def _describe(code: CodeType) -> str:

@@ -22,6 +22,7 @@ from ppo_lm.fast.lora_linear import use_own_passes
 from ppo_lm.fast.paths import find_paths
 from ppo_lm.fast.reading import read_packed_rows, read_padded_rows
 from ppo_lm.models.adapter_check import WEIGHTS_FILE, check_adapted_layers, check_adapter_config, check_adapter_folder
+from ppo_lm.models.complete import check_finite, list_some
 from ppo_lm.models.merging import MergedNetwork, MergedWeights, merge
 
 
@@ -100,7 +101,7 @@ class BaseModel:
         what = f"the adapter {role!r}"
         check_adapter_config(lora.to_dict(), what)
         if self.peft is None:
-            with _without_deprecation_warning():
+            with _without_warnings():
                 self.peft = get_peft_model(self.network, lora, adapter_name=role)
         else:
             self.peft.add_adapter(role, lora)
@@ -111,14 +112,25 @@ class BaseModel:
         supported."""
         check_adapter_folder(folder)
         if self.peft is None:
-            with _without_deprecation_warning():
+            with _without_warnings():
                 self.peft = PeftModel.from_pretrained(self.network, str(folder), adapter_name=role)
         else:
-            self.peft.load_adapter(str(folder), adapter_name=role)
+            with _without_warnings():
+                self.peft.load_adapter(str(folder), adapter_name=role)
         self._adapters_changed(f"adapter {str(folder)!r}")
-        saved, loaded = len(load_file(Path(folder) / WEIGHTS_FILE)), len(self.role_parameters(role))
-        if saved != loaded:
-            raise ValueError(f"{folder} holds {saved} adapter weights, but {loaded} fit this network")
+        self._check_adapter_weights(role, Path(folder))
+
+    def _check_adapter_weights(self, role: str, folder: Path) -> None:
+        """Raise `ValueError` unless the file's weights are those of the adapter, by name: peft leaves the others as
+        they were initialised."""
+        saved = load_file(folder / WEIGHTS_FILE)
+        there = get_peft_model_state_dict(self._adapters, adapter_name=role, save_embedding_layers=False)
+        strangers, missing = sorted(saved.keys() - there.keys()), sorted(there.keys() - saved.keys())
+        if strangers:
+            raise ValueError(f"this network has no place for {list_some(strangers)}")
+        if missing:
+            raise ValueError(f"its file has no {list_some(missing)}")
+        check_finite(saved.items(), f"adapter {str(folder)!r}")
 
     def copy_adapter(self, source: str, target: str) -> None:
         """Add a copy of the adapter of role `source`, as the trainable role `target`."""
@@ -266,8 +278,10 @@ def _belongs_to(parameter_name: str, role: str) -> bool:
 
 
 @contextmanager
-def _without_deprecation_warning() -> Iterator[None]:
-    """peft 0.21 reads an attribute of the network that transformers 5.23 has renamed."""
+def _without_warnings() -> Iterator[None]:
+    """peft 0.21 reads an attribute of the network that transformers 5.23 has renamed; and it only warns of weights that
+    are missing."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
+        warnings.filterwarnings("ignore", message="Found missing adapter keys", category=UserWarning)
         yield

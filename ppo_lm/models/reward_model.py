@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import torch
 from torch import nn
 
+from ppo_lm.errors import ModelError, first_line
 from ppo_lm.models.base_model import BaseModel
 from ppo_lm.models.score_head import HEAD_FILE, ScoreHead
 
@@ -53,6 +55,16 @@ class RewardModel:
         base.load_adapter(role, folder)
         model = cls(base, role)
         model.head.load(folder)
-        normalisation = json.loads((folder / NORMALISATION_FILE).read_text(encoding="utf-8"))
-        model.mean, model.std = normalisation["mean"], normalisation["std"]
+        model.mean, model.std = _read_normalisation(folder / NORMALISATION_FILE)
         return model
+
+
+def _read_normalisation(file: Path) -> tuple[float, float]:
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        mean, std = float(found["mean"]), float(found["std"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{file} cannot be read: {first_line(error)}; it holds a mean and a std") from error
+    if not (math.isfinite(mean) and math.isfinite(std) and std > 0):
+        raise ModelError(f"{file} has mean {mean} and std {std}; both must be finite, and std above 0")
+    return mean, std

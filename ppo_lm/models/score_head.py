@@ -5,8 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
+
+from ppo_lm.errors import ModelError, first_line
+from ppo_lm.models.complete import check_finite
 
 HEAD_FILE = "head.safetensors"
 
@@ -37,5 +41,10 @@ class ScoreHead(nn.Module):
         )
 
     def load(self, folder: Path) -> None:
-        """Load what `save` wrote."""
-        self.linear.load_state_dict(load_file(folder / HEAD_FILE))
+        """Load what `save` wrote. Raises `ModelError` if the file is damaged or of another model."""
+        try:
+            weights = load_file(folder / HEAD_FILE)
+            self.linear.load_state_dict(weights)
+        except (OSError, RuntimeError, SafetensorError) as error:
+            raise ModelError(f"{folder / HEAD_FILE} is not the head of this model: {first_line(error)}") from error
+        check_finite(weights.items(), str(folder / HEAD_FILE))

@@ -10,6 +10,7 @@ from typing import Any
 from ppo_lm.data.examples import Prompt, wrap_completion
 from ppo_lm.errors import ModelError, NumericalFault, RewardError, first_line
 from ppo_lm.fingerprint import fingerprint_weights
+from ppo_lm.models.complete import check_complete, check_finite
 from ppo_lm.rewards.responses import Responses
 from ppo_lm.rewards.reward import Reward, RewardContext
 from ppo_lm.rewards.scores import Scores
@@ -42,15 +43,16 @@ class ClassifierReward(Reward):
 
         try:
             tokenizer = AutoTokenizer.from_pretrained(self.source, trust_remote_code=False)
-            model = (
-                AutoModelForSequenceClassification.from_pretrained(self.source, trust_remote_code=False)
-                .to(context.device)
-                .eval()
+            model, loading = AutoModelForSequenceClassification.from_pretrained(
+                self.source, trust_remote_code=False, output_loading_info=True
             )
+            model = model.to(context.device).eval()
         except Exception as error:
             raise ModelError(
                 f"reward {self.name!r} cannot be loaded as a sequence classifier: {first_line(error)}"
             ) from error
+        check_complete(loading, f"reward {self.name!r}")
+        check_finite(model.named_parameters(), f"reward {self.name!r}")
         if model.config.num_labels > 2:
             raise ModelError(
                 f"reward {self.name!r} has {model.config.num_labels} labels; a reward needs one, or two (bad, good)"

@@ -9,6 +9,7 @@ from ppo_lm.run.folder import (
     make_run_folder,
     write_config,
 )
+from ppo_lm.run.launch import check_one_process
 from ppo_lm.run.run import Run
 from ppo_lm.run.save_models import save_best, save_models
 from ppo_lm.run.stateful import GlobalRandom, RandomStream, Stateful, Weights
@@ -20,6 +21,7 @@ __all__ = [
     "Run",
     "Stateful",
     "Weights",
+    "check_one_process",
     "check_output_dir",
     "check_writable",
     "free_folder",

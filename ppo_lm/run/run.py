@@ -37,6 +37,7 @@ from ppo_lm.run.folder import (
     write_config,
 )
 from ppo_lm.run.interrupts import Interrupts
+from ppo_lm.run.launch import check_one_process
 from ppo_lm.run.parts import Parts
 from ppo_lm.run.resume import describe, find_changes
 from ppo_lm.run.stateful import Stateful
@@ -112,6 +113,7 @@ class Run:
         self._started = False
 
     def __enter__(self) -> Run:
+        check_one_process()
         try:
             if self.resumed is not None:
                 self._resume(self.resumed)

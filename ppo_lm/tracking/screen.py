@@ -26,6 +26,7 @@ class Screen(Recorder):
         self.steps: list[Mapping[str, float]] = []  # of all steps so far, including a resumed run's earlier ones
         self.waiting: list[Mapping[str, float]] = []  # since the last line
         self.durations: list[float] = []  # seconds of the steps so far
+        self.resumed_at = 0  # the steps that an earlier part of the run had done
         self.started = self.last = time.monotonic()
 
     def notice(self, text: str) -> None:
@@ -37,6 +38,7 @@ class Screen(Recorder):
         self.columns, self.every = event.columns, max(event.steps // event.lines, 1) if event.lines else 1
         self.steps = [row for row in event.history if "evaluation" not in row and "dropped" not in row]
         self.durations = [row["seconds"] for row in self.steps if "seconds" in row]
+        self.resumed_at = event.done
         self.notice(event.headline + (f", {event.done} done" if event.done else ""))
         for sentence in event.notices:
             self.notice(sentence)
@@ -54,7 +56,7 @@ class Screen(Recorder):
         if event.step % self.every and event.step != event.steps:
             return
         shown = "  ".join(
-            f"{column.title} {value:{column.format}}"
+            f"{column.title} {number(value, column.format)}"
             for column in self.columns
             if (value := self._mean(column.name)) is not None
         )
@@ -77,7 +79,7 @@ class Screen(Recorder):
         self.last = time.monotonic()  # measuring is not a step
         if len(event.means) == 1:
             for name, numbers in event.means.items():
-                text = "  ".join(f"{title} {value:.4f}" for title, value in numbers.items())
+                text = "  ".join(f"{title} {number(value, '.4f')}" for title, value in numbers.items())
                 self.notice(f"held out, {name}: {text}")
             return
         if not self.columns:
@@ -88,7 +90,7 @@ class Screen(Recorder):
         for column in shown:
             table.add_column(column.title, justify="right")
         for name, numbers in event.means.items():
-            cells = [f"{numbers[column.name]:.3f}" if column.name in numbers else "" for column in shown]
+            cells = [number(numbers[column.name], ".3f") if column.name in numbers else "" for column in shown]
             table.add_row(name.replace("_", " "), *cells)
         self.console.print(table)
 
@@ -101,7 +103,7 @@ class Screen(Recorder):
         for prompt, answers in event.examples:
             self.console.print(f"\n{show_prompt(prompt)}", style="dim", markup=False, soft_wrap=True)
             for answer in answers:
-                numbers = ", ".join(f"{name} {value:.2f}" for name, value in answer.numbers.items())
+                numbers = ", ".join(f"{name} {number(value, '.2f')}" for name, value in answer.numbers.items())
                 self.notice(f"  {answer.when:>6} ({numbers}): {answer.text.strip()}")
         if event.examples:
             self.notice("")
@@ -109,7 +111,10 @@ class Screen(Recorder):
             self.notice(f"stopped after step {event.done}: {event.reason}")
         self._phases()
         if event.folder:
-            self.notice(f"Run took {clock(time.monotonic() - self.started)}. Written to {event.folder}:")
+            took = (
+                f"{'This part of the run' if self.resumed_at else 'Run'} took {clock(time.monotonic() - self.started)}"
+            )
+            self.notice(f"{took}. Written to {event.folder}:")
             for path in sorted(event.folder.iterdir()):
                 if not path.name.startswith(".") and path.name != "checkpoints":  # which are about to be removed
                     self.notice(f"  {path.name}{'/' if path.is_dir() else ''}")
@@ -129,15 +134,22 @@ class Screen(Recorder):
             spent = {name: sum(row.get(f"seconds/{name}", 0.0) for row in timed) for name in names}
             parts = ", ".join(f"{name} {clock(seconds)} ({seconds / total:.0%})" for name, seconds in spent.items())
             memory = timed[-1]["peak_memory_mib"]
-            self.notice(f"The steps took {clock(total)}: {parts}; peak memory {memory:,.0f} MiB")
+            steps = f"All {len(timed):,} steps" if self.resumed_at else "The steps"
+            self.notice(f"{steps} took {clock(total)}: {parts}; peak memory {memory:,.0f} MiB")
         shares = []
         for name in names:
             known = [(row[f"floor/{name}"], row[f"seconds/{name}"]) for row in timed if f"floor/{name}" in row]
             if known:
                 needed = sum(share * seconds for share, seconds in known) / sum(seconds for _, seconds in known)
-                shares.append(f"{name} {needed:.0%}")
+                shares.append(f"{name} {min(needed, 1.0):.0%}")  # the machine may be faster than it was measured to be
         if shares:
-            self.notice(f"Lower bound on this machine (matrix products and memory): {', '.join(shares)}")
+            self.notice(f"Of that, matrix products and memory need at least: {', '.join(shares)}")
+
+
+def number(value: float, spec: str) -> str:
+    """A number for people: zero has no sign."""
+    text = format(value, spec)
+    return text.lstrip("+-") if text[:1] in "+-" and not float(text) else text
 
 
 def clock(seconds: float) -> str:

@@ -306,3 +306,13 @@ def test_a_checkpoint_of_an_older_version_is_refused_in_a_sentence(tmp_path):
     save_checkpoint(tmp_path / "run", 2, Checkpoint({"policy.0": torch.zeros(2)}, {"step": 2, "config": {}}))
     with pytest.raises(CheckpointError, match="was written by another version of ppo_lm"):
         Stage(tmp_path / "run").run(resume=tmp_path / "run")
+
+
+def test_several_processes_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match="started as 2 processes .torchrun or the like., but ppo_lm trains in one"):
+        Stage(tmp_path / "run").run()
+    assert not (tmp_path / "run").exists()
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    Stage(tmp_path / "run").run()

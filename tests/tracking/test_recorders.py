@@ -69,6 +69,24 @@ def test_few_lines_over_a_run_show_means_since_the_last(screen, capsys):
     assert lines == ["step    2/4  loss 1.5000  0:02 left", "step    4/4  loss 3.5000  0:00 left"]
 
 
+def test_zero_has_no_sign(screen, capsys):
+    screen.start(start(columns=[Column("kl", "KL", "+.3f"), Column("loss", "loss", ".3f")]))
+    screen.step(StepDone(1, 4, {"kl": -0.0001, "loss": -0.0006, "seconds": 1.0}))
+    screen.evaluation(EvaluationDone(1, 7, {"after": {"loss": -0.00001}}))
+    printed = capsys.readouterr().out
+    assert "KL 0.000  loss -0.001" in printed and "held out, after: loss 0.0000" in printed
+
+
+def test_a_resumed_run_tells_its_parts_apart_and_needs_at_most_all_of_its_time(screen, tmp_path, capsys):
+    phases = {"seconds": 600.0, "seconds/scoring": 600.0, "floor/scoring": 1.05, "peak_memory_mib": 10.0}
+    screen.start(start(tmp_path, done=1, history=[{"step": 1, **phases}]))
+    screen.step(StepDone(2, 4, {**phases, "seconds": 2.0, "seconds/scoring": 2.0}))
+    screen.finish(RunFinish(tmp_path, 2))
+    printed = capsys.readouterr().out
+    assert "All 2 steps took 10:02: scoring 10:02 (100%); peak memory 10 MiB" in printed
+    assert "need at least: scoring 100%" in printed and "This part of the run took 0:00. Written to" in printed
+
+
 def test_evaluations_are_a_table_of_kinds_or_a_line(screen, capsys):
     screen.start(start())
     screen.evaluation(EvaluationDone(0, 7, {"sampled": {"score": 0.25, "kl": 1.0}, "near_greedy": {"score": 0.75}}))
@@ -96,7 +114,7 @@ def test_the_end_shows_examples_phases_and_files_and_never_reads_text_as_markup(
     assert "[red]prompt\n  before (reward 0.25): [bold]x[/bold]\n   after (reward 1.00, gold 0.50): y\n" in printed
     assert "stopped after step 1: good enough" in printed
     assert "The steps took 0:02: sampling 0:01 (75%), training 0:00 (25%); peak memory 1,234 MiB" in printed
-    assert "Lower bound on this machine (matrix products and memory): sampling 50%" in printed
+    assert "Of that, matrix products and memory need at least: sampling 50%" in printed
     assert printed.endswith("  adapter/\n  metrics.jsonl\n")
 
 
