@@ -21,7 +21,7 @@ LEVELS = [  # a room imports from rooms above it in this list only, and from non
     ["errors", "types", "embedded"],
     ["user_code"],
     ["ops", "config", "plugins", "fingerprint"],
-    ["token_attribution", "experience_buffer"],
+    ["token_attribution", "experience_buffer", "health"],
     ["reward_kl", "advantage", "optimisation"],
     ["training"],
     ["fast"],

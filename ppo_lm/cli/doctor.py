@@ -12,6 +12,6 @@ def run(arguments: list[str], prog: str) -> None:
     parser = Parser(prog, "Check a PPO run, finished or not, for known signs of failure.", "FOLDER")
     parser.add_argument("folder", metavar="FOLDER", help="Folder of the run.")
     folder = Path(parser.parse(arguments)["folder"]).expanduser()
-    from ppo_lm.tracking import examine
+    from ppo_lm.health import examine
 
     print("\n".join(examine(folder)))

@@ -15,6 +15,7 @@ from ppo_lm.data.fitting import check_prompts, encode_prompt_set, fit_prompts
 from ppo_lm.errors import ConfigError, NumericalFault, PartError
 from ppo_lm.evaluation import Evaluation, training_sampling
 from ppo_lm.experience_buffer import MemoryBudget
+from ppo_lm.health import HealthWatch
 from ppo_lm.ops import masked_whiten
 from ppo_lm.ppo_trainer.evaluator import Evaluator
 from ppo_lm.ppo_trainer.faults import check_pairs
@@ -40,7 +41,6 @@ from ppo_lm.run import RandomStream, Run, Stateful, Weights, save_models
 from ppo_lm.tracking import (
     Column,
     Floor,
-    HealthWatch,
     MetricsFile,
     Passes,
     PhaseClock,

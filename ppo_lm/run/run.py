@@ -27,6 +27,7 @@ from ppo_lm.errors import (
     UserError,
     writing,
 )
+from ppo_lm.health import Finding
 from ppo_lm.run.checkpoint import Checkpoint, list_checkpoints, load_checkpoint, remove_checkpoints, save_checkpoint
 from ppo_lm.run.folder import (
     TRACEBACK,
@@ -46,7 +47,6 @@ from ppo_lm.tracking import (
     CheckpointSaved,
     Column,
     EvaluationDone,
-    Finding,
     Recorder,
     RunFinish,
     RunStart,

@@ -1,6 +1,5 @@
 """What a run reports and who listens: events, recorders, health checks, time and memory."""
 
-from ppo_lm.tracking.doctor import examine
 from ppo_lm.tracking.events import (
     Answer,
     CheckpointSaved,
@@ -14,7 +13,6 @@ from ppo_lm.tracking.events import (
 )
 from ppo_lm.tracking.files import MetricsFile, SamplesFile, append_record, write_json, write_tensors
 from ppo_lm.tracking.floor import Floor, Passes, measure_machine
-from ppo_lm.tracking.health import Finding, HealthWatch, check_health
 from ppo_lm.tracking.phases import PhaseClock, peak_memory
 from ppo_lm.tracking.picture import Picture
 from ppo_lm.tracking.recorder import RECORDERS, Recorder, add_recorders, find_recorders
@@ -26,9 +24,7 @@ __all__ = [
     "CheckpointSaved",
     "Column",
     "EvaluationDone",
-    "Finding",
     "Floor",
-    "HealthWatch",
     "MetricsFile",
     "Passes",
     "PhaseClock",
@@ -43,8 +39,6 @@ __all__ = [
     "StepSkipped",
     "add_recorders",
     "append_record",
-    "check_health",
-    "examine",
     "find_recorders",
     "measure_machine",
     "peak_memory",

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 
 from ppo_lm.errors import UserError, first_line, writing
 from ppo_lm.fingerprint import fingerprint
+from ppo_lm.health.rows import null_as_nan
 from ppo_lm.tracking.events import EvaluationDone, RunStart, SamplesDrawn, StepDone, StepSkipped
 from ppo_lm.tracking.recorder import RECORDERS, Recorder
 
@@ -90,11 +91,6 @@ def to_json(content: object, **options: Any) -> str:
         return json.dumps(content, ensure_ascii=False, allow_nan=False, **options)
     except ValueError:
         return json.dumps(_without_nan(content), ensure_ascii=False, allow_nan=False, **options)
-
-
-def null_as_nan(row: dict) -> dict:
-    """A row of metrics.jsonl with the NaNs that `to_json` wrote as null."""
-    return {key: math.nan if value is None else value for key, value in row.items()}
 
 
 def _without_nan(content: object) -> object:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 from ppo_lm.errors import ConfigError, RecorderError, StorageError
+from ppo_lm.health import Finding
 from ppo_lm.plugins import Registry
 from ppo_lm.tracking.events import (
     CheckpointSaved,
@@ -16,7 +17,6 @@ from ppo_lm.tracking.events import (
     StepDone,
     StepSkipped,
 )
-from ppo_lm.tracking.health import Finding
 from ppo_lm.user_code import user_code
 
 Event = TypeVar("Event")

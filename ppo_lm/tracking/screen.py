@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.table import Table
 
 from ppo_lm.data.examples import show_prompt
+from ppo_lm.health import Finding
 from ppo_lm.tracking.events import Column, EvaluationDone, RunFinish, RunStart, StepDone, StepSkipped
-from ppo_lm.tracking.health import Finding
 from ppo_lm.tracking.recorder import RECORDERS, Recorder
 
 

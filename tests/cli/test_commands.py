@@ -12,6 +12,7 @@ import pytest
 from ppo_lm.cli.main import COMMANDS, main
 from ppo_lm.cli.options import read_config
 from ppo_lm.config import PPOConfig
+from ppo_lm.config.files import dump_settings
 
 
 @pytest.fixture
@@ -61,6 +62,21 @@ assert "torch" not in sys.modules and "transformers" not in sys.modules
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0 and done.stdout.startswith(f"usage: ppo-lm {command} "), done.stderr
+
+
+def test_the_doctor_needs_no_torch_and_answers_within_a_second(tmp_path):
+    (tmp_path / "config.yaml").write_text(dump_settings(PPOConfig(steps=3)))
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "kl": null}\n')
+    code = f"""
+import sys
+from ppo_lm.cli.main import main
+main(["doctor", {str(tmp_path)!r}])
+assert "torch" not in sys.modules
+"""
+    before = seconds_of_children()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert seconds_of_children() - before < 1
+    assert done.returncode == 0 and "1 of 3 steps" in done.stdout, done.stderr
 
 
 def test_the_usage_lists_every_command(capsys):

@@ -8,12 +8,12 @@ from rich.console import Console
 from ppo_lm.config import PPOConfig
 from ppo_lm.data import DataReport
 from ppo_lm.errors import ConfigError, RecorderError, UserError
+from ppo_lm.health import Finding
 from ppo_lm.tracking import (
     RECORDERS,
     Answer,
     Column,
     EvaluationDone,
-    Finding,
     MetricsFile,
     Picture,
     Recorder,

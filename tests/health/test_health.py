@@ -9,7 +9,7 @@ import yaml
 
 from ppo_lm.cli.main import main
 from ppo_lm.config import PPOConfig
-from ppo_lm.tracking.health import CHECKS, WINDOW, check_health
+from ppo_lm.health.checks import CHECKS, WINDOW, check_health
 from tests.ppo_trainer.conftest import PROMPTS, make
 
 
@@ -142,6 +142,7 @@ def rows(**columns):
     return [{"step": i + 1, **plain, **{name: values[i] for name, values in columns.items()}} for i in range(count)]
 
 
+@pytest.mark.fast
 def test_thresholds():
     config = PPOConfig()
     names = lambda **columns: [finding.name for finding in check_health(rows(**columns), config)]  # noqa: E731

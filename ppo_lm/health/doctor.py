@@ -8,8 +8,8 @@ from pathlib import Path
 from ppo_lm.config import PPOConfig
 from ppo_lm.config.files import read_settings
 from ppo_lm.errors import ConfigError, UserError, first_line
-from ppo_lm.tracking.files import null_as_nan
-from ppo_lm.tracking.health import WINDOW, check_health, steps_of
+from ppo_lm.health.checks import WINDOW, check_health, steps_of
+from ppo_lm.health.rows import null_as_nan
 
 
 def examine(folder: Path) -> list[str]:
