@@ -76,7 +76,8 @@ def run(model: Path, out: Path, steps: int) -> None:
         lora_r=4,
         device="cpu",
     )
-    PPOTrainer(config, reward=of_length).train(PROMPTS, resume=out if list_checkpoints(out) else None)
+    resume = out if list_checkpoints(out) else None  # none if it was killed before its first checkpoint
+    PPOTrainer(config, reward=of_length).train(PROMPTS, resume=resume, overwrite=resume is None)
 
 
 def in_a_process(model: Path, out: Path, steps: int) -> int:

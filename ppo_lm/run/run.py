@@ -289,7 +289,7 @@ class Run:
     def _checkpoint(self) -> Checkpoint:
         state = {"step": self.step, "stop_reason": self.recorders.stop_reason, **self.description}
         if self.folder:
-            state["rows"] = recorded(self.folder, self.step)
+            state["rows"] = recorded(self.folder)
         return self.parts.checkpoint(state)
 
     def _resume_command(self) -> str:

@@ -133,12 +133,14 @@ def drop_later_steps(folder: Path, step: int) -> list[dict]:
     return [null_as_nan(row) for row in kept[METRICS]]
 
 
-def recorded(folder: Path, step: int) -> str:
-    """A hash of the rows of metrics.jsonl up to `step`: a resumed run builds on them."""
+def recorded(folder: Path, up_to: int | None = None) -> str:
+    """A hash of the lines of metrics.jsonl, on which a resumed run builds: all of them, or those up to a step."""
     file = folder / METRICS
     lines = _text_of(file).split("\n")[:-1] if file.is_file() else []
-    rows = [_read_record(file, number, line) for number, line in enumerate(lines, start=1)]
-    return fingerprint([row for row in rows if row["step"] <= step])
+    if up_to is not None:
+        steps = [_read_record(file, number, line)["step"] for number, line in enumerate(lines, start=1)]
+        lines = [line for line, step in zip(lines, steps, strict=True) if step <= up_to]
+    return fingerprint(lines)
 
 
 def _text_of(file: Path) -> str:

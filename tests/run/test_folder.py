@@ -79,6 +79,7 @@ def test_what_no_run_wrote_is_never_replaced(tmp_path, run_folder, overwrite):
 def test_a_run_does_not_overwrite_its_own_inputs(run_folder):
     (run_folder / "reward.py").write_text("def score(): ...")
     settings = {"model_name": str(run_folder / "adapter"), "recorders": [f"{run_folder / 'reward.py'}:score"]}
+    settings["completion_column"] = "~nosuchuser/" + "x" * 5000  # not a path
     message = refusal(run_folder, settings=settings, overwrite=True)
     assert "cannot be overwritten, because recorders and model_name is in it" in message
 
