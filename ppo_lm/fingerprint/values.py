@@ -36,7 +36,7 @@ def _sums(weight: torch.Tensor) -> list[list[int]]:
     sums = []
     for piece in bits.split(PIECE):
         wide = piece.long()  # overflow wraps around
-        sums.append(torch.stack([wide.sum(), torch.dot(wide, factors[: len(wide)])]))
+        sums.append(torch.stack([wide.sum(), (wide * factors[: len(wide)]).sum()]))
     return torch.stack(sums).tolist() if sums else []
 
 

@@ -51,6 +51,12 @@ def test_every_bit_and_every_place_counts():
     assert of(torch.zeros(0)) == of(torch.zeros(0))
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+def test_a_gpu_computes_the_same_hash():
+    weight = torch.randn(PIECE + 5, generator=torch.Generator().manual_seed(0)).bfloat16()
+    assert of(weight.cuda()) == of(weight)
+
+
 CODE = """
 import functools
 
