@@ -263,7 +263,7 @@ class Quits(Reward):
         raise SystemExit(0)
 
 
-class Mended(Reward):
+class Repaired(Reward):
     name = "quits"  # a reward's name belongs to the run
 
     def score(self, responses):
@@ -327,7 +327,7 @@ def test_a_run_is_paused_and_saved_whatever_its_parts_do(part, folder, tmp_path)
     assert "SystemExit" in (tmp_path / "run" / "traceback.txt").read_text()
     if part != "reward":
         return
-    PPOTrainer(config, reward=Mended()).train(PROMPTS, resume=tmp_path / "run", quiet=True)
+    PPOTrainer(config, reward=Repaired()).train(PROMPTS, resume=tmp_path / "run", quiet=True)
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [1, 2, 3]
 

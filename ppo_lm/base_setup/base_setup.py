@@ -14,7 +14,7 @@ from ppo_lm.errors import ModelError, first_line
 from ppo_lm.fast.trial import is_refusal, trial_ids
 from ppo_lm.models import BaseModel
 from ppo_lm.models.adapter_check import CONFIG_FILE, check_adapter_folder
-from ppo_lm.models.complete import check_complete, check_finite
+from ppo_lm.models.complete import check_complete, check_finite, list_some
 from ppo_lm.models.merging import MergedNetwork, rounding_note
 
 EMBEDDED_MODEL = Path(__file__).parents[1] / "embedded" / "model"
@@ -195,7 +195,7 @@ def _load_gguf(file: Path, dtype: torch.dtype):
     missing, unexpected = network.load_state_dict(loaded.state_dict(), strict=False)
     if unexpected or not set(missing) <= set(network.all_tied_weights_keys):
         raise ModelError(
-            f"model {str(file)!r}: its weights do not fit its architecture: {', '.join([*missing, *unexpected][:3])}"
+            f"model {str(file)!r}: its weights do not fit its architecture: {list_some([*missing, *unexpected])}"
         )
     network.tie_weights()
     network.generation_config = loaded.generation_config

@@ -40,7 +40,9 @@ def read_run(
         check_resumable(folder)
     else:
         folder, made = None, make_config(config, options, task)
-    _check_start()
+    from ppo_lm.run import check_one_process
+
+    check_one_process()
     hide_progress_bars()
     return RunRequest(made, folder, overwrite, allow_changes)
 
@@ -67,12 +69,6 @@ def check_resumable(folder: Path) -> None:
 
     lock_run_folder(folder).release()
     load_checkpoint(folder)
-
-
-def _check_start() -> None:
-    from ppo_lm.run import check_one_process
-
-    check_one_process()
 
 
 def hide_progress_bars() -> None:

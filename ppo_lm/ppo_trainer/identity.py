@@ -16,10 +16,9 @@ if TYPE_CHECKING:
 def identify_run(trainer: PPOTrainer, train: PromptSet, held_out: PromptSet) -> Identity:
     """The prompts, the base, rewards and monitor, and the user's own parts. The address of a service may change, and so
     may the folder of the value model: the value model is in the checkpoint."""
-    computer, monitor = trainer.reward_computer, trainer.monitor
-    parts = {f"reward {name!r}": identity for name, identity in computer.identity().items()}
-    if monitor is not None:
-        parts["the monitor"] = identify(monitor)
+    parts = trainer.reward_computer.identity()
+    if trainer.monitor is not None:
+        parts["the monitor"] = identify(trainer.monitor)
     own = {"estimator": trainer.estimator.add_advantages, "engine": trainer.engine, **trainer.losses._asdict()}
     parts |= {f"the {name}": source_of(part) for name, part in own.items()}
     return {

@@ -130,26 +130,26 @@ def run(coroutine: Coroutine):
     future = asyncio.run_coroutine_threadsafe(_contained(coroutine), _event_loop())
     try:
         return future.result()
-    except _Stopped as carrier:
-        raise carrier.stopped from None
+    except _Carrier as carrier:
+        raise carrier.exception from None
     except BaseException:
         future.cancel()
         raise
 
 
-class _Stopped(Exception):
+class _Carrier(Exception):
     """Carries an exception that would end the event loop's thread if a task raised it."""
 
-    def __init__(self, stopped: BaseException):
+    def __init__(self, exception: BaseException):
         super().__init__()
-        self.stopped = stopped
+        self.exception = exception
 
 
 async def _contained(coroutine: Awaitable):
     try:
         return await coroutine
-    except (SystemExit, KeyboardInterrupt) as stopped:
-        raise _Stopped(stopped) from None
+    except (SystemExit, KeyboardInterrupt) as exception:
+        raise _Carrier(exception) from None
 
 
 @cache

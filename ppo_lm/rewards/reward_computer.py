@@ -47,8 +47,8 @@ class RewardComputer:
         return self.reward.names
 
     def identity(self) -> dict[str, object]:
-        """What the scores of each reward depend on, by name; see `Reward.identity`."""
-        return self.reward.identity()
+        """What the scores of each reward depend on, named for messages; see `Reward.identity`."""
+        return {f"reward {name!r}": identity for name, identity in self.reward.identity().items()}
 
     def make_ready(self, base: BaseModel) -> Sequence[RewardModel]:
         """Load what the rewards need, in order. Returns the reward models that are on `base` now."""

@@ -14,7 +14,7 @@ from ppo_lm.config.files import dump_settings
 from ppo_lm.config.run_settings import FolderSettings, OptionalFolderSettings
 from ppo_lm.config.settings import Settings
 from ppo_lm.errors import ConfigError, StorageError, UserError, writing
-from ppo_lm.tracking.files import write_text
+from ppo_lm.tracking.files import METRICS, SAMPLES, write_text
 
 LOCK = ".lock"
 CONFIG = "config.yaml"
@@ -23,8 +23,8 @@ ANSWERS = "answers.jsonl"  # a person's, from `ppo-lm collect`
 RUN_FILES = (  # whatever a run of any stage writes; the tests of every stage check that nothing is missing
     CONFIG,
     "data_report.json",
-    "metrics.jsonl",
-    "samples.jsonl",
+    METRICS,
+    SAMPLES,
     TRACEBACK,
     "checkpoints",
     "dropped",

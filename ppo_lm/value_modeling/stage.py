@@ -76,7 +76,7 @@ def run_value(
         recorders=recorders,
         identity={
             "the rewards": without_addresses(config.rewards),
-            **identify_parts({f"reward {name!r}": each for name, each in computer.identity().items()}),
+            **identify_parts(computer.identity()),
         },
     ) as run:
         folder = run.require_folder()
