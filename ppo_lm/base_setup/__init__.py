@@ -10,6 +10,7 @@ from ppo_lm.base_setup.model_setup import (
     load_reward_model,
     set_up_roles,
 )
+from ppo_lm.base_setup.rehearsal import rehearse_training
 from ppo_lm.base_setup.tokenizer_setup import find_eos_token_ids
 
 __all__ = [
@@ -25,5 +26,6 @@ __all__ = [
     "make_lora_config",
     "pick_device",
     "read_adapter_base",
+    "rehearse_training",
     "set_up_roles",
 ]

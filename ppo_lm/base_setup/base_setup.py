@@ -58,6 +58,7 @@ def load_base(
             "one in tokenizer_config.json"
         )
     network.to(where)  # pyright: ignore[reportArgumentType]  (transformers' wrapper hides self from it)
+    _check_vocabulary(network, tokenizer, model_name)
     base = BaseModel(network, tokenizer, eos_token_ids, name, fast)
     check_finite(network.named_parameters(), f"model {model_name!r}")
     _check_network(base, model_name)
@@ -202,6 +203,18 @@ def _load_gguf(file: Path, dtype: torch.dtype):
     return network, tokenizer
 
 
+def _check_vocabulary(network: Any, tokenizer: PreTrainedTokenizerBase, model_name: str) -> None:
+    """Refuse a tokenizer that writes text with tokens that the network does not know. Added tokens beyond the
+    embedding, as Gemma 3's for images, do no harm."""
+    words = len(network.get_input_embeddings().weight)
+    if tokenizer.vocab_size > words or (tokenizer.eos_token_id or 0) >= words:
+        raise ModelError(
+            f"model {model_name!r} has embeddings for {words:,} tokens, but its tokenizer has {len(tokenizer):,}; use "
+            "the tokenizer that it was trained with, or add embeddings with transformers' resize_token_embeddings and "
+            "save it again"
+        )
+
+
 @torch.no_grad()
 def _check_network(base: BaseModel, model_name: str) -> None:
     """The package computes logits as head(last hidden state) of padded rows; refuse a network whose own forward pass
@@ -219,8 +232,13 @@ def _check_network(base: BaseModel, model_name: str) -> None:
         ) from error
     if not (plain - expected).norm() <= SAME * expected.norm():
         raise ModelError(
-            f"model {model_name!r} changes its logits after the output layer (soft-capping or scaling), which "
-            "ppo_lm does not support yet"
+            f"model {model_name!r} computes its logits with more than its output layer (soft-capping, scaling, or "
+            "another layer), which ppo_lm does not support yet"
+        )
+    if base.paths.why_not_causal:
+        raise ModelError(
+            f"model {model_name!r} is not a causal language model: what follows a token changes its results; use a "
+            "decoder"
         )
     if base.paths.why_not_padded:
         raise ModelError(

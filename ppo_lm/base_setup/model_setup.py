@@ -9,10 +9,10 @@ from typing import NamedTuple
 
 import torch
 from peft import LoraConfig
-from torch import nn
 
 from ppo_lm.base_setup.base_setup import EMBEDDED_MODEL
-from ppo_lm.base_setup.lora_setup import make_lora_config
+from ppo_lm.base_setup.lora_setup import ALL_LINEAR, last_part, layers_left_out, linear_layers, make_lora_config
+from ppo_lm.base_setup.rehearsal import rehearse_training
 from ppo_lm.errors import ModelError, first_line
 from ppo_lm.models import BaseModel, PolicyModel, RewardModel, SFTModel, ValueModel
 from ppo_lm.models.adapter_check import check_adapter_folder
@@ -67,6 +67,8 @@ def set_up_roles(
     rewards = load_rewards(base)
     if lora:
         add_adapter(base, "policy", lora)
+    else:
+        rehearse_training(policy_base, None)
     policy = PolicyModel(policy_base, "policy" if lora else None)
     value = None
     if with_value and shared_trunk:
@@ -92,7 +94,7 @@ def make_value_model(
     elif rewards:
         base.copy_adapter(rewards[0].role, "value")
     elif lora:
-        base.add_adapter("value", lora)
+        add_adapter(base, "value", lora)
     if not lora and (value_folder or rewards):
         value_base.network.load_state_dict(base.merged_weights("value").weights)
     value = ValueModel(value_base, "value" if lora else None)
@@ -104,18 +106,32 @@ def make_value_model(
 
 
 def add_adapter(base: BaseModel, role: str, lora: LoraConfig) -> None:
-    """Like `base.add_adapter`, but raises `ModelError`, listing the available modules, if the targets cannot be
-    used."""
+    """Like `base.add_adapter`, but raises `ModelError`, listing the available modules, if the targets cannot be used or
+    trained. With "all-linear", layers that cannot be adapted are left out, which `base.notes` says."""
+    layers, left_out = linear_layers(base.network), layers_left_out(base.network)
+    usable = sorted({last_part(name) for name in layers} - left_out.keys())
+    if left_out and lora.target_modules == ALL_LINEAR:
+        lora.target_modules = {name for name in layers if last_part(name) not in left_out}
+        base.notes += _left_out_notes({last_part(name) for name in layers}, left_out)
+    for name in sorted(left_out.keys() & set(lora.target_modules or ())):
+        raise ModelError(
+            f"lora_targets {name} cannot be used with model {base.name!r}: {left_out[name]}; it has {', '.join(usable)}"
+        )
     try:
         base.add_adapter(role, lora)
     except ValueError as error:  # peft found no such module
-        linear = sorted(
-            {name.rpartition(".")[2] for name, module in base.network.named_modules() if isinstance(module, nn.Linear)}
-        )
         raise ModelError(
             f"lora_targets {lora.target_modules!r} cannot be used with this model ({first_line(error)}); it has "
-            f"{', '.join(linear)}"
+            f"{', '.join(usable)}"
         ) from None
+    rehearse_training(base, role)
+
+
+def _left_out_notes(names: set[str], left_out: dict[str, str]) -> list[str]:
+    """One clause for each reason."""
+    reasons = dict.fromkeys(left_out.values())
+    found = {reason: sorted(name for name in names if left_out.get(name) == reason) for reason in reasons}
+    return [f"no adapters on {', '.join(left) or 'its experts'}: {reason}" for reason, left in found.items()]
 
 
 def load_reward_model(base: BaseModel, folder: Path) -> RewardModel:

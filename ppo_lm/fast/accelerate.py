@@ -14,11 +14,10 @@ from ppo_lm.fast.blocks import FAMILIES, describe
 from ppo_lm.fast.decoder import Decoder, Head
 from ppo_lm.fast.kv_cache import KVCache
 from ppo_lm.fast.passes import read_rows
-from ppo_lm.fast.trial import ROLE, Trial, is_refusal
+from ppo_lm.fast.trial import ROLE, Trial, is_refusal, last_columns
 
 ACTIVATIONS = ("silu",)
 FIXED_ROPE = ("default", "linear", "llama3", "yarn")  # rotary embeddings that do not change with the length of the text
-STEPS = 3  # decoded in the trial
 
 
 class Accelerated:
@@ -72,8 +71,7 @@ def accelerate(network: PreTrainedModel, trial: Trial | None = None) -> Accelera
     reason = trial.why_not(lambda decoder, ids, mask: read_rows(describe(decoder), ROLE, ids, mask))
     if reason:
         return f"the package's own passes fail their trial: {reason}"
-    decoded = torch.zeros_like(trial.mask).scatter(1, _last_columns(trial.mask), True)
-    reason = trial.why_not(partial(_decode, merged=_merges(network)), decoded)
+    reason = trial.why_not_decode(partial(_decode, merged=_merges(network)))
     return f"the package's own decoder fails its trial: {reason}" if reason else Accelerated(network)
 
 
@@ -106,20 +104,10 @@ def _merges(network: PreTrainedModel) -> bool:
     return not is_coarse(network.dtype)
 
 
-def _last_columns(mask: torch.Tensor) -> torch.Tensor:
-    """(B, T) bool → (B, STEPS + 1) int64: the columns of the last real tokens of each row."""
-    columns = torch.arange(mask.shape[1], device=mask.device)
-    return torch.where(mask, columns, -1).amax(dim=1, keepdim=True) + columns[: STEPS + 1] - STEPS
-
-
 def _decode(decoder: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor, merged: bool) -> torch.Tensor:
-    """What our decoder gives at `_last_columns`, (B, T, H): the first from reading a prompt, the others from one step
-    each."""
-    rows, columns = list(range(len(ids))), _last_columns(mask)
+    """See `Trial.why_not_decode`: the first state comes from reading a prompt, each of the others from one step."""
+    rows, columns = list(range(len(ids))), last_columns(mask)
     prompts = mask & (torch.arange(mask.shape[1], device=mask.device) <= columns[:, :1])
     cache = KVCache(Decoder(describe(decoder), ROLE, len(rows), merged), len(rows), int(mask.sum(dim=1).max()))
     states = [cache.read(rows, ids, prompts)] + [cache.step(token) for token in ids.gather(1, columns)[:, 1:].T]
-    found = torch.stack(states, dim=1)
-    return found.new_zeros(*ids.shape, found.shape[2]).scatter(
-        1, columns[:, :, None].expand(-1, -1, found.shape[2]), found
-    )
+    return torch.stack(states, dim=1)

@@ -20,6 +20,7 @@ from ppo_lm.ops import is_out_of_memory
 
 ROLE, RANK = "trial", 2  # of the adapter
 LENGTHS = [6, 4, 9]  # tokens per row
+STEPS = 3  # tokens at the end of each row that are decoded one by one
 WINDOW = 4  # tokens; longer windows are cut to it, so that short rows reach beyond them
 WINDOWS = ("sliding_window", "attention_chunk_size")  # transformers' names
 NUMBERS = ("layer_idx", "layer_id", "layer_number", "idx")  # attributes that number a block
@@ -59,11 +60,11 @@ class Trial:
         with torch.no_grad():
             embedded = decoder.get_input_embeddings()(trial_ids(network, self.ids.numel())[None])[0]
             first = _first_blocks(decoder, embedded, exact, adapter)
-            self.expected = self._rows_alone(first)
+            self.expected = _read_rows_alone(first, self.ids, self.mask)
             self.samples = [Sample(first, TOLERANCE)]
             if network.dtype != exact:
                 coarse = _first_blocks(decoder, embedded, network.dtype, adapter)
-                error = _distance(self._rows_alone(coarse), self.expected, self.mask)
+                error = _distance(_read_rows_alone(coarse, self.ids, self.mask), self.expected, self.mask)
                 self.samples.append(Sample(coarse, max(COARSE_TOLERANCE, TIMES * error)))
 
     @torch.no_grad()
@@ -85,11 +86,28 @@ class Trial:
                 return f"its results differ from transformers' by {distance:.1e}, more than {sample.tolerance:.1e}"
         return None
 
-    def _rows_alone(self, decoder: PreTrainedModel) -> torch.Tensor:
-        """(B, T, H): what transformers gives for each row by itself, without padding."""
-        rows = [decoder(input_ids=ids[mask][None], use_cache=False) for ids, mask in zip(self.ids, self.mask)]
-        states = torch.cat([row.last_hidden_state[0] for row in rows])
-        return states.new_zeros(*self.mask.shape, states.shape[1]).index_put((self.mask,), states)
+    def why_not_decode(self, decode: Read) -> str | None:
+        """Like `why_not`, for a `decode` that returns the states of `last_columns`, (B, STEPS + 1, H)."""
+        columns = last_columns(self.mask)
+
+        def read(decoder: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+            found = decode(decoder, ids, mask)
+            places = columns[:, :, None].expand(-1, -1, found.shape[2])
+            return found.new_zeros(*ids.shape, found.shape[2]).scatter(1, places, found)
+
+        return self.why_not(read, torch.zeros_like(self.mask).scatter(1, columns, True))
+
+    def why_not_causal(self) -> str | None:
+        """Why the network is not a causal one; None if tokens do not change what is found before them."""
+        last = last_columns(self.mask)[:, -1:]
+        beginnings = self.mask & (torch.arange(self.mask.shape[1], device=self.mask.device) < last - 1)
+        return self.why_not(lambda decoder, ids, _: _read_rows_alone(decoder, ids, beginnings), beginnings)
+
+
+def last_columns(mask: torch.Tensor) -> torch.Tensor:
+    """(B, T) bool → (B, STEPS + 1) int64: the columns of the last real tokens of each row."""
+    columns = torch.arange(mask.shape[1], device=mask.device)
+    return torch.where(mask, columns, -1).amax(dim=1, keepdim=True) + columns[: STEPS + 1] - STEPS
 
 
 def trial_ids(network: PreTrainedModel, count: int) -> torch.Tensor:
@@ -108,6 +126,14 @@ def is_refusal(error: Exception) -> bool:
     if not isinstance(error, RuntimeError) or isinstance(error, torch.AcceleratorError) or is_out_of_memory(error):
         return False
     return DEVICE_FAILED.search(str(error)) is None
+
+
+@torch.no_grad()
+def _read_rows_alone(decoder: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """(B, T) int64, (B, T) bool → (B, T, H): what transformers gives for each row by itself, without padding."""
+    rows = [decoder(input_ids=row[real][None], use_cache=False) for row, real in zip(ids, mask)]
+    states = torch.cat([row.last_hidden_state[0] for row in rows])
+    return states.new_zeros(*mask.shape, states.shape[1]).index_put((mask,), states)
 
 
 def _distance(found: torch.Tensor, expected: torch.Tensor, where: torch.Tensor) -> float:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from peft import LoraConfig
+from peft.tuners import lora
 from peft.tuners.lora import LoraLayer
 from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel
@@ -93,10 +94,12 @@ def check_adapter_folder(folder: str | Path) -> dict[str, Any]:
 
 
 def check_adapted_layers(network: PreTrainedModel, what: str) -> None:
-    """Raise `ModelError` if an adapter was put on a layer that all roles share."""
+    """Raise `ModelError` if an adapter was put on a layer that all roles share, or that cannot be merged."""
     shared = (network.get_input_embeddings(), network.get_output_embeddings())
     for name, module in network.named_modules():
         if isinstance(module, LoraLayer) and module in shared:
             raise ModelError(
                 f"{what} is on {name}: all roles share the embedding and the output layer; leave these two out"
             )
+        if isinstance(module, LoraLayer) and not isinstance(module, lora.Linear):
+            raise ModelError(f"{what} is on {name}, which is not a linear layer; ppo_lm adapts linear layers only")

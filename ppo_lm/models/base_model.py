@@ -68,7 +68,10 @@ class BaseModel:
 
     @property
     def hidden_size(self) -> int:
-        return self.network.config.get_text_config().hidden_size
+        """The width that the output layer reads, and so do reward and value heads; OPT-350m's layers are wider."""
+        head = self.network.get_output_embeddings()
+        assert head is not None
+        return head.weight.shape[1]
 
     @property
     def context_length(self) -> int:
@@ -118,11 +121,12 @@ class BaseModel:
             with _without_warnings():
                 self.peft.load_adapter(str(folder), adapter_name=role)
         self._adapters_changed(f"adapter {str(folder)!r}")
-        self._check_adapter_weights(role, Path(folder))
+        self._read_adapter_weights(role, Path(folder))
 
-    def _check_adapter_weights(self, role: str, folder: Path) -> None:
-        """Raise `ValueError` unless the file's weights are those of the adapter, by name: peft leaves the others as
-        they were initialised."""
+    @torch.no_grad()
+    def _read_adapter_weights(self, role: str, folder: Path) -> None:
+        """Copy the file's weights into the adapter, by name: peft leaves those that it does not recognise as they were
+        initialised. Raises `ValueError` if a name is missing on either side."""
         saved = load_file(folder / WEIGHTS_FILE)
         there = get_peft_model_state_dict(self._adapters, adapter_name=role, save_embedding_layers=False)
         strangers, missing = sorted(saved.keys() - there.keys()), sorted(there.keys() - saved.keys())
@@ -131,6 +135,8 @@ class BaseModel:
         if missing:
             raise ValueError(f"its file has no {list_some(missing)}")
         check_finite(saved.items(), f"adapter {str(folder)!r}")
+        for name, weight in saved.items():
+            there[name].copy_(weight)
 
     def copy_adapter(self, source: str, target: str) -> None:
         """Add a copy of the adapter of role `source`, as the trainable role `target`."""

@@ -5,11 +5,9 @@ from __future__ import annotations
 
 import torch
 from torch.nn.functional import pad
-from transformers import DynamicCache
 
 from ppo_lm.experience_buffer import MemoryBudget
 from ppo_lm.models import PolicyModel
-from ppo_lm.ops import position_ids
 from ppo_lm.rollout.engine import RolloutEngine, Sampled, SamplingSettings
 from ppo_lm.rollout.sampling import draw_uniforms, sample_tokens
 
@@ -24,7 +22,10 @@ class PlainEngine(RolloutEngine):
 
     @property
     def description(self) -> str:
-        return "sampled through transformers' own forward pass" + (f": {self.reason}" if self.reason else "")
+        uncached = self.policy.base.paths.why_not_cached
+        reasons = [self.reason] if self.reason else []
+        reasons += [f"all tokens read again for every new one, because with the cache {uncached}"] if uncached else []
+        return "sampled through transformers' own forward pass" + (": " + "; ".join(reasons) if reasons else "")
 
     @torch.no_grad()
     def sample(
@@ -49,29 +50,18 @@ class PlainEngine(RolloutEngine):
     ) -> Sampled:
         base = self.policy.base
         eos = torch.tensor(base.eos_token_ids, device=base.device)
-        rows, width = prompt_ids.shape
-        mask = torch.cat([prompt_mask, prompt_mask.new_ones(rows, settings.max_new_tokens)], dim=1)
-        positions = position_ids(mask)
-        decoder, cache = base.network.get_decoder(), DynamicCache(config=base.network.config)
-        step_ids, start = prompt_ids, 0
-        ended = torch.zeros(rows, dtype=torch.bool, device=base.device)
+        mask = pad(prompt_mask, (0, settings.max_new_tokens), value=True)
+        growing, new = base.paths.growing_rows(base.network.get_decoder(), mask), prompt_ids
+        ended = torch.zeros(len(prompt_ids), dtype=torch.bool, device=base.device)
         steps = []
         with base.role(self.policy.role):
-            for end in range(width, width + settings.max_new_tokens):
-                output = decoder(
-                    input_ids=step_ids,
-                    attention_mask=mask[:, :end],
-                    position_ids=positions[:, start:end],
-                    past_key_values=cache,
-                    use_cache=True,
-                )
-                logits = base.logits(output.last_hidden_state[:, -1])
-                steps.append(sample_tokens(logits, settings, uniforms[:, end - width]))
-                token = steps[-1].ids
-                ended |= torch.isin(token, eos)
+            for step in range(settings.max_new_tokens):
+                logits = base.logits(growing.add(new))
+                steps.append(sample_tokens(logits, settings, uniforms[:, step]))
+                ended |= torch.isin(steps[-1].ids, eos)
                 if bool(ended.all()):
                     break
-                step_ids, start = token[:, None], end
+                new = steps[-1].ids[:, None]
         ids, logprobs, entropies, supports = zip(*steps)
         return Sampled(
             torch.stack(ids, dim=1),

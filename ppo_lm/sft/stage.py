@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from ppo_lm.base_setup import add_adapter, load_base, make_lora_config
+from ppo_lm.base_setup import add_adapter, load_base, make_lora_config, rehearse_training
 from ppo_lm.config import SFTConfig
 from ppo_lm.data import DataReport, Demonstration, load_demonstrations
 from ppo_lm.data.encoded import EncodedDemonstrations, encode_demonstrations
@@ -98,6 +98,7 @@ def set_up_policy(base: BaseModel, config: SFTConfig) -> PolicyModel:
     torch.manual_seed(config.seed)
     if config.lora_r == 0:
         base.network.requires_grad_(True)
+        rehearse_training(base, None)
         return PolicyModel(base, None)
     add_adapter(
         base, "policy", make_lora_config(config.lora_r, config.lora_alpha, config.lora_dropout, config.lora_targets)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -97,19 +97,16 @@ class Floor:
     matrix products."""
 
     def __init__(self, base: BaseModel, machine: Machine, passes: Passes, slots: int):
-        config = base.network.config.get_text_config()
         self.machine, self.passes, self.slots, self.itemsize = machine, passes, slots, base.dtype.itemsize
         layers = next(module for module in base.network.get_decoder().modules() if isinstance(module, nn.ModuleList))
         self.layer_weights = _count(layers)
         self.last_layer_alone = _count(layers[-1]) - sum(
-            _count(module) for name, module in layers[-1].named_modules() if name.endswith(("k_proj", "v_proj"))
+            _count(module) for module in _key_value_projections(layers[-1])
         )
         head = base.network.get_output_embeddings()
         assert head is not None, "a causal language model has an output layer"
         self.head_weights = head.weight.numel()
-        head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        kv_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-        self.cached_numbers = 2 * len(layers) * kv_heads * head_size  # keys and values of one token
+        self.cached_numbers = sum(module.out_features for module in _key_value_projections(layers))  # of one token
 
     def seconds(self, sa_pairs: SAPairs) -> dict[str, float]:
         """The minimum seconds by phase, for one step's pairs."""
@@ -139,6 +136,11 @@ class Floor:
         numbers = decoding.steps * weights + decoding.cached_tokens * self.cached_numbers
         products, memory = 2 * weights * decoding.tokens / self.machine.operations, numbers * self.itemsize
         return reading / self.machine.operations + max(products, memory / self.machine.bytes)
+
+
+def _key_value_projections(layers: nn.Module) -> list[Any]:
+    """The linear layers that make keys and values, where these have layers of their own."""
+    return [module for name, module in layers.named_modules() if name.endswith(("k_proj", "v_proj"))]
 
 
 def _count(module: nn.Module) -> int:
