@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import sys
 import warnings
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from pathlib import Path
 import torch
 from peft import PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
@@ -22,6 +24,7 @@ from ppo_lm.fast.lora_linear import use_own_passes
 from ppo_lm.fast.paths import find_paths
 from ppo_lm.fast.reading import read_packed_rows, read_padded_rows
 from ppo_lm.models.adapter_check import WEIGHTS_FILE, check_adapted_layers, check_adapter_config, check_adapter_folder
+from ppo_lm.models.base_stamp import BaseStamp
 from ppo_lm.models.complete import check_finite, list_some
 from ppo_lm.models.merging import MergedNetwork, MergedWeights, merge
 
@@ -134,7 +137,10 @@ class BaseModel:
             raise ValueError(f"this network has no place for {list_some(strangers)}")
         if missing:
             raise ValueError(f"its file has no {list_some(missing)}")
-        check_finite(saved.items(), f"adapter {str(folder)!r}")
+        what = f"adapter {str(folder)!r}"
+        check_finite(saved.items(), what)
+        with safe_open(folder / WEIGHTS_FILE, framework="pt") as file:
+            self._stamp.check(file.metadata(), what)
         for name, weight in saved.items():
             there[name].copy_(weight)
 
@@ -151,10 +157,17 @@ class BaseModel:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         state = get_peft_model_state_dict(self._adapters, adapter_name=role, save_embedding_layers=False)
-        save_file({key: value.detach().cpu().contiguous() for key, value in state.items()}, folder / WEIGHTS_FILE)
+        weights = {key: value.detach().cpu().contiguous() for key, value in state.items()}
+        save_file(weights, folder / WEIGHTS_FILE, self._stamp.metadata())
         config = copy.deepcopy(self._adapters.peft_config[role])
         config.base_model_name_or_path, config.inference_mode = self.name, True
         config.save_pretrained(str(folder))
+
+    @functools.cached_property
+    def _stamp(self) -> BaseStamp:
+        """Of the network's own weights, which are frozen."""
+        own = ((name, weight) for name, weight in self.network.named_parameters() if ".lora_" not in name)
+        return BaseStamp.of(self.name, self.dtype, own)
 
     @property
     def _adapters(self) -> PeftModel:

@@ -6,13 +6,22 @@ from pathlib import Path
 
 import pytest
 import torch
+from peft import PeftModel
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModelForSequenceClassification
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    BertGenerationConfig,
+    BertGenerationDecoder,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
 
 from ppo_lm.base_setup import add_adapter, load_base, load_reward_model, make_lora_config
 from ppo_lm.errors import ModelError
 from ppo_lm.models import RewardModel
 from ppo_lm.rewards import ClassifierReward, RewardContext
+from tests.conftest import SMALL
 
 LORA = make_lora_config(2, 4, 0.0, "all-linear")
 
@@ -169,3 +178,74 @@ def test_an_adapter_that_is_its_own_base(reward, tmp_path):
     name_base(reward, other)
     name_base(other, reward)
     assert "is its own base: adapter_config.json names" in refusal(load, reward)
+
+
+def other_base(folder: str, tmp_path: Path, distance: float) -> str:
+    """The random model with other weights of the same shape."""
+    network = load(Path(folder)).network
+    torch.manual_seed(1)
+    for weight in network.parameters():
+        weight.data += distance * weight.data.std() * torch.randn_like(weight)
+    path = Path(shutil.copytree(folder, tmp_path / "other"))
+    network.save_pretrained(path)
+    return str(path)
+
+
+@pytest.mark.parametrize("distance", [0.01, 1.0])
+def test_a_reward_model_of_another_base_is_refused_by_name(folder, reward, tmp_path, distance):
+    message = refusal(load_reward, other_base(folder, tmp_path, distance), reward)
+    assert "was trained on other weights" in message and repr(str(Path(folder).resolve())) in message
+
+
+def test_an_adapter_of_another_base_is_refused_as_a_model(folder, reward, tmp_path):
+    config = reward / "adapter_config.json"
+    settings = json.loads(config.read_text()) | {"base_model_name_or_path": other_base(folder, tmp_path, 0.1)}
+    config.write_text(json.dumps(settings))
+    assert "was trained on other weights" in refusal(load, reward)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_the_dtype_of_its_base_does_not_matter(folder, reward, dtype):
+    load_reward_model(load_base(folder, dtype, "cpu"), reward)
+
+
+def test_an_adapter_that_does_not_say_what_it_was_trained_on_is_taken(folder, reward, tmp_path):
+    file = reward / "adapter_model.safetensors"
+    change(file, lambda tensors: tensors)  # saved again, without the stamp
+    load_reward(other_base(folder, tmp_path, 1.0), reward)
+
+
+def test_an_adapter_is_loaded_by_name_whatever_peft_makes_of_it(folder, reward, monkeypatch):
+    """PEFT renames weights for some families, and then leaves what it does not find as it was initialised."""
+    saved = load_file(reward / "adapter_model.safetensors")
+    monkeypatch.setattr("peft.PeftModel.load_adapter", forgetful(PeftModel.load_adapter))
+    base = load(Path(folder))
+    load_reward_model(base, reward)
+    found = {
+        name.replace(".reward.", "."): weight for name, weight in base.network.named_parameters() if "lora_" in name
+    }
+    assert saved.keys() == {f"base_model.model.{name}" for name in found}
+    assert all(torch.equal(weight, saved[f"base_model.model.{name}"]) for name, weight in found.items())
+
+
+def forgetful(load_adapter):
+    def load(self, *arguments, **options):
+        result = load_adapter(self, *arguments, **options)
+        for name, weight in self.named_parameters():
+            if "lora_" in name:
+                weight.data.normal_()
+        return result
+
+    return load
+
+
+def test_a_tokenizer_with_more_tokens_than_embeddings_is_refused(model):
+    network = LlamaForCausalLM(LlamaConfig(**SMALL | {"vocab_size": 1000}))
+    network.save_pretrained(model)
+    assert "has embeddings for 1,000 tokens, but its tokenizer has 1,536" in refusal(load, model)
+
+
+def test_a_network_that_sees_later_tokens_is_refused(model):
+    config = BertGenerationConfig(**{name: size for name, size in SMALL.items() if name != "head_dim"})
+    BertGenerationDecoder(config).save_pretrained(model)
+    assert "is not a causal language model" in refusal(load, model)
