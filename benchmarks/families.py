@@ -37,7 +37,7 @@ from ppo_lm.base_setup import EMBEDDED_MODEL
 from ppo_lm.errors import UserError
 
 LARGEST = 6_000_000  # weights
-SECONDS = 90  # for one run
+SECONDS = 300  # for one run
 PROMPTS = ["I like tea", "The weather is nice today and", "My sister", "A dog ate my homework so"]
 LORA, ALL_WEIGHTS = 4, 0  # values of lora_r
 SMALL = {  # the names of the same few sizes in different families

@@ -20,7 +20,7 @@ def sketch_weights(weights: Iterable[tuple[str, torch.Tensor]]) -> list[float]:
     for number, (_, weight) in enumerate(weights):
         signs = signs.to(weight.device)
         sums = [_sums(piece.to(torch.bfloat16).float(), signs) for piece in weight.detach().flatten().split(PIECE)]
-        for place, (projection, square) in enumerate(torch.stack(sums).tolist() if sums else ()):
+        for place, (projection, square) in enumerate(torch.stack(sums).tolist()):
             projections[number % GROUPS] += projection * (-1) ** place
             squares[number % GROUPS] += square
     return [p / math.sqrt(s) if s else 0.0 for p, s in zip(projections, squares)]

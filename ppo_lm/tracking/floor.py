@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
+from peft.tuners import lora
 from torch import nn
 
 from ppo_lm.models import BaseModel
@@ -140,7 +141,8 @@ class Floor:
 
 def _key_value_projections(layers: nn.Module) -> list[Any]:
     """The linear layers that make keys and values, where these have layers of their own."""
-    return [module for name, module in layers.named_modules() if name.endswith(("k_proj", "v_proj"))]
+    named = ((name, module) for name, module in layers.named_modules() if name.endswith(("k_proj", "v_proj")))
+    return [module for _, module in named if isinstance(module, (nn.Linear, lora.Linear))]
 
 
 def _count(module: nn.Module) -> int:
