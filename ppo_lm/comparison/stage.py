@@ -60,7 +60,7 @@ def run_comparison(
     encoded = {id(first): held_out} | {id(base): encode_for(base, prompts, config) for base in others}
     report.describe_split([], [str(prompt) for prompt in held_out.prompts])
     texts = {c.name: read_column(held_out, c.column) for c in contestants if c.column is not None}
-    notices = []
+    notices = [contestant.note for contestant in contestants if contestant.note]
     if beyond:
         notices.append(
             f"{beyond} of the {len(held_out)} prompts are not held out but trained on by a run with the same prompts, "

@@ -62,11 +62,11 @@ def run_reward(
         optimiser = register_training(run, model.parameters(), settings, len(train.tokens))
         headline = f"reward model on {config.model_name} ({base.description})"
         run.start(headline, reports=inputs.reports, columns=LOSS, lines=LINES)
-        run.measure("before", len(held_out.texts), lambda: measure(model, held_out).headline())
+        run.measure("before", len(held_out.texts), lambda: measure(model, held_out).headline(), after=0)
         train_reward_model(model, train.tokens, settings, seed=config.seed, optimiser=optimiser, progress=run)
         result = measure(model, held_out)  # before normalising, when score differences are still log-odds
         normalise(model, references)
-        run.measure("after", len(held_out.texts), result.headline)
+        run.measure("after", len(held_out.texts), result.headline, after=run.step)
         folder = run.require_folder()
         with writing(folder):
             model.save(folder / "reward")

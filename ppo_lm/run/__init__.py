@@ -1,6 +1,7 @@
 """One run for every stage: folder, lock, signals, checkpoints, recorders."""
 
 from ppo_lm.run.checkpoint import Checkpoint, list_checkpoints, load_checkpoint, save_checkpoint
+from ppo_lm.run.find_policy import RunPolicy, find_policy, is_run_folder
 from ppo_lm.run.folder import (
     check_output_dir,
     check_writable,
@@ -11,7 +12,7 @@ from ppo_lm.run.folder import (
 )
 from ppo_lm.run.launch import check_one_process
 from ppo_lm.run.run import Run
-from ppo_lm.run.save_models import save_best, save_models
+from ppo_lm.run.save_models import save_adapter, save_best, save_models
 from ppo_lm.run.stateful import GlobalRandom, RandomStream, Stateful, Weights
 
 __all__ = [
@@ -19,16 +20,20 @@ __all__ = [
     "GlobalRandom",
     "RandomStream",
     "Run",
+    "RunPolicy",
     "Stateful",
     "Weights",
     "check_one_process",
     "check_output_dir",
     "check_writable",
+    "find_policy",
     "free_folder",
+    "is_run_folder",
     "list_checkpoints",
     "load_checkpoint",
     "lock_run_folder",
     "make_run_folder",
+    "save_adapter",
     "save_best",
     "save_checkpoint",
     "save_models",

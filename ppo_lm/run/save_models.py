@@ -21,13 +21,19 @@ def save_best(policy: PolicyModel, folder: Path) -> None:
         os.replace(unfinished, best)
 
 
+def save_adapter(policy: PolicyModel, folder: Path) -> None:
+    """Write `folder/adapter` for plain peft, if the policy is an adapter."""
+    if policy.role is not None:
+        policy.base.save_adapter(policy.role, folder / "adapter")
+
+
 def save_models(policy: PolicyModel, folder: Path, *, merged: bool = True) -> list[str]:
     """Write `folder/adapter` for plain peft, and `folder/merged` for plain transformers, each with the tokenizer.
     Returns notes for the user, one sentence each."""
     base, tokenizer, notes = policy.base, policy.base.tokenizer, []
     with writing(folder):
+        save_adapter(policy, folder)
         if policy.role is not None:
-            base.save_adapter(policy.role, folder / "adapter")
             tokenizer.save_pretrained(folder / "adapter")
         if merged or policy.role is None:
             network, kept = base.merged_network(policy.role)

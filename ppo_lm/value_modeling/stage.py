@@ -94,11 +94,11 @@ def run_value(
         def measured() -> dict[str, float]:
             return measure_values(model, test, config.gamma, config.micro_batch_size)
 
-        before = run.measure("before", len(test), measured)
+        before = run.measure("before", len(test), measured, after=0)
         train_value_model(
             model, train_set, settings, gamma=config.gamma, seed=config.seed, optimiser=optimiser, progress=run
         )
-        after = run.measure("after", len(test), measured)
+        after = run.measure("after", len(test), measured, after=run.step)
         with writing(folder):
             model.save(folder / "value")
         run.finish()
