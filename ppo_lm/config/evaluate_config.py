@@ -41,8 +41,8 @@ class EvaluateConfig(PromptSettings, FolderSettings):
 
     models: list[str] | None = None
     """Policies to compare, as MODEL or NAME=MODEL; repeat the option for each. MODEL is a hub id, a folder (of a
-    model, an adapter, or a run, finished or not), a .gguf file, "embedded", or column:NAME for the completions in a column of the prompts. The first
-    is the baseline; the first that is not a column is the reference of the KL."""
+    model, an adapter, or a run, finished or not), a .gguf file, "embedded", or column:NAME for the completions in a
+    column of the prompts. The first is the baseline; the first that is not a column is the reference of the KL."""
     dtype: Dtype = "auto"
     """Weights of the models; auto is bfloat16 on a GPU and float32 on a CPU."""
     device: str = "auto"
