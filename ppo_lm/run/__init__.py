@@ -14,18 +14,22 @@ from ppo_lm.run.launch import check_one_process
 from ppo_lm.run.run import Run
 from ppo_lm.run.save_models import save_adapter, save_best, save_models
 from ppo_lm.run.stateful import GlobalRandom, RandomStream, Stateful, Weights
+from ppo_lm.run.trained_prompts import Lineage, TrainingPrompts, count_seen, trace
 
 __all__ = [
     "Checkpoint",
     "GlobalRandom",
+    "Lineage",
     "RandomStream",
     "Run",
     "RunPolicy",
     "Stateful",
+    "TrainingPrompts",
     "Weights",
     "check_one_process",
     "check_output_dir",
     "check_writable",
+    "count_seen",
     "find_policy",
     "free_folder",
     "is_run_folder",
@@ -37,5 +41,6 @@ __all__ = [
     "save_best",
     "save_checkpoint",
     "save_models",
+    "trace",
     "write_config",
 ]

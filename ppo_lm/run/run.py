@@ -42,6 +42,7 @@ from ppo_lm.run.launch import check_one_process
 from ppo_lm.run.parts import Parts
 from ppo_lm.run.resume import check_unfinished, describe, find_changes, length_changes, length_settings
 from ppo_lm.run.stateful import Stateful
+from ppo_lm.run.trained_prompts import TrainingPrompts, record_prompts
 from ppo_lm.tracking import (
     Answer,
     CheckpointSaved,
@@ -191,14 +192,17 @@ class Run:
         *,
         reports: Sequence[DataReport] = (),
         notices: Sequence[str] = (),
+        trained_on: TrainingPrompts | None = None,
         columns: Sequence[Column] = (),
         lines: int = 0,
     ) -> None:
-        """Tell the recorders that the run begins or continues; see `RunStart`. From here on, an error pauses the
-        run."""
+        """Tell the recorders that the run begins or continues; see `RunStart`. From here on, an error pauses the run.
+        `trained_on`: recorded in the folder, so that `ppo-lm evaluate` knows."""
         if self.folder and self.resumed:
             self.history = drop_later_steps(self.folder, self.step)
             write_config(self.folder, self.config)
+        if self.folder and trained_on:
+            record_prompts(self.folder, trained_on)
         self._started = True
         self.parts.remember()
         event = RunStart(
