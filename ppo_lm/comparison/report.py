@@ -9,7 +9,7 @@ from rich.table import Table
 
 from ppo_lm.comparison.exposure import Exposure
 from ppo_lm.comparison.results import Standing
-from ppo_lm.evaluation.statistics import Interval
+from ppo_lm.evaluation.intervals import Interval
 from ppo_lm.tracking import write_json
 from ppo_lm.tracking.screen import number as show
 
@@ -24,11 +24,12 @@ MEASURES = {
     "distinct_1": "distinct-1",
     "distinct_2": "distinct-2",
 }
-NOTES = """Score: the judge's mean score, with a 95% bootstrap interval over prompts. Win rate: the share of prompts on
-which the judge scores the completion above the baseline's (ties count half), with a paired bootstrap interval over
-prompts; at equal length: the same, from a logistic fit that removes the effect of the difference in length. KL: to the
-first model, in nats per completion. Entropy: nats per token. Length: tokens. Ended: the share of completions that end
-with the model's end token. Distinct-n: distinct word n-grams as a share of all."""
+NOTES = """Score: the judge's mean score, with Student's 95% interval over prompts. Win rate: the share of prompts on
+which the judge scores the completion above the baseline's (ties count half), with the interval of Clopper and Pearson;
+at equal length: the same, from a logistic fit that removes the effect of the difference in length, with the interval of
+its penalised profile likelihood (Firth). These intervals hold for few prompts too. KL: to the first model, in nats per
+completion. Entropy: nats per token. Length: tokens. Ended: the share of completions that end with the model's end
+token. Distinct-n: distinct word n-grams as a share of all."""
 
 
 def print_tables(results: dict[str, list[Standing]], exposure: Exposure, console: Console) -> None:

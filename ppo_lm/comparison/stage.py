@@ -20,6 +20,7 @@ from ppo_lm.data.examples import with_leading_space
 from ppo_lm.data.fitting import encode_prompt_set, fit_prompts
 from ppo_lm.errors import ConfigError, DataError, Problems
 from ppo_lm.evaluation import Evaluation, evaluate, evaluate_texts, sampling_kinds
+from ppo_lm.evaluation.intervals import note_on_few
 from ppo_lm.experience_buffer import MemoryBudget
 from ppo_lm.models import BaseModel, PolicyModel
 from ppo_lm.ppo_trainer import SequenceGenerator
@@ -63,7 +64,7 @@ def run_comparison(
     texts = {c.name: read_column(chosen, c.column) for c in contestants if c.column is not None}
     notices = [contestant.note for contestant in contestants if contestant.note]
     exposure = find_exposure(contestants, config.judge, chosen.given)
-    notices += exposure.sentences
+    notices += [*exposure.sentences, *note_on_few(len(chosen))]
     scorer = RewardComputer(judge, MemoryBudget(config.micro_batch_tokens), timeout=config.judge_timeout)
 
     def judge_base(folder: Path) -> BaseModel:
@@ -93,7 +94,7 @@ def run_comparison(
                         policy, reference, scorer, encoded[id(policy.base)], sampling, config, kind == "sampled"
                     )
                 made[contestant.name] = evaluation
-            results[kind] = compare(made, config.seed)
+            results[kind] = compare(made)
             write_completions_of(made, kind, chosen, folder / "completions.jsonl")
             run.record_evaluation(len(chosen), {f"{name}, {kind}": each.means() for name, each in made.items()})
         if not quiet:

@@ -48,8 +48,8 @@ class EvaluateConfig(PromptSettings, FolderSettings):
     device: str = "auto"
     """cuda, cuda:1, mps or cpu; auto uses the first GPU, if any."""
     seed: NonNegativeInt = 0
-    """Random seed: sampling, bootstrap, and the held-out split. Use the seed of the run to evaluate on the prompts that
-    it held out."""
+    """Random seed: sampling, and the choice of prompts. Use the seed of the run to evaluate on the prompts that it held
+    out."""
 
     SAMPLING = Topic("Sampling")
 

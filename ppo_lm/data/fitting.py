@@ -20,8 +20,8 @@ def fit_prompts(
     prompts: PromptSet, report: DataReport, base: BaseModel, *, max_prompt_tokens: int, max_new_tokens: int
 ) -> tuple[PromptSet, DataReport]:
     """Cut prompts to `max_prompt_tokens` (0: no limit), drop those that cannot be cut that short, and encode the rest.
-    Returns the prompts with `ids` and `uncut`, and the report with their lengths. Raises `DataError` if none is left, or if
-    one leaves no room in the model's context for a response of `max_new_tokens`."""
+    Returns the prompts with `ids` and `uncut`, and the report with their lengths. Raises `DataError` if none is left,
+    or if one leaves no room in the model's context for a response of `max_new_tokens`."""
     report = replace(report, dropped=list(report.dropped), cut=0)
     rows, fitted, ids, uncut = [], [], [], []
     for row, prompt in enumerate(prompts.prompts):

@@ -211,6 +211,7 @@ def test_prompts_are_called_held_out_where_the_folders_tell_so_and_what_is_not_k
     run_comparison(config(models, tmp_path, models=[f"base={models / 'base'}", f"other={other / 'adapter'}"]))
     said = " ".join(capsys.readouterr().out.split())
     assert "sampled, 4 held-out prompts, baseline base" in said
+    assert "4 prompts are too few for a judgement: the interval of an even win rate is 0.07 to 0.93" in said
     assert f"no prompt was in the training data of the runs that trained the models; what {models / 'base'} was" in said
     assert json.loads((tmp_path / "run" / "results.json").read_text())["held_out"] is True
     run_comparison(config(models, tmp_path, output_dir=str(tmp_path / "second")))  # an adapter that no run wrote
