@@ -70,7 +70,7 @@ def run_reward(
         run.measure("after", len(held_out.texts), result.headline, after=run.step)
         folder = run.require_folder()
         with writing(folder):
-            model.save(folder / "reward")
+            run.say(*model.save(folder / "reward"))
             write_json(folder / "report.json", result.as_dict())
             write_report(result, folder)
         run.finish()
