@@ -16,7 +16,7 @@ A LoRA adapter on `{name}`. {remark}It loads without ppo_lm, from the path `fold
 ```python
 import torch
 from peft import {classes}
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
 
 base = {base}
 model = PeftModel.from_pretrained(base, folder)
