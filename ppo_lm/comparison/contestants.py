@@ -85,7 +85,7 @@ class Bases:
         self._loaded: dict[str, BaseModel] = {}
 
     def load(self, name: str) -> BaseModel:
-        name = _resolve(name)
+        name = resolve(name)
         if name not in self._loaded:
             self._loaded[name] = load_base(name, self._config.dtype, self._config.device)
         return self._loaded[name]
@@ -113,7 +113,7 @@ def _parse(text: str) -> Contestant:
     return Contestant(name, source) if equals else Contestant(text.removeprefix(COLUMN), text)
 
 
-def _resolve(name: str) -> str:
+def resolve(name: str) -> str:
     """The same name for the same model, however it is written."""
     if name == "embedded":
         return str(EMBEDDED_MODEL)

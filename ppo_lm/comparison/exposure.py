@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from ppo_lm.base_setup import find_reward_folder
-from ppo_lm.comparison.contestants import Contestant
+from ppo_lm.comparison.contestants import Contestant, resolve
 from ppo_lm.data import Prompt
 from ppo_lm.run import Lineage, count_seen, trace
 
@@ -30,7 +30,7 @@ class Exposure(NamedTuple):
 
 def find_exposure(contestants: Sequence[Contestant], judge: str | None, prompts: Sequence[Prompt]) -> Exposure:
     """Follow every contestant that is a model, and the judge, back through the runs that trained them."""
-    lineages = {c.name: trace(c.source) for c in contestants if c.column is None}
+    lineages = {c.name: trace(resolve(c.source)) for c in contestants if c.column is None}
     judge_folder = None if judge is None else find_reward_folder(judge)
     judged_by = {} if judge_folder is None else {JUDGE: trace(str(judge_folder))}
     seen = {
@@ -49,10 +49,10 @@ def find_exposure(contestants: Sequence[Contestant], judge: str | None, prompts:
             f"whether the prompts are held out is not known: nothing tells what {', '.join(unknown)} was trained on"
         )
     elif not trained_on_some:
-        roots = sorted({lineage.root for lineage in lineages.values()})
+        roots = " and ".join(sorted({lineage.root for lineage in lineages.values()}))
         sentences.append(
-            "no prompt was in the training data of the runs that trained the models; what "
-            f"{' and '.join(roots)} was trained on before is not known"
+            f"no prompt was in the training data of the runs that trained the models; what {roots} was trained on before "
+            "is not known"
         )
     return Exposure(len(prompts), seen, not unknown and not trained_on_some, sentences)
 

@@ -32,8 +32,9 @@ class Encoded(Generic[Example, Tokens]):
 
     def select(self, rows: list[int]) -> Encoded[Example, Tokens]:
         """The examples at `rows`, in that order."""
-        columns = (self.texts, self.tokens, self.given)
-        return Encoded(*([column[row] for row in rows] for column in columns))
+        return Encoded(
+            [self.texts[row] for row in rows], [self.tokens[row] for row in rows], [self.given[row] for row in rows]
+        )
 
     def split(
         self, held_out: int, seed: int, report: DataReport

@@ -6,9 +6,10 @@ import copy
 import json
 import math
 from pathlib import Path
+from typing import Any, cast
 
 import torch
-from peft import PeftConfig, TaskType
+from peft import LoraConfig, TaskType
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
@@ -65,7 +66,7 @@ class RewardModel:
         """Whether transformers has a sequence classifier for this architecture with a linear head on the same
         network."""
         network = self.base.network
-        kind = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING.get(type(network.config), None)
+        kind: Any = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING.get(type(network.config), None)
         if kind is None or kind.base_model_prefix != network.base_model_prefix:
             return False
         with torch.device("meta"):
@@ -76,7 +77,7 @@ class RewardModel:
     def _save_classifier(self, folder: Path) -> None:
         """The adapter with task type SEQ_CLS and the normalised head as its `score`, and a README that loads it."""
         self.base.save_adapter(self.role, folder)
-        config = PeftConfig.from_pretrained(str(folder))
+        config = cast("LoraConfig", LoraConfig.from_pretrained(str(folder)))
         config.task_type, config.modules_to_save = TaskType.SEQ_CLS, [SCORE]
         config.save_pretrained(str(folder))
         head = ScoreHead(self.base.hidden_size)

@@ -134,8 +134,9 @@ class Optimiser:
         rates = [
             base * share(steps) for base, share in zip(self.scheduler.base_lrs, self.scheduler.lr_lambdas, strict=True)
         ]
-        self.steps_done = self.scheduler.last_epoch = steps
-        self.scheduler._last_lr = rates
+        self.steps_done = steps
+        place = {"last_epoch": steps, "_step_count": steps + 1, "_last_lr": rates}
+        self.scheduler.load_state_dict({**self.scheduler.state_dict(), **place})
         for group, rate in zip(self.adamw.param_groups, rates, strict=True):
             group["lr"] = rate
 
