@@ -51,8 +51,8 @@ def find_exposure(contestants: Sequence[Contestant], judge: str | None, prompts:
     elif not trained_on_some:
         roots = " and ".join(sorted({lineage.root for lineage in lineages.values()}))
         sentences.append(
-            f"no prompt was in the training data of the runs that trained the models; what {roots} was trained on before "
-            "is not known"
+            f"no prompt was in the training data of the runs that trained the models; what {roots} was trained on "
+            "before is not known"
         )
     return Exposure(len(prompts), seen, not unknown and not trained_on_some, sentences)
 
