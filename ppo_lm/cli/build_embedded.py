@@ -62,7 +62,7 @@ def pack(network: Path, models: list[Path], folder: Path) -> None:
     AutoModelForCausalLM.from_pretrained(network, dtype=torch.float16).save_pretrained(folder)
     AutoTokenizer.from_pretrained(network).save_pretrained(folder)
     for model in models:
-        shutil.copytree(model, folder / model.name, dirs_exist_ok=True)
+        shutil.copytree(model, folder / model.name, ignore=shutil.ignore_patterns("classifier"), dirs_exist_ok=True)
         file = folder / model.name / "adapter_config.json"
         settings = json.loads(file.read_text(encoding="utf-8")) | {"base_model_name_or_path": "embedded"}
         file.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")

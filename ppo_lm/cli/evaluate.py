@@ -1,4 +1,4 @@
-"""`ppo-lm evaluate`: policies side by side on held-out prompts."""
+"""`ppo-lm evaluate`: policies side by side on the same prompts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ppo_lm.config import EvaluateConfig
 def run(arguments: list[str], prog: str) -> None:
     """Compare the policies that the options name."""
     request = read_run(
-        EvaluateConfig, arguments, prog, "Compare policies on held-out prompts.", "evaluate", resumable=False
+        EvaluateConfig, arguments, prog, "Compare policies on the same prompts.", "evaluate", resumable=False
     )
     if request.config.judge is None:
         note("judge is not set, so TL;DR heuristics judge the completions")

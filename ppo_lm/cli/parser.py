@@ -109,7 +109,7 @@ def _add_general_options(group: argparse._ArgumentGroup, embedded: bool, resumab
     )
     group.add_argument("--print_config", action="store_true", help="Print all settings as YAML and exit.")
     if resumable:
-        group.add_argument("--resume", metavar="FOLDER", help="Resume an unfinished run with its settings.")
+        group.add_argument("--resume", metavar="FOLDER", help="Resume an unfinished run, or extend one.")
         group.add_argument(
             "--allow_changes", action="store_true", help="With --resume: continue although something has changed."
         )

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ppo_lm.cli.options import make_config
 from ppo_lm.cli.parser import config_parser
+from ppo_lm.config.fields import fields_of
 from ppo_lm.config.files import read_settings
-from ppo_lm.config.settings import Settings
+from ppo_lm.config.settings import Settings, with_current_names
 from ppo_lm.errors import ConfigError
 
 
@@ -35,9 +37,11 @@ def read_run(
     if allow_changes and "resume" not in options:
         raise ConfigError.of("--allow_changes belongs to --resume; give the folder of an unfinished run")
     if "resume" in options:
-        folder = find_run(options)
-        made = config(**read_settings(folder / "config.yaml", "--resume"))
-        check_resumable(folder)
+        folder = find_run(options.pop("resume"))
+        changed = with_current_names(config, options)
+        check_changed(config, changed, allow_changes)
+        made = config(**(with_current_names(config, read_settings(folder / "config.yaml", "--resume")) | changed))
+        check_resumable(folder, made)
     else:
         folder, made = None, make_config(config, options, task)
     from ppo_lm.run import check_one_process
@@ -47,14 +51,9 @@ def read_run(
     return RunRequest(made, folder, overwrite, allow_changes)
 
 
-def find_run(options: dict[str, Any]) -> Path:
-    """The folder that `--resume` names. Raises `ConfigError` if it does not hold a run, or if another option is
-    given."""
-    if len(options) > 1:
-        raise ConfigError(
-            ["--resume takes no option but --allow_changes: a resumed run keeps its settings"], "--resume"
-        )
-    folder = Path(options["resume"]).expanduser()
+def find_run(name: str) -> Path:
+    """The folder that `--resume` names. Raises `ConfigError` if it does not hold a run."""
+    folder = Path(name).expanduser()
     if not (folder / "config.yaml").is_file():
         raise ConfigError(
             [f"there is no run in {str(folder)!r}: it has no config.yaml; give the folder that the paused run printed"],
@@ -63,12 +62,32 @@ def find_run(options: dict[str, Any]) -> Path:
     return folder
 
 
-def check_resumable(folder: Path) -> None:
-    """Raise, before a model is loaded, if the run's folder is in use or has no usable checkpoint."""
+def check_changed(config: type[Settings], changed: Collection[str], allow_changes: bool) -> None:
+    """Raise `ConfigError` unless a resumed run may change these settings: its length and what no result depends on, or
+    with `allow_changes` all but its folder."""
+    fields = fields_of(config)
+    lengths = [f"--{name}" for name, field in fields.items() if field.sets_length]
+    problems = []
+    for name in changed:
+        if name not in fields or name == "output_dir":
+            problems.append(f"--{name} does not go with --resume: a resumed run keeps its folder and its settings")
+        elif not (allow_changes or fields[name].may_change or fields[name].sets_length):
+            problems.append(
+                f"--{name} would change the results so far, so a resumed run keeps it; use --allow_changes to set it "
+                f"anyway ({' and '.join(lengths)} can always be set)"
+            )
+    if problems:
+        raise ConfigError(problems, "--resume")
+
+
+def check_resumable(folder: Path, config: Settings) -> None:
+    """Raise, before a model is loaded, if the run's folder is in use or has no usable checkpoint, or if the run is
+    finished and `config` does not extend it."""
     from ppo_lm.run import load_checkpoint, lock_run_folder
+    from ppo_lm.run.resume import check_unfinished
 
     lock_run_folder(folder).release()
-    load_checkpoint(folder)
+    check_unfinished(config, load_checkpoint(folder)[0].state, folder)
 
 
 def hide_progress_bars() -> None:

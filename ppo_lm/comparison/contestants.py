@@ -12,15 +12,18 @@ from ppo_lm.data import PromptSet
 from ppo_lm.errors import ConfigError, ModelError
 from ppo_lm.models import BaseModel, PolicyModel
 from ppo_lm.models.adapter_check import CONFIG_FILE, check_adapter_folder
+from ppo_lm.run import find_policy, is_run_folder
 
 COLUMN = "column:"
 
 
 class Contestant(NamedTuple):
-    """`source` is what `load_base` takes, an adapter's folder, or "column:NAME"."""
+    """`source` is what `load_base` takes, an adapter's folder, or "column:NAME". `note`: a sentence about what was
+    chosen for the user."""
 
     name: str
     source: str
+    note: str | None = None
 
     @property
     def column(self) -> str | None:
@@ -38,6 +41,7 @@ def read_contestants(config: EvaluateConfig, prompts: PromptSet) -> list[Contest
         f"models has the name {name!r} twice; give each entry its own, as NAME=MODEL"
         for name in sorted({n for n in names if names.count(n) > 1})
     ]
+    found = []
     for contestant in contestants:
         column, place = contestant.column, Path(contestant.source).expanduser()
         if column is not None and column not in prompts.columns:
@@ -47,16 +51,30 @@ def read_contestants(config: EvaluateConfig, prompts: PromptSet) -> list[Contest
             )
         elif column is None and contestant.source.startswith((".", "/", "~")) and not place.exists():
             problems.append(f"models names {contestant.source!r}, but there is no such file or folder")
-        elif column is None and (place / CONFIG_FILE).is_file():
+        elif column is None:
             try:
-                check_adapter_folder(place)
+                contestant = _check_model(contestant)
             except ModelError as error:
                 problems.append(str(error))
+        found.append(contestant)
     if contestants and all(contestant.column is not None for contestant in contestants):
         problems.append("models has only columns; add at least one model")
     if problems:
         raise ConfigError(problems, "EvaluateConfig")
-    return contestants
+    return found
+
+
+def _check_model(contestant: Contestant) -> Contestant:
+    """The contestant, with the folder of the policy if it names a run. Raises `ModelError` for a run without one, or an
+    adapter that is not supported."""
+    folder = Path(contestant.source).expanduser()
+    if is_run_folder(folder):
+        policy = find_policy(folder)
+        folder = policy.folder
+        contestant = Contestant(contestant.name, str(folder), f"{contestant.name}: {policy.description}")
+    if (folder / CONFIG_FILE).is_file():
+        check_adapter_folder(folder)
+    return contestant
 
 
 class Bases:
@@ -67,7 +85,7 @@ class Bases:
         self._loaded: dict[str, BaseModel] = {}
 
     def load(self, name: str) -> BaseModel:
-        name = _resolve(name)
+        name = resolve(name)
         if name not in self._loaded:
             self._loaded[name] = load_base(name, self._config.dtype, self._config.device)
         return self._loaded[name]
@@ -95,7 +113,7 @@ def _parse(text: str) -> Contestant:
     return Contestant(name, source) if equals else Contestant(text.removeprefix(COLUMN), text)
 
 
-def _resolve(name: str) -> str:
+def resolve(name: str) -> str:
     """The same name for the same model, however it is written."""
     if name == "embedded":
         return str(EMBEDDED_MODEL)

@@ -7,8 +7,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from ppo_lm.comparison.exposure import Exposure
 from ppo_lm.comparison.results import Standing
-from ppo_lm.evaluation.statistics import Interval
+from ppo_lm.evaluation.intervals import Interval
 from ppo_lm.tracking import write_json
 from ppo_lm.tracking.screen import number as show
 
@@ -23,34 +24,37 @@ MEASURES = {
     "distinct_1": "distinct-1",
     "distinct_2": "distinct-2",
 }
-NOTES = """Score: the judge's mean score, with a 95% bootstrap interval over prompts. Win rate: the share of prompts on
-which the judge scores the completion above the baseline's (ties count half), with a paired bootstrap interval over
-prompts; at equal length: the same, from a logistic fit that removes the effect of the difference in length. KL: to the
-first model, in nats per completion. Entropy: nats per token. Length: tokens. Ended: the share of completions that end
-with the model's end token. Distinct-n: distinct word n-grams as a share of all."""
+NOTES = """Score: the judge's mean score, with Student's 95% interval over prompts. Win rate: the share of prompts on
+which the judge scores the completion above the baseline's (ties count half), with the interval of Clopper and Pearson;
+at equal length: the same, from a logistic fit that removes the effect of the difference in length, with the interval of
+its penalised profile likelihood (Firth). These intervals hold for few prompts too. KL: to the first model, in nats per
+completion. Entropy: nats per token. Length: tokens. Ended: the share of completions that end with the model's end
+token. Distinct-n: distinct word n-grams as a share of all."""
 
 
-def print_tables(results: dict[str, list[Standing]], prompts: int, console: Console) -> None:
+def print_tables(results: dict[str, list[Standing]], exposure: Exposure, console: Console) -> None:
     """Print a table per kind of sampling, with a column per policy."""
     for kind, rows in results.items():
         table = Table(
             "",
             *[row.name for row in rows],
-            title=f"{kind.replace('_', ' ')}, {prompts} held-out prompts, baseline {rows[0].name}",
+            title=f"{kind.replace('_', ' ')}, {exposure.describe()}, baseline {rows[0].name}",
         )
         for line in table_lines(rows):
             table.add_row(*line)
         console.print(table)
 
 
-def write_results(results: dict[str, list[Standing]], prompts: int, judge: str, folder: Path) -> None:
+def write_results(results: dict[str, list[Standing]], exposure: Exposure, judge: str, folder: Path) -> None:
     """Write results.json, report.md and comparison.png into `folder`."""
     plain = {
         kind: [{name: _plain(value) for name, value in vars(row).items()} for row in rows]
         for kind, rows in results.items()
     }
-    write_json(folder / "results.json", {"prompts": prompts, "judge": judge, **plain})
-    lines = ["# Comparison", "", f"{prompts} held-out prompts, judged by `{judge}`.", ""]
+    data = {"prompts": exposure.prompts, "held_out": exposure.is_held_out, "seen": exposure.seen}
+    write_json(folder / "results.json", {**data, "judge": judge, **plain})
+    lines = ["# Comparison", "", f"{exposure.describe()}, judged by `{judge}`.", ""]
+    lines += [line for sentence in exposure.sentences for line in (f"{sentence}.", "")]
     for kind, rows in results.items():
         names = [row.name.replace("|", " ") for row in rows]
         lines += [

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ppo_lm.evaluation import Evaluation
-from ppo_lm.evaluation.statistics import Interval, bootstrap_mean, distinct_n, length_controlled_win_rate, win_rate
+from ppo_lm.evaluation.intervals import Interval, length_controlled_win_rate, mean_interval, win_rate
+from ppo_lm.evaluation.statistics import distinct_n
 
 
 @dataclass(frozen=True)
 class Standing:
-    """One policy under one kind of sampling. Intervals are the central 95% over prompts; the baseline has no win rates
+    """One policy under one kind of sampling. Intervals are 95% over prompts; the baseline has no win rates
     (None).
 
     kl: to the first model, in nats per sequence, None where it does not apply; entropy: nats per token; length: tokens;
@@ -29,7 +30,7 @@ class Standing:
     distinct_2: float
 
 
-def compare(evaluations: dict[str, Evaluation], seed: int = 0) -> list[Standing]:
+def compare(evaluations: dict[str, Evaluation]) -> list[Standing]:
     """Compare each evaluation with the first, the baseline. All must be on the same prompts in the same order."""
     baseline_name, baseline = next(iter(evaluations.items()))
     found = []
@@ -38,11 +39,11 @@ def compare(evaluations: dict[str, Evaluation], seed: int = 0) -> list[Standing]
         found.append(
             Standing(
                 name=name,
-                score=bootstrap_mean(made.scores, seed),
-                win_rate=None if is_baseline else win_rate(made.scores, baseline.scores, seed),
+                score=mean_interval(made.scores),
+                win_rate=None if is_baseline else win_rate(made.scores, baseline.scores),
                 length_controlled=None
                 if is_baseline
-                else length_controlled_win_rate(made.scores, baseline.scores, made.lengths, baseline.lengths, seed),
+                else length_controlled_win_rate(made.scores, baseline.scores, made.lengths, baseline.lengths),
                 kl=made.kl,
                 entropy=made.entropy,
                 length=made.length,

@@ -1,4 +1,4 @@
-"""`ppo-lm evaluate`: policies side by side on held-out prompts."""
+"""`ppo-lm evaluate`: policies side by side on the same prompts."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from rich.console import Console
 
 from ppo_lm.base_setup import pick_device, read_adapter_base
 from ppo_lm.comparison.contestants import Bases, Contestant, load_policies, read_contestants
+from ppo_lm.comparison.exposure import find_exposure
 from ppo_lm.comparison.report import print_tables, write_results
 from ppo_lm.comparison.results import Standing, compare
 from ppo_lm.config import EvaluateConfig
@@ -19,6 +20,7 @@ from ppo_lm.data.examples import with_leading_space
 from ppo_lm.data.fitting import encode_prompt_set, fit_prompts
 from ppo_lm.errors import ConfigError, DataError, Problems
 from ppo_lm.evaluation import Evaluation, evaluate, evaluate_texts, sampling_kinds
+from ppo_lm.evaluation.intervals import note_on_few
 from ppo_lm.experience_buffer import MemoryBudget
 from ppo_lm.models import BaseModel, PolicyModel
 from ppo_lm.ppo_trainer import SequenceGenerator
@@ -56,16 +58,13 @@ def run_comparison(
         max_prompt_tokens=config.max_prompt_tokens,
         max_new_tokens=config.max_new_tokens,
     )
-    held_out, beyond = prompts.draw(config.eval_prompts, config.seed)
-    encoded = {id(first): held_out} | {id(base): encode_for(base, prompts, config) for base in others}
-    report.describe_split([], [str(prompt) for prompt in held_out.prompts])
-    texts = {c.name: read_column(held_out, c.column) for c in contestants if c.column is not None}
-    notices = []
-    if beyond:
-        notices.append(
-            f"{beyond} of the {len(held_out)} prompts are not held out but trained on by a run with the same prompts, "
-            "seed and eval_prompts"
-        )
+    chosen = prompts.draw(config.eval_prompts, config.seed)
+    encoded = {id(first): chosen} | {id(base): encode_for(base, prompts, config) for base in others}
+    report.describe_split([], [str(prompt) for prompt in chosen.prompts])
+    texts = {c.name: read_column(chosen, c.column) for c in contestants if c.column is not None}
+    notices = [contestant.note for contestant in contestants if contestant.note]
+    exposure = find_exposure(contestants, config.judge, chosen.given)
+    notices += [*exposure.sentences, *note_on_few(len(chosen))]
     scorer = RewardComputer(judge, MemoryBudget(config.micro_batch_tokens), timeout=config.judge_timeout)
 
     def judge_base(folder: Path) -> BaseModel:
@@ -87,7 +86,7 @@ def run_comparison(
             for contestant in contestants:
                 run.say(f"{kind.replace('_', ' ')}: {contestant.name}")
                 if contestant.name in texts:
-                    evaluation = evaluate_column(texts[contestant.name], first, scorer, held_out)
+                    evaluation = evaluate_column(texts[contestant.name], first, scorer, chosen)
                 else:
                     policy = policies[contestant.name]
                     reference = next(iter(policies.values()))
@@ -95,12 +94,12 @@ def run_comparison(
                         policy, reference, scorer, encoded[id(policy.base)], sampling, config, kind == "sampled"
                     )
                 made[contestant.name] = evaluation
-            results[kind] = compare(made, config.seed)
-            write_completions_of(made, kind, held_out, folder / "completions.jsonl")
-            run.record_evaluation(len(held_out), {f"{name}, {kind}": each.means() for name, each in made.items()})
+            results[kind] = compare(made)
+            write_completions_of(made, kind, chosen, folder / "completions.jsonl")
+            run.record_evaluation(len(chosen), {f"{name}, {kind}": each.means() for name, each in made.items()})
         if not quiet:
-            print_tables(results, len(held_out), console)
-        write_results(results, len(held_out), scorer.names[0], folder)
+            print_tables(results, exposure, console)
+        write_results(results, exposure, scorer.names[0], folder)
         run.finish()
     return results
 
@@ -143,8 +142,8 @@ def write_completions_of(made: dict[str, Evaluation], kind: str, prompts: Prompt
 
 
 def encode_for(base: BaseModel, prompts: PromptSet, config: EvaluateConfig) -> PromptSet:
-    """The same held-out prompts, encoded for another base. Raises `DataError` if any of `prompts` does not fit it."""
-    return encode_prompt_set(prompts, base, config.max_new_tokens).draw(config.eval_prompts, config.seed)[0]
+    """The same prompts, encoded for another base. Raises `DataError` if any of `prompts` does not fit it."""
+    return encode_prompt_set(prompts, base, config.max_new_tokens).draw(config.eval_prompts, config.seed)
 
 
 def evaluate_policy(
@@ -177,7 +176,7 @@ def read_column(prompts: PromptSet, column: str) -> list[str]:
         text = value[-1].get("content") if isinstance(value, list) and value and isinstance(value[-1], dict) else value
         if not isinstance(text, str) or not text.strip():
             raise DataError(
-                f"column {column!r} has no text for held-out prompt {number}: {value!r:.40}; choose another column, or "
+                f"column {column!r} has no text for prompt {number}: {value!r:.40}; choose another column, or "
                 "fix the rows"
             )
         found.append(with_leading_space(prompt, text))

@@ -40,16 +40,16 @@ class EvaluateConfig(PromptSettings, FolderSettings):
     MODEL = Topic("Model")
 
     models: list[str] | None = None
-    """Policies to compare, as MODEL or NAME=MODEL; repeat the option for each. MODEL is a hub id, a folder (of a model
-    or an adapter), a .gguf file, "embedded", or column:NAME for the completions in a column of the prompts. The first
-    is the baseline; the first that is not a column is the reference of the KL."""
+    """Policies to compare, as MODEL or NAME=MODEL; repeat the option for each. MODEL is a hub id, a folder (of a
+    model, an adapter, or a run, finished or not), a .gguf file, "embedded", or column:NAME for the completions in a
+    column of the prompts. The first is the baseline; the first that is not a column is the reference of the KL."""
     dtype: Dtype = "auto"
     """Weights of the models; auto is bfloat16 on a GPU and float32 on a CPU."""
     device: str = "auto"
     """cuda, cuda:1, mps or cpu; auto uses the first GPU, if any."""
     seed: NonNegativeInt = 0
-    """Random seed: sampling, bootstrap, and the held-out split. Use the seed of the run to evaluate on the prompts that
-    it held out."""
+    """Random seed: sampling, and the choice of prompts. Use the seed of the run to evaluate on the prompts that it held
+    out."""
 
     SAMPLING = Topic("Sampling")
 

@@ -24,6 +24,11 @@ class MayChange(NamedTuple):
     """In a field's `Annotated` type: a resumed run may change it, because no result depends on it."""
 
 
+class SetsLength(NamedTuple):
+    """In a field's `Annotated` type: it sets how many steps a run has; a resumed run may change it, to go on for longer
+    or end sooner."""
+
+
 class Topic(Enum):
     """The heading of a group of options in `--help`, in the order of the groups.
 
@@ -60,3 +65,4 @@ ZeroOrAboveOne = Annotated[float, Rule("be 0 (off) or above 1", lambda value: va
 Text = Annotated[str, Rule("not be empty", lambda value: bool(value.strip()))]
 Dtype = Literal["auto", "float32", "bfloat16"]
 MAY_CHANGE = MayChange()
+SETS_LENGTH = SetsLength()

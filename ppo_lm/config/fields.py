@@ -13,7 +13,7 @@ import types
 import typing
 from typing import Annotated, Any, Literal
 
-from ppo_lm.config.field_types import FormerName, MayChange, Rule, Topic
+from ppo_lm.config.field_types import FormerName, MayChange, Rule, SetsLength, Topic
 
 SINGULAR = {int: "a whole number", float: "a finite number", bool: "true or false", str: "text"}
 PLURAL = {float: "finite numbers", str: "texts"}
@@ -33,7 +33,9 @@ class Field:
     rules: tuple[Rule, ...]
     former_name: str | None
     may_change: bool
-    """Whether a resumed run may change it."""
+    """Whether a resumed run may change it, because no result depends on it."""
+    sets_length: bool
+    """Whether it sets how many steps a run has."""
 
     @property
     def choices(self) -> tuple[str, ...]:
@@ -74,6 +76,7 @@ def fields_of(config: type) -> dict[str, Field]:
             rules=tuple(extra for extra in extras if isinstance(extra, Rule)),
             former_name=former[0] if former else None,
             may_change=any(isinstance(extra, MayChange) for extra in extras),
+            sets_length=any(isinstance(extra, SetsLength) for extra in extras),
         )
     return fields
 

@@ -9,6 +9,7 @@ from ppo_lm.config.clashes import top_p_clashes
 from ppo_lm.config.data_settings import PromptSettings
 from ppo_lm.config.field_types import (
     MAY_CHANGE,
+    SETS_LENGTH,
     FormerName,
     Fraction,
     NonNegativeFloat,
@@ -147,8 +148,8 @@ class PPOConfig(PromptSettings, RewardSettings, ModelSettings, CheckpointSetting
 
     OPTIMISATION = Topic("Optimisation")
 
-    steps: PositiveInt = 100
-    """PPO steps; each samples, scores and trains on one batch."""
+    steps: Annotated[PositiveInt, SETS_LENGTH] = 100
+    """PPO steps; each samples, scores and trains on one batch. With --resume, the run gets this length."""
     ppo_epochs: PositiveInt = 4
     """Passes over each batch."""
     mini_batches: PositiveInt = 1

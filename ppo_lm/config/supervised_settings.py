@@ -6,7 +6,7 @@ import dataclasses
 from typing import Annotated
 
 from ppo_lm.config.data_settings import SourceSettings
-from ppo_lm.config.field_types import MAY_CHANGE, NonNegativeInt, PositiveFloat, PositiveInt, Topic
+from ppo_lm.config.field_types import MAY_CHANGE, SETS_LENGTH, NonNegativeInt, PositiveFloat, PositiveInt, Topic
 from ppo_lm.config.model_settings import ModelSettings
 from ppo_lm.config.run_settings import CheckpointSettings, FolderSettings
 
@@ -29,10 +29,11 @@ class SupervisedSettings(SourceSettings, ModelSettings, CheckpointSettings, Fold
 
     batch_size: PositiveInt = 32
     """Examples per optimiser step."""
-    epochs: PositiveInt = 1
-    """Passes over the data."""
-    max_steps: NonNegativeInt = 0
-    """Stop after this many optimiser steps; 0 for no limit. The learning rate schedule ends there too."""
+    epochs: Annotated[PositiveInt, SETS_LENGTH] = 1
+    """Passes over the data. With --resume, the run gets this length."""
+    max_steps: Annotated[NonNegativeInt, SETS_LENGTH] = 0
+    """Stop after this many optimiser steps; 0 for no limit. The learning rate schedule ends there too. With --resume,
+    the run gets this length."""
     learning_rate: PositiveFloat = 1e-4
     """Peak learning rate: 5% linear warm-up, then cosine decay to 0."""
     max_grad_norm: PositiveFloat = 1.0
@@ -46,4 +47,4 @@ class SupervisedSettings(SourceSettings, ModelSettings, CheckpointSettings, Fold
     RUN = Topic("Run folder")
 
     save_every: Annotated[NonNegativeInt, MAY_CHANGE] = 100
-    """Steps between checkpoints, the first before step 1; 0: only when the run is paused. A finished run keeps none."""
+    """Steps between checkpoints, the first before step 1; 0: only when the run is paused or finished."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 from transformers import PreTrainedTokenizerBase
 
 from ppo_lm.data.encoding import encode_pair, fit_prompt
-from ppo_lm.data.examples import Demonstration, Preference
+from ppo_lm.data.examples import Demonstration, Preference, Prompt
 from ppo_lm.data.prompts import split_rows
 from ppo_lm.data.report import DataReport
 from ppo_lm.errors import DataError
@@ -23,14 +23,18 @@ Tokens = TypeVar("Tokens")
 
 @dataclass(frozen=True)
 class Encoded(Generic[Example, Tokens]):
-    """Examples (demonstrations or preferences, with their prompts cut) and their token ids, row by row."""
+    """Examples (demonstrations or preferences, with their prompts cut), their token ids, and their prompts as they were
+    given, row by row."""
 
     texts: list[Example]
     tokens: list[Tokens]
+    given: list[Prompt]
 
     def select(self, rows: list[int]) -> Encoded[Example, Tokens]:
         """The examples at `rows`, in that order."""
-        return Encoded([self.texts[row] for row in rows], [self.tokens[row] for row in rows])
+        return Encoded(
+            [self.texts[row] for row in rows], [self.tokens[row] for row in rows], [self.given[row] for row in rows]
+        )
 
     def split(
         self, held_out: int, seed: int, report: DataReport
@@ -95,7 +99,7 @@ def encode_all(
 ) -> Encoded[Example, Tokens]:
     """Cut every prompt and encode every example; `encode` returns its token ids and their number. Examples over
     `limit`, and those whose prompt cannot be cut, are dropped and reported. Raises `DataError` if none is left."""
-    found: Encoded[Example, Tokens] = Encoded([], [])
+    found: Encoded[Example, Tokens] = Encoded([], [], [])
     for number, example in enumerate(examples, start=1):
         prompt = fit_prompt(tokenizer, example.prompt, max_prompt_tokens)
         if prompt is None:
@@ -112,6 +116,7 @@ def encode_all(
         report.lengths.append(length)
         found.texts.append(cut)
         found.tokens.append(tokens)
+        found.given.append(example.prompt)
     if not found.tokens:
         raise DataError(
             f"{role}: none of the {len(examples)} examples fits: {report.dropped[-1]}; raise max_tokens, or cut "

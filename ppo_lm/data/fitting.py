@@ -20,12 +20,12 @@ def fit_prompts(
     prompts: PromptSet, report: DataReport, base: BaseModel, *, max_prompt_tokens: int, max_new_tokens: int
 ) -> tuple[PromptSet, DataReport]:
     """Cut prompts to `max_prompt_tokens` (0: no limit), drop those that cannot be cut that short, and encode the rest.
-    Returns the prompts with their `ids`, and the report with their lengths. Raises `DataError` if none is left, or if
-    one leaves no room in the model's context for a response of `max_new_tokens`."""
+    Returns the prompts with `ids` and `uncut`, and the report with their lengths. Raises `DataError` if none is left,
+    or if one leaves no room in the model's context for a response of `max_new_tokens`."""
     report = replace(report, dropped=list(report.dropped), cut=0)
-    rows, fitted, ids = [], [], []
+    rows, fitted, ids, uncut = [], [], [], []
     for row, prompt in enumerate(prompts.prompts):
-        tokens = encode_prompt(base.tokenizer, prompt)
+        given, tokens = _readable(base, prompt), encode_prompt(base.tokenizer, prompt)
         if max_prompt_tokens and len(tokens) > max_prompt_tokens:
             shorter = fit_prompt(base.tokenizer, prompt, max_prompt_tokens)
             if shorter is None:
@@ -38,6 +38,7 @@ def fit_prompts(
         rows.append(row)
         fitted.append(_readable(base, prompt))
         ids.append(tokens)
+        uncut.append(given)
     if not rows:
         raise DataError(
             f"prompts: none has a sentence that ends within max_prompt_tokens {max_prompt_tokens}; raise "
@@ -45,7 +46,7 @@ def fit_prompts(
         )
     check_lengths(ids, max_new_tokens, base.context_length)
     report.lengths = [len(tokens) for tokens in ids]
-    return PromptSet(fitted, prompts.select(rows).columns, ids), report
+    return PromptSet(fitted, prompts.select(rows).columns, ids, uncut), report
 
 
 def encode_prompt_set(prompts: PromptSet, base: BaseModel, max_new_tokens: int) -> PromptSet:

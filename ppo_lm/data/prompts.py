@@ -13,7 +13,7 @@ from ppo_lm.errors import DataError
 @dataclass(frozen=True)
 class PromptSet:
     """N prompts, and columns of N values each, passed on to rewards. `ids` are the prompts' token ids, or None until
-    `data.fitting` has encoded them for a model.
+    `data.fitting` has encoded them for a model, and `uncut` the prompts before it cut them.
 
     Raises `DataError` if a column does not have N values.
     """
@@ -21,6 +21,7 @@ class PromptSet:
     prompts: Sequence[Prompt]
     columns: Mapping[str, list] = field(default_factory=dict)
     ids: list[list[int]] | None = None
+    uncut: Sequence[Prompt] | None = None
 
     def __post_init__(self):
         for name, values in self.columns.items():
@@ -38,12 +39,18 @@ class PromptSet:
             raise ValueError("the prompts have no token ids yet: encode_prompt_set or fit_prompts adds them")
         return self.ids
 
+    @property
+    def given(self) -> Sequence[Prompt]:
+        """The prompts as they were given, before any was cut."""
+        return self.prompts if self.uncut is None else self.uncut
+
     def select(self, rows: list[int]) -> PromptSet:
         """The prompts at `rows`, in that order."""
         return PromptSet(
             [self.prompts[row] for row in rows],
             {name: [values[row] for row in rows] for name, values in self.columns.items()},
             None if self.ids is None else [self.ids[row] for row in rows],
+            None if self.uncut is None else [self.uncut[row] for row in rows],
         )
 
     def split(self, held_out: int, seed: int) -> tuple[PromptSet, PromptSet]:
@@ -51,12 +58,10 @@ class PromptSet:
         train, test = self._split_rows(held_out, seed)
         return self.select(train), self.select(test)
 
-    def draw(self, count: int, seed: int) -> tuple[PromptSet, int]:
-        """Up to `count` prompts, and how many of them are not among those that `split` holds out with the same seed and
-        count."""
+    def draw(self, count: int, seed: int) -> PromptSet:
+        """Up to `count` prompts; those that `split` holds out with the same seed and count come first."""
         train, test = self._split_rows(count, seed)
-        more = train[: count - len(test)]
-        return self.select(test + more), len(more)
+        return self.select(test + train[: count - len(test)])
 
     def batches(self, batch_size: int, seed: int, copies: int = 1) -> Iterator[PromptSet]:
         """Yield batches endlessly: every prompt once, in a seeded order, then all of them again in another order; a

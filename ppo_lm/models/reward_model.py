@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 from pathlib import Path
+from typing import Any, cast
 
 import torch
+from peft import LoraConfig, TaskType
+from safetensors.torch import load_file, save_file
 from torch import nn
+from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
 
 from ppo_lm.errors import ModelError, first_line
+from ppo_lm.models.adapter_check import WEIGHTS_FILE
 from ppo_lm.models.base_model import BaseModel
+from ppo_lm.models.model_card import write_classifier_card
 from ppo_lm.models.score_head import HEAD_FILE, ScoreHead
 
 NORMALISATION_FILE = "normalisation.json"
+SCORE = "score"  # the head of a sequence classifier in transformers
 REWARD_FILES = ("adapter_config.json", "adapter_model.safetensors", HEAD_FILE, NORMALISATION_FILE)
 
 
@@ -39,14 +47,44 @@ class RewardModel:
         """The trainable weights."""
         return [*self.base.role_parameters(self.role), *self.head.parameters()]
 
-    def save(self, folder: str | Path) -> None:
-        """Write the adapter (PEFT's format), the head and its normalisation."""
+    def save(self, folder: str | Path) -> list[str]:
+        """Write the adapter (PEFT's format), the head and its normalisation; and all of it as a sequence classifier for
+        plain peft, in `classifier`. Returns a note if transformers has none for this architecture."""
         folder = Path(folder)
         self.base.save_adapter(self.role, folder)
         self.head.save(folder)
         (folder / NORMALISATION_FILE).write_text(
             json.dumps({"mean": self.mean, "std": self.std}) + "\n", encoding="utf-8"
         )
+        if not self._has_classifier():
+            kind = self.base.network.config.model_type
+            return [f"transformers has no sequence classifier for {kind} models, so {folder} is for ppo_lm only"]
+        self._save_classifier(folder / "classifier")
+        return []
+
+    def _has_classifier(self) -> bool:
+        """Whether transformers has a sequence classifier for this architecture with a linear head on the same
+        network."""
+        network = self.base.network
+        kind: Any = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING.get(type(network.config), None)
+        if kind is None or kind.base_model_prefix != network.base_model_prefix:
+            return False
+        with torch.device("meta"):
+            classifier = kind(copy.deepcopy(network.config))
+        head = getattr(classifier, SCORE, None)
+        return isinstance(head, nn.Linear) and head.in_features == self.base.hidden_size
+
+    def _save_classifier(self, folder: Path) -> None:
+        """The adapter with task type SEQ_CLS and the normalised head as its `score`, and a README that loads it."""
+        self.base.save_adapter(self.role, folder)
+        config = cast("LoraConfig", LoraConfig.from_pretrained(str(folder)))
+        config.task_type, config.modules_to_save = TaskType.SEQ_CLS, [SCORE]
+        config.save_pretrained(str(folder))
+        head = ScoreHead(self.base.hidden_size)
+        head.start_from(self.head, self.mean, self.std)
+        weights = load_file(folder / WEIGHTS_FILE)
+        save_file({**weights, f"base_model.model.{SCORE}.weight": head.linear.weight.detach()}, folder / WEIGHTS_FILE)
+        write_classifier_card(self.base, folder, head.linear.bias.item())
 
     @classmethod
     def load(cls, base: BaseModel, folder: str | Path, role: str = "reward") -> RewardModel:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
-from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+from torch.optim.lr_scheduler import LambdaLR
 from transformers import get_scheduler
 
 from ppo_lm.errors import NumericalFault
@@ -103,7 +103,7 @@ class Optimiser:
         self.adamw.zero_grad(set_to_none=True)
 
     def state_dict(self) -> dict[str, Any]:
-        """AdamW's moments and the fp32 copies, by weight index; the number of updates, and the schedule."""
+        """AdamW's moments and the fp32 copies, by weight index, and the number of updates."""
         state = self.adamw.state
         moments = {
             f"{place}.{moment}": state[weight][moment]
@@ -112,16 +112,12 @@ class Optimiser:
             if weight in state
         }
         copies = {f"{place}.fp32": copy.detach() for place, copy in self._copies()}
-        schedule = {
-            name: value
-            for name, value in self.scheduler.state_dict().items()
-            if isinstance(value, (int, float, bool, str, list)) and name != "lr_lambdas"
-        }
-        return {**moments, **copies, "steps_done": self.steps_done, "schedule": schedule}
+        return {**moments, **copies, "steps_done": self.steps_done}
 
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what `state_dict` returned; weights that are fp32 themselves are not touched."""
+        """Restore what `state_dict` returned; weights that are fp32 themselves are not touched. The learning rate is
+        that of this optimiser's own schedule after as many updates."""
         self.forget_gradients()
         self.adamw.state.clear()
         for place, weight in enumerate(self.parameters):
@@ -132,9 +128,16 @@ class Optimiser:
         for place, copy in self._copies():
             copy.copy_(state[f"{place}.fp32"])
         self._round()
-        self.steps_done = state["steps_done"]
-        self.scheduler.load_state_dict({**self.scheduler.state_dict(), **state["schedule"]})
-        for group, rate in zip(self.adamw.param_groups, self.scheduler.get_last_lr()):
+        self._move_schedule_to(state["steps_done"])
+
+    def _move_schedule_to(self, steps: int) -> None:
+        rates = [
+            base * share(steps) for base, share in zip(self.scheduler.base_lrs, self.scheduler.lr_lambdas, strict=True)
+        ]
+        self.steps_done = steps
+        place = {"last_epoch": steps, "_step_count": steps + 1, "_last_lr": rates}
+        self.scheduler.load_state_dict({**self.scheduler.state_dict(), **place})
+        for group, rate in zip(self.adamw.param_groups, rates, strict=True):
             group["lr"] = rate
 
     def snapshot(self) -> dict[str, Any]:
@@ -166,7 +169,7 @@ class Optimiser:
             self.weights[i].copy_(copy)
 
 
-def make_schedule(name: str, adamw: torch.optim.AdamW, warmup_steps: int, total_steps: int) -> LRScheduler:
+def make_schedule(name: str, adamw: torch.optim.AdamW, warmup_steps: int, total_steps: int) -> LambdaLR:
     """The schedule that `PPOConfig.lr_schedule` names, after a linear warm-up."""
     if name == "inverse":
         falling = max(total_steps - warmup_steps, 1)
@@ -174,9 +177,10 @@ def make_schedule(name: str, adamw: torch.optim.AdamW, warmup_steps: int, total_
             adamw, lambda step: step / warmup_steps if step < warmup_steps else inverse((step - warmup_steps) / falling)
         )
     name, shape = ("polynomial", {"power": 3, "lr_end": 0.0}) if name == "cubic" else (name, {})
-    return get_scheduler(
+    made = get_scheduler(
         name, adamw, num_warmup_steps=warmup_steps, num_training_steps=total_steps, scheduler_specific_kwargs=shape
     )
+    return cast("LambdaLR", made)  # as are all schedules with a name that `PPOConfig.lr_schedule` accepts
 
 
 def inverse(share: float) -> float:

@@ -37,7 +37,7 @@ from ppo_lm.rewards import (
     make_ready,
 )
 from ppo_lm.rollout import RolloutEngine, SamplingSettings
-from ppo_lm.run import RandomStream, Run, Stateful, Weights, save_models
+from ppo_lm.run import RandomStream, Run, Stateful, TrainingPrompts, Weights, save_adapter, save_models
 from ppo_lm.tracking import (
     Column,
     Floor,
@@ -202,7 +202,9 @@ class PPOTrainer:
             parts = {**self.stateful_parts(), "evaluations": evaluator.history, "guard": guard, "health": health}
             for name, part in parts.items():
                 run.register(name, part, undo=name in self.random_streams())
-            run.start(self._headline(), reports=[report], columns=columns(monitor))
+            run.save_in_checkpoints(lambda folder: save_adapter(self.roles.policy, folder))
+            trained_on = TrainingPrompts(self.base.name, train_set.given)
+            run.start(self._headline(), reports=[report], trained_on=trained_on, columns=columns(monitor))
             health.start(run.history)
             batches = train_set.batches(config.batch_size, config.seed, config.responses_per_prompt)
             batches = islice(batches, run.step, None)

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ppo_lm.evaluation.statistics import Interval, bootstrap_mean, calibration_error, correlation, reliability
+from ppo_lm.evaluation.intervals import Interval, share_interval
+from ppo_lm.evaluation.statistics import calibration_error, correlation, reliability
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class RewardReport:
 
     @cached_property
     def accuracy(self) -> Interval:
-        return bootstrap_mean(self.correct)
+        return share_interval(self.correct)
 
     @property
     def calibration_error(self) -> float:
@@ -106,7 +107,7 @@ def write_report(report: RewardReport, folder: Path) -> None:
         "",
         f"On {len(report.chosen)} held-out comparisons:",
         "",
-        f"* accuracy {report.accuracy} (95% bootstrap interval over comparisons)",
+        f"* accuracy {report.accuracy} (95% interval over comparisons)",
         f"* expected calibration error {report.calibration_error:.3f} (10 bins of confidence)",
         f"* correlation of score and length {report.length_correlation:+.2f}; it prefers the longer side in "
         f"{model:.0%} of the comparisons, people in {human:.0%}",

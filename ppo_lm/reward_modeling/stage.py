@@ -17,7 +17,7 @@ from ppo_lm.errors import ConfigError, DataError, Problems, writing
 from ppo_lm.models import BaseModel, RewardModel
 from ppo_lm.reward_modeling.report import RewardReport, write_report
 from ppo_lm.reward_modeling.reward_trainer import Comparison, normalise, score_all, train_reward_model
-from ppo_lm.run import check_output_dir
+from ppo_lm.run import TrainingPrompts, check_output_dir
 from ppo_lm.run.stage import LINES, LOSS, loop_settings, make_stage_run, register_training
 from ppo_lm.tracking import Recorder, find_recorders, write_json
 
@@ -61,15 +61,16 @@ def run_reward(
         model = set_up_reward_model(base, config)
         optimiser = register_training(run, model.parameters(), settings, len(train.tokens))
         headline = f"reward model on {config.model_name} ({base.description})"
-        run.start(headline, reports=inputs.reports, columns=LOSS, lines=LINES)
-        run.measure("before", len(held_out.texts), lambda: measure(model, held_out).headline())
+        trained_on = TrainingPrompts(base.name, train.given)
+        run.start(headline, reports=inputs.reports, trained_on=trained_on, columns=LOSS, lines=LINES)
+        run.measure("before", len(held_out.texts), lambda: measure(model, held_out).headline(), after=0)
         train_reward_model(model, train.tokens, settings, seed=config.seed, optimiser=optimiser, progress=run)
         result = measure(model, held_out)  # before normalising, when score differences are still log-odds
         normalise(model, references)
-        run.measure("after", len(held_out.texts), result.headline)
+        run.measure("after", len(held_out.texts), result.headline, after=run.step)
         folder = run.require_folder()
         with writing(folder):
-            model.save(folder / "reward")
+            run.say(*model.save(folder / "reward"))
             write_json(folder / "report.json", result.as_dict())
             write_report(result, folder)
         run.finish()

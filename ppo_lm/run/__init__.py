@@ -1,6 +1,7 @@
 """One run for every stage: folder, lock, signals, checkpoints, recorders."""
 
 from ppo_lm.run.checkpoint import Checkpoint, list_checkpoints, load_checkpoint, save_checkpoint
+from ppo_lm.run.find_policy import RunPolicy, find_policy, is_run_folder
 from ppo_lm.run.folder import (
     check_output_dir,
     check_writable,
@@ -11,26 +12,35 @@ from ppo_lm.run.folder import (
 )
 from ppo_lm.run.launch import check_one_process
 from ppo_lm.run.run import Run
-from ppo_lm.run.save_models import save_best, save_models
+from ppo_lm.run.save_models import save_adapter, save_best, save_models
 from ppo_lm.run.stateful import GlobalRandom, RandomStream, Stateful, Weights
+from ppo_lm.run.trained_prompts import Lineage, TrainingPrompts, count_seen, trace
 
 __all__ = [
     "Checkpoint",
     "GlobalRandom",
+    "Lineage",
     "RandomStream",
     "Run",
+    "RunPolicy",
     "Stateful",
+    "TrainingPrompts",
     "Weights",
     "check_one_process",
     "check_output_dir",
     "check_writable",
+    "count_seen",
+    "find_policy",
     "free_folder",
+    "is_run_folder",
     "list_checkpoints",
     "load_checkpoint",
     "lock_run_folder",
     "make_run_folder",
+    "save_adapter",
     "save_best",
     "save_checkpoint",
     "save_models",
+    "trace",
     "write_config",
 ]

@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -47,16 +47,23 @@ class Checkpoint(NamedTuple):
         return all(bool(tensor.isfinite().all()) for tensor in self.tensors.values() if tensor.is_floating_point())
 
 
-def save_checkpoint(run_folder: Path, step: int, checkpoint: Checkpoint, keep: int = 2) -> Path:
+def save_checkpoint(
+    run_folder: Path,
+    step: int,
+    checkpoint: Checkpoint,
+    keep: int = 2,
+    export: Callable[[Path], object] = lambda folder: None,
+) -> Path:
     """Write `run_folder/checkpoints/step-NNNNNN`, flushed to disk; the `keep` newest are kept. An existing one of the
-    same step is not overwritten: the new one becomes step-NNNNNN-002, and so on."""
+    same step is not overwritten: the new one becomes step-NNNNNN-002, and so on. `export` adds files of its own to the
+    folder."""
     place = _free_place(run_folder / "checkpoints" / f"step-{step:06d}")
     unfinished = place.with_name(f".{place.name}.unfinished")
     for half_written in place.parent.glob(".*.unfinished"):  # by a process that was killed
         shutil.rmtree(half_written, ignore_errors=True)
     try:
         with writing(place):
-            _write(unfinished, checkpoint)
+            _write(unfinished, checkpoint, export)
             os.replace(unfinished, place)
             _flush(place.parent)
     except StorageError:
@@ -67,15 +74,17 @@ def save_checkpoint(run_folder: Path, step: int, checkpoint: Checkpoint, keep: i
     return place
 
 
-def _write(folder: Path, checkpoint: Checkpoint) -> None:
+def _write(folder: Path, checkpoint: Checkpoint, export: Callable[[Path], object]) -> None:
     folder.mkdir(parents=True)
     save_file(
         {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.tensors.items()}, folder / TENSORS
     )
     (folder / STATE).write_text(json.dumps(checkpoint.state), encoding="utf-8")
-    sums = {name: _checksum(folder / name) for name in (TENSORS, STATE)}
+    export(folder)
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    sums = {file.relative_to(folder).as_posix(): _checksum(file) for file in files}
     (folder / MANIFEST).write_text(json.dumps({"sha256": sums}, indent=1) + "\n", encoding="utf-8")
-    for path in (*sorted(folder.iterdir()), folder):
+    for path in (*sorted(folder.rglob("*")), folder):
         _flush(path)
 
 
@@ -92,6 +101,16 @@ def list_checkpoints(run_folder: Path) -> list[Path]:
     return sorted((run_folder / "checkpoints").glob("step-*"))
 
 
+def newest_intact(run_folder: Path) -> Path | None:
+    """The folder of the newest intact checkpoint of a run, if there is one."""
+    return next((folder for folder in reversed(list_checkpoints(run_folder)) if _damage(folder) is None), None)
+
+
+def read_state(folder: Path) -> dict[str, Any]:
+    """The plain values of the checkpoint in `folder`."""
+    return json.loads((folder / STATE).read_text(encoding="utf-8"))
+
+
 def load_checkpoint(run_folder: Path) -> tuple[Checkpoint, list[str]]:
     """The newest intact checkpoint of a run, and a sentence for each newer one that is damaged. Raises
     `CheckpointError` if there is none."""
@@ -99,9 +118,7 @@ def load_checkpoint(run_folder: Path) -> tuple[Checkpoint, list[str]]:
     for folder in reversed(list_checkpoints(run_folder)):
         problem = _damage(folder)
         if problem is None:
-            return Checkpoint(
-                load_file(folder / TENSORS), json.loads((folder / STATE).read_text(encoding="utf-8"))
-            ), damage
+            return Checkpoint(load_file(folder / TENSORS), read_state(folder)), damage
         damage.append(f"checkpoint {folder} is damaged: {problem}; it is kept, and the one before it is used")
     if damage:
         raise CheckpointError(
@@ -119,7 +136,7 @@ def _damage(folder: Path) -> str | None:
         sums = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["sha256"]
         if not isinstance(sums, dict):
             raise TypeError("it has no checksums")
-        for name in (TENSORS, STATE):
+        for name in {TENSORS: None, STATE: None, **sums}:
             if _checksum(folder / name) != sums[name]:
                 return f"{name} does not match its checksum"
     except FileNotFoundError as error:
@@ -135,11 +152,6 @@ def _checksum(file: Path) -> str:
         while piece := content.read(2**20):
             digest.update(piece)
     return digest.hexdigest()
-
-
-def remove_checkpoints(run_folder: Path) -> None:
-    """Remove all checkpoints of a finished run: there is nothing left to resume."""
-    shutil.rmtree(run_folder / "checkpoints", ignore_errors=True)
 
 
 def _flush(path: Path) -> None:

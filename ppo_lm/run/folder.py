@@ -18,6 +18,7 @@ from ppo_lm.tracking.files import METRICS, SAMPLES, write_text
 
 LOCK = ".lock"
 CONFIG = "config.yaml"
+TRAINED_PROMPTS = "trained_prompts.json"
 TRACEBACK = "traceback.txt"  # of an error in the user's code
 ANSWERS = "answers.jsonl"  # a person's, from `ppo-lm collect`
 RUN_FILES = (  # whatever a run of any stage writes; the tests of every stage check that nothing is missing
@@ -25,6 +26,7 @@ RUN_FILES = (  # whatever a run of any stage writes; the tests of every stage ch
     "data_report.json",
     METRICS,
     SAMPLES,
+    TRAINED_PROMPTS,
     TRACEBACK,
     "checkpoints",
     "dropped",

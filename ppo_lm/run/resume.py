@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from ppo_lm.config.fields import fields_of
@@ -22,12 +23,36 @@ def describe(config: Settings, identity: Mapping[str, object]) -> dict[str, Any]
 
 def find_changes(config: Settings, now: Mapping[str, Any], then: Mapping[str, Any]) -> list[str]:
     """A phrase for everything that is different between the run that a checkpoint describes (`then`) and the one that
-    resumes it (`now`), except for fields that may change. Raises `CheckpointError` for another format."""
+    resumes it (`now`), except for fields that may change and those of `length_changes`. Raises `CheckpointError` for
+    another format."""
     if then.get("format") != now["format"]:
         raise CheckpointError("the checkpoint was written by another version of ppo_lm; resume it with that version")
-    may_change = [name for name, field in fields_of(type(config)).items() if field.may_change]
+    fields = fields_of(type(config)).items()
+    may_change = [name for name, field in fields if field.may_change or field.sets_length]
     settings = differences(now["config"], with_current_names(type(config), then["config"]), may_change)
     return settings + _identity_changes(now["identity"], then["identity"])
+
+
+def length_changes(config: Settings, then: Mapping[str, Any]) -> list[str]:
+    """A phrase for every setting of the run's length that is not as the checkpoint describes it (`then`)."""
+    others = fields_of(type(config)).keys() - set(length_settings(config))
+    return differences(dataclasses.asdict(config), with_current_names(type(config), then["config"]), others)
+
+
+def length_settings(config: Settings) -> list[str]:
+    """The names of the settings that a run's length follows from."""
+    return [name for name, field in fields_of(type(config)).items() if field.sets_length]
+
+
+def check_unfinished(config: Settings, then: Mapping[str, Any], folder: Path) -> None:
+    """Raise `CheckpointError` if the run in `folder` is finished, and `config` does not change its length."""
+    if not then.get("finished") or length_changes(config, then):
+        return
+    reason = f" ({then['stop_reason']})" if then["stop_reason"] else ""
+    raise CheckpointError(
+        f"the run in {str(folder)!r} is finished: it ended after step {then['step']}{reason}; to extend it, resume it "
+        f"with a higher {' or '.join(length_settings(config))}"
+    )
 
 
 def _identity_changes(now: Mapping[str, object], then: Mapping[str, object]) -> list[str]:

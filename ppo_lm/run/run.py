@@ -28,7 +28,7 @@ from ppo_lm.errors import (
     writing,
 )
 from ppo_lm.health import Finding
-from ppo_lm.run.checkpoint import Checkpoint, list_checkpoints, load_checkpoint, remove_checkpoints, save_checkpoint
+from ppo_lm.run.checkpoint import Checkpoint, list_checkpoints, load_checkpoint, save_checkpoint
 from ppo_lm.run.folder import (
     TRACEBACK,
     lock_run_folder,
@@ -40,8 +40,9 @@ from ppo_lm.run.folder import (
 from ppo_lm.run.interrupts import Interrupts
 from ppo_lm.run.launch import check_one_process
 from ppo_lm.run.parts import Parts
-from ppo_lm.run.resume import describe, find_changes
+from ppo_lm.run.resume import check_unfinished, describe, find_changes, length_changes, length_settings
 from ppo_lm.run.stateful import Stateful
+from ppo_lm.run.trained_prompts import TrainingPrompts, record_prompts
 from ppo_lm.tracking import (
     Answer,
     CheckpointSaved,
@@ -74,7 +75,8 @@ class Run:
                 run.record_step(step, {"loss": train_on_a_batch()})
             run.finish()
 
-    Resumed with the same settings, data and parts, it continues bit for bit.
+    Resumed with the same settings, data and parts, it continues bit for bit. Only the settings of its length may be
+    others: the learning rate is then that of a run of the new length.
     """
 
     def __init__(
@@ -111,6 +113,7 @@ class Run:
         self._interrupts: Interrupts | None = None
         self._lock: FileLock | None = None
         self._started = False
+        self._export: Callable[[Path], object] = lambda folder: None
 
     def __enter__(self) -> Run:
         check_one_process()
@@ -137,6 +140,7 @@ class Run:
         self.folder, self._lock = folder, lock_run_folder(folder)
         checkpoint, damage = load_checkpoint(folder)
         self.notices += damage
+        check_unfinished(self.config, checkpoint.state, folder)
         changes = find_changes(self.config, self.description, checkpoint.state)
         if recorded(folder, checkpoint.state["step"]) != checkpoint.state.get("rows"):
             changes.append("metrics.jsonl changed")
@@ -148,6 +152,21 @@ class Run:
         self.notices += [f"continuing with a change: {change}" for change in changes]
         self.parts = Parts(checkpoint)
         self.step, self.recorders.stop_reason = checkpoint.state["step"], checkpoint.state["stop_reason"]
+        lengths = length_changes(self.config, checkpoint.state)
+        if lengths:
+            self._extend("; ".join(lengths))
+
+    def _extend(self, change: str) -> None:
+        if self.total <= self.step:
+            raise CheckpointError(
+                f"{change}, which makes {self.total} steps, but step {self.step} of the run is done already; give a "
+                "higher number"
+            )
+        self.recorders.stop_reason = None
+        self.notices.append(
+            f"{change}: from step {self.step + 1} on, the learning rate is that of a run of {self.total} steps; if it "
+            "had decayed, it rises again"
+        )
 
     def require_folder(self) -> Path:
         """The folder, for a stage that always writes one. Raises `ConfigError` if `output_dir` is not set."""
@@ -163,19 +182,27 @@ class Run:
             raise RuntimeError(f"part {name!r} was registered after the start of the run")
         self.parts.register(name, part, undo=undo)
 
+    def save_in_checkpoints(self, export: Callable[[Path], object]) -> None:
+        """Have `export(folder)` write into the folder of every checkpoint what other programs can load."""
+        self._export = export
+
     def start(
         self,
         headline: str,
         *,
         reports: Sequence[DataReport] = (),
         notices: Sequence[str] = (),
+        trained_on: TrainingPrompts | None = None,
         columns: Sequence[Column] = (),
         lines: int = 0,
     ) -> None:
-        """Tell the recorders that the run begins or continues; see `RunStart`. From here on, an error pauses the
-        run."""
+        """Tell the recorders that the run begins or continues; see `RunStart`. From here on, an error pauses the run.
+        `trained_on`: recorded in the folder, so that `ppo-lm evaluate` knows."""
         if self.folder and self.resumed:
             self.history = drop_later_steps(self.folder, self.step)
+            write_config(self.folder, self.config)
+        if self.folder and trained_on:
+            record_prompts(self.folder, trained_on)
         self._started = True
         self.parts.remember()
         event = RunStart(
@@ -255,28 +282,40 @@ class Run:
         for sentence in sentences:
             self.recorders.tell(Recorder.notice, sentence)
 
-    def measure(self, name: str, examples: int, measure: Callable[[], dict[str, float]]) -> dict[str, float]:
-        """Measure on held-out examples, once: a resumed run returns what it recorded before."""
+    def measure(
+        self, name: str, examples: int, measure: Callable[[], dict[str, float]], *, after: int
+    ) -> dict[str, float]:
+        """Measure on held-out examples after the step `after`, once: a resumed run returns what it recorded before."""
         for row in self.history:
-            if row.get("evaluation") == name:
+            if (row.get("evaluation"), row["step"]) == (name, after):
                 return {key: value for key, value in row.items() if key not in ("step", "evaluation")}
         numbers = measure()
         self.record_evaluation(examples, {name: numbers})
         return numbers
 
     def finish(self, examples: Sequence[tuple[Prompt, Sequence[Answer]]] = ()) -> None:
-        """Call this after saving the models: tells the recorders, and removes the checkpoints. `examples`: see
-        `RunFinish`."""
-        event = RunFinish(self.folder, self.step, self.recorders.stop_reason, examples)
-        self.recorders.tell(Recorder.finish, event)
-        if self.folder:
-            remove_checkpoints(self.folder)
+        """Call this after saving the models: saves a last checkpoint, with which the run can be extended, removes the
+        others, and tells the recorders. `examples`: see `RunFinish`."""
+        if self.total:
+            self.save(finished=True)
+            self._say_how_to_extend()
+        self.recorders.tell(Recorder.finish, RunFinish(self.folder, self.step, self.recorders.stop_reason, examples))
 
-    def save(self) -> None:
-        """Save a checkpoint, unless it contains NaN or infinity."""
-        checkpoint = self._checkpoint()
+    def _say_how_to_extend(self) -> None:
+        saved = list_checkpoints(self.folder) if self.folder else []
+        if saved:
+            size = sum(file.stat().st_size for file in saved[-1].rglob("*") if file.is_file())
+            settings = " or ".join(length_settings(self.config))
+            self.say(
+                f"to extend the run: {self._resume_command()} with a higher {settings}; checkpoints/ "
+                f"({size / 2**20:,.1f} MiB) is kept for that only"
+            )
+
+    def save(self, finished: bool = False) -> None:
+        """Save a checkpoint, unless it contains NaN or infinity; the only one if the run is `finished`."""
+        checkpoint = self._checkpoint(finished)
         if self.folder and checkpoint.is_finite():
-            place = save_checkpoint(self.folder, self.step, checkpoint, self.keep_checkpoints)
+            place = self._write(self.folder, checkpoint, 1 if finished else self.keep_checkpoints)
             self.recorders.tell(Recorder.checkpoint, CheckpointSaved(self.step, place))
 
     def last_checkpoint(self) -> str:
@@ -286,11 +325,19 @@ class Run:
             return "\nNo checkpoint of this run was saved"
         return f"\nThe last checkpoint is {saved[-1]}; continue from it with: {self._resume_command()}"
 
-    def _checkpoint(self) -> Checkpoint:
-        state = {"step": self.step, "stop_reason": self.recorders.stop_reason, **self.description}
+    def _checkpoint(self, finished: bool = False) -> Checkpoint:
+        state = {
+            "step": self.step,
+            "stop_reason": self.recorders.stop_reason,
+            "finished": finished,
+            **self.description,
+        }
         if self.folder:
             state["rows"] = recorded(self.folder)
         return self.parts.checkpoint(state)
+
+    def _write(self, folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
+        return save_checkpoint(folder, self.step, checkpoint, keep, self._export)
 
     def _resume_command(self) -> str:
         return self.command.format(str(self.folder))
@@ -323,7 +370,7 @@ class Run:
                 f"{error}\nThe run contains NaN or inf, so it was not saved{self.last_checkpoint()}"
             ) from error
         try:
-            save_checkpoint(self.folder, self.step, checkpoint, self.keep_checkpoints)
+            self._write(self.folder, checkpoint, self.keep_checkpoints)
         except StorageError as full:
             self._stop(StorageError(f"{error}\n{full}"))
         raise RunPaused(

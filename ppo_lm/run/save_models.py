@@ -9,6 +9,7 @@ from pathlib import Path
 from ppo_lm.errors import writing
 from ppo_lm.models import PolicyModel
 from ppo_lm.models.merging import rounding_note
+from ppo_lm.models.model_card import write_policy_card
 
 
 def save_best(policy: PolicyModel, folder: Path) -> None:
@@ -21,13 +22,20 @@ def save_best(policy: PolicyModel, folder: Path) -> None:
         os.replace(unfinished, best)
 
 
+def save_adapter(policy: PolicyModel, folder: Path) -> None:
+    """Write `folder/adapter` for plain peft, if the policy is an adapter."""
+    if policy.role is not None:
+        policy.base.save_adapter(policy.role, folder / "adapter")
+        write_policy_card(policy.base, folder / "adapter")
+
+
 def save_models(policy: PolicyModel, folder: Path, *, merged: bool = True) -> list[str]:
     """Write `folder/adapter` for plain peft, and `folder/merged` for plain transformers, each with the tokenizer.
     Returns notes for the user, one sentence each."""
     base, tokenizer, notes = policy.base, policy.base.tokenizer, []
     with writing(folder):
+        save_adapter(policy, folder)
         if policy.role is not None:
-            base.save_adapter(policy.role, folder / "adapter")
             tokenizer.save_pretrained(folder / "adapter")
         if merged or policy.role is None:
             network, kept = base.merged_network(policy.role)

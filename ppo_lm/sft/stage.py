@@ -16,7 +16,7 @@ from ppo_lm.evaluation import rouge
 from ppo_lm.experience_buffer import MemoryBudget
 from ppo_lm.models import BaseModel, PolicyModel
 from ppo_lm.rollout import SamplingSettings, write_completions
-from ppo_lm.run import check_output_dir, save_models
+from ppo_lm.run import TrainingPrompts, check_output_dir, save_adapter, save_models
 from ppo_lm.run.stage import LINES, LOSS, before_and_after, loop_settings, make_stage_run, register_training
 from ppo_lm.sft.sft_trainer import completion_loss, train_sft
 from ppo_lm.tracking import Recorder, find_recorders
@@ -64,10 +64,21 @@ def run_sft(
     with run, budget.telling(run.say):
         policy = set_up_policy(base, config)
         optimiser = register_training(run, policy.parameters(), settings, len(train.tokens))
-        run.start(f"SFT on {config.model_name} ({base.description})", reports=[report], columns=LOSS, lines=LINES)
-        before = run.measure("before", len(held_out.texts), lambda: measure(policy, held_out, config, budget))
+        run.save_in_checkpoints(lambda folder: save_adapter(policy, folder))
+        run.start(
+            f"SFT on {config.model_name} ({base.description})",
+            reports=[report],
+            trained_on=TrainingPrompts(base.name, train.given),
+            columns=LOSS,
+            lines=LINES,
+        )
+
+        def measured() -> dict[str, float]:
+            return measure(policy, held_out, config, budget)
+
+        before = run.measure("before", len(held_out.texts), measured, after=0)
         train_sft(policy, train.tokens, settings, seed=config.seed, optimiser=optimiser, progress=run)
-        after = run.measure("after", len(held_out.texts), lambda: measure(policy, held_out, config, budget))
+        after = run.measure("after", len(held_out.texts), measured, after=run.step)
         run.say(*save_models(policy, run.require_folder()))
         run.finish()
     return before_and_after(before, after)

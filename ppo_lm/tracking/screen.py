@@ -116,7 +116,7 @@ class Screen(Recorder):
             )
             self.notice(f"{took}. Written to {event.folder}:")
             for path in sorted(event.folder.iterdir()):
-                if not path.name.startswith(".") and path.name != "checkpoints":  # which are about to be removed
+                if not path.name.startswith("."):
                     self.notice(f"  {path.name}{'/' if path.is_dir() else ''}")
 
     def _mean(self, name: str) -> float | None:

@@ -14,7 +14,7 @@ from ppo_lm.data import DataReport, Demonstration, load_demonstrations
 from ppo_lm.data.encoded import EncodedDemonstrations, encode_demonstrations
 from ppo_lm.errors import ConfigError, Problems, writing
 from ppo_lm.rewards import Responses, Reward, RewardComputer, check_columns, load_reward, without_addresses
-from ppo_lm.run import check_output_dir
+from ppo_lm.run import TrainingPrompts, check_output_dir
 from ppo_lm.run.identity import identify_parts
 from ppo_lm.run.stage import LINES, LOSS, before_and_after, loop_settings, make_stage_run, register_training
 from ppo_lm.run.stateful import State
@@ -83,7 +83,8 @@ def run_value(
         run.register("scores", scored)
         optimiser = register_training(run, model.parameters(), settings, len(train.tokens))
         headline = f"value model on {config.model_name} ({base.description})"
-        run.start(headline, reports=[report], columns=LOSS, lines=LINES)
+        trained_on = TrainingPrompts(base.name, train.given)
+        run.start(headline, reports=[report], trained_on=trained_on, columns=LOSS, lines=LINES)
         if scored.parts is None:
             run.say(f"scoring {len(train.tokens) + len(held_out.tokens):,} completions")
             with computer.budget.telling(run.say):
@@ -94,11 +95,11 @@ def run_value(
         def measured() -> dict[str, float]:
             return measure_values(model, test, config.gamma, config.micro_batch_size)
 
-        before = run.measure("before", len(test), measured)
+        before = run.measure("before", len(test), measured, after=0)
         train_value_model(
             model, train_set, settings, gamma=config.gamma, seed=config.seed, optimiser=optimiser, progress=run
         )
-        after = run.measure("after", len(test), measured)
+        after = run.measure("after", len(test), measured, after=run.step)
         with writing(folder):
             model.save(folder / "value")
         run.finish()

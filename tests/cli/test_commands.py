@@ -129,6 +129,8 @@ def test_the_main_job_in_small(run, tmp_path):
         "learning_curve.png",
         "adapter",
         "merged",
+        "checkpoints",
+        "trained_prompts.json",
     }
     again = read_config(PPOConfig, ["--config", str(out / "config.yaml")], "ppo-lm train", "", "train")
     assert (again.steps, again.batch_size, again.model_name) == (2, 8, "embedded")

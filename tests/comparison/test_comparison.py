@@ -6,11 +6,13 @@ import torch
 from ppo_lm.base_setup import make_lora_config
 from ppo_lm.comparison import compare, run_comparison
 from ppo_lm.comparison.contestants import Bases, load_policies, read_contestants
-from ppo_lm.config import EvaluateConfig
+from ppo_lm.config import EvaluateConfig, RewardConfig, SFTConfig
 from ppo_lm.data import PromptSet
 from ppo_lm.errors import ConfigError, DataError
 from ppo_lm.evaluation import Evaluation
+from ppo_lm.reward_modeling import run_reward
 from ppo_lm.run.folder import RUN_FILES
+from ppo_lm.sft import run_sft
 from tests.conftest import make_base
 
 ROWS = [{"prompt": f"SUBREDDIT: r/life My boss number {n} TL;DR:", "human": " I am upset."} for n in range(8)]
@@ -148,7 +150,7 @@ def test_a_reward_model_judges_on_its_own_base_whatever_comes_first_and_by_text_
     base = load_base("embedded", "float32", "cpu")
     scorer = RewardComputer(load_reward("embedded"))
     scorer.make_ready(base)
-    prompts = load_prompts(str(tmp_path / "prompts.jsonl"))[0].draw(4, settings.seed)[0]
+    prompts = load_prompts(str(tmp_path / "prompts.jsonl"))[0].draw(4, settings.seed)
     expected = scorer.compute_rewards(Responses(prompts.prompts, [" " + text for text in prompts.columns["human"]]))
     assert results["sampled"][2].score.estimate == pytest.approx(float(expected.total.mean()), abs=1e-4)
     assert results["sampled"][0].kl is None  # nothing is sampled at temperature 0
@@ -157,5 +159,86 @@ def test_a_reward_model_judges_on_its_own_base_whatever_comes_first_and_by_text_
 def test_a_column_without_a_text_is_named(models, tmp_path):
     settings = config(models, tmp_path)
     (tmp_path / "prompts.jsonl").write_text("\n".join(map(json.dumps, [ROWS[0], {"prompt": "TL;DR:", "human": None}])))
-    with pytest.raises(DataError, match="column 'human' has no text for held-out prompt .: None"):
+    with pytest.raises(DataError, match="column 'human' has no text for prompt .: None"):
         run_comparison(settings)
+
+
+def demonstrations(file, numbers, extra=""):
+    rows = [
+        {"prompt": f"SUBREDDIT: r/life My boss number {n} TL;DR:{extra}", "completion": "I am upset."} for n in numbers
+    ]
+    file.write_text("\n".join(map(json.dumps, rows)))
+    return str(file)
+
+
+def trained(kind, folder, tmp_path, name, rows, **settings):
+    """A run on these rows of ROWS, all of them for training."""
+    both = dict(model_name=str(folder), output_dir=str(tmp_path / name), max_steps=1, lora_r=2, held_out=0)
+    if kind == "sft":
+        run_sft(
+            SFTConfig(
+                demonstrations=demonstrations(tmp_path / f"{name}.jsonl", rows), rouge_samples=0, **both, **settings
+            ),
+            quiet=True,
+        )
+    else:
+        pairs = [{"prompt": ROWS[n]["prompt"], "chosen": " Yes.", "rejected": " No."} for n in rows]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, pairs)))
+        run_reward(RewardConfig(preferences=str(tmp_path / f"{name}.jsonl"), **both), quiet=True)
+    return tmp_path / name
+
+
+def test_prompts_that_a_compared_model_or_its_own_start_was_trained_on_are_not_called_held_out(
+    models, tmp_path, capsys
+):
+    sft = trained("sft", models / "base", tmp_path, "sft", [0, 1, 2])
+    more = trained("sft", sft / "merged", tmp_path, "more", [20, 21, 22])
+    judge = trained("reward", models / "base", tmp_path, "judge", [4, 5])
+    settings = config(
+        models, tmp_path, eval_prompts=8, models=[f"base={models / 'base'}", f"more={more}"], judge=str(judge)
+    )
+    run_comparison(settings)
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"more: 3 of the 8 prompts were in the training data of the run in {sft}" in said
+    assert f"the judge: 2 of the 8 prompts were in the training data of the run in {judge}" in said
+    assert "sampled, 8 prompts, baseline base" in said and "held-out" not in said
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["held_out"] is False and results["seen"]["more"] == {str(sft): 3} and results["seen"]["base"] == {}
+
+
+def test_prompts_are_called_held_out_where_the_folders_tell_so_and_what_is_not_known_is_said(models, tmp_path, capsys):
+    other = trained("sft", models / "base", tmp_path, "other", [20, 21, 22], max_prompt_tokens=0)
+    run_comparison(config(models, tmp_path, models=[f"base={models / 'base'}", f"other={other / 'adapter'}"]))
+    said = " ".join(capsys.readouterr().out.split())
+    assert "sampled, 4 held-out prompts, baseline base" in said
+    assert "4 prompts are too few for a judgement: the interval of an even win rate is 0.07 to 0.93" in said
+    assert f"no prompt was in the training data of the runs that trained the models; what {models / 'base'} was" in said
+    assert json.loads((tmp_path / "run" / "results.json").read_text())["held_out"] is True
+    run_comparison(config(models, tmp_path, output_dir=str(tmp_path / "second")))  # an adapter that no run wrote
+    said = " ".join(capsys.readouterr().out.split())
+    assert "whether the prompts are held out is not known: nothing tells what sft, ppo was trained on" in said
+    assert "held-out" not in said and "held-out" not in (tmp_path / "second" / "report.md").read_text()
+
+
+def test_a_prompt_that_training_had_cut_is_still_the_same_prompt(models, tmp_path, capsys):
+    text = "SUBREDDIT: r/life My boss is late. " + "He is very late. " * 6 + "TL;DR:"
+    (tmp_path / "sft.jsonl").write_text(
+        "\n".join(json.dumps({"prompt": text + str(n), "completion": "I am."}) for n in range(4))
+    )
+    sft = SFTConfig(
+        model_name=str(models / "base"),
+        demonstrations=str(tmp_path / "sft.jsonl"),
+        output_dir=str(tmp_path / "sft"),
+        max_steps=1,
+        lora_r=2,
+        held_out=0,
+        rouge_samples=0,
+        max_prompt_tokens=20,
+    )
+    run_sft(sft, quiet=True)
+    settings = config(
+        models, tmp_path, models=[f"base={models / 'base'}", f"sft={tmp_path / 'sft'}"], max_prompt_tokens=40
+    )
+    (tmp_path / "prompts.jsonl").write_text("\n".join(json.dumps({"prompt": text + str(n)}) for n in (0, 1, 7)))
+    run_comparison(settings)
+    assert "sft: 2 of the 3 prompts were in the training data" in " ".join(capsys.readouterr().out.split())

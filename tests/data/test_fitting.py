@@ -60,7 +60,7 @@ def test_fitted_prompts_have_the_ids_of_the_cut_text(base):
 
 def test_ids_follow_their_prompts(base):
     fitted, _ = fit_prompts(PromptSet(PROMPTS * 4), report(20), base, **LIMITS)
-    parts = [*fitted.split(6, seed=1), fitted.draw(9, seed=2)[0], next(fitted.batches(8, seed=0, copies=2))]
+    parts = [*fitted.split(6, seed=1), fitted.draw(9, seed=2), next(fitted.batches(8, seed=0, copies=2))]
     for part in parts:
         assert part.ids == [base.tokenizer(prompt)["input_ids"] for prompt in part.prompts]
 

@@ -58,12 +58,11 @@ def test_no_more_rows_are_held_out_than_asked_for_except_those_of_one_prompt():
 
 def test_drawing_begins_with_what_is_held_out_and_takes_as_many_as_there_are():
     prompts = PromptSet([str(i) for i in range(20)], {"n": list(range(20))})
-    drawn, beyond = prompts.draw(5, seed=1)
-    assert drawn.prompts == prompts.split(5, seed=1)[1].prompts and beyond == 0
-    whole, beyond = prompts.draw(50, seed=1)
-    assert beyond == 10
+    assert prompts.draw(5, seed=1).prompts == prompts.split(5, seed=1)[1].prompts
+    whole = prompts.draw(50, seed=1)
+    assert whole.prompts[:10] == prompts.split(50, seed=1)[1].prompts
     assert sorted(whole.columns["n"]) == list(range(20)) and [str(n) for n in whole.columns["n"]] == whole.prompts
-    assert PromptSet(["a"]).draw(3, seed=0) == (PromptSet(["a"]), 1)
+    assert PromptSet(["a"]).draw(3, seed=0) == PromptSet(["a"])
 
 
 def test_the_report_counts_duplicates_leaks_and_lengths():

@@ -6,16 +6,7 @@ import torch
 from torchmetrics.functional.classification import binary_calibration_error
 
 from ppo_lm.evaluation import rouge
-from ppo_lm.evaluation.statistics import (
-    bootstrap_mean,
-    calibration_error,
-    correlation,
-    distinct_n,
-    length_controlled_win_rate,
-    outcomes,
-    reliability,
-    win_rate,
-)
+from ppo_lm.evaluation.statistics import calibration_error, correlation, distinct_n, reliability
 
 pytestmark = pytest.mark.fast
 
@@ -46,55 +37,6 @@ def test_calibration_error_by_hand_and_by_torchmetrics():
     theirs = binary_calibration_error(torch.tensor(confidences), torch.tensor(correct).long(), n_bins=20, norm="l1")
     assert calibration_error(confidences, correct) == pytest.approx(float(theirs), abs=1e-6)
     assert calibration_error([1.0, 1.0], [1, 1]) == 0.0
-
-
-def test_the_bootstrap_against_the_binomial_distribution():
-    """The sum of ten draws from five ones and five zeros is at most 1 in 1.1% of cases, and at most 2 in 5.5%."""
-    values = [1.0, 0.0] * 5
-    assert [bootstrap_mean(values, seed) for seed in range(3)] == [(0.5, 0.2, 0.8)] * 3
-    skewed = [0.0, 0.0, 0.0, 10.0]  # no ten with 0.75⁴ = 32%; three or more with 5.1%, and four with 0.4%
-    assert bootstrap_mean(skewed) == (2.5, 0.0, 7.5)
-    assert bootstrap_mean([2.0] * 5) == (2.0, 2.0, 2.0)
-
-
-def test_win_rate_counts_ties_half():
-    assert outcomes([1, 2, 3, 4], [0, 2, 5, 1]).tolist() == [1, 0.5, 0, 1]
-    assert win_rate([1, 2, 3, 4], [0, 2, 5, 1]).estimate == 0.625
-
-
-def test_the_length_controlled_win_rate_against_a_fit_by_gradient_descent():
-    rng = np.random.default_rng(1)
-    lengths, base_lengths = rng.integers(5, 40, 80), rng.integers(5, 40, 80)
-    difference = lengths - base_lengths
-    scores = rng.uniform(size=80) < 1 / (1 + np.exp(-(0.4 + 0.08 * difference)))
-    found = length_controlled_win_rate(scores.astype(float), np.full(80, 0.5), lengths, base_lengths)
-    d = torch.tensor(np.append(np.tanh(difference / difference.std()), [0, 0]), dtype=torch.float64)
-    wins = torch.tensor(np.append(scores, [1.0, 0.0]), dtype=torch.float64)
-    weights = torch.ones(82, dtype=torch.float64)
-    weights[-2:] = 0.5
-    fit = torch.zeros(2, dtype=torch.float64, requires_grad=True)
-    optimiser = torch.optim.LBFGS([fit], max_iter=500, tolerance_grad=1e-12)
-
-    def loss():
-        optimiser.zero_grad()
-        nll = (
-            torch.nn.functional.binary_cross_entropy_with_logits(fit[0] + fit[1] * d, wins, weights, reduction="sum")
-            + 0.05 * fit[1] ** 2
-        )
-        nll.backward()
-        return nll
-
-    optimiser.step(loss)
-    assert found.estimate == pytest.approx(float(torch.sigmoid(fit[0].detach())), abs=1e-6)
-    assert found.low < found.estimate < found.high
-
-
-def test_wins_that_length_explains_count_for_nothing_at_equal_length():
-    lengths, base = [30] * 40 + [10] * 40, [10] * 40 + [30] * 40
-    longer_wins = length_controlled_win_rate([1.0] * 40 + [0.0] * 40, [0.0] * 40 + [1.0] * 40, lengths, base)
-    assert longer_wins.estimate == pytest.approx(0.5, abs=1e-6)
-    every = length_controlled_win_rate([1.0] * 30, [0.0] * 30, [10] * 30, [10] * 30)
-    assert every.estimate == pytest.approx(30.5 / 31, abs=1e-6)  # half a loss is added to 30.5 wins
 
 
 def test_distinct_n_and_correlation_by_hand():

@@ -108,6 +108,8 @@ def test_train_writes_the_record_of_the_run(folder, tmp_path, capsys):
         "learning_curve.png",
         "adapter",
         "merged",
+        "checkpoints",
+        "trained_prompts.json",
     }
     metrics = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert [m["step"] for m in metrics if "evaluation" not in m] == [1, 2, 3]

@@ -65,7 +65,7 @@ def test_a_paused_run_ends_bit_for_bit_like_one_that_was_not(folder, undisturbed
     assert metrics(parts) == metrics(whole)
     assert (parts / "samples.jsonl").read_text() == (whole / "samples.jsonl").read_text()
     assert found == expected
-    assert not (parts / "checkpoints").exists()  # nothing is left to resume
+    assert next((parts / "checkpoints").iterdir()).name.startswith("step-000005")  # to extend it
 
 
 def test_a_run_can_be_paused_twice(folder, undisturbed, tmp_path):
@@ -129,12 +129,15 @@ def test_the_command_to_resume_fits_how_the_run_was_started(folder, tmp_path):
 
 
 def test_resume_on_the_command_line(tmp_path, capsys):
-    with pytest.raises(SystemExit) as caught:
-        main(["train", "--resume", str(tmp_path), "--steps", "3"])
-    assert caught.value.code == 1 and "--resume takes no option but --allow_changes" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(["train", "--resume", str(tmp_path)])
     assert "it has no config.yaml" in capsys.readouterr().err
+    (tmp_path / "config.yaml").write_text("")
+    with pytest.raises(SystemExit) as caught:
+        main(["train", "--resume", str(tmp_path), "--kl_coef", "0.3", "--output_dir", "elsewhere", "--steps", "7"])
+    said = capsys.readouterr().err
+    assert caught.value.code == 1 and "2 problems" in said and "--output_dir does not go with --resume" in said
+    assert "--kl_coef would change the results so far" in said and "--steps can always be set" in said
 
 
 def test_a_scorer_that_dies_mid_run_pauses_it_until_it_is_back(folder, tmp_path, capsys):

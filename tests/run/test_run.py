@@ -94,7 +94,7 @@ def test_a_step_that_fails_half_way_is_undone_and_the_run_continues_bit_for_bit(
         Stage(tmp_path / "parts", fails=fails, error=error).run()
     parts = Stage(tmp_path / "parts").run(resume=tmp_path / "parts")
     assert alike(whole, parts, (tmp_path / "whole", tmp_path / "parts"))
-    assert not (tmp_path / "parts" / "checkpoints").exists() and not (tmp_path / "parts" / ".lock").exists()
+    assert not (tmp_path / "parts" / ".lock").exists()
 
 
 def test_a_run_that_was_killed_continues_from_the_checkpoint_before(tmp_path):
@@ -112,8 +112,8 @@ def test_a_run_that_was_killed_continues_from_the_checkpoint_before(tmp_path):
 def test_a_checkpoint_of_another_run_is_refused(tmp_path):
     with pytest.raises(RunPaused):
         Stage(tmp_path / "run", fails=3, error=RewardError("out")).run()
-    with pytest.raises(CheckpointError, match="the run to resume has changed: epochs was 1 and is 2"):
-        Stage(tmp_path / "run", epochs=2).run(resume=tmp_path / "run")
+    with pytest.raises(CheckpointError, match="the run to resume has changed: batch_size was 32 and is 2"):
+        Stage(tmp_path / "run", batch_size=2).run(resume=tmp_path / "run")
     with pytest.raises(CheckpointError, match="the training data was 'data' and is 'other data'"):
         Stage(tmp_path / "run").run(resume=tmp_path / "run", data="other data")
     other = Stage(tmp_path / "run")
@@ -165,7 +165,7 @@ def test_a_recorder_hears_everything_in_order_and_may_stop_the_run(tmp_path):
     callback = Callback(stop=3)
     Stage(tmp_path / "run", recorders=[callback]).run()
     assert callback.heard == [
-        "start 0", "saved 0", 1, 2, "saved 2", 3, "finish 3: good enough", "close",
+        "start 0", "saved 0", 1, 2, "saved 2", 3, "saved 3", "finish 3: good enough", "close",
     ]  # fmt: skip
     assert [row["step"] for row in rows(tmp_path / "run")] == [1, 2, 3]
 
@@ -270,7 +270,7 @@ def test_a_run_that_was_asked_to_stop_stays_stopped_when_it_is_resumed(tmp_path)
     with pytest.raises(RunPaused, match="saved as it was after step 3"):
         run_until_the_result_is_measured(error=RewardError("the service is away"))
     run_until_the_result_is_measured(resume=tmp_path / "run")
-    assert callback.heard[-3:] == ["start 3", "finish 3: good enough", "close"]
+    assert callback.heard[-4:] == ["start 3", "saved 3", "finish 3: good enough", "close"]
 
 
 def test_recorders_that_cannot_be_closed_do_not_keep_the_others_or_the_folder(tmp_path):
@@ -316,3 +316,95 @@ def test_several_processes_are_refused(tmp_path, monkeypatch):
     assert not (tmp_path / "run").exists()
     monkeypatch.setenv("WORLD_SIZE", "1")
     Stage(tmp_path / "run").run()
+
+
+def test_a_finished_run_is_extended_as_if_it_had_been_planned_so(tmp_path):
+    whole = Stage(tmp_path / "whole", steps=6, max_steps=6).run()
+    Stage(tmp_path / "parts", steps=3, max_steps=3).run()
+    assert [path.name for path in (tmp_path / "parts" / "checkpoints").iterdir()] == ["step-000003"]
+    callback = Notices()
+    parts = Stage(tmp_path / "parts", steps=6, max_steps=6, recorders=[callback]).run(resume=tmp_path / "parts")
+    assert alike(whole, parts, (tmp_path / "whole", tmp_path / "parts"))
+    assert callback.heard[0] == (
+        "max_steps was 3 and is 6: from step 4 on, the learning rate is that of a run of 6 steps; if it had decayed, "
+        "it rises again"
+    )
+    assert callback.heard[-1].startswith(
+        f"to extend the run: again {tmp_path / 'parts'} with a higher epochs or max_steps; checkpoints/ ("
+    )
+    assert "max_steps: 6" in (tmp_path / "parts" / "config.yaml").read_text()
+
+
+def test_a_paused_run_is_extended_or_cut_short_but_not_to_what_it_has_done(tmp_path):
+    whole = Stage(tmp_path / "whole", steps=8).run()
+    with pytest.raises(RunPaused):
+        Stage(tmp_path / "parts", fails=4, error=RewardError("out")).run()
+    with pytest.raises(
+        CheckpointError, match="max_steps was 0 and is 3, which makes 3 steps, but step 3 of the run is"
+    ):
+        Stage(tmp_path / "parts", steps=3, max_steps=3).run(resume=tmp_path / "parts")
+    parts = Stage(tmp_path / "parts", steps=8, max_steps=8).run(resume=tmp_path / "parts")
+    assert alike(whole, parts, (tmp_path / "whole", tmp_path / "parts"))
+
+
+def test_a_finished_run_that_is_not_extended_says_that_it_is_finished(tmp_path):
+    Stage(tmp_path / "run").run()
+    with pytest.raises(
+        CheckpointError,
+        match="is finished: it ended after step 6; to extend it, resume it with a higher epochs or max_steps",
+    ):
+        Stage(tmp_path / "run").run(resume=tmp_path / "run")
+
+
+def test_a_run_that_a_recorder_stopped_goes_on_when_it_is_extended(tmp_path):
+    Stage(tmp_path / "run", steps=6, recorders=[Callback(stop=3)]).run()
+    with pytest.raises(CheckpointError, match=r"it ended after step 3 \(good enough\)"):
+        Stage(tmp_path / "run", steps=6).run(resume=tmp_path / "run")
+    Stage(tmp_path / "run", steps=8, max_steps=8).run(resume=tmp_path / "run")
+    assert [row["step"] for row in rows(tmp_path / "run")] == list(range(1, 9))
+
+
+def test_an_extended_run_that_is_killed_before_its_first_checkpoint_is_still_the_longer_one(tmp_path):
+    Stage(tmp_path / "run", steps=4, max_steps=4).run()
+    longer = dict(steps=6, max_steps=6)
+    with pytest.raises(KeyboardInterrupt):
+        Stage(tmp_path / "run", fails=5, error=KeyboardInterrupt(), **longer).run(resume=tmp_path / "run")
+    assert "max_steps: 6" in (tmp_path / "run" / "config.yaml").read_text()
+    Stage(tmp_path / "run", **longer).run(resume=tmp_path / "run")
+    assert [row["step"] for row in rows(tmp_path / "run")] == list(range(1, 7))
+
+
+def test_what_is_measured_at_the_end_is_measured_again_after_an_extension(tmp_path):
+    measured = []
+
+    def run(steps, resume=None):
+        config = SFTConfig(model_name="m", demonstrations="d", output_dir=str(tmp_path / "run"), max_steps=steps)
+        with Run(config, steps=steps, command="", resume=resume, recorders=[MetricsFile()]) as run:
+
+            def measure():
+                measured.append(run.step)
+                return {"loss": float(run.step)}
+
+            run.start("a stage")
+            before = run.measure("before", 1, measure, after=0)
+            for step in run.steps():
+                run.record_step(step, {})
+            after = run.measure("after", 1, measure, after=run.step)
+            run.finish()
+        return before["loss"], after["loss"]
+
+    assert run(2) == (0.0, 2.0)
+    assert run(5, resume=tmp_path / "run") == (0.0, 5.0) and measured == [0, 2, 5]
+
+
+class Notices(Recorder):
+    """Keeps the notices that a run gives."""
+
+    def __init__(self):
+        self.heard = []
+
+    def start(self, event):
+        self.heard += event.notices
+
+    def notice(self, text):
+        self.heard.append(text)

@@ -1,6 +1,7 @@
 """Supervised stages that are killed or asked to stop continue bit for bit, including dropout and data order."""
 
 import json
+import math
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -77,7 +78,7 @@ def test_a_stage_killed_inside_a_step_continues_bit_for_bit(folder, undisturbed,
     assert RUN[kind](config, quiet=True, resume=parts) == expected
     assert weights(parts) == weights(whole) and len(weights(whole)) > 0
     assert (parts / "metrics.jsonl").read_text() == (whole / "metrics.jsonl").read_text()
-    assert not (parts / "checkpoints").exists()
+    assert [path.name for path in (parts / "checkpoints").iterdir()] == ["step-000012"]  # to extend it
 
 
 @pytest.mark.parametrize("at", [7, 11])
@@ -99,10 +100,26 @@ def test_other_settings_or_data_are_refused(folder, tmp_path):
     config = make_config("sft", folder, tmp_path, parts, lora_r=4)
     with signalling(signal.SIGINT, 3), pytest.raises(RunPaused):
         run_sft(config, quiet=True)
-    with pytest.raises(CheckpointError, match="the run to resume has changed: epochs was 3 and is 4"):
-        run_sft(replace(config, epochs=4), resume=parts)
+    with pytest.raises(CheckpointError, match="the run to resume has changed: batch_size was 8 and is 4"):
+        run_sft(replace(config, batch_size=4), resume=parts)
     Path(config.demonstrations).write_text(
         "\n".join(json.dumps({**row, "completion": "I am glad."}) for row in DEMONSTRATIONS)
     )
     with pytest.raises(CheckpointError, match="the training data changed"):
         run_sft(config, resume=parts)
+
+
+@pytest.mark.parametrize(("kind", "settings"), KINDS[::2], ids=str)
+def test_a_finished_stage_is_extended_by_epochs(folder, tmp_path, capsys, kind, settings):
+    out = tmp_path / "run"
+    RUN[kind](replace(make_config(kind, folder, tmp_path, out, **settings), epochs=1), quiet=True)
+    first = weights(out)
+    main([kind, "--resume", str(out), "--epochs", "2"])
+    assert "epochs was 1 and is 2: from step 5 on, the learning rate is that of a run of 8" in capsys.readouterr().out
+    recorded = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    rates = [row["learning_rate"] for row in recorded if "learning_rate" in row]
+    assert [row["step"] for row in recorded if "loss" in row and "evaluation" not in row] == list(range(1, 9))
+    assert rates[:4] == pytest.approx([0.01 * (1 + math.cos(math.pi * step / 4)) / 2 for step in range(4)])
+    assert rates[4:] == pytest.approx([0.01 * (1 + math.cos(math.pi * step / 8)) / 2 for step in range(4, 8)])
+    assert [row["step"] for row in recorded if row.get("evaluation") == "after"] == [4, 8]
+    assert weights(out) != first
