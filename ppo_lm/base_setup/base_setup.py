@@ -207,7 +207,8 @@ def _check_vocabulary(network: Any, tokenizer: PreTrainedTokenizerBase, model_na
     """Refuse a tokenizer that writes text with tokens that the network does not know. Added tokens beyond the
     embedding, as Gemma 3's for images, do no harm."""
     words = len(network.get_input_embeddings().weight)
-    if tokenizer.vocab_size > words or (tokenizer.eos_token_id or 0) >= words:
+    eos = [token for token in (tokenizer.eos_token_id,) if isinstance(token, int)]
+    if tokenizer.vocab_size > words or any(token >= words for token in eos):
         raise ModelError(
             f"model {model_name!r} has embeddings for {words:,} tokens, but its tokenizer has {len(tokenizer):,}; use "
             "the tokenizer that it was trained with, or add embeddings with transformers' resize_token_embeddings and "

@@ -111,7 +111,7 @@ def add_adapter(base: BaseModel, role: str, lora: LoraConfig) -> None:
     layers, left_out = linear_layers(base.network), layers_left_out(base.network)
     usable = sorted({last_part(name) for name in layers} - left_out.keys())
     if left_out and lora.target_modules == ALL_LINEAR:
-        lora.target_modules = {name for name in layers if last_part(name) not in left_out}
+        lora.target_modules = [name for name in layers if last_part(name) not in left_out]
         base.notes += _left_out_notes({last_part(name) for name in layers}, left_out)
     for name in sorted(left_out.keys() & set(lora.target_modules or ())):
         raise ModelError(
