@@ -100,8 +100,7 @@ def run_comparison(
             run.record_evaluation(len(held_out), {f"{name}, {kind}": each.means() for name, each in made.items()})
         if not quiet:
             print_tables(results, len(held_out), console)
-        write_results(results, len(held_out), scorer.names[0], folder)
-        run.finish()
+        run.finish(lambda folder: write_results(results, len(held_out), scorer.names[0], folder))
     return results
 
 

@@ -220,9 +220,7 @@ class PPOTrainer:
                     guard.passed(step, results["kl"])
                 evaluator.evaluate_if_due(run)
             evaluator.evaluate_if_due(run)  # in case a recorder stopped the run between two steps
-            if run.folder:
-                run.say(*self.save(run.folder))
-            run.finish(evaluator.examples(monitor))
+            run.finish(self.save, evaluator.examples(monitor))
         return evaluator.history.made
 
     def _record(self, run: Run, step: int, batch: PromptSet, results: dict, health: HealthWatch) -> None:

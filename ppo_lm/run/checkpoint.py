@@ -5,18 +5,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
+import re
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from safetensors.torch import load_file, save_file
 
-from ppo_lm.errors import CheckpointError, StorageError, first_line, writing
+from ppo_lm.errors import CheckpointError, first_line
+from ppo_lm.tracking.files import whole_folder
 
 TENSORS, STATE, MANIFEST = "tensors.safetensors", "state.json", "manifest.json"
+NAME = re.compile(r"step-(\d{6,})(?:-(\d{3,}))?")
 
 
 class Checkpoint(NamedTuple):
@@ -48,35 +51,37 @@ class Checkpoint(NamedTuple):
 
 
 def save_checkpoint(run_folder: Path, step: int, checkpoint: Checkpoint, keep: int = 2) -> Path:
-    """Write `run_folder/checkpoints/step-NNNNNN`, flushed to disk; the `keep` newest are kept. An existing one of the
-    same step is not overwritten: the new one becomes step-NNNNNN-002, and so on."""
+    """Write `run_folder/checkpoints/step-NNNNNN`, flushed to disk; the `keep` newest intact ones are kept. An existing
+    one of the same step is not overwritten: the new one becomes step-NNNNNN-002, and so on."""
     place = _free_place(run_folder / "checkpoints" / f"step-{step:06d}")
-    unfinished = place.with_name(f".{place.name}.unfinished")
     for half_written in place.parent.glob(".*.unfinished"):  # by a process that was killed
         shutil.rmtree(half_written, ignore_errors=True)
-    try:
-        with writing(place):
-            _write(unfinished, checkpoint)
-            os.replace(unfinished, place)
-            _flush(place.parent)
-    except StorageError:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        raise
-    for old in list_checkpoints(run_folder)[:-keep]:
-        shutil.rmtree(old, ignore_errors=True)
+    with whole_folder(place) as folder:
+        _write(folder, checkpoint)
+    _remove_older(run_folder, place, keep)
     return place
 
 
 def _write(folder: Path, checkpoint: Checkpoint) -> None:
-    folder.mkdir(parents=True)
     save_file(
         {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.tensors.items()}, folder / TENSORS
     )
     (folder / STATE).write_text(json.dumps(checkpoint.state), encoding="utf-8")
     sums = {name: _checksum(folder / name) for name in (TENSORS, STATE)}
     (folder / MANIFEST).write_text(json.dumps({"sha256": sums}, indent=1) + "\n", encoding="utf-8")
-    for path in (*sorted(folder.iterdir()), folder):
-        _flush(path)
+
+
+def _remove_older(run_folder: Path, newest: Path, keep: int) -> None:
+    """Remove checkpoints once `keep` newer ones, `newest` among them, are intact. What is damaged does not count."""
+    others = [folder for folder in reversed(list_checkpoints(run_folder)) if folder != newest]
+    if len(others) < keep:  # whatever their condition, so they need not be read
+        return
+    intact = 1
+    for folder in others:
+        if intact < keep:
+            intact += _damage(folder) is None
+        elif (folder / MANIFEST).is_file():
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _free_place(wanted: Path) -> Path:
@@ -88,8 +93,20 @@ def _free_place(wanted: Path) -> Path:
 
 
 def list_checkpoints(run_folder: Path) -> list[Path]:
-    """The finished checkpoints of a run, oldest first."""
-    return sorted((run_folder / "checkpoints").glob("step-*"))
+    """The finished checkpoints of a run, oldest first, intact or damaged. Whatever else is in the folder is not ours:
+    other names, and folders without a file of a checkpoint."""
+    named = {path: NAME.fullmatch(path.name) for path in (run_folder / "checkpoints").glob("step-*")}
+    ours = {
+        path: (int(name[1]), int(name[2] or 1))
+        for path, name in named.items()
+        if name and any((path / file).is_file() for file in (TENSORS, STATE, MANIFEST))
+    }
+    return sorted(ours, key=ours.__getitem__)
+
+
+def last_intact_checkpoint(run_folder: Path) -> Path | None:
+    """The newest checkpoint that can be resumed; None if there is none."""
+    return next((folder for folder in reversed(list_checkpoints(run_folder)) if _damage(folder) is None), None)
 
 
 def load_checkpoint(run_folder: Path) -> tuple[Checkpoint, list[str]]:
@@ -138,13 +155,9 @@ def _checksum(file: Path) -> str:
 
 
 def remove_checkpoints(run_folder: Path) -> None:
-    """Remove all checkpoints of a finished run: there is nothing left to resume."""
-    shutil.rmtree(run_folder / "checkpoints", ignore_errors=True)
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    """Remove all checkpoints of a finished run: there is nothing left to resume. What is not ours stays."""
+    folder = run_folder / "checkpoints"
+    for ours in (*list_checkpoints(run_folder), *folder.glob(".step-*.unfinished")):
+        shutil.rmtree(ours, ignore_errors=True)
+    with suppress(OSError):  # it is not there, or not empty
+        folder.rmdir()

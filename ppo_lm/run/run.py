@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -28,7 +28,13 @@ from ppo_lm.errors import (
     writing,
 )
 from ppo_lm.health import Finding
-from ppo_lm.run.checkpoint import Checkpoint, list_checkpoints, load_checkpoint, remove_checkpoints, save_checkpoint
+from ppo_lm.run.checkpoint import (
+    Checkpoint,
+    last_intact_checkpoint,
+    load_checkpoint,
+    remove_checkpoints,
+    save_checkpoint,
+)
 from ppo_lm.run.folder import (
     TRACEBACK,
     lock_run_folder,
@@ -72,7 +78,7 @@ class Run:
             run.start("SFT on ...", reports=[report])
             for step in run.steps():
                 run.record_step(step, {"loss": train_on_a_batch()})
-            run.finish()
+            run.finish(lambda folder: model.save(folder / "model"))
 
     Resumed with the same settings, data and parts, it continues bit for bit.
     """
@@ -95,8 +101,8 @@ class Run:
         settings, such as the data, each under a name for messages; see `run.identity`. `resume`: the folder of an
         interrupted run. `overwrite`: replace a run that `config.output_dir` holds, which is refused otherwise.
         `allow_changes`: resume although settings or identity have changed. `save_every`: 0 saves only when the run
-        pauses. `recorders`: in addition to those that `config.recorders` names; `Stateful` ones are saved in every
-        checkpoint."""
+        pauses, and before `finish` writes the results. `recorders`: in addition to those that `config.recorders` names;
+        `Stateful` ones are saved in every checkpoint."""
         self.config, self.total, self.command = config, steps, command
         self.save_every, self.keep_checkpoints = save_every, keep_checkpoints
         self.description = describe(config, identity or {})
@@ -108,6 +114,7 @@ class Run:
         self.notices: list[str] = []
         self.parts = Parts()
         self.recorders = Broadcast(add_recorders(recorders, config.recorders))
+        self._saved_state: dict | None = None  # of the last checkpoint
         self._interrupts: Interrupts | None = None
         self._lock: FileLock | None = None
         self._started = False
@@ -122,8 +129,8 @@ class Run:
             for recorder in self.recorders.recorders:
                 if isinstance(recorder, Stateful):
                     self.parts.register(f"recorder {type(recorder).__name__}", recorder, optional=True)
-        except BaseException:
-            self._close()
+        except BaseException as error:
+            self.__exit__(type(error), error, error.__traceback__)
             raise
         return self
 
@@ -146,7 +153,7 @@ class Run:
                 "--allow_changes"
             )
         self.notices += [f"continuing with a change: {change}" for change in changes]
-        self.parts = Parts(checkpoint)
+        self.parts, self._saved_state = Parts(checkpoint), checkpoint.state
         self.step, self.recorders.stop_reason = checkpoint.state["step"], checkpoint.state["stop_reason"]
 
     def require_folder(self) -> Path:
@@ -173,11 +180,14 @@ class Run:
         lines: int = 0,
     ) -> None:
         """Tell the recorders that the run begins or continues; see `RunStart`. From here on, an error pauses the
-        run."""
+        run, and a signal does once the step is done."""
         if self.folder and self.resumed:
             self.history = drop_later_steps(self.folder, self.step)
         self._started = True
         self.parts.remember()
+        if self.total:
+            self._interrupts = Interrupts()
+            self._interrupts.__enter__()
         event = RunStart(
             headline=headline,
             config=self.config,
@@ -199,13 +209,11 @@ class Run:
 
     def steps(self) -> Iterator[int]:
         """Yield the numbers of the remaining steps. Before each, a checkpoint is saved if one is due, and `Interrupted`
-        is raised if a signal has arrived: from the first step on, signals wait for the end of a step. Each step must be
-        recorded before the next is requested."""
-        self._interrupts = Interrupts()
-        self._interrupts.__enter__()
+        is raised if a signal has arrived. Each step must be recorded before the next is requested."""
         while not self.is_over:
             self.parts.remember()
-            self._interrupts.check()
+            if self._interrupts is not None:
+                self._interrupts.check()
             if self.save_every and self.step % self.save_every == 0:
                 self.save()
                 if self.is_over:
@@ -264,27 +272,40 @@ class Run:
         self.record_evaluation(examples, {name: numbers})
         return numbers
 
-    def finish(self, examples: Sequence[tuple[Prompt, Sequence[Answer]]] = ()) -> None:
-        """Call this after saving the models: tells the recorders, and removes the checkpoints. `examples`: see
-        `RunFinish`."""
+    def finish(
+        self,
+        save: Callable[[Path], Iterable[str] | None] | None = None,
+        examples: Sequence[tuple[Prompt, Sequence[Answer]]] = (),
+    ) -> None:
+        """Write the results with `save(folder)`, which may return notices, tell the recorders, and remove the
+        checkpoints. A checkpoint is saved first, so that a run that fails here repeats only this when it is resumed.
+        `examples`: see `RunFinish`."""
+        if self.folder:
+            if self.total:
+                self.save()
+            if save is not None:
+                with writing(self.folder):
+                    notices = save(self.folder)
+                self.say(*(notices or ()))
         event = RunFinish(self.folder, self.step, self.recorders.stop_reason, examples)
         self.recorders.tell(Recorder.finish, event)
         if self.folder:
             remove_checkpoints(self.folder)
 
     def save(self) -> None:
-        """Save a checkpoint, unless it contains NaN or infinity."""
+        """Save a checkpoint, unless it contains NaN or infinity, or is the last one again."""
         checkpoint = self._checkpoint()
-        if self.folder and checkpoint.is_finite():
+        if self.folder and checkpoint.state != self._saved_state and checkpoint.is_finite():
             place = save_checkpoint(self.folder, self.step, checkpoint, self.keep_checkpoints)
+            self._saved_state = checkpoint.state
             self.recorders.tell(Recorder.checkpoint, CheckpointSaved(self.step, place))
 
     def last_checkpoint(self) -> str:
         """A line that says where the last checkpoint is and how to continue from it."""
-        saved = list_checkpoints(self.folder) if self.folder else []
-        if not saved:
-            return "\nNo checkpoint of this run was saved"
-        return f"\nThe last checkpoint is {saved[-1]}; continue from it with: {self._resume_command()}"
+        saved = last_intact_checkpoint(self.folder) if self.folder else None
+        if saved is None:
+            return "\nNo checkpoint of this run was saved; start again with --overwrite"
+        return f"\nThe last checkpoint is {saved}; continue from it with: {self._resume_command()}"
 
     def _checkpoint(self) -> Checkpoint:
         state = {"step": self.step, "stop_reason": self.recorders.stop_reason, **self.description}
@@ -343,7 +364,8 @@ class Run:
                 write_text(self.folder / TRACEBACK, error.traceback)
 
     def _stop(self, error: StorageError) -> NoReturn:
-        raise StorageError(f"{error}; free some space or fix the path{self.last_checkpoint()}") from error
+        where = self.last_checkpoint() if self._started or self.resumed else ""
+        raise StorageError(f"{error}; free some space or fix the path{where}") from error
 
     def _close(self) -> list[RecorderError]:
         """Release signals, recorders and folder. Returns the recorders' errors."""

@@ -68,8 +68,7 @@ def run_sft(
         before = run.measure("before", len(held_out.texts), lambda: measure(policy, held_out, config, budget))
         train_sft(policy, train.tokens, settings, seed=config.seed, optimiser=optimiser, progress=run)
         after = run.measure("after", len(held_out.texts), lambda: measure(policy, held_out, config, budget))
-        run.say(*save_models(policy, run.require_folder()))
-        run.finish()
+        run.finish(lambda folder: save_models(policy, folder))
     return before_and_after(before, after)
 
 

@@ -165,7 +165,7 @@ def test_a_recorder_hears_everything_in_order_and_may_stop_the_run(tmp_path):
     callback = Callback(stop=3)
     Stage(tmp_path / "run", recorders=[callback]).run()
     assert callback.heard == [
-        "start 0", "saved 0", 1, 2, "saved 2", 3, "finish 3: good enough", "close",
+        "start 0", "saved 0", 1, 2, "saved 2", 3, "saved 3", "finish 3: good enough", "close",
     ]  # fmt: skip
     assert [row["step"] for row in rows(tmp_path / "run")] == [1, 2, 3]
 
