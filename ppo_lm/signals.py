@@ -7,20 +7,14 @@ import math
 import signal
 import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 DOUBLED = 1.0  # seconds within which a signal is the last one, delivered again: `timeout` and `uv run` send two
 
 _last = -math.inf
-
-
-class Stopped(KeyboardInterrupt):
-    """The process was asked to stop at once, by signal `number`."""
-
-    def __init__(self, number: int):
-        super().__init__(signal.Signals(number).name)
-        self.number = number
 
 
 def heed() -> None:
@@ -34,22 +28,43 @@ def is_doubled() -> bool:
     return time.monotonic() - _last < DOUBLED
 
 
-def stop_at_once_on_signals() -> None:
-    """For a process of ours: until it has ended, SIGINT and SIGTERM raise `Stopped`."""
+def handle_signals(handler: Callable[[int, FrameType | None], None] | signal.Handlers) -> Callable[[], None]:
+    """Set the handler of all `SIGNALS`. Returns a function that restores the former ones."""
     if threading.current_thread() is not threading.main_thread():  # Python lets only the main thread set handlers
-        return
-    for number in SIGNALS:
-        signal.signal(number, _stop)
-    atexit.register(_ignore_signals)
+        return lambda: None
+    before = {number: signal.signal(number, handler) for number in SIGNALS}
+
+    def restore() -> None:
+        for number, former in before.items():
+            signal.signal(number, former)
+
+    return restore
 
 
-def _stop(number: int, _: FrameType | None) -> None:
+def end_at_once_on_signals() -> None:
+    """For a process of ours: a signal ends it without a traceback, whatever library is being imported. One that is
+    delivered again does not end it while it saves or shuts down."""
+    handle_signals(_end)
+    atexit.register(handle_signals, signal.SIG_IGN)
+
+
+@contextmanager
+def keyboard_interrupt_on_signals() -> Iterator[None]:
+    """Inside the block, a signal raises `KeyboardInterrupt`."""
+    restore = handle_signals(_interrupt)
+    try:
+        yield
+    finally:
+        restore()
+
+
+def _end(number: int, _: FrameType | None) -> None:
+    if not is_doubled():
+        signal.signal(number, signal.SIG_DFL)
+        signal.raise_signal(number)
+
+
+def _interrupt(number: int, _: FrameType | None) -> None:
     if not is_doubled():
         heed()
-        raise Stopped(number)
-
-
-def _ignore_signals() -> None:
-    """While Python shuts down: the exit code is decided."""
-    for number in SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
+        raise KeyboardInterrupt(signal.Signals(number).name)

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ppo_lm.errors import UserError, first_line
-from ppo_lm.signals import Stopped
 
 Result = TypeVar("Result")
 
@@ -136,7 +135,7 @@ def _call_in_a_thread(seconds: float, call: Callable[[], Result], late: TimeLimi
 def _is_from_the_keyboard(raised: BaseException) -> bool:
     """Not while a run remembers signals for the end of the step: then only code raises `KeyboardInterrupt`."""
     by_signal = signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    return isinstance(raised, Stopped) or (isinstance(raised, KeyboardInterrupt) and by_signal)
+    return isinstance(raised, KeyboardInterrupt) and by_signal
 
 
 def _describe(raised: BaseException, when: str) -> str:

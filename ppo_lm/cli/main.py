@@ -9,7 +9,7 @@ import ppo_lm
 from ppo_lm.cli.output import lasting_output
 from ppo_lm.config.settings import did_you_mean
 from ppo_lm.errors import UserError
-from ppo_lm.signals import Stopped, stop_at_once_on_signals
+from ppo_lm.signals import end_at_once_on_signals
 
 COMMANDS = {  # each is a module of this package with a function `run(arguments, prog)`
     "sft": "supervised fine-tuning, from demonstrations",
@@ -32,15 +32,15 @@ task, which needs no network; `--config embedded` uses the settings of that task
 def main(arguments: list[str] | None = None, prog: str | None = None) -> None:
     """Run a command. A user error ends it with one message and the error's exit code; see docs/resume.md. `prog` is the
     name shown in its usage."""
-    stop_at_once_on_signals()
+    end_at_once_on_signals()
     with lasting_output():
         try:
             _run(sys.argv[1:] if arguments is None else arguments, prog)
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
             raise SystemExit(error.exit_code) from None
-        except Stopped as stopped:
-            raise SystemExit(128 + stopped.number) from None  # as in a shell
+        except KeyboardInterrupt:
+            raise SystemExit(130) from None  # 128 + SIGINT, as in a shell
 
 
 def _run(arguments: list[str], prog: str | None) -> None:

@@ -18,6 +18,7 @@ from ppo_lm.config.settings import differences, with_current_names
 from ppo_lm.errors import ConfigError, first_line, require, writing
 from ppo_lm.run import check_writable, write_config
 from ppo_lm.run.folder import ANSWERS, CONFIG, lock_run_folder, unlock
+from ppo_lm.signals import keyboard_interrupt_on_signals
 from ppo_lm.tracking import write_text
 
 FINGERPRINT = "pairs.sha256"
@@ -51,7 +52,8 @@ def run_collection(config: CollectConfig) -> None:
         soft_wrap=True,
     )
     try:
-        asyncio.run(serve(make_app(pairs, schedule, store, config.annotator, token), config, token, console))
+        with keyboard_interrupt_on_signals():
+            asyncio.run(serve(make_app(pairs, schedule, store, config.annotator, token), config, token, console))
     except OSError as error:
         raise ConfigError(
             [f"cannot listen on {config.host}:{config.port}: {first_line(error)}; set another host or port"],

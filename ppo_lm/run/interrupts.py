@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
+from collections.abc import Callable
 from contextlib import suppress
 from types import FrameType
 
 from ppo_lm.errors import Interrupted
-from ppo_lm.signals import SIGNALS, heed, is_doubled
+from ppo_lm.signals import handle_signals, heed, is_doubled
 
 
 class Interrupts:
@@ -18,16 +18,14 @@ class Interrupts:
 
     def __init__(self) -> None:
         self._received: signal.Signals | None = None
-        self._before = {}
+        self._restore: Callable[[], None] = lambda: None
 
     def __enter__(self) -> Interrupts:
-        if threading.current_thread() is threading.main_thread():  # Python lets only the main thread set handlers
-            self._before = {number: signal.signal(number, self._remember) for number in SIGNALS}
+        self._restore = handle_signals(self._remember)
         return self
 
     def __exit__(self, *_) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        self._restore()
 
     def check(self) -> None:
         """Raise `Interrupted` if a signal has arrived."""

@@ -115,12 +115,14 @@ class Run:
         self.parts = Parts()
         self.recorders = Broadcast(add_recorders(recorders, config.recorders))
         self._saved_state: dict | None = None  # of the last checkpoint
-        self._interrupts: Interrupts | None = None
+        self._interrupts = Interrupts()
         self._lock: FileLock | None = None
         self._started = False
 
     def __enter__(self) -> Run:
         check_one_process()
+        if self.total:
+            self._interrupts.__enter__()
         try:
             if self.resumed is not None:
                 self._resume(self.resumed)
@@ -180,14 +182,11 @@ class Run:
         lines: int = 0,
     ) -> None:
         """Tell the recorders that the run begins or continues; see `RunStart`. From here on, an error pauses the
-        run, and a signal does once the step is done."""
+        run."""
         if self.folder and self.resumed:
             self.history = drop_later_steps(self.folder, self.step)
         self._started = True
         self.parts.remember()
-        if self.total:
-            self._interrupts = Interrupts()
-            self._interrupts.__enter__()
         event = RunStart(
             headline=headline,
             config=self.config,
@@ -212,8 +211,7 @@ class Run:
         is raised if a signal has arrived. Each step must be recorded before the next is requested."""
         while not self.is_over:
             self.parts.remember()
-            if self._interrupts is not None:
-                self._interrupts.check()
+            self._interrupts.check()
             if self.save_every and self.step % self.save_every == 0:
                 self.save()
                 if self.is_over:
@@ -369,8 +367,7 @@ class Run:
 
     def _close(self) -> list[RecorderError]:
         """Release signals, recorders and folder. Returns the recorders' errors."""
-        if self._interrupts is not None:
-            self._interrupts.__exit__()
+        self._interrupts.__exit__()
         try:
             return self.recorders.close()
         finally:

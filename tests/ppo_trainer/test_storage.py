@@ -73,8 +73,9 @@ def test_a_full_disk_while_saving_a_checkpoint_keeps_the_one_before(folder, undi
     end_alike(parts, whole)
 
 
-def test_a_path_that_becomes_unusable_is_named(folder, tmp_path):
+def test_a_path_that_becomes_unusable_is_named_and_only_the_models_are_saved_again(folder, undisturbed, tmp_path):
     out = tmp_path / "run"
+    expected, whole = undisturbed(Signals, save_every=2)
     trainer = make(folder, out, Signals(), save_every=2)
     step = trainer.ppo_step
 
@@ -86,7 +87,10 @@ def test_a_path_that_becomes_unusable_is_named(folder, tmp_path):
     with pytest.raises(StorageError, match=r"adapter cannot be written: Not a directory"):
         trainer.train(PROMPTS)
     (out / "adapter").unlink()
-    make(folder, out, Signals(), save_every=2).train(PROMPTS, resume=out)
+    repeated = Signals()
+    assert make(folder, out, repeated, save_every=2).train(PROMPTS, resume=out) == expected
+    assert repeated.calls == 0  # only the models are saved again
+    end_alike(out, whole)
 
 
 @pytest.mark.skipif(
