@@ -138,7 +138,7 @@ def writing(path: Path) -> Iterator[None]:
         reason = _storage_problem(error)
         if reason is None:
             raise
-        raise StorageError(f"{path} cannot be written: {reason}") from error
+        raise StorageError(f"{path} cannot be written: {reason}; free some space or fix the path") from error
 
 
 def _storage_problem(error: Exception) -> str | None:

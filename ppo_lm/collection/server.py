@@ -80,7 +80,7 @@ def make_app(
             try:
                 store.add(record)
             except StorageError as error:
-                problem = f"{error}; free some space, then answer again"
+                problem = f"{error}, then answer again"
                 print(f"error: {problem}", file=sys.stderr)
                 raise web.HTTPInsufficientStorage(text=problem) from None
         return await next_pair(request)

@@ -50,6 +50,7 @@ class CheckpointSettings(Settings):
     RUN = Topic("Run folder")
 
     save_every: Annotated[NonNegativeInt, MAY_CHANGE] = 10
-    """Steps between checkpoints, the first before step 1; 0: only when the run is paused. A finished run keeps none."""
+    """Steps between checkpoints, the first before step 1; 0: only when the run is paused, and before its results are
+    written. A finished run keeps none."""
     keep_checkpoints: Annotated[PositiveInt, MAY_CHANGE] = 2
-    """Number of checkpoints to keep. With 1, a damaged checkpoint has no predecessor to fall back on."""
+    """Number of intact checkpoints to keep. With 1, a damaged checkpoint has no predecessor to fall back on."""

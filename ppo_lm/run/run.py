@@ -363,7 +363,7 @@ class Run:
 
     def _stop(self, error: StorageError) -> NoReturn:
         where = self.last_checkpoint() if self._started or self.resumed else ""
-        raise StorageError(f"{error}; free some space or fix the path{where}") from error
+        raise StorageError(f"{error}{where}") from error
 
     def _close(self) -> list[RecorderError]:
         """Release signals, recorders and folder. Returns the recorders' errors."""

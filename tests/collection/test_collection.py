@@ -146,7 +146,7 @@ def test_an_answer_is_confirmed_only_if_it_is_on_disk_and_can_be_given_again(tmp
                 full.setattr("ppo_lm.collection.answers.os.fsync", fails)
             with files_up_to(len(before[0]) + room):
                 refused = await client.post("/answer", json=answer)
-        said = "cannot be written: .*; free some space, then answer again"
+        said = "cannot be written: .*; free some space or fix the path, then answer again"
         assert refused.status == 507 and re.search(said, await refused.text())
         assert re.search(f"error: .*answers.jsonl {said}", capsys.readouterr().err)
         assert [file.read_bytes() for file in files] == before and len(store.answers) == 3
