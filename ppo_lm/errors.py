@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
+
+RUST_REASON = re.compile(r"([^:\n]+) \(os error \d+\)")  # how safetensors and tokenizers show an error of the system
 
 
 class UserError(Exception):
@@ -129,10 +132,23 @@ def writing(path: Path) -> Iterator[None]:
     """Raise `StorageError`, with the system's reason, if the block fails to write `path`."""
     try:
         yield
-    except (OSError, SafetensorError) as error:
-        raise StorageError(
-            f"{path} cannot be written: {getattr(error, 'strerror', None) or first_line(error)}"
-        ) from error
+    except UserError:
+        raise
+    except Exception as error:
+        reason = _storage_problem(error)
+        if reason is None:
+            raise
+        raise StorageError(f"{path} cannot be written: {reason}; free some space or fix the path") from error
+
+
+def _storage_problem(error: Exception) -> str | None:
+    """Why something could not be written, in the system's words; None if `error` is about something else."""
+    if isinstance(error, OSError):
+        return error.strerror or first_line(error)
+    reason = RUST_REASON.search(str(error))
+    if reason:
+        return reason[1].strip()
+    return first_line(error) if isinstance(error, SafetensorError) else None
 
 
 def require(package: str, what: str, extra: str) -> None:

@@ -8,7 +8,8 @@ os.environ.pop(
 )  # the tests that start Python would compile torch and transformers every time
 
 import multiprocessing
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -133,6 +134,19 @@ def in_a_process(function: Callable, *arguments, **options) -> int | None:
     process.start()
     process.join()
     return process.exitcode
+
+
+@contextmanager
+def files_up_to(size: int) -> Iterator[None]:
+    """Files cannot grow beyond `size` bytes: the write that reaches it is cut short, the next one fails, as on a full
+    disk."""
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.fixture

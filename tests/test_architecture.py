@@ -18,7 +18,7 @@ pytestmark = pytest.mark.fast
 ROOT = Path(ppo_lm.__file__).parent
 CHECKOUT = ROOT.parent
 LEVELS = [  # a room imports from rooms above it in this list only, and from none on its own line
-    ["errors", "types", "embedded"],
+    ["errors", "signals", "types", "embedded"],
     ["user_code"],
     ["ops", "config", "plugins", "fingerprint"],
     ["token_attribution", "experience_buffer", "health"],

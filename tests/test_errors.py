@@ -3,7 +3,12 @@
 import sys
 
 import pytest
+import torch
+from matplotlib.figure import Figure
 from safetensors import SafetensorError
+from safetensors.torch import save_file
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 
 from ppo_lm.errors import (
     ConfigError,
@@ -20,6 +25,7 @@ from ppo_lm.errors import (
     show_user_errors_as_one_sentence,
     writing,
 )
+from tests.conftest import files_up_to
 
 pytestmark = pytest.mark.fast
 
@@ -59,10 +65,27 @@ def test_a_file_that_cannot_be_written_is_named_with_the_systems_reason(tmp_path
         writing(tmp_path / "none" / "file"),
     ):
         (tmp_path / "none" / "file").write_text("")
-    with pytest.raises(StorageError, match=r"^f cannot be written: disk full$"), writing(tmp_path.__class__("f")):
+    said = "/f cannot be written: disk full; free some space or fix the path$"
+    with pytest.raises(StorageError, match=said), writing(tmp_path / "f"):
         fail(SafetensorError("disk full.\nand more"))
     with pytest.raises(ValueError, match="other"), writing(tmp_path):
         fail(ValueError("other"))
+
+
+def test_a_file_that_is_cut_short_is_named_with_the_systems_reason_whichever_library_writes_it(tmp_path):
+    file = tmp_path / "file"
+    for save in (
+        lambda: Tokenizer(WordLevel({"a": 0})).save(str(file)),
+        lambda: save_file({"w": torch.ones(9)}, file),
+        lambda: Figure().savefig(file, format="png"),
+        lambda: file.write_text("text"),
+    ):
+        with (
+            files_up_to(0),
+            pytest.raises(StorageError, match="/file cannot be written: File too large; free"),
+            writing(file),
+        ):
+            save()
 
 
 def test_a_missing_package_is_named_with_the_extra_that_installs_it():

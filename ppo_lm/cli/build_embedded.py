@@ -17,6 +17,7 @@ from ppo_lm.config import RewardConfig, SFTConfig, ValueConfig
 from ppo_lm.config.fields import fields_of
 from ppo_lm.config.files import embedded_settings
 from ppo_lm.config.settings import Settings
+from ppo_lm.errors import writing
 
 Config = TypeVar("Config", bound=Settings)
 
@@ -59,13 +60,17 @@ def pack(network: Path, models: list[Path], folder: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    AutoModelForCausalLM.from_pretrained(network, dtype=torch.float16).save_pretrained(folder)
-    AutoTokenizer.from_pretrained(network).save_pretrained(folder)
-    for model in models:
-        shutil.copytree(model, folder / model.name, ignore=shutil.ignore_patterns("classifier"), dirs_exist_ok=True)
-        file = folder / model.name / "adapter_config.json"
-        settings = json.loads(file.read_text(encoding="utf-8")) | {"base_model_name_or_path": "embedded"}
-        file.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    base = AutoModelForCausalLM.from_pretrained(network, dtype=torch.float16)
+    tokenizer = AutoTokenizer.from_pretrained(network)
+    with writing(folder):
+        base.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        for model in models:
+            place, ignore = folder / model.name, shutil.ignore_patterns("classifier")
+            shutil.copytree(model, place, ignore=ignore, dirs_exist_ok=True)
+            file = place / "adapter_config.json"
+            settings = json.loads(file.read_text(encoding="utf-8")) | {"base_model_name_or_path": "embedded"}
+            file.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _config(config: type[Config], command: str, changes: dict[str, Any]) -> Config:

@@ -6,8 +6,10 @@ import importlib
 import sys
 
 import ppo_lm
+from ppo_lm.cli.output import lasting_output
 from ppo_lm.config.settings import did_you_mean
 from ppo_lm.errors import UserError
+from ppo_lm.signals import end_at_once_on_signals
 
 COMMANDS = {  # each is a module of this package with a function `run(arguments, prog)`
     "sft": "supervised fine-tuning, from demonstrations",
@@ -28,8 +30,20 @@ task, which needs no network; `--config embedded` uses the settings of that task
 
 
 def main(arguments: list[str] | None = None, prog: str | None = None) -> None:
-    """Run a command. A user error ends it with one message and exit code 1. `prog` is the name shown in its usage."""
-    arguments = sys.argv[1:] if arguments is None else arguments
+    """Run a command. A user error ends it with one message and the error's exit code; see docs/resume.md. `prog` is the
+    name shown in its usage."""
+    end_at_once_on_signals()
+    with lasting_output():
+        try:
+            _run(sys.argv[1:] if arguments is None else arguments, prog)
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            raise SystemExit(error.exit_code) from None
+        except KeyboardInterrupt:
+            raise SystemExit(130) from None  # 128 + SIGINT, as in a shell
+
+
+def _run(arguments: list[str], prog: str | None) -> None:
     command, *options = arguments or [""]
     if command in ("-h", "--help"):
         print(USAGE)
@@ -41,10 +55,4 @@ def main(arguments: list[str] | None = None, prog: str | None = None) -> None:
         unknown = f"error: there is no command {command!r}{did_you_mean(command, COMMANDS)}\n" if command else ""
         print(unknown + USAGE, file=sys.stderr)
         raise SystemExit(2)
-    try:
-        importlib.import_module(f"ppo_lm.cli.{command.replace('-', '_')}").run(options, prog or f"ppo-lm {command}")
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(error.exit_code) from None
-    except KeyboardInterrupt:
-        raise SystemExit(130) from None  # 128 + SIGINT, as in a shell
+    importlib.import_module(f"ppo_lm.cli.{command.replace('-', '_')}").run(options, prog or f"ppo-lm {command}")

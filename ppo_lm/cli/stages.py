@@ -87,7 +87,7 @@ def check_resumable(folder: Path, config: Settings) -> None:
     from ppo_lm.run.resume import check_unfinished
 
     lock_run_folder(folder).release()
-    check_unfinished(config, load_checkpoint(folder)[0].state, folder)
+    check_unfinished(config, load_checkpoint(folder)[0], folder)
 
 
 def hide_progress_bars() -> None:

@@ -1,42 +1,54 @@
-"""A person's answers: appended to a file and flushed to disk one by one, so that nothing is lost if the program
-dies."""
+"""A person's answers: appended to a file and flushed to disk one by one, so that nothing is lost if the program dies or
+the disk is full."""
 
 from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 
-from ppo_lm.errors import DataError
+from ppo_lm.errors import DataError, first_line, writing
 from ppo_lm.run.folder import ANSWERS
+from ppo_lm.tracking import write_text
+from ppo_lm.tracking.files import flush
 
 CHOICES = ("a", "b", "tie", "skip")
+KEYS = {"task", "repeat_of", "prompt", "first", "second", "preferred", "annotator"}
 
 
 class AnswerStore:
     """`answers.jsonl` with every answer in order, and `preferences.jsonl` with those that `ppo-lm reward` reads: A or
-    B, each pair once."""
+    B, each pair once. `notices`: what was repaired, a sentence each."""
 
     def __init__(self, folder: Path):
-        folder.mkdir(parents=True, exist_ok=True)
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
         self.file, self.export = folder / ANSWERS, folder / "preferences.jsonl"
         if not self.file.exists() and self.export.exists() and self.export.stat().st_size:
             raise DataError(
                 f"{self.export} exists without answers.jsonl, so it was not written by `ppo-lm collect` and would be "
                 "overwritten; choose another output_dir"
             )
+        self.notices: list[str] = []
         self.answers = self._read()
-        fresh = self.export.with_suffix(".unfinished")
-        fresh.write_text("".join(_line(p) for p in map(preference_of, self.answers) if p), encoding="utf-8")
-        os.replace(fresh, self.export)
+        write_text(self.export, "".join(_line(p) for p in map(preference_of, self.answers) if p))
+        self._stored, self._exported = ConfirmedLines(self.file), ConfirmedLines(self.export)
 
     def add(self, answer: dict) -> None:
-        """Store an answer; once this returns, it is on disk."""
-        _append(self.file, _line(answer))
-        self.answers.append(answer)
+        """Store an answer; once this returns, it is on disk. Raises `StorageError`, with nothing stored, if the disk
+        is full."""
         preference = preference_of(answer)
-        if preference:
-            _append(self.export, _line(preference))
+        written = {self._stored: _line(answer)} | ({self._exported: _line(preference)} if preference else {})
+        try:
+            ends = [lines.write(line) for lines, line in written.items()]
+        except BaseException:
+            for lines in written:
+                lines.cut()
+            raise
+        for lines, end in zip(written, ends):
+            lines.end = end
+        self.answers.append(answer)
 
     def agreement(self) -> tuple[int, int]:
         """(repeated pairs judged the same both times, repeated pairs judged both times); skipped ones do not count."""
@@ -51,19 +63,60 @@ class AnswerStore:
         """The stored answers. A half-written last line was never confirmed, and is removed."""
         if not self.file.is_file():
             return []
-        whole, newline, rest = self.file.read_bytes().rpartition(b"\n")
-        if rest:
-            with self.file.open("r+b") as file:
-                file.truncate(len(whole) + len(newline))
-        answers = []
-        for number, line in enumerate(whole.decode("utf-8").split("\n") if whole else [], start=1):
-            try:
-                answers.append(json.loads(line))
-            except json.JSONDecodeError as error:
-                raise DataError(
-                    f"answers {str(self.file)!r}: line {number} is not JSON: {error.msg}; fix or remove the line"
-                ) from None
+        try:
+            whole, newline, torn = self.file.read_bytes().rpartition(b"\n")
+            lines = whole.decode("utf-8").split("\n") if whole else []
+        except (OSError, ValueError) as error:
+            raise DataError(f"answers {str(self.file)!r} cannot be read: {first_line(error)}") from None
+        answers = [self._read_answer(number, line) for number, line in enumerate(lines, start=1)]
+        if torn:
+            with writing(self.file):
+                os.truncate(self.file, len(whole) + len(newline))
+            self.notices.append(
+                f"the last line of {self.file} was incomplete, so that answer was never confirmed; it is removed, and "
+                f"the {len(answers)} answers before it are kept"
+            )
         return answers
+
+    def _read_answer(self, number: int, line: str) -> dict:
+        try:
+            answer = json.loads(line)
+        except ValueError as error:
+            raise self._damage(number, f"is not JSON: {first_line(error)}") from None
+        if not isinstance(answer, dict) or not answer.keys() >= KEYS:
+            raise self._damage(number, "is not an answer")
+        return answer
+
+    def _damage(self, number: int, what: str) -> DataError:
+        return DataError(f"answers {str(self.file)!r}: line {number} {what}; fix or remove the line")
+
+
+class ConfirmedLines:
+    """A file of lines that are on disk, up to `end`. Whatever follows was never confirmed: the next line replaces
+    it."""
+
+    def __init__(self, file: Path):
+        self.file = file
+        self.end = file.stat().st_size if file.exists() else 0
+
+    def write(self, line: str) -> int:
+        """Write a line behind the end, and wait until it is on disk. Returns the end of the line. Raises
+        `StorageError`."""
+        rest = memoryview(line.encode())
+        with writing(self.file):
+            with self.file.open("ab", buffering=0) as out:  # a buffer would be written when it is closed, failed or not
+                out.truncate(self.end)
+                while rest:
+                    rest = rest[out.write(rest) :]
+                os.fsync(out.fileno())
+            if self.end == 0:
+                flush(self.file.parent)
+        return self.end + len(line.encode())
+
+    def cut(self) -> None:
+        """Remove what was never confirmed, if the disk lets us."""
+        with suppress(OSError):
+            os.truncate(self.file, self.end)
 
 
 def preference_of(answer: dict) -> dict | None:
@@ -78,10 +131,3 @@ def preference_of(answer: dict) -> dict | None:
 
 def _line(record: dict) -> str:
     return json.dumps(record, ensure_ascii=False) + "\n"
-
-
-def _append(file: Path, line: str) -> None:
-    with file.open("a", encoding="utf-8") as out:
-        out.write(line)
-        out.flush()
-        os.fsync(out.fileno())

@@ -8,6 +8,7 @@ import datetime
 import hmac
 import ipaddress
 import json
+import sys
 from pathlib import Path
 
 from aiohttp import web
@@ -16,6 +17,7 @@ from ppo_lm.collection.answers import CHOICES, AnswerStore
 from ppo_lm.collection.pairs import Pairs
 from ppo_lm.collection.schedule import Schedule
 from ppo_lm.data.examples import show_prompt
+from ppo_lm.errors import StorageError
 
 PAGE = Path(__file__).parent / "page.html"
 HEADERS = {
@@ -75,7 +77,12 @@ def make_app(
             if task != number or number >= schedule.tasks:
                 raise web.HTTPConflict(text="this pair has already been answered")  # in a second window, say
             record = await asyncio.to_thread(make_answer, pairs, schedule, number, choice, annotator, seconds)
-            store.add(record)
+            try:
+                store.add(record)
+            except StorageError as error:
+                problem = f"{error}, then answer again"
+                print(f"error: {problem}", file=sys.stderr)
+                raise web.HTTPInsufficientStorage(text=problem) from None
         return await next_pair(request)
 
     answering = asyncio.Lock()

@@ -15,9 +15,11 @@ from ppo_lm.collection.schedule import Schedule
 from ppo_lm.config import CollectConfig
 from ppo_lm.config.files import read_settings
 from ppo_lm.config.settings import differences, with_current_names
-from ppo_lm.errors import ConfigError, first_line, require
+from ppo_lm.errors import ConfigError, first_line, require, writing
 from ppo_lm.run import check_writable, write_config
 from ppo_lm.run.folder import ANSWERS, CONFIG, lock_run_folder, unlock
+from ppo_lm.signals import keyboard_interrupt_on_signals
+from ppo_lm.tracking import write_text
 
 FINGERPRINT = "pairs.sha256"
 MAY_CHANGE = ("host", "port", "annotator", "output_dir")  # when a collection continues
@@ -31,25 +33,27 @@ def run_collection(config: CollectConfig) -> None:
     folder = Path(config.output_dir).expanduser()
     check_same_collection(config, folder)
     pairs, report = load_pairs(config)
-    folder.mkdir(parents=True, exist_ok=True)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     lock = lock_run_folder(folder)
     check_same_pairs(pairs, folder)
     store = AnswerStore(folder)
-    (folder / FINGERPRINT).write_text(pairs.fingerprint() + "\n", encoding="utf-8")
+    write_text(folder / FINGERPRINT, pairs.fingerprint() + "\n")
     from ppo_lm.collection.server import is_loopback, make_app
 
     write_config(folder, config)
     schedule = Schedule(min(config.count or len(pairs), len(pairs)), config.repeat_every, config.seed)
     token = None if is_loopback(config.host) else secrets.token_urlsafe(16)
     console = Console(highlight=False)
-    console.print("\n".join(report.lines()), markup=False, soft_wrap=True)
+    console.print("\n".join([*store.notices, *report.lines()]), markup=False, soft_wrap=True)
     console.print(
         f"{len(store.answers)} of {schedule.tasks} answered. Preferences are written to {store.export}",
         markup=False,
         soft_wrap=True,
     )
     try:
-        asyncio.run(serve(make_app(pairs, schedule, store, config.annotator, token), config, token, console))
+        with keyboard_interrupt_on_signals():
+            asyncio.run(serve(make_app(pairs, schedule, store, config.annotator, token), config, token, console))
     except OSError as error:
         raise ConfigError(
             [f"cannot listen on {config.host}:{config.port}: {first_line(error)}; set another host or port"],

@@ -10,7 +10,7 @@ from rich.table import Table
 from ppo_lm.comparison.exposure import Exposure
 from ppo_lm.comparison.results import Standing
 from ppo_lm.evaluation.intervals import Interval
-from ppo_lm.tracking import write_json
+from ppo_lm.tracking import write_json, write_picture, write_text
 from ppo_lm.tracking.screen import number as show
 
 MEASURES = {
@@ -66,7 +66,7 @@ def write_results(results: dict[str, list[Standing]], exposure: Exposure, judge:
         lines += [f"| {' | '.join(line)} |" for line in table_lines(rows)]
         lines.append("")
     lines += ["![Scores and win rates](comparison.png)", "", NOTES]
-    (folder / "report.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_text(folder / "report.md", "\n".join(lines) + "\n")
     draw_comparison(results, folder / "comparison.png")
 
 
@@ -106,8 +106,7 @@ def draw_comparison(results: dict[str, list[Standing]], file: Path) -> None:
     right.set(title=f"win rate over {names[0]}", xlim=(0, 1))
     for axis in (left, right):
         axis.grid(alpha=0.3, axis="x")
-    figure.savefig(file, dpi=120)
-    pyplot.close(figure)
+    write_picture(figure, file)
 
 
 def _draw(axis, places: list[float], intervals: list[Interval], colour: str, label: str | None) -> None:

@@ -99,8 +99,7 @@ def run_comparison(
             run.record_evaluation(len(chosen), {f"{name}, {kind}": each.means() for name, each in made.items()})
         if not quiet:
             print_tables(results, exposure, console)
-        write_results(results, exposure, scorer.names[0], folder)
-        run.finish()
+        run.finish(lambda folder: write_results(results, exposure, scorer.names[0], folder))
     return results
 
 

@@ -50,7 +50,8 @@ class CheckpointSettings(Settings):
     RUN = Topic("Run folder")
 
     save_every: Annotated[NonNegativeInt, MAY_CHANGE] = 10
-    """Steps between checkpoints, the first before step 1; 0: only when the run is paused or finished."""
+    """Steps between checkpoints, the first before step 1; 0: only when the run is paused, and before its results are
+    written."""
     keep_checkpoints: Annotated[PositiveInt, MAY_CHANGE] = 2
-    """Number of checkpoints to keep. With 1, a damaged checkpoint has no predecessor to fall back on. A finished run
-    keeps its last one."""
+    """Number of intact checkpoints to keep. With 1, a damaged checkpoint has no predecessor to fall back on. A finished
+    run keeps its last one."""

@@ -47,4 +47,5 @@ class SupervisedSettings(SourceSettings, ModelSettings, CheckpointSettings, Fold
     RUN = Topic("Run folder")
 
     save_every: Annotated[NonNegativeInt, MAY_CHANGE] = 100
-    """Steps between checkpoints, the first before step 1; 0: only when the run is paused or finished."""
+    """Steps between checkpoints, the first before step 1; 0: only when the run is paused, and before its results are
+    written."""

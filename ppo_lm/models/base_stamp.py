@@ -31,7 +31,7 @@ class BaseStamp:
 
     def metadata(self) -> dict[str, str]:
         """For a safetensors file."""
-        return {"format": "pt", KEY: json.dumps(asdict(self))}
+        return {KEY: json.dumps(asdict(self))}  # one entry: safetensors writes several in any order
 
     def check(self, metadata: Mapping[str, str] | None, what: str) -> None:
         """Raise `ModelError` if `metadata` names other weights than these. Files without a stamp are taken: only

@@ -58,7 +58,9 @@ class RewardModel:
         )
         if not self._has_classifier():
             kind = self.base.network.config.model_type
-            return [f"transformers has no sequence classifier for {kind} models, so {folder} is for ppo_lm only"]
+            return [
+                f"transformers has no sequence classifier for {kind} models, so the reward model is for ppo_lm only"
+            ]
         self._save_classifier(folder / "classifier")
         return []
 

@@ -202,7 +202,7 @@ class PPOTrainer:
             parts = {**self.stateful_parts(), "evaluations": evaluator.history, "guard": guard, "health": health}
             for name, part in parts.items():
                 run.register(name, part, undo=name in self.random_streams())
-            run.save_in_checkpoints(lambda folder: save_adapter(self.roles.policy, folder))
+            run.save_in_checkpoints(lambda folder: save_adapter(self.roles.policy, folder / "adapter"))
             trained_on = TrainingPrompts(self.base.name, train_set.given)
             run.start(self._headline(), reports=[report], trained_on=trained_on, columns=columns(monitor))
             health.start(run.history)
@@ -222,9 +222,7 @@ class PPOTrainer:
                     guard.passed(step, results["kl"])
                 evaluator.evaluate_if_due(run)
             evaluator.evaluate_if_due(run)  # in case a recorder stopped the run between two steps
-            if run.folder:
-                run.say(*self.save(run.folder))
-            run.finish(evaluator.examples(monitor))
+            run.finish(self.save, evaluator.examples(monitor))
         return evaluator.history.made
 
     def _record(self, run: Run, step: int, batch: PromptSet, results: dict, health: HealthWatch) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 
 from ppo_lm.evaluation.intervals import Interval, share_interval
 from ppo_lm.evaluation.statistics import calibration_error, correlation, reliability
+from ppo_lm.tracking import write_picture, write_text
 
 
 @dataclass(frozen=True)
@@ -97,9 +98,7 @@ class RewardReport:
 def write_report(report: RewardReport, folder: Path) -> None:
     """Write report.md, and reward_report.png with calibration, scores, and score by length."""
     if not report.chosen:
-        (folder / "report.md").write_text(
-            "# Reward model\n\nNo comparisons were held out, so nothing was measured.\n", encoding="utf-8"
-        )
+        write_text(folder / "report.md", "# Reward model\n\nNo comparisons were held out, so nothing was measured.\n")
         return
     model, human = report.prefers_longer()
     lines = [
@@ -127,7 +126,7 @@ def write_report(report: RewardReport, folder: Path) -> None:
             f"| {name.replace('|', ' ')} | {count} | {accuracy:.2f} |"
             for name, (count, accuracy) in report.by_source().items()
         ]
-    (folder / "report.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_text(folder / "report.md", "\n".join(lines) + "\n")
     draw_report(report, folder / "reward_report.png")
 
 
@@ -168,5 +167,4 @@ def draw_report(report: RewardReport, file: Path) -> None:
     )
     for axis in (left, middle, right):
         axis.grid(alpha=0.3)
-    figure.savefig(file, dpi=120)
-    pyplot.close(figure)
+    write_picture(figure, file)

@@ -13,13 +13,13 @@ from ppo_lm.config import RewardConfig
 from ppo_lm.data import DataReport, Demonstration, Preference, Prompt, load_demonstrations, load_preferences
 from ppo_lm.data.encoded import Encoded, encode_all
 from ppo_lm.data.encoding import encode_pair, encode_prompt, fit_prompt
-from ppo_lm.errors import ConfigError, DataError, Problems, writing
+from ppo_lm.errors import ConfigError, DataError, Problems
 from ppo_lm.models import BaseModel, RewardModel
 from ppo_lm.reward_modeling.report import RewardReport, write_report
 from ppo_lm.reward_modeling.reward_trainer import Comparison, normalise, score_all, train_reward_model
 from ppo_lm.run import TrainingPrompts, check_output_dir
 from ppo_lm.run.stage import LINES, LOSS, loop_settings, make_stage_run, register_training
-from ppo_lm.tracking import Recorder, find_recorders, write_json
+from ppo_lm.tracking import Recorder, find_recorders, whole_folder, write_json
 
 EncodedPreferences = Encoded[Preference, Comparison]
 
@@ -68,13 +68,17 @@ def run_reward(
         result = measure(model, held_out)  # before normalising, when score differences are still log-odds
         normalise(model, references)
         run.measure("after", len(held_out.texts), result.headline, after=run.step)
-        folder = run.require_folder()
-        with writing(folder):
-            run.say(*model.save(folder / "reward"))
-            write_json(folder / "report.json", result.as_dict())
-            write_report(result, folder)
-        run.finish()
+        run.finish(lambda folder: save(model, result, folder))
     return result.headline()
+
+
+def save(model: RewardModel, report: RewardReport, folder: Path) -> list[str]:
+    """Write `folder/reward`, and the report. Returns what `RewardModel.save` does."""
+    with whole_folder(folder / "reward") as place:
+        notes = model.save(place)
+    write_json(folder / "report.json", report.as_dict())
+    write_report(report, folder)
+    return notes
 
 
 class Inputs(NamedTuple):

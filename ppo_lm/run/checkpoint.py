@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
+import re
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,16 +14,21 @@ from typing import Any, NamedTuple
 import torch
 from safetensors.torch import load_file, save_file
 
-from ppo_lm.errors import CheckpointError, StorageError, first_line, writing
+from ppo_lm.errors import CheckpointError, first_line
+from ppo_lm.tracking.files import whole_folder, write_text
 
 TENSORS, STATE, MANIFEST = "tensors.safetensors", "state.json", "manifest.json"
+FINISHED = "finished"  # a mark that is added later, so it is not in the manifest
+NAME = re.compile(r"step-(\d{6,})(?:-(\d{3,}))?")
 
 
 class Checkpoint(NamedTuple):
-    """What determines the next step of a run: tensors by name, and plain values that JSON can hold."""
+    """What determines the next step of a run: tensors by name, and plain values that JSON can hold. `finished`: whether
+    the run ended with it."""
 
     tensors: dict[str, torch.Tensor]
     state: dict[str, Any]
+    finished: bool = False
 
     @classmethod
     def of(cls, parts: Mapping[str, Mapping[str, Any]], state: Mapping[str, Any]) -> Checkpoint:
@@ -54,28 +59,19 @@ def save_checkpoint(
     keep: int = 2,
     export: Callable[[Path], object] = lambda folder: None,
 ) -> Path:
-    """Write `run_folder/checkpoints/step-NNNNNN`, flushed to disk; the `keep` newest are kept. An existing one of the
-    same step is not overwritten: the new one becomes step-NNNNNN-002, and so on. `export` adds files of its own to the
-    folder."""
+    """Write `run_folder/checkpoints/step-NNNNNN`, flushed to disk; the `keep` newest intact ones are kept. An existing
+    one of the same step is not overwritten: the new one becomes step-NNNNNN-002, and so on. `export` adds files of its
+    own to the folder."""
     place = _free_place(run_folder / "checkpoints" / f"step-{step:06d}")
-    unfinished = place.with_name(f".{place.name}.unfinished")
     for half_written in place.parent.glob(".*.unfinished"):  # by a process that was killed
         shutil.rmtree(half_written, ignore_errors=True)
-    try:
-        with writing(place):
-            _write(unfinished, checkpoint, export)
-            os.replace(unfinished, place)
-            _flush(place.parent)
-    except StorageError:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        raise
-    for old in list_checkpoints(run_folder)[:-keep]:
-        shutil.rmtree(old, ignore_errors=True)
+    with whole_folder(place) as folder:
+        _write(folder, checkpoint, export)
+    _remove_older(run_folder, place, keep)
     return place
 
 
 def _write(folder: Path, checkpoint: Checkpoint, export: Callable[[Path], object]) -> None:
-    folder.mkdir(parents=True)
     save_file(
         {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.tensors.items()}, folder / TENSORS
     )
@@ -84,8 +80,29 @@ def _write(folder: Path, checkpoint: Checkpoint, export: Callable[[Path], object
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     sums = {file.relative_to(folder).as_posix(): _checksum(file) for file in files}
     (folder / MANIFEST).write_text(json.dumps({"sha256": sums}, indent=1) + "\n", encoding="utf-8")
-    for path in (*sorted(folder.rglob("*")), folder):
-        _flush(path)
+
+
+def finish_checkpoints(run_folder: Path) -> Path | None:
+    """Keep only the newest intact checkpoint, and mark it as that of a finished run. Returns its folder, if there is
+    one."""
+    last = last_intact_checkpoint(run_folder)
+    if last is not None:
+        write_text(last / FINISHED, "")
+        _remove_older(run_folder, last, keep=1)
+    return last
+
+
+def _remove_older(run_folder: Path, newest: Path, keep: int) -> None:
+    """Remove checkpoints once `keep` newer ones, `newest` among them, are intact. What is damaged does not count."""
+    others = [folder for folder in reversed(list_checkpoints(run_folder)) if folder != newest]
+    if len(others) < keep:  # whatever their condition, so they need not be read
+        return
+    intact = 1
+    for folder in others:
+        if intact < keep:
+            intact += _damage(folder) is None
+        elif (folder / MANIFEST).is_file():
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _free_place(wanted: Path) -> Path:
@@ -97,18 +114,30 @@ def _free_place(wanted: Path) -> Path:
 
 
 def list_checkpoints(run_folder: Path) -> list[Path]:
-    """The finished checkpoints of a run, oldest first."""
-    return sorted((run_folder / "checkpoints").glob("step-*"))
+    """The finished checkpoints of a run, oldest first, intact or damaged. Whatever else is in the folder is not ours:
+    other names, and folders without a file of a checkpoint."""
+    named = {path: NAME.fullmatch(path.name) for path in (run_folder / "checkpoints").glob("step-*")}
+    ours = {
+        path: (int(name[1]), int(name[2] or 1))
+        for path, name in named.items()
+        if name and any((path / file).is_file() for file in (TENSORS, STATE, MANIFEST))
+    }
+    return sorted(ours, key=ours.__getitem__)
 
 
-def newest_intact(run_folder: Path) -> Path | None:
-    """The folder of the newest intact checkpoint of a run, if there is one."""
+def last_intact_checkpoint(run_folder: Path) -> Path | None:
+    """The newest checkpoint that can be resumed; None if there is none."""
     return next((folder for folder in reversed(list_checkpoints(run_folder)) if _damage(folder) is None), None)
 
 
 def read_state(folder: Path) -> dict[str, Any]:
     """The plain values of the checkpoint in `folder`."""
     return json.loads((folder / STATE).read_text(encoding="utf-8"))
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether the checkpoint in `folder` is that of a finished run."""
+    return (folder / FINISHED).is_file()
 
 
 def load_checkpoint(run_folder: Path) -> tuple[Checkpoint, list[str]]:
@@ -118,7 +147,7 @@ def load_checkpoint(run_folder: Path) -> tuple[Checkpoint, list[str]]:
     for folder in reversed(list_checkpoints(run_folder)):
         problem = _damage(folder)
         if problem is None:
-            return Checkpoint(load_file(folder / TENSORS), read_state(folder)), damage
+            return Checkpoint(load_file(folder / TENSORS), read_state(folder), is_finished(folder)), damage
         damage.append(f"checkpoint {folder} is damaged: {problem}; it is kept, and the one before it is used")
     if damage:
         raise CheckpointError(
@@ -152,11 +181,3 @@ def _checksum(file: Path) -> str:
         while piece := content.read(2**20):
             digest.update(piece)
     return digest.hexdigest()
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from ppo_lm.errors import ModelError
 from ppo_lm.models.adapter_check import CONFIG_FILE
-from ppo_lm.run.checkpoint import newest_intact, read_state
+from ppo_lm.run.checkpoint import is_finished, last_intact_checkpoint, read_state
 from ppo_lm.run.folder import CONFIG
 
 MODEL_CONFIG = "config.json"  # of a plain transformers model
@@ -26,11 +26,11 @@ def is_run_folder(folder: Path) -> bool:
 
 
 def find_policy(run_folder: Path) -> RunPolicy:
-    """What a finished run saved, or else the adapter of its newest intact checkpoint. Raises `ModelError` if there is
+    """What a finished run saved, or else the adapter of its last intact checkpoint. Raises `ModelError` if there is
     neither."""
-    newest = newest_intact(run_folder)
-    state = {"finished": True} if newest is None else read_state(newest)
-    if newest is not None and not state.get("finished"):
+    newest = last_intact_checkpoint(run_folder)
+    state = {} if newest is None else read_state(newest)
+    if newest is not None and not is_finished(newest):
         if not (newest / "adapter" / CONFIG_FILE).is_file():
             raise ModelError(
                 f"the run in {str(run_folder)!r} is not finished, and {newest.name} has no adapter that could be "

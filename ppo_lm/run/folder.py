@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import shutil
 from contextlib import suppress
 from pathlib import Path
 
@@ -14,7 +13,8 @@ from ppo_lm.config.files import dump_settings
 from ppo_lm.config.run_settings import FolderSettings, OptionalFolderSettings
 from ppo_lm.config.settings import Settings
 from ppo_lm.errors import ConfigError, StorageError, UserError, writing
-from ppo_lm.tracking.files import METRICS, SAMPLES, write_text
+from ppo_lm.run.checkpoint import list_checkpoints
+from ppo_lm.tracking.files import METRICS, SAMPLES, remove, write_text
 
 LOCK = ".lock"
 CONFIG = "config.yaml"
@@ -31,7 +31,6 @@ RUN_FILES = (  # whatever a run of any stage writes; the tests of every stage ch
     "checkpoints",
     "dropped",
     "best",
-    ".best.unfinished",
     "adapter",
     "merged",
     "reward",
@@ -93,8 +92,8 @@ def make_run_folder(folder: Path, overwrite: bool = False) -> FileLock:
 def remove_run(folder: Path) -> None:
     """Remove whatever a run wrote into its folder."""
     with writing(folder):
-        for name in RUN_FILES:
-            _remove(folder / name)
+        for path in (*(folder / name for name in RUN_FILES), *folder.glob(".*.unfinished")):
+            remove(path)
 
 
 def free_folder(wanted: Path) -> Path:
@@ -115,8 +114,7 @@ def _check_free(folder: Path, overwrite: bool) -> None:
         raise ConfigError.of(f"output_dir {str(folder)!r} is not empty, and holds no run; choose another folder")
     if overwrite:
         return
-    unfinished = any((folder / "checkpoints").glob("step-*"))
-    resume = f", continue it with --resume {folder}" if unfinished else ""
+    resume = f", continue it with --resume {folder}" if list_checkpoints(folder) else ""
     raise ConfigError.of(
         f"output_dir {str(folder)!r} already holds a run; choose another folder{resume}, or replace it with --overwrite"
     )
@@ -145,13 +143,6 @@ def _is_within(text: str, folder: Path) -> bool:
         return path.exists() and path.resolve().is_relative_to(folder)
     except (OSError, RuntimeError, ValueError):  # too long for a path, an unknown user, a null byte
         return False
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
 
 
 def lock_run_folder(folder: Path) -> FileLock:

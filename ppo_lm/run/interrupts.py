@@ -4,38 +4,42 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
+from collections.abc import Callable
+from contextlib import suppress
+from types import FrameType
 
 from ppo_lm.errors import Interrupted
-
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+from ppo_lm.signals import handle_signals, heed, is_doubled
 
 
 class Interrupts:
     """Inside the block, the first SIGINT or SIGTERM is remembered for the next `check`; a second one takes effect at
-    once, as it would outside."""
+    once, as it would outside, unless it is the first one delivered twice."""
 
     def __init__(self) -> None:
         self._received: signal.Signals | None = None
-        self._before = {}
+        self._restore: Callable[[], None] = lambda: None
 
     def __enter__(self) -> Interrupts:
-        if threading.current_thread() is threading.main_thread():  # Python lets only the main thread set handlers
-            self._before = {number: signal.signal(number, self._remember) for number in SIGNALS}
+        self._restore = handle_signals(self._remember)
         return self
 
     def __exit__(self, *_) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        self._restore()
 
     def check(self) -> None:
         """Raise `Interrupted` if a signal has arrived."""
         if self._received is not None:
             raise Interrupted(f"{self._received.name} was received")
 
-    def _remember(self, number: int, _) -> None:
+    def _remember(self, number: int, _: FrameType | None) -> None:
+        if self._received is not None:
+            if not is_doubled():
+                self.__exit__()
+                signal.raise_signal(number)
+            return
+        heed()
         self._received = signal.Signals(number)
-        self.__exit__()
-        os.write(
-            2, f"{self._received.name}: the run stops after this step; send it again to stop at once\n".encode()
-        )  # print is not safe in a signal handler
+        text = f"{self._received.name}: the run stops after this step; send it again to stop at once\n"
+        with suppress(OSError):  # nobody reads stderr
+            os.write(2, text.encode())  # print is not safe in a signal handler

@@ -11,6 +11,7 @@ from typing import Any
 from ppo_lm.config.fields import fields_of
 from ppo_lm.config.settings import Settings, differences, with_current_names
 from ppo_lm.errors import CheckpointError
+from ppo_lm.run.checkpoint import Checkpoint
 
 FORMAT = 3  # of the state in a checkpoint
 HASH = re.compile(r"[0-9a-f]{64}")
@@ -44,9 +45,11 @@ def length_settings(config: Settings) -> list[str]:
     return [name for name, field in fields_of(type(config)).items() if field.sets_length]
 
 
-def check_unfinished(config: Settings, then: Mapping[str, Any], folder: Path) -> None:
-    """Raise `CheckpointError` if the run in `folder` is finished, and `config` does not change its length."""
-    if not then.get("finished") or length_changes(config, then):
+def check_unfinished(config: Settings, checkpoint: Checkpoint, folder: Path) -> None:
+    """Raise `CheckpointError` if the run in `folder` ended with the checkpoint, and `config` does not change its
+    length."""
+    then = checkpoint.state
+    if not checkpoint.finished or length_changes(config, then):
         return
     reason = f" ({then['stop_reason']})" if then["stop_reason"] else ""
     raise CheckpointError(

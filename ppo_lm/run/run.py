@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -28,7 +28,13 @@ from ppo_lm.errors import (
     writing,
 )
 from ppo_lm.health import Finding
-from ppo_lm.run.checkpoint import Checkpoint, list_checkpoints, load_checkpoint, save_checkpoint
+from ppo_lm.run.checkpoint import (
+    Checkpoint,
+    finish_checkpoints,
+    last_intact_checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+)
 from ppo_lm.run.folder import (
     TRACEBACK,
     lock_run_folder,
@@ -73,7 +79,7 @@ class Run:
             run.start("SFT on ...", reports=[report])
             for step in run.steps():
                 run.record_step(step, {"loss": train_on_a_batch()})
-            run.finish()
+            run.finish(lambda folder: model.save(folder / "model"))
 
     Resumed with the same settings, data and parts, it continues bit for bit. Only the settings of its length may be
     others: the learning rate is then that of a run of the new length.
@@ -97,8 +103,8 @@ class Run:
         settings, such as the data, each under a name for messages; see `run.identity`. `resume`: the folder of an
         interrupted run. `overwrite`: replace a run that `config.output_dir` holds, which is refused otherwise.
         `allow_changes`: resume although settings or identity have changed. `save_every`: 0 saves only when the run
-        pauses. `recorders`: in addition to those that `config.recorders` names; `Stateful` ones are saved in every
-        checkpoint."""
+        pauses, and before `finish` writes the results. `recorders`: in addition to those that `config.recorders` names;
+        `Stateful` ones are saved in every checkpoint."""
         self.config, self.total, self.command = config, steps, command
         self.save_every, self.keep_checkpoints = save_every, keep_checkpoints
         self.description = describe(config, identity or {})
@@ -110,13 +116,16 @@ class Run:
         self.notices: list[str] = []
         self.parts = Parts()
         self.recorders = Broadcast(add_recorders(recorders, config.recorders))
-        self._interrupts: Interrupts | None = None
+        self._saved_state: dict | None = None  # of the last checkpoint
+        self._interrupts = Interrupts()
         self._lock: FileLock | None = None
         self._started = False
         self._export: Callable[[Path], object] = lambda folder: None
 
     def __enter__(self) -> Run:
         check_one_process()
+        if self.total:
+            self._interrupts.__enter__()
         try:
             if self.resumed is not None:
                 self._resume(self.resumed)
@@ -125,8 +134,8 @@ class Run:
             for recorder in self.recorders.recorders:
                 if isinstance(recorder, Stateful):
                     self.parts.register(f"recorder {type(recorder).__name__}", recorder, optional=True)
-        except BaseException:
-            self._close()
+        except BaseException as error:
+            self.__exit__(type(error), error, error.__traceback__)
             raise
         return self
 
@@ -140,7 +149,7 @@ class Run:
         self.folder, self._lock = folder, lock_run_folder(folder)
         checkpoint, damage = load_checkpoint(folder)
         self.notices += damage
-        check_unfinished(self.config, checkpoint.state, folder)
+        check_unfinished(self.config, checkpoint, folder)
         changes = find_changes(self.config, self.description, checkpoint.state)
         if recorded(folder, checkpoint.state["step"]) != checkpoint.state.get("rows"):
             changes.append("metrics.jsonl changed")
@@ -150,7 +159,7 @@ class Run:
                 "--allow_changes"
             )
         self.notices += [f"continuing with a change: {change}" for change in changes]
-        self.parts = Parts(checkpoint)
+        self.parts, self._saved_state = Parts(checkpoint), checkpoint.state
         self.step, self.recorders.stop_reason = checkpoint.state["step"], checkpoint.state["stop_reason"]
         lengths = length_changes(self.config, checkpoint.state)
         if lengths:
@@ -226,10 +235,7 @@ class Run:
 
     def steps(self) -> Iterator[int]:
         """Yield the numbers of the remaining steps. Before each, a checkpoint is saved if one is due, and `Interrupted`
-        is raised if a signal has arrived: from the first step on, signals wait for the end of a step. Each step must be
-        recorded before the next is requested."""
-        self._interrupts = Interrupts()
-        self._interrupts.__enter__()
+        is raised if a signal has arrived. Each step must be recorded before the next is requested."""
         while not self.is_over:
             self.parts.remember()
             self._interrupts.check()
@@ -293,51 +299,60 @@ class Run:
         self.record_evaluation(examples, {name: numbers})
         return numbers
 
-    def finish(self, examples: Sequence[tuple[Prompt, Sequence[Answer]]] = ()) -> None:
-        """Call this after saving the models: saves a last checkpoint, with which the run can be extended, removes the
-        others, and tells the recorders. `examples`: see `RunFinish`."""
-        if self.total:
-            self.save(finished=True)
-            self._say_how_to_extend()
-        self.recorders.tell(Recorder.finish, RunFinish(self.folder, self.step, self.recorders.stop_reason, examples))
+    def finish(
+        self,
+        save: Callable[[Path], Iterable[str] | None] | None = None,
+        examples: Sequence[tuple[Prompt, Sequence[Answer]]] = (),
+    ) -> None:
+        """Write the results with `save(folder)`, which may return notices, and tell the recorders. The last checkpoint
+        is saved first, so that a run that fails here repeats only this when it is resumed; it is the one that remains,
+        with which the run can be extended. `examples`: see `RunFinish`."""
+        if self.folder:
+            if self.total:
+                self.save()
+            if save is not None:
+                with writing(self.folder):
+                    notices = save(self.folder)
+                self.say(*(notices or ()))
+            self._say_how_to_extend(self.folder)
+        event = RunFinish(self.folder, self.step, self.recorders.stop_reason, examples)
+        self.recorders.tell(Recorder.finish, event)
+        if self.folder:
+            finish_checkpoints(self.folder)
 
-    def _say_how_to_extend(self) -> None:
-        saved = list_checkpoints(self.folder) if self.folder else []
-        if saved:
-            size = sum(file.stat().st_size for file in saved[-1].rglob("*") if file.is_file())
+    def _say_how_to_extend(self, folder: Path) -> None:
+        last = last_intact_checkpoint(folder)
+        if last is not None:
+            size = sum(file.stat().st_size for file in last.rglob("*") if file.is_file())
             settings = " or ".join(length_settings(self.config))
             self.say(
                 f"to extend the run: {self._resume_command()} with a higher {settings}; checkpoints/ "
                 f"({size / 2**20:,.1f} MiB) is kept for that only"
             )
 
-    def save(self, finished: bool = False) -> None:
-        """Save a checkpoint, unless it contains NaN or infinity; the only one if the run is `finished`."""
-        checkpoint = self._checkpoint(finished)
-        if self.folder and checkpoint.is_finite():
-            place = self._write(self.folder, checkpoint, 1 if finished else self.keep_checkpoints)
+    def save(self) -> None:
+        """Save a checkpoint, unless it contains NaN or infinity, or is the last one again."""
+        checkpoint = self._checkpoint()
+        if self.folder and checkpoint.state != self._saved_state and checkpoint.is_finite():
+            place = self._write(self.folder, checkpoint)
+            self._saved_state = checkpoint.state
             self.recorders.tell(Recorder.checkpoint, CheckpointSaved(self.step, place))
 
     def last_checkpoint(self) -> str:
         """A line that says where the last checkpoint is and how to continue from it."""
-        saved = list_checkpoints(self.folder) if self.folder else []
-        if not saved:
-            return "\nNo checkpoint of this run was saved"
-        return f"\nThe last checkpoint is {saved[-1]}; continue from it with: {self._resume_command()}"
+        saved = last_intact_checkpoint(self.folder) if self.folder else None
+        if saved is None:
+            return "\nNo checkpoint of this run was saved; start again with --overwrite"
+        return f"\nThe last checkpoint is {saved}; continue from it with: {self._resume_command()}"
 
-    def _checkpoint(self, finished: bool = False) -> Checkpoint:
-        state = {
-            "step": self.step,
-            "stop_reason": self.recorders.stop_reason,
-            "finished": finished,
-            **self.description,
-        }
+    def _checkpoint(self) -> Checkpoint:
+        state = {"step": self.step, "stop_reason": self.recorders.stop_reason, **self.description}
         if self.folder:
             state["rows"] = recorded(self.folder)
         return self.parts.checkpoint(state)
 
-    def _write(self, folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
-        return save_checkpoint(folder, self.step, checkpoint, keep, self._export)
+    def _write(self, folder: Path, checkpoint: Checkpoint) -> Path:
+        return save_checkpoint(folder, self.step, checkpoint, self.keep_checkpoints, self._export)
 
     def _resume_command(self) -> str:
         return self.command.format(str(self.folder))
@@ -370,7 +385,7 @@ class Run:
                 f"{error}\nThe run contains NaN or inf, so it was not saved{self.last_checkpoint()}"
             ) from error
         try:
-            self._write(self.folder, checkpoint, self.keep_checkpoints)
+            self._write(self.folder, checkpoint)
         except StorageError as full:
             self._stop(StorageError(f"{error}\n{full}"))
         raise RunPaused(
@@ -390,12 +405,12 @@ class Run:
                 write_text(self.folder / TRACEBACK, error.traceback)
 
     def _stop(self, error: StorageError) -> NoReturn:
-        raise StorageError(f"{error}; free some space or fix the path{self.last_checkpoint()}") from error
+        where = self.last_checkpoint() if self._started or self.resumed else ""
+        raise StorageError(f"{error}{where}") from error
 
     def _close(self) -> list[RecorderError]:
         """Release signals, recorders and folder. Returns the recorders' errors."""
-        if self._interrupts is not None:
-            self._interrupts.__exit__()
+        self._interrupts.__exit__()
         try:
             return self.recorders.close()
         finally:

@@ -64,7 +64,7 @@ def run_sft(
     with run, budget.telling(run.say):
         policy = set_up_policy(base, config)
         optimiser = register_training(run, policy.parameters(), settings, len(train.tokens))
-        run.save_in_checkpoints(lambda folder: save_adapter(policy, folder))
+        run.save_in_checkpoints(lambda folder: save_adapter(policy, folder / "adapter"))
         run.start(
             f"SFT on {config.model_name} ({base.description})",
             reports=[report],
@@ -79,8 +79,7 @@ def run_sft(
         before = run.measure("before", len(held_out.texts), measured, after=0)
         train_sft(policy, train.tokens, settings, seed=config.seed, optimiser=optimiser, progress=run)
         after = run.measure("after", len(held_out.texts), measured, after=run.step)
-        run.say(*save_models(policy, run.require_folder()))
-        run.finish()
+        run.finish(lambda folder: save_models(policy, folder))
     return before_and_after(before, after)
 
 

@@ -11,10 +11,18 @@ from ppo_lm.tracking.events import (
     StepDone,
     StepSkipped,
 )
-from ppo_lm.tracking.files import MetricsFile, SamplesFile, append_record, write_json, write_tensors
+from ppo_lm.tracking.files import (
+    MetricsFile,
+    SamplesFile,
+    append_record,
+    whole_folder,
+    write_json,
+    write_tensors,
+    write_text,
+)
 from ppo_lm.tracking.floor import Floor, Passes, measure_machine
 from ppo_lm.tracking.phases import PhaseClock, peak_memory
-from ppo_lm.tracking.picture import Picture
+from ppo_lm.tracking.picture import Picture, write_picture
 from ppo_lm.tracking.recorder import RECORDERS, Recorder, add_recorders, find_recorders
 from ppo_lm.tracking.screen import Screen
 
@@ -42,6 +50,9 @@ __all__ = [
     "find_recorders",
     "measure_machine",
     "peak_memory",
+    "whole_folder",
     "write_json",
+    "write_picture",
     "write_tensors",
+    "write_text",
 ]

@@ -1,11 +1,13 @@
-"""The files of a run: replaced atomically, or appended line by line."""
+"""The files of a run: replaced atomically, whole folders too, or appended line by line."""
 
 from __future__ import annotations
 
 import json
 import math
 import os
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -74,10 +76,58 @@ class SamplesFile(Recorder):
 def write_text(file: Path, text: str) -> None:
     """Replace a file atomically: even if this process is killed, readers see the old text or the new one, never a
     part."""
-    unfinished = file.with_name(f".{file.name}.unfinished")
-    with writing(file):
-        unfinished.write_text(text, encoding="utf-8")
-        os.replace(unfinished, file)
+    unfinished = _unfinished(file)
+    try:
+        with writing(file):
+            unfinished.write_text(text, encoding="utf-8")
+            os.replace(unfinished, file)
+    except BaseException:
+        with suppress(OSError):  # the error itself matters more
+            remove(unfinished)
+        raise
+
+
+@contextmanager
+def whole_folder(place: Path) -> Iterator[Path]:
+    """A folder to write into, which replaces the folder `place` once it is whole and on disk. Raises `StorageError`,
+    and leaves the old one, if it cannot be written."""
+    unfinished = _unfinished(place)
+    try:
+        with writing(place):
+            remove(unfinished)  # of a process that was killed
+            unfinished.mkdir(parents=True)
+            yield unfinished
+            for path in (*sorted(unfinished.rglob("*")), unfinished):
+                flush(path)
+            if place.is_dir():
+                remove(place)
+            os.replace(unfinished, place)
+            flush(place.parent)
+    except BaseException:
+        with suppress(OSError):  # the error itself matters more
+            remove(unfinished)
+        raise
+
+
+def flush(path: Path) -> None:
+    """Wait until a file or a folder is on disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder, if it is there; a link is removed, not what it leads to."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _unfinished(path: Path) -> Path:
+    return path.with_name(f".{path.name}.unfinished")
 
 
 def write_json(file: Path, content: object) -> None:

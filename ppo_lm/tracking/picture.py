@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 from statistics import fmean
+from typing import TYPE_CHECKING
 
 from ppo_lm.errors import writing
 from ppo_lm.tracking.events import RunFinish, RunStart, StepDone
 from ppo_lm.tracking.recorder import RECORDERS, Recorder
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 SPANS = 16  # a smoothed point is the mean of the latest 1/16 of the run's steps
 
@@ -32,9 +36,7 @@ class Picture(Recorder):
     def finish(self, event: RunFinish) -> None:
         """Draw the picture."""
         if event.folder and any("score" in row for row in self.history):
-            file = event.folder / "learning_curve.png"
-            with writing(file):
-                draw_learning_curve(self.history, self.monitor, file)
+            draw_learning_curve(self.history, self.monitor, event.folder / "learning_curve.png")
 
 
 def draw_learning_curve(history: list[dict], monitor_name: str, file: Path) -> None:
@@ -67,5 +69,15 @@ def draw_learning_curve(history: list[dict], monitor_name: str, file: Path) -> N
         axis.set(title=title, xlabel="PPO step")
         axis.xaxis.get_major_locator().set_params(integer=True)
         axis.grid(alpha=0.3)
-    figure.savefig(file, dpi=120)
-    pyplot.close(figure)
+    write_picture(figure, file)
+
+
+def write_picture(figure: Figure, file: Path) -> None:
+    """Write a figure as a PNG, and close it. Raises `StorageError`."""
+    from matplotlib import pyplot
+
+    try:
+        with writing(file):
+            figure.savefig(file, dpi=120)
+    finally:
+        pyplot.close(figure)

@@ -12,13 +12,14 @@ from ppo_lm.base_setup import load_base, set_up_roles
 from ppo_lm.config import ValueConfig
 from ppo_lm.data import DataReport, Demonstration, load_demonstrations
 from ppo_lm.data.encoded import EncodedDemonstrations, encode_demonstrations
-from ppo_lm.errors import ConfigError, Problems, writing
+from ppo_lm.errors import ConfigError, Problems
+from ppo_lm.models import ValueModel
 from ppo_lm.rewards import Responses, Reward, RewardComputer, check_columns, load_reward, without_addresses
 from ppo_lm.run import TrainingPrompts, check_output_dir
 from ppo_lm.run.identity import identify_parts
 from ppo_lm.run.stage import LINES, LOSS, before_and_after, loop_settings, make_stage_run, register_training
 from ppo_lm.run.stateful import State
-from ppo_lm.tracking import Recorder, find_recorders, write_json
+from ppo_lm.tracking import Recorder, find_recorders, whole_folder, write_json
 from ppo_lm.value_modeling.value_trainer import ScoredDemonstration, measure_values, train_value_model
 
 SCORES_FILE = "scores.json"
@@ -100,10 +101,14 @@ def run_value(
             model, train_set, settings, gamma=config.gamma, seed=config.seed, optimiser=optimiser, progress=run
         )
         after = run.measure("after", len(test), measured, after=run.step)
-        with writing(folder):
-            model.save(folder / "value")
-        run.finish()
+        run.finish(lambda folder: save(model, folder))
     return before_and_after(before, after)
+
+
+def save(model: ValueModel, folder: Path) -> None:
+    """Write `folder/value`."""
+    with whole_folder(folder / "value") as place:
+        model.save(place)
 
 
 class _Scores:

@@ -1,6 +1,8 @@
 import asyncio
+import errno
 import json
 import math
+import re
 
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
@@ -12,9 +14,10 @@ from ppo_lm.collection.server import make_app
 from ppo_lm.collection.stage import check_same_collection, check_same_pairs, run_collection
 from ppo_lm.config import CollectConfig
 from ppo_lm.data import Preference, load_preferences
-from ppo_lm.errors import ConfigError, DataError, UserError
+from ppo_lm.errors import ConfigError, DataError, StorageError, UserError
 from ppo_lm.run import write_config
 from ppo_lm.run.folder import lock_run_folder, unlock
+from tests.conftest import files_up_to
 
 pytestmark = pytest.mark.fast
 
@@ -117,10 +120,63 @@ def test_a_restart_continues_and_drops_a_half_written_last_line(tmp_path):
     )
 
 
-def test_a_damaged_line_is_named(tmp_path):
-    (tmp_path / "answers.jsonl").write_text("{}\noops\n{}\n")
-    with pytest.raises(DataError, match="line 2 is not JSON"):
+@pytest.mark.parametrize(
+    ("line", "problem"), [(b"oops", "line 2 is not JSON"), (b"[1]", "line 2 is not an answer"), (b"\xff", "be read")]
+)
+def test_a_damaged_line_is_named(tmp_path, line, problem):
+    ask(make(tmp_path)[1], lambda client: judge(client, prefers_first, 2))
+    file = tmp_path / "answers.jsonl"
+    first, second = file.read_bytes().splitlines()
+    file.write_bytes(b"\n".join([first, line, second, b""]))
+    with pytest.raises(DataError, match=problem):
         AnswerStore(tmp_path)
+
+
+@pytest.mark.parametrize("room", [0, 1, 20, 10**9], ids=lambda room: f"{room} bytes")
+def test_an_answer_is_confirmed_only_if_it_is_on_disk_and_can_be_given_again(tmp_path, monkeypatch, capsys, room):
+    store, app = make(tmp_path)
+    files = tmp_path / "answers.jsonl", tmp_path / "preferences.jsonl"
+
+    async def conversation(client):
+        pair = await judge(client, prefers_first, 3)
+        before = [file.read_bytes() for file in files]
+        answer = {"task": pair["task"], "answer": "a", "seconds": 1.5}
+        with monkeypatch.context() as full:
+            if room > 10**6:  # everything fits, but does not get to the disk
+                full.setattr("ppo_lm.collection.answers.os.fsync", fails)
+            with files_up_to(len(before[0]) + room):
+                refused = await client.post("/answer", json=answer)
+        said = "cannot be written: .*; free some space or fix the path, then answer again"
+        assert refused.status == 507 and re.search(said, await refused.text())
+        assert re.search(f"error: .*answers.jsonl {said}", capsys.readouterr().err)
+        assert [file.read_bytes() for file in files] == before and len(store.answers) == 3
+        assert (await client.post("/answer", json=answer)).status == 200
+
+    ask(app, conversation)
+    assert [answer["task"] for answer in AnswerStore(tmp_path).answers] == [0, 1, 2, 3]
+
+
+def fails(*_):
+    raise OSError(errno.EIO, "Input/output error")
+
+
+def test_what_a_disk_keeps_of_a_failed_answer_is_never_glued_to_the_next(tmp_path, monkeypatch):
+    """The disk does not even let the file be cut."""
+    store, app = make(tmp_path)
+    ask(app, lambda client: judge(client, prefers_first, 2))
+    size = (tmp_path / "answers.jsonl").stat().st_size
+    with monkeypatch.context() as full, files_up_to(size + 30):
+        full.setattr("ppo_lm.collection.answers.os.truncate", fails)
+        with pytest.raises(StorageError):
+            store.add({**store.answers[1], "task": 2})
+    assert (tmp_path / "answers.jsonl").stat().st_size == size + 30
+    restarted = AnswerStore(tmp_path)
+    assert [answer["task"] for answer in restarted.answers] == [0, 1]
+    assert "was incomplete, so that answer was never confirmed; it is removed" in restarted.notices[0]
+    with (tmp_path / "answers.jsonl").open("a") as file:
+        file.write('{"task": 2, "pai')
+    restarted.add({**store.answers[1], "task": 2})
+    assert [answer["task"] for answer in AnswerStore(tmp_path).answers] == [0, 1, 2]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,11 +9,12 @@ from ppo_lm.comparison import compare, run_comparison
 from ppo_lm.comparison.contestants import Bases, load_policies, read_contestants
 from ppo_lm.config import EvaluateConfig, RewardConfig, SFTConfig
 from ppo_lm.data import PromptSet
-from ppo_lm.errors import ConfigError, DataError
+from ppo_lm.errors import ConfigError, DataError, StorageError
 from ppo_lm.evaluation import Evaluation
 from ppo_lm.reward_modeling import run_reward
 from ppo_lm.run.folder import RUN_FILES
 from ppo_lm.sft import run_sft
+from ppo_lm.tracking import Recorder
 from tests.conftest import make_base
 
 ROWS = [{"prompt": f"SUBREDDIT: r/life My boss number {n} TL;DR:", "human": " I am upset."} for n in range(8)]
@@ -69,6 +71,22 @@ def config(folder, out, **settings):
         output_dir=str(out / "run"),
     )
     return EvaluateConfig(**{**defaults, **settings})
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_a_report_that_does_not_fit_on_the_disk_ends_in_a_sentence_and_the_way_on(models, tmp_path):
+    class Fills(Recorder):
+        def evaluation(self, event):
+            picture = tmp_path / "run" / "comparison.png"
+            if not picture.is_symlink():
+                picture.symlink_to("/dev/full")
+
+    settings = config(models, tmp_path, models=[f"sft={models / 'base'}", "people=column:human"])
+    with pytest.raises(StorageError, match="comparison.png cannot be written: No space left on device; free") as full:
+        run_comparison(settings, quiet=True, recorders=[Fills()])
+    assert full.value.exit_code == 74 and "start again with --overwrite" in str(full.value)
+    run_comparison(settings, quiet=True, overwrite=True)
+    assert (tmp_path / "run" / "comparison.png").stat().st_size > 0
 
 
 def test_three_contestants_share_one_base_and_leave_a_report(models, tmp_path, capsys):

@@ -78,7 +78,7 @@ def test_without_a_classifier_in_transformers_the_run_says_so_and_a_folder_witho
     model = reward_model(make_base(), tmp_path / "base")
     monkeypatch.setattr("ppo_lm.models.reward_model.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING", {})
     assert model.save(tmp_path / "reward") == [
-        f"transformers has no sequence classifier for llama models, so {tmp_path / 'reward'} is for ppo_lm only"
+        "transformers has no sequence classifier for llama models, so the reward model is for ppo_lm only"
     ]
     assert not (tmp_path / "reward" / "classifier").exists()
     base = make_base()
@@ -87,15 +87,15 @@ def test_without_a_classifier_in_transformers_the_run_says_so_and_a_folder_witho
 
 def test_a_policy_loads_with_the_lines_beside_it(tmp_path):
     base = adapted(make_base(), tmp_path / "base", "policy")
-    save_adapter(PolicyModel(base), tmp_path)
+    save_adapter(PolicyModel(base), tmp_path / "adapter")
     with base.role("policy"), torch.no_grad():
         expected = base.network(IDS).logits
     with torch.no_grad():
         torch.testing.assert_close(run_card(tmp_path / "adapter")["model"](IDS).logits, expected, rtol=0, atol=1e-5)
         base.name = str(tmp_path / "adapter")  # an adapter on an adapter
         save_adapter(PolicyModel(base), tmp_path / "second")
-        assert "AutoPeftModelForCausalLM.from_pretrained" in (tmp_path / "second" / "adapter" / "README.md").read_text()
-        run_card(tmp_path / "second" / "adapter")
+        assert "AutoPeftModelForCausalLM.from_pretrained" in (tmp_path / "second" / "README.md").read_text()
+        run_card(tmp_path / "second")
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +141,7 @@ def test_an_adapter_on_a_gguf_file_loads_with_the_lines_beside_it(gguf_file, tmp
     base = load_base(str(gguf_file), "float32", "cpu")
     base.add_adapter("policy", make_lora_config(4, 8, 0.0))
     shake(base, "policy")
-    save_adapter(PolicyModel(base), tmp_path)
+    save_adapter(PolicyModel(base), tmp_path / "adapter")
     assert f"gguf_file='{gguf_file.name}'" in (tmp_path / "adapter" / "README.md").read_text()
     with base.role("policy"), torch.no_grad():
         expected = base.network(IDS).logits

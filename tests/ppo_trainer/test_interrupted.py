@@ -6,10 +6,10 @@ import random
 import shutil
 import signal
 import threading
-import time
 
 import pytest
 
+from ppo_lm import signals
 from ppo_lm.errors import CheckpointError, Interrupted, RunPaused
 from ppo_lm.run import load_checkpoint
 from tests.conftest import in_a_process
@@ -81,15 +81,14 @@ def test_a_signal_lets_the_step_end_and_saves(folder, undisturbed, tmp_path, num
     end_alike(parts, whole)
 
 
-def test_a_second_signal_acts_at_once(folder, tmp_path):
+def test_a_second_signal_acts_at_once(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(signals, "DOUBLED", 0.0)
+
     class Twice(Signals):
         def __call__(self, prompts, completions):
             scores = super().__call__(prompts, completions)
             if self.calls == self.at:
-                until = time.monotonic() + 10
-                while signal.getsignal(self.number) is not signal.default_int_handler and time.monotonic() < until:
-                    time.sleep(0.01)  # two signals that come at once may arrive as one
-                os.kill(os.getpid(), self.number)
+                signal.raise_signal(self.number)
             return scores
 
     before = signal.signal(
@@ -100,6 +99,16 @@ def test_a_second_signal_acts_at_once(folder, tmp_path):
             make(folder, tmp_path / "run", Twice(4, signal.SIGINT)).train(PROMPTS)
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def test_a_signal_in_the_first_evaluation_saves_what_it_found(folder, undisturbed, tmp_path):
+    parts, again = tmp_path / "parts", Signals()
+    expected, whole = undisturbed(Signals, save_every=2)
+    with pytest.raises(RunPaused, match="SIGTERM was received\nThe run was saved as it was after step 0"):
+        make(folder, parts, Signals(1, signal.SIGTERM), save_every=2).train(PROMPTS)
+    assert make(folder, parts, again, save_every=2).train(PROMPTS, resume=parts) == expected
+    assert again.calls == 11  # of 13: the two of the first evaluation are not repeated
+    end_alike(parts, whole)
 
 
 def test_a_signal_that_comes_in_the_last_step_changes_nothing(folder, undisturbed, tmp_path):

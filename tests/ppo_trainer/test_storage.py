@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from ppo_lm.errors import RunPaused, StorageError, UserError
-from ppo_lm.run import checkpoint as checkpoints
 from ppo_lm.run import load_checkpoint, lock_run_folder, make_run_folder
 from tests.conftest import FORKED
 from tests.ppo_trainer.conftest import PROMPTS, Signals, end_alike, make
@@ -67,7 +66,7 @@ def test_a_full_disk_while_saving_a_checkpoint_keeps_the_one_before(folder, undi
             raise OSError(errno.ENOSPC, "No space left on device")
         return flush(descriptor)
 
-    monkeypatch.setattr(checkpoints.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(StorageError, match="cannot be written: No space left on device"):
         make(folder, parts, Signals(), save_every=2).train(PROMPTS)
     monkeypatch.undo()
@@ -77,8 +76,9 @@ def test_a_full_disk_while_saving_a_checkpoint_keeps_the_one_before(folder, undi
     end_alike(parts, whole)
 
 
-def test_a_path_that_becomes_unusable_is_named(folder, tmp_path):
+def test_a_path_that_becomes_unusable_is_named_and_only_the_models_are_saved_again(folder, undisturbed, tmp_path):
     out = tmp_path / "run"
+    expected, whole = undisturbed(Signals, save_every=2)
     trainer = make(folder, out, Signals(), save_every=2)
     step = trainer.ppo_step
 
@@ -87,10 +87,13 @@ def test_a_path_that_becomes_unusable_is_named(folder, tmp_path):
         return step(prompts, columns)
 
     trainer.ppo_step = losing
-    with pytest.raises(StorageError, match=r"run cannot be written: (File exists|Not a directory)"):
+    with pytest.raises(StorageError, match=r"adapter cannot be written: Not a directory"):
         trainer.train(PROMPTS)
     (out / "adapter").unlink()
-    make(folder, out, Signals(), save_every=2).train(PROMPTS, resume=out)
+    repeated = Signals()
+    assert make(folder, out, repeated, save_every=2).train(PROMPTS, resume=out) == expected
+    assert repeated.calls == 0  # only the models are saved again
+    end_alike(out, whole)
 
 
 @pytest.mark.skipif(

@@ -7,7 +7,7 @@ import torch
 
 from ppo_lm.errors import ModelError
 from ppo_lm.run import find_policy
-from ppo_lm.run.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from ppo_lm.run.checkpoint import Checkpoint, finish_checkpoints, load_checkpoint, save_checkpoint
 
 pytestmark = pytest.mark.fast
 
@@ -17,8 +17,8 @@ def adapter_in(folder):
     (folder / "adapter" / "adapter_config.json").write_text("{}")
 
 
-def checkpoint(run, step, finished=False):
-    state = {"step": step, "finished": finished, "parts": {}}
+def checkpoint(run, step):
+    state = {"step": step, "parts": {}}
     return save_checkpoint(run, step, Checkpoint({"weight": torch.zeros(2)}, state), keep=5, export=adapter_in)
 
 
@@ -35,7 +35,8 @@ def test_the_newest_intact_checkpoint_counts_until_the_run_is_finished(tmp_path)
         "one before it is used"
     ]
     adapter_in(tmp_path)
-    checkpoint(tmp_path, 6, finished=True)
+    checkpoint(tmp_path, 6)
+    finish_checkpoints(tmp_path)
     assert find_policy(tmp_path) == (
         tmp_path / "adapter",
         f"the policy of the run in {tmp_path} after step 6, its last",
@@ -53,7 +54,7 @@ def test_a_finished_run_without_checkpoints_has_what_it_saved(tmp_path):
 
 
 def test_an_unfinished_run_without_an_adapter_has_none(tmp_path):
-    state = {"step": 3, "finished": False, "parts": {}}
+    state = {"step": 3, "parts": {}}
     save_checkpoint(tmp_path, 3, Checkpoint({"weight": torch.zeros(2)}, state))
     with pytest.raises(ModelError, match="step-000003 has no adapter that could be loaded"):
         find_policy(tmp_path)

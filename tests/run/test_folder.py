@@ -5,7 +5,7 @@ import pytest
 from ppo_lm.cli.options import read_config
 from ppo_lm.config import PPOConfig, SFTConfig
 from ppo_lm.errors import ConfigError, UserError
-from ppo_lm.run import check_output_dir, make_run_folder
+from ppo_lm.run import Checkpoint, check_output_dir, make_run_folder, save_checkpoint
 from ppo_lm.run.folder import unlock
 
 pytestmark = pytest.mark.fast
@@ -39,7 +39,7 @@ def test_a_folder_that_holds_a_run_is_refused_with_the_ways_out(run_folder):
     assert refusal(run_folder) == (
         f"output_dir '{run_folder}' already holds a run; choose another folder, or replace it with --overwrite"
     )
-    (run_folder / "checkpoints" / "step-000010").mkdir(parents=True)
+    save_checkpoint(run_folder, 10, Checkpoint({}, {}))
     assert f"continue it with --resume {run_folder}" in refusal(run_folder)
     with pytest.raises(ConfigError, match="already holds a run"):
         make_run_folder(run_folder)

@@ -1,6 +1,8 @@
 """A run of any stage: its steps, its parts, its recorders."""
 
+import errno
 import json
+import os
 
 import pytest
 import torch
@@ -16,9 +18,10 @@ from ppo_lm.errors import (
     RewardError,
     RunPaused,
     RunStopped,
+    StorageError,
 )
 from ppo_lm.run import RandomStream, Run, Weights
-from ppo_lm.run.checkpoint import Checkpoint, save_checkpoint
+from ppo_lm.run.checkpoint import Checkpoint, list_checkpoints, save_checkpoint
 from ppo_lm.tracking import MetricsFile, Recorder
 
 pytestmark = pytest.mark.fast
@@ -46,7 +49,7 @@ class Stage:
         self.steps, self.fails, self.error, self.recorders = steps, fails, error, recorders
         self.weight, self.sum, self.random = torch.zeros(2), Sum(), torch.Generator().manual_seed(0)
 
-    def run(self, resume=None, data="data", overwrite=False):
+    def run(self, resume=None, data="data", overwrite=False, save=None, save_every=2):
         with Run(
             self.config,
             steps=self.steps,
@@ -54,7 +57,7 @@ class Stage:
             identity={"the training data": data},
             resume=resume,
             overwrite=overwrite,
-            save_every=2,
+            save_every=save_every,
             recorders=[MetricsFile(), *self.recorders],
         ) as run:
             run.register("weight", Weights([self.weight]))
@@ -68,7 +71,7 @@ class Stage:
                     raise self.error
                 self.weight += drawn
                 run.record_step(step, {"drawn": drawn, "sum": self.sum.value})
-            run.finish()
+            run.finish(save)
         return self
 
 
@@ -107,6 +110,55 @@ def test_a_run_that_was_killed_continues_from_the_checkpoint_before(tmp_path):
     ]
     parts = Stage(tmp_path / "parts").run(resume=tmp_path / "parts")
     assert alike(whole, parts, (tmp_path / "whole", tmp_path / "parts"))
+
+
+@pytest.mark.parametrize("save_every", [0, 2, 4])
+def test_results_that_cannot_be_written_are_written_by_the_resumed_run_which_repeats_no_step(tmp_path, save_every):
+    whole, out = Stage(tmp_path / "whole").run(), tmp_path / "parts"
+    notices = Notices()
+
+    def fails(folder):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def saves(folder):
+        (folder / "merged").write_text("all of it")
+        return ["rounded"]
+
+    for _ in range(2):  # the second time the checkpoint of the last step is already there
+        with pytest.raises(
+            StorageError, match="No space left on device; free some space or fix the path\nThe last"
+        ) as full:
+            Stage(out).run(save=fails, save_every=save_every, resume=out if out.exists() else None)
+        assert f"checkpoint is {out / 'checkpoints' / 'step-000006'}; continue from it with: again {out}" in str(
+            full.value
+        )
+    parts = Stage(out, fails=6, error=AssertionError("a step was repeated"), recorders=[notices])
+    parts.run(save=saves, save_every=save_every, resume=out)
+    assert alike(whole, parts, (tmp_path / "whole", out))
+    assert (out / "merged").read_text() == "all of it" and "rounded" in notices.heard
+    assert [folder.name for folder in list_checkpoints(out)] == ["step-000006"]
+
+
+def test_a_run_whose_folder_fills_before_it_starts_leaves_it_free(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(StorageError, match="config.yaml cannot be written: No space left on device; free some space"):
+        Stage(tmp_path / "run").run()
+    assert list((tmp_path / "run").iterdir()) == []
+    monkeypatch.undo()
+    Stage(tmp_path / "run").run()
+
+
+def test_without_a_checkpoint_the_way_on_is_to_start_again(tmp_path):
+    class Full(Recorder):
+        def start(self, event):
+            raise StorageError("metrics.jsonl cannot be written: No space left on device")
+
+    with pytest.raises(StorageError, match="No checkpoint of this run was saved; start again with --overwrite"):
+        Stage(tmp_path / "run", recorders=[Full()]).run()
+    Stage(tmp_path / "run").run(overwrite=True)
 
 
 def test_a_checkpoint_of_another_run_is_refused(tmp_path):
@@ -270,7 +322,7 @@ def test_a_run_that_was_asked_to_stop_stays_stopped_when_it_is_resumed(tmp_path)
     with pytest.raises(RunPaused, match="saved as it was after step 3"):
         run_until_the_result_is_measured(error=RewardError("the service is away"))
     run_until_the_result_is_measured(resume=tmp_path / "run")
-    assert callback.heard[-4:] == ["start 3", "saved 3", "finish 3: good enough", "close"]
+    assert callback.heard[-3:] == ["start 3", "finish 3: good enough", "close"]
 
 
 def test_recorders_that_cannot_be_closed_do_not_keep_the_others_or_the_folder(tmp_path):

@@ -3,6 +3,7 @@
 import json
 import math
 import signal
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,8 @@ import pytest
 
 from ppo_lm.cli.main import main
 from ppo_lm.config import RewardConfig, SFTConfig, ValueConfig
-from ppo_lm.errors import CheckpointError, RunPaused
+from ppo_lm.errors import CheckpointError, RunPaused, StorageError
+from ppo_lm.optimisation import Optimiser
 from ppo_lm.reward_modeling import run_reward
 from ppo_lm.sft import run_sft
 from ppo_lm.value_modeling import run_value
@@ -91,6 +93,39 @@ def test_a_stage_that_is_asked_to_stop_is_saved_and_resumed_by_command(folder, u
     with signalling(signal.SIGTERM, at), pytest.raises(RunPaused, match=said):
         RUN[kind](make_config(kind, folder, tmp_path, parts, **settings), quiet=True)
     main([kind, "--resume", str(parts)])
+    assert weights(parts) == weights(whole)
+    assert (parts / "metrics.jsonl").read_text() == (whole / "metrics.jsonl").read_text()
+
+
+@contextmanager
+def each_step(act):
+    step = Optimiser.step
+
+    def acting(self):
+        act()
+        return step(self)
+
+    Optimiser.step = acting
+    try:
+        yield
+    finally:
+        Optimiser.step = step
+
+
+def test_a_model_that_cannot_be_saved_is_saved_by_the_resumed_stage_which_repeats_no_step(
+    folder, undisturbed, tmp_path
+):
+    (kind, settings, expected, whole), parts = undisturbed, tmp_path / "parts"
+    config = make_config(kind, folder, tmp_path, parts, **settings)
+    in_the_way = parts / {"sft": "merged"}.get(kind, kind)
+    with (
+        each_step(lambda: in_the_way.write_text("")),
+        pytest.raises(StorageError, match="cannot be written: Not a dir"),
+    ):
+        RUN[kind](config, quiet=True)
+    in_the_way.unlink()
+    with each_step(lambda: pytest.fail("a step was repeated")):
+        assert RUN[kind](config, quiet=True, resume=parts) == expected
     assert weights(parts) == weights(whole)
     assert (parts / "metrics.jsonl").read_text() == (whole / "metrics.jsonl").read_text()
 
