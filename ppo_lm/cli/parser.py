@@ -67,11 +67,9 @@ def config_parser(
     resume, writes_run = " | --resume FOLDER" if resumable else "", issubclass(config, WRITES_RUN)
     usage = f"[--config FILE] [--OPTION VALUE ...]{resume}"
     embedded = {} if task is None else embedded_settings(task)
-    defaults = "Defaults are in [brackets]" + (
-        '; after "toy", those of the embedded task, which runs if you name no model and no --config.'
-        if embedded
-        else "."
-    )
+    defaults = "Defaults are in [brackets]."
+    if embedded:
+        defaults = 'Defaults are in [brackets]; after "toy", those if you name no model and no --config.'
     parser = Parser(prog, f"{description} {defaults}", usage, add_help=False)
     fields = fields_of(config)
     texts = {name: text + _defaults(fields[name], embedded) for name, text in help_texts(config).items()}

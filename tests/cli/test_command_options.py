@@ -37,8 +37,8 @@ def test_the_settings_of_the_embedded_task(command, arguments):
 def test_the_embedded_task_is_done_where_neither_file_nor_model_is_named(tmp_path, capsys):
     assert read("--steps", "3") == PPOConfig(**embedded_settings("train") | {"steps": 3})
     assert capsys.readouterr().err == (
-        "note: no model is named, so this runs on the embedded toy model, with the prompts, reward, value_model, monitor "
-        "and settings of the embedded task; name your own with --model_name\n"
+        "note: no model is named, so this runs on the embedded toy model, with the prompts, reward, value_model, "
+        "monitor and settings of the embedded task; name your own with --model_name\n"
     )
     assert read("--model_name", "some/model") == PPOConfig(model_name="some/model")
     assert read("--models", "x", command="evaluate") == EvaluateConfig(models=["x"])
