@@ -41,6 +41,7 @@ class Optimiser:
         self.steps_done = 0
         self._holds_back, self._waits = False, False
         self.scheduler = make_schedule(schedule, self.adamw, warmup_steps, max(total_steps, 1))
+        self._schedule_at_first = self._schedule()
 
     @property
     def learning_rate(self) -> float:
@@ -98,6 +99,10 @@ class Optimiser:
             self.scheduler.step()
         self.steps_done += steps
 
+    def restart_schedule(self) -> None:
+        """Return to the first update of the schedule; weights and moments stay."""
+        self._continue_schedule(0, self._schedule_at_first)
+
     def forget_gradients(self) -> None:
         """Clear the gradients accumulated so far."""
         self.adamw.zero_grad(set_to_none=True)
@@ -112,12 +117,7 @@ class Optimiser:
             if weight in state
         }
         copies = {f"{place}.fp32": copy.detach() for place, copy in self._copies()}
-        schedule = {
-            name: value
-            for name, value in self.scheduler.state_dict().items()
-            if isinstance(value, (int, float, bool, str, list)) and name != "lr_lambdas"
-        }
-        return {**moments, **copies, "steps_done": self.steps_done, "schedule": schedule}
+        return {**moments, **copies, "steps_done": self.steps_done, "schedule": self._schedule()}
 
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -132,10 +132,7 @@ class Optimiser:
         for place, copy in self._copies():
             copy.copy_(state[f"{place}.fp32"])
         self._round()
-        self.steps_done = state["steps_done"]
-        self.scheduler.load_state_dict({**self.scheduler.state_dict(), **state["schedule"]})
-        for group, rate in zip(self.adamw.param_groups, self.scheduler.get_last_lr()):
-            group["lr"] = rate
+        self._continue_schedule(state["steps_done"], state["schedule"])
 
     def snapshot(self) -> dict[str, Any]:
         """Copies, on the weights' own device, of everything an update changes."""
@@ -151,6 +148,19 @@ class Optimiser:
         for place, weight in self._fp32_weights():
             weight.copy_(snapshot[f"{place}.weight"])
         self.load_state_dict(snapshot)
+
+    def _schedule(self) -> dict[str, Any]:
+        return {
+            name: value
+            for name, value in self.scheduler.state_dict().items()
+            if isinstance(value, (int, float, bool, str, list)) and name != "lr_lambdas"
+        }
+
+    def _continue_schedule(self, steps_done: int, schedule: Mapping[str, Any]) -> None:
+        self.steps_done = steps_done
+        self.scheduler.load_state_dict({**self.scheduler.state_dict(), **schedule})
+        for group, rate in zip(self.adamw.param_groups, self.scheduler.get_last_lr()):
+            group["lr"] = rate
 
     def _fp32_weights(self) -> list[tuple[int, nn.Parameter]]:
         """The weights without a copy, by index; the others are rounded from their copies."""

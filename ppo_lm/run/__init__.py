@@ -1,6 +1,7 @@
 """One run for every stage: folder, lock, signals, checkpoints, recorders."""
 
 from ppo_lm.run.checkpoint import Checkpoint, list_checkpoints, load_checkpoint, save_checkpoint
+from ppo_lm.run.few_updates import few_updates
 from ppo_lm.run.folder import (
     check_output_dir,
     check_writable,
@@ -23,6 +24,7 @@ __all__ = [
     "check_one_process",
     "check_output_dir",
     "check_writable",
+    "few_updates",
     "list_checkpoints",
     "load_checkpoint",
     "lock_run_folder",

@@ -102,7 +102,7 @@ def test_the_defaults_shown_are_those_that_a_command_runs_with(config, monkeypat
 
     def read(*arguments):
         made = read_config(config, list(arguments), "ppo-lm", "", COMMANDS[config])
-        return {name: [value] if name == "reward" and value else value for name, value in vars(made).items()}
+        return vars(made) | ({"reward": made.rewards} if hasattr(made, "rewards") else {})
 
     assert toy and read("--config=embedded") == read(*plain, *toy)
     model = "--models=mine" if config is EvaluateConfig else "--model_name=mine"
