@@ -50,6 +50,8 @@ def _first(steps: Sequence[dict], name: str) -> float:
 
 
 def _cut_off(steps: Sequence[dict], config: PPOConfig) -> str | None:
+    if not all("ended" in row for row in steps[:WINDOW]):
+        return None
     ended = _first(steps, "ended")
     if ended < UNENDED:
         return (
@@ -59,13 +61,13 @@ def _cut_off(steps: Sequence[dict], config: PPOConfig) -> str | None:
 
 
 def _empty(steps: Sequence[dict], config: PPOConfig) -> str | None:
-    if any("empty" not in row for row in steps[-WINDOW:]):  # of an earlier version
+    if not all("empty" in row for row in steps[-WINDOW:]):  # written by an earlier version
         return None
     empty = _latest(steps, "empty")
     if empty > EMPTY:
         return (
             f"{empty:.0%} of the responses are empty, so there is nothing to score; check in samples.jsonl that prompts "
-            "stop where an answer begins, set prompt_column to conversations for a chat model, or run `ppo-lm sft` first"
+            "stop where an answer should begin, or fine-tune the model with `ppo-lm sft` first"
         )
 
 
