@@ -1,4 +1,4 @@
-"""Reward against KL on SmolLM2-135M: our PPO and TRL 1.12's.
+"""Reward against KL on SmolLM2-135M-Instruct, de-quantised from 4 bits: our PPO and TRL 1.12's.
 
     uv run benchmarks/frontier.py [--tasks sentiment tldr] [--seeds 3] [--rates 5e-4 1e-3] [--out runs/frontier]
 

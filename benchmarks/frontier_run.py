@@ -53,7 +53,9 @@ def make_prompts(task: str, config: PPOConfig) -> tuple[PromptSet, PromptSet]:
         if TASKS[task]["prompts"] == "openings"
         else TASKS[task]["prompts"]
     )
-    return load_prompts(source, config)[0].split(config.eval_prompts, config.seed)
+    shuffled, _ = load_prompts(source, config)[0].split(0, config.seed)
+    rows, held_out = list(range(len(shuffled))), config.eval_prompts
+    return shuffled.select(rows[held_out:]), shuffled.select(rows[:held_out])
 
 
 def train_ours(task: str, config: PPOConfig, train: PromptSet, held_out: PromptSet) -> dict:

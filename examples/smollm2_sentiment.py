@@ -1,10 +1,10 @@
-"""Train SmolLM2-135M to write cheerful text, with VADER as the reward.
+"""Train SmolLM2-135M-Instruct to write cheerful text, with VADER as the reward.
 
     uv run examples/smollm2_sentiment.py [--steps 40] [--output_dir runs/smollm2_sentiment]
                                          [--report docs/smollm2_sentiment.md]
 
-The model and the scorer come from the package registry, in the dependency group `smollm2`; no other network access is
-needed.
+The model, a 4-bit GGUF file that is de-quantised on loading, and the scorer come from the package registry, in the
+dependency group `smollm2`; no other network access is needed.
 """
 
 import argparse
@@ -58,7 +58,7 @@ def main() -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace a run that output_dir already holds")
     parser.add_argument("--report", help="Markdown file to write completions before and after training to")
     parser.add_argument(
-        "--held_out", type=int, default=64, help="number of prompts to evaluate on, before and after training"
+        "--held_out", type=int, default=20, help="number of prompts to evaluate on, before and after training"
     )
     parser.add_argument("--batch_size", type=int, default=32)
     arguments = parser.parse_args()
@@ -89,7 +89,7 @@ def main() -> None:
     before, after = evaluations["sampled"][0], evaluations["sampled"][-1]
     low, high = paired_bootstrap([b - a for a, b in zip(before.scores, after.scores)])
     summary = (
-        f"Mean VADER score on {arguments.held_out} held-out prompts, sampled at temperature 1: {before.score:.3f} "
+        f"Mean VADER score on {len(before.scores)} held-out prompts, sampled at temperature 1: {before.score:.3f} "
         f"before training and {after.score:.3f} after {arguments.steps} PPO steps of {config.batch_size} prompts; "
         f"difference {after.score - before.score:+.3f}, 95% interval [{low:+.3f}, {high:+.3f}] (paired bootstrap over "
         f"prompts). KL to the reference after training: {after.kl:.2f} nats per completion."
@@ -105,9 +105,10 @@ def write_report(file: Path, summary: str, evaluations: dict) -> None:
     for a, x, b, y in list(zip(before.texts, before.scores, after.texts, after.scores))[:12]:
         rows.append(f"| {_cell(a)} | {x:.2f} | {_cell(b)} | {y:.2f} |")
     text = [
-        "# SmolLM2-135M, more cheerful",
+        "# SmolLM2-135M-Instruct, more cheerful",
         "",
-        "Written by `uv run examples/smollm2_sentiment.py --report docs/smollm2_sentiment.md`.",
+        "Written by `uv run examples/smollm2_sentiment.py --report docs/smollm2_sentiment.md`. The model is the 4-bit "
+        "GGUF file of SmolLM2-135M-Instruct, de-quantised on loading.",
         "",
         summary,
         "",

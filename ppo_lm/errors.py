@@ -24,17 +24,17 @@ class UserError(Exception):
 
 
 class ConfigError(UserError):
-    """One or more invalid configuration values, all listed in `problems`. `source`: the configuration they are in; with
-    None, a single problem is the whole message."""
+    """One or more invalid configuration values, all listed in `problems`; a single one makes a message of one line.
+    `source`: the configuration they are in."""
 
     def __init__(self, problems: list[str], source: str | None = None):
         self.problems, self.source = list(problems), source
-        if source is None and len(self.problems) == 1:
-            super().__init__(self.problems[0])
+        where = f"{source}: " if source else ""
+        if len(self.problems) == 1:
+            super().__init__(where + self.problems[0])
             return
-        count = f"{len(self.problems)} problem{'s' if len(self.problems) > 1 else ''}"
         lines = "\n".join(f"  - {problem}" for problem in self.problems)
-        super().__init__(f"{source}: {count}:\n{lines}" if source else f"{count}:\n{lines}")
+        super().__init__(f"{where}{len(self.problems)} problems:\n{lines}")
 
     @classmethod
     def of(cls, problem: str) -> ConfigError:

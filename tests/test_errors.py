@@ -54,7 +54,7 @@ def test_all_problems_are_reported_at_once_and_a_single_one_as_it_is():
         problems.raise_all()
     assert str(several.value) == "PPOConfig: 3 problems:\n  - no such file\n  - one\n  - two"
     assert str(ConfigError.of("one")) == "one"
-    assert str(ConfigError(["one"], "SFTConfig")) == "SFTConfig: 1 problem:\n  - one"
+    assert str(ConfigError(["one"], "SFTConfig")) == "SFTConfig: one"
     with pytest.raises(KeyError):
         problems.attempt(fail, KeyError("not the user's mistake"))
 

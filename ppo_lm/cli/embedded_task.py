@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from typing import Any
 
 from ppo_lm.config.fields import fields_of
 from ppo_lm.config.files import embedded_settings
 from ppo_lm.config.settings import Settings
-from ppo_lm.errors import ConfigError
 
 NEEDS = {  # a setting → those that must be as in the embedded task for it to be useful
-    "value_model": ("model_name", "reward", "advantage_estimator", "value_backbone"),
+    "value_model": ("model_name", "reward", "value_backbone"),
     "monitor": ("prompts",),
     "demonstrations": ("preferences",),
 }
+INPUTS = ("prompts", "demonstrations", "preferences", "reward", "value_model", "monitor", "judge")
 
 
 def embedded_task(command: str, config: type[Settings], named: dict[str, Any]) -> dict[str, Any]:
@@ -25,14 +24,15 @@ def embedded_task(command: str, config: type[Settings], named: dict[str, Any]) -
     settings, fields = embedded_settings(command), fields_of(config)
     own = {name: settings.get(name, field.default) for name, field in fields.items()}
     changed = {name for name, value in named.items() if name in own and value not in (own[name], [own[name]])}
-    if "advantage_estimator" in changed and _needs_values(named["advantage_estimator"]):
-        changed.remove("advantage_estimator")
     return {name: value for name, value in settings.items() if not changed.intersection(NEEDS.get(name, ()))}
 
 
-def _needs_values(estimator: object) -> bool:
-    from ppo_lm.advantage import ESTIMATORS
-
-    with suppress(ConfigError):  # the run reports it, with all other problems
-        return isinstance(estimator, str) and ESTIMATORS.find(estimator).needs_values
-    return False
+def describe_toy_model(config: type[Settings], chosen: dict[str, Any], named: dict[str, Any]) -> str:
+    """A sentence for a user who names no model: what is `chosen` for them besides what they `named`."""
+    inputs = [name for name in INPUTS if name in chosen and name not in named]
+    with_what = f"{', '.join(inputs)} and settings" if inputs else "settings"
+    option = "--models" if "models" in fields_of(config) else "--model_name"
+    return (
+        f"no model is named, so this runs on the embedded toy model, with the {with_what} of the embedded task; name "
+        f"your own with {option}"
+    )

@@ -7,7 +7,7 @@ import sys
 
 import ppo_lm
 from ppo_lm.cli.output import lasting_output
-from ppo_lm.config.settings import did_you_mean
+from ppo_lm.config.other_names import did_you_mean
 from ppo_lm.errors import UserError
 from ppo_lm.signals import end_at_once_on_signals
 
@@ -25,8 +25,9 @@ USAGE = f"""usage: ppo-lm COMMAND [options]
 
 {chr(10).join(f"  {command:<16}{summary}" for command, summary in COMMANDS.items())}
 
-`ppo-lm COMMAND --help` lists the options. If no model is named, sft, reward, value, train and evaluate run the embedded
-task, which needs no network; `--config embedded` uses the settings of that task with another model."""
+`ppo-lm COMMAND --help` lists the options, `ppo-lm --version` prints the version. If no model is named, sft, reward,
+value, train and evaluate run the embedded task, on a toy model that comes with the package and needs no network;
+`--config embedded` uses the settings of that task with another model."""
 
 
 def main(arguments: list[str] | None = None, prog: str | None = None) -> None:
@@ -45,14 +46,16 @@ def main(arguments: list[str] | None = None, prog: str | None = None) -> None:
 
 def _run(arguments: list[str], prog: str | None) -> None:
     command, *options = arguments or [""]
-    if command in ("-h", "--help"):
+    if command == "help" and options:
+        command, options = options[0], ["--help"]
+    if command in ("-h", "--help", "help"):
         print(USAGE)
         return
     if command == "--version":
         print(f"ppo-lm {ppo_lm.__version__}")
         return
     if command not in COMMANDS:
-        unknown = f"error: there is no command {command!r}{did_you_mean(command, COMMANDS)}\n" if command else ""
-        print(unknown + USAGE, file=sys.stderr)
+        unknown = f"error: there is no command {command!r}{did_you_mean(command, COMMANDS)}"
+        print(unknown if command else USAGE, file=sys.stderr)
         raise SystemExit(2)
     importlib.import_module(f"ppo_lm.cli.{command.replace('-', '_')}").run(options, prog or f"ppo-lm {command}")

@@ -7,10 +7,11 @@ import sys
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ppo_lm.cli.embedded_task import embedded_task
+from ppo_lm.cli.embedded_task import describe_toy_model, embedded_task
 from ppo_lm.cli.parser import config_parser
 from ppo_lm.config.fields import fields_of
 from ppo_lm.config.files import dump_settings, read_settings
+from ppo_lm.config.output_folder import free_folder
 from ppo_lm.config.run_settings import WRITES_RUN
 from ppo_lm.config.settings import Settings, with_current_names
 
@@ -24,7 +25,7 @@ def read_config(
 
     Raises `ConfigError`; ends with exit code 2 if an option is unknown, with 0 after `--help` and `--print_config`.
     """
-    parser = config_parser(config, prog, description, embedded=task is not None, resumable=False)
+    parser = config_parser(config, prog, description, task=task)
     return make_config(config, parser.parse(arguments), task)
 
 
@@ -41,12 +42,13 @@ def make_config(config: type[Config], options: dict[str, Any], task: str | None)
             named |= with_current_names(config, read_settings(Path(file).expanduser(), "--config"))
     named |= with_current_names(config, options)
     folder_is_named = overwrite or "output_dir" in named
+    chosen: dict[str, Any] = {}
     if task is not None and (task_by_default or "embedded" in files):
-        named = embedded_task(task, config, named) | named
-    made = config(**named)
+        chosen = embedded_task(task, config, named)
+    made = config(**chosen | named)
     if task_by_default:
-        note("no model is named, so this is the embedded task")
-    elif task is not None and "model_name" in fields_of(config) and "model_name" not in named:
+        note(describe_toy_model(config, chosen, named))
+    elif task is not None and "model_name" in fields_of(config) and "model_name" not in chosen | named:
         note(f"model_name is not set, so it is {fields_of(config)['model_name'].default}")
     if isinstance(made, WRITES_RUN) and made.output_dir and not folder_is_named:
         made = _with_free_folder(made, made.output_dir)
@@ -57,8 +59,6 @@ def make_config(config: type[Config], options: dict[str, Any], task: str | None)
 
 
 def _with_free_folder(config: Config, wanted: str) -> Config:
-    from ppo_lm.run import free_folder
-
     free = str(free_folder(Path(wanted).expanduser()))
     if free == wanted:
         return config

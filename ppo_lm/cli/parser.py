@@ -7,14 +7,15 @@ import functools
 import re
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 from ppo_lm.config.field_types import Topic
 from ppo_lm.config.fields import Field, fields_of, help_texts
-from ppo_lm.config.files import parse_yaml
+from ppo_lm.config.files import embedded_settings, parse_yaml
+from ppo_lm.config.other_names import did_you_mean
 from ppo_lm.config.run_settings import WRITES_RUN
-from ppo_lm.config.settings import Settings, did_you_mean
+from ppo_lm.config.settings import Settings
 
 WIDEST = 120
 HELP_COLUMN = 28
@@ -54,20 +55,28 @@ class Parser(argparse.ArgumentParser):
         raise SystemExit(2)
 
 
-def config_parser(config: type[Settings], prog: str, description: str, *, embedded: bool, resumable: bool) -> Parser:
+def config_parser(
+    config: type[Settings], prog: str, description: str, *, task: str | None = None, resumable: bool = False
+) -> Parser:
     """A parser whose options are the fields of `config`, by topic.
 
     It also has `--config FILE`, which may be repeated, `--print_config`, `--resume FOLDER` if `resumable`, and
-    `--overwrite` if it writes the folder of a run. `embedded`: whether "embedded" is a FILE.
+    `--overwrite` if it writes the folder of a run. `task`: the command's name, if it has settings for the embedded
+    task; then "embedded" is a FILE, and `--help` shows them beside the defaults.
     """
     resume, writes_run = " | --resume FOLDER" if resumable else "", issubclass(config, WRITES_RUN)
     usage = f"[--config FILE] [--OPTION VALUE ...]{resume}"
-    parser = Parser(prog, f"{description} Defaults are in [brackets].", usage, add_help=False)
-    fields, texts = fields_of(config), help_texts(config)
+    embedded = {} if task is None else embedded_settings(task)
+    defaults = "Defaults are in [brackets]."
+    if embedded:
+        defaults = 'Defaults are in [brackets]; after "toy", those if you name no model and no --config.'
+    parser = Parser(prog, f"{description} {defaults}", usage, add_help=False)
+    fields = fields_of(config)
+    texts = {name: text + _defaults(fields[name], embedded) for name, text in help_texts(config).items()}
     everyday = parser.add_argument_group("Everyday options")
     for name in config.EVERYDAY:
         _add_option(everyday, fields[name], texts[name])
-    _add_general_options(parser.add_argument_group("General options"), embedded, resumable, writes_run)
+    _add_general_options(parser.add_argument_group("General options"), bool(embedded), resumable, writes_run)
     for topic in Topic:
         group = parser.add_argument_group(topic.value)
         for name, field in fields.items():
@@ -93,7 +102,7 @@ def _add_option(group: argparse._ArgumentGroup, field: Field, text: str) -> None
         type=functools.partial(_read_value, field),
         metavar=_metavar(field),
     )
-    add(f"--{field.name}", help=(text + _default(field)).replace("%", "%%"))
+    add(f"--{field.name}", help=text.replace("%", "%%"))
     if field.former_name:
         add(f"--{field.former_name}", help=argparse.SUPPRESS)
 
@@ -137,12 +146,21 @@ def _metavar(field: Field) -> str:
     return {int: "N", float: "X", bool: "{true,false}", str: "TEXT", list[str]: "TEXT"}.get(field.kinds[0], "LIST")
 
 
-def _default(field: Field) -> str:
-    """The default in brackets, as written on the command line; the help text itself says what None means."""
-    if field.default is None:
-        return ""
-    if isinstance(field.default, bool):
-        return f" [{str(field.default).lower()}]"
-    if isinstance(field.default, float):
-        return f" [{field.default:g}]".replace("e-0", "e-")
-    return f" [{field.default}]"
+def _defaults(field: Field, embedded: Mapping[str, Any]) -> str:
+    """The default in brackets, and that of the embedded task if it is another; the help text itself says what None
+    means."""
+    known = [] if field.default is None else [_written(field.default)]
+    if field.name in embedded and embedded[field.name] != field.default:
+        known.append(f"toy: {_written(embedded[field.name])}")
+    return f" [{'; '.join(known)}]" if known else ""
+
+
+def _written(value: Any) -> str:
+    """A value as written on the command line."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return f"{value:g}".replace("e-0", "e-")
+    if isinstance(value, list):
+        return ", ".join(map(_written, value))
+    return str(value)

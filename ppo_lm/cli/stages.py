@@ -32,7 +32,7 @@ def read_run(
 ) -> RunRequest:
     """The run that `--resume FOLDER` names, or a new one with the settings of `make_config`. Raises `ConfigError`
     unless its folder can be used."""
-    options = config_parser(config, prog, description, embedded=True, resumable=resumable).parse(arguments)
+    options = config_parser(config, prog, description, task=task, resumable=resumable).parse(arguments)
     overwrite, allow_changes = options.get("overwrite", False), options.pop("allow_changes", False)
     if allow_changes and "resume" not in options:
         raise ConfigError.of("--allow_changes belongs to --resume; give the folder of an unfinished run")

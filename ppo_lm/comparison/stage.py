@@ -41,8 +41,8 @@ from ppo_lm.tracking import MetricsFile, Recorder, Screen, append_record, find_r
 def run_comparison(
     config: EvaluateConfig, quiet: bool = False, recorders: Sequence[Recorder] = (), overwrite: bool = False
 ) -> dict[str, list[Standing]]:
-    """Sample from every policy, score the samples with the judge, and compare. Returns the comparisons by kind of
-    sampling: `sampled` and `near_greedy`.
+    """Sample from every policy, score the samples with the judge, and compare. Returns a `Standing` per policy for each
+    kind of sampling: `{"sampled": [...], "near_greedy": [...]}`.
 
     Writes into `config.output_dir`: results.json, report.md with a picture, completions.jsonl, config, data report.
     A run that is already there is refused, or replaced with `overwrite`.

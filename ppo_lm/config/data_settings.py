@@ -38,4 +38,4 @@ class PromptSettings(SourceSettings):
     EVALUATION = Topic("Evaluation")
 
     eval_prompts: NonNegativeInt = 128
-    """Number of prompts held out for evaluation, at most half of them; 0 for none."""
+    """Number of prompts held out for evaluation, at most a tenth of them; 0 for none."""

@@ -4,13 +4,13 @@ not import torch."""
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import functools
 import sys
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from typing import Any, ClassVar, TypeVar
 
 from ppo_lm.config.fields import fields_of
+from ppo_lm.config.other_names import did_you_mean
 from ppo_lm.errors import ConfigError
 
 Config = TypeVar("Config", bound="Settings")
@@ -84,12 +84,6 @@ def differences(now: dict[str, Any], then: dict[str, Any], may_change: Collectio
         for name in now
         if name not in may_change and name in then and now[name] != then[name]
     ]
-
-
-def did_you_mean(name: str, known: Iterable[str], prefix: str = "") -> str:
-    """The end of a sentence about an unknown name: the closest known one, if any is close, after `prefix`."""
-    near = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean {prefix + near[0]!r}?" if near else "; `--help` lists them"
 
 
 @functools.cache

@@ -23,7 +23,8 @@ class SupervisedSettings(SourceSettings, ModelSettings, CheckpointSettings, Fold
     EVALUATION = Topic("Evaluation")
 
     held_out: NonNegativeInt = 256
-    """Number of examples held out for evaluation, at most half of them. Examples with the same prompt stay together."""
+    """Number of examples held out for evaluation, at most a tenth of them. Examples with the same prompt stay
+    together."""
 
     OPTIMISATION = Topic("Optimisation")
 

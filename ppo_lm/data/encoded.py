@@ -42,7 +42,7 @@ class Encoded(Generic[Example, Tokens]):
         """Split into (training, held out) with `split_rows`, and count both in the report."""
         prompts = [str(example.prompt) for example in self.texts]
         train, test = split_rows(prompts, held_out, seed)
-        report.describe_split([prompts[row] for row in train], [prompts[row] for row in test])
+        report.describe_split([prompts[row] for row in train], [prompts[row] for row in test], held_out)
         return self.select(train), self.select(test)
 
 

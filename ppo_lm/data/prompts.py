@@ -54,7 +54,7 @@ class PromptSet:
         )
 
     def split(self, held_out: int, seed: int) -> tuple[PromptSet, PromptSet]:
-        """(rest, held out): `held_out` prompts are drawn with the seed, but never more than half of them."""
+        """(rest, held out): `held_out` prompts are drawn with the seed, but no more than `most_held_out`."""
         train, test = self._split_rows(held_out, seed)
         return self.select(train), self.select(test)
 
@@ -79,11 +79,16 @@ class PromptSet:
         return split_rows([str(prompt) for prompt in self.prompts], held_out, seed)
 
 
+def most_held_out(rows: int) -> int:
+    """How many of `rows` rows are held out at most: a tenth, but at least one; none of a single row."""
+    return max(rows // 10, 1) if rows > 1 else 0
+
+
 def split_rows(prompts: Sequence[str], held_out: int, seed: int) -> tuple[list[int], list[int]]:
-    """Row numbers of (rest, held out): `held_out` rows are drawn with the seed, but at most half. Rows with the same
-    prompt stay together, so that no held-out prompt is trained on; if that leaves none to hold out, the prompt with the
-    fewest rows is held out."""
-    held_out = min(held_out, len(prompts) // 2)
+    """Row numbers of (rest, held out): `held_out` rows are drawn with the seed, but no more than `most_held_out`. Rows
+    with the same prompt stay together, so that no held-out prompt is trained on; if that leaves none to hold out, the
+    prompt with the fewest rows is held out."""
+    held_out = min(held_out, most_held_out(len(prompts)))
     order = list(range(len(prompts)))
     random.Random(f"held out {seed}").shuffle(order)
     rows_of: dict[str, list[int]] = {}

@@ -6,16 +6,18 @@ from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 
+from ppo_lm.data.prompts import most_held_out
 from ppo_lm.data.sources import Dropped
 
 SHOWN_PROBLEMS = 5
+FEW = 30  # held-out examples whose mean is only rough
 BINS = 8
 
 
 @dataclass
 class DataReport:
-    """Created when a source is loaded; `lengths` (tokens), `cut`, `train`, `held_out` and `leaked` are filled in
-    later."""
+    """Created when a source is loaded; `lengths` (tokens), `cut`, `train`, `held_out`, `asked` (how many the
+    settings ask to hold out) and `leaked` are filled in later."""
 
     source: str
     rows: int
@@ -26,6 +28,7 @@ class DataReport:
     cut: int = 0
     train: int = 0
     held_out: int = 0
+    asked: int = 0
     leaked: int = 0
 
     def drop(self, place: str, reason: str) -> None:
@@ -33,9 +36,10 @@ class DataReport:
         self.dropped.append(Dropped(place, reason))
         self.used -= 1
 
-    def describe_split(self, train: Sequence[Hashable], held_out: Sequence[Hashable]) -> None:
-        """Count both parts, and the held-out prompts that are also trained on."""
-        self.train, self.held_out = len(train), len(held_out)
+    def describe_split(self, train: Sequence[Hashable], held_out: Sequence[Hashable], asked: int = 0) -> None:
+        """Count both parts, and the held-out prompts that are also trained on. `asked`: how many were to be held
+        out."""
+        self.train, self.held_out, self.asked = len(train), len(held_out), asked
         seen = set(train)
         self.leaked = sum(prompt in seen for prompt in held_out)
 
@@ -52,6 +56,13 @@ class DataReport:
             out.append(
                 f"  {self.train:,} for training, {self.held_out:,} held out, {self.leaked:,} of them with a prompt "
                 "that is also trained on"
+            )
+        if most_held_out(self.train + self.held_out) < self.asked:
+            out.append(f"  not {self.asked:,} held out as asked for, because at most a tenth of the examples is")
+        if 0 < self.held_out < FEW:
+            out.append(
+                f"  evaluations, and any monitor or judge, have only {self.held_out} held-out examples: read nothing "
+                "into small differences"
             )
         if self.cut:
             out.append(f"  {self.cut:,} prompts cut at the end of a sentence")

@@ -15,23 +15,24 @@ CLIPPED = 0.4  # share of tokens
 CLIPPED_TO = 10.0  # times max_grad_norm
 SAMPLER_GAP = 0.1  # nats per token; rounding to bfloat16 causes about 0.03
 UNENDED = 0.5  # share of responses
+EMPTY = 0.5  # share of responses
 SURELY = 4.0  # standard errors by which a monitor must have fallen
 
 
 class Finding(NamedTuple):
-    """`name`, one of `CHECKS`; `text`: what was seen, with its number, and the usual remedies."""
+    """`name`, one of `EARLY_CHECKS` or `CHECKS`; `text`: what was seen, with its number, and the usual remedies."""
 
     name: str
     text: str
 
 
 def check_health(steps: Sequence[dict], config: PPOConfig) -> list[Finding]:
-    """The findings in the metrics of a run's steps (rows of metrics.jsonl, oldest first); none before the policy was
-    trained in `WINDOW` of them."""
-    steps = [row for row in steps if "policy_loss" in row]
-    if len(steps) < WINDOW:
-        return []
-    found = {name: check(steps, config) for name, check in CHECKS.items()}
+    """The findings in the metrics of a run's steps (rows of metrics.jsonl, oldest first): those of `EARLY_CHECKS` from
+    the first step on, the others once the policy was trained in `WINDOW` steps."""
+    found = {name: check(steps, config) for name, check in EARLY_CHECKS.items()} if steps else {}
+    trained = [row for row in steps if "policy_loss" in row]
+    if len(trained) >= WINDOW:
+        found |= {name: check(trained, config) for name, check in CHECKS.items()}
     return [Finding(name, text) for name, text in found.items() if text]
 
 
@@ -46,6 +47,28 @@ def _latest(steps: Sequence[dict], name: str) -> float:
 
 def _first(steps: Sequence[dict], name: str) -> float:
     return fmean(row[name] for row in steps[:WINDOW])
+
+
+def _cut_off(steps: Sequence[dict], config: PPOConfig) -> str | None:
+    if not all("ended" in row for row in steps[:WINDOW]):
+        return None
+    ended = _first(steps, "ended")
+    if ended < UNENDED:
+        return (
+            f"{1 - ended:.0%} of the responses are cut off at max_new_tokens ({config.max_new_tokens}) from the first "
+            "step on, so the reward sees unfinished answers; raise max_new_tokens, or set missing_eos_score"
+        )
+
+
+def _empty(steps: Sequence[dict], config: PPOConfig) -> str | None:
+    if not all("empty" in row for row in steps[-WINDOW:]):  # written by an earlier version
+        return None
+    empty = _latest(steps, "empty")
+    if empty > EMPTY:
+        return (
+            f"{empty:.0%} of the responses are empty, so there is nothing to score; check in samples.jsonl that "
+            "prompts stop where an answer should begin, or fine-tune the model with `ppo-lm sft` first"
+        )
 
 
 def _kl(steps: Sequence[dict], config: PPOConfig) -> str | None:
@@ -155,7 +178,11 @@ def _gradient(name: str) -> Callable:
     return check
 
 
-CHECKS: dict[str, Callable[[Sequence[dict], PPOConfig], str | None]] = {
+Check = Callable[[Sequence[dict], PPOConfig], str | None]
+
+EARLY_CHECKS: dict[str, Check] = {"cut off": _cut_off, "empty": _empty}
+
+CHECKS: dict[str, Check] = {
     "kl": _kl,
     "entropy": _entropy,
     "clipped often": _clipped_often,

@@ -32,7 +32,9 @@ def examine(folder: Path) -> list[str]:
         ) from None
     lines += [finding.text for finding in found]
     if len(lines) == 1:
-        lines.append("no problem found" if len(steps) >= WINDOW else f"checks start at step {WINDOW}")
+        lines.append(
+            "no problem found" if len(steps) >= WINDOW else f"no problem found; most checks start at step {WINDOW}"
+        )
     return lines
 
 

@@ -98,6 +98,10 @@ class Optimiser:
             self.scheduler.step()
         self.steps_done += steps
 
+    def restart_schedule(self) -> None:
+        """Return to the first update of the schedule; weights and moments stay."""
+        self._move_schedule_to(0)
+
     def forget_gradients(self) -> None:
         """Clear the gradients accumulated so far."""
         self.adamw.zero_grad(set_to_none=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from ppo_lm.ops import explained_variance, masked_mean
@@ -25,6 +27,11 @@ def describe_rollout(sa_pairs: SAPairs) -> dict[str, float]:
     if sa_pairs.values is not None and sa_pairs.reward_to_go is not None:
         described["explained_variance"] = explained_variance(sa_pairs.values, sa_pairs.reward_to_go, mask)
     return described
+
+
+def describe_texts(texts: Sequence[str]) -> dict[str, float]:
+    """The share of responses without any text."""
+    return {"empty": sum(not text.strip() for text in texts) / len(texts)}
 
 
 def describe_cost(clock: PhaseClock, sa_pairs: SAPairs, floor: Floor, all_updates: bool = True) -> dict[str, float]:

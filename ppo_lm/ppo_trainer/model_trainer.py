@@ -94,6 +94,13 @@ class ModelTrainer:
         value = {} if self.value_optimiser is None else {"value": self.value_optimiser}
         return {"policy": self.policy_optimiser, **value}
 
+    def restart_schedules(self) -> int:
+        """Return to the first update of both schedules. Returns the number of steps that were made since."""
+        updates = max(optimiser.steps_done for optimiser in self.optimisers.values())  # the policy's lack the warm-up
+        for optimiser in self.optimisers.values():
+            optimiser.restart_schedule()
+        return updates // self.updates
+
     def train_models(self, sa_pairs: SAPairs, kl_coef: float = 0.0) -> dict[str, float]:
         """Train the value model, if there is one, then the policy; both in one pass if they share a trunk; the value
         model alone in the first `value_warmup_steps`. `kl_coef`: weight of the KL to the reference in the policy's

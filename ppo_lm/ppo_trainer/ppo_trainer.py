@@ -23,8 +23,9 @@ from ppo_lm.ppo_trainer.generator import SequenceGenerator
 from ppo_lm.ppo_trainer.guard import StepGuard
 from ppo_lm.ppo_trainer.identity import identify_run
 from ppo_lm.ppo_trainer.inputs import check_batch, load_inputs
-from ppo_lm.ppo_trainer.metrics import describe_cost, describe_rollout, describe_scores
+from ppo_lm.ppo_trainer.metrics import describe_cost, describe_rollout, describe_scores, describe_texts
 from ppo_lm.ppo_trainer.model_trainer import ModelTrainer
+from ppo_lm.ppo_trainer.notices import notices
 from ppo_lm.ppo_trainer.value_adder import ValueAdder
 from ppo_lm.reward_kl import KLController, KLDivergence, RewardAdjuster
 from ppo_lm.rewards import (
@@ -153,6 +154,7 @@ class PPOTrainer:
             "reward_parts": {name: as_list(values) for name, values in scores.parts.items()},
             **describe_scores(scores),
             **rollout,
+            **describe_texts(texts),
             **monitored,
             **trained,
             **describe_cost(clock, sa_pairs, self.floor, trained.get("policy_updates") == self.model_trainer.updates),
@@ -169,13 +171,18 @@ class PPOTrainer:
         allow_changes: bool = False,
     ) -> dict[str, list[Evaluation]]:
         """A whole run of `config.steps` steps over `prompts` (None: `config.prompts`), with evaluations on prompts held
-        out of them. Returns the evaluations, by name, first to last.
+        out of them: as many as `config.eval_prompts` asks for, but at most a tenth.
 
-        Writes `config.output_dir` and, unless `quiet`, prints progress; `recorders` get every event too. A run that is
-        already there is refused, or replaced with `overwrite`. `resume` is the folder of an interrupted run; if it has
-        changed, it is refused, or continued with `allow_changes`. Raises `RunPaused`, with the run saved, if a reward
-        fails, or after the current step on SIGINT or SIGTERM; `RunStopped` if training breaks down (see `guard`);
-        `StorageError` if a file cannot be written.
+        Returns the evaluations, first to last, as `{"sampled": [...], "near_greedy": [...]}`; empty if no prompt is
+        held out. An `Evaluation` has its `step`, and for each held-out prompt a text, a score and, with a monitor, its
+        opinion; `means()` has what the screen shows.
+
+        It starts from the models as they are: earlier calls of `ppo_step` or `train` count, but the learning rate
+        schedule starts again. Writes `config.output_dir` and, unless `quiet`, prints progress; `recorders` get every
+        event too. A run that is already there is refused, or replaced with `overwrite`. `resume` is the folder of an
+        interrupted run; if it has changed, it is refused, or continued with `allow_changes`. Raises `RunPaused`, with
+        the run saved, if a reward fails, or after the current step on SIGINT or SIGTERM; `RunStopped` if training
+        breaks down (see `guard`); `StorageError` if a file cannot be written.
         """
         config = self.config
         train_set, held_out, report = self._prompt_sets(prompts)
@@ -203,8 +210,14 @@ class PPOTrainer:
             for name, part in parts.items():
                 run.register(name, part, undo=name in self.random_streams())
             run.save_in_checkpoints(lambda folder: save_adapter(self.roles.policy, folder / "adapter"))
-            trained_on = TrainingPrompts(self.base.name, train_set.given)
-            run.start(self._headline(), reports=[report], trained_on=trained_on, columns=columns(monitor))
+            earlier = self.model_trainer.restart_schedules() if resume is None else 0
+            run.start(
+                self._headline(),
+                reports=[report],
+                notices=notices(config, self.estimator, self.model_trainer.total_updates, earlier),
+                trained_on=TrainingPrompts(self.base.name, train_set.given),
+                columns=columns(monitor),
+            )
             health.start(run.history)
             batches = train_set.batches(config.batch_size, config.seed, config.responses_per_prompt)
             batches = islice(batches, run.step, None)
@@ -313,7 +326,8 @@ class PPOTrainer:
             max_new_tokens=config.max_new_tokens,
         )
         train_set, held_out = fitted.split(config.eval_prompts, config.seed)
-        report.describe_split([str(p) for p in train_set.prompts], [str(p) for p in held_out.prompts])
+        parts = ([str(prompt) for prompt in part.prompts] for part in (train_set, held_out))
+        report.describe_split(*parts, asked=config.eval_prompts)
         return train_set, held_out, report
 
     def _passes(self) -> Passes:

@@ -1,11 +1,11 @@
 """One run for every stage: folder, lock, signals, checkpoints, recorders."""
 
 from ppo_lm.run.checkpoint import Checkpoint, list_checkpoints, load_checkpoint, save_checkpoint
+from ppo_lm.run.few_updates import few_updates
 from ppo_lm.run.find_policy import RunPolicy, find_policy, is_run_folder
 from ppo_lm.run.folder import (
     check_output_dir,
     check_writable,
-    free_folder,
     lock_run_folder,
     make_run_folder,
     write_config,
@@ -30,8 +30,8 @@ __all__ = [
     "check_output_dir",
     "check_writable",
     "count_seen",
+    "few_updates",
     "find_policy",
-    "free_folder",
     "is_run_folder",
     "list_checkpoints",
     "load_checkpoint",

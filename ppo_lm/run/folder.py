@@ -10,16 +10,15 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from ppo_lm.config.files import dump_settings
+from ppo_lm.config.output_folder import LOCK, TRACEBACK, holds_files
 from ppo_lm.config.run_settings import FolderSettings, OptionalFolderSettings
 from ppo_lm.config.settings import Settings
 from ppo_lm.errors import ConfigError, StorageError, UserError, writing
 from ppo_lm.run.checkpoint import list_checkpoints
 from ppo_lm.tracking.files import METRICS, SAMPLES, remove, write_text
 
-LOCK = ".lock"
 CONFIG = "config.yaml"
 TRAINED_PROMPTS = "trained_prompts.json"
-TRACEBACK = "traceback.txt"  # of an error in the user's code
 ANSWERS = "answers.jsonl"  # a person's, from `ppo-lm collect`
 RUN_FILES = (  # whatever a run of any stage writes; the tests of every stage check that nothing is missing
     CONFIG,
@@ -96,17 +95,8 @@ def remove_run(folder: Path) -> None:
             remove(path)
 
 
-def free_folder(wanted: Path) -> Path:
-    """`wanted`, or `wanted-2`, `wanted-3`, … if it is not empty."""
-    number, folder = 1, wanted
-    while _holds_files(folder):
-        number += 1
-        folder = wanted.with_name(f"{wanted.name}-{number}")
-    return folder
-
-
 def _check_free(folder: Path, overwrite: bool) -> None:
-    if not _holds_files(folder):
+    if not holds_files(folder):
         return
     if (folder / ANSWERS).exists():
         raise ConfigError.of(f"output_dir {str(folder)!r} holds answers of `ppo-lm collect`; choose another folder")
@@ -118,10 +108,6 @@ def _check_free(folder: Path, overwrite: bool) -> None:
     raise ConfigError.of(
         f"output_dir {str(folder)!r} already holds a run; choose another folder{resume}, or replace it with --overwrite"
     )
-
-
-def _holds_files(folder: Path) -> bool:
-    return folder.is_dir() and any(path.name not in (LOCK, TRACEBACK) for path in folder.iterdir())
 
 
 def _inputs_within(config: FolderSettings | OptionalFolderSettings, folder: Path) -> list[str]:

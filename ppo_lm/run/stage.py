@@ -13,6 +13,7 @@ from ppo_lm.data.encoded import Encoded
 from ppo_lm.fingerprint import fingerprint
 from ppo_lm.models import BaseModel
 from ppo_lm.optimisation import LoopSettings, Optimiser
+from ppo_lm.run.few_updates import few_updates
 from ppo_lm.run.identity import Identity, identify_base
 from ppo_lm.run.run import Run
 from ppo_lm.run.stateful import GlobalRandom, Weights
@@ -50,10 +51,10 @@ def make_stage_run(
 ) -> Run:
     """The run of `ppo-lm STAGE` on the examples `train`. `identity`: in addition to that of the base and
     the data; see `Run`."""
-    screen = () if quiet else (Screen(),)
-    return Run(
+    screen, steps = () if quiet else (Screen(),), loop_settings(config).steps(len(train.tokens))
+    run = Run(
         config,
-        steps=loop_settings(config).steps(len(train.tokens)),
+        steps=steps,
         command=f"ppo-lm {stage} --resume {{}}",
         identity={
             "the training data": fingerprint([dataclasses.astuple(tokens) for tokens in train.tokens]),
@@ -68,6 +69,8 @@ def make_stage_run(
         keep_checkpoints=config.keep_checkpoints,
         recorders=[MetricsFile(), *screen, *recorders],
     )
+    run.notices += few_updates(steps, "raise epochs or max_steps, lower batch_size, or give more data")
+    return run
 
 
 def register_training(run: Run, weights: Sequence[nn.Parameter], settings: LoopSettings, examples: int) -> Optimiser:

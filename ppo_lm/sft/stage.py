@@ -32,8 +32,8 @@ def run_sft(
     overwrite: bool = False,
     allow_changes: bool = False,
 ) -> dict[str, float]:
-    """Train, measure on held-out demonstrations before and after, and save. Returns what was measured, as
-    `loss_before`, `loss_after`, ….
+    """Train, measure on held-out demonstrations before and after, and save. Returns what was measured: `loss_before`,
+    `loss_after`, and with `rouge_samples` the ROUGE scores in the same way; empty if none is held out.
 
     Writes into `config.output_dir`: `merged` (a plain transformers model), `adapter` if lora_r is above 0, config, data
     report, metrics. A run that is already there is refused, or replaced with `overwrite`. `resume` is the folder of an

@@ -36,7 +36,10 @@ def test_the_settings_of_the_embedded_task(command, arguments):
 
 def test_the_embedded_task_is_done_where_neither_file_nor_model_is_named(tmp_path, capsys):
     assert read("--steps", "3") == PPOConfig(**embedded_settings("train") | {"steps": 3})
-    assert capsys.readouterr().err == "note: no model is named, so this is the embedded task\n"
+    assert capsys.readouterr().err == (
+        "note: no model is named, so this runs on the embedded toy model, with the prompts, reward, value_model, "
+        "monitor and settings of the embedded task; name your own with --model_name\n"
+    )
     assert read("--model_name", "some/model") == PPOConfig(model_name="some/model")
     assert read("--models", "x", command="evaluate") == EvaluateConfig(models=["x"])
     assert read("--config", "embedded").model_name == "embedded"
@@ -44,6 +47,29 @@ def test_the_embedded_task_is_done_where_neither_file_nor_model_is_named(tmp_pat
     (tmp_path / "mine.yaml").write_text("steps: 3\n")
     assert read("--config", str(tmp_path / "mine.yaml")) == PPOConfig(steps=3)
     assert capsys.readouterr().err == "note: model_name is not set, so it is Qwen/Qwen3-0.6B-Base\n"
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments", "taken"),
+    [
+        ("train", ["--prompts", "mine.txt", "--reward", "sentiment"], "settings"),
+        ("train", ["--prompts", "mine.txt"], "reward, value_model and settings"),
+        ("train", ["--reward", "sentiment"], "prompts, monitor and settings"),
+        ("sft", ["--demonstrations", "mine.jsonl"], "settings"),
+        ("reward", ["--preferences", "mine.jsonl"], "settings"),
+        ("value", ["--demonstrations", "mine.jsonl"], "reward and settings"),
+        ("evaluate", ["--prompts", "mine.txt"], "judge and settings"),
+    ],
+)
+def test_data_or_a_reward_without_a_model_says_that_the_toy_model_is_used_and_with_what(
+    command, arguments, taken, capsys
+):
+    read(*arguments, command=command)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == (
+        f"note: no model is named, so this runs on the embedded toy model, with the {taken} of the embedded task; name "
+        f"your own with {'--models' if command == 'evaluate' else '--model_name'}"
+    )
 
 
 def test_the_embedded_settings_with_your_own_model_reward_and_file(tmp_path):
@@ -63,25 +89,12 @@ def test_the_embedded_settings_with_your_own_model_reward_and_file(tmp_path):
         (["--config", "embedded", "--model_name", "my/model"], None),
         (["--config", "embedded", "--model_name", "embedded", "--reward", "embedded"], "embedded"),
         (["--advantage_estimator", "gae"], "embedded"),
-        (["--advantage_estimator", "rloo", "--responses_per_prompt", "4"], None),
         (["--value_backbone", "shared"], None),
         (["--reward", "sentiment", "--value_model", "mine"], "mine"),
     ],
 )
 def test_the_embedded_value_model_goes_with_what_it_was_trained_for(arguments, value_model):
     assert read(*arguments).value_model == value_model
-
-
-@pytest.mark.parametrize(("needs_values", "value_model"), [(True, "embedded"), (False, None)])
-def test_an_estimator_of_ones_own_keeps_the_embedded_value_model_if_it_needs_values(
-    needs_values, value_model, tmp_path
-):
-    file = tmp_path / "mine.py"
-    file.write_text(
-        "from ppo_lm.advantage import Estimator\n\n"
-        f"MINE = Estimator(lambda pairs, config: pairs, needs_values={needs_values})\n"
-    )
-    assert read("--advantage_estimator", f"{file}:MINE").value_model == value_model
 
 
 def test_other_settings_that_suit_only_the_embedded_data():
@@ -161,6 +174,9 @@ def test_wrong_values_of_files_and_options_are_reported_at_once_in_the_words_of_
             "error: there is no option --colour; `--help` lists them\n",
         ),
         (["--model", "my/model"], "error: there is no option --model; did you mean '--models'?\n"),
+        (["--lr", "1e-3"], "error: there is no option --lr; did you mean '--learning_rate'?\n"),
+        (["-lr", "1e-3"], "error: there is no option --lr; did you mean '--learning_rate'?\n"),
+        (["--learning-rate=1e-3"], "error: there is no option --learning-rate; did you mean '--learning_rate'?\n"),
         (["3"], "error: '3' does not belong to any option\n"),
         (["--steps"], "error: argument --steps: expected one argument\n"),
     ],

@@ -9,7 +9,7 @@ from importlib.metadata import version
 
 import pytest
 
-from ppo_lm.cli.main import COMMANDS, main
+from ppo_lm.cli.main import COMMANDS, USAGE, main
 from ppo_lm.cli.options import read_config
 from ppo_lm.config import PPOConfig
 from ppo_lm.config.files import dump_settings
@@ -49,19 +49,29 @@ def test_help_answers_within_a_second(checkout):
     assert done.returncode == 0 and done.stdout.startswith("usage: main.py ")
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_the_help_of_a_command_imports_no_torch(command):
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *([command, "--help"] for command in COMMANDS),
+        *([command, "--print_config"] for command in ("sft", "reward", "value", "train", "evaluate")),
+        ["collect", "--prompts", "mine.txt", "--print_config"],
+        ["train", "--advantage_estimator", "rloo", "--responses_per_prompt", "2", "--print_config"],
+    ],
+    ids=" ".join,
+)
+def test_help_and_print_config_import_no_torch(arguments):
     code = f"""
 import sys
 from ppo_lm.cli.main import main
 try:
-    main([{command!r}, "--help"])
+    main({arguments!r})
 except SystemExit as ended:
     assert ended.code == 0
 assert "torch" not in sys.modules and "transformers" not in sys.modules
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0 and done.stdout.startswith(f"usage: ppo-lm {command} "), done.stderr
+    begins = f"usage: ppo-lm {arguments[0]} " if "--help" in arguments else ""
+    assert done.returncode == 0 and done.stdout.startswith(begins) and done.stdout, done.stderr
 
 
 def test_the_doctor_needs_no_torch_and_answers_within_a_second(tmp_path):
@@ -84,14 +94,33 @@ def test_the_usage_lists_every_command(capsys):
     assert re.findall(r"^  (\S+)  +\S", capsys.readouterr().out, flags=re.MULTILINE) == list(COMMANDS)
 
 
-def test_an_unknown_command_ends_with_exit_code_2(capsys):
-    for arguments, message in (
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
         (["trian"], "error: there is no command 'trian'; did you mean 'train'?\n"),
-        ([], "usage"),
-    ):
-        with pytest.raises(SystemExit) as ended:
-            main(arguments)
-        assert ended.value.code == 2 and capsys.readouterr().err.startswith(message)
+        (["eval", "--prompts", "x"], "error: there is no command 'eval'; did you mean 'evaluate'?\n"),
+        (["build_embedded"], "error: there is no command 'build_embedded'; did you mean 'build-embedded'?\n"),
+        (["Train"], "error: there is no command 'Train'; did you mean 'train'?\n"),
+        (["xyz"], "error: there is no command 'xyz'; `--help` lists them\n"),
+        ([], USAGE + "\n"),
+    ],
+)
+def test_an_unknown_command_ends_with_exit_code_2(arguments, said, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2 and capsys.readouterr().err == said
+
+
+@pytest.mark.parametrize("argument", ["-h", "--help", "help"])
+def test_the_usage_is_printed_when_it_is_asked_for(argument, capsys):
+    main([argument])
+    assert capsys.readouterr().out == USAGE + "\n"
+
+
+def test_help_with_a_command_prints_the_commands_own(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["help", "doctor"])
+    assert ended.value.code == 0 and capsys.readouterr().out.startswith("usage: ppo-lm doctor FOLDER")
 
 
 def test_wrong_values_end_with_exit_code_1_before_any_model_loads(run):

@@ -1,0 +1,22 @@
+"""Is a folder free for a new run? Imports no torch, as the command line asks before anything is loaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+LOCK = ".lock"
+TRACEBACK = "traceback.txt"  # of an error in the user's code
+
+
+def free_folder(wanted: Path) -> Path:
+    """`wanted`, or `wanted-2`, `wanted-3`, … if it is not empty."""
+    number, folder = 1, wanted
+    while holds_files(folder):
+        number += 1
+        folder = wanted.with_name(f"{wanted.name}-{number}")
+    return folder
+
+
+def holds_files(folder: Path) -> bool:
+    """Whether anything is in the folder, besides what a run that never started leaves there."""
+    return folder.is_dir() and any(path.name not in (LOCK, TRACEBACK) for path in folder.iterdir())
