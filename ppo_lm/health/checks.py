@@ -66,8 +66,8 @@ def _empty(steps: Sequence[dict], config: PPOConfig) -> str | None:
     empty = _latest(steps, "empty")
     if empty > EMPTY:
         return (
-            f"{empty:.0%} of the responses are empty, so there is nothing to score; check in samples.jsonl that prompts "
-            "stop where an answer should begin, or fine-tune the model with `ppo-lm sft` first"
+            f"{empty:.0%} of the responses are empty, so there is nothing to score; check in samples.jsonl that "
+            "prompts stop where an answer should begin, or fine-tune the model with `ppo-lm sft` first"
         )
 
 

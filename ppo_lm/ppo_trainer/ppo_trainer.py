@@ -171,14 +171,12 @@ class PPOTrainer:
         allow_changes: bool = False,
     ) -> dict[str, list[Evaluation]]:
         """A whole run of `config.steps` steps over `prompts` (None: `config.prompts`), with evaluations on prompts held
-        out of them: as many as `config.eval_prompts` asks for, but at most a tenth.
+        out of them. It continues from what `ppo_step` or `train` trained before, with a schedule of its own.
 
-        Returns the evaluations, first to last, as `{"sampled": [...], "near_greedy": [...]}`; empty if no prompt is held
-        out. An `Evaluation` has its `step`, and for each held-out prompt a text, a score and, with a monitor, its
-        opinion; `means()` has what the screen shows.
+        Returns all evaluations, first to last, as `{"sampled": [...], "near_greedy": [...]}`; empty if no prompt is
+        held out.
 
-        It starts from the models as they are: earlier calls of `ppo_step` or `train` count, but the learning rate
-        schedule starts again. Writes `config.output_dir` and, unless `quiet`, prints progress; `recorders` get every event too. A run that is
+        Writes `config.output_dir` and, unless `quiet`, prints progress; `recorders` get every event too. A run that is
         already there is refused, or replaced with `overwrite`. `resume` is the folder of an interrupted run; if it has
         changed, it is refused, or continued with `allow_changes`. Raises `RunPaused`, with the run saved, if a reward
         fails, or after the current step on SIGINT or SIGTERM; `RunStopped` if training breaks down (see `guard`);
