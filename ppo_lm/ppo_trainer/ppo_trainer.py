@@ -25,7 +25,6 @@ from ppo_lm.ppo_trainer.identity import identify_run
 from ppo_lm.ppo_trainer.inputs import check_batch, load_inputs
 from ppo_lm.ppo_trainer.metrics import describe_cost, describe_rollout, describe_scores, describe_texts
 from ppo_lm.ppo_trainer.model_trainer import ModelTrainer
-from ppo_lm.ppo_trainer.notices import notices
 from ppo_lm.ppo_trainer.value_adder import ValueAdder
 from ppo_lm.reward_kl import KLController, KLDivergence, RewardAdjuster
 from ppo_lm.rewards import (
@@ -38,7 +37,7 @@ from ppo_lm.rewards import (
     make_ready,
 )
 from ppo_lm.rollout import RolloutEngine, SamplingSettings
-from ppo_lm.run import RandomStream, Run, Stateful, Weights, save_models
+from ppo_lm.run import RandomStream, Run, Stateful, Weights, few_updates, save_models
 from ppo_lm.tracking import (
     Column,
     Floor,
@@ -207,9 +206,10 @@ class PPOTrainer:
             parts = {**self.stateful_parts(), "evaluations": evaluator.history, "guard": guard, "health": health}
             for name, part in parts.items():
                 run.register(name, part, undo=name in self.random_streams())
-            earlier = self.model_trainer.restart_schedules() if resume is None else 0
-            said = notices(config, self.estimator, self.model_trainer.total_updates, earlier)
-            run.start(self._headline(), reports=[report], notices=said, columns=columns(monitor))
+            notices = few_updates(self.model_trainer.total_updates, "raise steps")
+            if resume is None:
+                notices += self._start_schedules()
+            run.start(self._headline(), reports=[report], notices=notices, columns=columns(monitor))
             health.start(run.history)
             batches = train_set.batches(config.batch_size, config.seed, config.responses_per_prompt)
             batches = islice(batches, run.step, None)
@@ -231,6 +231,16 @@ class PPOTrainer:
                 run.say(*self.save(run.folder))
             run.finish(evaluator.examples(monitor))
         return evaluator.history.made
+
+    def _start_schedules(self) -> list[str]:
+        """Give a new run its whole schedule. Returns a sentence if the models were trained before."""
+        earlier = self.model_trainer.restart_schedules()
+        if not earlier:
+            return []
+        return [
+            f"steps made before this run: {earlier}; the models continue from there, and the learning rate schedule "
+            "starts again"
+        ]
 
     def _record(self, run: Run, step: int, batch: PromptSet, results: dict, health: HealthWatch) -> None:
         metrics = {name: value for name, value in results.items() if isinstance(value, (int, float))}

@@ -4,9 +4,7 @@ import json
 
 import pytest
 
-from ppo_lm.advantage import ESTIMATORS
-from ppo_lm.config import PPOConfig
-from ppo_lm.ppo_trainer.notices import notices
+from ppo_lm.run import few_updates
 from tests.ppo_trainer.conftest import PROMPTS, length_reward, make
 
 SETTINGS = dict(eval_every=0, eval_prompts=0, steps=3)
@@ -21,14 +19,17 @@ def test_a_run_has_its_whole_schedule_after_earlier_steps_and_says_so(folder, tm
     settings = dict(SETTINGS, lr_schedule=schedule, value_warmup_steps=1 if schedule == "linear" else 0)
     fresh = make(folder, tmp_path / "fresh", length_reward, **settings)
     fresh.train(PROMPTS)
-    assert "earlier steps" not in capsys.readouterr().out
+    assert "before this run" not in capsys.readouterr().out
     trainer = make(folder, tmp_path / "later", length_reward, **settings)
     trainer.ppo_step(PROMPTS[:4])
     trainer.ppo_step(PROMPTS[4:8])
     trainer.train(PROMPTS)
     said = capsys.readouterr().out
-    assert "\nthe models start as 2 earlier steps left them; the learning rate schedule starts again\n" in said
-    assert said.index("earlier steps") < said.index("step    1/3")
+    assert (
+        "\nsteps made before this run: 2; the models continue from there, and the learning rate schedule starts again\n"
+        in said
+    )
+    assert said.index("before this run") < said.index("step    1/3")
     rows = [[json.loads(line) for line in (tmp_path / name / "metrics.jsonl").open()] for name in ("fresh", "later")]
     for name in ("learning_rate", "value_learning_rate"):
         then, now = ([row.get(name) for row in each] for each in rows)
@@ -41,7 +42,7 @@ def test_a_second_run_trains_on_with_the_whole_schedule(folder, tmp_path, capsys
     trainer.train(PROMPTS)
     trainer.config.output_dir = str(tmp_path / "second")
     trainer.train(PROMPTS)
-    assert "3 earlier steps" in capsys.readouterr().out
+    assert "steps made before this run: 3;" in capsys.readouterr().out
     assert rates(tmp_path / "first") == rates(tmp_path / "second")
 
 
@@ -50,21 +51,10 @@ def test_few_updates_are_said_with_their_number(folder, tmp_path, capsys):
     said = capsys.readouterr().out
     line = "training is only 12 optimiser updates, too few to expect much of; raise steps\n"
     assert line in said and said.index(line) < said.index("step    1/3")
-    gae = ESTIMATORS.find("gae")
-    assert notices(PPOConfig(), gae, policy_updates=20, earlier_steps=0) == []
-    assert notices(PPOConfig(), gae, policy_updates=1, earlier_steps=0) == [
+    assert few_updates(20, "raise steps") == []
+    assert few_updates(1, "raise steps") == [
         "training is only 1 optimiser update, too few to expect much of; raise steps"
     ]
-
-
-def test_a_value_model_that_is_not_used_is_said(folder, tmp_path, capsys):
-    settings = dict(SETTINGS, advantage_estimator="rloo", responses_per_prompt=2, mini_batches=1)
-    trainer = make(folder, tmp_path / "run", length_reward, **settings, value_model="embedded")
-    assert trainer.roles.value is None
-    trainer.train(PROMPTS)
-    said = "value_model is not used: advantage_estimator rloo compares responses without values\n"
-    assert said in capsys.readouterr().out
-    assert notices(PPOConfig(value_model="embedded"), ESTIMATORS.find("gae"), policy_updates=20, earlier_steps=0) == []
 
 
 def test_small_data_is_said_before_the_first_step(folder, tmp_path, capsys):
