@@ -9,7 +9,7 @@ from ppo_lm.config.files import embedded_settings
 from ppo_lm.config.settings import Settings
 
 NEEDS = {  # a setting → those that must be as in the embedded task for it to be useful
-    "value_model": ("model_name", "reward", "value_backbone"),
+    "value_model": ("model_name", "reward", "advantage_estimator", "value_backbone"),
     "monitor": ("prompts",),
     "demonstrations": ("preferences",),
 }

@@ -25,7 +25,6 @@ from ppo_lm.ppo_trainer.identity import identify_run
 from ppo_lm.ppo_trainer.inputs import check_batch, load_inputs
 from ppo_lm.ppo_trainer.metrics import describe_cost, describe_rollout, describe_scores, describe_texts
 from ppo_lm.ppo_trainer.model_trainer import ModelTrainer
-from ppo_lm.ppo_trainer.notices import notices
 from ppo_lm.ppo_trainer.value_adder import ValueAdder
 from ppo_lm.reward_kl import KLController, KLDivergence, RewardAdjuster
 from ppo_lm.rewards import (
@@ -38,7 +37,7 @@ from ppo_lm.rewards import (
     make_ready,
 )
 from ppo_lm.rollout import RolloutEngine, SamplingSettings
-from ppo_lm.run import RandomStream, Run, Stateful, TrainingPrompts, Weights, save_adapter, save_models
+from ppo_lm.run import RandomStream, Run, Stateful, TrainingPrompts, Weights, few_updates, save_adapter, save_models
 from ppo_lm.tracking import (
     Column,
     Floor,
@@ -171,18 +170,16 @@ class PPOTrainer:
         allow_changes: bool = False,
     ) -> dict[str, list[Evaluation]]:
         """A whole run of `config.steps` steps over `prompts` (None: `config.prompts`), with evaluations on prompts held
-        out of them: as many as `config.eval_prompts` asks for, but at most a tenth.
+        out of them. It continues from what `ppo_step` or `train` trained before, with a schedule of its own.
 
-        Returns the evaluations, first to last, as `{"sampled": [...], "near_greedy": [...]}`; empty if no prompt is
-        held out. An `Evaluation` has its `step`, and for each held-out prompt a text, a score and, with a monitor, its
-        opinion; `means()` has what the screen shows.
+        Returns all evaluations, first to last, as `{"sampled": [...], "near_greedy": [...]}`; empty if no prompt is
+        held out.
 
-        It starts from the models as they are: earlier calls of `ppo_step` or `train` count, but the learning rate
-        schedule starts again. Writes `config.output_dir` and, unless `quiet`, prints progress; `recorders` get every
-        event too. A run that is already there is refused, or replaced with `overwrite`. `resume` is the folder of an
-        interrupted run; if it has changed, it is refused, or continued with `allow_changes`. Raises `RunPaused`, with
-        the run saved, if a reward fails, or after the current step on SIGINT or SIGTERM; `RunStopped` if training
-        breaks down (see `guard`); `StorageError` if a file cannot be written.
+        Writes `config.output_dir` and, unless `quiet`, prints progress; `recorders` get every event too. A run that is
+        already there is refused, or replaced with `overwrite`. `resume` is the folder of an interrupted run; if it has
+        changed, it is refused, or continued with `allow_changes`. Raises `RunPaused`, with the run saved, if a reward
+        fails, or after the current step on SIGINT or SIGTERM; `RunStopped` if training breaks down (see `guard`);
+        `StorageError` if a file cannot be written.
         """
         config = self.config
         train_set, held_out, report = self._prompt_sets(prompts)
@@ -210,11 +207,13 @@ class PPOTrainer:
             for name, part in parts.items():
                 run.register(name, part, undo=name in self.random_streams())
             run.save_in_checkpoints(lambda folder: save_adapter(self.roles.policy, folder / "adapter"))
-            earlier = self.model_trainer.restart_schedules() if resume is None else 0
+            notices = few_updates(self.model_trainer.total_updates, "raise steps")
+            if resume is None:
+                notices += self._start_schedules()
             run.start(
                 self._headline(),
                 reports=[report],
-                notices=notices(config, self.estimator, self.model_trainer.total_updates, earlier),
+                notices=notices,
                 trained_on=TrainingPrompts(self.base.name, train_set.given),
                 columns=columns(monitor),
             )
@@ -237,6 +236,16 @@ class PPOTrainer:
             evaluator.evaluate_if_due(run)  # in case a recorder stopped the run between two steps
             run.finish(self.save, evaluator.examples(monitor))
         return evaluator.history.made
+
+    def _start_schedules(self) -> list[str]:
+        """Give a new run its whole schedule. Returns a sentence if the models were trained before."""
+        earlier = self.model_trainer.restart_schedules()
+        if not earlier:
+            return []
+        return [
+            f"steps made before this run: {earlier}; the models continue from there, and the learning rate schedule "
+            "starts again"
+        ]
 
     def _record(self, run: Run, step: int, batch: PromptSet, results: dict, health: HealthWatch) -> None:
         metrics = {name: value for name, value in results.items() if isinstance(value, (int, float))}

@@ -34,19 +34,56 @@ def test_a_column_with_a_reserved_name_is_refused(tmp_path):
 
 def test_the_split_is_seeded_and_loses_nothing():
     prompts = PromptSet([str(i) for i in range(20)], {"n": list(range(20))})
-    train, held_out = prompts.split(5, seed=1)
-    assert sorted(train.prompts + held_out.prompts, key=int) == prompts.prompts
+    train, held_out = prompts.split(2, seed=1)
+    assert len(held_out) == 2 and sorted(train.prompts + held_out.prompts, key=int) == prompts.prompts
     assert [str(n) for n in held_out.columns["n"]] == held_out.prompts
-    assert prompts.split(5, seed=1)[1].prompts == held_out.prompts != prompts.split(5, seed=2)[1].prompts
-    assert [len(part) for part in prompts.split(50, seed=0)] == [10, 10]  # never more than half
-    assert [len(part) for part in prompts.split(0, seed=0)] == [20, 0]
+    assert prompts.split(2, seed=1)[1].prompts == held_out.prompts != prompts.split(2, seed=2)[1].prompts
+
+
+@pytest.mark.parametrize(
+    ("rows", "asked", "held_out"),
+    [(1000, 128, 100), (1000, 64, 64), (20, 50, 2), (40, 3, 3), (20, 0, 0), (6, 128, 1), (2, 128, 1), (1, 128, 0)],
+)
+def test_at_most_a_tenth_is_held_out_at_least_one_and_no_more_than_asked_for(rows, asked, held_out):
+    prompts = PromptSet([str(i) for i in range(rows)])
+    assert [len(part) for part in prompts.split(asked, seed=0)] == [rows - held_out, held_out]
+
+
+@pytest.mark.parametrize(
+    ("rows", "asked", "lines"),
+    [
+        (400, 40, []),
+        (400, 128, ["  not 128 held out as asked for, because at most a tenth of the examples is"]),
+        (
+            40,
+            256,
+            [
+                "  not 256 held out as asked for, because at most a tenth of the examples is",
+                "  evaluations, and any monitor or judge, have only 4 held-out examples: read nothing into small "
+                "differences",
+            ],
+        ),
+        (40, 0, []),
+    ],
+)
+def test_the_report_says_what_small_data_means_for_the_evaluation(rows, asked, lines):
+    prompts, report = load_prompts([str(i) for i in range(rows)])
+    train, held_out = prompts.split(asked, seed=0)
+    report.describe_split(train.prompts, held_out.prompts, asked)
+    assert report.lines()[2:] == lines
+
+
+def test_the_report_says_that_a_judge_has_few_prompts():
+    _, report = load_prompts(["a", "b", "c"])
+    report.describe_split([], ["a", "b", "c"])
+    assert "any monitor or judge, have only 3 held-out examples" in report.lines()[2]
 
 
 def test_rows_with_one_prompt_are_held_out_together():
-    prompts = PromptSet([f"p{i % 10}" for i in range(40)])
+    prompts = PromptSet([f"p{i % 100}" for i in range(400)])
     train, held_out = prompts.split(8, seed=0)
     assert not set(train.prompts) & set(held_out.prompts)
-    assert len(train) + len(held_out) == 40 and len(held_out) <= 20
+    assert len(train) + len(held_out) == 400 and len(held_out) == 8
 
 
 def test_no_more_rows_are_held_out_than_asked_for_except_those_of_one_prompt():
@@ -58,9 +95,11 @@ def test_no_more_rows_are_held_out_than_asked_for_except_those_of_one_prompt():
 
 def test_drawing_begins_with_what_is_held_out_and_takes_as_many_as_there_are():
     prompts = PromptSet([str(i) for i in range(20)], {"n": list(range(20))})
-    assert prompts.draw(5, seed=1).prompts == prompts.split(5, seed=1)[1].prompts
+    drawn = prompts.draw(2, seed=1)
+    assert drawn.prompts == prompts.split(2, seed=1)[1].prompts
+    more = prompts.draw(5, seed=1)
+    assert more.prompts[:2] == drawn.prompts and len(more) == 5
     whole = prompts.draw(50, seed=1)
-    assert whole.prompts[:10] == prompts.split(50, seed=1)[1].prompts
     assert sorted(whole.columns["n"]) == list(range(20)) and [str(n) for n in whole.columns["n"]] == whole.prompts
     assert PromptSet(["a"]).draw(3, seed=0) == PromptSet(["a"])
 

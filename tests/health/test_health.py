@@ -5,11 +5,13 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from ppo_lm.cli.main import main
 from ppo_lm.config import PPOConfig
-from ppo_lm.health.checks import CHECKS, WINDOW, check_health
+from ppo_lm.health.checks import CHECKS, EARLY_CHECKS, WINDOW, check_health
+from ppo_lm.rollout import Sampled
 from tests.ppo_trainer.conftest import PROMPTS, make
 
 
@@ -98,8 +100,44 @@ PROVOKED = {
 }
 
 
+def ends_at_once(trainer):
+    """The first token of every response is EOS."""
+    end = trainer.base.eos_token_ids[0]
+    trainer.generator.engine.sample = lambda prompt_ids, *_: Sampled(
+        torch.full((len(prompt_ids), 1), end), torch.zeros(len(prompt_ids), 1)
+    )
+
+
+PROVOKED_IN_ONE_STEP = {"cut off": {}, "empty": dict(change=ends_at_once, top_k=0, top_p=1.0)}
+
+
 def test_every_check_is_provoked():
-    assert PROVOKED.keys() == CHECKS.keys()
+    assert PROVOKED.keys() == CHECKS.keys() and PROVOKED_IN_ONE_STEP.keys() == EARLY_CHECKS.keys()
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        (
+            "cut off",
+            "100% of the responses are cut off at max_new_tokens (10) from the first step on, so the reward sees "
+            "unfinished answers; raise max_new_tokens, or set missing_eos_score",
+        ),
+        (
+            "empty",
+            "100% of the responses are empty, so there is nothing to score; check in samples.jsonl that prompts stop "
+            "where an answer should begin, or fine-tune the model with `ppo-lm sft` first",
+        ),
+    ],
+)
+def test_responses_cut_off_or_empty_are_reported_once_after_the_first_step(folder, tmp_path, capsys, name, text):
+    found = run(folder, tmp_path / "run", steps=2, **PROVOKED_IN_ONE_STEP[name])
+    assert found == {name: text}
+    lines = capsys.readouterr().out.splitlines()
+    (said,) = [number for number, line in enumerate(lines) if line == f"health: {text}"]
+    assert lines[said - 1].startswith("step    1/2") and lines[said + 1].startswith("step    2/2")
+    main(["doctor", str(tmp_path / "run")])
+    assert text in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", PROVOKED)
@@ -116,7 +154,7 @@ def test_a_known_failure_is_reported(folder, tmp_path, capsys, name):
 def test_findings_are_reported_once_and_a_healthy_run_has_none(folder, tmp_path, capsys):
     run(folder, tmp_path / "ill", reward=constant, steps=WINDOW + 3, max_grad_norm=10.0)
     assert capsys.readouterr().out.count("health: all responses of a batch get the same score") == 1
-    found = run(folder, tmp_path / "well", max_grad_norm=10.0)
+    found = run(folder, tmp_path / "well", max_grad_norm=10.0, change=ends_often)
     assert found == {}
     assert "health:" not in capsys.readouterr().out
     main(["doctor", str(tmp_path / "well")])
@@ -132,6 +170,7 @@ def rows(**columns):
         explained_variance=0.5,
         sampler_gap=0.0,
         ended=1.0,
+        empty=0.0,
         score=1.0,
         score_std=1.0,
         policy_grad_norm=0.5,
@@ -154,7 +193,11 @@ def test_thresholds():
     assert names(explained_variance=[-0.5] * 10 + [0.1] * 10) == [] and names(explained_variance=[-0.1] * 20) == [
         "critic"
     ]
-    assert names(ended=[0.4] * 20) == [] and names(ended=[0.9] * 10 + [0.4] * 10) == ["length"]
+    assert (
+        names(ended=[0.4] * 20) == ["cut off"]
+        and names(ended=[0.6] * 20) == []
+        and names(ended=[0.9] * 10 + [0.4] * 10) == ["length"]
+    )
     assert (
         names(policy_grad_norm=[10.1] * 20) == ["policy gradient"] and names(value_grad_norm=[10.1] * 19 + [9.9]) == []
     )
@@ -184,7 +227,7 @@ def test_a_folder_that_is_not_a_run_is_reported(tmp_path, capsys, config, metric
         (tmp_path / "metrics.jsonl").write_text(metrics)
     if message is None:
         main(["doctor", str(tmp_path)])
-        assert "1 of 100 steps\nchecks start at step 10" in capsys.readouterr().out
+        assert "1 of 100 steps\nno problem found; most checks start at step 10" in capsys.readouterr().out
         return
     with pytest.raises(SystemExit) as ended:
         main(["doctor", str(tmp_path)])

@@ -34,6 +34,8 @@ def test_sft_learns_what_was_shown_and_ppo_can_start_from_it(folder, tmp_path, l
     results = run_sft(sft_config(folder, tmp_path, lora_r=lora_r))
     assert results["loss_after"] < 0.5 * results["loss_before"]
     assert results["rouge1_after"] > results["rouge1_before"]
+    measured = {f"{name}_{when}" for name in ("loss", "rouge1", "rouge2", "rougeL") for when in ("before", "after")}
+    assert set(results) == measured
     out = tmp_path / "sft"
     assert (out / "adapter").is_dir() == (lora_r > 0)
     assert {path.name for path in out.iterdir()} <= set(RUN_FILES)
@@ -47,10 +49,10 @@ def test_sft_learns_what_was_shown_and_ppo_can_start_from_it(folder, tmp_path, l
         atol=1e-4,
     )
     steps = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    assert [row["step"] for row in steps if "evaluation" not in row] == list(range(1, 17))
+    assert [row["step"] for row in steps if "evaluation" not in row] == list(range(1, 21))
     printed = capsys.readouterr().out
-    assert "32 for training, 8 held out, 0 of them" in printed and "length in tokens" in printed
-    assert json.loads((out / "data_report.json").read_text())[0]["held_out"] == 8
+    assert "36 for training, 4 held out, 0 of them" in printed and "length in tokens" in printed
+    assert json.loads((out / "data_report.json").read_text())[0]["held_out"] == 4
 
 
 def test_examples_that_do_not_fit_are_left_out_and_counted(folder, tmp_path, capsys):
@@ -64,6 +66,9 @@ def test_examples_that_do_not_fit_are_left_out_and_counted(folder, tmp_path, cap
     printed = capsys.readouterr().out
     assert "41 of 43 rows used" in printed and "1 prompts cut at the end of a sentence" in printed
     assert "has no sentence that ends within max_prompt_tokens 40" in printed
+    assert "not 8 held out as asked for, because at most a tenth" in printed
+    few = "training is only 1 optimiser update, too few to expect much of; raise epochs or max_steps, lower batch_size, or"
+    assert few in printed and printed.index(few) < printed.index("step    1/1")
     with pytest.raises(
         DataError,
         match="none of the 40 examples fits: .*more than max_tokens or the model's context, 5; raise max_tokens",
@@ -104,11 +109,12 @@ def test_a_reward_model_from_a_file_with_its_report(folder, tmp_path):
         lora_r=4,
         output_dir=str(tmp_path / "reward"),
     )
-    assert run_reward(config, quiet=True)["accuracy"] == 1.0
+    results = run_reward(config, quiet=True)
+    assert results["accuracy"] == 1.0 and set(results) == {"accuracy", "calibration_error", "length_correlation"}
     out = tmp_path / "reward"
     assert {path.name for path in out.iterdir()} <= set(RUN_FILES)
     report = json.loads((out / "report.json").read_text())
-    assert sum(source["comparisons"] for source in report["by_source"].values()) == report["comparisons"] == 20
+    assert sum(source["comparisons"] for source in report["by_source"].values()) == report["comparisons"] == 6
     assert set(report["by_source"]) == {"ann", "bob"}
     text = (out / "report.md").read_text()
     assert (

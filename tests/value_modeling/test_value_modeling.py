@@ -211,7 +211,7 @@ def test_a_resumed_run_does_not_call_the_reward_again(folder, tmp_path):
     run_value(config, quiet=True, resume=tmp_path / "value")
     assert [int(line) for line in asked.read_text().split()] == counts
     train, held_out = json.loads((tmp_path / "value" / "scores.json").read_text())
-    assert len(held_out) == 8 and sorted(train + held_out) == sorted(
+    assert len(held_out) == 4 and sorted(train + held_out) == sorted(
         float(len(" " + row["completion"])) for row in DEMONSTRATIONS
     )
 
