@@ -10,6 +10,7 @@ import pytest
 
 from ppo_lm.cli.main import main
 from ppo_lm.cli.output import lasting_output
+from ppo_lm.run import load_checkpoint
 from tests.conftest import FORKED
 from tests.ppo_trainer.conftest import PROMPTS
 
@@ -69,7 +70,7 @@ def test_a_run_that_cannot_print_goes_on_and_is_whole(folder, tmp_path, stdout, 
     assert ended == code and "Traceback" not in said and said.count("stdout cannot be written") == bool(code)
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows if "evaluation" not in row] == [1, 2, 3]
-    assert (out / "adapter" / "adapter_model.safetensors").exists() and not (out / "checkpoints").exists()
+    assert (out / "adapter" / "adapter_model.safetensors").exists() and load_checkpoint(out)[0].finished
     ended, said = call(["doctor", str(out)], stdout, tmp_path / "stderr of the doctor")
     assert ended == code and said == SENTENCE * bool(code)
 
