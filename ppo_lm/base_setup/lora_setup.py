@@ -34,7 +34,7 @@ def layers_left_out(network: PreTrainedModel) -> dict[str, str]:
     occur, as the stacked weights. PEFT also refuses the output layers of state-space mixers (Mamba).
     """
     stacked = any(p.ndim == 3 and name.endswith(EXPERTS) for name, p in network.named_parameters())
-    mixers = any("Mamba" in type(module).__name__ for module in network.modules())
+    mixers = any(hasattr(module, "ssm_state_size") for module in network.modules())
     return {
         **dict.fromkeys(EXPERTS_NAMES if stacked else (), "its experts are stacked into one weight"),
         **dict.fromkeys([STATE_SPACE_OUTPUT] if mixers else (), "its state-space layers read these weights directly"),
