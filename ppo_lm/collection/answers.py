@@ -8,9 +8,11 @@ import os
 from pathlib import Path
 
 from ppo_lm.errors import DataError
+from ppo_lm.reading import Unreadable, parse_json
 from ppo_lm.run.folder import ANSWERS
 
 CHOICES = ("a", "b", "tie", "skip")
+READ_BACK = {"task", "repeat_of", "prompt", "first", "second", "preferred", "annotator"}
 
 
 class AnswerStore:
@@ -56,13 +58,14 @@ class AnswerStore:
             with self.file.open("r+b") as file:
                 file.truncate(len(whole) + len(newline))
         answers = []
-        for number, line in enumerate(whole.decode("utf-8").split("\n") if whole else [], start=1):
+        for number, line in enumerate(whole.split(b"\n") if whole else [], start=1):
             try:
-                answers.append(json.loads(line))
-            except json.JSONDecodeError as error:
-                raise DataError(
-                    f"answers {str(self.file)!r}: line {number} is not JSON: {error.msg}; fix or remove the line"
-                ) from None
+                answer = parse_json(line)
+                if not isinstance(answer, dict) or not answer.keys() >= READ_BACK:
+                    raise Unreadable("is not an answer")
+            except Unreadable as error:
+                raise DataError(f"answers {str(self.file)!r}: line {number} {error}; fix or remove the line") from None
+            answers.append(answer)
         return answers
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,9 @@ from typing import Any
 from ppo_lm.data.examples import Prompt, wrap_completion
 from ppo_lm.errors import ModelError, NumericalFault, RewardError, first_line
 from ppo_lm.fingerprint import fingerprint_weights
+from ppo_lm.models.adapter_check import LARGEST_CONFIG
 from ppo_lm.models.complete import check_complete, check_finite
+from ppo_lm.reading import Unreadable, read_json
 from ppo_lm.rewards.responses import Responses
 from ppo_lm.rewards.reward import Reward, RewardContext
 from ppo_lm.rewards.scores import Scores
@@ -19,10 +20,13 @@ from ppo_lm.rewards.scores import Scores
 def is_classifier_folder(folder: Path) -> bool:
     """Whether `folder` holds a model that transformers calls …ForSequenceClassification."""
     try:
-        architectures = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("architectures") or []
-    except (OSError, ValueError):
+        config = read_json(folder / "config.json", largest=LARGEST_CONFIG)
+    except Unreadable:
         return False
-    return any(name.endswith("ForSequenceClassification") for name in architectures)
+    architectures = config.get("architectures") if isinstance(config, dict) else None
+    return isinstance(architectures, list) and any(
+        str(name).endswith("ForSequenceClassification") for name in architectures
+    )
 
 
 class ClassifierReward(Reward):

@@ -15,8 +15,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ppo_lm.errors import CheckpointError, StorageError, first_line, writing
+from ppo_lm.reading import read_json
+from ppo_lm.reading.files import Missing
 
 TENSORS, STATE, MANIFEST = "tensors.safetensors", "state.json", "manifest.json"
+LARGEST_MANIFEST = 2**16  # bytes
 
 
 class Checkpoint(NamedTuple):
@@ -99,9 +102,7 @@ def load_checkpoint(run_folder: Path) -> tuple[Checkpoint, list[str]]:
     for folder in reversed(list_checkpoints(run_folder)):
         problem = _damage(folder)
         if problem is None:
-            return Checkpoint(
-                load_file(folder / TENSORS), json.loads((folder / STATE).read_text(encoding="utf-8"))
-            ), damage
+            return Checkpoint(load_file(folder / TENSORS), read_json(folder / STATE, allow_nan=True)), damage
         damage.append(f"checkpoint {folder} is damaged: {problem}; it is kept, and the one before it is used")
     if damage:
         raise CheckpointError(
@@ -116,12 +117,14 @@ def load_checkpoint(run_folder: Path) -> tuple[Checkpoint, list[str]]:
 def _damage(folder: Path) -> str | None:
     """What is wrong with a checkpoint's files; None if they are intact."""
     try:
-        sums = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["sha256"]
+        sums = read_json(folder / MANIFEST, largest=LARGEST_MANIFEST)["sha256"]
         if not isinstance(sums, dict):
             raise TypeError("it has no checksums")
         for name in (TENSORS, STATE):
             if _checksum(folder / name) != sums[name]:
                 return f"{name} does not match its checksum"
+    except Missing:
+        return f"{MANIFEST} is missing"
     except FileNotFoundError as error:
         return f"{Path(error.filename).name} is missing"
     except (OSError, ValueError, KeyError, TypeError) as error:
