@@ -11,6 +11,8 @@ from typing import Any
 
 from safetensors import SafetensorError
 
+from ppo_lm.terminal import printable
+
 
 class UserError(Exception):
     """A problem the user can act on. The message is written for them; a traceback would not help."""
@@ -154,7 +156,7 @@ def show_user_errors_as_one_sentence() -> None:
 
     def excepthook(kind, error, traceback):
         if issubclass(kind, UserError):
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {printable(str(error))}", file=sys.stderr)
         else:
             previous(kind, error, traceback)
 

@@ -16,6 +16,7 @@ from ppo_lm.models import BaseModel
 from ppo_lm.models.adapter_check import CONFIG_FILE, check_adapter_folder
 from ppo_lm.models.complete import check_complete, check_finite, list_some
 from ppo_lm.models.merging import MergedNetwork, rounding_note
+from ppo_lm.reading import user_path
 
 EMBEDDED_MODEL = Path(__file__).parents[1] / "embedded" / "model"
 WAYS_OUT = 'Use a model folder, a .gguf file, or "embedded" for the small model that comes with ppo_lm'
@@ -35,7 +36,7 @@ def load_base(
     """
     where = pick_device(device)
     kind = pick_dtype(dtype, where)
-    source = EMBEDDED_MODEL if model_name == "embedded" else Path(model_name).expanduser()
+    source = EMBEDDED_MODEL if model_name == "embedded" else user_path(model_name, "model_name", ModelError)
     name = str(source.resolve()) if source.exists() else model_name
     kept = 1.0  # share of the adapter that survives merging, if there is one
     if model_name == "embedded-blank":
@@ -147,7 +148,8 @@ def _check_bases(folder: Path) -> None:
                 "base_model_name_or_path; name the model that it was trained on"
             )
         seen.append(folder.resolve())
-        folder = Path(read_adapter_base(folder)).expanduser()
+        base = f"adapter {str(folder)!r}: base_model_name_or_path"
+        folder = user_path(read_adapter_base(folder), base, ModelError)
 
 
 def _load_folder(model_name: str, folder: Path, dtype: torch.dtype):

@@ -8,6 +8,7 @@ import sys
 import ppo_lm
 from ppo_lm.config.settings import did_you_mean
 from ppo_lm.errors import UserError
+from ppo_lm.terminal import printable
 
 COMMANDS = {  # each is a module of this package with a function `run(arguments, prog)`
     "sft": "supervised fine-tuning, from demonstrations",
@@ -39,12 +40,12 @@ def main(arguments: list[str] | None = None, prog: str | None = None) -> None:
         return
     if command not in COMMANDS:
         unknown = f"error: there is no command {command!r}{did_you_mean(command, COMMANDS)}\n" if command else ""
-        print(unknown + USAGE, file=sys.stderr)
+        print(printable(unknown) + USAGE, file=sys.stderr)
         raise SystemExit(2)
     try:
         importlib.import_module(f"ppo_lm.cli.{command.replace('-', '_')}").run(options, prog or f"ppo-lm {command}")
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)
         raise SystemExit(error.exit_code) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None  # 128 + SIGINT, as in a shell

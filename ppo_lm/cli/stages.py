@@ -10,6 +10,7 @@ from ppo_lm.cli.parser import config_parser
 from ppo_lm.config.files import read_settings
 from ppo_lm.config.settings import Settings
 from ppo_lm.errors import ConfigError
+from ppo_lm.reading import user_path
 
 
 class RunRequest(NamedTuple):
@@ -54,7 +55,7 @@ def find_run(options: dict[str, Any]) -> Path:
         raise ConfigError(
             ["--resume takes no option but --allow_changes: a resumed run keeps its settings"], "--resume"
         )
-    folder = Path(options["resume"]).expanduser()
+    folder = user_path(options["resume"], "--resume")
     if not (folder / "config.yaml").is_file():
         raise ConfigError(
             [f"there is no run in {str(folder)!r}: it has no config.yaml; give the folder that the paused run printed"],

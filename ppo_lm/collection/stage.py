@@ -16,8 +16,10 @@ from ppo_lm.config import CollectConfig
 from ppo_lm.config.files import read_settings
 from ppo_lm.config.settings import differences, with_current_names
 from ppo_lm.errors import ConfigError, first_line, require
+from ppo_lm.reading import user_path
 from ppo_lm.run import check_writable, write_config
 from ppo_lm.run.folder import ANSWERS, CONFIG, lock_run_folder, unlock
+from ppo_lm.terminal import printable
 
 FINGERPRINT = "pairs.sha256"
 MAY_CHANGE = ("host", "port", "annotator", "output_dir")  # when a collection continues
@@ -28,7 +30,7 @@ def run_collection(config: CollectConfig) -> None:
     same folder continues."""
     require("aiohttp", "ppo-lm collect", "collect")
     check_writable(config.output_dir)
-    folder = Path(config.output_dir).expanduser()
+    folder = user_path(config.output_dir, "output_dir")
     check_same_collection(config, folder)
     pairs, report = load_pairs(config)
     folder.mkdir(parents=True, exist_ok=True)
@@ -42,9 +44,9 @@ def run_collection(config: CollectConfig) -> None:
     schedule = Schedule(min(config.count or len(pairs), len(pairs)), config.repeat_every, config.seed)
     token = None if is_loopback(config.host) else secrets.token_urlsafe(16)
     console = Console(highlight=False)
-    console.print("\n".join(report.lines()), markup=False, soft_wrap=True)
+    console.print(printable("\n".join(report.lines())), markup=False, soft_wrap=True)
     console.print(
-        f"{len(store.answers)} of {schedule.tasks} answered. Preferences are written to {store.export}",
+        printable(f"{len(store.answers)} of {schedule.tasks} answered. Preferences are written to {store.export}"),
         markup=False,
         soft_wrap=True,
     )

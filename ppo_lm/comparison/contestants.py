@@ -3,15 +3,15 @@ prompts."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import NamedTuple
 
 from ppo_lm.base_setup import EMBEDDED_MODEL, load_adapter, load_base, read_adapter_base
 from ppo_lm.config import EvaluateConfig
 from ppo_lm.data import PromptSet
-from ppo_lm.errors import ConfigError, ModelError
+from ppo_lm.errors import ConfigError, UserError
 from ppo_lm.models import BaseModel, PolicyModel
 from ppo_lm.models.adapter_check import CONFIG_FILE, check_adapter_folder
+from ppo_lm.reading import user_path
 
 COLUMN = "column:"
 
@@ -39,24 +39,29 @@ def read_contestants(config: EvaluateConfig, prompts: PromptSet) -> list[Contest
         for name in sorted({n for n in names if names.count(n) > 1})
     ]
     for contestant in contestants:
-        column, place = contestant.column, Path(contestant.source).expanduser()
-        if column is not None and column not in prompts.columns:
-            problems.append(
-                f"models names the column {column!r}, but the prompts have "
-                f"{', '.join(prompts.columns) or 'no other column'}"
-            )
-        elif column is None and contestant.source.startswith((".", "/", "~")) and not place.exists():
-            problems.append(f"models names {contestant.source!r}, but there is no such file or folder")
-        elif column is None and (place / CONFIG_FILE).is_file():
-            try:
-                check_adapter_folder(place)
-            except ModelError as error:
-                problems.append(str(error))
+        try:
+            _check(contestant, prompts)
+        except UserError as error:
+            problems.append(str(error))
     if contestants and all(contestant.column is not None for contestant in contestants):
         problems.append("models has only columns; add at least one model")
     if problems:
         raise ConfigError(problems, "EvaluateConfig")
     return contestants
+
+
+def _check(contestant: Contestant, prompts: PromptSet) -> None:
+    column, source = contestant.column, contestant.source
+    if column is not None:
+        if column not in prompts.columns:
+            known = ", ".join(prompts.columns) or "no other column"
+            raise ConfigError.of(f"models names the column {column!r}, but the prompts have {known}")
+        return
+    place = user_path(source, "models")
+    if source.startswith((".", "/", "~")) and not place.exists():
+        raise ConfigError.of(f"models names {source!r}, but there is no such file or folder")
+    if (place / CONFIG_FILE).is_file():
+        check_adapter_folder(place)
 
 
 class Bases:
@@ -79,7 +84,7 @@ def load_policies(contestants: list[Contestant], bases: Bases) -> dict[str, Poli
     for number, contestant in enumerate(contestants):
         if contestant.column is not None:
             continue
-        folder = Path(contestant.source).expanduser()
+        folder = user_path(contestant.source, "models")
         is_adapter = (folder / CONFIG_FILE).is_file()
         base = bases.load(read_adapter_base(folder) if is_adapter else contestant.source)
         role = None
@@ -99,5 +104,5 @@ def _resolve(name: str) -> str:
     """The same name for the same model, however it is written."""
     if name == "embedded":
         return str(EMBEDDED_MODEL)
-    place = Path(name).expanduser()
+    place = user_path(name, "models")
     return str(place.resolve()) if place.exists() else name

@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
+from rich.text import Text
 
 from ppo_lm.comparison.results import Standing
 from ppo_lm.evaluation.statistics import Interval
+from ppo_lm.terminal import printable
 from ppo_lm.tracking import write_json
 from ppo_lm.tracking.screen import number as show
 
@@ -35,8 +37,8 @@ def print_tables(results: dict[str, list[Standing]], prompts: int, console: Cons
     for kind, rows in results.items():
         table = Table(
             "",
-            *[row.name for row in rows],
-            title=f"{kind.replace('_', ' ')}, {prompts} held-out prompts, baseline {rows[0].name}",
+            *[Column(Text(printable(row.name))) for row in rows],
+            title=Text(printable(f"{kind.replace('_', ' ')}, {prompts} held-out prompts, baseline {rows[0].name}")),
         )
         for line in table_lines(rows):
             table.add_row(*line)

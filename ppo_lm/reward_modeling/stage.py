@@ -13,8 +13,9 @@ from ppo_lm.config import RewardConfig
 from ppo_lm.data import DataReport, Demonstration, Preference, Prompt, load_demonstrations, load_preferences
 from ppo_lm.data.encoded import Encoded, encode_all
 from ppo_lm.data.encoding import encode_pair, encode_prompt, fit_prompt
-from ppo_lm.errors import ConfigError, DataError, Problems, writing
+from ppo_lm.errors import ConfigError, DataError, ModelError, Problems, writing
 from ppo_lm.models import BaseModel, RewardModel
+from ppo_lm.reading import user_path
 from ppo_lm.reward_modeling.report import RewardReport, write_report
 from ppo_lm.reward_modeling.reward_trainer import Comparison, normalise, score_all, train_reward_model
 from ppo_lm.run import check_output_dir
@@ -89,6 +90,7 @@ def load_inputs(config: RewardConfig, resume: Path | None = None, overwrite: boo
     """Load the inputs. All problems are raised as one error, before any model loads."""
     problems = Problems("RewardConfig")
     problems.attempt(check_output_dir, config, resume, overwrite)
+    problems.attempt(user_path, config.model_name, "model_name", ModelError)
     problems.attempt(find_recorders, config.recorders)
     preferences = demonstrations = None
     if config.preferences is None:

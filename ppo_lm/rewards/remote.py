@@ -147,7 +147,7 @@ class RemoteReward(Reward):
             if not is_whole:
                 raise BadAnswer(f"its answer is longer than {least + each * count} bytes")
         try:
-            return check_answer(parse_json(answer), count)
+            return check_answer(parse_json(answer, allow_nan=True), count)
         except Unreadable as error:
             raise BadAnswer(f"its answer {error}") from None
 
@@ -176,10 +176,7 @@ def check_answer(answer: Any, count: int) -> list[float | None]:
 
 
 def _is_finite_number(score: Any) -> bool:
-    try:
-        return isinstance(score, Real) and not isinstance(score, bool) and math.isfinite(score)
-    except OverflowError:  # an integer beyond the largest float
-        return False
+    return isinstance(score, Real) and not isinstance(score, bool) and math.isfinite(score)
 
 
 def _printable(text: str) -> str:

@@ -11,10 +11,11 @@ from ppo_lm.base_setup import add_adapter, load_base, make_lora_config
 from ppo_lm.config import SFTConfig
 from ppo_lm.data import DataReport, Demonstration, load_demonstrations
 from ppo_lm.data.encoded import EncodedDemonstrations, encode_demonstrations
-from ppo_lm.errors import ConfigError, Problems, require
+from ppo_lm.errors import ConfigError, ModelError, Problems, require
 from ppo_lm.evaluation import rouge
 from ppo_lm.experience_buffer import MemoryBudget
 from ppo_lm.models import BaseModel, PolicyModel
+from ppo_lm.reading import user_path
 from ppo_lm.rollout import SamplingSettings, write_completions
 from ppo_lm.run import check_output_dir, save_models
 from ppo_lm.run.stage import LINES, LOSS, before_and_after, loop_settings, make_stage_run, register_training
@@ -79,6 +80,7 @@ def load_inputs(
     """The demonstrations, and the report on them. All problems are raised as one error, before any model loads."""
     problems = Problems("SFTConfig")
     problems.attempt(check_output_dir, config, resume, overwrite)
+    problems.attempt(user_path, config.model_name, "model_name", ModelError)
     problems.attempt(find_recorders, config.recorders)
     if config.rouge_samples:
         what = f"ROUGE (rouge_samples {config.rouge_samples}; 0 turns it off)"

@@ -118,9 +118,10 @@ def test_a_restart_continues_and_drops_a_half_written_last_line(tmp_path):
 
 
 def test_a_damaged_line_is_named(tmp_path):
-    (tmp_path / "answers.jsonl").write_text("{}\noops\n{}\n")
-    with pytest.raises(DataError, match="line 2 is not JSON"):
-        AnswerStore(tmp_path)
+    for line, problem in [("oops", "is not JSON"), ("{}", "is not an answer"), ("7", "is not an answer")]:
+        (tmp_path / "answers.jsonl").write_text(f"{line}\n")
+        with pytest.raises(DataError, match=f"line 1 {problem}"):
+            AnswerStore(tmp_path)
 
 
 @pytest.mark.parametrize(
