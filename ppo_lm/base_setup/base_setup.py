@@ -25,14 +25,20 @@ SAME = 1e-3  # relative tolerance between two calls of the same layers
 
 
 def load_base(
-    model_name: str, dtype: str = "auto", device: str = "auto", *, seed: int = 0, fast: bool = True
+    model_name: str,
+    dtype: str = "auto",
+    device: str = "auto",
+    *,
+    seed: int = 0,
+    fast: bool = True,
+    allow_special_tokens: bool = False,
 ) -> BaseModel:
     """Load the network and its tokenizer, frozen.
 
     dtype "auto" is bfloat16 on a GPU and float32 on a CPU. Raises `ModelError`, which says what to do, if the model
-    cannot be reached or is not a causal language model with a plain head. `fast` as in `BaseModel`. An adapter's folder
-    loads its base with the adapter merged in. "embedded-blank" is the embedded network before training, initialised
-    with `seed`.
+    cannot be reached or is not a causal language model with a plain head. `fast` and
+    `allow_special_tokens` as in `BaseModel`. An adapter's folder loads its base with the adapter merged in.
+    "embedded-blank" is the embedded network before training, initialised with `seed`.
     """
     where = pick_device(device)
     kind = pick_dtype(dtype, where)
@@ -59,7 +65,7 @@ def load_base(
             "one in tokenizer_config.json"
         )
     network.to(where)  # pyright: ignore[reportArgumentType]  (transformers' wrapper hides self from it)
-    base = BaseModel(network, tokenizer, eos_token_ids, name, fast)
+    base = BaseModel(network, tokenizer, eos_token_ids, name, fast, allow_special_tokens)
     check_finite(network.named_parameters(), f"model {model_name!r}")
     _check_network(base, model_name)
     lost = rounding_note(kept, base.dtype)

@@ -74,7 +74,10 @@ class Bases:
     def load(self, name: str) -> BaseModel:
         name = _resolve(name)
         if name not in self._loaded:
-            self._loaded[name] = load_base(name, self._config.dtype, self._config.device)
+            config = self._config
+            self._loaded[name] = load_base(
+                name, config.dtype, config.device, allow_special_tokens=config.allow_special_tokens
+            )
         return self._loaded[name]
 
 

@@ -246,7 +246,7 @@ def _numbered(rows: Iterable, source: str) -> Rows:
 
 
 def _problem_of(record: dict) -> str | None:
-    texts = [text for value in record.values() for text in _texts_in(value)]
+    texts = [text for value in record.values() for text in texts_in(value)]
     length = sum(map(len, texts))
     if length > LONGEST_ROW:
         return _too_long(length)
@@ -264,14 +264,15 @@ def _problem_of(record: dict) -> str | None:
     return None
 
 
-def _texts_in(value: object) -> Iterator[str]:
+def texts_in(value: object) -> Iterator[str]:
+    """Every text in a plain value."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, (list, tuple)):
         for item in value:
-            yield from _texts_in(item)
+            yield from texts_in(item)
     elif isinstance(value, dict):
-        yield from _texts_in(list(value.values()))
+        yield from texts_in(list(value.values()))
 
 
 def _too_long(length: int) -> str:

@@ -6,7 +6,8 @@ import math
 from pathlib import Path
 from typing import Any
 
-from ppo_lm.data.examples import Prompt, wrap_completion
+from ppo_lm.data.examples import Prompt
+from ppo_lm.data.special_tokens import encode_chat, encode_text
 from ppo_lm.errors import ModelError, NumericalFault, RewardError, first_line
 from ppo_lm.fingerprint import fingerprint_weights
 from ppo_lm.models.adapter_check import LARGEST_CONFIG
@@ -40,6 +41,7 @@ class ClassifierReward(Reward):
     def __init__(self, source: str, name: str, *, batch_size: int = 16):
         self.source, self.name, self.batch_size = source, name, batch_size
         self._loaded: tuple[Any, Any] | None = None  # tokenizer, model
+        self._allow_special_tokens = False
 
     def make_ready(self, context: RewardContext) -> None:
         """Load the model onto the device. Raises `ModelError`."""
@@ -64,7 +66,7 @@ class ClassifierReward(Reward):
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
         model.config.pad_token_id = tokenizer.pad_token_id
-        self._loaded = tokenizer, model
+        self._loaded, self._allow_special_tokens = (tokenizer, model), context.allow_special_tokens
 
     def identity(self) -> object:
         """The weights."""
@@ -96,16 +98,16 @@ class ClassifierReward(Reward):
         return self._loaded
 
     def _encode(self, prompt: Prompt, completion: str) -> list[int]:
-        tokenizer, model = self._ready()
+        (tokenizer, model), allowed = self._ready(), self._allow_special_tokens
         if isinstance(prompt, str):
-            ids = tokenizer(prompt + completion)["input_ids"]
+            ids = encode_text(tokenizer, prompt + completion, allow_special_tokens=allowed)
         elif tokenizer.chat_template is None:
             raise RewardError(
                 f"reward {self.name!r} has no chat template, but the prompts are conversations; give the prompts as "
                 "plain text"
             )
         else:
-            text = tokenizer.apply_chat_template([*prompt, *wrap_completion(prompt, completion)], tokenize=False)
-            ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+            messages = [*prompt, {"role": "assistant", "content": completion}]
+            ids = encode_chat(tokenizer, messages, allow_special_tokens=allowed)
         longest = min(tokenizer.model_max_length, getattr(model.config, "max_position_embeddings", len(ids)))
         return ids if len(ids) <= longest else ids[len(ids) - longest :]

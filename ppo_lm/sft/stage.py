@@ -42,7 +42,13 @@ def run_sft(
     is saved after the current step, and `RunPaused` is raised.
     """
     demonstrations, report = load_inputs(config, resume, overwrite)
-    base = load_base(config.model_name, config.dtype, config.device, seed=config.seed)
+    base = load_base(
+        config.model_name,
+        config.dtype,
+        config.device,
+        seed=config.seed,
+        allow_special_tokens=config.allow_special_tokens,
+    )
     encoded = encode_demonstrations(
         base, demonstrations, report, max_prompt_tokens=config.max_prompt_tokens, max_tokens=config.max_tokens
     )

@@ -44,7 +44,13 @@ def run_value(
     """
     inputs = load_inputs(config, resume, overwrite)
     report = inputs.report
-    base = load_base(config.model_name, config.dtype, config.device, seed=config.seed)
+    base = load_base(
+        config.model_name,
+        config.dtype,
+        config.device,
+        seed=config.seed,
+        allow_special_tokens=config.allow_special_tokens,
+    )
     encoded = encode_demonstrations(
         base, inputs.demonstrations, report, max_prompt_tokens=config.max_prompt_tokens, max_tokens=config.max_tokens
     )
