@@ -23,15 +23,11 @@ class Missing(Unreadable):
 def read_text(file: Path, largest: int = LARGEST_FILE, errors: str = "strict") -> str:
     """The text of a UTF-8 file, without a byte order mark. Raises `Unreadable` unless it is a file of at most `largest`
     bytes; with `errors` "strict", also if it is not UTF-8."""
-    content = bytearray()
     with _opened(file) as opened:
         size = os.fstat(opened.fileno()).st_size
         if size > largest:
             raise Unreadable(f"has {size:,} bytes, more than the limit of {largest:,}")
-        content += opened.read(largest + 1)
-    if len(content) > largest:  # it is growing
-        raise Unreadable(f"has more than {largest:,} bytes, which is the limit")
-    return decoded(bytes(content), errors)
+        return decoded(opened.read(size), errors)
 
 
 def read_lines(file: Path, errors: str = "strict") -> Iterator[str]:

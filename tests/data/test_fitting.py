@@ -9,6 +9,7 @@ from ppo_lm import PPOConfig, PPOTrainer
 from ppo_lm.data import DataReport, PromptSet, load_prompts
 from ppo_lm.data.fitting import encode_prompt_set, encode_prompts, fit_prompts
 from ppo_lm.errors import DataError
+from tests.conftest import make_base
 
 pytestmark = pytest.mark.fast
 
@@ -98,3 +99,23 @@ def test_a_prompt_as_text_and_as_token_ids_is_the_same_prompt(folder, tmp_path):
 def test_a_column_of_another_length_is_refused():
     with pytest.raises(DataError, match="column 'facts' has 1 values for 2 prompts; give one for each"):
         PromptSet(["a", "b"], {"facts": [1]})
+
+
+def test_a_prompt_that_is_too_long_is_left_out_and_named(folder, tmp_path):
+    prompts = ["word " * 200, *PROMPTS]
+    settings = dict(steps=1, batch_size=2, eval_prompts=1, max_new_tokens=4, output_dir=str(tmp_path / "run"))
+    trainer = PPOTrainer(PPOConfig(model_name=folder, **settings), reward=lambda completions: [0.0] * len(completions))
+    trainer.train(prompts)
+    (found,) = json.loads((tmp_path / "run" / "data_report.json").read_text())
+    assert (found["used"], found["train"] + found["held_out"]) == (5, 5)
+    (dropped,) = found["dropped"]
+    assert dropped["place"] == "prompt 1" and "more than 124: the model's context of 128 minus" in dropped["reason"]
+
+
+def test_a_prompt_must_fit_every_model_of_a_comparison(base):
+    short = make_base(max_position_embeddings=20)
+    given = PromptSet(["word " * 30, "TL;DR:", ""])
+    fitted, found = fit_prompts(given, report(3), base, **LIMITS, also=[short])
+    assert fitted.prompts == ["TL;DR:"] and found.used == 1
+    assert "more than 10: the model's context of 20" in str(found.dropped[0]) and "empty" in str(found.dropped[1])
+    assert len(fit_prompts(given, report(3), base, **LIMITS)[0]) == 2

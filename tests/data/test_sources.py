@@ -1,6 +1,7 @@
 """Every format is read; every malformed row is named with its file and location, and does not affect the others."""
 
 import json
+import os
 import re
 import time
 
@@ -219,3 +220,18 @@ def test_a_csv_file_of_bad_rows_is_read_quickly(tmp_path):
     prompts, report = load_prompts(str(file))
     assert time.process_time() - started < 10
     assert prompts.prompts == ["good"] and len(report.dropped) == 50_000
+
+
+def test_a_parquet_file_that_was_replaced_is_read_again(tmp_path):
+    """Under the same name, size and time, as two writes within a tick of the clock have."""
+    parquet = pytest.importorskip("pyarrow.parquet")
+    import pyarrow
+
+    file, seen = tmp_path / "data.parquet", []
+    for text in ("one", "two"):
+        parquet.write_table(pyarrow.table({"prompt": [text] * 3, "facts": [[{"n": 1}]] * 3}), file)
+        os.utime(file, ns=(10**18, 10**18))
+        prompts, _ = load_prompts(str(file))
+        seen.append(prompts.prompts[0])
+        assert prompts.columns == {"facts": [[{"n": 1}]] * 3}
+    assert seen == ["one", "two"]

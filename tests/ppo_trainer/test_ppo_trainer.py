@@ -135,8 +135,8 @@ def test_prompts_that_do_not_fit_are_all_named(folder):
     long = "word " * 200
     with pytest.raises(
         DataError,
-        match=r"prompt 0 has \d+ tokens, more than 118: the model's context of 128 minus max_new_tokens 10; prompt 1 is "
-        "empty; prompt 3 has",
+        match=r"prompt 0 has \d+ tokens, more than 118: the model's context of 128 minus max_new_tokens 10; prompt 1 "
+        "is empty; prompt 3 has",
     ):
         trainer(folder).ppo_step([long, "", "TL;DR:", long])
     with pytest.raises(DataError, match="none can be used: prompt 1 has"):
