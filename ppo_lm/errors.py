@@ -12,6 +12,8 @@ from typing import Any
 
 from safetensors import SafetensorError
 
+from ppo_lm.terminal import printable
+
 RUST_REASON = re.compile(r"([^:\n]+) \(os error \d+\)")  # how safetensors and tokenizers show an error of the system
 
 
@@ -170,7 +172,7 @@ def show_user_errors_as_one_sentence() -> None:
 
     def excepthook(kind, error, traceback):
         if issubclass(kind, UserError):
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {printable(str(error))}", file=sys.stderr)
         else:
             previous(kind, error, traceback)
 

@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import Any, Generic, TypeVar, cast
 
 from ppo_lm.errors import ConfigError, UserError
+from ppo_lm.reading import user_path
 from ppo_lm.user_code import user_code
 
 Part = TypeVar("Part")
@@ -83,7 +84,7 @@ def load_object(spec: str, role: str, error: Callable[[str], UserError]) -> Any:
     if not colon or not place or not name:
         raise error(f"{role} {spec!r}: write module:name or path/file.py:name")
     if place.endswith(".py"):
-        module = _load_file(spec, Path(place).expanduser(), role, error)
+        module = _load_file(spec, user_path(place, role, error), role, error)
     else:
         module = _import_module(spec, place, role, error)
     if not hasattr(module, name):

@@ -18,8 +18,9 @@ pytestmark = pytest.mark.fast
 ROOT = Path(ppo_lm.__file__).parent
 CHECKOUT = ROOT.parent
 LEVELS = [  # a room imports from rooms above it in this list only, and from none on its own line
+    ["terminal"],
     ["errors", "signals", "types", "embedded"],
-    ["user_code"],
+    ["user_code", "reading"],
     ["ops", "config", "plugins", "fingerprint"],
     ["token_attribution", "experience_buffer", "health"],
     ["reward_kl", "advantage", "optimisation"],

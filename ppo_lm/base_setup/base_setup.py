@@ -16,6 +16,7 @@ from ppo_lm.models import BaseModel
 from ppo_lm.models.adapter_check import CONFIG_FILE, check_adapter_folder
 from ppo_lm.models.complete import check_complete, check_finite, list_some
 from ppo_lm.models.merging import MergedNetwork, rounding_note
+from ppo_lm.reading import user_path
 
 EMBEDDED_MODEL = Path(__file__).parents[1] / "embedded" / "model"
 WAYS_OUT = 'Use a model folder, a .gguf file, or "embedded" for the small model that comes with ppo_lm'
@@ -24,18 +25,24 @@ SAME = 1e-3  # relative tolerance between two calls of the same layers
 
 
 def load_base(
-    model_name: str, dtype: str = "auto", device: str = "auto", *, seed: int = 0, fast: bool = True
+    model_name: str,
+    dtype: str = "auto",
+    device: str = "auto",
+    *,
+    seed: int = 0,
+    fast: bool = True,
+    allow_special_tokens: bool = False,
 ) -> BaseModel:
     """Load the network and its tokenizer, frozen.
 
     dtype "auto" is bfloat16 on a GPU and float32 on a CPU. Raises `ModelError`, which says what to do, if the model
-    cannot be reached or is not a causal language model with a plain head. `fast` as in `BaseModel`. An adapter's folder
-    loads its base with the adapter merged in. "embedded-blank" is the embedded network before training, initialised
-    with `seed`.
+    cannot be reached or is not a causal language model with a plain head. `fast` and
+    `allow_special_tokens` as in `BaseModel`. An adapter's folder loads its base with the adapter merged in.
+    "embedded-blank" is the embedded network before training, initialised with `seed`.
     """
     where = pick_device(device)
     kind = pick_dtype(dtype, where)
-    source = EMBEDDED_MODEL if model_name == "embedded" else Path(model_name).expanduser()
+    source = EMBEDDED_MODEL if model_name == "embedded" else user_path(model_name, "model_name", ModelError)
     name = str(source.resolve()) if source.exists() else model_name
     kept = 1.0  # share of the adapter that survives merging, if there is one
     if model_name == "embedded-blank":
@@ -59,7 +66,7 @@ def load_base(
         )
     network.to(where)  # pyright: ignore[reportArgumentType]  (transformers' wrapper hides self from it)
     _check_vocabulary(network, tokenizer, model_name)
-    base = BaseModel(network, tokenizer, eos_token_ids, name, fast)
+    base = BaseModel(network, tokenizer, eos_token_ids, name, fast, allow_special_tokens)
     check_finite(network.named_parameters(), f"model {model_name!r}")
     _check_network(base, model_name)
     lost = rounding_note(kept, base.dtype)
@@ -148,7 +155,8 @@ def _check_bases(folder: Path) -> None:
                 "base_model_name_or_path; name the model that it was trained on"
             )
         seen.append(folder.resolve())
-        folder = Path(read_adapter_base(folder)).expanduser()
+        base = f"adapter {str(folder)!r}: base_model_name_or_path"
+        folder = user_path(read_adapter_base(folder), base, ModelError)
 
 
 def _load_folder(model_name: str, folder: Path, dtype: torch.dtype):

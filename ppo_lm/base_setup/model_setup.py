@@ -19,6 +19,7 @@ from ppo_lm.models.adapter_check import check_adapter_folder
 from ppo_lm.models.reward_model import REWARD_FILES
 from ppo_lm.models.score_head import HEAD_FILE
 from ppo_lm.models.value_model import VALUE_FILES
+from ppo_lm.reading import as_path
 
 
 class Roles(NamedTuple):
@@ -186,12 +187,14 @@ def find_value_folder(value_model: str) -> Path:
 
 def _find_folder(name: str, role: str, files: tuple[str, ...]) -> Path | None:
     """The folder that has `files`: `name`, or the subfolder named after the role; None if neither has any of them."""
-    folder = EMBEDDED_MODEL / role if name == "embedded" else Path(name).expanduser()
+    folder = EMBEDDED_MODEL / role if name == "embedded" else as_path(name)
+    if folder is None:
+        return None
     try:
         if (folder / role / HEAD_FILE).is_file():
             folder = folder / role
         missing = [file for file in files if not (folder / file).is_file()]
-    except OSError:  # too long for a path: it names something else
+    except OSError:  # a folder in it that may not be read
         return None
     if missing == list(files):
         return None

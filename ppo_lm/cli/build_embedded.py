@@ -18,6 +18,7 @@ from ppo_lm.config.fields import fields_of
 from ppo_lm.config.files import embedded_settings
 from ppo_lm.config.settings import Settings
 from ppo_lm.errors import writing
+from ppo_lm.reading import user_path
 
 Config = TypeVar("Config", bound=Settings)
 
@@ -32,7 +33,7 @@ def run(arguments: list[str], prog: str) -> None:
     parser.add_argument("--output_dir", required=True, metavar="FOLDER", help="Folder for the model.")
     parser.add_argument("--seed", type=int, metavar="N", help="Random seed: weights, data order. [0]")
     options = parser.parse(arguments)
-    for name, value in build_embedded(Path(options["output_dir"]), options.get("seed", 0)).items():
+    for name, value in build_embedded(user_path(options["output_dir"], "output_dir"), options.get("seed", 0)).items():
         print(f"{name}: {value:.4f}")
 
 

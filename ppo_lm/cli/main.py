@@ -10,6 +10,7 @@ from ppo_lm.cli.output import lasting_output
 from ppo_lm.config.other_names import did_you_mean
 from ppo_lm.errors import UserError
 from ppo_lm.signals import end_at_once_on_signals
+from ppo_lm.terminal import printable
 
 COMMANDS = {  # each is a module of this package with a function `run(arguments, prog)`
     "sft": "supervised fine-tuning, from demonstrations",
@@ -38,7 +39,7 @@ def main(arguments: list[str] | None = None, prog: str | None = None) -> None:
         try:
             _run(sys.argv[1:] if arguments is None else arguments, prog)
         except UserError as error:
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {printable(str(error))}", file=sys.stderr)
             raise SystemExit(error.exit_code) from None
         except KeyboardInterrupt:
             raise SystemExit(130) from None  # 128 + SIGINT, as in a shell
@@ -56,6 +57,6 @@ def _run(arguments: list[str], prog: str | None) -> None:
         return
     if command not in COMMANDS:
         unknown = f"error: there is no command {command!r}{did_you_mean(command, COMMANDS)}"
-        print(unknown if command else USAGE, file=sys.stderr)
+        print(printable(unknown) if command else USAGE, file=sys.stderr)
         raise SystemExit(2)
     importlib.import_module(f"ppo_lm.cli.{command.replace('-', '_')}").run(options, prog or f"ppo-lm {command}")

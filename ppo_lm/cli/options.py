@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from pathlib import Path
 from typing import Any, TypeVar
 
 from ppo_lm.cli.embedded_task import describe_toy_model, embedded_task
@@ -14,6 +13,8 @@ from ppo_lm.config.files import dump_settings, read_settings
 from ppo_lm.config.output_folder import free_folder
 from ppo_lm.config.run_settings import WRITES_RUN
 from ppo_lm.config.settings import Settings, with_current_names
+from ppo_lm.reading import user_path
+from ppo_lm.terminal import printable
 
 Config = TypeVar("Config", bound=Settings)
 
@@ -39,7 +40,7 @@ def make_config(config: type[Config], options: dict[str, Any], task: str | None)
     named: dict[str, Any] = {}
     for file in files:
         if file != "embedded" or task is None:
-            named |= with_current_names(config, read_settings(Path(file).expanduser(), "--config"))
+            named |= with_current_names(config, read_settings(user_path(file, "--config"), "--config"))
     named |= with_current_names(config, options)
     folder_is_named = overwrite or "output_dir" in named
     chosen: dict[str, Any] = {}
@@ -59,7 +60,7 @@ def make_config(config: type[Config], options: dict[str, Any], task: str | None)
 
 
 def _with_free_folder(config: Config, wanted: str) -> Config:
-    free = str(free_folder(Path(wanted).expanduser()))
+    free = str(free_folder(user_path(wanted, "output_dir")))
     if free == wanted:
         return config
     note(f"{wanted} already holds a run, so this one goes to {free}")
@@ -68,4 +69,4 @@ def _with_free_folder(config: Config, wanted: str) -> Config:
 
 def note(text: str) -> None:
     """Print on stderr what the program decided for the user."""
-    print(f"note: {text}", file=sys.stderr)
+    print(f"note: {printable(text)}", file=sys.stderr)

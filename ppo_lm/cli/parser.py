@@ -12,10 +12,12 @@ from typing import Any, NoReturn
 
 from ppo_lm.config.field_types import Topic
 from ppo_lm.config.fields import Field, fields_of, help_texts
-from ppo_lm.config.files import embedded_settings, parse_yaml
+from ppo_lm.config.files import embedded_settings
 from ppo_lm.config.other_names import did_you_mean
 from ppo_lm.config.run_settings import WRITES_RUN
 from ppo_lm.config.settings import Settings
+from ppo_lm.reading import Unreadable, parse_yaml
+from ppo_lm.terminal import printable
 
 WIDEST = 120
 HELP_COLUMN = 28
@@ -51,7 +53,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Without the usage line of argparse, so that the message is not lost."""
-        print("\n".join(f"error: {line}" for line in message.splitlines()), file=sys.stderr)
+        print("\n".join(f"error: {printable(line)}" for line in message.splitlines()), file=sys.stderr)
         raise SystemExit(2)
 
 
@@ -136,7 +138,7 @@ def _read_value(field: Field, text: str) -> Any:
             return text
     try:
         return parse_yaml(text)
-    except ValueError:
+    except Unreadable:
         return text
 
 

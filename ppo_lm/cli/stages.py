@@ -12,6 +12,7 @@ from ppo_lm.config.fields import fields_of
 from ppo_lm.config.files import read_settings
 from ppo_lm.config.settings import Settings, with_current_names
 from ppo_lm.errors import ConfigError
+from ppo_lm.reading import user_path
 
 
 class RunRequest(NamedTuple):
@@ -53,7 +54,7 @@ def read_run(
 
 def find_run(name: str) -> Path:
     """The folder that `--resume` names. Raises `ConfigError` if it does not hold a run."""
-    folder = Path(name).expanduser()
+    folder = user_path(name, "--resume")
     if not (folder / "config.yaml").is_file():
         raise ConfigError(
             [f"there is no run in {str(folder)!r}: it has no config.yaml; give the folder that the paused run printed"],

@@ -9,12 +9,13 @@ from contextlib import suppress
 from pathlib import Path
 
 from ppo_lm.errors import DataError, first_line, writing
+from ppo_lm.reading import Unreadable, parse_json
 from ppo_lm.run.folder import ANSWERS
 from ppo_lm.tracking import write_text
 from ppo_lm.tracking.files import flush
 
 CHOICES = ("a", "b", "tie", "skip")
-KEYS = {"task", "repeat_of", "prompt", "first", "second", "preferred", "annotator"}
+READ_BACK = {"task", "repeat_of", "prompt", "first", "second", "preferred", "annotator"}
 
 
 class AnswerStore:
@@ -65,9 +66,9 @@ class AnswerStore:
             return []
         try:
             whole, newline, torn = self.file.read_bytes().rpartition(b"\n")
-            lines = whole.decode("utf-8").split("\n") if whole else []
-        except (OSError, ValueError) as error:
+        except OSError as error:
             raise DataError(f"answers {str(self.file)!r} cannot be read: {first_line(error)}") from None
+        lines = whole.split(b"\n") if whole else []
         answers = [self._read_answer(number, line) for number, line in enumerate(lines, start=1)]
         if torn:
             with writing(self.file):
@@ -78,17 +79,14 @@ class AnswerStore:
             )
         return answers
 
-    def _read_answer(self, number: int, line: str) -> dict:
+    def _read_answer(self, number: int, line: bytes) -> dict:
         try:
-            answer = json.loads(line)
-        except ValueError as error:
-            raise self._damage(number, f"is not JSON: {first_line(error)}") from None
-        if not isinstance(answer, dict) or not answer.keys() >= KEYS:
-            raise self._damage(number, "is not an answer")
+            answer = parse_json(line)
+            if not isinstance(answer, dict) or not answer.keys() >= READ_BACK:
+                raise Unreadable("is not an answer")
+        except Unreadable as error:
+            raise DataError(f"answers {str(self.file)!r}: line {number} {error}; fix or remove the line") from None
         return answer
-
-    def _damage(self, number: int, what: str) -> DataError:
-        return DataError(f"answers {str(self.file)!r}: line {number} {what}; fix or remove the line")
 
 
 class ConfirmedLines:

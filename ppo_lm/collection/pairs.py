@@ -93,7 +93,7 @@ def load_pairs(config: CollectConfig) -> tuple[Pairs, DataReport]:
 
     assert config.prompts is not None  # the configuration names pairs or prompts
     prompts, report = load_prompts(config.prompts, config)
-    base = load_base(config.model_name, config.dtype, config.device)
+    base = load_base(config.model_name, config.dtype, config.device, allow_special_tokens=config.allow_special_tokens)
     prompts, report = fit_prompts(
         prompts,
         report,

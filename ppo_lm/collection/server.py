@@ -7,7 +7,6 @@ import asyncio
 import datetime
 import hmac
 import ipaddress
-import json
 import sys
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from ppo_lm.collection.pairs import Pairs
 from ppo_lm.collection.schedule import Schedule
 from ppo_lm.data.examples import show_prompt
 from ppo_lm.errors import StorageError
+from ppo_lm.reading import Unreadable, parse_json
 
 PAGE = Path(__file__).parent / "page.html"
 HEADERS = {
@@ -110,9 +110,9 @@ def check_sender(request: web.Request, token: str | None) -> None:
 def read_answer(body: bytes) -> tuple[int, str, float | None]:
     """(task, choice, seconds) of a request. Raises `HTTPBadRequest` unless each has its type."""
     try:
-        given = json.loads(body.decode())
-    except (ValueError, RecursionError):
-        raise web.HTTPBadRequest(text="the request is not JSON in UTF-8") from None
+        given = parse_json(body)
+    except Unreadable as error:
+        raise web.HTTPBadRequest(text=f"the request {error}") from None
     if not isinstance(given, dict):
         raise web.HTTPBadRequest(text="send an object with task, answer and seconds")
     task, choice, seconds = given.get("task"), given.get("answer"), given.get("seconds")

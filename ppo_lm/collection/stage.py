@@ -16,9 +16,11 @@ from ppo_lm.config import CollectConfig
 from ppo_lm.config.files import read_settings
 from ppo_lm.config.settings import differences, with_current_names
 from ppo_lm.errors import ConfigError, first_line, require, writing
+from ppo_lm.reading import user_path
 from ppo_lm.run import check_writable, write_config
 from ppo_lm.run.folder import ANSWERS, CONFIG, lock_run_folder, unlock
 from ppo_lm.signals import keyboard_interrupt_on_signals
+from ppo_lm.terminal import printable
 from ppo_lm.tracking import write_text
 
 FINGERPRINT = "pairs.sha256"
@@ -30,7 +32,7 @@ def run_collection(config: CollectConfig) -> None:
     same folder continues."""
     require("aiohttp", "ppo-lm collect", "collect")
     check_writable(config.output_dir)
-    folder = Path(config.output_dir).expanduser()
+    folder = user_path(config.output_dir, "output_dir")
     check_same_collection(config, folder)
     pairs, report = load_pairs(config)
     with writing(folder):
@@ -45,9 +47,9 @@ def run_collection(config: CollectConfig) -> None:
     schedule = Schedule(min(config.count or len(pairs), len(pairs)), config.repeat_every, config.seed)
     token = None if is_loopback(config.host) else secrets.token_urlsafe(16)
     console = Console(highlight=False)
-    console.print("\n".join([*store.notices, *report.lines()]), markup=False, soft_wrap=True)
+    console.print(printable("\n".join([*store.notices, *report.lines()])), markup=False, soft_wrap=True)
     console.print(
-        f"{len(store.answers)} of {schedule.tasks} answered. Preferences are written to {store.export}",
+        printable(f"{len(store.answers)} of {schedule.tasks} answered. Preferences are written to {store.export}"),
         markup=False,
         soft_wrap=True,
     )

@@ -3,15 +3,15 @@ prompts."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import NamedTuple
 
 from ppo_lm.base_setup import EMBEDDED_MODEL, load_adapter, load_base, read_adapter_base
 from ppo_lm.config import EvaluateConfig
 from ppo_lm.data import PromptSet
-from ppo_lm.errors import ConfigError, ModelError
+from ppo_lm.errors import ConfigError, UserError
 from ppo_lm.models import BaseModel, PolicyModel
 from ppo_lm.models.adapter_check import CONFIG_FILE, check_adapter_folder
+from ppo_lm.reading import user_path
 from ppo_lm.run import find_policy, is_run_folder
 
 COLUMN = "column:"
@@ -43,20 +43,10 @@ def read_contestants(config: EvaluateConfig, prompts: PromptSet) -> list[Contest
     ]
     found = []
     for contestant in contestants:
-        column, place = contestant.column, Path(contestant.source).expanduser()
-        if column is not None and column not in prompts.columns:
-            problems.append(
-                f"models names the column {column!r}, but the prompts have "
-                f"{', '.join(prompts.columns) or 'no other column'}"
-            )
-        elif column is None and contestant.source.startswith((".", "/", "~")) and not place.exists():
-            problems.append(f"models names {contestant.source!r}, but there is no such file or folder")
-        elif column is None:
-            try:
-                contestant = _check_model(contestant)
-            except ModelError as error:
-                problems.append(str(error))
-        found.append(contestant)
+        try:
+            found.append(_check(contestant, prompts))
+        except UserError as error:
+            problems.append(str(error))
     if contestants and all(contestant.column is not None for contestant in contestants):
         problems.append("models has only columns; add at least one model")
     if problems:
@@ -64,10 +54,18 @@ def read_contestants(config: EvaluateConfig, prompts: PromptSet) -> list[Contest
     return found
 
 
-def _check_model(contestant: Contestant) -> Contestant:
-    """The contestant, with the folder of the policy if it names a run. Raises `ModelError` for a run without one, or an
-    adapter that is not supported."""
-    folder = Path(contestant.source).expanduser()
+def _check(contestant: Contestant, prompts: PromptSet) -> Contestant:
+    """The contestant, with the folder of the policy if it names a run. Raises `UserError` if there is no such column,
+    model or policy, or for an adapter that is not supported."""
+    column, source = contestant.column, contestant.source
+    if column is not None:
+        if column not in prompts.columns:
+            known = ", ".join(prompts.columns) or "no other column"
+            raise ConfigError.of(f"models names the column {column!r}, but the prompts have {known}")
+        return contestant
+    folder = user_path(source, "models")
+    if source.startswith((".", "/", "~")) and not folder.exists():
+        raise ConfigError.of(f"models names {source!r}, but there is no such file or folder")
     if is_run_folder(folder):
         policy = find_policy(folder)
         folder = policy.folder
@@ -87,7 +85,10 @@ class Bases:
     def load(self, name: str) -> BaseModel:
         name = resolve(name)
         if name not in self._loaded:
-            self._loaded[name] = load_base(name, self._config.dtype, self._config.device)
+            config = self._config
+            self._loaded[name] = load_base(
+                name, config.dtype, config.device, allow_special_tokens=config.allow_special_tokens
+            )
         return self._loaded[name]
 
 
@@ -97,7 +98,7 @@ def load_policies(contestants: list[Contestant], bases: Bases) -> dict[str, Poli
     for number, contestant in enumerate(contestants):
         if contestant.column is not None:
             continue
-        folder = Path(contestant.source).expanduser()
+        folder = user_path(contestant.source, "models")
         is_adapter = (folder / CONFIG_FILE).is_file()
         base = bases.load(read_adapter_base(folder) if is_adapter else contestant.source)
         role = None
@@ -117,5 +118,5 @@ def resolve(name: str) -> str:
     """The same name for the same model, however it is written."""
     if name == "embedded":
         return str(EMBEDDED_MODEL)
-    place = Path(name).expanduser()
+    place = user_path(name, "models")
     return str(place.resolve()) if place.exists() else name

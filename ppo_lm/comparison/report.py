@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
+from rich.text import Text
 
 from ppo_lm.comparison.exposure import Exposure
 from ppo_lm.comparison.results import Standing
 from ppo_lm.evaluation.intervals import Interval
+from ppo_lm.terminal import printable
 from ppo_lm.tracking import write_json, write_picture, write_text
 from ppo_lm.tracking.screen import number as show
 
@@ -37,8 +39,8 @@ def print_tables(results: dict[str, list[Standing]], exposure: Exposure, console
     for kind, rows in results.items():
         table = Table(
             "",
-            *[row.name for row in rows],
-            title=f"{kind.replace('_', ' ')}, {exposure.describe()}, baseline {rows[0].name}",
+            *[Column(Text(printable(row.name))) for row in rows],
+            title=Text(printable(f"{kind.replace('_', ' ')}, {exposure.describe()}, baseline {rows[0].name}")),
         )
         for line in table_lines(rows):
             table.add_row(*line)

@@ -57,6 +57,7 @@ def run_comparison(
         first,
         max_prompt_tokens=config.max_prompt_tokens,
         max_new_tokens=config.max_new_tokens,
+        also=others,
     )
     chosen = prompts.draw(config.eval_prompts, config.seed)
     encoded = {id(first): chosen} | {id(base): encode_for(base, prompts, config) for base in others}
@@ -70,7 +71,7 @@ def run_comparison(
     def judge_base(folder: Path) -> BaseModel:
         return bases.load(config.judge_base or read_adapter_base(folder))
 
-    make_ready(judge, RewardContext(pick_device(config.device), judge_base, scorer.budget))
+    make_ready(judge, RewardContext(pick_device(config.device), judge_base, scorer.budget, config.allow_special_tokens))
 
     console = Console(highlight=False)
     screen = () if quiet else (Screen(console),)
@@ -141,7 +142,7 @@ def write_completions_of(made: dict[str, Evaluation], kind: str, prompts: Prompt
 
 
 def encode_for(base: BaseModel, prompts: PromptSet, config: EvaluateConfig) -> PromptSet:
-    """The same prompts, encoded for another base. Raises `DataError` if any of `prompts` does not fit it."""
+    """The same prompts, encoded for another base."""
     return encode_prompt_set(prompts, base, config.max_new_tokens).draw(config.eval_prompts, config.seed)
 
 
@@ -164,7 +165,8 @@ def evaluate_policy(
 
 def evaluate_column(texts: list[str], base: BaseModel, scorer: RewardComputer, prompts: PromptSet) -> Evaluation:
     """Score the completions of a column; their lengths are in tokens of `base`."""
-    ids = [encode_completion(base.tokenizer, text, base.eos_token_ids[0]) for text in texts]
+    end, allowed = base.eos_token_ids[0], base.allow_special_tokens
+    ids = [encode_completion(base.tokenizer, text, end, allow_special_tokens=allowed) for text in texts]
     return evaluate_texts(texts, ids, scorer, prompts)
 
 

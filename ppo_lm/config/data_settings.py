@@ -23,6 +23,9 @@ class SourceSettings(Settings):
     max_prompt_tokens: NonNegativeInt = 0
     """Truncate longer prompts at the end of a sentence or paragraph, keeping a closing cue such as "TL;DR:"; 0 for no
     truncation."""
+    allow_special_tokens: bool = False
+    """Encode the text of a control token in the data, such as <|im_end|>, as this token. By default it is ordinary
+    text, so that data cannot forge the turns of a conversation."""
 
 
 @dataclasses.dataclass(kw_only=True)

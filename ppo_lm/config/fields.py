@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 from ppo_lm.config.field_types import FormerName, MayChange, Rule, SetsLength, Topic
 
 SINGULAR = {int: "a whole number", float: "a finite number", bool: "true or false", str: "text"}
+LONGEST_SHOWN = 200  # characters of a value
 PLURAL = {float: "finite numbers", str: "texts"}
 
 
@@ -54,9 +55,9 @@ class Field:
         if value is None and self.optional:
             return None
         if not any(_fits(value, kind) for kind in self.kinds):
-            return f"{self.name} is {value!r}; it must be {' or '.join(map(_in_words, self.kinds))}"
+            return f"{self.name} is {_shown(value)}; it must be {' or '.join(map(_in_words, self.kinds))}"
         broken = [rule.words for rule in self.rules if not rule.holds(value)]
-        return f"{self.name} is {value!r}; it must {' and '.join(broken)}" if broken else None
+        return f"{self.name} is {_shown(value)}; it must {' and '.join(broken)}" if broken else None
 
 
 @functools.cache
@@ -132,6 +133,14 @@ def _fits(value: object, kind: Any) -> bool:
     if kind is float:
         return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
     return isinstance(value, kind) and not (kind is int and isinstance(value, bool))
+
+
+def _shown(value: object) -> str:
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # Python does not write out a number with thousands of digits
+        return "too large to show"
+    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}…"
 
 
 def _in_words(kind: Any) -> str:

@@ -6,8 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from transformers import PreTrainedTokenizerBase
-
 from ppo_lm.data.encoding import encode_pair, fit_prompt
 from ppo_lm.data.examples import Demonstration, Preference, Prompt
 from ppo_lm.data.prompts import split_rows
@@ -73,12 +71,12 @@ def encode_demonstrations(
 
     def encode(demonstration: Demonstration) -> tuple[EncodedDemonstration, int]:
         prompt, completion = demonstration.prompt, demonstration.completion
-        tokens = EncodedDemonstration(*encode_pair(base.tokenizer, base.eos_token_ids, prompt, completion))
+        tokens = EncodedDemonstration(*encode_pair(base, prompt, completion))
         return tokens, len(tokens)
 
     return encode_all(
         demonstrations,
-        base.tokenizer,
+        base,
         encode,
         report,
         role="demonstrations",
@@ -89,7 +87,7 @@ def encode_demonstrations(
 
 def encode_all(
     examples: Sequence[Example],
-    tokenizer: PreTrainedTokenizerBase,
+    base: BaseModel,
     encode: Callable[[Example], tuple[Tokens, int]],
     report: DataReport,
     *,
@@ -101,7 +99,8 @@ def encode_all(
     `limit`, and those whose prompt cannot be cut, are dropped and reported. Raises `DataError` if none is left."""
     found: Encoded[Example, Tokens] = Encoded([], [], [])
     for number, example in enumerate(examples, start=1):
-        prompt = fit_prompt(tokenizer, example.prompt, max_prompt_tokens)
+        report.count_special_tokens(base, vars(example))
+        prompt = fit_prompt(base, example.prompt, max_prompt_tokens)
         if prompt is None:
             report.drop(f"example {number}", f"has no sentence that ends within max_prompt_tokens {max_prompt_tokens}")
             continue

@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 from transformers import PreTrainedTokenizerBase
 
 from ppo_lm.data.cutting import cut_prompt
-from ppo_lm.data.examples import Message, Prompt, is_token_ids
+from ppo_lm.data.examples import Prompt, is_token_ids
+from ppo_lm.data.special_tokens import encode_chat, encode_text
 from ppo_lm.errors import DataError, first_line
 
+if TYPE_CHECKING:
+    from ppo_lm.models import BaseModel
 
-def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> list[int]:
+
+def encode_prompt(
+    tokenizer: PreTrainedTokenizerBase, prompt: Prompt, *, allow_special_tokens: bool = False
+) -> list[int]:
     """The token ids of a text, with the tokenizer's start token if it has one, or of a conversation, rendered by the
-    model's chat template up to the assistant's turn. Token ids are returned as they are."""
+    model's chat template up to the assistant's turn. Token ids are returned as they are. Texts of control tokens are
+    ordinary text unless they are allowed."""
     if isinstance(prompt, str):
-        return tokenizer(prompt)["input_ids"]
+        return encode_text(tokenizer, prompt, allow_special_tokens=allow_special_tokens)
     if is_token_ids(prompt):
         return prompt
     if tokenizer.chat_template is None:
@@ -26,21 +33,17 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> list[in
             "the prompts as plain text"
         )
     try:
-        text = write_chat(tokenizer, prompt, add_generation_prompt=True)
+        return encode_chat(tokenizer, prompt, allow_special_tokens=allow_special_tokens, add_generation_prompt=True)
     except Exception as error:  # templates may raise anything, for example on an unknown role
         raise DataError(f"the model's chat template rejects a conversation: {first_line(error)}") from error
-    return tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
-def write_chat(tokenizer: PreTrainedTokenizerBase, messages: list[Message], add_generation_prompt: bool = False) -> str:
-    """A conversation as the model's chat template writes it."""
-    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=add_generation_prompt)
-    return cast("str", text)  # which is anything else only for tokenize=True
-
-
-def encode_completion(tokenizer: PreTrainedTokenizerBase, completion: str, eos_token_id: int) -> list[int]:
+def encode_completion(
+    tokenizer: PreTrainedTokenizerBase, completion: str, eos_token_id: int, *, allow_special_tokens: bool = False
+) -> list[int]:
     """The token ids of a completion, which includes its leading space, followed by EOS (2403.17031)."""
-    return [*tokenizer(completion, add_special_tokens=False)["input_ids"], eos_token_id]
+    ids = encode_text(tokenizer, completion, allow_special_tokens=allow_special_tokens, add_special_tokens=False)
+    return [*ids, eos_token_id]
 
 
 def find_end_token(tokenizer: PreTrainedTokenizerBase, eos_token_ids: list[int], prompt: Prompt) -> int:
@@ -48,25 +51,32 @@ def find_end_token(tokenizer: PreTrainedTokenizerBase, eos_token_ids: list[int],
     one that the chat template writes."""
     if not isinstance(prompt, str) and len(eos_token_ids) > 1 and tokenizer.chat_template is not None:
         turn = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
-        written = tokenizer(write_chat(tokenizer, turn), add_special_tokens=False)["input_ids"]
+        written = encode_chat(tokenizer, turn)
         return next((token for token in reversed(written) if token in eos_token_ids), eos_token_ids[0])
     return eos_token_ids[0]
 
 
-def encode_pair(
-    tokenizer: PreTrainedTokenizerBase, eos_token_ids: list[int], prompt: Prompt, completion: str
-) -> tuple[list[int], list[int]]:
+def encode_pair(base: BaseModel, prompt: Prompt, completion: str) -> tuple[list[int], list[int]]:
     """The token ids of a prompt, and of its completion including the end token."""
-    prompt_ids = encode_prompt(tokenizer, prompt)
-    return prompt_ids, encode_completion(tokenizer, completion, find_end_token(tokenizer, eos_token_ids, prompt))
+    tokenizer, allowed = base.tokenizer, base.allow_special_tokens
+    end = find_end_token(tokenizer, base.eos_token_ids, prompt)
+    return (
+        encode_prompt(tokenizer, prompt, allow_special_tokens=allowed),
+        encode_completion(tokenizer, completion, end, allow_special_tokens=allowed),
+    )
 
 
-def fit_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, max_tokens: int) -> Prompt | None:
+def fit_prompt(base: BaseModel, prompt: Prompt, max_tokens: int) -> Prompt | None:
     """The prompt, cut at the end of a sentence if it has more than `max_tokens` tokens (0: no limit); None if it cannot
     be cut that short."""
     if max_tokens == 0:
         return prompt
-    return cut_prompt(prompt, lambda shorter: len(encode_prompt(tokenizer, shorter)) <= max_tokens)
+
+    def fits(shorter: Prompt) -> bool:
+        ids = encode_prompt(base.tokenizer, shorter, allow_special_tokens=base.allow_special_tokens)
+        return len(ids) <= max_tokens
+
+    return cut_prompt(prompt, fits)
 
 
 def same_vocabulary(one: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase) -> bool:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ppo_lm.data.encoding import decode, encode_prompt, fit_prompt
 from ppo_lm.data.examples import Prompt, is_token_ids
 from ppo_lm.data.prompts import PromptSet
-from ppo_lm.data.report import DataReport
+from ppo_lm.data.report import SHOWN_PROBLEMS, DataReport
 from ppo_lm.errors import DataError
 
 if TYPE_CHECKING:
@@ -17,34 +17,47 @@ if TYPE_CHECKING:
 
 
 def fit_prompts(
-    prompts: PromptSet, report: DataReport, base: BaseModel, *, max_prompt_tokens: int, max_new_tokens: int
+    prompts: PromptSet,
+    report: DataReport,
+    base: BaseModel,
+    *,
+    max_prompt_tokens: int,
+    max_new_tokens: int,
+    also: Sequence[BaseModel] = (),
 ) -> tuple[PromptSet, DataReport]:
-    """Cut prompts to `max_prompt_tokens` (0: no limit), drop those that cannot be cut that short, and encode the rest.
-    Returns the prompts with `ids` and `uncut`, and the report with their lengths. Raises `DataError` if none is left,
-    or if one leaves no room in the model's context for a response of `max_new_tokens`."""
-    report = replace(report, dropped=list(report.dropped), cut=0)
+    """Cut prompts to `max_prompt_tokens` (0: no limit), drop those that cannot be cut that short and those that leave
+    no room for a response of `max_new_tokens` in the context of `base` or of a model in `also`, and encode the rest for
+    `base`. Returns the prompts with `ids` and `uncut`, and the report with their lengths. Raises `DataError` if none is
+    left."""
+    report = replace(report, dropped=list(report.dropped), cut=0, special_tokens={})
     rows, fitted, ids, uncut = [], [], [], []
     for row, prompt in enumerate(prompts.prompts):
-        given, tokens = _readable(base, prompt), encode_prompt(base.tokenizer, prompt)
+        report.count_special_tokens(base, prompt)
+        tokens, shorter = _encode(base, prompt), prompt
         if max_prompt_tokens and len(tokens) > max_prompt_tokens:
-            shorter = fit_prompt(base.tokenizer, prompt, max_prompt_tokens)
+            shorter = fit_prompt(base, prompt, max_prompt_tokens)
             if shorter is None:
                 report.drop(
                     f"prompt {row + 1}", f"has no sentence that ends within max_prompt_tokens {max_prompt_tokens}"
                 )
                 continue
-            report.cut += 1
-            prompt, tokens = shorter, encode_prompt(base.tokenizer, shorter)
+            tokens = _encode(base, shorter)
+        problem = _problem(tokens, base, max_new_tokens)
+        for other in also:
+            problem = problem or _problem(_encode(other, _readable(base, shorter)), other, max_new_tokens)
+        if problem:
+            report.drop(f"prompt {row + 1}", problem)
+            continue
+        report.cut += shorter != prompt
         rows.append(row)
-        fitted.append(_readable(base, prompt))
+        fitted.append(_readable(base, shorter))
         ids.append(tokens)
-        uncut.append(given)
+        uncut.append(_readable(base, prompt))
     if not rows:
         raise DataError(
-            f"prompts: none has a sentence that ends within max_prompt_tokens {max_prompt_tokens}; raise "
-            "max_prompt_tokens"
+            f"prompts: none can be used: {report.dropped[-1]}; give others, change max_prompt_tokens, which cuts long "
+            "prompts, or lower max_new_tokens"
         )
-    check_lengths(ids, max_new_tokens, base.context_length)
     report.lengths = [len(tokens) for tokens in ids]
     return PromptSet(fitted, prompts.select(rows).columns, ids, uncut), report
 
@@ -60,8 +73,14 @@ def encode_prompts(prompts: Sequence[Prompt], base: BaseModel, max_new_tokens: i
     """The token ids of texts and conversations; token ids are returned as they are. Raises `DataError` unless `prompts`
     is a non-empty list, and each prompt leaves room for a response of `max_new_tokens`."""
     check_prompts(prompts)
-    ids = [encode_prompt(base.tokenizer, prompt) for prompt in prompts]
-    check_lengths(ids, max_new_tokens, base.context_length)
+    ids = [_encode(base, prompt) for prompt in prompts]
+    problems = [_problem(tokens, base, max_new_tokens) for tokens in ids]
+    named = [f"prompt {number} {problem}" for number, problem in enumerate(problems) if problem]
+    if named:
+        more = f"; and {len(named) - SHOWN_PROBLEMS} more" if len(named) > SHOWN_PROBLEMS else ""
+        raise DataError(
+            f"{'; '.join(named[:SHOWN_PROBLEMS])}{more} (counted from 0); shorten them, or lower max_new_tokens"
+        )
     return ids
 
 
@@ -73,19 +92,21 @@ def check_prompts(prompts: Sequence[Prompt]) -> None:
         )
 
 
-def check_lengths(ids: Sequence[Sequence[int]], max_new_tokens: int, context_length: int) -> None:
-    """Raise `DataError`, naming the offending prompts by number, unless every prompt has at least one token and leaves
-    room for the response."""
-    room = context_length - max_new_tokens
-    problems = [f"prompt {i} is empty" for i, tokens in enumerate(ids) if not tokens]
-    problems += [f"prompt {i} has {len(tokens)} tokens" for i, tokens in enumerate(ids) if len(tokens) > room]
-    if problems:
-        more = f", and {len(problems) - 5} more" if len(problems) > 5 else ""
-        raise DataError(
-            f"{', '.join(problems[:5])}{more} (counted from 0); a prompt needs at least 1 token and at most {room}: "
-            f"the model's context of {context_length} minus max_new_tokens {max_new_tokens}; shorten it, set "
-            "max_prompt_tokens to cut long prompts, or lower max_new_tokens"
+def _encode(base: BaseModel, prompt: Prompt) -> list[int]:
+    return encode_prompt(base.tokenizer, prompt, allow_special_tokens=base.allow_special_tokens)
+
+
+def _problem(tokens: Sequence[int], base: BaseModel, max_new_tokens: int) -> str | None:
+    """Why a model cannot respond to a prompt of these tokens, worded to follow its location."""
+    if not tokens:
+        return "is empty"
+    room = base.context_length - max_new_tokens
+    if len(tokens) > room:
+        return (
+            f"has {len(tokens)} tokens, more than {room}: the model's context of {base.context_length} minus "
+            f"max_new_tokens {max_new_tokens}"
         )
+    return None
 
 
 def _readable(base: BaseModel, prompt: Prompt) -> Prompt:

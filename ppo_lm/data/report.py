@@ -5,9 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING
 
 from ppo_lm.data.prompts import most_held_out
 from ppo_lm.data.sources import Dropped
+from ppo_lm.data.special_tokens import find_special_tokens
+
+if TYPE_CHECKING:
+    from ppo_lm.models import BaseModel
 
 SHOWN_PROBLEMS = 5
 FEW = 30  # held-out examples whose mean is only rough
@@ -30,11 +35,19 @@ class DataReport:
     held_out: int = 0
     asked: int = 0
     leaked: int = 0
+    special_tokens: dict[str, int] = field(default_factory=dict)
+    """The texts of control tokens that are encoded as ordinary text, each with the number of rows it is in."""
 
     def drop(self, place: str, reason: str) -> None:
         """Drop a row that had been loaded."""
         self.dropped.append(Dropped(place, reason))
         self.used -= 1
+
+    def count_special_tokens(self, base: BaseModel, row: object) -> None:
+        """Note the texts of control tokens in a row, unless `base` encodes them as these tokens."""
+        if not base.allow_special_tokens:
+            for text in find_special_tokens(base.tokenizer, row):
+                self.special_tokens[text] = self.special_tokens.get(text, 0) + 1
 
     def describe_split(self, train: Sequence[Hashable], held_out: Sequence[Hashable], asked: int = 0) -> None:
         """Count both parts, and the held-out prompts that are also trained on. `asked`: how many were to be held
@@ -66,6 +79,9 @@ class DataReport:
             )
         if self.cut:
             out.append(f"  {self.cut:,} prompts cut at the end of a sentence")
+        if self.special_tokens:
+            rows = ", ".join(f"{text} in {count:,} rows" for text, count in sorted(self.special_tokens.items()))
+            out.append(f"  control tokens read as ordinary text: {rows}; allow_special_tokens keeps them as tokens")
         out += [f"  left out: {problem}" for problem in self.dropped[:SHOWN_PROBLEMS]]
         if len(self.dropped) > SHOWN_PROBLEMS:
             out.append(f"  left out: {len(self.dropped) - SHOWN_PROBLEMS:,} more")

@@ -4,13 +4,13 @@ affect the others."""
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 
 from ppo_lm.errors import DataError, first_line
+from ppo_lm.reading import Unreadable, parse_json, read_lines, read_text, user_path
 
 LONGEST_ROW = 1_000_000  # characters
 SUFFIXES = (".txt", ".jsonl", ".json", ".csv", ".parquet")
@@ -77,7 +77,7 @@ def _rows(source: Source, role: str, text_column: str, split: str, subset: str |
         for number, row in enumerate(source, start=1):
             yield f"row {number}", {text_column: row} if isinstance(row, (str, list)) else row
         return
-    path = Path(source).expanduser()
+    path = user_path(source, role, DataError)
     if path.is_dir():
         yield from _read_folder(path, role, text_column, split)
     elif path.suffix in SUFFIXES:
@@ -100,47 +100,41 @@ def _read_file(file: Path, role: str, text_column: str) -> Rows:
     }
     try:
         yield from readers[file.suffix](file, role, text_column)
+    except Unreadable as error:
+        raise DataError(f"{role} {str(file)!r}: it {error}") from None
     except OSError as error:
         raise DataError(f"{role} {str(file)!r}: it cannot be read: {first_line(error)}") from None
 
 
-def _text_of(file: Path) -> str:
-    """The file's text; bytes that are not UTF-8 become lone surrogates, which `Records.add` detects."""
-    return file.read_bytes().decode("utf-8-sig", errors="surrogateescape").replace("\r\n", "\n")
+def _lines_of(file: Path) -> Iterator[tuple[str, str]]:
+    """(location, line) of every line that is not blank. Bytes that are not UTF-8 become lone surrogates, which
+    `Records.add` detects."""
+    for number, line in enumerate(read_lines(file, errors="surrogateescape"), start=1):
+        if line.strip():
+            yield f"{file}: line {number}", line
 
 
 def _read_text(file: Path, role: str, text_column: str) -> Rows:
-    for number, line in enumerate(_text_of(file).split("\n"), start=1):
-        if line.strip():
-            yield f"{file}: line {number}", {text_column: line}
+    for place, line in _lines_of(file):
+        yield place, {text_column: line}
 
 
 def _read_jsonl(file: Path, role: str, text_column: str) -> Rows:
-    for number, line in enumerate(_text_of(file).split("\n"), start=1):
-        if line.strip():
-            yield f"{file}: line {number}", _parse_json(line)
+    for place, line in _lines_of(file):
+        yield place, _parse_json(line)
 
 
 def _parse_json(line: str) -> object:
     if len(line) > LONGEST_ROW:
         return RowProblem(_too_long(len(line)))
     try:
-        return json.loads(line)
-    except json.JSONDecodeError as error:
-        return RowProblem(f"is not JSON: {error.msg} at column {error.colno}")
-    except (ValueError, RecursionError) as error:  # a number with thousands of digits, deep nesting
-        return RowProblem(f"is not readable JSON: {first_line(error)}")
+        return parse_json(line, allow_nan=True)
+    except Unreadable as error:
+        return RowProblem(str(error))
 
 
 def _read_json(file: Path, role: str, text_column: str) -> Rows:
-    try:
-        rows = json.loads(_text_of(file))
-    except json.JSONDecodeError as error:
-        raise DataError(
-            f"{role} {str(file)!r}: line {error.lineno} is not JSON: {error.msg} at column {error.colno}"
-        ) from None
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{role} {str(file)!r}: it is not readable JSON: {first_line(error)}") from None
+    rows = parse_json(read_text(file, errors="surrogateescape"), allow_nan=True)
     if isinstance(rows, dict) and len(rows) == 1 and isinstance(next(iter(rows.values())), list):
         rows = next(iter(rows.values()))
     if not isinstance(rows, list):
@@ -153,7 +147,7 @@ def _read_json(file: Path, role: str, text_column: str) -> Rows:
 
 def _read_csv(file: Path, role: str, text_column: str) -> Rows:
     csv.field_size_limit(2**31 - 1)  # `Records.add` rejects long rows itself, and keeps the others
-    lines = _text_of(file).split("\n")
+    lines = read_text(file, errors="surrogateescape").replace("\r\n", "\n").split("\n")
     header, place = None, 0
     while place < len(lines):
         reader = csv.reader((lines[i] + "\n" for i in range(place, len(lines))), strict=True)
@@ -187,12 +181,17 @@ def _end_of_bad_row(lines: list[str], start: int, read: int) -> int:
 
 
 def _read_parquet(file: Path, role: str, text_column: str) -> Rows:
-    datasets = _import_datasets(role, str(file))
+    """Read with pyarrow itself: `datasets` would read a file that was replaced within a tick of the clock from its
+    cache."""
+    _import_datasets(role, str(file))
+    from pyarrow.parquet import ParquetFile
+
     try:
-        rows = datasets.Dataset.from_parquet(str(file))
-    except Exception as error:  # pyarrow and datasets raise many kinds of error
+        with ParquetFile(file) as parquet:
+            rows = (row for batch in parquet.iter_batches() for row in batch.to_pylist())
+            yield from _numbered(rows, str(file))
+    except Exception as error:  # pyarrow raises many kinds of error
         raise DataError(f"{role} {str(file)!r}: it is not a readable Parquet file: {first_line(error)}") from None
-    yield from _numbered(rows, str(file))
 
 
 def _read_folder(folder: Path, role: str, text_column: str, split: str) -> Rows:
@@ -247,7 +246,7 @@ def _numbered(rows: Iterable, source: str) -> Rows:
 
 
 def _problem_of(record: dict) -> str | None:
-    texts = [text for value in record.values() for text in _texts_in(value)]
+    texts = [text for value in record.values() for text in texts_in(value)]
     length = sum(map(len, texts))
     if length > LONGEST_ROW:
         return _too_long(length)
@@ -265,14 +264,15 @@ def _problem_of(record: dict) -> str | None:
     return None
 
 
-def _texts_in(value: object) -> Iterator[str]:
+def texts_in(value: object) -> Iterator[str]:
+    """Every text in a plain value."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, (list, tuple)):
         for item in value:
-            yield from _texts_in(item)
+            yield from texts_in(item)
     elif isinstance(value, dict):
-        yield from _texts_in(list(value.values()))
+        yield from texts_in(list(value.values()))
 
 
 def _too_long(length: int) -> str:

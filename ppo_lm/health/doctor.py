@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from ppo_lm.config import PPOConfig
 from ppo_lm.config.files import read_settings
-from ppo_lm.errors import ConfigError, UserError, first_line
+from ppo_lm.errors import ConfigError, UserError
 from ppo_lm.health.checks import WINDOW, check_health, steps_of
-from ppo_lm.health.rows import null_as_nan
+from ppo_lm.health.rows import null_as_nan, read_row
+from ppo_lm.reading import Unreadable, read_text
+from ppo_lm.reading.files import Missing
 
 
 def examine(folder: Path) -> list[str]:
@@ -50,12 +51,10 @@ def _read_config(file: Path) -> PPOConfig:
 def _read_rows(file: Path) -> list[dict]:
     """The complete rows: a run in progress may still be writing the last one."""
     try:
-        *lines, _ = file.read_text(encoding="utf-8").split("\n")
-        rows = [json.loads(line) for line in lines]
-        if not all(isinstance(row, dict) and isinstance(row.get("step"), int) for row in rows):
-            raise ValueError("a line is not the record of a step")
-    except FileNotFoundError:
+        *lines, _ = read_text(file).split("\n")
+    except Missing:
         return []
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file} cannot be read: {first_line(error)}") from None
+    except Unreadable as error:
+        raise UserError(f"{file} cannot be read: it {error}") from None
+    rows = [read_row(file, number, line) for number, line in enumerate(lines, start=1)]
     return [null_as_nan(row) for row in rows]

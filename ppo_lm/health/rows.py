@@ -3,6 +3,22 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
+
+from ppo_lm.errors import UserError
+from ppo_lm.reading import Unreadable, parse_json
+
+
+def read_row(file: Path, number: int, line: str) -> dict:
+    """The row in line `number` of metrics.jsonl or samples.jsonl. Raises `UserError` if it is not the record of a
+    step."""
+    try:
+        row = parse_json(line, allow_nan=True)
+    except Unreadable:
+        row = None
+    if not isinstance(row, dict) or not isinstance(row.get("step"), int):
+        raise UserError(f"{file}, line {number} is damaged: it is not the record of a step; remove the line")
+    return row
 
 
 def null_as_nan(row: dict) -> dict:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,8 +14,10 @@ from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel
 
 from ppo_lm.errors import ModelError, first_line
+from ppo_lm.reading import Unreadable, read_json
 
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"  # peft's names
+LARGEST_CONFIG = 2**20  # bytes
 LORA_WEIGHT = re.compile(r"\.lora_[AB]\.weight$")
 SUPPORTED = "plain LoRA, rsLoRA, and rank and alpha patterns"
 ANY_VALUE = {  # these settings define W + s·B·A, or do not affect a pass
@@ -73,11 +74,11 @@ def check_adapter_folder(folder: str | Path) -> dict[str, Any]:
     weights, only their names."""
     what = f"adapter {str(folder)!r}"
     try:
-        settings = json.loads((Path(folder) / CONFIG_FILE).read_text(encoding="utf-8"))
-        if not isinstance(settings, dict):
-            raise ValueError("it is not a mapping")
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{what}: {CONFIG_FILE} cannot be read: {first_line(error)}") from None
+        settings = read_json(Path(folder) / CONFIG_FILE, largest=LARGEST_CONFIG)
+    except Unreadable as error:
+        raise ModelError(f"{what}: {CONFIG_FILE} cannot be read: it {error}") from None
+    if not isinstance(settings, dict):
+        raise ModelError(f"{what}: {CONFIG_FILE} is not an object of settings")
     check_adapter_config(settings, what)
     try:
         with safe_open(Path(folder) / WEIGHTS_FILE, framework="pt") as weights:

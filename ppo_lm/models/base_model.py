@@ -43,15 +43,18 @@ class BaseModel:
         eos_token_ids: list[int],
         name: str,
         fast: bool = True,
+        allow_special_tokens: bool = False,
     ):
         """`fast`: read rows without padding, through our own passes if their trial succeeds, otherwise through
         transformers' layers with fused adapters (`LoraLinear`). `notes` says which of these the network does not
-        support."""
+        support. `allow_special_tokens`: the texts of control tokens in data are these tokens; see
+        `data.special_tokens`."""
         self.network = network.eval().requires_grad_(False)
         self.tokenizer = tokenizer
         self.eos_token_ids = eos_token_ids
         self.pad_token_id = pick_pad_token_id(tokenizer, eos_token_ids)
         self.name = name
+        self.allow_special_tokens = allow_special_tokens
         self.peft: PeftModel | None = None
         self._lora_layers: list[BaseTunerLayer] = []
         self._checkpointed: list[GradientCheckpointingLayer] = []
@@ -97,7 +100,8 @@ class BaseModel:
         """A separate, trainable copy of the network, for training all weights instead of an adapter."""
         if self.peft is not None:
             raise ValueError("copy the base before adapters are added to it")
-        twin = BaseModel(copy.deepcopy(self.network), self.tokenizer, self.eos_token_ids, self.name, self.fast)
+        network, allowed = copy.deepcopy(self.network), self.allow_special_tokens
+        twin = BaseModel(network, self.tokenizer, self.eos_token_ids, self.name, self.fast, allowed)
         twin.network.requires_grad_(True)
         return twin
 

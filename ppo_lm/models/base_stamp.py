@@ -11,6 +11,7 @@ import torch
 
 from ppo_lm.errors import ModelError
 from ppo_lm.fingerprint import sketch_distance, sketch_weights
+from ppo_lm.reading import Unreadable, parse_json
 
 KEY = "ppo_lm_base"  # in the metadata of the safetensors file, which peft ignores
 SAME_DTYPE, OTHER_DTYPE = 3e-3, 1e-2  # distances between sketches of one network that was rounded differently
@@ -49,8 +50,8 @@ class BaseStamp:
 
 def _read(metadata: Mapping[str, str]) -> BaseStamp | None:
     try:
-        found = json.loads(metadata[KEY])
+        found = parse_json(metadata[KEY])
         stamp = BaseStamp(str(found["name"]), str(found["dtype"]), [float(number) for number in found["sketch"]])
-    except (KeyError, ValueError, TypeError):
+    except (KeyError, Unreadable, TypeError, ValueError):
         return None
     return stamp if all(map(math.isfinite, stamp.sketch)) else None

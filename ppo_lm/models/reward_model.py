@@ -19,9 +19,11 @@ from ppo_lm.models.adapter_check import WEIGHTS_FILE
 from ppo_lm.models.base_model import BaseModel
 from ppo_lm.models.model_card import write_classifier_card
 from ppo_lm.models.score_head import HEAD_FILE, ScoreHead
+from ppo_lm.reading import Unreadable, read_json
 
 NORMALISATION_FILE = "normalisation.json"
 SCORE = "score"  # the head of a sequence classifier in transformers
+LARGEST_NORMALISATION = 2**16  # bytes
 REWARD_FILES = ("adapter_config.json", "adapter_model.safetensors", HEAD_FILE, NORMALISATION_FILE)
 
 
@@ -101,9 +103,11 @@ class RewardModel:
 
 def _read_normalisation(file: Path) -> tuple[float, float]:
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        found = read_json(file, largest=LARGEST_NORMALISATION)
         mean, std = float(found["mean"]), float(found["std"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except Unreadable as error:
+        raise ModelError(f"{file} cannot be read: it {error}") from None
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise ModelError(f"{file} cannot be read: {first_line(error)}; it holds a mean and a std") from error
     if not (math.isfinite(mean) and math.isfinite(std) and std > 0):
         raise ModelError(f"{file} has mean {mean} and std {std}; both must be finite, and std above 0")

@@ -10,7 +10,8 @@ from ppo_lm.advantage import Estimator, find_estimator
 from ppo_lm.base_setup import find_value_folder
 from ppo_lm.config import PPOConfig
 from ppo_lm.data import DataReport, PromptSet, load_prompts
-from ppo_lm.errors import ConfigError, DataError, Problems
+from ppo_lm.errors import ConfigError, DataError, ModelError, Problems
+from ppo_lm.reading import user_path
 from ppo_lm.rewards import DEFAULT_REWARD, Reward, as_list_of_rewards, as_reward, check_prompt_columns, load_reward
 from ppo_lm.rollout import MakeEngine, RolloutEngine, find_engine
 from ppo_lm.run import check_writable
@@ -71,6 +72,7 @@ def load_inputs(
                 problems.attempt(check_prompt_columns, each, prompts, role, config.prompts)
     make_engine = problems.attempt(find_engine, config.engine if engine is None else engine)
     problems.attempt(find_recorders, config.recorders)
+    problems.attempt(user_path, config.model_name, "model_name", ModelError)
     problems.raise_all()
     return Inputs(estimator, losses, rewards, value, watched, prompts, report, make_engine)
 

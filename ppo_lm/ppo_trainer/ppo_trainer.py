@@ -72,7 +72,14 @@ class PPOTrainer:
         self.is_by_name = reward is None and monitor is None and engine is None
         self.config, self.prompts, self.report = config, inputs.prompts, inputs.report
         self.estimator, self.losses = inputs.estimator, inputs.losses
-        self.base = load_base(config.model_name, config.dtype, config.device, seed=config.seed, fast=config.fast)
+        self.base = load_base(
+            config.model_name,
+            config.dtype,
+            config.device,
+            seed=config.seed,
+            fast=config.fast,
+            allow_special_tokens=config.allow_special_tokens,
+        )
         self.budget = MemoryBudget(config.micro_batch_tokens, config.rollout_slots)
         self.monitor = inputs.monitor
         self.reward_computer = RewardComputer(

@@ -13,8 +13,9 @@ from ppo_lm.config import RewardConfig
 from ppo_lm.data import DataReport, Demonstration, Preference, Prompt, load_demonstrations, load_preferences
 from ppo_lm.data.encoded import Encoded, encode_all
 from ppo_lm.data.encoding import encode_pair, encode_prompt, fit_prompt
-from ppo_lm.errors import ConfigError, DataError, Problems
+from ppo_lm.errors import ConfigError, DataError, ModelError, Problems
 from ppo_lm.models import BaseModel, RewardModel
+from ppo_lm.reading import user_path
 from ppo_lm.reward_modeling.report import RewardReport, write_report
 from ppo_lm.reward_modeling.reward_trainer import Comparison, normalise, score_all, train_reward_model
 from ppo_lm.run import TrainingPrompts, check_output_dir
@@ -41,7 +42,13 @@ def run_reward(
     SIGTERM, the run is saved after the current step, and `RunPaused` is raised.
     """
     inputs = load_inputs(config, resume, overwrite)
-    base = load_base(config.model_name, config.dtype, config.device, seed=config.seed)
+    base = load_base(
+        config.model_name,
+        config.dtype,
+        config.device,
+        seed=config.seed,
+        allow_special_tokens=config.allow_special_tokens,
+    )
     encoded = encode_preferences(base, inputs.preferences, config, inputs.reports[0])
     train, held_out = encoded.split(config.held_out, config.seed, inputs.reports[0])
     references = reference_sequences(base, inputs.demonstrations, train, config)
@@ -95,6 +102,7 @@ def load_inputs(config: RewardConfig, resume: Path | None = None, overwrite: boo
     """Load the inputs. All problems are raised as one error, before any model loads."""
     problems = Problems("RewardConfig")
     problems.attempt(check_output_dir, config, resume, overwrite)
+    problems.attempt(user_path, config.model_name, "model_name", ModelError)
     problems.attempt(find_recorders, config.recorders)
     preferences = demonstrations = None
     if config.preferences is None:
@@ -133,7 +141,7 @@ def encode_preferences(
     limit = min(config.max_tokens, base.context_length)
     return encode_all(
         preferences,
-        base.tokenizer,
+        base,
         encode,
         report,
         role="preferences",
@@ -144,7 +152,7 @@ def encode_preferences(
 
 def encode_sequence(base: BaseModel, prompt: Prompt, completion: str) -> list[int]:
     """Token ids of prompt, completion and end token, as a reward model reads them."""
-    prompt_ids, completion_ids = encode_pair(base.tokenizer, base.eos_token_ids, prompt, completion)
+    prompt_ids, completion_ids = encode_pair(base, prompt, completion)
     return prompt_ids + completion_ids
 
 
@@ -157,7 +165,7 @@ def reference_sequences(
         found = [tokens.chosen_ids for tokens in train.tokens[: config.normalise_on]]
     else:
         cut = [
-            (fit_prompt(base.tokenizer, d.prompt, config.max_prompt_tokens), d.completion)
+            (fit_prompt(base, d.prompt, config.max_prompt_tokens), d.completion)
             for d in demonstrations[: config.normalise_on]
         ]
         encoded = [encode_sequence(base, prompt, completion) for prompt, completion in cut if prompt is not None]
@@ -172,7 +180,8 @@ def reference_sequences(
 
 def measure(model: RewardModel, held_out: EncodedPreferences) -> RewardReport:
     """Score both sides of every held-out comparison."""
-    prompts = [encode_prompt(model.base.tokenizer, pair.prompt) for pair in held_out.texts]
+    tokenizer, allowed = model.base.tokenizer, model.base.allow_special_tokens
+    prompts = [encode_prompt(tokenizer, pair.prompt, allow_special_tokens=allowed) for pair in held_out.texts]
 
     def lengths(sides: list[list[int]]) -> list[int]:
         return [len(ids) - len(prompt) for ids, prompt in zip(sides, prompts)]

@@ -145,7 +145,9 @@ def _embed(source: str, texts: list[str]):
     import torch
 
     tokenizer, encoder = _load_encoder(source)
-    batch = tokenizer(texts, padding=True, truncation=True, max_length=256, return_tensors="pt")
+    batch = tokenizer(
+        texts, padding=True, truncation=True, max_length=256, split_special_tokens=True, return_tensors="pt"
+    )
     with torch.no_grad():
         hidden = encoder(**batch).last_hidden_state
     mask = batch["attention_mask"][..., None].float()

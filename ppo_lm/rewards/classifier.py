@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any
 
-from ppo_lm.data.examples import Prompt, wrap_completion
+from ppo_lm.data.examples import Prompt
+from ppo_lm.data.special_tokens import encode_chat, encode_text
 from ppo_lm.errors import ModelError, NumericalFault, RewardError, first_line
 from ppo_lm.fingerprint import fingerprint_weights
+from ppo_lm.models.adapter_check import LARGEST_CONFIG
 from ppo_lm.models.complete import check_complete, check_finite
+from ppo_lm.reading import Unreadable, read_json
 from ppo_lm.rewards.responses import Responses
 from ppo_lm.rewards.reward import Reward, RewardContext
 from ppo_lm.rewards.scores import Scores
@@ -19,10 +21,13 @@ from ppo_lm.rewards.scores import Scores
 def is_classifier_folder(folder: Path) -> bool:
     """Whether `folder` holds a model that transformers calls …ForSequenceClassification."""
     try:
-        architectures = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("architectures") or []
-    except (OSError, ValueError):
+        config = read_json(folder / "config.json", largest=LARGEST_CONFIG)
+    except Unreadable:
         return False
-    return any(name.endswith("ForSequenceClassification") for name in architectures)
+    architectures = config.get("architectures") if isinstance(config, dict) else None
+    return isinstance(architectures, list) and any(
+        str(name).endswith("ForSequenceClassification") for name in architectures
+    )
 
 
 class ClassifierReward(Reward):
@@ -36,6 +41,7 @@ class ClassifierReward(Reward):
     def __init__(self, source: str, name: str, *, batch_size: int = 16):
         self.source, self.name, self.batch_size = source, name, batch_size
         self._loaded: tuple[Any, Any] | None = None  # tokenizer, model
+        self._allow_special_tokens = False
 
     def make_ready(self, context: RewardContext) -> None:
         """Load the model onto the device. Raises `ModelError`."""
@@ -60,7 +66,7 @@ class ClassifierReward(Reward):
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
         model.config.pad_token_id = tokenizer.pad_token_id
-        self._loaded = tokenizer, model
+        self._loaded, self._allow_special_tokens = (tokenizer, model), context.allow_special_tokens
 
     def identity(self) -> object:
         """The weights."""
@@ -92,16 +98,16 @@ class ClassifierReward(Reward):
         return self._loaded
 
     def _encode(self, prompt: Prompt, completion: str) -> list[int]:
-        tokenizer, model = self._ready()
+        (tokenizer, model), allowed = self._ready(), self._allow_special_tokens
         if isinstance(prompt, str):
-            ids = tokenizer(prompt + completion)["input_ids"]
+            ids = encode_text(tokenizer, prompt + completion, allow_special_tokens=allowed)
         elif tokenizer.chat_template is None:
             raise RewardError(
                 f"reward {self.name!r} has no chat template, but the prompts are conversations; give the prompts as "
                 "plain text"
             )
         else:
-            text = tokenizer.apply_chat_template([*prompt, *wrap_completion(prompt, completion)], tokenize=False)
-            ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+            messages = [*prompt, {"role": "assistant", "content": completion}]
+            ids = encode_chat(tokenizer, messages, allow_special_tokens=allowed)
         longest = min(tokenizer.model_max_length, getattr(model.config, "max_position_embeddings", len(ids)))
         return ids if len(ids) <= longest else ids[len(ids) - longest :]

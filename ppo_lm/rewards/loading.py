@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import ppo_lm.rewards.built_in  # noqa: F401  (registers)
 from ppo_lm.base_setup import find_reward_folder
 from ppo_lm.errors import RewardError
 from ppo_lm.plugins import load_object
+from ppo_lm.reading import as_path
 from ppo_lm.rewards.classifier import ClassifierReward, is_classifier_folder
 from ppo_lm.rewards.function_reward import FunctionReward
 from ppo_lm.rewards.model_reward import ModelReward
@@ -76,7 +76,9 @@ def _own(spec: str, role: str) -> Reward | None:
 
 
 def _classifier(spec: str, role: str) -> Reward | None:
-    folder = Path(spec).expanduser()
+    folder = as_path(spec)
+    if folder is None:
+        return None
     if is_classifier_folder(folder):
         return ClassifierReward(str(folder), folder.name)
     looks_like_a_hub_id = spec.count("/") == 1 and not spec.startswith((".", "~", "/")) and not folder.parent.is_dir()

@@ -92,7 +92,7 @@ def _score_texts(model: RewardModel, responses: Responses, budget: MemoryBudget)
     base, ids = model.base, []
     ended = responses.columns.get("terminated") or [True] * len(responses)
     for prompt, text, has_end in zip(responses.prompts, responses.texts, ended, strict=True):
-        prompt_ids, completion_ids = encode_pair(base.tokenizer, base.eos_token_ids, prompt, text)
+        prompt_ids, completion_ids = encode_pair(base, prompt, text)
         ids.append(prompt_ids + (completion_ids if has_end else completion_ids[:-1]))
     lengths = torch.tensor([len(tokens) for tokens in ids])
 

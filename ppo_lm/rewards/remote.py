@@ -16,6 +16,7 @@ from numbers import Real
 from typing import Any
 
 from ppo_lm.errors import RewardError, first_line, require
+from ppo_lm.reading import Unreadable, parse_json
 from ppo_lm.rewards.function_reward import run
 from ppo_lm.rewards.registry import REWARDS
 from ppo_lm.rewards.responses import Responses
@@ -145,7 +146,10 @@ class RemoteReward(Reward):
             answer, is_whole = await _read(response, least + each * count)
             if not is_whole:
                 raise BadAnswer(f"its answer is longer than {least + each * count} bytes")
-        return check_answer(_parse(answer), count)
+        try:
+            return check_answer(parse_json(answer, allow_nan=True), count)
+        except Unreadable as error:
+            raise BadAnswer(f"its answer {error}") from None
 
 
 async def _read(response: Any, most: int) -> tuple[bytes, bool]:
@@ -156,15 +160,6 @@ async def _read(response: Any, most: int) -> tuple[bytes, bool]:
         if len(found) > most:
             return bytes(found[:most]), False
     return bytes(found), True
-
-
-def _parse(answer: bytes) -> Any:
-    try:
-        return json.loads(answer.decode())
-    except RecursionError:
-        raise BadAnswer("its answer is nested too deeply") from None
-    except ValueError:
-        raise BadAnswer("its answer is not JSON in UTF-8") from None
 
 
 def check_answer(answer: Any, count: int) -> list[float | None]:
@@ -181,10 +176,7 @@ def check_answer(answer: Any, count: int) -> list[float | None]:
 
 
 def _is_finite_number(score: Any) -> bool:
-    try:
-        return isinstance(score, Real) and not isinstance(score, bool) and math.isfinite(score)
-    except OverflowError:  # an integer beyond the largest float
-        return False
+    return isinstance(score, Real) and not isinstance(score, bool) and math.isfinite(score)
 
 
 def _printable(text: str) -> str:

@@ -21,16 +21,17 @@ from ppo_lm.user_code import call_within, user_code
 @dataclass(frozen=True)
 class RewardContext:
     """Where rewards run. `find_base(folder)` is the base that the adapter in `folder` belongs to; `budget` limits how
-    many tokens are in memory at once."""
+    many tokens are in memory at once; `allow_special_tokens` as in `BaseModel`."""
 
     device: torch.device
     find_base: Callable[[Path], BaseModel]
     budget: MemoryBudget
+    allow_special_tokens: bool = False
 
     @classmethod
     def on(cls, base: BaseModel, budget: MemoryBudget) -> RewardContext:
         """On the single base of a run."""
-        return cls(base.device, lambda folder: base, budget)
+        return cls(base.device, lambda folder: base, budget, base.allow_special_tokens)
 
 
 class Reward(ABC):

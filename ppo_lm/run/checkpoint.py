@@ -15,10 +15,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ppo_lm.errors import CheckpointError, first_line
+from ppo_lm.reading import read_json
+from ppo_lm.reading.files import Missing
 from ppo_lm.tracking.files import whole_folder, write_text
 
 TENSORS, STATE, MANIFEST = "tensors.safetensors", "state.json", "manifest.json"
 FINISHED = "finished"  # a mark that is added later, so it is not in the manifest
+LARGEST_MANIFEST = 2**16  # bytes
 NAME = re.compile(r"step-(\d{6,})(?:-(\d{3,}))?")
 
 
@@ -132,7 +135,7 @@ def last_intact_checkpoint(run_folder: Path) -> Path | None:
 
 def read_state(folder: Path) -> dict[str, Any]:
     """The plain values of the checkpoint in `folder`."""
-    return json.loads((folder / STATE).read_text(encoding="utf-8"))
+    return read_json(folder / STATE, allow_nan=True)
 
 
 def is_finished(folder: Path) -> bool:
@@ -162,12 +165,14 @@ def load_checkpoint(run_folder: Path) -> tuple[Checkpoint, list[str]]:
 def _damage(folder: Path) -> str | None:
     """What is wrong with a checkpoint's files; None if they are intact."""
     try:
-        sums = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["sha256"]
+        sums = read_json(folder / MANIFEST, largest=LARGEST_MANIFEST)["sha256"]
         if not isinstance(sums, dict):
             raise TypeError("it has no checksums")
         for name in {TENSORS: None, STATE: None, **sums}:
             if _checksum(folder / name) != sums[name]:
                 return f"{name} does not match its checksum"
+    except Missing:
+        return f"{MANIFEST} is missing"
     except FileNotFoundError as error:
         return f"{Path(error.filename).name} is missing"
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -14,6 +14,7 @@ from ppo_lm.config.output_folder import LOCK, TRACEBACK, holds_files
 from ppo_lm.config.run_settings import FolderSettings, OptionalFolderSettings
 from ppo_lm.config.settings import Settings
 from ppo_lm.errors import ConfigError, StorageError, UserError, writing
+from ppo_lm.reading import as_path, user_path
 from ppo_lm.run.checkpoint import list_checkpoints
 from ppo_lm.tracking.files import METRICS, SAMPLES, remove, write_text
 
@@ -52,7 +53,7 @@ def check_output_dir(
     is None), is free or may be replaced (`overwrite`)."""
     if config.output_dir is None or resume is not None:
         return
-    folder = Path(config.output_dir).expanduser()
+    folder = user_path(config.output_dir, "output_dir")
     check_writable(config.output_dir)
     _check_free(folder, overwrite)
     inputs = _inputs_within(config, folder) if overwrite else []
@@ -65,7 +66,7 @@ def check_output_dir(
 
 def check_writable(output_dir: str) -> None:
     """Raise `ConfigError` unless the folder exists or can be created, and is writable."""
-    folder = Path(output_dir).expanduser()
+    folder = user_path(output_dir, "output_dir")
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not there.is_dir():
         raise ConfigError([f"output_dir is {output_dir!r}, but {there} is a file; choose a folder"])
@@ -124,11 +125,8 @@ def _inputs_within(config: FolderSettings | OptionalFolderSettings, folder: Path
 
 def _is_within(text: str, folder: Path) -> bool:
     """Whether `text` is the path of something that exists within `folder`."""
-    try:
-        path = Path(text).expanduser()
-        return path.exists() and path.resolve().is_relative_to(folder)
-    except (OSError, RuntimeError, ValueError):  # too long for a path, an unknown user, a null byte
-        return False
+    path = as_path(text)
+    return path is not None and path.exists() and path.resolve().is_relative_to(folder)
 
 
 def lock_run_folder(folder: Path) -> FileLock:

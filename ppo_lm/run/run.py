@@ -28,6 +28,7 @@ from ppo_lm.errors import (
     writing,
 )
 from ppo_lm.health import Finding
+from ppo_lm.reading import user_path
 from ppo_lm.run.checkpoint import (
     Checkpoint,
     finish_checkpoints,
@@ -108,7 +109,7 @@ class Run:
         self.config, self.total, self.command = config, steps, command
         self.save_every, self.keep_checkpoints = save_every, keep_checkpoints
         self.description = describe(config, identity or {})
-        self.resumed = None if resume is None else Path(resume).expanduser()
+        self.resumed = None if resume is None else user_path(resume, "resume")
         self.overwrite, self.allow_changes = overwrite, allow_changes
         self.folder: Path | None = None
         self.step = 0  # steps done so far
@@ -130,7 +131,7 @@ class Run:
             if self.resumed is not None:
                 self._resume(self.resumed)
             elif self.config.output_dir:
-                self._make_folder(Path(self.config.output_dir).expanduser())
+                self._make_folder(user_path(self.config.output_dir, "output_dir"))
             for recorder in self.recorders.recorders:
                 if isinstance(recorder, Stateful):
                     self.parts.register(f"recorder {type(recorder).__name__}", recorder, optional=True)

@@ -12,6 +12,7 @@ from ppo_lm.data import Prompt
 from ppo_lm.data.examples import show_prompt
 from ppo_lm.fingerprint import fingerprint
 from ppo_lm.models.adapter_check import CONFIG_FILE
+from ppo_lm.reading import Unreadable, read_json, user_path
 from ppo_lm.run.folder import CONFIG, RUN_FILES, TRAINED_PROMPTS
 from ppo_lm.tracking.files import write_text
 
@@ -53,9 +54,9 @@ def record_prompts(run_folder: Path, trained: TrainingPrompts) -> None:
 def read_record(run_folder: Path) -> tuple[str, set[str]] | None:
     """(base, keys) that `record_prompts` wrote; None if there is no readable record."""
     try:
-        record = json.loads((run_folder / TRAINED_PROMPTS).read_text(encoding="utf-8"))
+        record = read_json(run_folder / TRAINED_PROMPTS)
         return str(record["base"]), set(map(str, record["prompts"]))
-    except (OSError, ValueError, KeyError, TypeError):
+    except (Unreadable, KeyError, TypeError):
         return None
 
 
@@ -66,7 +67,7 @@ def trace(model: str) -> Lineage:
     passed: set[str] = set()
     while model not in passed:
         passed.add(model)
-        place = Path(model).expanduser()
+        place = user_path(model, "models")
         run_folder = _run_of(place)
         record = None if run_folder is None else read_record(run_folder)
         if run_folder is not None and record is not None:

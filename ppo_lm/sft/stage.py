@@ -11,10 +11,11 @@ from ppo_lm.base_setup import add_adapter, load_base, make_lora_config, rehearse
 from ppo_lm.config import SFTConfig
 from ppo_lm.data import DataReport, Demonstration, load_demonstrations
 from ppo_lm.data.encoded import EncodedDemonstrations, encode_demonstrations
-from ppo_lm.errors import ConfigError, Problems, require
+from ppo_lm.errors import ConfigError, ModelError, Problems, require
 from ppo_lm.evaluation import rouge
 from ppo_lm.experience_buffer import MemoryBudget
 from ppo_lm.models import BaseModel, PolicyModel
+from ppo_lm.reading import user_path
 from ppo_lm.rollout import SamplingSettings, write_completions
 from ppo_lm.run import TrainingPrompts, check_output_dir, save_adapter, save_models
 from ppo_lm.run.stage import LINES, LOSS, before_and_after, loop_settings, make_stage_run, register_training
@@ -41,7 +42,13 @@ def run_sft(
     is saved after the current step, and `RunPaused` is raised.
     """
     demonstrations, report = load_inputs(config, resume, overwrite)
-    base = load_base(config.model_name, config.dtype, config.device, seed=config.seed)
+    base = load_base(
+        config.model_name,
+        config.dtype,
+        config.device,
+        seed=config.seed,
+        allow_special_tokens=config.allow_special_tokens,
+    )
     encoded = encode_demonstrations(
         base, demonstrations, report, max_prompt_tokens=config.max_prompt_tokens, max_tokens=config.max_tokens
     )
@@ -89,6 +96,7 @@ def load_inputs(
     """The demonstrations, and the report on them. All problems are raised as one error, before any model loads."""
     problems = Problems("SFTConfig")
     problems.attempt(check_output_dir, config, resume, overwrite)
+    problems.attempt(user_path, config.model_name, "model_name", ModelError)
     problems.attempt(find_recorders, config.recorders)
     if config.rouge_samples:
         what = f"ROUGE (rouge_samples {config.rouge_samples}; 0 turns it off)"

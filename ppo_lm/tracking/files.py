@@ -14,13 +14,15 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from ppo_lm.errors import UserError, first_line, writing
+from ppo_lm.errors import UserError, writing
 from ppo_lm.fingerprint import fingerprint
-from ppo_lm.health.rows import null_as_nan
+from ppo_lm.health.rows import null_as_nan, read_row
+from ppo_lm.reading import Unreadable, read_text
 from ppo_lm.tracking.events import EvaluationDone, RunStart, SamplesDrawn, StepDone, StepSkipped
 from ppo_lm.tracking.recorder import RECORDERS, Recorder
 
 METRICS, SAMPLES = "metrics.jsonl", "samples.jsonl"
+LARGEST_RECORD = 2**34  # bytes of either; a long run that keeps every sample writes gigabytes
 
 
 @RECORDERS.register("metrics")
@@ -176,7 +178,7 @@ def drop_later_steps(folder: Path, step: int) -> list[dict]:
     for name in (METRICS, SAMPLES):
         file = folder / name
         *lines, torn = _text_of(file).split("\n") if file.is_file() else [""]
-        records = [_read_record(file, number, line) for number, line in enumerate(lines, start=1)]
+        records = [read_row(file, number, line) for number, line in enumerate(lines, start=1)]
         kept[name] = [record for record in records if record["step"] <= step]
         if len(kept[name]) < len(records) or torn:
             write_text(file, "".join(to_json(record) + "\n" for record in kept[name]))
@@ -188,25 +190,13 @@ def recorded(folder: Path, up_to: int | None = None) -> str:
     file = folder / METRICS
     lines = _text_of(file).split("\n")[:-1] if file.is_file() else []
     if up_to is not None:
-        steps = [_read_record(file, number, line)["step"] for number, line in enumerate(lines, start=1)]
+        steps = [read_row(file, number, line)["step"] for number, line in enumerate(lines, start=1)]
         lines = [line for line, step in zip(lines, steps, strict=True) if step <= up_to]
     return fingerprint(lines)
 
 
 def _text_of(file: Path) -> str:
     try:
-        return file.read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file} cannot be read: {first_line(error)}") from None
-
-
-def _read_record(file: Path, number: int, line: str) -> dict:
-    try:
-        record = json.loads(line)
-        if not isinstance(record["step"], int):
-            raise TypeError("step is not an integer")
-    except (ValueError, KeyError, TypeError):
-        raise UserError(
-            f"{file}, line {number} is damaged: it is not the record of a step; remove the line and resume again"
-        ) from None
-    return record
+        return read_text(file, LARGEST_RECORD)
+    except Unreadable as error:
+        raise UserError(f"{file} cannot be read: it {error}") from None

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from ppo_lm.data.examples import show_prompt
 from ppo_lm.health import Finding
+from ppo_lm.terminal import printable
 from ppo_lm.tracking.events import Column, EvaluationDone, RunFinish, RunStart, StepDone, StepSkipped
 from ppo_lm.tracking.recorder import RECORDERS, Recorder
 
@@ -30,8 +31,8 @@ class Screen(Recorder):
         self.started = self.last = time.monotonic()
 
     def notice(self, text: str) -> None:
-        """Print a line as it is."""
-        self.console.print(text, markup=False, soft_wrap=True)
+        """Print a line; see `printable`."""
+        self._print(text)
 
     def start(self, event: RunStart) -> None:
         """Print the headline, the notices and the data reports."""
@@ -88,10 +89,10 @@ class Screen(Recorder):
         table = Table(title=f"held-out evaluation at step {event.step}, {event.examples} prompts")
         table.add_column("sampling")
         for column in shown:
-            table.add_column(column.title, justify="right")
+            table.add_column(printable(column.title), justify="right")
         for name, numbers in event.means.items():
             cells = [number(numbers[column.name], ".3f") if column.name in numbers else "" for column in shown]
-            table.add_row(name.replace("_", " "), *cells)
+            table.add_row(printable(name.replace("_", " ")), *cells)
         self.console.print(table)
 
     def finding(self, event: Finding) -> None:
@@ -101,7 +102,7 @@ class Screen(Recorder):
     def finish(self, event: RunFinish) -> None:
         """Print examples, where the time went, and what was written."""
         for prompt, answers in event.examples:
-            self.console.print(f"\n{show_prompt(prompt)}", style="dim", markup=False, soft_wrap=True)
+            self._print(f"\n{show_prompt(prompt)}", style="dim")
             for answer in answers:
                 numbers = ", ".join(f"{name} {number(value, '.2f')}" for name, value in answer.numbers.items())
                 self.notice(f"  {answer.when:>6} ({numbers}): {answer.text.strip()}")
@@ -118,6 +119,9 @@ class Screen(Recorder):
             for path in sorted(event.folder.iterdir()):
                 if not path.name.startswith("."):
                     self.notice(f"  {path.name}{'/' if path.is_dir() else ''}")
+
+    def _print(self, text: str, style: str | None = None) -> None:
+        self.console.print(printable(text), style=style, markup=False, soft_wrap=True)
 
     def _mean(self, name: str) -> float | None:
         known = [row[name] for row in self.waiting if name in row]

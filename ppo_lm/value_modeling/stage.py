@@ -12,8 +12,9 @@ from ppo_lm.base_setup import load_base, set_up_roles
 from ppo_lm.config import ValueConfig
 from ppo_lm.data import DataReport, Demonstration, load_demonstrations
 from ppo_lm.data.encoded import EncodedDemonstrations, encode_demonstrations
-from ppo_lm.errors import ConfigError, Problems
+from ppo_lm.errors import ConfigError, ModelError, Problems
 from ppo_lm.models import ValueModel
+from ppo_lm.reading import user_path
 from ppo_lm.rewards import Responses, Reward, RewardComputer, check_columns, load_reward, without_addresses
 from ppo_lm.run import TrainingPrompts, check_output_dir
 from ppo_lm.run.identity import identify_parts
@@ -44,7 +45,13 @@ def run_value(
     """
     inputs = load_inputs(config, resume, overwrite)
     report = inputs.report
-    base = load_base(config.model_name, config.dtype, config.device, seed=config.seed)
+    base = load_base(
+        config.model_name,
+        config.dtype,
+        config.device,
+        seed=config.seed,
+        allow_special_tokens=config.allow_special_tokens,
+    )
     encoded = encode_demonstrations(
         base, inputs.demonstrations, report, max_prompt_tokens=config.max_prompt_tokens, max_tokens=config.max_tokens
     )
@@ -143,6 +150,7 @@ def load_inputs(config: ValueConfig, resume: Path | None = None, overwrite: bool
         raise ConfigError([f'{name} is not set; give one, or "embedded"' for name in missing], "ValueConfig")
     problems = Problems("ValueConfig")
     problems.attempt(check_output_dir, config, resume, overwrite)
+    problems.attempt(user_path, config.model_name, "model_name", ModelError)
     problems.attempt(find_recorders, config.recorders)
     rewards = [problems.attempt(load_reward, reward) for reward in config.rewards]
     found = "demonstrations have only a prompt and a completion; choose another reward"

@@ -3,8 +3,9 @@ import math
 import pytest
 
 from ppo_lm.config import EvaluateConfig, PPOConfig, RewardConfig, SFTConfig, ValueConfig
-from ppo_lm.config.files import EMBEDDED_SETTINGS, dump_settings, embedded_settings, parse_yaml, read_settings
+from ppo_lm.config.files import EMBEDDED_SETTINGS, dump_settings, embedded_settings, read_settings
 from ppo_lm.errors import ConfigError
+from ppo_lm.reading import parse_yaml
 
 pytestmark = pytest.mark.fast
 
@@ -42,8 +43,8 @@ def test_settings_are_read_as_they_were_written(tmp_path):
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
-        (None, "cannot be read: No such file or directory"),
-        (b"a: [1,\nb: 2", "cannot be read: line 2: "),
+        (None, "cannot be read: it does not exist"),
+        (b"a: [1,\nb: 2", "cannot be read: it is not YAML: line 2: "),
         (b"\xff\xfe", "cannot be read: "),
         (b"just text", "has no settings; write one `field: value` per line"),
         (b"3: 4", "has no settings"),

@@ -1,6 +1,7 @@
 """Conversations go through the model's own chat template, and end with its own end token."""
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 from transformers import AutoTokenizer
@@ -59,8 +60,9 @@ def test_a_template_that_refuses_is_quoted(chat):
 
 def test_a_long_conversation_is_cut_in_its_last_turn(chat):
     whole = len(encode_prompt(chat, TALK))
-    shorter = fit_prompt(chat, TALK, whole - 1)
+    base = SimpleNamespace(tokenizer=chat, allow_special_tokens=False)
+    shorter = fit_prompt(base, TALK, whole - 1)
     assert shorter == [{"role": "user", "content": "My boss yelled. I left."}]
     assert len(encode_prompt(chat, shorter)) <= whole - 1
-    assert fit_prompt(chat, TALK, 0) is TALK and fit_prompt(chat, TALK, whole) == TALK
-    assert fit_prompt(chat, TALK, 3) is None
+    assert fit_prompt(base, TALK, 0) is TALK and fit_prompt(base, TALK, whole) == TALK
+    assert fit_prompt(base, TALK, 3) is None

@@ -9,6 +9,7 @@ from ppo_lm import PPOConfig, PPOTrainer
 from ppo_lm.data import DataReport, PromptSet, load_prompts
 from ppo_lm.data.fitting import encode_prompt_set, encode_prompts, fit_prompts
 from ppo_lm.errors import DataError
+from tests.conftest import make_base
 
 pytestmark = pytest.mark.fast
 
@@ -53,7 +54,7 @@ def test_fitted_prompts_have_the_ids_of_the_cut_text(base):
     assert (found.used, found.cut, found.lengths) == (2, 1, [len(ids) for ids in fitted.ids])
     assert max(found.lengths) <= 40
     with pytest.raises(
-        DataError, match="none has a sentence that ends within max_prompt_tokens 2; raise max_prompt_tokens"
+        DataError, match="none can be used: prompt 1 has no sentence that ends within max_prompt_tokens 2"
     ):
         fit_prompts(given.select([1]), report(1), base, max_prompt_tokens=2, max_new_tokens=10)
 
@@ -73,7 +74,7 @@ def test_token_ids_are_taken_as_they_are_and_can_be_read(base):
     )
     fitted, found = fit_prompts(PromptSet([ids[0], [5] * 9]), report(2), base, max_prompt_tokens=8, max_new_tokens=10)
     assert fitted.ids == [[5, 6, 7]] and "prompt 2 has no sentence" in str(found.dropped[0])
-    with pytest.raises(DataError, match="prompt 0 is empty, prompt 1 has 119 tokens .* at most 118"):
+    with pytest.raises(DataError, match="prompt 0 is empty; prompt 1 has 119 tokens, more than 118"):
         encode_prompts([[], [5] * 119], base, 10)
 
 
@@ -98,3 +99,23 @@ def test_a_prompt_as_text_and_as_token_ids_is_the_same_prompt(folder, tmp_path):
 def test_a_column_of_another_length_is_refused():
     with pytest.raises(DataError, match="column 'facts' has 1 values for 2 prompts; give one for each"):
         PromptSet(["a", "b"], {"facts": [1]})
+
+
+def test_a_prompt_that_is_too_long_is_left_out_and_named(folder, tmp_path):
+    prompts = ["word " * 200, *PROMPTS]
+    settings = dict(steps=1, batch_size=2, eval_prompts=1, max_new_tokens=4, output_dir=str(tmp_path / "run"))
+    trainer = PPOTrainer(PPOConfig(model_name=folder, **settings), reward=lambda completions: [0.0] * len(completions))
+    trainer.train(prompts)
+    (found,) = json.loads((tmp_path / "run" / "data_report.json").read_text())
+    assert (found["used"], found["train"] + found["held_out"]) == (5, 5)
+    (dropped,) = found["dropped"]
+    assert dropped["place"] == "prompt 1" and "more than 124: the model's context of 128 minus" in dropped["reason"]
+
+
+def test_a_prompt_must_fit_every_model_of_a_comparison(base):
+    short = make_base(max_position_embeddings=20)
+    given = PromptSet(["word " * 30, "TL;DR:", ""])
+    fitted, found = fit_prompts(given, report(3), base, **LIMITS, also=[short])
+    assert fitted.prompts == ["TL;DR:"] and found.used == 1
+    assert "more than 10: the model's context of 20" in str(found.dropped[0]) and "empty" in str(found.dropped[1])
+    assert len(fit_prompts(given, report(3), base, **LIMITS)[0]) == 2

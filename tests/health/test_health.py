@@ -216,8 +216,8 @@ def test_thresholds():
         ("- 1\n", "", "has no settings; write one `field: value` per line"),
         ("a: [", "", "config.yaml cannot be read"),
         ("{}", '{"step": 1}\n', None),
-        ("{}", "[]\n", "metrics.jsonl cannot be read: a line is not the record of a step"),
-        ("{}", "\x00\n", "metrics.jsonl cannot be read"),
+        ("{}", "[]\n", "metrics.jsonl, line 1 is damaged: it is not the record of a step"),
+        ("{}", "\x00\n", "metrics.jsonl, line 1 is damaged"),
     ],
 )
 def test_a_folder_that_is_not_a_run_is_reported(tmp_path, capsys, config, metrics, message):

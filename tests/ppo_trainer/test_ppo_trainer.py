@@ -137,10 +137,11 @@ def test_prompts_that_do_not_fit_are_all_named(folder):
     long = "word " * 200
     with pytest.raises(
         DataError,
-        match=r"prompt 1 is empty, prompt 0 has \d+ tokens, prompt 3 has .*context of 128 minus max_new_tokens 10",
+        match=r"prompt 0 has \d+ tokens, more than 118: the model's context of 128 minus max_new_tokens 10; prompt 1 "
+        "is empty; prompt 3 has",
     ):
         trainer(folder).ppo_step([long, "", "TL;DR:", long])
-    with pytest.raises(DataError, match="prompt 0 has"):
+    with pytest.raises(DataError, match="none can be used: prompt 1 has"):
         trainer(folder, eval_prompts=0).train([long])
     with pytest.raises(DataError, match="prompts must be a non-empty list of texts, .*; got 'TL;DR:'"):
         trainer(folder).ppo_step("TL;DR:")

@@ -179,11 +179,14 @@ def text(body, **options):
     ("answer", "message"),
     [
         (lambda *_: never_ending, "failed 2 times: its answer is longer than 1050624 bytes"),
-        (text(b"[" * 2**20), "failed 2 times: its answer is nested too deeply"),
+        (text(b"[" * 2**20), "failed 2 times: its answer is nested more than 64 deep"),
         (text(zlib.compress(b" " * 2**24), headers={"Content-Encoding": "deflate"}), "its answer is compressed"),
-        (text(b'{"scores": [0.5, 1]} \xff'), "failed 2 times: its answer is not JSON in UTF-8"),
-        (text(b'{"scores": [1, ' + b"9" * 10**5 + b"]}"), "failed 2 times: its answer is not JSON in UTF-8"),
-        (text(b'{"scores": [1, ' + b"9" * 400 + b"]}"), "failed 2 times: it returned 9+ for completion 1 of 2"),
+        (text(b'{"scores": [0.5, 1]} \xff'), "failed 2 times: its answer is not UTF-8"),
+        (
+            text(b'{"scores": [1, ' + b"9" * 10**5 + b"]}"),
+            "failed 2 times: its answer has a number with 100,000 digits",
+        ),
+        (text(b'{"scores": [1, ' + b"9" * 400 + b"]}"), "failed 2 times: its answer has a number with 400 digits"),
         (text(b'{"scores": [1, [[1]]]}'), r"failed 2 times: it returned \[\[1\]\] for completion 1 of 2"),
         (text(b'{"scores": [1, "\\u001b[2J"]}'), r"failed 2 times: it returned '\\x1b\[2J' for completion 1 of 2"),
         (text(b"\x1b[2Jgo away" * 10**6, status=403), r"rejects requests: 403 Forbidden:  \[2Jgo away"),
