@@ -69,6 +69,7 @@ def load_base(
     base = BaseModel(network, tokenizer, eos_token_ids, name, fast, allow_special_tokens)
     check_finite(network.named_parameters(), f"model {model_name!r}")
     _check_network(base, model_name)
+    base.notes += ["de-quantised from GGUF"] if source.suffix == ".gguf" else []
     lost = rounding_note(kept, base.dtype)
     base.notes += [lost] if lost else []
     return base

@@ -26,6 +26,7 @@ class SmolLM2(NamedTuple):
     folder: Path
     ids: torch.Tensor
     logits: torch.Tensor  # of `ids`, before it was saved
+    description: str
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +37,7 @@ def smollm2(tmp_path_factory) -> SmolLM2:
     base.tokenizer.save_pretrained(folder)
     ids = torch.tensor([[504, 3575, 282]])
     with torch.no_grad():
-        return SmolLM2(folder, ids, base.network(ids).logits)
+        return SmolLM2(folder, ids, base.network(ids).logits, base.description)
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +50,10 @@ def test_a_gguf_file_loads_as_a_working_model_whose_pad_is_not_eos(base):
     generator = SequenceGenerator(PolicyModel(base, None), SFTModel(base), SamplingSettings(5, temperature=0))
     assert "Paris" in generator.generate_sequences([prompt])[1][0]
     assert base.pad_token_id not in base.eos_token_ids
+
+
+def test_the_description_says_that_the_weights_were_de_quantised(base, smollm2):
+    assert smollm2.description == base.description + "; de-quantised from GGUF"
 
 
 def test_a_gguf_model_can_be_saved_and_loaded_again(base, smollm2):

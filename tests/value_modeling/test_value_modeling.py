@@ -102,6 +102,8 @@ def test_the_loss_is_half_the_squared_error_whatever_the_batch():
 @pytest.mark.parametrize("lora_r", [8, 0])
 def test_ppo_starts_from_what_the_stage_left(folder, tmp_path, lora_r):
     results = run_value(value_config(folder, tmp_path), quiet=True)
+    measured = {f"{name}_{when}" for name in ("explained_variance", "value_loss") for when in ("before", "after")}
+    assert set(results) == measured
     assert {path.name for path in (tmp_path / "value").iterdir()} <= set(RUN_FILES)
     assert results["value_loss_after"] < 0.5 * results["value_loss_before"]
     assert [
