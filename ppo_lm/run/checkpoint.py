@@ -15,7 +15,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ppo_lm.errors import CheckpointError, StorageError, first_line, writing
-from ppo_lm.reading import Missing, read_json
+from ppo_lm.reading import read_json
+from ppo_lm.reading.files import Missing
 
 TENSORS, STATE, MANIFEST = "tensors.safetensors", "state.json", "manifest.json"
 LARGEST_MANIFEST = 2**16  # bytes
