@@ -1,13 +1,14 @@
 """The boundary to files, messages and paths that users and networks give: everything is bounded, and what cannot be
 read is refused in one sentence."""
 
-from ppo_lm.reading.files import Unreadable, read_lines, read_text
+from ppo_lm.reading.files import Missing, Unreadable, read_lines, read_text
 from ppo_lm.reading.json_reader import parse_json, read_json
 from ppo_lm.reading.paths import as_path, user_path
 from ppo_lm.reading.yaml_reader import Loader, parse_yaml, read_yaml
 
 __all__ = [
     "Loader",
+    "Missing",
     "Unreadable",
     "as_path",
     "parse_json",
