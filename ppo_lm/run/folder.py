@@ -10,7 +10,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from ppo_lm.config.files import dump_settings
-from ppo_lm.config.output_folder import LOCK, TRACEBACK, holds_files
+from ppo_lm.config.output_folder import LOCK, TRACEBACK, UNFINISHED, holds_files
 from ppo_lm.config.run_settings import FolderSettings, OptionalFolderSettings
 from ppo_lm.config.settings import Settings
 from ppo_lm.errors import ConfigError, StorageError, UserError, writing
@@ -21,7 +21,6 @@ CONFIG = "config.yaml"
 TRAINED_PROMPTS = "trained_prompts.json"
 ANSWERS = "answers.jsonl"  # a person's, from `ppo-lm collect`
 RUN_FILES = (  # whatever a run of any stage writes; the tests of every stage check that nothing is missing
-    CONFIG,
     "data_report.json",
     METRICS,
     SAMPLES,
@@ -42,6 +41,7 @@ RUN_FILES = (  # whatever a run of any stage writes; the tests of every stage ch
     "learning_curve.png",
     "reward_report.png",
     "comparison.png",
+    CONFIG,  # is removed last: a folder without it holds no run
 )
 
 
@@ -91,7 +91,7 @@ def make_run_folder(folder: Path, overwrite: bool = False) -> FileLock:
 def remove_run(folder: Path) -> None:
     """Remove whatever a run wrote into its folder."""
     with writing(folder):
-        for path in (*(folder / name for name in RUN_FILES), *folder.glob(".*.unfinished")):
+        for path in (*folder.glob(UNFINISHED), *(folder / name for name in RUN_FILES)):
             remove(path)
 
 

@@ -99,10 +99,10 @@ def whole_folder(place: Path) -> Iterator[Path]:
             yield unfinished
             for path in (*sorted(unfinished.rglob("*")), unfinished):
                 flush(path)
-            if place.is_dir():
-                remove(place)
+            former = _set_aside(place)
             os.replace(unfinished, place)
             flush(place.parent)
+            remove(former)
     except BaseException:
         with suppress(OSError):  # the error itself matters more
             remove(unfinished)
@@ -124,6 +124,20 @@ def remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def remove_whole(folder: Path) -> None:
+    """Remove a folder: even if this process is killed, readers see all of it or nothing, never a part."""
+    remove(_set_aside(folder))
+
+
+def _set_aside(folder: Path) -> Path:
+    """Rename a folder, if it is there, to a hidden name. Returns the hidden folder."""
+    aside = _unfinished(folder.with_name(f"{folder.name}.former"))
+    remove(aside)  # of a process that was killed
+    if folder.is_dir():
+        os.replace(folder, aside)
+    return aside
 
 
 def _unfinished(path: Path) -> Path:
