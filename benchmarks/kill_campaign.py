@@ -6,8 +6,8 @@ The runs train a very small model with random weights and save a checkpoint befo
 over eleven kinds: `sft`, `reward`, `value`, PPO with six kinds of settings, the extension of a finished PPO run, and
 `collect`, where pairs are judged meanwhile. Each process is killed while it loads, in a step, while it writes a
 checkpoint, or while it writes the results; which and when is random. Then the run is resumed, or started again with
---overwrite if it has no checkpoint yet. At the end, the whole folder must be equal to that of an undisturbed run but for
-times, and no step may be repeated once the results were being written. Exits with code 1 if anything differs.
+--overwrite if it has no checkpoint yet. At the end, the whole folder must be equal to that of an undisturbed run but
+for times, and no step may be repeated once the results were being written. Exits with code 1 if anything differs.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from small_runs import Process, differing, first_pair, judge, results
 
 from ppo_lm.run import list_checkpoints, load_checkpoint
 from ppo_lm.run.checkpoint import MANIFEST, is_finished, read_state
-from ppo_lm.run.folder import ANSWERS, CONFIG
+from ppo_lm.run.folder import CONFIG
 from ppo_lm.tracking.files import METRICS
 
 KILLS, WRITING, SAVING, EARLY = "kills", "writing", "final save", "before the first"

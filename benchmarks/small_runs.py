@@ -78,8 +78,8 @@ def make_commands(place: Path, *, epochs: int, steps: int, pairs: int) -> dict[s
         ],
     )
     stage = f"--held_out 2 --epochs {epochs} --batch_size 4 --save_every 2 --lora_r 4 --device cpu --model_name {model}"
-    ppo = "--batch_size 4 --mini_batches 2 --eval_prompts 2 --samples_every 1 --save_every 2 --max_new_tokens 6"
-    ppo += f" --lora_r 4 --device cpu --steps {steps} --model_name {model} --prompts {prompts}"
+    ppo = "--batch_size 4 --mini_batches 2 --eval_prompts 2 --eval_every 2 --samples_every 1 --save_every 2 --lora_r 4"
+    ppo += f" --max_new_tokens 6 --device cpu --steps {steps} --model_name {model} --prompts {prompts}"
     compared = f"--models one={model} --models two={model} --prompts {prompts} --judge {REWARD} --eval_prompts 4"
     return {
         "sft": f"sft {stage} --rouge_samples 0 --demonstrations {demonstrations}".split(),
