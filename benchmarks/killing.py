@@ -144,7 +144,7 @@ class RunCampaign(Campaign):
         self.empty()
         before_results = None
         for moment in self.plan(kills):
-            process, watch = self.start(), Watch(self.out, self.last_step)
+            watch, process = Watch(self.out, self.last_step), self.start()
             moment(process, watch)
             process.kill()
             if self.has_failed(process):
