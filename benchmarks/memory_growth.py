@@ -15,11 +15,15 @@ import tempfile
 import threading
 from pathlib import Path
 
-from kill_campaign import PROMPTS, make_model, of_length
+from small_runs import PROMPTS, make_model
 
 from ppo_lm import PPOConfig, PPOTrainer
 
 AFTER = 100
+
+
+def of_length(prompts, completions):
+    return [len(completion) / 10 for completion in completions]
 
 
 def measure() -> dict[str, float]:

@@ -8,6 +8,7 @@ os.environ.pop(
 )  # the tests that start Python would compile torch and transformers every time
 
 import multiprocessing
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -134,6 +135,25 @@ def in_a_process(function: Callable, *arguments, **options) -> int | None:
     process.start()
     process.join()
     return process.exitcode
+
+
+def killed_in_a_removal(number: int, function: Callable, *arguments, **options) -> int | None:
+    """Call a function in a separate process that is killed when it removes the `number`-th file of folders that it
+    removes. Returns the exit code."""
+    return in_a_process(_kill_in_a_removal, number, function, *arguments, **options)
+
+
+def _kill_in_a_removal(number: int, function: Callable, *arguments, **options) -> None:
+    remaining, unlink = [number], os.unlink
+
+    def count(path, *, dir_fd=None):
+        remaining[0] -= dir_fd is not None  # from `shutil.rmtree`
+        if not remaining[0]:
+            os.kill(os.getpid(), signal.SIGKILL)
+        unlink(path, dir_fd=dir_fd)
+
+    os.unlink = count
+    function(*arguments, **options)
 
 
 @contextmanager

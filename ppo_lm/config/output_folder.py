@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 LOCK = ".lock"
+UNFINISHED = ".*.unfinished"  # what a process was writing or removing when it was killed
 TRACEBACK = "traceback.txt"  # of an error in the user's code
 
 
@@ -19,4 +20,6 @@ def free_folder(wanted: Path) -> Path:
 
 def holds_files(folder: Path) -> bool:
     """Whether anything is in the folder, besides what a run that never started leaves there."""
-    return folder.is_dir() and any(path.name not in (LOCK, TRACEBACK) for path in folder.iterdir())
+    return folder.is_dir() and any(
+        path.name not in (LOCK, TRACEBACK) and not path.match(UNFINISHED) for path in folder.iterdir()
+    )

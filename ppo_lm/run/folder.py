@@ -10,7 +10,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from ppo_lm.config.files import dump_settings
-from ppo_lm.config.output_folder import LOCK, TRACEBACK, holds_files
+from ppo_lm.config.output_folder import LOCK, TRACEBACK, UNFINISHED, holds_files
 from ppo_lm.config.run_settings import FolderSettings, OptionalFolderSettings
 from ppo_lm.config.settings import Settings
 from ppo_lm.errors import ConfigError, StorageError, UserError, writing

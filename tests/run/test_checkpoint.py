@@ -1,12 +1,14 @@
 """Which folders count as checkpoints of a run, and which are removed."""
 
 import shutil
+import signal
 
 import pytest
 import torch
 
 from ppo_lm.run import Checkpoint, list_checkpoints, load_checkpoint, save_checkpoint
-from ppo_lm.run.checkpoint import finish_checkpoints, last_intact_checkpoint
+from ppo_lm.run.checkpoint import finish_checkpoints, is_finished, last_intact_checkpoint
+from tests.conftest import killed_in_a_removal
 
 pytestmark = pytest.mark.fast
 
@@ -80,3 +82,23 @@ def test_what_is_intact_is_not_read_again_to_keep_fewer_than_there_may_be(tmp_pa
     monkeypatch.setattr("ppo_lm.run.checkpoint._damage", lambda folder: pytest.fail(f"{folder} was read"))
     save(tmp_path, 2)
     shutil.rmtree(saved)
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_a_checkpoint_whose_removal_was_killed_is_gone_after_the_next(tmp_path, number):
+    for step in (1, 2):
+        save(tmp_path, step)
+    assert killed_in_a_removal(number, save, tmp_path, 3) == -signal.SIGKILL
+    assert [folder.name for folder in list_checkpoints(tmp_path)] == ["step-000002", "step-000003"]
+    save(tmp_path, 4)
+    assert names(tmp_path) == ["step-000003", "step-000004"]
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_a_run_killed_while_older_checkpoints_are_removed_is_not_finished_yet(tmp_path, number):
+    for step in (1, 2):
+        save(tmp_path, step)
+    assert killed_in_a_removal(number, finish_checkpoints, tmp_path) == -signal.SIGKILL
+    assert not load_checkpoint(tmp_path)[0].finished
+    last = finish_checkpoints(tmp_path)
+    assert names(tmp_path) == ["step-000002"] and is_finished(last)

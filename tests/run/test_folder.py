@@ -1,5 +1,7 @@
 """The folder of a run."""
 
+import signal
+
 import pytest
 
 from ppo_lm.cli.options import read_config
@@ -7,6 +9,7 @@ from ppo_lm.config import PPOConfig, SFTConfig
 from ppo_lm.errors import ConfigError, UserError
 from ppo_lm.run import Checkpoint, check_output_dir, make_run_folder, save_checkpoint
 from ppo_lm.run.folder import unlock
+from tests.conftest import killed_in_a_removal
 
 pytestmark = pytest.mark.fast
 
@@ -65,6 +68,19 @@ def test_a_link_in_a_run_is_removed_but_not_what_it_points_to(run_folder, tmp_pa
     unlock(make_run_folder(run_folder, overwrite=True))
     assert not (run_folder / "merged").is_symlink()
     assert (elsewhere / "model").read_text() == "kept"
+
+
+def test_a_run_whose_overwriting_was_killed_can_be_overwritten(run_folder):
+    assert killed_in_a_removal(1, make_run_folder, run_folder, overwrite=True) == -signal.SIGKILL
+    assert "already holds a run" in refusal(run_folder)
+    unlock(make_run_folder(run_folder, overwrite=True))
+    assert list(run_folder.iterdir()) == []
+
+
+def test_a_folder_whose_process_was_killed_while_it_wrote_the_config_is_free(tmp_path):
+    (tmp_path / ".config.yaml.unfinished").write_text("seed")
+    unlock(make_run_folder(tmp_path))
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("overwrite", [False, True])

@@ -2,11 +2,13 @@
 
 import errno
 import os
+import signal
 
 import pytest
 
 from ppo_lm.errors import StorageError
 from ppo_lm.tracking import whole_folder, write_text
+from tests.conftest import killed_in_a_removal
 
 pytestmark = pytest.mark.fast
 
@@ -44,6 +46,21 @@ def test_a_folder_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatc
     with pytest.raises(StorageError, match="model cannot be written: No space left on device"):
         save()
     assert (place / "weights").read_text() == "old"
+    assert list(tmp_path.iterdir()) == [place]
+
+
+def save_twice(place):
+    for content in ("old", "new"):
+        with whole_folder(place) as folder:
+            (folder / "head").write_text(content)
+            (folder / "weights").write_text(content)
+
+
+def test_a_folder_is_whole_when_the_process_is_killed_while_it_removes_the_old_one(tmp_path):
+    place = tmp_path / "model"
+    assert killed_in_a_removal(2, save_twice, place) == -signal.SIGKILL
+    assert {path.name: path.read_text() for path in place.iterdir()} == {"head": "new", "weights": "new"}
+    save_twice(place)
     assert list(tmp_path.iterdir()) == [place]
 
 
