@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import io
 import json
+import os
 import random
 import shutil
 import sys
@@ -30,6 +31,7 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForSequenceClassificat
 from ppo_lm.base_setup import EMBEDDED_MODEL, find_reward_folder, find_value_folder, load_base, make_lora_config
 from ppo_lm.base_setup.model_setup import load_reward_model, load_value_adapter
 from ppo_lm.cli.main import COMMANDS, main
+from ppo_lm.collection.answers import AnswerStore
 from ppo_lm.config import CollectConfig, EvaluateConfig, PPOConfig, RewardConfig, SFTConfig, ValueConfig
 from ppo_lm.config.fields import fields_of
 from ppo_lm.config.files import read_settings
@@ -64,6 +66,8 @@ ROWS = [
     {"prompt": [5, 6, 7], "completion": " I quit.", "chosen": " A.", "rejected": " B.", "id": 3},
 ]
 
+CHAT = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
+
 
 class Place:
     """A folder for the files of a case, and what the cases damage copies of."""
@@ -72,12 +76,12 @@ class Place:
         self.root, self.case = root, root / "case"
 
     def clear(self) -> None:
-        """Empty the folder of the next case."""
-        for folder in (self.case / "locked",):
-            if folder.is_dir():
-                folder.chmod(0o700)
+        """Make an empty folder for the next case, and work in it."""
+        if (self.case / "locked").is_dir():
+            (self.case / "locked").chmod(0o700)
         shutil.rmtree(self.case, ignore_errors=True)
         self.case.mkdir()
+        os.chdir(self.case)
 
     def file(self, name: str, content: bytes) -> str:
         """A file of the case."""
@@ -91,6 +95,7 @@ class Place:
     @functools.cached_property
     def model(self) -> Path:
         make_model(self.root / "model")
+        (self.root / "model" / "chat_template.jinja").write_text(CHAT)
         return self.root / "model"
 
     def base(self) -> BaseModel:
@@ -147,11 +152,13 @@ class Place:
 
     @functools.cached_property
     def finished_run(self) -> Path:
-        """Two steps of PPO, with both checkpoints."""
+        """Two steps of PPO, with two checkpoints."""
         out = self.root / "run"
         run_command(
             ["train", f"--model_name={self.model}", f"--prompts={self.prompts}", f"--output_dir={out}", *SMALL_RUN]
         )
+        last = out / "checkpoints" / "step-000002"
+        shutil.copytree(last, last.with_name("step-000002-002"))
         return out
 
     @functools.cached_property
@@ -173,6 +180,8 @@ class Surface:
     case: Callable[[random.Random, Place], object]
 
 
+ANSWER = dict(task=0, repeat_of=None, prompt="a", first="b", second="c", preferred="first", annotator="d")
+COSTLY = {"steps", "epochs", "lora_r", "max_new_tokens", "ppo_epochs", "responses_per_prompt"}  # they take long, rightly
 SURFACES: dict[str, Surface] = {}
 
 
@@ -207,26 +216,29 @@ def run_command(arguments: list[str]) -> None:
 
 
 def some_fields(draw: random.Random, config: type) -> dict[str, Any]:
-    names = draw.sample(list(fields_of(config)), draw.randrange(1, 6))
+    names = draw.sample(list(fields_of(config)), draw.randrange(1, 4))
     if draw.random() < 0.1:
         names.append(draw.choice(["x", "lr", "é", "modelname", "steps "]))
-    return {name: nested(draw) if draw.random() < 0.02 else value(draw) for name in names}
+    return {name: value(draw) for name in names}
 
 
 @surface(2200)
 def settings(draw: random.Random, place: Place) -> None:
     """Fields of configurations with values of all types."""
     config = draw.choice(CONFIGS)
-    config(**some_fields(draw, config))
+    fields = some_fields(draw, config)
+    if draw.random() < 0.05:
+        fields[draw.choice(list(fields))] = nested(draw)
+    config(**fields)
 
 
 @surface(1000)
 def yaml_files(draw: random.Random, place: Place) -> None:
     """Files of settings, damaged as text."""
     config = draw.choice(CONFIGS)
-    plain = {name: field.default for name, field in fields_of(config).items()}
+    plain = dataclasses.asdict(config()) if draw.random() < 0.5 else {}
     text = yaml.safe_dump({**plain, **some_fields(draw, config)}, allow_unicode=True).encode("utf-8", "surrogatepass")
-    file = place.file("config.yaml", damaged_bytes(draw, text, HOSTILE_YAML))
+    file = place.file("config.yaml", damaged_bytes(draw, text, HOSTILE_YAML) if draw.random() < 0.8 else text)
     config(**read_settings(Path(file), "--config"))
 
 
@@ -245,10 +257,7 @@ def command_lines(draw: random.Random, place: Place) -> None:
     """Options of all commands, up to the settings that follow from them."""
     command = draw.choice(list(CONFIG_OF))
     options = some_options(draw, command)
-    with contextlib.chdir(place.case):
-        run_command(
-            [command, "--print_config", *options] if draw.random() < 0.95 else [draw.choice(TEXTS), *options[:1]]
-        )
+    run_command([command, "--print_config", *options] if draw.random() < 0.95 else [draw.choice(TEXTS), *options[:1]])
 
 
 # data
@@ -259,8 +268,6 @@ def some_rows(draw: random.Random) -> list[Any]:
     for _ in range(draw.randrange(1, 4)):
         row = draw.randrange(len(rows))
         rows[row] = damaged_json(draw, rows[row])
-        if draw.random() < 0.02:
-            rows[row] = {"prompt": nested(draw), "completion": "a"}
     return rows
 
 
@@ -281,7 +288,10 @@ def load_and_encode(draw: random.Random, place: Place, source: Any) -> None:
 @surface(1200)
 def data_rows(draw: random.Random, place: Place) -> None:
     """Rows of data in Python."""
-    load_and_encode(draw, place, some_rows(draw))
+    rows = some_rows(draw)
+    if draw.random() < 0.05:
+        rows.append({**ROWS[0], draw.choice(["prompt", "messages", "x"]): nested(draw)})
+    load_and_encode(draw, place, rows)
 
 
 def as_csv(rows: list[Any]) -> bytes:
@@ -389,7 +399,7 @@ def spoil_lines(draw: random.Random, file: Path) -> None:
     file.write_bytes(b"\n".join(lines) + draw.choice([b"\n", b""]))
 
 
-@surface(120)
+@surface(150)
 def checkpoints(draw: random.Random, place: Place) -> None:
     """Runs with damaged checkpoints, settings or records, resumed for one more step."""
     run = place.copy(place.finished_run)
@@ -399,9 +409,8 @@ def checkpoints(draw: random.Random, place: Place) -> None:
     elif kind == 1:
         (run / "config.yaml").write_bytes(damaged_bytes(draw, (run / "config.yaml").read_bytes(), HOSTILE_YAML))
     else:
-        for checkpoint in draw.sample(sorted((run / "checkpoints").iterdir()), 1):
-            damage_folder(draw, checkpoint, HOSTILE_JSON)
-    run_command(["train", f"--resume={run}", "--steps=3"])
+        damage_folder(draw, draw.choice(sorted((run / "checkpoints").iterdir())), HOSTILE_JSON)
+    run_command(["train", f"--resume={run}", "--steps=3", *draw.choice([[], ["--allow_changes"]])])
 
 
 @surface(200)
@@ -409,7 +418,7 @@ def unfinished_policies(draw: random.Random, place: Place) -> None:
     """The policy of a run whose files are damaged."""
     run = place.copy(place.finished_run)
     damage_folder(draw, run, HOSTILE_JSON)
-    find_policy(run)
+    load_base(str(find_policy(run).folder))
 
 
 @surface(300)
@@ -511,7 +520,7 @@ SPECS = [
     *("length_target(words=4)", "tldr_heuristics", "sentiment(", "regex(pattern='(')", "nothing:here", "json:dumps"),
     *("a.py:f", ":", "::", "remote(url='http://127.0.0.1:1/')", "length_target(words=None)", "embedded", "-m"),
     "length_target(words=" + "(" * 300 + ")",
-    "length_target(words=" + "-" * 20_000 + "1)",
+    "length_target(words=" + "-" * 5000 + "1)",
     "length_target(words=" + "9" * 5000 + ")",
     "length_target(words=1e999)",
     "length_target(**{'words': 4})",
@@ -606,6 +615,15 @@ def paths(draw: random.Random, place: Place) -> None:
         draw.choice(uses)()
 
 
+@surface(300)
+def stored_answers(draw: random.Random, place: Place) -> None:
+    """What `ppo-lm collect` stored before."""
+    lines = [json.dumps({**ANSWER, "task": task}) for task in range(3)]
+    file = Path(place.file("answers.jsonl", "\n".join(lines).encode()))
+    spoil_lines(draw, file)
+    AnswerStore(place.case).agreement()
+
+
 # whole commands
 
 
@@ -620,14 +638,22 @@ def commands_on(draw: random.Random, place: Place) -> list[str]:
     demonstrations, length = f"--demonstrations={data}", "--max_steps=1"
     return {
         "train": ["train", *SMALL_RUN, *small, f"--prompts={data}", "--steps=1"],
-        "sft": ["sft", *small, demonstrations, length, "--rouge_samples=0", "--max_tokens=64", "--save_merged=false"],
+        "sft": ["sft", *small, demonstrations, length, "--rouge_samples=0", "--max_tokens=64"],
         "reward": ["reward", *small, f"--preferences={data}", length, "--max_tokens=64"],
         "value": ["value", *small, demonstrations, length, "--reward=length_target(words=4)", "--max_tokens=64"],
-    }[kind]
+    }[kind] + extremes(draw, CONFIG_OF[kind])
 
 
-@surface(80)
+def extremes(draw: random.Random, config: type) -> list[str]:
+    """Numbers at the edge of what a setting takes, now and then."""
+    if draw.random() < 0.5:
+        return []
+    number = draw.choice(["0", "1", "3", "1e-300", "1e300", "1000000", str(2**31), str(2**63), str(2**70)])
+    names = [name for name, field in fields_of(config).items() if {int, float} & set(field.kinds)]
+    return [f"--{draw.choice(sorted(set(names) - COSTLY))}={number}"]
+
+
+@surface(150)
 def whole_commands(draw: random.Random, place: Place) -> None:
     """Commands on data, models and folders that are damaged, to their end."""
-    with contextlib.chdir(place.case):
-        run_command(commands_on(draw, place))
+    run_command(commands_on(draw, place))

@@ -38,7 +38,7 @@ def value(draw: random.Random, depth: int = 3) -> Any:
 def nested(draw: random.Random) -> Any:
     """A list inside a list inside a list."""
     found: Any = value(draw, 0)
-    for _ in range(draw.choice([10, 70, 500])):
+    for _ in range(draw.choice([10, 70, 3000])):
         found = [found]
     return found
 
@@ -93,9 +93,9 @@ def damage_tensors(draw: random.Random, file: Path) -> None:
         lambda: {f"x.{name}": tensor},
         lambda: {name: tensor, f"{name}.x": tensor.clone()},
         lambda: {name: tensor[None]},
-        lambda: {name: tensor[:-1]},
-        lambda: {name: tensor[:0]},
-        lambda: {name: tensor.repeat(*[2] * tensor.dim())},
+        lambda: {name: tensor[:-1] if tensor.dim() else tensor},
+        lambda: {name: torch.zeros(0)},
+        lambda: {name: torch.cat([tensor, tensor]) if tensor.dim() else tensor[None]},
         lambda: {name: tensor.to(draw.choice([torch.int64, torch.bool, torch.float16, torch.float64]))},
         lambda: {name: torch.full_like(tensor, draw.choice([*NOT_NUMBERS, 1e30]))},
     ]

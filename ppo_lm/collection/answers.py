@@ -15,7 +15,15 @@ from ppo_lm.tracking import write_text
 from ppo_lm.tracking.files import flush
 
 CHOICES = ("a", "b", "tie", "skip")
-READ_BACK = {"task", "repeat_of", "prompt", "first", "second", "preferred", "annotator"}
+READ_BACK = {  # the types of what is read back
+    "task": int,
+    "repeat_of": int | None,
+    "prompt": str | list,
+    "first": str,
+    "second": str,
+    "preferred": str | None,
+    "annotator": object,
+}
 
 
 class AnswerStore:
@@ -52,10 +60,11 @@ class AnswerStore:
         self.answers.append(answer)
 
     def agreement(self) -> tuple[int, int]:
-        """(repeated pairs judged the same both times, repeated pairs judged both times); skipped ones do not count."""
+        """(repeated pairs judged the same both times, repeated pairs judged both times); skipped ones, and those whose
+        first answer was removed from the file, do not count."""
         first = {answer["task"]: answer for answer in self.answers}
         pairs = [
-            (first[a["repeat_of"]]["preferred"], a["preferred"]) for a in self.answers if a["repeat_of"] is not None
+            (first[a["repeat_of"]]["preferred"], a["preferred"]) for a in self.answers if a["repeat_of"] in first
         ]
         judged = [(before, now) for before, now in pairs if before is not None and now is not None]
         return sum(before == now for before, now in judged), len(judged)
@@ -82,11 +91,21 @@ class AnswerStore:
     def _read_answer(self, number: int, line: bytes) -> dict:
         try:
             answer = parse_json(line)
-            if not isinstance(answer, dict) or not answer.keys() >= READ_BACK:
+            _line(answer).encode()
+            if not _is_answer(answer):
                 raise Unreadable("is not an answer")
+        except UnicodeEncodeError:
+            raise DataError(f"answers {str(self.file)!r}: line {number} is not UTF-8; fix or remove the line") from None
         except Unreadable as error:
             raise DataError(f"answers {str(self.file)!r}: line {number} {error}; fix or remove the line") from None
         return answer
+
+
+def _is_answer(found: object) -> bool:
+    """Whether it has all that is read back, in the right types."""
+    return isinstance(found, dict) and all(
+        name in found and isinstance(found[name], kind) for name, kind in READ_BACK.items()
+    )
 
 
 class ConfirmedLines:
@@ -127,5 +146,5 @@ def preference_of(answer: dict) -> dict | None:
     return {"prompt": answer["prompt"], "chosen": chosen, "rejected": rejected, "source": answer["annotator"]}
 
 
-def _line(record: dict) -> str:
+def _line(record: object) -> str:
     return json.dumps(record, ensure_ascii=False) + "\n"

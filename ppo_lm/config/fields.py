@@ -131,8 +131,15 @@ def _fits(value: object, kind: Any) -> bool:
     if typing.get_origin(kind) is list:
         return isinstance(value, list) and all(_fits(item, typing.get_args(kind)[0]) for item in value)
     if kind is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and _is_finite(value)
     return isinstance(value, kind) and not (kind is int and isinstance(value, bool))
+
+
+def _is_finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number beyond the largest float
+        return False
 
 
 def _shown(value: object) -> str:
