@@ -12,7 +12,7 @@ from ppo_lm.errors import DataError, first_line, writing
 from ppo_lm.reading import Unreadable, parse_json
 from ppo_lm.run.folder import ANSWERS
 from ppo_lm.tracking import write_text
-from ppo_lm.tracking.files import flush
+from ppo_lm.tracking.files import LONE_SURROGATES, flush
 
 CHOICES = ("a", "b", "tie", "skip")
 READ_BACK = {  # the types of what is read back
@@ -91,11 +91,8 @@ class AnswerStore:
     def _read_answer(self, number: int, line: bytes) -> dict:
         try:
             answer = parse_json(line)
-            _line(answer).encode()
             if not _is_answer(answer):
                 raise Unreadable("is not an answer")
-        except UnicodeEncodeError:
-            raise DataError(f"answers {str(self.file)!r}: line {number} is not UTF-8; fix or remove the line") from None
         except Unreadable as error:
             raise DataError(f"answers {str(self.file)!r}: line {number} {error}; fix or remove the line") from None
         return answer
@@ -119,7 +116,8 @@ class ConfirmedLines:
     def write(self, line: str) -> int:
         """Write a line behind the end, and wait until it is on disk. Returns the end of the line. Raises
         `StorageError`."""
-        rest = memoryview(line.encode())
+        content = line.encode(errors=LONE_SURROGATES)
+        rest = memoryview(content)
         with writing(self.file):
             with self.file.open("ab", buffering=0) as out:  # a buffer would be written when it is closed, failed or not
                 out.truncate(self.end)
@@ -128,7 +126,7 @@ class ConfirmedLines:
                 os.fsync(out.fileno())
             if self.end == 0:
                 flush(self.file.parent)
-        return self.end + len(line.encode())
+        return self.end + len(content)
 
     def cut(self) -> None:
         """Remove what was never confirmed, if the disk lets us."""
@@ -146,5 +144,5 @@ def preference_of(answer: dict) -> dict | None:
     return {"prompt": answer["prompt"], "chosen": chosen, "rejected": rejected, "source": answer["annotator"]}
 
 
-def _line(record: object) -> str:
+def _line(record: dict) -> str:
     return json.dumps(record, ensure_ascii=False) + "\n"
