@@ -54,6 +54,8 @@ class Field:
         """A sentence if `value` has the wrong type or is out of bounds."""
         if value is None and self.optional:
             return None
+        if _is_too_large(value):
+            return f"{self.name} is {_shown(value)}; it must be below 2^63"
         if not any(_fits(value, kind) for kind in self.kinds):
             return f"{self.name} is {_shown(value)}; it must be {' or '.join(map(_in_words, self.kinds))}"
         broken = [rule.words for rule in self.rules if not rule.holds(value)]
@@ -131,15 +133,14 @@ def _fits(value: object, kind: Any) -> bool:
     if typing.get_origin(kind) is list:
         return isinstance(value, list) and all(_fits(item, typing.get_args(kind)[0]) for item in value)
     if kind is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool) and _is_finite(value)
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
     return isinstance(value, kind) and not (kind is int and isinstance(value, bool))
 
 
-def _is_finite(value: float) -> bool:
-    try:
-        return math.isfinite(value)
-    except OverflowError:  # a whole number beyond the largest float
-        return False
+def _is_too_large(value: object) -> bool:
+    """Whether it is, or lists, a whole number that torch cannot take."""
+    numbers = value if isinstance(value, list) else [value]
+    return any(isinstance(number, int) and abs(number) >= 2**63 for number in numbers)
 
 
 def _shown(value: object) -> str:
