@@ -14,7 +14,7 @@ import random
 import shutil
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -24,13 +24,13 @@ import pyarrow
 import pyarrow.parquet
 import torch
 import yaml
-from fuzz_values import TEXTS, damage_folder, damaged_bytes, damaged_json, nested, value, write_json
+from fuzz_values import TEXTS, damage_folder, damaged_bytes, damaged_json, nested, value
 from kill_campaign import PROMPTS, make_model
 from transformers import AutoTokenizer, LlamaConfig, LlamaForSequenceClassification
 
 from ppo_lm.base_setup import EMBEDDED_MODEL, find_reward_folder, find_value_folder, load_base, make_lora_config
 from ppo_lm.base_setup.model_setup import load_reward_model, load_value_adapter
-from ppo_lm.cli.main import COMMANDS, main
+from ppo_lm.cli.main import main
 from ppo_lm.collection.answers import AnswerStore
 from ppo_lm.config import CollectConfig, EvaluateConfig, PPOConfig, RewardConfig, SFTConfig, ValueConfig
 from ppo_lm.config.fields import fields_of
@@ -181,7 +181,14 @@ class Surface:
 
 
 ANSWER = dict(task=0, repeat_of=None, prompt="a", first="b", second="c", preferred="first", annotator="d")
-COSTLY = {"steps", "epochs", "lora_r", "max_new_tokens", "ppo_epochs", "responses_per_prompt"}  # they take long, rightly
+COSTLY = {
+    "steps",
+    "epochs",
+    "lora_r",
+    "max_new_tokens",
+    "ppo_epochs",
+    "responses_per_prompt",
+}  # they take long, rightly
 SURFACES: dict[str, Surface] = {}
 
 

@@ -13,10 +13,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 TEXTS = [
-    "", " ", "\n", "auto", "cpu", "none", "null", "1", "-1", "1e400", "nan", "true", "~", "~nosuchuser", "a\0b", "\x1b[2J",
-    "é", "日本語", "\u202e", "\ud800", "<|im_end|>", "<|endoftext|>", "<pad>", "{{ x }}", "../..", "/", ".", "a:b", "[", "{}",
-    "http://127.0.0.1:1/", "%s", "x" * 300, "x" * 5000, "TL;DR:", "embedded",
-]  # fmt: skip
+    *("", " ", "\n", "auto", "cpu", "none", "null", "1", "-1", "1e400", "nan", "true", "~", "~nosuchuser", "a\0b"),
+    *("\x1b[2J", "é", "日本語", "\u202e", "\ud800", "<|im_end|>", "<|endoftext|>", "<pad>", "{{ x }}", "../..", "/"),
+    *(".", "a:b", "[", "{}", "http://127.0.0.1:1/", "%s", "x" * 300, "x" * 5000, "TL;DR:", "embedded"),
+]
 NUMBERS = [0, 1, -1, 2, 7, 10**9, 2**31, 2**63, 2**64, 10**300, 10**400, 0.0, -0.5, 0.5, 1e-300, 1e300]
 NOT_NUMBERS = [float("nan"), float("inf"), float("-inf")]
 

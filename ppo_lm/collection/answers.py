@@ -63,9 +63,7 @@ class AnswerStore:
         """(repeated pairs judged the same both times, repeated pairs judged both times); skipped ones, and those whose
         first answer was removed from the file, do not count."""
         first = {answer["task"]: answer for answer in self.answers}
-        pairs = [
-            (first[a["repeat_of"]]["preferred"], a["preferred"]) for a in self.answers if a["repeat_of"] in first
-        ]
+        pairs = [(first[a["repeat_of"]]["preferred"], a["preferred"]) for a in self.answers if a["repeat_of"] in first]
         judged = [(before, now) for before, now in pairs if before is not None and now is not None]
         return sum(before == now for before, now in judged), len(judged)
 
