@@ -22,6 +22,7 @@ PLUMBING = [OURS, *(Path(module.__file__ or "") for module in (contextlib, threa
 PLUMBING += [Path(package.__file__ or "").parent for package in (asyncio, concurrent.futures)]
 LIBRARIES = ("accelerate", "numpy", "peft", "safetensors", "tokenizers", "torch", "transformers")  # that ours calls
 SHOWN_FRAMES = 8
+LONGEST_TIMER = threading.TIMEOUT_MAX / 2  # seconds; a clock runs over beyond that
 WAKE_UP = getattr(signal, "SIGURG", None)  # of POSIX: ignored by default, and nobody's timer
 
 
@@ -84,6 +85,7 @@ def call_within(seconds: float, call: Callable[[], Result]) -> Result:
     """
     if not seconds:
         return call()
+    seconds = min(seconds, LONGEST_TIMER)
     late = TimeLimitReached(f"did not return within {seconds:g} seconds")
     if threading.current_thread() is threading.main_thread() and WAKE_UP:
         with _interrupted_after(seconds, WAKE_UP, late):

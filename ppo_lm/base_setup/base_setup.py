@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 
 from ppo_lm.base_setup.blank_network import make_blank_network
 from ppo_lm.base_setup.tokenizer_setup import find_eos_token_ids
-from ppo_lm.errors import ModelError, first_line
+from ppo_lm.errors import ModelError, UserError, first_line
 from ppo_lm.fast.trial import is_refusal, trial_ids
 from ppo_lm.models import BaseModel
 from ppo_lm.models.adapter_check import CONFIG_FILE, check_adapter_folder
@@ -133,7 +133,9 @@ def load_adapter(base: BaseModel, role: str, folder: Path) -> None:
     """Like `base.load_adapter`, but raises `ModelError` if the adapter does not fit its base."""
     try:
         base.load_adapter(role, folder)
-    except (RuntimeError, ValueError, KeyError, OSError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # peft and safetensors raise many kinds of error
         raise ModelError(
             f"adapter {str(folder)!r} cannot be loaded onto its base {base.name!r}: {first_line(error)}"
         ) from error

@@ -13,7 +13,7 @@ from peft import LoraConfig
 from ppo_lm.base_setup.base_setup import EMBEDDED_MODEL
 from ppo_lm.base_setup.lora_setup import ALL_LINEAR, last_part, layers_left_out, linear_layers, make_lora_config
 from ppo_lm.base_setup.rehearsal import rehearse_training
-from ppo_lm.errors import ModelError, first_line
+from ppo_lm.errors import ModelError, UserError, first_line
 from ppo_lm.models import BaseModel, PolicyModel, RewardModel, SFTModel, ValueModel
 from ppo_lm.models.adapter_check import check_adapter_folder
 from ppo_lm.models.reward_model import REWARD_FILES
@@ -154,7 +154,9 @@ def load_value_adapter(base: BaseModel, folder: Path) -> None:
 def _loading(kind: str, folder: Path, base: BaseModel) -> Iterator[None]:
     try:
         yield
-    except (RuntimeError, ValueError, KeyError, OSError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # peft and safetensors raise many kinds of error
         raise ModelError(
             f"{kind} {str(folder)!r} cannot be loaded onto model {base.name!r}; was it trained on another one? "
             f"{first_line(error)}"

@@ -12,10 +12,18 @@ from ppo_lm.errors import DataError, first_line, writing
 from ppo_lm.reading import Unreadable, parse_json
 from ppo_lm.run.folder import ANSWERS
 from ppo_lm.tracking import write_text
-from ppo_lm.tracking.files import flush
+from ppo_lm.tracking.files import LONE_SURROGATES, flush
 
 CHOICES = ("a", "b", "tie", "skip")
-READ_BACK = {"task", "repeat_of", "prompt", "first", "second", "preferred", "annotator"}
+READ_BACK = {  # the types of what is read back
+    "task": int,
+    "repeat_of": int | None,
+    "prompt": str | list,
+    "first": str,
+    "second": str,
+    "preferred": str | None,
+    "annotator": object,
+}
 
 
 class AnswerStore:
@@ -52,11 +60,10 @@ class AnswerStore:
         self.answers.append(answer)
 
     def agreement(self) -> tuple[int, int]:
-        """(repeated pairs judged the same both times, repeated pairs judged both times); skipped ones do not count."""
+        """(repeated pairs judged the same both times, repeated pairs judged both times); skipped ones, and those whose
+        first answer was removed from the file, do not count."""
         first = {answer["task"]: answer for answer in self.answers}
-        pairs = [
-            (first[a["repeat_of"]]["preferred"], a["preferred"]) for a in self.answers if a["repeat_of"] is not None
-        ]
+        pairs = [(first[a["repeat_of"]]["preferred"], a["preferred"]) for a in self.answers if a["repeat_of"] in first]
         judged = [(before, now) for before, now in pairs if before is not None and now is not None]
         return sum(before == now for before, now in judged), len(judged)
 
@@ -82,11 +89,18 @@ class AnswerStore:
     def _read_answer(self, number: int, line: bytes) -> dict:
         try:
             answer = parse_json(line)
-            if not isinstance(answer, dict) or not answer.keys() >= READ_BACK:
+            if not _is_answer(answer):
                 raise Unreadable("is not an answer")
         except Unreadable as error:
             raise DataError(f"answers {str(self.file)!r}: line {number} {error}; fix or remove the line") from None
         return answer
+
+
+def _is_answer(found: object) -> bool:
+    """Whether it has all that is read back, in the right types."""
+    return isinstance(found, dict) and all(
+        name in found and isinstance(found[name], kind) for name, kind in READ_BACK.items()
+    )
 
 
 class ConfirmedLines:
@@ -100,7 +114,8 @@ class ConfirmedLines:
     def write(self, line: str) -> int:
         """Write a line behind the end, and wait until it is on disk. Returns the end of the line. Raises
         `StorageError`."""
-        rest = memoryview(line.encode())
+        content = line.encode(errors=LONE_SURROGATES)
+        rest = memoryview(content)
         with writing(self.file):
             with self.file.open("ab", buffering=0) as out:  # a buffer would be written when it is closed, failed or not
                 out.truncate(self.end)
@@ -109,7 +124,7 @@ class ConfirmedLines:
                 os.fsync(out.fileno())
             if self.end == 0:
                 flush(self.file.parent)
-        return self.end + len(line.encode())
+        return self.end + len(content)
 
     def cut(self) -> None:
         """Remove what was never confirmed, if the disk lets us."""

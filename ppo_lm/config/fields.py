@@ -54,6 +54,8 @@ class Field:
         """A sentence if `value` has the wrong type or is out of bounds."""
         if value is None and self.optional:
             return None
+        if _is_too_large(value):
+            return f"{self.name} is {_shown(value)}; it must be below 2^63"
         if not any(_fits(value, kind) for kind in self.kinds):
             return f"{self.name} is {_shown(value)}; it must be {' or '.join(map(_in_words, self.kinds))}"
         broken = [rule.words for rule in self.rules if not rule.holds(value)]
@@ -133,6 +135,12 @@ def _fits(value: object, kind: Any) -> bool:
     if kind is float:
         return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
     return isinstance(value, kind) and not (kind is int and isinstance(value, bool))
+
+
+def _is_too_large(value: object) -> bool:
+    """Whether it is, or lists, a whole number that torch cannot take."""
+    numbers = value if isinstance(value, list) else [value]
+    return any(isinstance(number, int) and abs(number) >= 2**63 for number in numbers)
 
 
 def _shown(value: object) -> str:

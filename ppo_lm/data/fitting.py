@@ -34,6 +34,10 @@ def fit_prompts(
     for row, prompt in enumerate(prompts.prompts):
         report.count_special_tokens(base, prompt)
         tokens, shorter = _encode(base, prompt), prompt
+        unknown = _unknown(tokens, base)
+        if unknown:
+            report.drop(f"prompt {row + 1}", unknown)
+            continue
         if max_prompt_tokens and len(tokens) > max_prompt_tokens:
             shorter = fit_prompt(base, prompt, max_prompt_tokens)
             if shorter is None:
@@ -100,6 +104,9 @@ def _problem(tokens: Sequence[int], base: BaseModel, max_new_tokens: int) -> str
     """Why a model cannot respond to a prompt of these tokens, worded to follow its location."""
     if not tokens:
         return "is empty"
+    unknown = _unknown(tokens, base)
+    if unknown:
+        return unknown
     room = base.context_length - max_new_tokens
     if len(tokens) > room:
         return (
@@ -107,6 +114,13 @@ def _problem(tokens: Sequence[int], base: BaseModel, max_new_tokens: int) -> str
             f"max_new_tokens {max_new_tokens}"
         )
     return None
+
+
+def _unknown(tokens: Sequence[int], base: BaseModel) -> str | None:
+    """A clause if one of the tokens, which may be given as ids, is not in the model's vocabulary."""
+    words = base.network.get_input_embeddings().num_embeddings
+    stranger = next((token for token in tokens if not 0 <= token < words), None)
+    return None if stranger is None else f"has the token id {stranger:.6g}, but the model's go from 0 to {words - 1}"
 
 
 def _readable(base: BaseModel, prompt: Prompt) -> Prompt:

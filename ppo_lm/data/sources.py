@@ -10,7 +10,7 @@ from pathlib import Path
 from types import ModuleType
 
 from ppo_lm.errors import DataError, first_line
-from ppo_lm.reading import Unreadable, parse_json, read_lines, read_text, user_path
+from ppo_lm.reading import TOO_DEEP, Unreadable, is_too_deep, parse_json, read_lines, read_text, user_path
 
 LONGEST_ROW = 1_000_000  # characters
 SUFFIXES = (".txt", ".jsonl", ".json", ".csv", ".parquet")
@@ -246,6 +246,8 @@ def _numbered(rows: Iterable, source: str) -> Rows:
 
 
 def _problem_of(record: dict) -> str | None:
+    if is_too_deep(record):
+        return TOO_DEEP
     texts = [text for value in record.values() for text in texts_in(value)]
     length = sum(map(len, texts))
     if length > LONGEST_ROW:

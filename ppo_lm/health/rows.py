@@ -8,6 +8,9 @@ from pathlib import Path
 from ppo_lm.errors import UserError
 from ppo_lm.reading import Unreadable, parse_json
 
+METRICS = "metrics.jsonl"
+TEXTS = ("dropped", "evaluation")  # what is text in its rows
+
 
 def read_row(file: Path, number: int, line: str) -> dict:
     """The row in line `number` of metrics.jsonl or samples.jsonl. Raises `UserError` if it is not the record of a
@@ -16,9 +19,14 @@ def read_row(file: Path, number: int, line: str) -> dict:
         row = parse_json(line, allow_nan=True)
     except Unreadable:
         row = None
-    if not isinstance(row, dict) or not isinstance(row.get("step"), int):
+    damaged = not isinstance(row, dict) or not isinstance(row.get("step"), int)
+    if damaged or (file.name == METRICS and not _is_of_numbers(row)):
         raise UserError(f"{file}, line {number} is damaged: it is not the record of a step; remove the line")
     return row
+
+
+def _is_of_numbers(row: dict) -> bool:
+    return all(value is None or isinstance(value, (int, float)) for name, value in row.items() if name not in TEXTS)
 
 
 def null_as_nan(row: dict) -> dict:

@@ -28,7 +28,7 @@ def parse_json(text: str | bytes, *, allow_nan: bool = False) -> Any:
         raise Unreadable(f"is not JSON: {error.msg} at {line}column {error.colno}") from None
     except RecursionError:
         raise Unreadable(TOO_DEEP) from None
-    if _is_deeper(value, DEEPEST):
+    if is_too_deep(value):
         raise Unreadable(TOO_DEEP)
     return value
 
@@ -55,10 +55,13 @@ def _refuse(constant: str) -> float:
     raise Unreadable(f"has {constant}, which is not JSON")
 
 
-def _is_deeper(value: object, deepest: int) -> bool:
+def is_too_deep(value: object) -> bool:
+    """Whether a plain value is nested more than `DEEPEST` deep."""
     level = [value]
-    for _ in range(deepest + 1):
-        inner = [each.values() if isinstance(each, dict) else each for each in level if isinstance(each, (dict, list))]
+    for _ in range(DEEPEST + 1):
+        inner = [
+            each.values() if isinstance(each, dict) else each for each in level if isinstance(each, (dict, list, tuple))
+        ]
         level = [each for values in inner for each in values]
         if not level:
             return False

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from ppo_lm.errors import RewardError
+from ppo_lm.errors import RewardError, first_line
 from ppo_lm.plugins import Registry
 
 REWARDS: Registry[Callable[..., Any]] = Registry("reward")
@@ -27,8 +27,8 @@ def call_by_name(spec: str, role: str) -> tuple[str, Any] | None:
             raise ValueError("write each value as name=value")
         arguments = {keyword.arg or "**": ast.literal_eval(keyword.value) for keyword in call.keywords}
         return found[1], REWARDS.find(found[1])(**arguments)
-    except (SyntaxError, TypeError, ValueError, re.error) as error:
+    except (SyntaxError, TypeError, ValueError, re.error, MemoryError, RecursionError) as error:  # nested too deeply
         raise RewardError(
-            f"{role} {spec!r}: {found[1]} cannot be made with these arguments: {error}; write it like "
+            f"{role} {spec!r}: {found[1]} cannot be made with these arguments: {first_line(error)}; write it like "
             "length_target(words=30)"
         ) from None

@@ -16,7 +16,7 @@ from ppo_lm.config.settings import Settings
 from ppo_lm.errors import ConfigError, StorageError, UserError, writing
 from ppo_lm.reading import as_path, user_path
 from ppo_lm.run.checkpoint import list_checkpoints
-from ppo_lm.tracking.files import METRICS, SAMPLES, UNFINISHED, remove, write_text
+from ppo_lm.tracking.files import METRICS, SAMPLES, remove, write_text
 
 CONFIG = "config.yaml"
 TRAINED_PROMPTS = "trained_prompts.json"

@@ -16,13 +16,13 @@ from safetensors.torch import save_file
 
 from ppo_lm.errors import UserError, writing
 from ppo_lm.fingerprint import fingerprint
-from ppo_lm.health.rows import null_as_nan, read_row
+from ppo_lm.health.rows import METRICS, null_as_nan, read_row
 from ppo_lm.reading import Unreadable, read_text
 from ppo_lm.tracking.events import EvaluationDone, RunStart, SamplesDrawn, StepDone, StepSkipped
 from ppo_lm.tracking.recorder import RECORDERS, Recorder
 
-UNFINISHED = ".*.unfinished"  # whatever a process was writing or removing when it was killed
-METRICS, SAMPLES = "metrics.jsonl", "samples.jsonl"
+SAMPLES = "samples.jsonl"
+LONE_SURROGATES = "backslashreplace"  # UTF-8 has none; these escapes are those of JSON
 LARGEST_RECORD = 2**34  # bytes of either; a long run that keeps every sample writes gigabytes
 
 
@@ -82,7 +82,7 @@ def write_text(file: Path, text: str) -> None:
     unfinished = _unfinished(file)
     try:
         with writing(file):
-            unfinished.write_text(text, encoding="utf-8")
+            unfinished.write_text(text, encoding="utf-8", errors=LONE_SURROGATES)
             os.replace(unfinished, file)
     except BaseException:
         with suppress(OSError):  # the error itself matters more
@@ -182,7 +182,7 @@ def write_tensors(file: Path, tensors: dict[str, torch.Tensor]) -> None:
 
 def append_record(file: Path, record: dict) -> None:
     """Append a line to a .jsonl file."""
-    with writing(file), file.open("a", encoding="utf-8") as lines:
+    with writing(file), file.open("a", encoding="utf-8", errors=LONE_SURROGATES) as lines:
         lines.write(to_json(record) + "\n")
 
 
