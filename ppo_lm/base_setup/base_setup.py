@@ -166,6 +166,12 @@ def _load_folder(model_name: str, folder: Path, dtype: torch.dtype):
     if not folder.is_dir():
         raise ModelError(f"model {model_name!r}: there is no folder {folder}. {WAYS_OUT}.")
     if not (folder / "config.json").is_file():
+        within = [name for name in ("merged", "adapter") if (folder / name).is_dir()]
+        if within:
+            raise ModelError(
+                f"model {model_name!r} is the folder of a run, not of a model; name the model in it, "
+                f"{' or '.join(str(folder / name) for name in within)}"
+            )
         raise ModelError(
             f"model {model_name!r}: {folder} has no config.json, so it is not a model in transformers' format. "
             f"{WAYS_OUT}."

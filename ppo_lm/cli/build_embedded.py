@@ -59,7 +59,10 @@ def build_embedded(folder: Path, seed: int = 0, **changes: Any) -> dict[str, flo
 def pack(network: Path, models: list[Path], folder: Path) -> None:
     """Copy a network, in float16, and the reward and value models on it into `folder`."""
     import torch
+    from safetensors.torch import load_file, save_file
     from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from ppo_lm.models.adapter_check import WEIGHTS_FILE
 
     base = AutoModelForCausalLM.from_pretrained(network, dtype=torch.float16)
     tokenizer = AutoTokenizer.from_pretrained(network)
@@ -69,6 +72,8 @@ def pack(network: Path, models: list[Path], folder: Path) -> None:
         for model in models:
             place, ignore = folder / model.name, shutil.ignore_patterns("classifier")
             shutil.copytree(model, place, ignore=ignore, dirs_exist_ok=True)
+            weights = load_file(place / WEIGHTS_FILE)  # without the sketch of the network in fp32
+            save_file(weights, place / WEIGHTS_FILE)
             file = place / "adapter_config.json"
             settings = json.loads(file.read_text(encoding="utf-8")) | {"base_model_name_or_path": "embedded"}
             file.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")

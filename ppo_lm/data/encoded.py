@@ -100,12 +100,15 @@ def encode_all(
     found: Encoded[Example, Tokens] = Encoded([], [], [])
     for number, example in enumerate(examples, start=1):
         report.count_special_tokens(base, vars(example))
-        prompt = fit_prompt(base, example.prompt, max_prompt_tokens)
-        if prompt is None:
-            report.drop(f"example {number}", f"has no sentence that ends within max_prompt_tokens {max_prompt_tokens}")
+        try:
+            prompt = fit_prompt(base, example.prompt, max_prompt_tokens)
+            if prompt is None:
+                raise DataError(f"has no sentence that ends within max_prompt_tokens {max_prompt_tokens}")
+            cut = replace(example, prompt=prompt)
+            tokens, length = encode(cut)
+        except DataError as error:
+            report.drop(f"example {number}", str(error))
             continue
-        cut = replace(example, prompt=prompt)
-        tokens, length = encode(cut)
         if length > limit:
             report.drop(
                 f"example {number}", f"has {length} tokens, more than max_tokens or the model's context, {limit}"

@@ -22,20 +22,20 @@ def encode_prompt(
 ) -> list[int]:
     """The token ids of a text, with the tokenizer's start token if it has one, or of a conversation, rendered by the
     model's chat template up to the assistant's turn. Token ids are returned as they are. Texts of control tokens are
-    ordinary text unless they are allowed."""
+    ordinary text unless they are allowed. Raises `DataError`, worded to follow the prompt's place, if there is no
+    template or it rejects the conversation."""
     if isinstance(prompt, str):
         return encode_text(tokenizer, prompt, allow_special_tokens=allow_special_tokens)
     if is_token_ids(prompt):
         return prompt
     if tokenizer.chat_template is None:
         raise DataError(
-            "the prompts are conversations, but the model's tokenizer has no chat template; use a chat model, or give "
-            "the prompts as plain text"
+            "is a conversation, but the model's tokenizer has no chat template; use a chat model, or give plain text"
         )
     try:
         return encode_chat(tokenizer, prompt, allow_special_tokens=allow_special_tokens, add_generation_prompt=True)
     except Exception as error:  # templates may raise anything, for example on an unknown role
-        raise DataError(f"the model's chat template rejects a conversation: {first_line(error)}") from error
+        raise DataError(f"is a conversation that the model's chat template rejects: {first_line(error)}") from error
 
 
 def encode_completion(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ppo_lm.data.encoding import decode, encode_prompt, fit_prompt
 from ppo_lm.data.examples import Prompt, is_token_ids
@@ -33,7 +33,12 @@ def fit_prompts(
     rows, fitted, ids, uncut = [], [], [], []
     for row, prompt in enumerate(prompts.prompts):
         report.count_special_tokens(base, prompt)
-        tokens, shorter = _encode(base, prompt), prompt
+        shorter = prompt
+        try:
+            tokens = _encode(base, prompt)
+        except DataError as error:
+            report.drop(f"prompt {row + 1}", str(error))
+            continue
         unknown = _unknown(tokens, base)
         if unknown:
             report.drop(f"prompt {row + 1}", unknown)
@@ -77,13 +82,18 @@ def encode_prompts(prompts: Sequence[Prompt], base: BaseModel, max_new_tokens: i
     """The token ids of texts and conversations; token ids are returned as they are. Raises `DataError` unless `prompts`
     is a non-empty list, and each prompt leaves room for a response of `max_new_tokens`."""
     check_prompts(prompts)
-    ids = [_encode(base, prompt) for prompt in prompts]
-    problems = [_problem(tokens, base, max_new_tokens) for tokens in ids]
+    ids, problems = [], []
+    for prompt in prompts:
+        try:
+            ids.append(_encode(base, prompt))
+            problems.append(_problem(ids[-1], base, max_new_tokens))
+        except DataError as error:
+            problems.append(str(error))
     named = [f"prompt {number} {problem}" for number, problem in enumerate(problems) if problem]
     if named:
         more = f"; and {len(named) - SHOWN_PROBLEMS} more" if len(named) > SHOWN_PROBLEMS else ""
         raise DataError(
-            f"{'; '.join(named[:SHOWN_PROBLEMS])}{more} (counted from 0); shorten them, or lower max_new_tokens"
+            f"{'; '.join(named[:SHOWN_PROBLEMS])}{more} (counted from 0); change them, or lower max_new_tokens"
         )
     return ids
 
@@ -118,7 +128,8 @@ def _problem(tokens: Sequence[int], base: BaseModel, max_new_tokens: int) -> str
 
 def _unknown(tokens: Sequence[int], base: BaseModel) -> str | None:
     """A clause if one of the tokens, which may be given as ids, is not in the model's vocabulary."""
-    words = base.network.get_input_embeddings().num_embeddings
+    embedding: Any = base.network.get_input_embeddings()
+    words = len(embedding.weight)
     stranger = next((token for token in tokens if not 0 <= token < words), None)
     return None if stranger is None else f"has the token id {stranger:.6g}, but the model's go from 0 to {words - 1}"
 

@@ -25,6 +25,12 @@ EMBEDDED_PREFERENCES, SEED_PREFERENCES = 20_000, 102
 
 Example = TypeVar("Example")
 
+COLUMNS = {  # the settings that name what a row has, by role
+    "prompts": "prompt_column",
+    "demonstrations": "prompt_column and completion_column",
+    "preferences": "prompt_column, chosen_column and rejected_column",
+}
+
 
 def load_prompts(source: Source, settings: SourceSettings | None = None) -> tuple[PromptSet, DataReport]:
     """Load prompts; a column missing from a row is None there. Unusable rows are left out and listed in the report.
@@ -103,8 +109,8 @@ def _interpret(
     if not found:
         shown = "; ".join(map(str, dropped[:3])) + (f"; and {len(dropped) - 3} more" if len(dropped) > 3 else "")
         raise DataError(
-            f"{role} {records.source!r}: no row can be used: {shown}. Set the column names, or fix the rows; "
-            "docs/data.md describes the formats"
+            f"{role} {records.source!r}: no row can be used: {shown}. Set {COLUMNS[role]} to the columns that the data "
+            "has, or fix the rows; docs/data.md describes the formats"
         )
     keys = (json.dumps(vars(e) if hasattr(e, "__dict__") else e, default=str) for e in found)
     return (

@@ -71,11 +71,13 @@ class DataReport:
                 "that is also trained on"
             )
         if most_held_out(self.train + self.held_out) < self.asked:
-            out.append(f"  not {self.asked:,} held out as asked for, because at most a tenth of the examples is")
+            out.append(
+                f"  {self.held_out:,} held out instead of {self.asked:,}, because at most a tenth of the examples is"
+            )
         if self.train and 0 < self.held_out < FEW:
             out.append(
-                f"  evaluations, and any monitor or judge, have only {self.held_out} held-out examples: read nothing "
-                "into small differences"
+                f"  evaluations are means over {self.held_out} held-out example{'s' * (self.held_out > 1)} only: read "
+                "nothing into small differences"
             )
         if self.cut:
             out.append(f"  {self.cut:,} prompts cut at the end of a sentence")

@@ -14,7 +14,7 @@ from ppo_lm.fingerprint import sketch_distance, sketch_weights
 from ppo_lm.reading import Unreadable, parse_json
 
 KEY = "ppo_lm_base"  # in the metadata of the safetensors file, which peft ignores
-SAME_DTYPE, OTHER_DTYPE = 3e-3, 1e-2  # distances between sketches of one network that was rounded differently
+SAME_DTYPE, OTHER_DTYPE = 3e-4, 1e-2  # distances between sketches of one network that was rounded differently
 
 
 @dataclass(frozen=True)

@@ -10,4 +10,4 @@ def few_updates(updates: int, remedy: str) -> list[str]:
     if updates >= FEW_UPDATES:
         return []
     count = "1 optimiser update" if updates == 1 else f"{updates} optimiser updates"
-    return [f"training is only {count}, too few to expect much of; {remedy}"]
+    return [f"training is only {count}, too few to expect much; {remedy}"]

@@ -53,8 +53,8 @@ def check_unfinished(config: Settings, checkpoint: Checkpoint, folder: Path) -> 
         return
     reason = f" ({then['stop_reason']})" if then["stop_reason"] else ""
     raise CheckpointError(
-        f"the run in {str(folder)!r} is finished: it ended after step {then['step']}{reason}; to extend it, resume it "
-        f"with a higher {' or '.join(length_settings(config))}"
+        f"the run in {str(folder)!r} is finished: it ended after step {then['step']}{reason}; to extend it, raise "
+        f"{' or '.join(length_settings(config))} and resume it"
     )
 
 

@@ -68,6 +68,7 @@ from ppo_lm.tracking.files import drop_later_steps, recorded, write_text
 from ppo_lm.tracking.recorder import Broadcast, add_recorders
 from ppo_lm.user_code import copied
 
+USERS_PARTS = (RewardError, RecorderError, PartError)
 PAUSES = (RewardError, NumericalFault, Interrupted, RecorderError, PartError)  # errors after which a run can be resumed
 
 
@@ -169,8 +170,8 @@ class Run:
     def _extend(self, change: str) -> None:
         if self.total <= self.step:
             raise CheckpointError(
-                f"{change}, which makes {self.total} steps, but step {self.step} of the run is done already; give a "
-                "higher number"
+                f"{change}, which makes {self.total} steps, but the run is already at step {self.step}; give a higher "
+                "number"
             )
         self.recorders.stop_reason = None
         self.notices.append(
@@ -327,8 +328,8 @@ class Run:
             size = sum(file.stat().st_size for file in last.rglob("*") if file.is_file())
             settings = " or ".join(length_settings(self.config))
             self.say(
-                f"to extend the run: {self._resume_command()} with a higher {settings}; checkpoints/ "
-                f"({size / 2**20:,.1f} MiB) is kept for that only"
+                f"to extend the run, raise {settings} and resume it: {self._resume_command()} (checkpoints/, "
+                f"{size / 2**20:,.1f} MiB, is kept only for this)"
             )
 
     def save(self) -> None:
@@ -391,7 +392,7 @@ class Run:
             self._stop(StorageError(f"{error}\n{full}"))
         raise RunPaused(
             f"{error}\nThe run was saved as it was after step {self.step}; continue with: {self._resume_command()}"
-            + (" (with --allow_changes if you change your code)" if error.traceback else "")
+            + (" (with --allow_changes if you change your code)" if isinstance(error, USERS_PARTS) else "")
         ) from error
 
     def _forget(self) -> None:

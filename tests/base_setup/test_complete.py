@@ -191,7 +191,7 @@ def other_base(folder: str, tmp_path: Path, distance: float) -> str:
     return str(path)
 
 
-@pytest.mark.parametrize("distance", [0.01, 1.0])
+@pytest.mark.parametrize("distance", [0.001, 1.0])
 def test_a_reward_model_of_another_base_is_refused_by_name(folder, reward, tmp_path, distance):
     message = refusal(load_reward, other_base(folder, tmp_path, distance), reward)
     assert "was trained on other weights" in message and repr(str(Path(folder).resolve())) in message
@@ -249,3 +249,8 @@ def test_a_network_that_sees_later_tokens_is_refused(model):
     config = BertGenerationConfig(**{name: size for name, size in SMALL.items() if name != "head_dim"})
     BertGenerationDecoder(config).save_pretrained(model)
     assert "is not a causal language model" in refusal(load, model)
+
+
+def test_the_folder_of_a_run_is_not_a_model_and_the_model_in_it_is_named(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "run" / "merged")
+    assert f"name the model in it, {tmp_path / 'run' / 'merged'}" in refusal(load, tmp_path / "run")

@@ -45,16 +45,16 @@ def test_the_end_token_of_a_chat_is_the_one_its_template_writes(chat):
 
 
 def test_without_a_template_one_sentence_says_so(plain):
-    with pytest.raises(
-        DataError, match="the prompts are conversations, but the model's tokenizer has no chat template"
-    ):
+    with pytest.raises(DataError, match="is a conversation, but the model's tokenizer has no chat template"):
         encode_prompt(plain, TALK)
     assert find_end_token(plain, [1, 5], TALK) == 1
 
 
 def test_a_template_that_refuses_is_quoted(chat):
     chat.chat_template = "{{ raise_exception('Only one system message, please.') }}"
-    with pytest.raises(DataError, match="chat template rejects a conversation: Only one system message, please"):
+    with pytest.raises(
+        DataError, match="is a conversation that the model's chat template rejects: Only one system message, please"
+    ):
         encode_prompt(chat, TALK)
 
 

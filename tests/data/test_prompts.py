@@ -53,14 +53,13 @@ def test_at_most_a_tenth_is_held_out_at_least_one_and_no_more_than_asked_for(row
     ("rows", "asked", "lines"),
     [
         (400, 40, []),
-        (400, 128, ["  not 128 held out as asked for, because at most a tenth of the examples is"]),
+        (400, 128, ["  40 held out instead of 128, because at most a tenth of the examples is"]),
         (
             40,
             256,
             [
-                "  not 256 held out as asked for, because at most a tenth of the examples is",
-                "  evaluations, and any monitor or judge, have only 4 held-out examples: read nothing into small "
-                "differences",
+                "  4 held out instead of 256, because at most a tenth of the examples is",
+                "  evaluations are means over 4 held-out examples only: read nothing into small differences",
             ],
         ),
         (40, 0, []),

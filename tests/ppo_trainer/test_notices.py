@@ -49,12 +49,10 @@ def test_a_second_run_trains_on_with_the_whole_schedule(folder, tmp_path, capsys
 def test_few_updates_are_said_with_their_number(folder, tmp_path, capsys):
     make(folder, tmp_path / "run", length_reward, **SETTINGS).train(PROMPTS)
     said = capsys.readouterr().out
-    line = "training is only 12 optimiser updates, too few to expect much of; raise steps\n"
+    line = "training is only 12 optimiser updates, too few to expect much; raise steps\n"
     assert line in said and said.index(line) < said.index("step    1/3")
     assert few_updates(20, "raise steps") == []
-    assert few_updates(1, "raise steps") == [
-        "training is only 1 optimiser update, too few to expect much of; raise steps"
-    ]
+    assert few_updates(1, "raise steps") == ["training is only 1 optimiser update, too few to expect much; raise steps"]
 
 
 def test_small_data_is_said_before_the_first_step(folder, tmp_path, capsys):
@@ -62,8 +60,8 @@ def test_small_data_is_said_before_the_first_step(folder, tmp_path, capsys):
     evaluations = trainer.train(PROMPTS)
     before = capsys.readouterr().out.partition("step    1/3")[0]
     assert "  11 for training, 1 held out, 0 of them" in before
-    assert "  not 128 held out as asked for, because at most a tenth of the examples is\n" in before
-    assert "  evaluations, and any monitor or judge, have only 1 held-out examples" in before
+    assert "  1 held out instead of 128, because at most a tenth of the examples is\n" in before
+    assert "  evaluations are means over 1 held-out example only" in before
     assert [len(made.scores) for made in evaluations["sampled"]] == [1, 1]
     assert list(evaluations) == ["sampled", "near_greedy"] and [made.step for made in evaluations["sampled"]] == [0, 3]
     assert make(folder, None, length_reward, **dict(SETTINGS, output_dir=None)).train(PROMPTS) == {}

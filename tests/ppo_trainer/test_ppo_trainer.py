@@ -329,9 +329,7 @@ def test_conversations_go_through_the_chat_template_and_reach_the_reward_as_mess
     assert trained.base.tokenizer.decode(state) == "user: My boss number 0? assistant:"
     results = trained.ppo_step(asked)
     assert seen[0] == (asked[0], [{"role": "assistant", "content": results["generated_texts"][0]}])
-    with pytest.raises(
-        DataError, match="the prompts are conversations, but the model's tokenizer has no chat template"
-    ):
+    with pytest.raises(DataError, match="is a conversation, but the model's tokenizer has no chat template"):
         trainer(folder).ppo_step(asked)
 
 
