@@ -51,8 +51,8 @@ DETAILS = [
     Detail(
         2,
         "ppo_lm/data/encoding.py::encode_completion",
-        '[*tokenizer(completion, add_special_tokens=False)["input_ids"], eos_token_id]',
-        'tokenizer(completion, add_special_tokens=False)["input_ids"]',
+        "[*ids, eos_token_id]",
+        "ids",
         "tests/data/test_encoding.py::test_a_completion_keeps_its_leading_space_and_ends_with_eos",
     ),
     Detail(

@@ -41,11 +41,16 @@ def handle_signals(handler: Callable[[int, FrameType | None], None] | signal.Han
     return restore
 
 
-def end_at_once_on_signals() -> None:
-    """For a process of ours: a signal ends it without a traceback, whatever library is being imported. One that is
+@contextmanager
+def end_at_once_on_signals() -> Iterator[None]:
+    """Inside the block, a signal ends the process without a traceback, whatever library is being imported. One that is
     delivered again does not end it while it saves or shuts down."""
-    handle_signals(_end)
+    restore = handle_signals(_end)
     atexit.register(handle_signals, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        restore()
 
 
 @contextmanager

@@ -31,9 +31,9 @@ def score(completions):
 def test_before_there_is_a_run_a_signal_ends_the_process_without_a_word(number):
     program = (
         "import time, ppo_lm.signals\n"
-        "ppo_lm.signals.end_at_once_on_signals()\n"
-        "try: print('ready', flush=True), time.sleep(60)\n"
-        "except BaseException: raise ImportError('as transformers does')"
+        "with ppo_lm.signals.end_at_once_on_signals():\n"
+        "    try: print('ready', flush=True), time.sleep(60)\n"
+        "    except BaseException: raise ImportError('as transformers does')"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

@@ -34,8 +34,7 @@ value, train and evaluate run the embedded task, on a toy model that comes with 
 def main(arguments: list[str] | None = None, prog: str | None = None) -> None:
     """Run a command. A user error ends it with one message and the error's exit code; see docs/resume.md. `prog` is the
     name shown in its usage."""
-    end_at_once_on_signals()
-    with lasting_output():
+    with end_at_once_on_signals(), lasting_output():
         try:
             _run(sys.argv[1:] if arguments is None else arguments, prog)
         except UserError as error:

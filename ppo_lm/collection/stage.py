@@ -16,7 +16,7 @@ from ppo_lm.config import CollectConfig
 from ppo_lm.config.files import read_settings
 from ppo_lm.config.settings import differences, with_current_names
 from ppo_lm.errors import ConfigError, first_line, require, writing
-from ppo_lm.reading import user_path
+from ppo_lm.reading import read_text, user_path
 from ppo_lm.run import check_writable, write_config
 from ppo_lm.run.folder import ANSWERS, CONFIG, lock_run_folder, unlock
 from ppo_lm.signals import keyboard_interrupt_on_signals
@@ -107,7 +107,7 @@ def check_same_collection(config: CollectConfig, folder: Path) -> None:
 def check_same_pairs(pairs: Pairs, folder: Path) -> None:
     """Raise `ConfigError` if the folder's answers belong to other pairs, which would change the order."""
     file = folder / FINGERPRINT
-    if has_answers(folder) and file.is_file() and file.read_text(encoding="utf-8").strip() != pairs.fingerprint():
+    if has_answers(folder) and file.is_file() and read_text(file, errors="replace").strip() != pairs.fingerprint():
         raise ConfigError(
             [
                 f"the pairs or prompts have changed since the answers in {str(folder)!r} were given; choose another "

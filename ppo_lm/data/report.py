@@ -72,7 +72,7 @@ class DataReport:
             )
         if most_held_out(self.train + self.held_out) < self.asked:
             out.append(f"  not {self.asked:,} held out as asked for, because at most a tenth of the examples is")
-        if 0 < self.held_out < FEW:
+        if self.train and 0 < self.held_out < FEW:
             out.append(
                 f"  evaluations, and any monitor or judge, have only {self.held_out} held-out examples: read nothing "
                 "into small differences"

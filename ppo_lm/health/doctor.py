@@ -9,8 +9,7 @@ from ppo_lm.config.files import read_settings
 from ppo_lm.errors import ConfigError, UserError
 from ppo_lm.health.checks import WINDOW, check_health, steps_of
 from ppo_lm.health.rows import null_as_nan, read_row
-from ppo_lm.reading import Unreadable, read_text
-from ppo_lm.reading.files import Missing
+from ppo_lm.reading import Missing, Unreadable, read_text
 
 
 def examine(folder: Path) -> list[str]:

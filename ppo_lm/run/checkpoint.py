@@ -6,8 +6,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import shutil
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from ppo_lm.errors import CheckpointError, first_line
 from ppo_lm.reading import read_json
 from ppo_lm.reading.files import Missing
-from ppo_lm.tracking.files import whole_folder, write_text
+from ppo_lm.tracking.files import UNFINISHED, remove, remove_whole, whole_folder, write_text
 
 TENSORS, STATE, MANIFEST = "tensors.safetensors", "state.json", "manifest.json"
 FINISHED = "finished"  # a mark that is added later, so it is not in the manifest
@@ -66,8 +66,7 @@ def save_checkpoint(
     one of the same step is not overwritten: the new one becomes step-NNNNNN-002, and so on. `export` adds files of its
     own to the folder."""
     place = _free_place(run_folder / "checkpoints" / f"step-{step:06d}")
-    for half_written in place.parent.glob(".*.unfinished"):  # by a process that was killed
-        shutil.rmtree(half_written, ignore_errors=True)
+    _remove_unfinished(run_folder)
     with whole_folder(place) as folder:
         _write(folder, checkpoint, export)
     _remove_older(run_folder, place, keep)
@@ -86,13 +85,21 @@ def _write(folder: Path, checkpoint: Checkpoint, export: Callable[[Path], object
 
 
 def finish_checkpoints(run_folder: Path) -> Path | None:
-    """Keep only the newest intact checkpoint, and mark it as that of a finished run. Returns its folder, if there is
+    """Keep only the newest intact checkpoint, then mark it as that of a finished run. Returns its folder, if there is
     one."""
     last = last_intact_checkpoint(run_folder)
     if last is not None:
-        write_text(last / FINISHED, "")
         _remove_older(run_folder, last, keep=1)
+        _remove_unfinished(run_folder)
+        write_text(last / FINISHED, "")
     return last
+
+
+def _remove_unfinished(run_folder: Path) -> None:
+    """Remove what a process was writing or removing when it was killed."""
+    for path in (run_folder / "checkpoints").glob(UNFINISHED):
+        with suppress(OSError):
+            remove(path)
 
 
 def _remove_older(run_folder: Path, newest: Path, keep: int) -> None:
@@ -105,7 +112,8 @@ def _remove_older(run_folder: Path, newest: Path, keep: int) -> None:
         if intact < keep:
             intact += _damage(folder) is None
         elif (folder / MANIFEST).is_file():
-            shutil.rmtree(folder, ignore_errors=True)
+            with suppress(OSError):
+                remove_whole(folder)
 
 
 def _free_place(wanted: Path) -> Path:

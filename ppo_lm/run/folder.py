@@ -14,15 +14,15 @@ from ppo_lm.config.output_folder import LOCK, TRACEBACK, holds_files
 from ppo_lm.config.run_settings import FolderSettings, OptionalFolderSettings
 from ppo_lm.config.settings import Settings
 from ppo_lm.errors import ConfigError, StorageError, UserError, writing
+from ppo_lm.health.rows import METRICS
 from ppo_lm.reading import as_path, user_path
 from ppo_lm.run.checkpoint import list_checkpoints
-from ppo_lm.tracking.files import METRICS, SAMPLES, remove, write_text
+from ppo_lm.tracking.files import SAMPLES, UNFINISHED, remove, write_text
 
 CONFIG = "config.yaml"
 TRAINED_PROMPTS = "trained_prompts.json"
 ANSWERS = "answers.jsonl"  # a person's, from `ppo-lm collect`
 RUN_FILES = (  # whatever a run of any stage writes; the tests of every stage check that nothing is missing
-    CONFIG,
     "data_report.json",
     METRICS,
     SAMPLES,
@@ -43,6 +43,7 @@ RUN_FILES = (  # whatever a run of any stage writes; the tests of every stage ch
     "learning_curve.png",
     "reward_report.png",
     "comparison.png",
+    CONFIG,  # is removed last: a folder without it holds no run
 )
 
 
@@ -92,7 +93,7 @@ def make_run_folder(folder: Path, overwrite: bool = False) -> FileLock:
 def remove_run(folder: Path) -> None:
     """Remove whatever a run wrote into its folder."""
     with writing(folder):
-        for path in (*(folder / name for name in RUN_FILES), *folder.glob(".*.unfinished")):
+        for path in (*folder.glob(UNFINISHED), *(folder / name for name in RUN_FILES)):
             remove(path)
 
 

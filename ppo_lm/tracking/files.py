@@ -23,6 +23,7 @@ from ppo_lm.tracking.recorder import RECORDERS, Recorder
 
 SAMPLES = "samples.jsonl"
 LONE_SURROGATES = "backslashreplace"  # UTF-8 has none; these escapes are those of JSON
+UNFINISHED = ".*.unfinished"  # whatever a process was writing or removing when it was killed
 LARGEST_RECORD = 2**34  # bytes of either; a long run that keeps every sample writes gigabytes
 
 
@@ -102,10 +103,10 @@ def whole_folder(place: Path) -> Iterator[Path]:
             yield unfinished
             for path in (*sorted(unfinished.rglob("*")), unfinished):
                 flush(path)
-            if place.is_dir():
-                remove(place)
+            former = _set_aside(place)
             os.replace(unfinished, place)
             flush(place.parent)
+            remove(former)
     except BaseException:
         with suppress(OSError):  # the error itself matters more
             remove(unfinished)
@@ -127,6 +128,20 @@ def remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def remove_whole(folder: Path) -> None:
+    """Remove a folder: even if this process is killed, readers see all of it or nothing, never a part."""
+    remove(_set_aside(folder))
+
+
+def _set_aside(folder: Path) -> Path:
+    """Rename a folder, if it is there, to a hidden name. Returns the hidden folder."""
+    aside = _unfinished(folder.with_name(f"{folder.name}.former"))
+    remove(aside)  # of a process that was killed
+    if folder.is_dir():
+        os.replace(folder, aside)
+    return aside
 
 
 def _unfinished(path: Path) -> Path:
