@@ -279,17 +279,19 @@ class QuitsLater(Recorder):
 @pytest.mark.fast
 def test_json_files_have_null_for_what_json_cannot_say(tmp_path):
     file = tmp_path / METRICS
-    append_record(file, {"step": 1, "kl": math.nan, "nested": {"a": [math.inf, (1.0, -math.inf)]}, "fine": 1.5})
+    append_record(file, {"step": 1, "kl": math.nan, "ratio": -math.inf, "fine": 1.5})
     append_record(file, {"step": 2, "kl": 0.5})
-    write_json(tmp_path / "report.json", {"kl": math.nan, "n": 3, "path": tmp_path})
+    write_json(
+        tmp_path / "report.json", {"kl": math.nan, "nested": {"a": [math.inf, (1.0, -math.inf)]}, "path": tmp_path}
+    )
 
     def refuse(constant):
         raise AssertionError(constant)
 
     first = json.loads(file.read_text().splitlines()[0], parse_constant=refuse)
-    assert first == {"step": 1, "kl": None, "nested": {"a": [None, [1.0, None]]}, "fine": 1.5}
+    assert first == {"step": 1, "kl": None, "ratio": None, "fine": 1.5}
     report = json.loads((tmp_path / "report.json").read_text(), parse_constant=refuse)
-    assert report == {"kl": None, "n": 3, "path": str(tmp_path)}
+    assert report == {"kl": None, "nested": {"a": [None, [1.0, None]]}, "path": str(tmp_path)}
     rows = drop_later_steps(tmp_path, 2)
     assert math.isnan(rows[0]["kl"])
     assert rows[1] == {"step": 2, "kl": 0.5}

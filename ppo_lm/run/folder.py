@@ -14,9 +14,10 @@ from ppo_lm.config.output_folder import LOCK, TRACEBACK, UNFINISHED, holds_files
 from ppo_lm.config.run_settings import FolderSettings, OptionalFolderSettings
 from ppo_lm.config.settings import Settings
 from ppo_lm.errors import ConfigError, StorageError, UserError, writing
+from ppo_lm.health.rows import METRICS
 from ppo_lm.reading import as_path, user_path
 from ppo_lm.run.checkpoint import list_checkpoints
-from ppo_lm.tracking.files import METRICS, SAMPLES, remove, write_text
+from ppo_lm.tracking.files import SAMPLES, remove, write_text
 
 CONFIG = "config.yaml"
 TRAINED_PROMPTS = "trained_prompts.json"

@@ -53,7 +53,7 @@ def test_without_a_template_one_sentence_says_so(plain):
 def test_a_template_that_refuses_is_quoted(chat):
     chat.chat_template = "{{ raise_exception('Only one system message, please.') }}"
     with pytest.raises(
-        DataError, match="is a conversation that the model's chat template rejects: Only one system message, please"
+        DataError, match="a conversation that the model's chat template rejects: Only one system message, please"
     ):
         encode_prompt(chat, TALK)
 
