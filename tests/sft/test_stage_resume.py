@@ -151,11 +151,11 @@ def test_a_finished_stage_is_extended_by_epochs(folder, tmp_path, capsys, kind, 
     RUN[kind](replace(make_config(kind, folder, tmp_path, out, **settings), epochs=1), quiet=True)
     first = weights(out)
     main([kind, "--resume", str(out), "--epochs", "2"])
-    assert "epochs was 1 and is 2: from step 5 on, the learning rate is that of a run of 8" in capsys.readouterr().out
+    assert "epochs was 1 and is 2: from step 6 on, the learning rate is that of a run of 10" in capsys.readouterr().out
     recorded = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     rates = [row["learning_rate"] for row in recorded if "learning_rate" in row]
-    assert [row["step"] for row in recorded if "loss" in row and "evaluation" not in row] == list(range(1, 9))
-    assert rates[:4] == pytest.approx([0.01 * (1 + math.cos(math.pi * step / 4)) / 2 for step in range(4)])
-    assert rates[4:] == pytest.approx([0.01 * (1 + math.cos(math.pi * step / 8)) / 2 for step in range(4, 8)])
-    assert [row["step"] for row in recorded if row.get("evaluation") == "after"] == [4, 8]
+    assert [row["step"] for row in recorded if "loss" in row and "evaluation" not in row] == list(range(1, 11))
+    assert rates[:5] == pytest.approx([0.01 * (1 + math.cos(math.pi * step / 5)) / 2 for step in range(5)])
+    assert rates[5:] == pytest.approx([0.01 * (1 + math.cos(math.pi * step / 10)) / 2 for step in range(5, 10)])
+    assert [row["step"] for row in recorded if row.get("evaluation") == "after"] == [5, 10]
     assert weights(out) != first
