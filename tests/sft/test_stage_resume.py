@@ -155,7 +155,7 @@ def test_a_finished_stage_is_extended_by_epochs(folder, tmp_path, capsys, kind, 
     recorded = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     rates = [row["learning_rate"] for row in recorded if "learning_rate" in row]
     assert [row["step"] for row in recorded if "loss" in row and "evaluation" not in row] == list(range(1, 11))
-    assert rates[:4] == pytest.approx([0.01 * (1 + math.cos(math.pi * step / 4)) / 2 for step in range(4)])
-    assert rates[4:] == pytest.approx([0.01 * (1 + math.cos(math.pi * step / 8)) / 2 for step in range(4, 8)])
-    assert [row["step"] for row in recorded if row.get("evaluation") == "after"] == [4, 8]
+    assert rates[:5] == pytest.approx([0.01 * (1 + math.cos(math.pi * step / 5)) / 2 for step in range(5)])
+    assert rates[5:] == pytest.approx([0.01 * (1 + math.cos(math.pi * step / 10)) / 2 for step in range(5, 10)])
+    assert [row["step"] for row in recorded if row.get("evaluation") == "after"] == [5, 10]
     assert weights(out) != first
