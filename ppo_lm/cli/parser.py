@@ -48,7 +48,7 @@ class Parser(argparse.ArgumentParser):
             known = [option.lstrip("-") for option in self._option_string_actions]
             self.error("\n".join(f"there is no option --{name}{did_you_mean(name, known, '--')}" for name in unknown))
         if rest:
-            self.error(f"{rest[0]!r} does not belong to any option")
+            self.error(f"unexpected argument {rest[0]!r}: it follows no option")
         return vars(values)
 
     def error(self, message: str) -> NoReturn:

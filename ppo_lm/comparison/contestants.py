@@ -35,7 +35,8 @@ def read_contestants(config: EvaluateConfig, prompts: PromptSet) -> list[Contest
     contestants = [_parse(text) for text in config.models or []]
     problems = []
     if len(contestants) < 2:
-        problems.append(f"models has {len(contestants)} entries; give at least two to compare, each as NAME=MODEL")
+        count = "only one entry" if contestants else "no entries"
+        problems.append(f"models has {count}; give at least two to compare, each as NAME=MODEL")
     names = [contestant.name for contestant in contestants]
     problems += [
         f"models has the name {name!r} twice; give each entry its own, as NAME=MODEL"

@@ -46,7 +46,8 @@ def find_exposure(contestants: Sequence[Contestant], judge: str | None, prompts:
     ]
     if unknown:
         sentences.append(
-            f"whether the prompts are held out is not known: nothing tells what {', '.join(unknown)} was trained on"
+            "whether the prompts are held out is not known: there is no record of what "
+            f"{', '.join(unknown)} was trained on"
         )
     elif not trained_on_some:
         roots = " and ".join(sorted({lineage.root for lineage in lineages.values()}))

@@ -55,8 +55,8 @@ def _cut_off(steps: Sequence[dict], config: PPOConfig) -> str | None:
     ended = _first(steps, "ended")
     if ended < UNENDED:
         return (
-            f"{1 - ended:.0%} of the responses are cut off at max_new_tokens ({config.max_new_tokens}) from the first "
-            "step on, so the reward sees unfinished answers; raise max_new_tokens, or set missing_eos_score"
+            f"{1 - ended:.0%} of the responses were cut off at max_new_tokens ({config.max_new_tokens}) in the first "
+            "steps, so the reward sees unfinished answers; raise max_new_tokens, or set missing_eos_score"
         )
 
 

@@ -207,7 +207,7 @@ class PPOTrainer:
             allow_changes=allow_changes,
             save_every=config.save_every,
             keep_checkpoints=config.keep_checkpoints,
-            recorders=[MetricsFile(), SamplesFile(), *screen, Picture(), *recorders],
+            recorders=[MetricsFile(), SamplesFile(), Picture(), *screen, *recorders],
         )
         with run, self.budget.telling(run.say):
             parts = {**self.stateful_parts(), "evaluations": evaluator.history, "guard": guard, "health": health}

@@ -29,10 +29,17 @@ def load_reward(spec: str, role: str = "reward") -> Reward:
         reward = make(spec, role)
         if reward is not None:
             return reward
+    place = as_path(spec)
+    if place is not None and place.is_file():
+        what = "is a file; name the function in it, as path/file.py:name"
+    elif place is not None and place.is_dir():
+        what = "is a folder without a reward model; name the one that `ppo-lm reward` wrote"
+    else:
+        what = "there is no such function, folder or built-in"
     raise RewardError(
-        f"{role} {spec!r}: there is no such function, folder or built-in; give a function or Reward as module:name or "
-        f"path/file.py:name, a built-in ({', '.join(REWARDS.names)}), the folder of a reward model, the hub id of a "
-        "classifier, or the address of a scorer (http://... or remote(url=..., timeout=30))"
+        f"{role} {spec!r}: {what}; give a function or Reward as module:name or path/file.py:name, a built-in "
+        f"({', '.join(REWARDS.names)}), the folder of a reward model, the hub id of a classifier, or the address of a "
+        "scorer (http://... or remote(url=..., timeout=30))"
     )
 
 

@@ -180,7 +180,7 @@ def test_wrong_values_of_files_and_options_are_reported_at_once_in_the_words_of_
         (["--lr", "1e-3"], "error: there is no option --lr; did you mean '--learning_rate'?\n"),
         (["-lr", "1e-3"], "error: there is no option --lr; did you mean '--learning_rate'?\n"),
         (["--learning-rate=1e-3"], "error: there is no option --learning-rate; did you mean '--learning_rate'?\n"),
-        (["3"], "error: '3' does not belong to any option\n"),
+        (["3"], "error: unexpected argument '3': it follows no option\n"),
         (["--steps"], "error: argument --steps: expected one argument\n"),
     ],
 )

@@ -139,7 +139,7 @@ def test_the_same_seed_gives_the_same_comparison(models, tmp_path):
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["sft=x"], "models has 1 entries; give at least two"),
+        (["sft=x"], "models has only one entry; give at least two"),
         (["a=x", "a=y"], "models has the name 'a' twice"),
         (["a=x", "b=column:gold"], "models names the column 'gold', but the prompts have human"),
         (["a=x", "b=/no/where"], "models names '/no/where', but there is no such file or folder"),
@@ -234,7 +234,7 @@ def test_prompts_are_called_held_out_where_the_folders_tell_so_and_what_is_not_k
     assert json.loads((tmp_path / "run" / "results.json").read_text())["held_out"] is True
     run_comparison(config(models, tmp_path, output_dir=str(tmp_path / "second")))  # an adapter that no run wrote
     said = " ".join(capsys.readouterr().out.split())
-    assert "whether the prompts are held out is not known: nothing tells what sft, ppo was trained on" in said
+    assert "whether the prompts are held out is not known: there is no record of what sft, ppo was trained on" in said
     assert "held-out" not in said and "held-out" not in (tmp_path / "second" / "report.md").read_text()
 
 

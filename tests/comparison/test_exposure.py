@@ -39,7 +39,7 @@ def test_a_model_of_which_nothing_is_known_beside_one_that_is(run):
     found = exposure(["three"], "runs/mine/merged", "org/other")
     assert not found.is_held_out and found.describe() == "1 prompts"
     assert found.sentences == [
-        "whether the prompts are held out is not known: nothing tells what org/other was trained on"
+        "whether the prompts are held out is not known: there is no record of what org/other was trained on"
     ]
 
 

@@ -120,7 +120,7 @@ def test_every_check_is_provoked():
     [
         (
             "cut off",
-            "100% of the responses are cut off at max_new_tokens (10) from the first step on, so the reward sees "
+            "100% of the responses were cut off at max_new_tokens (10) in the first steps, so the reward sees "
             "unfinished answers; raise max_new_tokens, or set missing_eos_score",
         ),
         (
