@@ -281,7 +281,9 @@ def test_json_files_have_null_for_what_json_cannot_say(tmp_path):
     file = tmp_path / METRICS
     append_record(file, {"step": 1, "kl": math.nan, "ratio": -math.inf, "fine": 1.5})
     append_record(file, {"step": 2, "kl": 0.5})
-    write_json(tmp_path / "report.json", {"kl": math.nan, "nested": {"a": [math.inf, (1.0, -math.inf)]}, "path": tmp_path})
+    write_json(
+        tmp_path / "report.json", {"kl": math.nan, "nested": {"a": [math.inf, (1.0, -math.inf)]}, "path": tmp_path}
+    )
 
     def refuse(constant):
         raise AssertionError(constant)

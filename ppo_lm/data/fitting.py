@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ppo_lm.data.encoding import decode, encode_prompt, fit_prompt
 from ppo_lm.data.examples import Prompt, is_token_ids
@@ -118,9 +118,10 @@ def _problem(tokens: Sequence[int], base: BaseModel, max_new_tokens: int) -> str
 
 def _unknown(tokens: Sequence[int], base: BaseModel) -> str | None:
     """A clause if one of the tokens, which may be given as ids, is not in the model's vocabulary."""
-    words = base.network.get_input_embeddings().num_embeddings
-    stranger = next((token for token in tokens if not 0 <= token < words), None)
-    return None if stranger is None else f"has the token id {stranger:.6g}, but the model's go from 0 to {words - 1}"
+    network: Any = base.network
+    words = len(network.get_input_embeddings().weight)
+    known = all(0 <= token < words for token in tokens)
+    return None if known else f"has a token id that is not in the model's vocabulary, 0 to {words - 1}"
 
 
 def _readable(base: BaseModel, prompt: Prompt) -> Prompt:

@@ -19,8 +19,11 @@ def read_row(file: Path, number: int, line: str) -> dict:
         row = parse_json(line, allow_nan=True)
     except Unreadable:
         row = None
-    damaged = not isinstance(row, dict) or not isinstance(row.get("step"), int)
-    if damaged or (file.name == METRICS and not _is_of_numbers(row)):
+    if (
+        not isinstance(row, dict)
+        or not isinstance(row.get("step"), int)
+        or (file.name == METRICS and not _is_of_numbers(row))
+    ):
         raise UserError(f"{file}, line {number} is damaged: it is not the record of a step; remove the line")
     return row
 
