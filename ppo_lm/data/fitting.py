@@ -128,10 +128,10 @@ def _problem(tokens: Sequence[int], base: BaseModel, max_new_tokens: int) -> str
 
 def _unknown(tokens: Sequence[int], base: BaseModel) -> str | None:
     """A clause if one of the tokens, which may be given as ids, is not in the model's vocabulary."""
-    embedding: Any = base.network.get_input_embeddings()
-    words = len(embedding.weight)
-    stranger = next((token for token in tokens if not 0 <= token < words), None)
-    return None if stranger is None else f"has the token id {stranger:.6g}, but the model's go from 0 to {words - 1}"
+    network: Any = base.network
+    words = len(network.get_input_embeddings().weight)
+    known = all(0 <= token < words for token in tokens)
+    return None if known else f"has a token id that is not in the model's vocabulary, 0 to {words - 1}"
 
 
 def _readable(base: BaseModel, prompt: Prompt) -> Prompt:
