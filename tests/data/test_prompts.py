@@ -72,12 +72,6 @@ def test_the_report_says_what_small_data_means_for_the_evaluation(rows, asked, l
     assert report.lines()[2:] == lines
 
 
-def test_the_report_says_that_a_judge_has_few_prompts():
-    _, report = load_prompts(["a", "b", "c"])
-    report.describe_split([], ["a", "b", "c"])
-    assert "any monitor or judge, have only 3 held-out examples" in report.lines()[2]
-
-
 def test_rows_with_one_prompt_are_held_out_together():
     prompts = PromptSet([f"p{i % 100}" for i in range(400)])
     train, held_out = prompts.split(8, seed=0)

@@ -184,7 +184,7 @@ def test_bad_rows_of_a_parquet_file_are_named_and_the_others_kept(tmp_path):
         (
             "column.jsonl",
             b'{"text": "a"}\n{"text": "b"}',
-            "no row can be used: .*line 1 has no column 'prompt'; it has text; .*Set the column names",
+            "no row can be used: .*line 1 has no column 'prompt'; it has text; .*Set prompt_column to",
         ),
         ("utf16.txt", "nur\ndas".encode("utf-16"), "no row can be used: .*line 1 is not UTF-8"),
     ],
