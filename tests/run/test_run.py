@@ -392,7 +392,7 @@ def test_a_paused_run_is_extended_or_cut_short_but_not_to_what_it_has_done(tmp_p
     with pytest.raises(RunPaused):
         Stage(tmp_path / "parts", fails=4, error=RewardError("out")).run()
     with pytest.raises(
-        CheckpointError, match="max_steps was 0 and is 3, which makes 3 steps, but step 3 of the run is"
+        CheckpointError, match="max_steps was 0 and is 3, which makes 3 steps, but the run is already at step 3"
     ):
         Stage(tmp_path / "parts", steps=3, max_steps=3).run(resume=tmp_path / "parts")
     parts = Stage(tmp_path / "parts", steps=8, max_steps=8).run(resume=tmp_path / "parts")
