@@ -25,7 +25,7 @@ import pyarrow.parquet
 import torch
 import yaml
 from fuzz_values import TEXTS, damage_folder, damaged_bytes, damaged_json, nested, value
-from kill_campaign import PROMPTS, make_model
+from small_runs import PROMPTS, make_model
 from transformers import AutoTokenizer, LlamaConfig, LlamaForSequenceClassification
 
 from ppo_lm.base_setup import EMBEDDED_MODEL, find_reward_folder, find_value_folder, load_base, make_lora_config

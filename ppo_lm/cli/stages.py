@@ -74,7 +74,7 @@ def check_changed(config: type[Settings], changed: Collection[str], allow_change
             problems.append(f"--{name} does not go with --resume: a resumed run keeps its folder and its settings")
         elif not (allow_changes or fields[name].may_change or fields[name].sets_length):
             problems.append(
-                f"--{name} would change the results so far, so a resumed run keeps it; use --allow_changes to set it "
+                f"--{name} would change the results, so a resumed run keeps it; use --allow_changes to set it "
                 f"anyway ({' and '.join(lengths)} can always be set)"
             )
     if problems:
