@@ -38,6 +38,11 @@ def encode_prompt(
         raise DataError(f"is a conversation that the model's chat template rejects: {first_line(error)}") from error
 
 
+def encode_for(base: BaseModel, prompt: Prompt) -> list[int]:
+    """`encode_prompt` as the settings of `base` say."""
+    return encode_prompt(base.tokenizer, prompt, allow_special_tokens=base.allow_special_tokens)
+
+
 def encode_completion(
     tokenizer: PreTrainedTokenizerBase, completion: str, eos_token_id: int, *, allow_special_tokens: bool = False
 ) -> list[int]:
@@ -60,10 +65,7 @@ def encode_pair(base: BaseModel, prompt: Prompt, completion: str) -> tuple[list[
     """The token ids of a prompt, and of its completion including the end token."""
     tokenizer, allowed = base.tokenizer, base.allow_special_tokens
     end = find_end_token(tokenizer, base.eos_token_ids, prompt)
-    return (
-        encode_prompt(tokenizer, prompt, allow_special_tokens=allowed),
-        encode_completion(tokenizer, completion, end, allow_special_tokens=allowed),
-    )
+    return encode_for(base, prompt), encode_completion(tokenizer, completion, end, allow_special_tokens=allowed)
 
 
 def fit_prompt(base: BaseModel, prompt: Prompt, max_tokens: int) -> Prompt | None:
@@ -71,12 +73,7 @@ def fit_prompt(base: BaseModel, prompt: Prompt, max_tokens: int) -> Prompt | Non
     be cut that short."""
     if max_tokens == 0:
         return prompt
-
-    def fits(shorter: Prompt) -> bool:
-        ids = encode_prompt(base.tokenizer, shorter, allow_special_tokens=base.allow_special_tokens)
-        return len(ids) <= max_tokens
-
-    return cut_prompt(prompt, fits)
+    return cut_prompt(prompt, lambda shorter: len(encode_for(base, shorter)) <= max_tokens)
 
 
 def same_vocabulary(one: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ppo_lm.data.encoding import decode, encode_prompt, fit_prompt
+from ppo_lm.data.encoding import decode, encode_for, fit_prompt
 from ppo_lm.data.examples import Prompt, is_token_ids
 from ppo_lm.data.prompts import PromptSet
 from ppo_lm.data.report import SHOWN_PROBLEMS, DataReport
@@ -33,29 +33,13 @@ def fit_prompts(
     rows, fitted, ids, uncut = [], [], [], []
     for row, prompt in enumerate(prompts.prompts):
         report.count_special_tokens(base, prompt)
-        shorter = prompt
         try:
-            tokens = _encode(base, prompt)
-        except DataError as error:
-            report.drop(f"prompt {row + 1}", str(error))
-            continue
-        unknown = _unknown(tokens, base)
-        if unknown:
-            report.drop(f"prompt {row + 1}", unknown)
-            continue
-        if max_prompt_tokens and len(tokens) > max_prompt_tokens:
-            shorter = fit_prompt(base, prompt, max_prompt_tokens)
-            if shorter is None:
-                report.drop(
-                    f"prompt {row + 1}", f"has no sentence that ends within max_prompt_tokens {max_prompt_tokens}"
-                )
-                continue
-            tokens = _encode(base, shorter)
-        problem = _problem(tokens, base, max_new_tokens)
-        for other in also:
-            problem = problem or _problem(_encode(other, _readable(base, shorter)), other, max_new_tokens)
-        if problem:
-            report.drop(f"prompt {row + 1}", problem)
+            shorter, tokens = _fit(base, prompt, max_prompt_tokens)
+            _check_room(tokens, base, max_new_tokens)
+            for other in also:
+                _check_room(_encode(other, _readable(base, shorter)), other, max_new_tokens)
+        except DataError as problem:
+            report.drop(f"prompt {row + 1}", str(problem))
             continue
         report.cut += shorter != prompt
         rows.append(row)
@@ -83,17 +67,16 @@ def encode_prompts(prompts: Sequence[Prompt], base: BaseModel, max_new_tokens: i
     is a non-empty list, and each prompt leaves room for a response of `max_new_tokens`."""
     check_prompts(prompts)
     ids, problems = [], []
-    for prompt in prompts:
+    for number, prompt in enumerate(prompts):
         try:
             ids.append(_encode(base, prompt))
-            problems.append(_problem(ids[-1], base, max_new_tokens))
-        except DataError as error:
-            problems.append(str(error))
-    named = [f"prompt {number} {problem}" for number, problem in enumerate(problems) if problem]
-    if named:
-        more = f"; and {len(named) - SHOWN_PROBLEMS} more" if len(named) > SHOWN_PROBLEMS else ""
+            _check_room(ids[-1], base, max_new_tokens)
+        except DataError as problem:
+            problems.append(f"prompt {number} {problem}")
+    if problems:
+        more = f"; and {len(problems) - SHOWN_PROBLEMS} more" if len(problems) > SHOWN_PROBLEMS else ""
         raise DataError(
-            f"{'; '.join(named[:SHOWN_PROBLEMS])}{more} (counted from 0); change them, or lower max_new_tokens"
+            f"{'; '.join(problems[:SHOWN_PROBLEMS])}{more} (counted from 0); change them, or lower max_new_tokens"
         )
     return ids
 
@@ -106,32 +89,39 @@ def check_prompts(prompts: Sequence[Prompt]) -> None:
         )
 
 
+def _fit(base: BaseModel, prompt: Prompt, max_prompt_tokens: int) -> tuple[Prompt, list[int]]:
+    """The prompt, cut if it has more than `max_prompt_tokens` tokens (0: no limit), and its token ids. Raises
+    `DataError` like `_encode`, and if it cannot be cut."""
+    tokens = _encode(base, prompt)
+    if max_prompt_tokens == 0 or len(tokens) <= max_prompt_tokens:
+        return prompt, tokens
+    shorter = fit_prompt(base, prompt, max_prompt_tokens)
+    if shorter is None:
+        raise DataError(f"has no sentence that ends within max_prompt_tokens {max_prompt_tokens}")
+    return shorter, _encode(base, shorter)
+
+
 def _encode(base: BaseModel, prompt: Prompt) -> list[int]:
-    return encode_prompt(base.tokenizer, prompt, allow_special_tokens=base.allow_special_tokens)
+    """The token ids of a prompt. Raises `DataError`, worded to follow its place, if it cannot be encoded, or was given
+    as ids that the model does not know."""
+    tokens = encode_for(base, prompt)
+    network: Any = base.network
+    words = len(network.get_input_embeddings().weight)
+    if not all(0 <= token < words for token in tokens):
+        raise DataError(f"has a token id that is not in the model's vocabulary, 0 to {words - 1}")
+    return tokens
 
 
-def _problem(tokens: Sequence[int], base: BaseModel, max_new_tokens: int) -> str | None:
-    """Why a model cannot respond to a prompt of these tokens, worded to follow its location."""
+def _check_room(tokens: Sequence[int], base: BaseModel, max_new_tokens: int) -> None:
+    """Raise `DataError`, worded to follow the prompt's place, unless there are tokens, and room for the response."""
     if not tokens:
-        return "is empty"
-    unknown = _unknown(tokens, base)
-    if unknown:
-        return unknown
+        raise DataError("is empty")
     room = base.context_length - max_new_tokens
     if len(tokens) > room:
-        return (
+        raise DataError(
             f"has {len(tokens)} tokens, more than {room}: the model's context of {base.context_length} minus "
             f"max_new_tokens {max_new_tokens}"
         )
-    return None
-
-
-def _unknown(tokens: Sequence[int], base: BaseModel) -> str | None:
-    """A clause if one of the tokens, which may be given as ids, is not in the model's vocabulary."""
-    network: Any = base.network
-    words = len(network.get_input_embeddings().weight)
-    known = all(0 <= token < words for token in tokens)
-    return None if known else f"has a token id that is not in the model's vocabulary, 0 to {words - 1}"
 
 
 def _readable(base: BaseModel, prompt: Prompt) -> Prompt:

@@ -8,18 +8,18 @@ from typing import NamedTuple
 
 import torch
 
-from ppo_lm.base_setup import add_adapter, load_base, make_lora_config
+from ppo_lm.base_setup import add_adapter, make_lora_config
 from ppo_lm.config import RewardConfig
 from ppo_lm.data import DataReport, Demonstration, Preference, Prompt, load_demonstrations, load_preferences
 from ppo_lm.data.encoded import Encoded, encode_all
-from ppo_lm.data.encoding import encode_pair, encode_prompt, fit_prompt
+from ppo_lm.data.encoding import encode_for, encode_pair, fit_prompt
 from ppo_lm.errors import ConfigError, DataError, ModelError, Problems
 from ppo_lm.models import BaseModel, RewardModel
 from ppo_lm.reading import user_path
 from ppo_lm.reward_modeling.report import RewardReport, write_report
 from ppo_lm.reward_modeling.reward_trainer import Comparison, normalise, score_all, train_reward_model
 from ppo_lm.run import TrainingPrompts, check_output_dir
-from ppo_lm.run.stage import LINES, LOSS, loop_settings, make_stage_run, register_training
+from ppo_lm.run.stage import LINES, LOSS, load_stage_base, loop_settings, make_stage_run, register_training
 from ppo_lm.tracking import Recorder, find_recorders, whole_folder, write_json
 
 EncodedPreferences = Encoded[Preference, Comparison]
@@ -42,13 +42,7 @@ def run_reward(
     SIGTERM, the run is saved after the current step, and `RunPaused` is raised.
     """
     inputs = load_inputs(config, resume, overwrite)
-    base = load_base(
-        config.model_name,
-        config.dtype,
-        config.device,
-        seed=config.seed,
-        allow_special_tokens=config.allow_special_tokens,
-    )
+    base = load_stage_base(config)
     encoded = encode_preferences(base, inputs.preferences, config, inputs.reports[0])
     train, held_out = encoded.split(config.held_out, config.seed, inputs.reports[0])
     references = reference_sequences(base, inputs.demonstrations, train, config)
@@ -180,8 +174,7 @@ def reference_sequences(
 
 def measure(model: RewardModel, held_out: EncodedPreferences) -> RewardReport:
     """Score both sides of every held-out comparison."""
-    tokenizer, allowed = model.base.tokenizer, model.base.allow_special_tokens
-    prompts = [encode_prompt(tokenizer, pair.prompt, allow_special_tokens=allowed) for pair in held_out.texts]
+    prompts = [encode_for(model.base, pair.prompt) for pair in held_out.texts]
 
     def lengths(sides: list[list[int]]) -> list[int]:
         return [len(ids) - len(prompt) for ids, prompt in zip(sides, prompts)]

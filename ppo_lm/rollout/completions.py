@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from ppo_lm.data.encoding import decode_completions, encode_prompt, pad
+from ppo_lm.data.encoding import decode_completions, encode_for, pad
 from ppo_lm.data.examples import Prompt
 from ppo_lm.experience_buffer import MemoryBudget
 from ppo_lm.models import PolicyModel
@@ -27,10 +27,7 @@ def write_completions(
     engine.update_weights(policy)
     generator = torch.Generator().manual_seed(seed)
     for start in range(0, len(prompts), batch_size):
-        encoded = [
-            encode_prompt(base.tokenizer, prompt, allow_special_tokens=base.allow_special_tokens)
-            for prompt in prompts[start : start + batch_size]
-        ]
+        encoded = [encode_for(base, prompt) for prompt in prompts[start : start + batch_size]]
         sampled = engine.sample(*pad(encoded, base.pad_token_id, side="left", device=base.device), sampling, generator)
         action_ids, action_mask, _ = extract_actions(sampled.ids, base.eos_token_ids, base.pad_token_id)
         texts += decode_completions(base.tokenizer, action_ids, action_mask)

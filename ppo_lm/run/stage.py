@@ -1,4 +1,4 @@
-"""What the supervised stages share: their run, and how it is shown."""
+"""What the supervised stages share: their base, their run, and how it is shown."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 from torch import nn
 
+from ppo_lm.base_setup import load_base
 from ppo_lm.config.supervised_settings import SupervisedSettings
 from ppo_lm.data.encoded import Encoded
 from ppo_lm.fingerprint import fingerprint
@@ -21,6 +22,17 @@ from ppo_lm.tracking import Column, MetricsFile, Recorder, Screen
 
 LOSS = (Column("loss", "loss", ".4f"),)
 LINES = 20  # progress lines per stage
+
+
+def load_stage_base(config: SupervisedSettings) -> BaseModel:
+    """The base model that a configuration names; see `load_base`."""
+    return load_base(
+        config.model_name,
+        config.dtype,
+        config.device,
+        seed=config.seed,
+        allow_special_tokens=config.allow_special_tokens,
+    )
 
 
 def loop_settings(config: SupervisedSettings) -> LoopSettings:

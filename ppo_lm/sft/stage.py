@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from ppo_lm.base_setup import add_adapter, load_base, make_lora_config, rehearse_training
+from ppo_lm.base_setup import add_adapter, make_lora_config, rehearse_training
 from ppo_lm.config import SFTConfig
 from ppo_lm.data import DataReport, Demonstration, load_demonstrations
 from ppo_lm.data.encoded import EncodedDemonstrations, encode_demonstrations
@@ -18,7 +18,15 @@ from ppo_lm.models import BaseModel, PolicyModel
 from ppo_lm.reading import user_path
 from ppo_lm.rollout import SamplingSettings, write_completions
 from ppo_lm.run import TrainingPrompts, check_output_dir, save_adapter, save_models
-from ppo_lm.run.stage import LINES, LOSS, before_and_after, loop_settings, make_stage_run, register_training
+from ppo_lm.run.stage import (
+    LINES,
+    LOSS,
+    before_and_after,
+    load_stage_base,
+    loop_settings,
+    make_stage_run,
+    register_training,
+)
 from ppo_lm.sft.sft_trainer import completion_loss, train_sft
 from ppo_lm.tracking import Recorder, find_recorders
 
@@ -42,13 +50,7 @@ def run_sft(
     is saved after the current step, and `RunPaused` is raised.
     """
     demonstrations, report = load_inputs(config, resume, overwrite)
-    base = load_base(
-        config.model_name,
-        config.dtype,
-        config.device,
-        seed=config.seed,
-        allow_special_tokens=config.allow_special_tokens,
-    )
+    base = load_stage_base(config)
     encoded = encode_demonstrations(
         base, demonstrations, report, max_prompt_tokens=config.max_prompt_tokens, max_tokens=config.max_tokens
     )

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ppo_lm.base_setup import load_base, set_up_roles
+from ppo_lm.base_setup import set_up_roles
 from ppo_lm.config import ValueConfig
 from ppo_lm.data import DataReport, Demonstration, load_demonstrations
 from ppo_lm.data.encoded import EncodedDemonstrations, encode_demonstrations
@@ -18,7 +18,15 @@ from ppo_lm.reading import user_path
 from ppo_lm.rewards import Responses, Reward, RewardComputer, check_columns, load_reward, without_addresses
 from ppo_lm.run import TrainingPrompts, check_output_dir
 from ppo_lm.run.identity import identify_parts
-from ppo_lm.run.stage import LINES, LOSS, before_and_after, loop_settings, make_stage_run, register_training
+from ppo_lm.run.stage import (
+    LINES,
+    LOSS,
+    before_and_after,
+    load_stage_base,
+    loop_settings,
+    make_stage_run,
+    register_training,
+)
 from ppo_lm.run.stateful import State
 from ppo_lm.tracking import Recorder, find_recorders, whole_folder, write_json
 from ppo_lm.value_modeling.value_trainer import ScoredDemonstration, measure_values, train_value_model
@@ -45,13 +53,7 @@ def run_value(
     """
     inputs = load_inputs(config, resume, overwrite)
     report = inputs.report
-    base = load_base(
-        config.model_name,
-        config.dtype,
-        config.device,
-        seed=config.seed,
-        allow_special_tokens=config.allow_special_tokens,
-    )
+    base = load_stage_base(config)
     encoded = encode_demonstrations(
         base, inputs.demonstrations, report, max_prompt_tokens=config.max_prompt_tokens, max_tokens=config.max_tokens
     )
