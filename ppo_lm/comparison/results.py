@@ -11,8 +11,7 @@ from ppo_lm.evaluation.statistics import distinct_n
 
 @dataclass(frozen=True)
 class Standing:
-    """One policy under one kind of sampling. Intervals are 95% over prompts; the baseline has no win rates
-    (None).
+    """One policy under one kind of sampling. Intervals are 95% over prompts; the baseline has no win rates (None).
 
     kl: to the first model, in nats per sequence, None where it does not apply; entropy: nats per token; length: tokens;
     ended: share of completions.

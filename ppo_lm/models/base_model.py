@@ -144,7 +144,9 @@ class BaseModel:
         what = f"adapter {str(folder)!r}"
         check_finite(saved.items(), what)
         with safe_open(folder / WEIGHTS_FILE, framework="pt") as file:
-            self._stamp.check(file.metadata(), what)
+            stamp = BaseStamp.read(file.metadata())
+        if stamp is not None:
+            stamp.check(self._stamp, what)
         for name, weight in saved.items():
             there[name].copy_(weight)
 

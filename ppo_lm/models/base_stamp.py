@@ -34,24 +34,21 @@ class BaseStamp:
         """For a safetensors file."""
         return {KEY: json.dumps(asdict(self))}  # one entry: safetensors writes several in any order
 
-    def check(self, metadata: Mapping[str, str] | None, what: str) -> None:
-        """Raise `ModelError` if `metadata` names other weights than these. Files without a stamp are taken: only
-        adapters that ppo_lm saved have one."""
-        found = _read(metadata or {})
-        if found is None:
-            return
-        distance = sketch_distance(self.sketch, found.sketch)
-        if distance > (SAME_DTYPE if self.dtype == found.dtype else OTHER_DTYPE):
+    @classmethod
+    def read(cls, metadata: Mapping[str, str] | None) -> BaseStamp | None:
+        """The stamp in the metadata of a file; None if there is none, as in adapters that other programs saved."""
+        try:
+            found = parse_json((metadata or {})[KEY])
+            stamp = cls(str(found["name"]), str(found["dtype"]), [float(number) for number in found["sketch"]])
+        except (KeyError, Unreadable, TypeError, ValueError):
+            return None
+        return stamp if all(map(math.isfinite, stamp.sketch)) else None
+
+    def check(self, base: BaseStamp, what: str) -> None:
+        """Raise `ModelError` unless `base` has the weights that `what` was trained on, which this stamp describes."""
+        distance = sketch_distance(self.sketch, base.sketch)
+        if distance > (SAME_DTYPE if self.dtype == base.dtype else OTHER_DTYPE):
             raise ModelError(
-                f"{what} was trained on other weights than those of model {self.name!r}: they differ by "
-                f"{min(distance, 1.0):.1%}; use the model that it was trained on, {found.name!r}, or train it again"
+                f"{what} was trained on other weights than those of model {base.name!r}: they differ by "
+                f"{min(distance, 1.0):.2%}; use the model that it was trained on, {self.name!r}, or train it again"
             )
-
-
-def _read(metadata: Mapping[str, str]) -> BaseStamp | None:
-    try:
-        found = parse_json(metadata[KEY])
-        stamp = BaseStamp(str(found["name"]), str(found["dtype"]), [float(number) for number in found["sketch"]])
-    except (KeyError, Unreadable, TypeError, ValueError):
-        return None
-    return stamp if all(map(math.isfinite, stamp.sketch)) else None

@@ -33,6 +33,7 @@ from ppo_lm.run.checkpoint import (
     Checkpoint,
     finish_checkpoints,
     last_intact_checkpoint,
+    list_checkpoints,
     load_checkpoint,
     save_checkpoint,
 )
@@ -323,9 +324,9 @@ class Run:
             finish_checkpoints(self.folder)
 
     def _say_how_to_extend(self, folder: Path) -> None:
-        last = last_intact_checkpoint(folder)
-        if last is not None:
-            size = sum(file.stat().st_size for file in last.rglob("*") if file.is_file())
+        saved = list_checkpoints(folder)
+        if saved:
+            size = sum(file.stat().st_size for file in saved[-1].rglob("*") if file.is_file())
             settings = " or ".join(length_settings(self.config))
             self.say(
                 f"to extend the run, raise {settings} and resume it: {self._resume_command()} (checkpoints/, "
