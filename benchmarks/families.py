@@ -257,8 +257,8 @@ def table(outcomes: list[Outcome], left_out: list[str]) -> str:
         "Made by `uv run benchmarks/families.py --write docs/families.md`, which trains a very small network of each",
         f"family of causal language models in transformers {transformers.__version__} with random weights: three PPO "
         "steps with LoRA and",
-        "three with all weights. Plain transformers and plain peft then load what was saved and must answer four prompts",
-        "as the trained policy does, token for token.",
+        "three with all weights. Plain transformers and plain peft then load what was saved and must answer four",
+        "prompts as the trained policy does, token for token.",
         "",
         "* *Passes*: `own` means through the package's own layers; `without padding` and `padded`, through "
         "transformers' layers.",
