@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from ppo_lm.reading.files import LARGEST_FILE, Unreadable, decoded, read_text
 DEEPEST = 64  # lists and objects inside one another
 TOO_DEEP = f"is nested more than {DEEPEST} deep"
 MOST_DIGITS = 300  # of a whole number, so that a float can hold it
+NOT_BRACKETS = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"?|[^][{}"]+', re.DOTALL)
 
 
 def parse_json(text: str | bytes, *, allow_nan: bool = False) -> Any:
@@ -20,22 +23,28 @@ def parse_json(text: str | bytes, *, allow_nan: bool = False) -> Any:
     text = decoded(text) if isinstance(text, bytes) else text.removeprefix("\ufeff")
     if not text.strip():
         raise Unreadable("is empty")
+    if _depth(text) > DEEPEST:
+        raise Unreadable(TOO_DEEP)
     hooks = {} if allow_nan else {"parse_float": _finite, "parse_constant": _refuse}
     try:
-        value = json.loads(text, parse_int=_whole, **hooks)
+        return json.loads(text, parse_int=_whole, **hooks)
     except json.JSONDecodeError as error:
         line = f"line {error.lineno}, " if "\n" in text.strip() else ""
         raise Unreadable(f"is not JSON: {error.msg} at {line}column {error.colno}") from None
-    except RecursionError:
-        raise Unreadable(TOO_DEEP) from None
-    if is_too_deep(value):
-        raise Unreadable(TOO_DEEP)
-    return value
 
 
 def read_json(file: Path, *, largest: int = LARGEST_FILE, allow_nan: bool = False) -> Any:
     """The value in a JSON file. Raises `Unreadable` like `read_text` and `parse_json`."""
     return parse_json(read_text(file, largest), allow_nan=allow_nan)
+
+
+def _depth(text: str) -> int:
+    """How deeply JSON is nested, at most. Counted before it is parsed, because a parser that recurses until Python
+    stops it leaves no room for the finalisers of objects that are collected in the meantime."""
+    if text.count("[") + text.count("{") <= DEEPEST:
+        return 0
+    steps = (1 if bracket in "[{" else -1 for bracket in NOT_BRACKETS.sub("", text))
+    return max(itertools.accumulate(steps), default=0)
 
 
 def _whole(digits: str) -> int:

@@ -1,5 +1,6 @@
 """Every file and message is read within limits, or refused in one sentence, at once."""
 
+import json
 import time
 import tracemalloc
 
@@ -69,6 +70,8 @@ def test_ordinary_json_and_yaml_are_read(tmp_path):
     deep = "[" * 64 + "]" * 64
     assert parse_json('{"a": [1, -2.5, "\\u00e9", null, true]}') == {"a": [1, -2.5, "é", None, True]}
     assert parse_json(deep) and parse_json("null") is None and parse_json(str(10**299)) == 10**299
+    brackets = "[{" * 64 + '\\"\\\\'
+    assert parse_json(json.dumps([brackets] * 64 + [[]] * 64)) == [brackets] * 64 + [[]] * 64
     assert parse_json("[NaN, 1e999]", allow_nan=True)[1] == float("inf")
     assert parse_yaml("base: &b {lr: 1e-5}\nmine:\n  <<: *b\n  <<: *b\nlist: [*b, *b]") == {
         "base": {"lr": 1e-5},
