@@ -173,12 +173,12 @@ def evaluate_column(texts: list[str], base: BaseModel, scorer: RewardComputer, p
 def read_column(prompts: PromptSet, column: str) -> list[str]:
     """The completions in a column, each as it follows its prompt. Raises `DataError` if a row has none."""
     found = []
-    for number, (prompt, value) in enumerate(zip(prompts.prompts, prompts.columns[column]), start=1):
+    for prompt, value in zip(prompts.prompts, prompts.columns[column]):
         text = value[-1].get("content") if isinstance(value, list) and value and isinstance(value[-1], dict) else value
         if not isinstance(text, str) or not text.strip():
             raise DataError(
-                f"column {column!r} has no text for prompt {number}: {value!r:.40}; choose another column, or "
-                "fix the rows"
+                f"column {column!r} has no text for the prompt {prompt!r:.60}: {value!r:.40}; choose another column, "
+                "or fix the rows"
             )
         found.append(with_leading_space(prompt, text))
     return found

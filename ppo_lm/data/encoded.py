@@ -65,13 +65,16 @@ def encode_demonstrations(
     *,
     max_prompt_tokens: int,
     max_tokens: int,
+    empty_prompts: bool = True,
 ) -> EncodedDemonstrations:
-    """Encode every demonstration that fits into `max_tokens` and the model's context. Raises `DataError` if none
-    does."""
+    """Encode every demonstration that fits into `max_tokens` and the model's context; with `empty_prompts` false, those
+    with a prompt of no tokens are dropped too. Raises `DataError` if none is left."""
 
     def encode(demonstration: Demonstration) -> tuple[EncodedDemonstration, int]:
         prompt, completion = demonstration.prompt, demonstration.completion
         tokens = EncodedDemonstration(*encode_pair(base, prompt, completion))
+        if not (tokens.prompt_ids or empty_prompts):
+            raise DataError("has an empty prompt, so there is no state to value")
         return tokens, len(tokens)
 
     return encode_all(
@@ -98,7 +101,7 @@ def encode_all(
     """Cut every prompt and encode every example; `encode` returns its token ids and their number. Examples over
     `limit`, and those whose prompt cannot be cut, are dropped and reported. Raises `DataError` if none is left."""
     found: Encoded[Example, Tokens] = Encoded([], [], [])
-    for number, example in enumerate(examples, start=1):
+    for row, example in enumerate(examples):
         report.count_special_tokens(base, vars(example))
         try:
             prompt = fit_prompt(base, example.prompt, max_prompt_tokens)
@@ -107,12 +110,10 @@ def encode_all(
             cut = replace(example, prompt=prompt)
             tokens, length = encode(cut)
         except DataError as error:
-            report.drop(f"example {number}", str(error))
+            report.drop(row, str(error))
             continue
         if length > limit:
-            report.drop(
-                f"example {number}", f"has {length} tokens, more than max_tokens or the model's context, {limit}"
-            )
+            report.drop(row, f"has {length} tokens, more than max_tokens or the model's context, {limit}")
             continue
         report.cut += prompt != example.prompt
         report.lengths.append(length)
@@ -121,7 +122,7 @@ def encode_all(
         found.given.append(example.prompt)
     if not found.tokens:
         raise DataError(
-            f"{role}: none of the {len(examples)} examples fits: {report.dropped[-1]}; raise max_tokens, or cut "
-            "prompts with max_prompt_tokens"
+            f"{role}: none of the {len(examples)} examples can be used: {report.dropped[-1]}; give others, raise "
+            "max_tokens, or cut prompts with max_prompt_tokens"
         )
     return found

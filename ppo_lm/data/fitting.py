@@ -39,7 +39,7 @@ def fit_prompts(
             for other in also:
                 _check_room(_encode(other, _readable(base, shorter)), other, max_new_tokens)
         except DataError as problem:
-            report.drop(f"prompt {row + 1}", str(problem))
+            report.drop(row, str(problem))
             continue
         report.cut += shorter != prompt
         rows.append(row)

@@ -96,7 +96,7 @@ def _interpret(
     records: Records, role: str, read: Callable[[dict], Example]
 ) -> tuple[list[Example], DataReport, list[dict]]:
     """Read each record, leaving out those that have a problem or repeat an `id`."""
-    found, kept, dropped, places_by_id = [], [], list(records.dropped), {}
+    found, kept, places, dropped, places_by_id = [], [], [], list(records.dropped), {}
     for place, record in records.rows:
         try:
             example = read(record)
@@ -106,6 +106,7 @@ def _interpret(
         else:
             found.append(example)
             kept.append(record)
+            places.append(place)
     if not found:
         shown = "; ".join(map(str, dropped[:3])) + (f"; and {len(dropped) - 3} more" if len(dropped) > 3 else "")
         raise DataError(
@@ -113,13 +114,8 @@ def _interpret(
             "has, or fix the rows; docs/data.md describes the formats"
         )
     keys = (json.dumps(vars(e) if hasattr(e, "__dict__") else e, default=str) for e in found)
-    return (
-        found,
-        DataReport(
-            records.source, len(records.rows) + len(records.dropped), len(found), count_duplicates(keys), dropped
-        ),
-        kept,
-    )
+    rows, duplicates = len(records.rows) + len(records.dropped), count_duplicates(keys)
+    return found, DataReport(records.source, rows, len(found), duplicates, dropped, places=places), kept
 
 
 def _check_id(record: dict, place: str, places_by_id: dict) -> None:

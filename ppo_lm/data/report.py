@@ -37,9 +37,12 @@ class DataReport:
     leaked: int = 0
     special_tokens: dict[str, int] = field(default_factory=dict)
     """The texts of control tokens that are encoded as ordinary text, each with the number of rows it is in."""
+    places: Sequence[str] = ()
+    """Where each row that was loaded is in the source."""
 
-    def drop(self, place: str, reason: str) -> None:
-        """Drop a row that had been loaded."""
+    def drop(self, row: int, reason: str) -> None:
+        """Drop the row of this index among those that were loaded."""
+        place = self.places[row] if self.places else f"row {row + 1}"
         self.dropped.append(Dropped(place, reason))
         self.used -= 1
 
@@ -57,8 +60,10 @@ class DataReport:
         self.leaked = sum(prompt in seen for prompt in held_out)
 
     def as_dict(self) -> dict:
-        """The report as plain values, with the lengths as a histogram."""
-        return {**asdict(self), "lengths": histogram(self.lengths)}
+        """The report as plain values, with the lengths as a histogram, and without the places."""
+        plain = asdict(self)
+        del plain["places"]
+        return {**plain, "lengths": histogram(self.lengths)}
 
     def lines(self) -> list[str]:
         """The report as lines of text."""

@@ -12,7 +12,7 @@ from ppo_lm.base_setup import set_up_roles
 from ppo_lm.config import ValueConfig
 from ppo_lm.data import DataReport, Demonstration, load_demonstrations
 from ppo_lm.data.encoded import EncodedDemonstrations, encode_demonstrations
-from ppo_lm.errors import ConfigError, DataError, ModelError, Problems
+from ppo_lm.errors import ConfigError, ModelError, Problems
 from ppo_lm.models import ValueModel
 from ppo_lm.reading import user_path
 from ppo_lm.rewards import Responses, Reward, RewardComputer, check_columns, load_reward, without_addresses
@@ -55,9 +55,13 @@ def run_value(
     report = inputs.report
     base = load_stage_base(config)
     encoded = encode_demonstrations(
-        base, inputs.demonstrations, report, max_prompt_tokens=config.max_prompt_tokens, max_tokens=config.max_tokens
+        base,
+        inputs.demonstrations,
+        report,
+        max_prompt_tokens=config.max_prompt_tokens,
+        max_tokens=config.max_tokens,
+        empty_prompts=False,
     )
-    encoded = without_empty_prompts(encoded, report)
     train, held_out = encoded.split(config.held_out, config.seed, report)
     computer = RewardComputer(
         inputs.rewards, weights=config.reward_weights, clip=config.reward_clip, timeout=config.reward_timeout
@@ -184,14 +188,3 @@ def add_scores(demonstrations: EncodedDemonstrations, scores: list[float]) -> li
         ScoredDemonstration(tokens.prompt_ids, tokens.completion_ids, score)
         for tokens, score in zip(demonstrations.tokens, scores, strict=True)
     ]
-
-
-def without_empty_prompts(encoded: EncodedDemonstrations, report: DataReport) -> EncodedDemonstrations:
-    """Drop and report the demonstrations whose prompt has no tokens: there is no state before their first action.
-    Raises `DataError` if none is left."""
-    rows = [row for row, tokens in enumerate(encoded.tokens) if tokens.prompt_ids]
-    for row in sorted(set(range(len(encoded.tokens))) - set(rows)):
-        report.drop(f"usable example {row + 1}", "has an empty prompt, so there is no state to value")
-    if not rows:
-        raise DataError("demonstrations: every prompt is empty; a value model needs a text before the completion")
-    return encoded.select(rows)

@@ -338,13 +338,13 @@ def test_live_pairs_are_two_different_samples_and_the_same_after_a_restart(tmp_p
 
 def test_prompts_of_live_pairs_are_fitted_like_those_of_ppo(tmp_path):
     file, long = tmp_path / "prompts.txt", "word " * 80
-    file.write_text(f"POST: I moved out. TL;DR:\n{long}\nMy boss yelled at me again. {long}")
+    file.write_text(f"POST: I moved out. TL;DR:\n\n{long}\nMy boss yelled at me again. {long}")
     pairs, report = load_pairs(CollectConfig(prompts=str(file), max_prompt_tokens=30))
     assert len(pairs) == report.used == 2 and report.cut == 1
-    assert "prompt 2 has no sentence that ends within max_prompt_tokens 30" in str(report.dropped[0])
+    assert f"{file}: line 3 has no sentence that ends within max_prompt_tokens 30" in str(report.dropped[0])
     pairs, report = load_pairs(CollectConfig(prompts=str(file), max_new_tokens=450))
     assert len(pairs) == report.used == 1 and len(report.dropped) == 2
-    assert "prompt 2 has 161 tokens, more than 62: the model's context of 512 minus max_new_tokens 450" in str(
+    assert f"{file}: line 3 has 161 tokens, more than 62: the model's context of 512 minus max_new_tokens 450" in str(
         report.dropped[0]
     )
 

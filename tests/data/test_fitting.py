@@ -53,9 +53,7 @@ def test_fitted_prompts_have_the_ids_of_the_cut_text(base):
     assert fitted.ids == [base.tokenizer(prompt)["input_ids"] for prompt in fitted.prompts]
     assert (found.used, found.cut, found.lengths) == (2, 1, [len(ids) for ids in fitted.ids])
     assert max(found.lengths) <= 40
-    with pytest.raises(
-        DataError, match="none can be used: prompt 1 has no sentence that ends within max_prompt_tokens 2"
-    ):
+    with pytest.raises(DataError, match="none can be used: row 1 has no sentence that ends within max_prompt_tokens 2"):
         fit_prompts(given.select([1]), report(1), base, max_prompt_tokens=2, max_new_tokens=10)
 
 
@@ -73,7 +71,7 @@ def test_token_ids_are_taken_as_they_are_and_can_be_read(base):
         [base.tokenizer.decode(ids[0]), "TL;DR:"], {"n": [1, 2]}, ids
     )
     fitted, found = fit_prompts(PromptSet([ids[0], [5] * 9]), report(2), base, max_prompt_tokens=8, max_new_tokens=10)
-    assert fitted.ids == [[5, 6, 7]] and "prompt 2 has no sentence" in str(found.dropped[0])
+    assert fitted.ids == [[5, 6, 7]] and "row 2 has no sentence" in str(found.dropped[0])
     with pytest.raises(DataError, match="prompt 0 is empty; prompt 1 has 119 tokens, more than 118"):
         encode_prompts([[], [5] * 119], base, 10)
 
@@ -109,7 +107,7 @@ def test_a_prompt_that_is_too_long_is_left_out_and_named(folder, tmp_path):
     (found,) = json.loads((tmp_path / "run" / "data_report.json").read_text())
     assert (found["used"], found["train"] + found["held_out"]) == (5, 5)
     (dropped,) = found["dropped"]
-    assert dropped["place"] == "prompt 1" and "more than 124: the model's context of 128 minus" in dropped["reason"]
+    assert dropped["place"] == "row 1" and "more than 124: the model's context of 128 minus" in dropped["reason"]
 
 
 def test_a_prompt_must_fit_every_model_of_a_comparison(base):

@@ -18,7 +18,6 @@ from ppo_lm.models import ValueModel
 from ppo_lm.rewards import load_reward
 from ppo_lm.tracking.files import write_text
 from ppo_lm.user_code import call_within
-from ppo_lm.value_modeling.stage import without_empty_prompts
 
 ANSWER = dict(task=0, repeat_of=None, prompt="a", first="b", second="c", preferred="first", annotator="d")
 
@@ -95,6 +94,6 @@ def test_a_time_limit_of_ages_is_none():
 def test_values_are_not_learned_without_a_prompt(base):
     given = [Demonstration("", " a"), Demonstration("b", " a")]
     report = DataReport("demonstrations", "here", 2, 2)
-    encoded = encode_demonstrations(base, given, report, max_prompt_tokens=0, max_tokens=64)
-    assert [text.prompt for text in without_empty_prompts(encoded, report).texts] == ["b"]
-    assert "empty prompt" in str(report.dropped)
+    encoded = encode_demonstrations(base, given, report, max_prompt_tokens=0, max_tokens=64, empty_prompts=False)
+    assert [text.prompt for text in encoded.texts] == ["b"]
+    assert str(report.dropped[0]) == "row 1 has an empty prompt, so there is no state to value"

@@ -141,7 +141,7 @@ def test_prompts_that_do_not_fit_are_all_named(folder):
         "is empty; prompt 3 has",
     ):
         trainer(folder).ppo_step([long, "", "TL;DR:", long])
-    with pytest.raises(DataError, match="none can be used: prompt 1 has"):
+    with pytest.raises(DataError, match="none can be used: row 1 has"):
         trainer(folder, eval_prompts=0).train([long])
     with pytest.raises(DataError, match="prompts must be a non-empty list of texts, .*; got 'TL;DR:'"):
         trainer(folder).ppo_step("TL;DR:")
@@ -339,7 +339,7 @@ def test_long_prompts_are_cut_at_a_sentence_and_counted(folder, capsys):
     trained.train([long, "word " * 100, "TL;DR:", "My boss. TL;DR:", "I am sad. TL;DR:"])
     printed = capsys.readouterr().out
     assert "4 of 5 rows used" in printed and "1 prompts cut at the end of a sentence" in printed
-    assert "prompt 2 has no sentence that ends within max_prompt_tokens 40" in printed
+    assert "row 2 has no sentence that ends within max_prompt_tokens 40" in printed
 
 
 @pytest.mark.parametrize("holes", [False, True])

@@ -71,7 +71,7 @@ def test_examples_that_do_not_fit_are_left_out_and_counted(folder, tmp_path, cap
     assert few in printed and printed.index(few) < printed.index("step    1/1")
     with pytest.raises(
         DataError,
-        match="none of the 40 examples fits: .*more than max_tokens or the model's context, 5; raise max_tokens",
+        match="none of the 40 examples can be used: .*: line 40 has .* the model's context, 5; give others, raise ",
     ):
         run_sft(sft_config(folder, tmp_path, max_tokens=5), overwrite=True)
 
