@@ -63,7 +63,7 @@ def _with_free_folder(config: Config, wanted: str) -> Config:
     free = str(free_folder(user_path(wanted, "output_dir")))
     if free == wanted:
         return config
-    note(f"{wanted} already holds a run, so this one goes to {free}")
+    note(f"{wanted} already holds a run, so output_dir is {free}")
     return dataclasses.replace(config, output_dir=free)
 
 

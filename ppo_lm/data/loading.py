@@ -13,12 +13,7 @@ from ppo_lm.data.report import DataReport, count_duplicates
 from ppo_lm.data.sources import Dropped, Records, RowProblem, Source, read_records
 from ppo_lm.errors import DataError
 
-RESERVED = (
-    "prompts",
-    "completions",
-    "terminated",
-    "completion_ids",
-)  # passed to reward functions in addition to the columns
+RESERVED = ("prompts", "completions", "terminated", "completion_ids")  # given to rewards in addition to the columns
 EMBEDDED_PROMPTS, SEED_PROMPTS = 4096, 1
 EMBEDDED_DEMONSTRATIONS, SEED_DEMONSTRATIONS = 24_000, 101
 EMBEDDED_PREFERENCES, SEED_PREFERENCES = 20_000, 102

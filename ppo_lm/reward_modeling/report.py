@@ -51,19 +51,21 @@ class RewardReport:
         """Correlation between score and length in tokens, over all completions."""
         return correlation(self.chosen + self.rejected, self.chosen_lengths + self.rejected_lengths)
 
-    def prefers_longer(self) -> tuple[float, float]:
-        """Share of comparisons of unequal length in which (the model, the human) prefers the longer side."""
+    def prefers_longer(self) -> tuple[Interval, Interval] | None:
+        """Share of comparisons of unequal length in which (the model, the human) prefers the longer side; None if there
+        are none."""
         difference = np.asarray(self.chosen_lengths) - np.asarray(self.rejected_lengths)
         unequal = difference != 0
         if not unequal.any():
-            return 0.0, 0.0
-        return float((self.margins * difference > 0)[unequal].mean()), float((difference > 0)[unequal].mean())
+            return None
+        longer = difference[unequal] > 0
+        return share_interval(self.margins[unequal] * difference[unequal] > 0), share_interval(longer)
 
-    def by_source(self) -> dict[str, tuple[int, float]]:
+    def by_source(self) -> dict[str, tuple[int, Interval]]:
         """(comparisons, accuracy) of each source."""
         names = sorted({source for source in self.sources if source is not None})
         rows = {name: [i for i, source in enumerate(self.sources) if source == name] for name in names}
-        return {name: (len(r), float(self.correct[r].mean())) for name, r in rows.items()}
+        return {name: (len(r), share_interval(self.correct[r])) for name, r in rows.items()}
 
     def headline(self) -> dict[str, float]:
         """The numbers to watch; empty without held-out comparisons."""
@@ -78,7 +80,7 @@ class RewardReport:
     def as_dict(self) -> dict:
         if not self.chosen:
             return {"comparisons": 0}
-        model, human = self.prefers_longer()
+        longer = self.prefers_longer()
         return {
             "comparisons": len(self.chosen),
             **self.headline(),
@@ -88,10 +90,10 @@ class RewardReport:
                 for row in reliability(self.confidences, self.correct)
             ],
             "by_source": {
-                name: {"comparisons": count, "accuracy": accuracy}
+                name: {"comparisons": count, "accuracy": accuracy.estimate}
                 for name, (count, accuracy) in self.by_source().items()
             },
-            "prefers_longer": {"model": model, "human": human},
+            "prefers_longer": longer and {"model": longer[0].estimate, "human": longer[1].estimate},
         }
 
 
@@ -100,16 +102,16 @@ def write_report(report: RewardReport, folder: Path) -> None:
     if not report.chosen:
         write_text(folder / "report.md", "# Reward model\n\nNo comparisons were held out, so nothing was measured.\n")
         return
-    model, human = report.prefers_longer()
+    longer = report.prefers_longer()
     lines = [
         "# Reward model",
         "",
-        f"On {len(report.chosen)} held-out comparisons:",
+        f"On {len(report.chosen)} held-out comparisons, with 95% intervals over them:",
         "",
-        f"* accuracy {report.accuracy} (95% interval over comparisons)",
+        f"* accuracy {report.accuracy}",
         f"* expected calibration error {report.calibration_error:.3f} (10 bins of confidence)",
-        f"* correlation of score and length {report.length_correlation:+.2f}; it prefers the longer side in "
-        f"{model:.0%} of the comparisons, people in {human:.0%}",
+        f"* correlation of score and length {report.length_correlation:+.2f}",
+        *([f"* preference for the longer side {longer[0]}, of the people {longer[1]}"] if longer else []),
         "",
         "![Calibration, scores, and score by length](reward_report.png)",
         "",
@@ -123,7 +125,7 @@ def write_report(report: RewardReport, folder: Path) -> None:
     if report.by_source():
         lines += ["", "| source | comparisons | accuracy |", "|---|---|---|"]
         lines += [
-            f"| {name.replace('|', ' ')} | {count} | {accuracy:.2f} |"
+            f"| {name.replace('|', ' ')} | {count} | {accuracy} |"
             for name, (count, accuracy) in report.by_source().items()
         ]
     write_text(folder / "report.md", "\n".join(lines) + "\n")

@@ -70,6 +70,8 @@ def run_reward(
         result = measure(model, held_out)  # before normalising, when score differences are still log-odds
         normalise(model, references)
         run.measure("after", len(held_out.texts), result.headline, after=run.step)
+        if result.chosen:
+            run.say(f"accuracy {result.accuracy} on {len(result.chosen):,} held-out comparisons (95% interval)")
         run.finish(lambda folder: save(model, result, folder))
     return result.headline()
 

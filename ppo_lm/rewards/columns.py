@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ppo_lm.data import PromptSet
+from ppo_lm.data import RESERVED, PromptSet
 from ppo_lm.errors import RewardError
 from ppo_lm.rewards.reward import Reward
 
@@ -21,4 +21,7 @@ def check_columns(reward: Reward, columns: Iterable[str], role: str, found: str)
     that names the reward, `found` completes the message: what there is and what to do."""
     missing = reward.missing_columns(columns)
     if missing:
-        raise RewardError(f"{role} {reward.name} needs {', '.join(map(repr, missing))}, but {found}")
+        raise RewardError(
+            f"{role} {reward.name} needs {', '.join(map(repr, missing))}, but {found}; apart from columns, a reward "
+            f"gets {', '.join(RESERVED)}"
+        )

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from functools import cache
 
+from ppo_lm.data import RESERVED
 from ppo_lm.data.examples import wrap_completion
 from ppo_lm.errors import NumericalFault, RewardError
 from ppo_lm.fingerprint import source_of
@@ -16,7 +17,6 @@ from ppo_lm.rewards.responses import Responses
 from ppo_lm.rewards.reward import Reward
 from ppo_lm.rewards.scores import Scores
 
-GIVEN = ("prompts", "completions", "terminated", "completion_ids")  # by ppo_lm, in addition to the data's columns
 SINGULAR = {"prompt": "prompts", "completion": "completions"}
 
 
@@ -43,7 +43,7 @@ class FunctionReward(Reward):
         self._takes_all = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters)
         self._names = {parameter.name for parameter in parameters}
         self._one_by_one = bool(self._names & set(SINGULAR)) and not self._names & {"prompts", "completions"}
-        given = {*GIVEN, *(SINGULAR if self._one_by_one else ())}
+        given = {*RESERVED, *(SINGULAR if self._one_by_one else ())}
         named = [
             p.name for p in parameters if p.default is p.empty and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
         ]

@@ -46,7 +46,7 @@ def identify_prompts(train: PromptSet, held_out: PromptSet) -> Identity:
 def identify_parts(identities: Mapping[str, object]) -> Identity:
     """The code or weights of parts by name; None for those that have neither."""
     return {
-        f"the code or weights of {name}": value if isinstance(value, str) else fingerprint(value)
+        f"the code (compared by file) or weights of {name}": value if isinstance(value, str) else fingerprint(value)
         for name, value in identities.items()
         if value is not None
     }

@@ -80,7 +80,7 @@ def test_the_code_of_a_reward(paused):
         paused.resume()
     paused.write_judge(divisor=20)  # in a helper
     message = paused.refusal()
-    assert "the run to resume has changed: the code or weights of reward 'judge' changed" in message
+    assert "the run to resume has changed: the code (compared by file) or weights of reward 'judge' changed" in message
     assert "continue anyway with --allow_changes" in message
     paused.resume(allow_changes=True)
     assert (paused.path / "run" / "adapter").is_dir()
@@ -138,7 +138,8 @@ def test_a_change_is_allowed_on_the_command_line(paused, capsys):
         main(resume)
     assert ended.value.code == 1 and "reward 'judge' changed; undo this" in capsys.readouterr().err
     main([*resume, "--allow_changes"])
-    assert "continuing with a change: the code or weights of reward 'judge' changed" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "continuing with a change: the code (compared by file) or weights of reward 'judge' changed" in printed
     with pytest.raises(SystemExit):
         main(["train", "--allow_changes"])
     assert "--allow_changes belongs to --resume" in capsys.readouterr().err
@@ -183,7 +184,7 @@ def test_a_reward_model_in_the_same_folder(folder, tmp_path):
     with pytest.raises(RunPaused):
         trainer().train([row["prompt"] for row in ROWS], quiet=True)
     write_reward(1)
-    with pytest.raises(CheckpointError, match="the code or weights of reward 'reward_model' changed"):
+    with pytest.raises(CheckpointError, match="code .compared by file. or weights of reward 'reward_model' changed"):
         trainer().train([row["prompt"] for row in ROWS], resume=Path(tmp_path / "run"), quiet=True)
     write_reward(0)
     with pytest.raises(RunPaused):

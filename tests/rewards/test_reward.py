@@ -59,7 +59,10 @@ def test_a_missing_column_of_a_custom_reward_is_reported_before_any_model_loads(
     config = PPOConfig(
         model_name="nobody/none", reward=f"{tmp_path}/mine.py:Quality", prompts=str(tmp_path / "prompts.txt")
     )
-    with pytest.raises(RewardError, match="reward quality needs 'limit', but the prompts .* have no other column"):
+    with pytest.raises(
+        RewardError,
+        match="reward quality needs 'limit', but the prompts .* have no other column; .* gets prompts, completions",
+    ):
         PPOTrainer(config)
 
 

@@ -111,7 +111,7 @@ def test_a_default_folder_that_is_taken_is_not_used_and_the_program_says_so(tmp_
     (tmp_path / "runs" / "embedded" / "config.yaml").write_text("")
     capsys.readouterr()
     assert read() == "runs/embedded-2"
-    assert "runs/embedded already holds a run, so this one goes to runs/embedded-2" in capsys.readouterr().err
+    assert "runs/embedded already holds a run, so output_dir is runs/embedded-2" in capsys.readouterr().err
     assert read("--output_dir", "runs/embedded") == "runs/embedded"  # named, so it is refused later
     assert read("--overwrite") == "runs/embedded"
     assert "goes to" not in capsys.readouterr().err
