@@ -180,13 +180,15 @@ def _load_folder(model_name: str, folder: Path, dtype: torch.dtype):
 
 
 def _load_pretrained(model_name: str, source: str, dtype: torch.dtype, **options):
+    part = "its tokenizer"
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **options)
+        part = "it"
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             source, dtype=dtype, trust_remote_code=False, output_loading_info=True, **options
         )
     except Exception as error:  # a missing or damaged file, an unknown architecture, a package that is not installed
-        raise ModelError(f"model {model_name!r} cannot be loaded: {first_line(error)}. {WAYS_OUT}.") from error
+        raise ModelError(f"model {model_name!r}: {part} cannot be loaded: {first_line(error)}. {WAYS_OUT}.") from error
     network, loading = loaded
     check_complete(loading, f"model {model_name!r}")
     return network, tokenizer

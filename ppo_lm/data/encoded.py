@@ -102,7 +102,7 @@ def encode_all(
     `limit`, and those whose prompt cannot be cut, are dropped and reported. Raises `DataError` if none is left."""
     found: Encoded[Example, Tokens] = Encoded([], [], [])
     for row, example in enumerate(examples):
-        report.count_special_tokens(base, vars(example))
+        report.look_at(base, example.prompt, vars(example))
         try:
             prompt = fit_prompt(base, example.prompt, max_prompt_tokens)
             if prompt is None:

@@ -29,10 +29,10 @@ def fit_prompts(
     no room for a response of `max_new_tokens` in the context of `base` or of a model in `also`, and encode the rest for
     `base`. Returns the prompts with `ids` and `uncut`, and the report with their lengths. Raises `DataError` if none is
     left."""
-    report = replace(report, dropped=list(report.dropped), cut=0, special_tokens={})
+    report = replace(report, dropped=list(report.dropped), cut=0, plain=0, special_tokens={})
     rows, fitted, ids, uncut = [], [], [], []
     for row, prompt in enumerate(prompts.prompts):
-        report.count_special_tokens(base, prompt)
+        report.look_at(base, prompt, prompt)
         try:
             shorter, tokens = _fit(base, prompt, max_prompt_tokens)
             _check_room(tokens, base, max_new_tokens)

@@ -7,6 +7,7 @@ from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
+from ppo_lm.data.examples import Prompt
 from ppo_lm.data.prompts import most_held_out
 from ppo_lm.data.sources import Dropped
 from ppo_lm.data.special_tokens import find_special_tokens
@@ -37,6 +38,8 @@ class DataReport:
     leaked: int = 0
     special_tokens: dict[str, int] = field(default_factory=dict)
     """The texts of control tokens that are encoded as ordinary text, each with the number of rows it is in."""
+    plain: int = 0
+    """How many prompts are plain texts although the model has a chat template."""
     places: Sequence[str] = ()
     """Where each row that was loaded is in the source."""
 
@@ -46,8 +49,10 @@ class DataReport:
         self.dropped.append(Dropped(place, reason))
         self.used -= 1
 
-    def count_special_tokens(self, base: BaseModel, row: object) -> None:
-        """Note the texts of control tokens in a row, unless `base` encodes them as these tokens."""
+    def look_at(self, base: BaseModel, prompt: Prompt, row: object) -> None:
+        """Count a prompt that the chat template of `base` does not apply to, and note the texts of control tokens in
+        its row, unless `base` encodes them as these tokens."""
+        self.plain += isinstance(prompt, str) and prompt != "" and bool(base.tokenizer.chat_template)
         if not base.allow_special_tokens:
             for text in find_special_tokens(base.tokenizer, row):
                 self.special_tokens[text] = self.special_tokens.get(text, 0) + 1
@@ -86,6 +91,11 @@ class DataReport:
             )
         if self.cut:
             out.append(f"  {self.cut:,} prompts cut at the end of a sentence")
+        if self.plain:
+            out.append(
+                f"  {self.plain:,} prompts are plain texts, so the model's chat template is not used for them; give "
+                "conversations to use it"
+            )
         if self.special_tokens:
             rows = ", ".join(f"{text} in {count:,} rows" for text, count in sorted(self.special_tokens.items()))
             out.append(f"  control tokens read as ordinary text: {rows}; allow_special_tokens keeps them as tokens")

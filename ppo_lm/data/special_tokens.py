@@ -26,7 +26,8 @@ def encode_text(
 ) -> list[int]:
     """The token ids of a text, without control tokens for their texts, unless they are allowed. `options` are the
     tokenizer's."""
-    return tokenizer(text, split_special_tokens=not allow_special_tokens, **options)["input_ids"]
+    options |= {"split_special_tokens": not allow_special_tokens, "verbose": False}  # lengths are checked elsewhere
+    return tokenizer(text, **options)["input_ids"]
 
 
 def encode_chat(

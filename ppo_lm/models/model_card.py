@@ -23,6 +23,19 @@ model = PeftModel.from_pretrained(base, folder)
 ```
 """
 
+ANSWERING = """
+The tokenizer is in the same folder:
+
+```python
+from transformers import AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained(folder)
+prompt = tokenizer("How do I boil an egg?", return_tensors="pt")
+answer = model.generate(prompt.input_ids, attention_mask=prompt.attention_mask, max_new_tokens=64)
+print(tokenizer.decode(answer[0]))
+```
+"""
+
 CLASSIFIER = """# A reward model trained with ppo_lm
 
 A LoRA adapter on `{name}` and a head, as a sequence classifier. {remark}It loads without ppo_lm, from the path `folder`
@@ -42,6 +55,7 @@ def scores(input_ids, attention_mask):
     return model(input_ids=input_ids, attention_mask=attention_mask).logits[:, 0] + {shift}
 ```
 
+While the base loads, transformers reports that `score.weight` is missing: the head is in this folder, and loaded last.
 The scale of the scores is in the head. Classifiers of transformers have no bias, so their mean, on the completions that
 `ppo-lm reward` normalised on, is the number that is added.
 """
@@ -50,8 +64,9 @@ GGUF = "Its base is a GGUF file, which `from_pretrained` reads only with `gguf_f
 
 
 def write_policy_card(base: BaseModel, folder: Path) -> None:
-    """Write the card of the policy's adapter in `folder`."""
-    _write(folder, POLICY, base, "AutoModelForCausalLM", {})
+    """Write the card of the policy's adapter in `folder`, with the lines that generate if the tokenizer is there."""
+    has_tokenizer = (folder / "tokenizer_config.json").is_file()
+    _write(folder, POLICY + ANSWERING * has_tokenizer, base, "AutoModelForCausalLM", {})
 
 
 def write_classifier_card(base: BaseModel, folder: Path, shift: float) -> None:

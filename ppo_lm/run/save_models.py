@@ -29,8 +29,8 @@ def save_models(policy: PolicyModel, folder: Path, *, merged: bool = True) -> li
     base, tokenizer, notes = policy.base, policy.base.tokenizer, []
     if policy.role is not None:
         with whole_folder(folder / "adapter") as adapter:
-            save_adapter(policy, adapter)
             tokenizer.save_pretrained(adapter)
+            save_adapter(policy, adapter)
     if merged or policy.role is None:
         network, kept = base.merged_network(policy.role)
         with whole_folder(folder / "merged") as whole:

@@ -48,6 +48,10 @@ def test_a_folder_without_a_model(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "no_such_architecture"}))
     with pytest.raises(ModelError, match="cannot be loaded"):
         load_base(str(tmp_path))
+    shutil.copytree(EMBEDDED_MODEL, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(ModelError, match="its tokenizer cannot be loaded: there is no 'added_tokens'"):
+        load_base(str(tmp_path))
 
 
 def test_a_model_that_changes_its_logits_after_the_head_is_refused(tmp_path):

@@ -3,6 +3,7 @@ import errno
 import json
 import math
 import re
+from pathlib import Path
 
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
@@ -20,6 +21,8 @@ from ppo_lm.run.folder import lock_run_folder, unlock
 from tests.conftest import files_up_to
 
 pytestmark = pytest.mark.fast
+
+FEEDBACK_PAGE = Path(__file__).parents[2] / "docs" / "feedback.md"
 
 PAIRS = FilePairs([Preference(f"prompt {i}", f" first {i}", f" second {i}") for i in range(12)])
 
@@ -234,6 +237,17 @@ def test_no_other_site_can_frame_the_page_or_have_it_guessed_at(tmp_path, path):
 
 async def post_status(client, **request):
     return (await client.post("/answer", **request)).status
+
+
+def test_requests_and_answers_are_as_documented(tmp_path):
+    examples = re.findall(r"`(\{.*?\})`", FEEDBACK_PAGE.read_text())
+    task, answer = map(json.loads, examples)
+
+    async def first_two(client):
+        return await (await client.get("/pair")).json(), await (await client.post("/answer", json=answer)).json()
+
+    shown, following = ask(make(tmp_path)[1], first_two)
+    assert shown.keys() == following.keys() == task.keys() and following["task"] == answer["task"] + 1
 
 
 def test_other_sites_cannot_answer(tmp_path):

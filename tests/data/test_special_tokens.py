@@ -119,6 +119,22 @@ def test_one_notice_counts_the_rows():
     assert EOS in fitted.ids[0] and found.special_tokens == {} and len(found.lines()) < 20
 
 
+def test_plain_prompts_of_a_chat_model_are_counted():
+    base, report = make_base(), DataReport("prompts", 3, 3, 0)
+    prompts = PromptSet(["Hi", [{"role": "user", "content": "Hi"}], [5, 6]])
+    line = (
+        "  1 prompts are plain texts, so the model's chat template is not used for them; give conversations to use it"
+    )
+    limits = dict(max_prompt_tokens=0, max_new_tokens=10)
+    assert line not in fit_prompts(prompts.select([0, 2]), report, base, **limits)[1].lines()
+    base.tokenizer.chat_template = CHATML
+    fitted, found = fit_prompts(prompts, report, base, **limits)
+    assert line in found.lines() and fitted.ids[0] != fitted.ids[1]
+    pairs = [Demonstration("Hi", " there"), Demonstration("", " there")]
+    encode_demonstrations(base, pairs, report, max_prompt_tokens=0, max_tokens=500)
+    assert line in report.lines()
+
+
 def test_demonstrations_too():
     base, report = make_base(), DataReport("demonstrations", 1, 1, 0)
     found = encode_demonstrations(

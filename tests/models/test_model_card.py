@@ -10,7 +10,9 @@ from transformers import GPT2Config, GPT2LMHeadModel, StableLmConfig, StableLmFo
 
 from ppo_lm.base_setup import load_base, load_reward_model, make_lora_config
 from ppo_lm.models import BaseModel, PolicyModel, RewardModel
-from ppo_lm.run import save_adapter
+from ppo_lm.ppo_trainer.generator import SequenceGenerator
+from ppo_lm.rollout import SamplingSettings
+from ppo_lm.run import save_adapter, save_models
 from tests.conftest import SMALL, make_base
 
 pytestmark = pytest.mark.fast
@@ -21,9 +23,9 @@ MASK = torch.tensor([[1, 1, 1, 1, 0, 0], [1] * 6]).bool()
 
 def run_card(folder):
     """What the lines of the README in `folder` define."""
-    code = re.search(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)[1]
     names = {"folder": str(folder)}
-    exec(code, names)
+    for code in re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL):
+        exec(code, names)
     return names
 
 
@@ -96,6 +98,18 @@ def test_a_policy_loads_with_the_lines_beside_it(tmp_path):
         save_adapter(PolicyModel(base), tmp_path / "second")
         assert "AutoPeftModelForCausalLM.from_pretrained" in (tmp_path / "second" / "README.md").read_text()
         run_card(tmp_path / "second")
+
+
+def test_a_policy_answers_with_the_lines_beside_it(tmp_path, capsys):
+    policy = PolicyModel(adapted(make_base(), tmp_path / "base", "policy"))
+    save_models(policy, tmp_path)
+    prompt = "How do I boil an egg?"
+    names = run_card(tmp_path / "adapter")
+    generator = SequenceGenerator(policy, policy, SamplingSettings(64, temperature=0))
+    (expected,) = generator.generate_sequences([prompt])[1]
+    text = capsys.readouterr().out.strip()
+    assert expected and prompt in text and names["tokenizer"].decode(names["answer"][0]).strip() == text
+    assert text.removeprefix(prompt).replace("<|end|>", "") == expected
 
 
 @pytest.fixture(scope="module")
