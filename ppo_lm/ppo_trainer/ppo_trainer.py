@@ -201,7 +201,7 @@ class PPOTrainer:
             config,
             steps=config.steps,
             command="ppo-lm train --resume {}" if by_name else "trainer.train(..., resume={!r})",
-            identity=identify_run(self, train_set, held_out),
+            identity=lambda: identify_run(self, train_set, held_out),
             resume=None if resume is None else Path(resume),
             overwrite=overwrite,
             allow_changes=allow_changes,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -70,6 +71,7 @@ from ppo_lm.tracking.recorder import Broadcast, add_recorders
 from ppo_lm.user_code import copied
 
 USERS_PARTS = (RewardError, RecorderError, PartError)
+LONG_HASHING = 2.0  # seconds, from which on it is said
 PAUSES = (RewardError, NumericalFault, Interrupted, RecorderError, PartError)  # errors after which a run can be resumed
 
 
@@ -94,7 +96,7 @@ class Run:
         *,
         steps: int,
         command: str,
-        identity: Mapping[str, object] | None = None,
+        identity: Callable[[], Mapping[str, object]] = dict,
         resume: Path | None = None,
         overwrite: bool = False,
         allow_changes: bool = False,
@@ -102,21 +104,23 @@ class Run:
         keep_checkpoints: int = 2,
         recorders: Sequence[Recorder] = (),
     ):
-        """`command`: how to resume, with `{}` for the folder. `identity`: whatever the numbers depend on besides the
-        settings, such as the data, each under a name for messages; see `run.identity`. `resume`: the folder of an
-        interrupted run. `overwrite`: replace a run that `config.output_dir` holds, which is refused otherwise.
+        """`command`: how to resume, with `{}` for the folder. `identity`: returns whatever the numbers depend on
+        besides the settings, such as the data, each under a name for messages; see `run.identity`. `resume`: the folder
+        of an interrupted run. `overwrite`: replace a run that `config.output_dir` holds, which is refused otherwise.
         `allow_changes`: resume although settings or identity have changed. `save_every`: 0 saves only when the run
         pauses, and before `finish` writes the results. `recorders`: in addition to those that `config.recorders` names;
         `Stateful` ones are saved in every checkpoint."""
         self.config, self.total, self.command = config, steps, command
         self.save_every, self.keep_checkpoints = save_every, keep_checkpoints
-        self.description = describe(config, identity or {})
+        started = time.perf_counter()
+        self.description = describe(config, identity())
+        seconds = time.perf_counter() - started
         self.resumed = None if resume is None else user_path(resume, "resume")
         self.overwrite, self.allow_changes = overwrite, allow_changes
         self.folder: Path | None = None
         self.step = 0  # steps done so far
         self.history: list[dict] = []  # the rows of metrics.jsonl up to the checkpoint that was resumed
-        self.notices: list[str] = []
+        self.notices = [f"hashing the models and the data took {seconds:.0f} s"] if seconds >= LONG_HASHING else []
         self.parts = Parts()
         self.recorders = Broadcast(add_recorders(recorders, config.recorders))
         self._saved_state: dict | None = None  # of the last checkpoint

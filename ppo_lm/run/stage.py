@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from torch import nn
@@ -59,21 +59,25 @@ def make_stage_run(
     allow_changes: bool,
     quiet: bool,
     recorders: Sequence[Recorder] = (),
-    identity: Identity | None = None,
+    identity: Callable[[], Identity] = dict,
 ) -> Run:
     """The run of `ppo-lm STAGE` on the examples `train`. `identity`: in addition to that of the base and
     the data; see `Run`."""
+
+    def identify() -> Identity:
+        return {
+            "the training data": fingerprint([dataclasses.astuple(tokens) for tokens in train.tokens]),
+            "the held-out data": fingerprint([dataclasses.astuple(tokens) for tokens in held_out.tokens]),
+            **identify_base(base),
+            **identity(),
+        }
+
     screen, steps = () if quiet else (Screen(),), loop_settings(config).steps(len(train.tokens))
     run = Run(
         config,
         steps=steps,
         command=f"ppo-lm {stage} --resume {{}}",
-        identity={
-            "the training data": fingerprint([dataclasses.astuple(tokens) for tokens in train.tokens]),
-            "the held-out data": fingerprint([dataclasses.astuple(tokens) for tokens in held_out.tokens]),
-            **identify_base(base),
-            **(identity or {}),
-        },
+        identity=identify,
         resume=resume,
         overwrite=overwrite,
         allow_changes=allow_changes,

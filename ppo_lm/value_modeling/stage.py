@@ -89,7 +89,7 @@ def run_value(
         allow_changes=allow_changes,
         quiet=quiet,
         recorders=recorders,
-        identity={
+        identity=lambda: {
             "the rewards": without_addresses(config.rewards),
             **identify_parts(computer.identity()),
         },

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import time
 
 import pytest
 import torch
@@ -54,7 +55,7 @@ class Stage:
             self.config,
             steps=self.steps,
             command="again {}",
-            identity={"the training data": data},
+            identity=lambda: {"the training data": data},
             resume=resume,
             overwrite=overwrite,
             save_every=save_every,
@@ -261,6 +262,19 @@ def test_a_folder_is_required_only_of_a_run_that_has_one(tmp_path):
         pytest.raises(ConfigError, match="output_dir is not set; set it to a folder"),
     ):
         run.require_folder()
+
+
+def test_hashing_that_takes_long_is_said(monkeypatch):
+    def slow():
+        time.sleep(0.2)
+        return {}
+
+    def notices():
+        return Run(SFTConfig(model_name="m"), steps=1, command="", identity=slow).notices
+
+    assert notices() == []
+    monkeypatch.setattr("ppo_lm.run.run.LONG_HASHING", 0.1)
+    assert notices() == ["hashing the models and the data took 0 s"]
 
 
 def test_a_step_has_to_be_recorded(tmp_path):
