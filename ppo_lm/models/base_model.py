@@ -6,7 +6,7 @@ import copy
 import functools
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -58,6 +58,7 @@ class BaseModel:
         self.peft: PeftModel | None = None
         self._lora_layers: list[BaseTunerLayer] = []
         self._checkpointed: list[GradientCheckpointingLayer] = []
+        self.fast = fast
         self.fast = fast
         self.paths = find_paths(self.network, fast)
         self.notes = self.paths.notes
@@ -284,6 +285,13 @@ class BaseModel:
         head = self.network.get_output_embeddings()
         assert head is not None
         return head(hidden)
+
+    @property
+    def head(self) -> Callable[[torch.Tensor], torch.Tensor]:
+        """The output layer, for `ops.action_logprobs`, which knows shorter ways through a linear layer; only its
+        logits if `fast` is off."""
+        layer = self.network.get_output_embeddings()
+        return layer if self.fast and layer is not None else self.logits
 
 
 def pick_pad_token_id(tokenizer: PreTrainedTokenizerBase, eos_token_ids: list[int]) -> int:

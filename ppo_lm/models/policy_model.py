@@ -28,7 +28,7 @@ class PolicyModel:
         entropies."""
         return action_logprobs(
             states,
-            self.base.logits,
+            self.base.head,
             sa_pairs.action_ids,
             sa_pairs.action_mask,
             temperature=temperature,

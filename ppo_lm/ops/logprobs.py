@@ -4,13 +4,16 @@ policies."""
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeGuard
 
 import torch
+from torch import nn
 from torch.utils.checkpoint import checkpoint
+
+from ppo_lm.ops.frozen_head import LOWEST, frozen_head_logprobs
 
 CHUNK = 64  # rows of logits in memory at once: about 10 MB with the usual vocabularies, which fits a CPU's cache
 GPU_CHUNK = 2048
-LOWEST = -1e4  # nats: its exponential is 0, and so is their product
 
 
 def action_logprobs(
@@ -33,8 +36,9 @@ def action_logprobs(
     hidden: (B, A, H), the last hidden state at the position BEFORE each action. head: (n, H) → (n, V) logits.
     action_ids: (B, A) int64. action_mask: (B, A) bool. support_ids: (B, A, K) int64 with -1 = none, or None. Returns
     (B, A) fp32 (fp64 for fp64 logits), 0 where masked; with `entropy`, (2, B, A): these, and the entropies −Σ_{j ∈ S}
-    π_j log π_j. Logits are only computed for sampled tokens, `chunk` at a time; under autograd they are recomputed in
-    the backward pass rather than kept.
+    π_j log π_j. Logits are only computed for sampled tokens, `chunk` at a time. They are computed once if `head` is a
+    linear layer that is not trained, and for a small support only those on it; under autograd, any other head is called
+    once more in the backward pass, so that its logits need not be kept.
     """
     if hidden.shape[:2] != action_ids.shape or action_mask.shape != action_ids.shape:
         raise ValueError(
@@ -48,13 +52,20 @@ def action_logprobs(
     parts = []
     for start in range(0, rows.shape[0], chunk):
         piece = slice(start, start + chunk)
-        arguments = (rows[piece], head, ids[piece], temperature, None if supports is None else supports[piece], entropy)
-        parts.append(
-            checkpoint(_chunk_logprobs, *arguments, use_reentrant=False) if recompute else _chunk_logprobs(*arguments)
-        )
+        arguments = (ids[piece], temperature, None if supports is None else supports[piece], entropy)
+        if _is_frozen(head):
+            parts.append(frozen_head_logprobs(rows[piece], head.weight, head.bias, *arguments))
+        elif recompute:
+            parts.append(checkpoint(_chunk_logprobs, rows[piece], head, *arguments, use_reentrant=False))
+        else:
+            parts.append(_chunk_logprobs(rows[piece], head, *arguments))
     flat = torch.cat(parts, dim=-1) if parts else rows.new_zeros((2, 0) if entropy else 0, dtype=torch.float32)
     shape = (*flat.shape[:-1], *action_ids.shape)
     return torch.zeros(shape, dtype=flat.dtype, device=flat.device).masked_scatter(action_mask, flat)
+
+
+def _is_frozen(head: Callable[[torch.Tensor], torch.Tensor]) -> TypeGuard[nn.Linear]:
+    return type(head) is nn.Linear and not any(parameter.requires_grad for parameter in head.parameters())
 
 
 def _chunk_logprobs(
