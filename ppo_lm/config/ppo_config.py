@@ -180,7 +180,8 @@ class PPOConfig(PromptSettings, RewardSettings, ModelSettings, CheckpointSetting
     """Sampling engine: auto (slots if it supports the network, else transformers), slots, transformers, or your own, as
     module:name or file.py:name."""
     fast: bool = True
-    """Passes without padding, fused adapters, sampling in slots; false uses the code of transformers and peft."""
+    """Passes without padding, fused adapters, sampling in slots, one pass through a frozen head; false uses the code of
+    transformers and peft."""
 
     EVALUATION = Topic("Evaluation")
 

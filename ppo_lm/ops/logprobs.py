@@ -65,7 +65,8 @@ def action_logprobs(
 
 
 def _is_frozen(head: Callable[[torch.Tensor], torch.Tensor]) -> TypeGuard[nn.Linear]:
-    return type(head) is nn.Linear and not any(parameter.requires_grad for parameter in head.parameters())
+    is_linear = isinstance(head, nn.Linear) and type(head) is nn.Linear  # a subclass may compute something else
+    return is_linear and not any(parameter.requires_grad for parameter in head.parameters())
 
 
 def _chunk_logprobs(

@@ -51,11 +51,11 @@ def by_autograd(states, layer, ids, mask, support, temperature):
 CASES = {
     "whole vocabulary": dict(vocabulary=300),
     "with a bias": dict(vocabulary=300, bias=True),
-    "small support": dict(vocabulary=300, kept=10),
-    "small support, with a bias": dict(vocabulary=300, kept=10, bias=True),
+    "small support": dict(vocabulary=2000, kept=10),
+    "small support, with a bias": dict(vocabulary=2000, kept=10, bias=True),
     "large support": dict(vocabulary=300, kept=200),
-    "ties at the k-th place": dict(vocabulary=300, kept=9, ties=True),
-    "one token": dict(vocabulary=300, kept=1),
+    "ties at the k-th place": dict(vocabulary=2000, kept=9, ties=True),
+    "one token": dict(vocabulary=2000, kept=1),
     "everything kept": dict(vocabulary=40, kept=40),
 }
 
@@ -83,9 +83,9 @@ def test_values_and_gradients_are_those_of_autograd(name, dtype, temperature):
 
 
 def test_a_small_support_needs_no_logits_of_other_tokens():
-    states, layer, ids, mask, support = make_case(vocabulary=300, kept=10)
-    assert is_few(10, 300) and not is_few(200, 300)
-    other = torch.ones(300, dtype=torch.bool)
+    states, layer, ids, mask, support = make_case(vocabulary=2000, kept=10)
+    assert is_few(10, 2000) and not is_few(200, 300)
+    other = torch.ones(2000, dtype=torch.bool)
     other[support[mask]] = other[ids[mask]] = False
     expected = action_logprobs(states, layer, ids, mask, support_ids=support)
     layer.weight[other] = torch.nan
@@ -114,7 +114,7 @@ def test_the_backward_pass_computes_no_logits():
 
 
 def test_a_layer_that_is_trained_gets_its_gradient():
-    states, layer, ids, mask, support = make_case(vocabulary=300, kept=10, bias=True)
+    states, layer, ids, mask, support = make_case(vocabulary=2000, kept=10, bias=True)
     layer.requires_grad_(True)
     gradients = []
     for head in (layer, lambda hidden: nn.functional.linear(hidden, layer.weight, layer.bias)):
