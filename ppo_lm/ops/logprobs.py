@@ -65,8 +65,9 @@ def action_logprobs(
 
 
 def _is_frozen(head: Callable[[torch.Tensor], torch.Tensor]) -> TypeGuard[nn.Linear]:
-    is_linear = isinstance(head, nn.Linear) and type(head) is nn.Linear  # a subclass may compute something else
-    return is_linear and not any(parameter.requires_grad for parameter in head.parameters())
+    if not isinstance(head, nn.Linear) or type(head) is not nn.Linear:  # a subclass may compute something else
+        return False
+    return not any(parameter.requires_grad for parameter in head.parameters())
 
 
 def _chunk_logprobs(
