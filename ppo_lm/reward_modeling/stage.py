@@ -14,6 +14,7 @@ from ppo_lm.data import DataReport, Demonstration, Preference, Prompt, load_demo
 from ppo_lm.data.encoded import Encoded, encode_all
 from ppo_lm.data.encoding import encode_for, encode_pair, fit_prompt
 from ppo_lm.errors import ConfigError, DataError, ModelError, Problems
+from ppo_lm.fingerprint import fingerprint
 from ppo_lm.models import BaseModel, RewardModel
 from ppo_lm.reading import user_path
 from ppo_lm.reward_modeling.report import RewardReport, write_report
@@ -59,6 +60,10 @@ def run_reward(
         allow_changes=allow_changes,
         quiet=quiet,
         recorders=recorders,
+        identity={
+            "the completions to normalise on": fingerprint(references),
+            "the sources of the held-out data": fingerprint([pair.source for pair in held_out.texts]),
+        },
     ) as run:
         model = set_up_reward_model(base, config)
         optimiser = register_training(run, model.parameters(), settings, len(train.tokens))

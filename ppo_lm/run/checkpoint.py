@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -22,6 +23,7 @@ from ppo_lm.tracking.files import remove, remove_whole, whole_folder, write_text
 
 TENSORS, STATE, MANIFEST = "tensors.safetensors", "state.json", "manifest.json"
 FINISHED = "finished"  # a mark that is added later, so it is not in the manifest
+SPELT_OUT = "not finite"
 LARGEST_MANIFEST = 2**16  # bytes
 NAME = re.compile(r"step-(\d{6,})(?:-(\d{3,}))?")
 
@@ -78,7 +80,7 @@ def _write(folder: Path, checkpoint: Checkpoint, export: Callable[[Path], object
     save_file(
         {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.tensors.items()}, folder / TENSORS
     )
-    (folder / STATE).write_text(json.dumps(checkpoint.state), encoding="utf-8")
+    (folder / STATE).write_text(json.dumps(_spelt_out(checkpoint.state), allow_nan=False), encoding="utf-8")
     export(folder)
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     sums = {file.relative_to(folder).as_posix(): _checksum(file) for file in files}
@@ -144,7 +146,25 @@ def last_intact_checkpoint(run_folder: Path) -> Path | None:
 
 def read_state(folder: Path) -> dict[str, Any]:
     """The plain values of the checkpoint in `folder`."""
-    return read_json(folder / STATE, allow_nan=True)
+    return _numbers(read_json(folder / STATE, allow_nan=True))  # as older versions wrote it
+
+
+def _spelt_out(value: Any) -> Any:
+    """With NaN and infinity, for which JSON has no words, as texts in an object."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return {SPELT_OUT: str(value)}
+    if isinstance(value, (list, tuple)):
+        return [_spelt_out(each) for each in value]
+    return {name: _spelt_out(each) for name, each in value.items()} if isinstance(value, Mapping) else value
+
+
+def _numbers(value: Any) -> Any:
+    """Undo `_spelt_out`."""
+    if isinstance(value, list):
+        return [_numbers(each) for each in value]
+    if not isinstance(value, dict):
+        return value
+    return float(value[SPELT_OUT]) if value.keys() == {SPELT_OUT} else {n: _numbers(each) for n, each in value.items()}
 
 
 def is_finished(folder: Path) -> bool:

@@ -14,7 +14,7 @@ from ppo_lm.data import DataReport, Demonstration, load_demonstrations
 from ppo_lm.data.encoded import EncodedDemonstrations, encode_demonstrations
 from ppo_lm.errors import ConfigError, ModelError, Problems
 from ppo_lm.models import ValueModel
-from ppo_lm.reading import user_path
+from ppo_lm.reading import Unreadable, read_json, user_path
 from ppo_lm.rewards import Responses, Reward, RewardComputer, check_columns, load_reward, without_addresses
 from ppo_lm.run import TrainingPrompts, check_output_dir
 from ppo_lm.run.identity import identify_parts
@@ -104,7 +104,9 @@ def run_value(
             run.say(f"scoring {len(train.tokens) + len(held_out.tokens):,} completions")
             with computer.budget.telling(run.say):
                 scored.parts = [score_demonstrations(computer, part) for part in (train, held_out)]
-            write_json(folder / SCORES_FILE, scored.parts)
+        elif _recorded_scores(folder) != scored.parts:
+            run.say(f"{SCORES_FILE} changed since the checkpoint; the checkpoint's scores count, and replace it")
+        write_json(folder / SCORES_FILE, scored.parts)
         train_set, test = (add_scores(part, own) for part, own in zip((train, held_out), scored.parts))
 
         def measured() -> dict[str, float]:
@@ -140,6 +142,13 @@ class _Scores:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue with the scores of a checkpoint."""
         self.parts = [state[name].tolist() for name in ("train", "held_out")] if state else None
+
+
+def _recorded_scores(folder: Path) -> object:
+    try:
+        return read_json(folder / SCORES_FILE)
+    except Unreadable:
+        return None
 
 
 class Inputs(NamedTuple):

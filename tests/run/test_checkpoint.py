@@ -1,5 +1,7 @@
 """Which folders count as checkpoints of a run, and which are removed."""
 
+import json
+import math
 import shutil
 import signal
 
@@ -62,6 +64,19 @@ def test_damaged_checkpoints_do_not_count_so_the_last_good_one_stays(tmp_path, h
     assert good.exists() and last_intact_checkpoint(tmp_path) == newest
     harm(newest)
     assert load_checkpoint(tmp_path)[0].state["step"] == 1
+
+
+def test_a_state_may_hold_what_json_cannot_say(tmp_path):
+    numbers = {"kl": [math.inf, {"a": (-math.inf, 1.5)}], "monitor": math.nan}
+    place = save_checkpoint(tmp_path, 1, Checkpoint({"w": torch.ones(3)}, {"step": 1, "parts": {"w": numbers}}))
+
+    def refuse(constant):
+        raise AssertionError(constant)
+
+    json.loads((place / "state.json").read_text(), parse_constant=refuse)
+    found = load_checkpoint(tmp_path)[0].state["parts"]["w"]
+    assert found["kl"] == [math.inf, {"a": [-math.inf, 1.5]}]
+    assert math.isnan(found["monitor"])
 
 
 def test_with_one_to_keep_it_is_the_new_one_whatever_else_is_there(tmp_path):

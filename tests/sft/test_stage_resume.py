@@ -2,12 +2,14 @@
 
 import json
 import math
+import shutil
 import signal
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from ppo_lm.cli.main import main
 from ppo_lm.config import RewardConfig, SFTConfig, ValueConfig
@@ -143,6 +145,45 @@ def test_other_settings_or_data_are_refused(folder, tmp_path):
     )
     with pytest.raises(CheckpointError, match="the training data changed"):
         run_sft(config, resume=parts)
+
+
+def change_the_model(tmp_path):
+    file = tmp_path / "model" / "model.safetensors"
+    tensors = load_file(file)
+    tensors["model.layers.0.mlp.up_proj.weight"][3, 5] += 0.01
+    save_file(tensors, file, metadata={"format": "pt"})
+
+
+def change_rows(name, **columns):
+    """Give the rows of the file `name` other values."""
+
+    def change(tmp_path):
+        rows = [json.loads(line) for line in (tmp_path / name).read_text().splitlines()]
+        write(tmp_path / name, [{**row, **columns} for row in rows])
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "message"),
+    [
+        ("sft", change_the_model, "the weights of the base model changed"),
+        ("reward", change_the_model, "the weights of the base model changed"),
+        ("value", change_the_model, "the weights of the base model changed"),
+        ("reward", change_rows("n.jsonl", completion="I am glad."), "the completions to normalise on changed"),
+        ("reward", change_rows("p.jsonl", source="web"), "the sources of the held-out data changed"),
+    ],
+)
+def test_what_a_stage_depends_on_is_compared(folder, tmp_path, kind, change, message):
+    shutil.copytree(folder, tmp_path / "model")
+    config = make_config(kind, str(tmp_path / "model"), tmp_path, tmp_path / "run", lora_r=2)
+    if kind == "reward":
+        config = replace(config, demonstrations=write(tmp_path / "n.jsonl", DEMONSTRATIONS), source_column="source")
+    with signalling(signal.SIGTERM, 1), pytest.raises(RunPaused):
+        RUN[kind](config, quiet=True)
+    change(tmp_path)
+    with pytest.raises(CheckpointError, match=f"the run to resume has changed: {message}; undo this"):
+        RUN[kind](config, quiet=True, resume=tmp_path / "run")
 
 
 @pytest.mark.parametrize(("kind", "settings"), KINDS[::2], ids=str)

@@ -218,6 +218,17 @@ def test_a_resumed_run_does_not_call_the_reward_again(folder, tmp_path):
     )
 
 
+def test_changed_scores_are_replaced_by_those_of_the_checkpoint(folder, tmp_path, capsys):
+    config, file = value_config(folder, tmp_path, reward="length_target(words=4)"), tmp_path / "value" / "scores.json"
+    with signalling(signal.SIGTERM, 1), pytest.raises(RunPaused):
+        run_value(config, quiet=True)
+    scores = json.loads(file.read_text())
+    file.write_text(json.dumps([[9.0] * len(part) for part in scores]))
+    run_value(config, resume=tmp_path / "value")
+    assert json.loads(file.read_text()) == scores
+    assert "scores.json changed since the checkpoint" in capsys.readouterr().out
+
+
 def test_several_rewards_are_weighted_and_clipped_as_in_ppo(folder, tmp_path):
     script = tmp_path / "judges.py"
     script.write_text(
