@@ -60,7 +60,7 @@ def run_reward(
         allow_changes=allow_changes,
         quiet=quiet,
         recorders=recorders,
-        identity={
+        identity=lambda: {
             "the completions to normalise on": fingerprint(references),
             "the sources of the held-out data": fingerprint([pair.source for pair in held_out.texts]),
         },
