@@ -7,6 +7,7 @@ os.environ.pop(
     "PYTHONDONTWRITEBYTECODE", None
 )  # the tests that start Python would compile torch and transformers every time
 
+import ctypes
 import multiprocessing
 import signal
 from collections.abc import Callable, Iterator
@@ -167,6 +168,32 @@ def files_up_to(size: int) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+PR_GET_SECUREBITS, PR_SET_SECUREBITS, NO_SETUID_FIXUP = 27, 28, 1 << 2  # without that bit, `os.access` ignores the rest
+CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH = 1 << 1, 1 << 2
+
+
+@contextmanager
+def permissions_that_hold() -> Iterator[None]:
+    """Permissions of files hold for this thread even if it is root's, who otherwise may read and write everything."""
+    if os.geteuid() != 0:
+        yield
+        return
+    libc = ctypes.CDLL(None)
+    header = (ctypes.c_uint32 * 2)(0x20080522, 0)  # version 3 of the structures, this thread
+    before = (ctypes.c_uint32 * 6)()  # effective, permitted and inheritable capabilities, twice 32 of each
+    bits = libc.prctl(PR_GET_SECUREBITS)
+    if libc.capget(header, before) or libc.prctl(PR_SET_SECUREBITS, bits | NO_SETUID_FIXUP):
+        pytest.skip("this sandbox lets root give up nothing")
+    limited = (ctypes.c_uint32 * 6)(*before)
+    limited[0] &= ~(CAP_DAC_OVERRIDE | CAP_DAC_READ_SEARCH)
+    libc.capset(header, limited)
+    try:
+        yield
+    finally:
+        libc.capset(header, before)
+        libc.prctl(PR_SET_SECUREBITS, bits)
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -114,7 +115,7 @@ def _remove_older(run_folder: Path, newest: Path, keep: int) -> None:
     for folder in others:
         if intact < keep:
             intact += _damage(folder) is None
-        elif (folder / MANIFEST).is_file():
+        elif os.path.isfile(folder / MANIFEST):  # False where it may not be read
             with suppress(OSError):
                 remove_whole(folder)
 
@@ -128,15 +129,19 @@ def _free_place(wanted: Path) -> Path:
 
 
 def list_checkpoints(run_folder: Path) -> list[Path]:
-    """The finished checkpoints of a run, oldest first, intact or damaged. Whatever else is in the folder is not ours:
-    other names, and folders without a file of a checkpoint."""
+    """The finished checkpoints of a run, oldest first, intact, damaged or not readable. Whatever else is in the folder
+    is not ours: other names, and folders without a file of a checkpoint."""
     named = {path: NAME.fullmatch(path.name) for path in (run_folder / "checkpoints").glob("step-*")}
     ours = {
         path: (int(name[1]), int(name[2] or 1))
         for path, name in named.items()
-        if name and any((path / file).is_file() for file in (TENSORS, STATE, MANIFEST))
+        if name and (not _may_enter(path) or any(os.path.isfile(path / file) for file in (TENSORS, STATE, MANIFEST)))
     }
     return sorted(ours, key=ours.__getitem__)
+
+
+def _may_enter(path: Path) -> bool:
+    return not path.is_dir() or os.access(path, os.R_OK | os.X_OK)
 
 
 def last_intact_checkpoint(run_folder: Path) -> Path | None:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from ppo_lm.errors import ModelError
 from ppo_lm.models.adapter_check import CONFIG_FILE
+from ppo_lm.reading import user_path
 from ppo_lm.run.checkpoint import is_finished, last_intact_checkpoint, read_state
 from ppo_lm.run.folder import CONFIG
 
@@ -41,7 +42,8 @@ def find_policy(run_folder: Path) -> RunPolicy:
             f"the run in {run_folder} is not finished; this is its policy after step {state['step']}",
         )
     for name, config in (("adapter", CONFIG_FILE), ("merged", MODEL_CONFIG)):
-        if (run_folder / name / config).is_file():
+        folder = user_path(run_folder / name, f"the policy of the run in {str(run_folder)!r}", ModelError)
+        if (folder / config).is_file():
             after = f" after step {state['step']}, its last" if "step" in state else ""
-            return RunPolicy(run_folder / name, f"the policy of the run in {run_folder}{after}")
+            return RunPolicy(folder, f"the policy of the run in {run_folder}{after}")
     raise ModelError(f"the run in {str(run_folder)!r} has no policy: no adapter/, merged/ or checkpoint of one")

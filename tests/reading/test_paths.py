@@ -6,9 +6,11 @@ import pytest
 
 from ppo_lm import PPOConfig
 from ppo_lm.cli.main import main
-from ppo_lm.errors import ConfigError, DataError, UserError
+from ppo_lm.errors import CheckpointError, ConfigError, DataError, ModelError, UserError
 from ppo_lm.ppo_trainer.inputs import load_inputs
 from ppo_lm.reading import as_path, user_path
+from ppo_lm.run import Checkpoint, find_policy, load_checkpoint, save_checkpoint
+from tests.conftest import permissions_that_hold
 from tests.fuzz.hostile import PATHS, hostile_paths
 
 pytestmark = pytest.mark.fast
@@ -107,3 +109,78 @@ def test_a_file_for_a_folder_and_a_folder_for_a_file(kind, tmp_path, capsys):
             main(arguments)
         assert ended.value.code == 1 and str(place) in capsys.readouterr().err
     assert not os.path.exists(tmp_path / "run")
+
+
+READS = {
+    "prompts": ["train", "--prompts={}", "--model_name=embedded", "--output_dir={folder}/run"],
+    "a file of prompts": ["train", "--prompts={}/rows.jsonl", "--model_name=embedded", "--output_dir={folder}/run"],
+    "model": ["train", "--model_name={}", "--prompts={rows}", "--output_dir={folder}/run"],
+    "reward": ["train", "--reward={}/mine.py:score", "--prompts={rows}", "--model_name=embedded"],
+    "output folder": ["train", "--output_dir={}/run", "--prompts={rows}", "--model_name=embedded"],
+    "config": ["train", "--config={}/mine.yaml"],
+    "run to resume": ["train", "--resume={}"],
+    "run to examine": ["doctor", "{}"],
+    "demonstrations": ["sft", "--demonstrations={}", "--model_name=embedded", "--output_dir={folder}/run"],
+    "compared model": ["evaluate", "--models=a={}", "--models=b=embedded", "--prompts={rows}"],
+    "pairs": ["collect", "--pairs={}", "--output_dir={folder}/run"],
+}
+
+
+@pytest.fixture
+def locked(tmp_path):
+    """A folder that may not be read, where even root is held to that."""
+    folder = tmp_path / "locked"
+    folder.mkdir()
+    with permissions_that_hold():
+        folder.chmod(0)
+        yield folder
+        folder.chmod(0o700)
+
+
+@pytest.mark.parametrize("name", READS)
+def test_a_folder_that_may_not_be_read_is_named_with_what_to_do(name, locked, tmp_path, capsys):
+    given = {"{}": str(locked), "{folder}": str(tmp_path), "{rows}": str(rows(tmp_path))}
+    with pytest.raises(SystemExit) as ended:
+        main([replaced(argument, given) for argument in READS[name]])
+    error = capsys.readouterr().err
+    assert ended.value.code == 1 and str(locked) in error
+    assert (
+        "which is a folder that you may not read; change its permissions" in error or "check its permissions" in error
+    )
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_checkpoint_that_may_not_be_read_is_left_alone_and_the_one_before_it_is_used(locked, tmp_path):
+    saved = [save_checkpoint(tmp_path, step, Checkpoint({}, {"step": step, "parts": {}}), keep=5) for step in (1, 2)]
+    saved[1].chmod(0)
+    checkpoint, damage = load_checkpoint(tmp_path)
+    assert checkpoint.state["step"] == 1 and "step-000002 is damaged: manifest.json" in damage[0]
+    save_checkpoint(tmp_path, 3, Checkpoint({}, {"step": 3, "parts": {}}), keep=1)
+    assert saved[1].exists() and not saved[0].exists()
+    (tmp_path / "checkpoints" / "step-000003").chmod(0)
+    with pytest.raises(CheckpointError, match="all checkpoints in it are damaged"):
+        load_checkpoint(tmp_path)
+    for path in (tmp_path / "checkpoints").iterdir():
+        path.chmod(0o700)
+
+
+def test_the_policy_of_a_run_that_may_not_be_read_is_named(locked, tmp_path):
+    locked.rename(tmp_path / "adapter")
+    with pytest.raises(ModelError, match="adapter', which is a folder that you may not read; change its permissions"):
+        find_policy(tmp_path)
+    (tmp_path / "adapter").rename(locked)
+
+
+def test_the_current_folder_and_the_root_are_folders_like_any_other(tmp_path, monkeypatch, capsys):
+    data = rows(tmp_path)
+    (tmp_path / "mine").mkdir()
+    monkeypatch.chdir(tmp_path / "mine")
+    arguments = [f"--demonstrations={data}", "--model_name=embedded", "--lora_r=2", "--max_steps=1", "--held_out=0"]
+    arguments = ["sft", *arguments, "--rouge_samples=0"]
+    main([*arguments, "--output_dir=."])
+    assert (tmp_path / "mine" / "adapter" / "adapter_config.json").exists()
+    assert {path.name for path in tmp_path.iterdir()} == {"rows.jsonl", "mine"}
+    for place, problem in {".": "already holds a run", "/": "is not empty, and holds no run"}.items():
+        with pytest.raises(SystemExit) as ended:
+            main([*arguments, f"--output_dir={place}"])
+        assert ended.value.code == 1 and f"output_dir '{place}' {problem}" in capsys.readouterr().err

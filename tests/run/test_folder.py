@@ -1,9 +1,12 @@
 """The folder of a run."""
 
+import json
+import re
 import signal
 
 import pytest
 
+from ppo_lm.cli.main import main
 from ppo_lm.cli.options import read_config
 from ppo_lm.config import PPOConfig, SFTConfig
 from ppo_lm.errors import ConfigError, UserError
@@ -12,6 +15,16 @@ from ppo_lm.run.folder import unlock
 from tests.conftest import killed_in_a_removal
 
 pytestmark = pytest.mark.fast
+
+
+COMMANDS = {  # with a model that would have to be fetched
+    "sft": "--model_name=nobody/none --demonstrations={rows}",
+    "reward": "--model_name=nobody/none --preferences={rows}",
+    "value": "--model_name=nobody/none --demonstrations={rows} --reward=length_target(words=3)",
+    "train": "--model_name=nobody/none --prompts={rows} --reward=length_target(words=3)",
+    "evaluate": "--models=a=nobody/none --models=b=nobody/other --prompts={rows}",
+    "collect": "--pairs={rows}",
+}
 
 
 @pytest.fixture
@@ -115,3 +128,20 @@ def test_a_default_folder_that_is_taken_is_not_used_and_the_program_says_so(tmp_
     assert read("--output_dir", "runs/embedded") == "runs/embedded"  # named, so it is refused later
     assert read("--overwrite") == "runs/embedded"
     assert "goes to" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_refuses_a_folder_that_holds_a_run_before_a_model_loads(command, run_folder, capsys):
+    before = {path: path.read_bytes() for path in run_folder.rglob("*") if path.is_file()}
+    rows = run_folder.parent / "rows.jsonl"
+    text = dict(prompt="TL;DR:", completion=" I quit.", chosen=" I quit.", rejected=" No.")
+    rows.write_text(json.dumps({**text, "completion_a": " I quit.", "completion_b": " No."}))
+    with pytest.raises(SystemExit) as ended:
+        main([command, *COMMANDS[command].format(rows=rows).split(), f"--output_dir={run_folder}"])
+    said = capsys.readouterr().err
+    assert ended.value.code == 1 and re.search(
+        f"output_dir '{run_folder}' (already )?holds a run; choose another", said
+    )
+    assert ("--overwrite" in said) == (command != "collect")
+    assert {path: path.read_bytes() for path in run_folder.rglob("*") if path.is_file()} == before
+    assert {path.name for path in run_folder.parent.iterdir()} == {"run", "rows.jsonl"}
