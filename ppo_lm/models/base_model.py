@@ -59,7 +59,6 @@ class BaseModel:
         self._lora_layers: list[BaseTunerLayer] = []
         self._checkpointed: list[GradientCheckpointingLayer] = []
         self.fast = fast
-        self.fast = fast
         self.paths = find_paths(self.network, fast)
         self.notes = self.paths.notes
         self._read = read_padded_rows if self.paths.why_not_packed else read_packed_rows
