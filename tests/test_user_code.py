@@ -17,6 +17,7 @@ import pytest
 import torch
 
 from ppo_lm import PPOConfig, PPOTrainer
+from ppo_lm.cli.main import main
 from ppo_lm.errors import NumericalFault, PartError, RewardError, RunPaused
 from ppo_lm.plugins import load_object
 from ppo_lm.rewards import FunctionReward, Responses, Reward, Scores, ask
@@ -270,6 +271,16 @@ class Repaired(Reward):
         return Scores.of([1.0] * len(responses))
 
 
+class Unready(Quits):
+    def make_ready(self, context):
+        raise SystemExit(0)
+
+
+class Unidentified(Quits):
+    def identity(self):
+        raise SystemExit(0)
+
+
 class QuitsLater(Recorder):
     def step(self, event):
         if event.step == 2:
@@ -332,6 +343,39 @@ def test_a_run_is_paused_and_saved_whatever_its_parts_do(part, folder, tmp_path)
     PPOTrainer(config, reward=Repaired()).train(PROMPTS, resume=tmp_path / "run", quiet=True)
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [1, 2, 3]
+
+
+@pytest.mark.parametrize(("reward", "when"), [(Unready, "make_ready"), (Unidentified, "identity")])
+def test_a_reward_that_ends_the_program_before_the_run_is_reported(reward, when, folder, tmp_path):
+    with pytest.raises(RewardError, match=rf"reward quits raised SystemExit in {when}\(\): 0\n.*in {when}"):
+        PPOTrainer(short_run(folder, tmp_path), reward=reward()).train(PROMPTS, quiet=True)
+
+
+@pytest.mark.parametrize("quits", ["quits", "quits_later"])
+def test_a_reward_that_ends_the_program_pauses_a_value_run_and_fails_an_evaluation(quits, folder, tmp_path, capsys):
+    (tmp_path / "mine.py").write_text(
+        "def quits(prompts, completions):\n    raise SystemExit(0)\n\n"
+        "async def quits_later(prompts, completions):\n    raise SystemExit(0)\n"
+    )
+    reward, rows = f"{tmp_path}/mine.py:{quits}", [{"prompt": p, "completion": "I am upset."} for p in PROMPTS * 4]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row | {"n": n}) + "\n" for n, row in enumerate(rows)))
+    value = ["value", "--model_name", folder, "--demonstrations", f"{tmp_path}/rows.jsonl", "--reward", reward]
+    evaluate = [
+        "evaluate",
+        "--models",
+        f"a={folder}",
+        "--models",
+        f"b={folder}",
+        "--prompts",
+        f"{tmp_path}/rows.jsonl",
+        "--judge",
+        reward,
+    ]
+    for command, options, code in ((value, [], RunPaused.exit_code), (evaluate, ["--max_new_tokens", "2"], 1)):
+        with pytest.raises(SystemExit) as ended:
+            main([*command, "--output_dir", f"{tmp_path}/{command[0]}", *options])
+        assert ended.value.code == code
+        assert f"reward {quits} raised SystemExit" in capsys.readouterr().err
 
 
 PARTS = """

@@ -123,6 +123,7 @@ def test_an_adapter_whose_names_match_nothing(folder, reward):
         lambda tensors: {name.replace("layers", "blocks"): tensor for name, tensor in tensors.items()},
     )
     assert "this network has no place for base_model.model.model.blocks.0" in refusal(load_reward, folder, reward)
+    assert "this network has no place for base_model.model.model.blocks.0" in refusal(load, reward)  # as a model
 
 
 def test_an_adapter_that_lacks_a_layer(folder, reward):

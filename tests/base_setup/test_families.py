@@ -8,7 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
+from ppo_lm.base_setup import add_adapter, load_base, make_lora_config
+
+IDS = torch.tensor([[5, 9, 12, 7]])
 FILE = Path(__file__).parents[2] / "benchmarks" / "families.py"
 SPEC = importlib.util.spec_from_file_location("families", FILE)
 families = sys.modules["families"] = importlib.util.module_from_spec(SPEC)
@@ -36,6 +40,21 @@ def test_a_family_trains_and_its_saved_models_answer_alike_elsewhere(family, lef
     assert outcome.failures == []
     assert (outcome.lora, outcome.all_weights) == ("yes", "yes")
     assert left_out in "".join(outcome.notes) and bool(left_out) == bool(outcome.notes)
+
+
+def test_an_adapter_without_dropout_on_a_mixture_of_experts_can_be_merged(tmp_path):
+    """Without dropout, peft adapts the stacked experts too, which cannot be merged."""
+    families.make_model("mixtral", tmp_path)
+    base = load_base(str(tmp_path), "float32", "cpu")
+    add_adapter(base, "policy", make_lora_config(4, 8, dropout=0.0))
+    for weight in base.role_parameters("policy"):
+        torch.nn.init.normal_(weight, std=0.1)
+    with torch.no_grad(), base.role("policy"):
+        expected = base.network(IDS).logits
+        plain = base.merged_network(None).network(IDS).logits
+    merged = base.merged_network("policy").network(IDS).logits
+    torch.testing.assert_close(merged, expected, rtol=0, atol=1e-3)
+    assert (plain - expected).abs().max() > 0.1
 
 
 @pytest.mark.parametrize(("family", "reason"), REFUSED.items())

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import pytest
 from aiohttp import web
 
-from ppo_lm.errors import RewardError
+from ppo_lm import PPOConfig, PPOTrainer
+from ppo_lm.errors import RewardError, RunPaused
 from ppo_lm.rewards import RemoteReward, load_reward
 from tests.conftest import opinions
 
@@ -190,6 +191,7 @@ def text(body, **options):
         (text(b'{"scores": [1, [[1]]]}'), r"failed 2 times: it returned \[\[1\]\] for completion 1 of 2"),
         (text(b'{"scores": [1, "\\u001b[2J"]}'), r"failed 2 times: it returned '\\x1b\[2J' for completion 1 of 2"),
         (text(b"\x1b[2Jgo away" * 10**6, status=403), r"rejects requests: 403 Forbidden:  \[2Jgo away"),
+        (text(b"\xff\xfe", status=403), "rejects requests: 403 Forbidden: \ufffd"),
     ],
 )
 def test_whatever_comes_over_the_network_is_bounded(answer, message):
@@ -208,6 +210,22 @@ def test_a_redirect_is_not_followed():
             opinions(RemoteReward(server.url), ["secret"], ["one"])
     assert elsewhere.url in str(caught.value)
     assert elsewhere.requests == []
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (b'{"scores": [1, ' + b"9" * 400 + b"]}", "failed 2 times: its answer has a number with 400 digits"),
+        (b"[" * 2**20, "failed 2 times: its answer is nested"),
+    ],
+    ids=["a giant integer", "nested"],
+)
+def test_an_answer_that_cannot_be_read_pauses_the_run(answer, message, folder, tmp_path):
+    sizes = {"steps": 1, "batch_size": 2, "max_new_tokens": 4, "eval_prompts": 0}
+    config = PPOConfig(model_name=folder, output_dir=str(tmp_path / "run"), **sizes)
+    with Server(text(answer)) as server, pytest.raises(RunPaused, match=message) as caught:
+        PPOTrainer(config, reward=RemoteReward(server.url, attempts=2, wait=0.01)).train(["One", "Two"], quiet=True)
+    assert "The run was saved as it was after step 0" in str(caught.value)
 
 
 def test_no_server_at_all():

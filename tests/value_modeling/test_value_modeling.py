@@ -6,6 +6,7 @@ import signal
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from ppo_lm import PPOConfig, PPOTrainer
 from ppo_lm.base_setup import EMBEDDED_MODEL, find_value_folder, load_reward_model, set_up_roles
@@ -196,6 +197,33 @@ def test_a_value_model_of_another_base_is_refused(tmp_path):
         ModelError, match="value model .* cannot be loaded onto model 'random'; was it trained on another one"
     ):
         value_model(value_folder=tmp_path)
+
+
+def renamed(folder):
+    file = folder / "adapter_model.safetensors"
+    save_file({name.replace("layers", "blocks"): tensor for name, tensor in load_file(file).items()}, file)
+
+
+@pytest.mark.parametrize(
+    ("damage", "is_other", "message"),
+    [
+        (lambda folder: None, True, "was trained on other weights than those of model 'random'"),
+        (renamed, False, "value model .* this network has no place for base_model.model.model.blocks"),
+        (lambda folder: (folder / "head.safetensors").write_bytes(b"torn"), False, "is not the head of this model"),
+    ],
+    ids=["another base of its shape", "names that match nothing", "a torn head"],
+)
+def test_a_value_model_that_does_not_fit_is_refused(tmp_path, damage, is_other, message):
+    settings = dict(lora_r=4, lora_alpha=8, lora_dropout=0.0, lora_targets="all-linear")
+    set_up_roles(make_base(), **settings).value.save(tmp_path)
+    damage(tmp_path)
+    base = make_base()
+    if is_other:
+        for weight in base.network.parameters():
+            torch.nn.init.normal_(weight, std=0.3)
+    with pytest.raises(ModelError, match=message) as caught:
+        set_up_roles(base, **settings, value_folder=tmp_path)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_resumed_run_does_not_call_the_reward_again(folder, tmp_path):
