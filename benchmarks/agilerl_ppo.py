@@ -49,19 +49,23 @@ import resource
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import agilerl
 import torch
 from peft import LoraConfig
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
 from workloads import Workload, make_prompts, read_arguments
+
+if TYPE_CHECKING:
+    from agilerl.algorithms.ppo_llm import PPO
 
 LORA_R = 16  # where the workload trains all weights
 SCORING = ("learn_phase_prepare_s", "learn_phase_no_grad_forward_s")  # log-probabilities, values, advantages
 
 
-def make_agent(workload: Workload, folder: Path, dtype: torch.dtype, top_k: int, top_p: float):
-    """AgileRL's PPO, with the sizes of the workload."""
+def make_agent(workload: Workload, folder: Path, dtype: torch.dtype, top_k: int, top_p: float) -> PPO:
+    """AgileRL's PPO, with the sizes of the workload. Its default, gradient checkpointing, would only slow it down."""
     agilerl.HAS_LLM_DEPENDENCIES = True  # it would ask for liger-kernel too
     from agilerl.algorithms.ppo_llm import PPO
 
@@ -98,12 +102,12 @@ def make_agent(workload: Workload, folder: Path, dtype: torch.dtype, top_k: int,
     return agent
 
 
-def sample_each(agent, prompts: list[list[int]]) -> list[torch.Tensor]:
+def sample_each(agent: PPO, prompts: list[list[int]]) -> list[torch.Tensor]:
     """A row of prompt and response for each prompt, as AgileRL samples them: one prompt a call of `generate`."""
     return agent.get_action([{"input_ids": torch.tensor([prompt])} for prompt in prompts]).token_ids
 
 
-def sample_together(agent, prompts: list[list[int]]) -> list[torch.Tensor]:
+def sample_together(agent: PPO, prompts: list[list[int]]) -> list[torch.Tensor]:
     """The same in one call of `generate`. The padding is taken off again, because `learn` would not mask it."""
     width = max(map(len, prompts))
     padding = [width - len(prompt) for prompt in prompts]
@@ -116,7 +120,7 @@ def sample_together(agent, prompts: list[list[int]]) -> list[torch.Tensor]:
 
 
 @torch.no_grad()
-def score(reward_model, rows: list[torch.Tensor]) -> torch.Tensor:
+def score(reward_model: PreTrainedModel, rows: list[torch.Tensor]) -> torch.Tensor:
     """The reward model's scores of all rows, in one pass."""
     ids = torch.nn.utils.rnn.pad_sequence(
         [row[0] for row in rows], batch_first=True, padding_value=reward_model.config.pad_token_id, padding_side="left"

@@ -1,5 +1,4 @@
-"""The models, prompts and sizes used for both sides of a comparison. It does not import ppo_lm: a peer's environment
-may lack it."""
+"""The models, prompts and sizes of a comparison, for both sides. Peers import this where ppo_lm is not installed."""
 
 from __future__ import annotations
 
