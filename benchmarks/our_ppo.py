@@ -1,7 +1,7 @@
-"""ppo_lm's PPO on a workload, timed by phase: one process, one JSON line. `against_trl.py` calls this.
+"""ppo_lm's PPO on a workload, timed by phase: one process, one JSON line. `against.py` calls this.
 
-The reward is a reward model with a randomly initialised head, as in the TRL run. No token counts as EOS, so every
-response has its full length, also as in the TRL run.
+The reward is a reward model with a randomly initialised head, as in the peers' runs. No token counts as EOS, so
+every response has its full length, also as in the peers' runs.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import json
 import sys
 from pathlib import Path
 
-from workloads import WORKLOADS, Workload, make_prompts
+from workloads import Workload, make_prompts, read_arguments
 
 from ppo_lm import PPOConfig, PPOTrainer
 from ppo_lm.base_setup import make_lora_config
@@ -39,7 +39,9 @@ class RandomReward(ModelReward):
 
 
 def make_trainer(workload: Workload, folder: Path, steps: int, lora_r: int, dtype: str, **settings) -> PPOTrainer:
-    """A trainer for token prompts such as `make_prompts` makes."""
+    """A trainer for token prompts such as `make_prompts` makes, which samples from the whole vocabulary unless the
+    settings say otherwise."""
+    whole_vocabulary = {"top_k": 0, "top_p": 1.0}
     config = PPOConfig(
         model_name=str(folder / "policy"),
         dtype=dtype,
@@ -49,11 +51,9 @@ def make_trainer(workload: Workload, folder: Path, steps: int, lora_r: int, dtyp
         steps=steps,
         batch_size=workload.prompts,
         max_new_tokens=workload.new_tokens,
-        top_k=0,
-        top_p=1.0,
         ppo_epochs=workload.epochs,
         mini_batches=1,
-        **settings,
+        **whole_vocabulary | settings,
     )
     trainer = PPOTrainer(config, reward=RandomReward(lora_r))
     trainer.floor.passes = trainer.floor.passes._replace(rewards=1)
@@ -87,8 +87,6 @@ def time_steps(trainer: PPOTrainer, workload: Workload, steps: int) -> list[dict
 
 
 if __name__ == "__main__":
-    name, folder, steps, warm_up, lora_r, dtype, *pairs = sys.argv[1:]
-    settings = {key: int(value) if value.isdigit() else value for key, value in (pair.split("=") for pair in pairs)}
-    total = int(warm_up) + int(steps)
-    trainer = make_trainer(WORKLOADS[name], Path(folder), total, int(lora_r), dtype, **settings)
-    print(json.dumps(time_steps(trainer, WORKLOADS[name], total)[int(warm_up) :]))
+    workload, folder, steps, warm_up, settings = read_arguments(sys.argv[1:])
+    trainer = make_trainer(workload, folder, warm_up + steps, **settings)
+    print(json.dumps(time_steps(trainer, workload, warm_up + steps)[warm_up:]))

@@ -1,7 +1,11 @@
-"""TRL 1.12's PPO on a workload, timed by phase: one process, one JSON line. `against_trl.py` calls this.
+"""TRL 1.12's PPO on a workload, timed by phase: one process, one JSON line. `against.py` calls this.
 
 TRL's code is unchanged. The phases are separated at the functions that it calls: sampling ends with `batch_generation`,
 scoring with the first forward pass that has gradients, training with `log`.
+
+TRL always samples from the whole vocabulary. `top_k` and `top_p` are put into its generation config. The old
+log-probabilities, which it takes from the sampling logits, are then those of the truncated distribution, while the
+policy's and the reference's remain those of the whole vocabulary, so that the first ratios are not 1.
 """
 
 from __future__ import annotations
@@ -17,9 +21,15 @@ import transformers
 import trl.experimental.ppo.ppo_trainer as trl_ppo
 from datasets import Dataset
 from peft import LoraConfig
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    GenerationConfig,
+)
 from trl.experimental.ppo import PPOConfig, PPOTrainer
-from workloads import WORKLOADS, make_prompts
+from workloads import Workload, make_prompts, read_arguments
 
 from ppo_lm.tracking import peak_memory
 
@@ -30,8 +40,11 @@ def now() -> float:
     return time.perf_counter()
 
 
-def main(name: str, folder: Path, steps: int, warm_up: int) -> None:
-    workload, marks, done = WORKLOADS[name], {}, []
+def main(workload: Workload, folder: Path, steps: int, warm_up: int, *, top_k: int = 0, top_p: float = 1.0) -> None:
+    marks, done = {}, []
+
+    def make_generation_config(**options) -> GenerationConfig:
+        return GenerationConfig(**options | {"top_k": top_k, "top_p": top_p})
 
     def timed(function, start: str | None, end: str | None):
         def call(*arguments, **options):
@@ -46,6 +59,7 @@ def main(name: str, folder: Path, steps: int, warm_up: int) -> None:
 
         return call
 
+    trl_ppo.GenerationConfig = make_generation_config
     trl_ppo.batch_generation = timed(trl_ppo.batch_generation, "sampling", "sampled")
     trl_ppo.forward = timed(trl_ppo.forward, None, None)
 
@@ -122,4 +136,5 @@ def main(name: str, folder: Path, steps: int, warm_up: int) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]))
+    workload, folder, steps, warm_up, settings = read_arguments(sys.argv[1:])
+    main(workload, folder, steps, warm_up, **settings)

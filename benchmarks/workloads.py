@@ -1,11 +1,13 @@
-"""The models, prompts and sizes used for both sides of a comparison."""
+"""The models, prompts and sizes of a comparison, for both sides. Peers import this where ppo_lm is not installed."""
 
 from __future__ import annotations
 
 import importlib.util
+import json
 import random
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -45,6 +47,21 @@ WORKLOADS = {
     "tiny": Workload("tiny", 64, 32, 64, 32, 4, 0),
     "qwen3": Workload("qwen3", 128, 256, 256, 256, 1, 16, trl_rows=16),
 }
+
+
+def read_arguments(arguments: list[str]) -> tuple[Workload, Path, int, int, dict[str, Any]]:
+    """(workload, folder of its models, measured steps, warm-up steps, settings) from the command line
+    `WORKLOAD FOLDER STEPS WARM_UP [key=value ...]`, which all sides of a comparison have."""
+    name, folder, steps, warm_up, *pairs = arguments
+    settings = {key: _read_value(value) for key, value in (pair.split("=", 1) for pair in pairs)}
+    return WORKLOADS[name], Path(folder), int(steps), int(warm_up), settings
+
+
+def _read_value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
 
 
 def prepare(folder: Path, model: str) -> Path:
