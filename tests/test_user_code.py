@@ -10,6 +10,7 @@ import sys
 import textwrap
 import threading
 import time
+from dataclasses import replace
 from decimal import Decimal
 
 import numpy as np
@@ -376,6 +377,22 @@ def test_a_reward_that_ends_the_program_pauses_a_value_run_and_fails_an_evaluati
             main([*command, "--output_dir", f"{tmp_path}/{command[0]}", *options])
         assert ended.value.code == code
         assert f"reward {quits} raised SystemExit" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("held_out", [0, 1])
+def test_a_monitor_that_sleeps_pauses_the_run(held_out, folder, tmp_path):
+    """In a step, and in the evaluation before the first."""
+    config = replace(short_run(folder, tmp_path, reward_timeout=0.3), eval_prompts=held_out, batch_size=1)
+
+    def fine(prompts, completions):
+        return [1.0] * len(prompts)
+
+    with pytest.raises(RunPaused, match=r"reward sleeps did not return within 0\.3 seconds\n.*in sleeps"):
+        PPOTrainer(config, reward=fine, monitor=sleeps).train(PROMPTS, quiet=True)
+
+
+def sleeps(prompts, completions):
+    time.sleep(60)
 
 
 PARTS = """
