@@ -76,8 +76,11 @@ class Screen(Recorder):
         self.notice(f"step {event.step:>4}/{event.steps}  skipped, nothing was trained: {event.reason}{where}")
 
     def evaluation(self, event: EvaluationDone) -> None:
-        """Print a line with all numbers, or a table of the columns if there are several kinds of evaluation."""
+        """Print a line with all numbers, or a table of the columns if there are several kinds of evaluation; nothing if
+        there was nothing to evaluate on."""
         self.last = time.monotonic()  # measuring is not a step
+        if not any(event.means.values()):
+            return
         if len(event.means) == 1:
             for name, numbers in event.means.items():
                 text = "  ".join(f"{title} {number(value, '.4f')}" for title, value in numbers.items())

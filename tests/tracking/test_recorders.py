@@ -96,6 +96,8 @@ def test_evaluations_are_a_table_of_kinds_or_a_line(screen, capsys):
     assert "0.750" in row and "1.000" not in row
     screen.evaluation(EvaluationDone(0, 7, {"before": {"loss": 2.0, "rougeL": 0.5}}))
     assert capsys.readouterr().out == "held out, before: loss 2.0000  rougeL 0.5000\n"
+    screen.evaluation(EvaluationDone(0, 0, {"before": {}}))  # nothing was held out
+    assert capsys.readouterr().out == ""
 
 
 def test_the_end_shows_examples_phases_and_files_and_never_reads_text_as_markup(screen, tmp_path, capsys):
