@@ -161,8 +161,7 @@ def require(package: str, what: str, extra: str) -> None:
 
 def first_line(error: BaseException) -> str:
     """The first line of another library's error, without its full stop, to quote in our own messages."""
-    text = f"there is no {error}" if isinstance(error, KeyError) else str(error)
-    lines = text.strip().splitlines()
+    lines = str(error).strip().splitlines()
     return lines[0].rstrip(".") if lines else type(error).__name__
 
 

@@ -188,7 +188,8 @@ def _load_pretrained(model_name: str, source: str, dtype: torch.dtype, **options
             source, dtype=dtype, trust_remote_code=False, output_loading_info=True, **options
         )
     except Exception as error:  # a missing or damaged file, an unknown architecture, a package that is not installed
-        raise ModelError(f"model {model_name!r}: {part} cannot be loaded: {first_line(error)}. {WAYS_OUT}.") from error
+        reason = f"there is no {error}" if isinstance(error, KeyError) else first_line(error)
+        raise ModelError(f"model {model_name!r}: {part} cannot be loaded: {reason}. {WAYS_OUT}.") from error
     network, loading = loaded
     check_complete(loading, f"model {model_name!r}")
     return network, tokenizer
