@@ -66,7 +66,7 @@ GGUF = "Its base is a GGUF file, which `from_pretrained` reads only with `gguf_f
 def write_policy_card(base: BaseModel, folder: Path) -> None:
     """Write the card of the policy's adapter in `folder`, with the lines that generate if the tokenizer is there."""
     has_tokenizer = (folder / "tokenizer_config.json").is_file()
-    _write(folder, POLICY + ANSWERING * has_tokenizer, base, "AutoModelForCausalLM", {})
+    _write(folder, POLICY + (ANSWERING if has_tokenizer else ""), base, "AutoModelForCausalLM", {})
 
 
 def write_classifier_card(base: BaseModel, folder: Path, shift: float) -> None:

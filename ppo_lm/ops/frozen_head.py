@@ -1,6 +1,5 @@
-"""Log-probabilities and entropies through an output layer that is not trained. Their gradients with respect to the
-hidden states are computed in the forward pass, where the logits are at hand, so that the backward pass computes
-none."""
+"""Log-probabilities and entropies through an output layer that is not trained. The forward pass computes their
+gradients with respect to the hidden states along with the logits, and the backward pass computes no logits."""
 
 from __future__ import annotations
 
@@ -8,7 +7,7 @@ import torch
 from torch.nn.functional import linear
 
 LOWEST = -1e4  # nats: its exponential is 0, and so is their product
-FEW = 200  # times as many tokens in the vocabulary as in the support, from which on rows of the weight are gathered
+FEW = 200  # size of the vocabulary, in sizes of the support, from which on gathering rows of the weight is faster
 
 
 def frozen_head_logprobs(

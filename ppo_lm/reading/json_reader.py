@@ -23,7 +23,7 @@ def parse_json(text: str | bytes, *, allow_nan: bool = False) -> Any:
     text = decoded(text) if isinstance(text, bytes) else text.removeprefix("\ufeff")
     if not text.strip():
         raise Unreadable("is empty")
-    if _depth(text) > DEEPEST:
+    if _is_too_deep_to_parse(text):
         raise Unreadable(TOO_DEEP)
     hooks = {} if allow_nan else {"parse_float": _finite, "parse_constant": _refuse}
     try:
@@ -38,13 +38,13 @@ def read_json(file: Path, *, largest: int = LARGEST_FILE, allow_nan: bool = Fals
     return parse_json(read_text(file, largest), allow_nan=allow_nan)
 
 
-def _depth(text: str) -> int:
-    """How deeply JSON is nested, at most. Counted before it is parsed, because a parser that recurses until Python
-    stops it leaves no room for the finalisers of objects that are collected in the meantime."""
+def _is_too_deep_to_parse(text: str) -> bool:
+    """Whether JSON is nested more than `DEEPEST` deep. Told from its brackets, because a parser that recurses until
+    Python stops it leaves no room for the finalisers of objects that are collected in the meantime."""
     if text.count("[") + text.count("{") <= DEEPEST:
-        return 0
+        return False
     steps = (1 if bracket in "[{" else -1 for bracket in NOT_BRACKETS.sub("", text))
-    return max(itertools.accumulate(steps), default=0)
+    return max(itertools.accumulate(steps), default=0) > DEEPEST
 
 
 def _whole(digits: str) -> int:
