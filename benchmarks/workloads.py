@@ -64,9 +64,9 @@ def _read_value(text: str) -> Any:
         return text
 
 
-def prepare(folder: Path, model: str) -> Path:
-    """Write `model` as policy, value and reward models in transformers' format, unless they exist. Returns their
-    folder."""
+def prepare(folder: Path, model: str, scorers: bool = True) -> Path:
+    """Write `model` as a policy and, with `scorers`, as value and reward models in transformers' format, unless they
+    exist. Returns their folder."""
     folder = folder / model
     if (folder / "done").exists():
         return folder
@@ -78,7 +78,7 @@ def prepare(folder: Path, model: str) -> Path:
     }[model]()
     network.save_pretrained(folder / "policy")
     tokenizer.save_pretrained(folder / "policy")
-    for seed, role in enumerate(("reward", "value"), start=1):
+    for seed, role in enumerate(("reward", "value") if scorers else (), start=1):
         torch.manual_seed(seed)
         config = AutoConfig.from_pretrained(folder / "policy", num_labels=1)
         scorer = AutoModelForSequenceClassification.from_pretrained(
@@ -86,7 +86,8 @@ def prepare(folder: Path, model: str) -> Path:
         )
         torch.nn.init.normal_(scorer.score.weight, std=(config.hidden_size + 1) ** -0.5)
         scorer.save_pretrained(folder / role)
-    (folder / "done").touch()
+    if scorers:
+        (folder / "done").touch()
     return folder
 
 

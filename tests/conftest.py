@@ -3,6 +3,8 @@
 import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+if "TEST_DEVICE" not in os.environ:
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # tests that name no device expect fp32 on a CPU
 os.environ.pop(
     "PYTHONDONTWRITEBYTECODE", None
 )  # the tests that start Python would compile torch and transformers every time
