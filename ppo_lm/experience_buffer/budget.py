@@ -68,6 +68,11 @@ class MemoryBudget:
 
         return _until_it_fits(lambda: attempt(min(self.slots, rows)), halve)
 
+    def limit_slots(self, most: int) -> int:
+        """Sample at most `most` responses at once from now on, at least one. Returns how many."""
+        self.slots = max(min(self.slots, most), 1)
+        return self.slots
+
     def state_dict(self) -> dict[str, int]:
         """The limits learnt so far. With them, a resumed run splits its batches, and therefore rounds, as it would have
         done without the interruption."""

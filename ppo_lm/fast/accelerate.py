@@ -29,7 +29,7 @@ class Accelerated:
 
     def describe(self) -> None:
         """Read the network's layers. Call this when they have been replaced, as peft does when it adds adapters."""
-        self._trunk = describe(self._network.get_decoder())
+        self.trunk = describe(self._network.get_decoder())
 
     def hidden_states(
         self,
@@ -40,11 +40,11 @@ class Accelerated:
         keep_inputs_only: bool = False,
     ) -> torch.Tensor:
         """See `passes.read_rows`."""
-        return read_rows(self._trunk, role, input_ids, attention_mask, wanted, keep_inputs_only)
+        return read_rows(self.trunk, role, input_ids, attention_mask, wanted, keep_inputs_only)
 
     def decoder(self, role: str | None, rows: int) -> Decoder:
         """See `Decoder`."""
-        return Decoder(self._trunk, role, rows, merged=_merges(self._network))
+        return Decoder(self.trunk, role, rows, merged=_merges(self._network))
 
     def head(self, rows: int) -> Head:
         """See `Head`."""

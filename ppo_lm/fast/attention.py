@@ -139,12 +139,27 @@ def _tokens(x: torch.Tensor, rows: PackedRows, width: int) -> torch.Tensor:
 def attend_cached(
     q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, bias: torch.Tensor, scale: float
 ) -> torch.Tensor:
-    """Attention of a few new tokens to keys and values that are kept: (n, G, D), twice (n, T, D), and (n, G, T), which
-    is added to the scores → (n, G, D)."""
-    if q.device.type == "cpu" and is_coarse(q.dtype):  # products of few rows in bf16 are slow; this is one operation
-        return scaled_dot_product_attention(q[None], keys[None], values[None], attn_mask=bias[None], scale=scale)[0]
-    scores = torch.baddbmm(bias, q, keys.transpose(1, 2), alpha=scale)
-    return scores.softmax(dim=-1) @ values
+    """Attention of one new token per response to keys and values that are kept: (n, H, D), twice (n, KV, T, D), and
+    `cached_bias` → (n, H·D)."""
+    if q.device.type != "cpu":  # reads keys and values once for all queries that share them
+        found = scaled_dot_product_attention(
+            q[:, :, None], keys, values, attn_mask=bias, scale=scale, enable_gqa=q.shape[1] > keys.shape[1]
+        )
+        return found.view(len(q), -1)
+    queries, keys, values = q.reshape(len(bias), -1, q.shape[2]), keys.flatten(0, 1), values.flatten(0, 1)
+    if is_coarse(q.dtype):  # products of few rows in bf16 are slow; this is one operation
+        found = scaled_dot_product_attention(queries[None], keys[None], values[None], attn_mask=bias[None], scale=scale)
+    else:
+        found = torch.baddbmm(bias, queries, keys.transpose(1, 2), alpha=scale).softmax(dim=-1) @ values
+    return found.view(len(q), -1)
+
+
+def cached_bias(hidden: torch.Tensor, dtype: torch.dtype, kv_heads: int, groups: int) -> torch.Tensor:
+    """What `attend_cached` adds to the scores: −inf where `hidden` (n, T) bool. On a CPU it is (n·KV, G, T)."""
+    bias = torch.zeros(hidden.shape, dtype=dtype, device=hidden.device).masked_fill(hidden, -torch.inf)
+    if hidden.device.type != "cpu":
+        return bias[:, None, None]
+    return bias.repeat_interleave(kv_heads, dim=0)[:, None].expand(-1, groups, -1).contiguous()
 
 
 def attend_rows(

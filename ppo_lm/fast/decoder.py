@@ -31,12 +31,12 @@ class _Layer:
 
 
 class Decoder:
-    """The trunk in one role, with the weights at the time of creation."""
+    """The trunk in one role, with the weights at the time of the last `load`."""
 
     def __init__(self, trunk: Trunk, role: str | None, rows: int, merged: bool):
         """`rows`: the maximum number of tokens per step, a hint for the weights' layout. `merged`: see
         `FusedLinear`."""
-        self.embedding, self.rotary, self.norm = trunk.embedding, trunk.rotary, rms_norm(trunk.norm)
+        self.trunk, self.embedding, self.rotary, self.norm = trunk, trunk.embedding, trunk.rotary, rms_norm(trunk.norm)
 
         def fuse(*modules: Linear) -> FusedLinear:
             return FusedLinear([adapted(module, role) for module in modules], rows, merged)
@@ -44,6 +44,12 @@ class Decoder:
         self.layers = [
             _Layer(b, fuse(b.q, b.k, b.v), fuse(b.o), fuse(b.gate, b.up), fuse(b.down)) for b in trunk.blocks
         ]
+
+    def load(self) -> None:
+        """See `FusedLinear.load`."""
+        for layer in self.layers:
+            for linear in (layer.qkv, layer.out, layer.gate_up, layer.down):
+                linear.load()
 
     @property
     def blocks(self) -> list[Block]:
@@ -56,6 +62,11 @@ class Decoder:
     @property
     def dtype(self) -> torch.dtype:
         return self.embedding.weight.dtype
+
+    @property
+    def bytes_per_token(self) -> int:
+        """Of its keys and values."""
+        return sum(2 * block.kv_heads * block.head_size for block in self.blocks) * self.dtype.itemsize
 
     def rotations(self, length: int) -> tuple[torch.Tensor, torch.Tensor]:
         """(cos, sin) of positions 0 … length − 1, (length, 1, D) each; see `rotary.rotate`."""

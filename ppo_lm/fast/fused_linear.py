@@ -14,7 +14,7 @@ RANK_MULTIPLE = 8  # GPU matrix products are fastest when widths are a multiple 
 
 
 class FusedLinear:
-    """y = x·(W + s·B·A)ᵀ + c of every layer, side by side, with the weights at the time of creation.
+    """y = x·(W + s·B·A)ᵀ + c of every layer, side by side, with the weights at the time of the last `load`.
 
     Merged, W + s·B·A is one matrix. That rounds small adapters away where the dtype is coarse (`adapted_linear`); there
     it should be unmerged: y = [x, x·Aᵀ]·[W, s·B]ᵀ + c, in which the adapter's part is added before the sum is rounded.
@@ -22,21 +22,40 @@ class FusedLinear:
 
     def __init__(self, layers: Sequence[AdaptedLinear], rows: int, merged: bool):
         """`rows`: as in `PackedLinear`."""
-        merged = merged or all(layer.a is None for layer in layers)
-        weight, a = (_merge(layers), None) if merged else _put_beside(layers)
-        biases = [layer.bias for layer in layers if layer.bias is not None]
+        self._layers, self._merged = layers, merged or all(layer.a is None for layer in layers)
+        weight, a, bias = self._gather()
+        self._linear = PackedLinear(weight, bias, rows)
         self._a = None if a is None else PackedLinear(a, None, rows)
-        self._linear = PackedLinear(weight, torch.cat(biases) if biases else None, rows)
+
+    def load(self) -> None:
+        """Take the layers' current weights. On a GPU they are written to where the old ones were, as a CUDA graph
+        requires."""
+        weight, a, bias = self._gather(self._linear.plain_weight, self._a and self._a.plain_weight)
+        self._linear.load(weight)
+        if self._a is not None and a is not None:
+            self._a.load(a)
+        if self._linear.bias is not None and bias is not None:
+            self._linear.bias.copy_(bias)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """(n, in) → (n, out of all layers)."""
         return self._linear(x if self._a is None else torch.cat([x, self._a(x)], dim=1))
 
+    def _gather(
+        self, weight: torch.Tensor | None = None, a: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+        """The whole weight, A unless merged, and the bias, if any: in `weight` and `a`, or new."""
+        biases = [layer.bias for layer in self._layers if layer.bias is not None]
+        bias = torch.cat(biases) if biases else None
+        if self._merged:
+            return _merge(self._layers, weight), None, bias
+        return *_put_beside(self._layers, weight, a), bias
 
-def _merge(layers: Sequence[AdaptedLinear]) -> torch.Tensor:
+
+def _merge(layers: Sequence[AdaptedLinear], into: torch.Tensor | None) -> torch.Tensor:
     """W + s·B·A of all layers, (out, in)."""
     outputs = [len(layer.weight) for layer in layers]
-    merged = layers[0].weight.new_empty(sum(outputs), layers[0].weight.shape[1])
+    merged = layers[0].weight.new_empty(sum(outputs), layers[0].weight.shape[1]) if into is None else into
     for layer, part in zip(layers, merged.split(outputs)):
         if layer.a is None or layer.b is None:
             part.copy_(layer.weight)
@@ -45,14 +64,18 @@ def _merge(layers: Sequence[AdaptedLinear]) -> torch.Tensor:
     return merged
 
 
-def _put_beside(layers: Sequence[AdaptedLinear]) -> tuple[torch.Tensor, torch.Tensor]:
+def _put_beside(
+    layers: Sequence[AdaptedLinear], wide: torch.Tensor | None, stacked: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor]:
     """([W, s·B], A): (out, in + R) and (R, in), where R is the sum of the adapters' ranks; each layer's B has its own
     columns."""
     weight = layers[0].weight
     outputs, inputs = [len(layer.weight) for layer in layers], weight.shape[1]
     rank = round_up(sum(len(layer.a) for layer in layers if layer.a is not None), RANK_MULTIPLE)
-    wide, stacked, place = weight.new_empty(sum(outputs), inputs + rank), weight.new_zeros(rank, inputs), 0
-    wide[:, inputs:] = 0.0
+    if wide is None or stacked is None:
+        wide, stacked = weight.new_empty(sum(outputs), inputs + rank), weight.new_zeros(rank, inputs)
+        wide[:, inputs:] = 0.0
+    place = 0
     for layer, part in zip(layers, wide.split(outputs)):
         part[:, :inputs] = layer.weight
         if layer.a is not None and layer.b is not None:

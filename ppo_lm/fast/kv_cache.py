@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch.nn.functional import pad
 
-from ppo_lm.fast.attention import PackedBatch, attend_cached, attend_rows
+from ppo_lm.fast.attention import PackedBatch, attend_cached, attend_rows, cached_bias
 from ppo_lm.fast.blocks import Block
 from ppo_lm.fast.decoder import CPU_ROW_MULTIPLE, Decoder
 from ppo_lm.fast.packing import Packing, round_up
@@ -13,33 +13,36 @@ from ppo_lm.fast.packing import Packing, round_up
 GROWTH = 32  # tokens by which the memory of keys and values grows
 
 
-class KVCache:
-    """A decoder, and the keys and values of the responses that it is writing: slot i, for i < len(rows), is response
-    `rows[i]`.
+class KVMemory:
+    """A decoder, and the keys and values of one response per slot. What is where, the caller knows.
 
-    They are as long as the longest response needs, rounded up: matrix products over part of a longer memory are far
-    slower on CPUs.
+    A response's tokens are at places 0, 1, … of its slot. `feed` does the same operations on the same memory in every
+    step, and never waits for the device.
     """
 
-    def __init__(self, decoder: Decoder, slots: int, length: int):
-        """`length`: the maximum number of tokens, prompt and response together."""
-        self.decoder, self.rows, self.lengths = decoder, [], []
-        block, device = decoder.blocks[0], decoder.device
+    def __init__(self, decoder: Decoder, slots: int, length: int, width: int):
+        """`length`: the maximum number of tokens, prompt and response together. `width`: tokens that there is memory
+        for at first."""
+        self.decoder, self.slots, self.length, device = decoder, slots, length, decoder.device
+        block = decoder.blocks[0]
         self.kv_heads, self.groups, self.head_size = block.kv_heads, block.heads // block.kv_heads, block.head_size
         self.windows = {block.window for block in decoder.blocks}
-        self.keys = self.values = torch.zeros(
-            len(decoder.blocks), slots, self.kv_heads, 0, self.head_size, dtype=decoder.dtype, device=device
+        self.keys, self.values = torch.zeros(
+            2, len(decoder.blocks), slots, self.kv_heads, width, self.head_size, dtype=decoder.dtype, device=device
         )
         self.cos, self.sin = decoder.rotations(length)
-        self.few, self.row_multiple = (True, CPU_ROW_MULTIPLE) if device.type == "cpu" else (False, 1)
+        self.few = device.type == "cpu"
         self.heads = torch.arange(slots * self.kv_heads, device=device)
 
-    def read(self, rows: list[int], ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Put the prompts (b, P), padded anywhere, into the slots after those in use. Returns the last hidden state of
-        each, (b, H)."""
+    @property
+    def width(self) -> int:
+        return self.keys.shape[3]
+
+    def read(self, slots: torch.Tensor, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Put the prompts (b, P), padded anywhere, into `slots` (b,) int64. Returns the last hidden state of each, (b,
+        H)."""
         packing = Packing.of(mask, self.few)
-        slot, place, size = packing.row_of + len(self.rows), packing.position_ids, len(packing.tokens)
-        self._make_room(packing.width)
+        slot, place, size = slots[packing.row_of], packing.position_ids, len(packing.tokens)
         indices = PackedBatch(packing).rows_for(self.kv_heads, self.groups)
 
         def attend(block: Block, index: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
@@ -48,53 +51,90 @@ class KVCache:
 
         positions = packing.fill(place)
         hidden = self.decoder.hidden_states(packing.take(ids), self.cos[positions], self.sin[positions], attend)
-        lengths = mask.sum(dim=1)
-        self.rows, self.lengths = self.rows + rows, self.lengths + lengths.tolist()
-        return hidden[lengths.cumsum(dim=0) - 1]
+        return hidden[mask.sum(dim=1).cumsum(dim=0) - 1]
+
+    def feed(self, ids: torch.Tensor, place: torch.Tensor, width: int) -> torch.Tensor:
+        """Add one token to each of the first n slots, (n,) int64, at its place (n,) int64. Returns its hidden state,
+        (n, H). `width`: more than any place that is read."""
+        count, size = len(ids), self.head_size
+        target = (self.heads[: count * self.kv_heads].view(count, -1) * self.width + place[:, None]).flatten()
+        biases = {window: self._bias(place, window, width) for window in self.windows}
+
+        def attend(block: Block, index: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+            keys, values = self.keys[index], self.values[index]
+            keys.view(-1, size).index_copy_(0, target, k.reshape(-1, size))
+            values.view(-1, size).index_copy_(0, target, v.reshape(-1, size))
+            bias = biases[block.window]
+            return attend_cached(q, keys[:count, :, :width], values[:count, :, :width], bias, block.scale)
+
+        return self.decoder.hidden_states(ids, self.cos[place], self.sin[place], attend)
+
+    def _bias(self, place: torch.Tensor, window: int | None, width: int) -> torch.Tensor:
+        """For `attend_cached`: 0 where the tokens at `place` (n,) may attend, −inf elsewhere."""
+        places = torch.arange(width, device=place.device)
+        hidden = places > place[:, None]
+        if window is not None:
+            hidden = hidden | (places <= place[:, None] - window)
+        return cached_bias(hidden, self.keys.dtype, self.kv_heads, self.groups)
+
+    def clear(self) -> None:
+        """Forget everything. What is not finite would otherwise spoil later responses: a weight of 0 does not hide
+        it."""
+        self.keys.zero_()
+        self.values.zero_()
+
+    def move(self, source: int, target: int, length: int) -> None:
+        """Copy a response of `length` tokens to another slot."""
+        for memory in (self.keys, self.values):
+            memory[:, target, :, :length] = memory[:, source, :, :length]
+
+    def widen(self, width: int) -> None:
+        """Make memory for `width` tokens."""
+        more = (0, 0, 0, width - self.width)
+        self.keys, self.values = pad(self.keys, more), pad(self.values, more)
+
+
+class KVCache:
+    """Keeps account of a `KVMemory`: slot i, for i < len(rows), is response `rows[i]`.
+
+    The memory is as long as the longest response needs, rounded up: matrix products over part of a longer memory are
+    far slower on CPUs.
+    """
+
+    def __init__(self, decoder: Decoder, slots: int, length: int):
+        """`length`: the maximum number of tokens, prompt and response together."""
+        self.memory, self.rows, self.lengths = KVMemory(decoder, slots, length, 0), [], []
+        self.row_multiple = CPU_ROW_MULTIPLE if decoder.device.type == "cpu" else 1
+
+    def read(self, rows: list[int], ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Put the prompts (b, P), padded anywhere, into the slots after those in use. Returns the last hidden state of
+        each, (b, H)."""
+        lengths = mask.sum(dim=1).tolist()
+        self._make_room(max(lengths))
+        slots = torch.arange(len(self.rows), len(self.rows) + len(rows), device=ids.device)
+        self.rows, self.lengths = self.rows + rows, self.lengths + lengths
+        return self.memory.read(slots, ids, mask)
 
     def step(self, ids: torch.Tensor) -> torch.Tensor:
         """Add one token to every response, (n,) int64. Returns its hidden state, (n, H)."""
         used = len(self.rows)
         # slots after those in use compute nothing that is read
-        count = min(round_up(used, self.row_multiple), self.keys.shape[1])
+        count = min(round_up(used, self.row_multiple), self.memory.slots)
         self._make_room(max(self.lengths) + 1)
-        size, place = self.head_size, torch.tensor(self.lengths + [0] * (count - used), device=ids.device)
-        heads = self.heads[: count * self.kv_heads].view(count, -1)
-        target = (heads * self.keys.shape[3] + place[:, None]).flatten()
-        biases = {window: self._bias(place, window) for window in self.windows}
-
-        def attend(block: Block, index: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-            bias = biases[block.window]
-            keys, values = self.keys[index][:count].flatten(0, 1), self.values[index][:count].flatten(0, 1)
-            keys.view(-1, size).index_copy_(0, target, k.reshape(-1, size))
-            values.view(-1, size).index_copy_(0, target, v.reshape(-1, size))
-            return attend_cached(q.reshape(len(bias), -1, size), keys, values, bias, block.scale).view(count, -1)
-
+        place = torch.tensor(self.lengths + [0] * (count - used), device=ids.device)
         self.lengths = [length + 1 for length in self.lengths]
-        return self.decoder.hidden_states(pad(ids, (0, count - used)), self.cos[place], self.sin[place], attend)[:used]
-
-    def _bias(self, place: torch.Tensor, window: int | None) -> torch.Tensor:
-        """(n·KV, G, T): 0 where the tokens at `place` (n,) may attend, −inf elsewhere."""
-        places = torch.arange(self.keys.shape[3], device=place.device)
-        hidden = places > place[:, None]
-        if window is not None:
-            hidden = hidden | (places <= place[:, None] - window)
-        bias = torch.zeros(hidden.shape, dtype=self.keys.dtype, device=place.device).masked_fill(hidden, -torch.inf)
-        return bias.repeat_interleave(self.kv_heads, dim=0)[:, None].expand(-1, self.groups, -1).contiguous()
+        return self.memory.feed(pad(ids, (0, count - used)), place, self.memory.width)[:used]
 
     def _make_room(self, width: int) -> None:
-        more = round_up(width, GROWTH) - self.keys.shape[3]
-        if more > 0:
-            self.keys, self.values = pad(self.keys, (0, 0, 0, more)), pad(self.values, (0, 0, 0, more))
+        width = round_up(width, GROWTH)
+        if width > self.memory.width:
+            self.memory.widen(width)
 
     def remove(self, places: list[int]) -> None:
         """Free the slots at `places`; responses from the end move into the gaps."""
         for place in sorted(places, reverse=True):
             last, length = len(self.rows) - 1, self.lengths[-1]
             if place != last:
-                self.keys[:, place, :, :length], self.values[:, place, :, :length] = (
-                    self.keys[:, last, :, :length],
-                    self.values[:, last, :, :length],
-                )
+                self.memory.move(last, place, length)
                 self.rows[place], self.lengths[place] = self.rows[last], self.lengths[last]
             del self.rows[-1], self.lengths[-1]

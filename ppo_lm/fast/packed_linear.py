@@ -1,4 +1,4 @@
-"""A linear layer whose weight does not change, in the processor's preferred layout."""
+"""A linear layer whose weight rarely changes, in the processor's preferred layout."""
 
 from __future__ import annotations
 
@@ -12,8 +12,17 @@ class PackedLinear:
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, rows: int):
         """`rows`: how many rows x will have, about; a hint for the layout."""
-        self.bias, self.is_packed = bias, can_pack(weight)
-        self.weight = torch.ops.mkldnn._reorder_linear_weight(weight, rows) if self.is_packed else weight
+        self.bias, self.rows, self.is_packed = bias, rows, can_pack(weight)
+        self.load(weight)
+
+    def load(self, weight: torch.Tensor) -> None:
+        """Use this weight from now on: a copy in another layout, or, where none is needed, the tensor itself."""
+        self.weight = torch.ops.mkldnn._reorder_linear_weight(weight, self.rows) if self.is_packed else weight
+
+    @property
+    def plain_weight(self) -> torch.Tensor | None:
+        """The tensor itself, if no other layout was needed."""
+        return None if self.is_packed else self.weight
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """(n, in) → (n, out)."""

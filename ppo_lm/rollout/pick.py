@@ -9,6 +9,7 @@ from ppo_lm.experience_buffer import MemoryBudget
 from ppo_lm.models import PolicyModel
 from ppo_lm.plugins import Registry
 from ppo_lm.rollout.engine import RolloutEngine
+from ppo_lm.rollout.graph_engine import GraphEngine
 from ppo_lm.rollout.plain_engine import PlainEngine
 from ppo_lm.rollout.slot_engine import SlotEngine
 
@@ -16,17 +17,30 @@ MakeEngine = Callable[[PolicyModel, MemoryBudget], RolloutEngine]
 
 
 def pick_engine(policy: PolicyModel, budget: MemoryBudget | None = None) -> RolloutEngine:
-    """`SlotEngine` if it can run the policy's network, else `PlainEngine`, which can run any network."""
+    """An engine with our own decoder if that can run the policy's network: on CUDA `GraphEngine`, elsewhere
+    `SlotEngine`. Otherwise `PlainEngine`, which can run any network."""
     reason = policy.base.paths.why_not_accelerated
-    return SlotEngine(policy, budget) if reason is None else PlainEngine(policy, budget, reason)
+    if reason is not None:
+        return PlainEngine(policy, budget, reason)
+    return (GraphEngine if policy.base.device.type == "cuda" else SlotEngine)(policy, budget)
 
 
 def make_slot_engine(policy: PolicyModel, budget: MemoryBudget) -> SlotEngine:
     """`SlotEngine`; raises `ModelError`, with the reason, if it cannot run the policy's network."""
+    _check_decoder(policy, "slots")
+    return SlotEngine(policy, budget)
+
+
+def make_graph_engine(policy: PolicyModel, budget: MemoryBudget) -> GraphEngine:
+    """`GraphEngine`; raises `ModelError`, with the reason, if it cannot run the policy's network."""
+    _check_decoder(policy, "graphs")
+    return GraphEngine(policy, budget)
+
+
+def _check_decoder(policy: PolicyModel, engine: str) -> None:
     reason = policy.base.paths.why_not_accelerated
     if reason is not None:
-        raise ModelError(f"engine slots cannot sample from {policy.base.name}: {reason}; set engine to auto")
-    return SlotEngine(policy, budget)
+        raise ModelError(f"engine {engine} cannot sample from {policy.base.name}: {reason}; set engine to auto")
 
 
 # Each name maps to a factory, which takes the policy and the run's memory budget, and raises `ModelError` if the engine
@@ -34,6 +48,7 @@ def make_slot_engine(policy: PolicyModel, budget: MemoryBudget) -> SlotEngine:
 ENGINES: Registry[MakeEngine] = Registry("engine")
 ENGINES.register("auto")(pick_engine)
 ENGINES.register("slots")(make_slot_engine)
+ENGINES.register("graphs")(make_graph_engine)
 ENGINES.register("transformers")(PlainEngine)
 
 

@@ -6,9 +6,14 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+from torch.nn.functional import pad
 
 from ppo_lm.ops.logprobs import LOWEST
 from ppo_lm.rollout.engine import SamplingSettings
+
+BLOCK = (
+    128  # columns; a cumulative sum of blocks, then of the columns of one, is faster than that of a whole vocabulary
+)
 
 
 def draw_uniforms(
@@ -62,12 +67,24 @@ def _draw(logits: torch.Tensor, uniforms: torch.Tensor) -> tuple[torch.Tensor, t
     distribution at `uniforms`."""
     below = (logits - logits.amax(dim=1, keepdim=True)).clamp_(min=LOWEST)
     weights = below.exp()
-    cumulative = weights.cumsum(dim=1)
+    blocks = pad(weights, (0, -weights.shape[1] % BLOCK)).unflatten(1, (-1, BLOCK))  # no copy if BLOCK divides them
+    sums = blocks.sum(dim=2)
+    cumulative = sums.cumsum(dim=1)
     total = cumulative[:, -1:]
-    threshold = (uniforms[:, None] * total.to(uniforms.dtype)).to(cumulative.dtype)
-    # A threshold that was rounded up to the total would lie after every column.
-    threshold = torch.minimum(threshold, torch.nextafter(total, torch.zeros_like(total)))
-    choice = torch.searchsorted(cumulative, threshold, right=True)
-    choice = choice.clamp_(max=logits.shape[1] - 1)  # NaN lies after every column
+    threshold = (uniforms[:, None] * total.to(uniforms.dtype)).to(total.dtype)
+    block = _search(cumulative, threshold)
+    inside = blocks.gather(1, block[:, :, None].expand(-1, -1, BLOCK))[:, 0].cumsum(dim=1)
+    before = torch.where(block > 0, cumulative.gather(1, (block - 1).clamp_(min=0)), 0.0)
+    choice = block * BLOCK + _search(inside, threshold - before)
+    choice = choice.clamp_(max=logits.shape[1] - 1)
     entropy = total.log() - weights.mul_(below).sum(dim=1, keepdim=True) / total
     return choice[:, 0], (below.gather(1, choice) - total.log())[:, 0], entropy[:, 0]
+
+
+def _search(cumulative: torch.Tensor, threshold: torch.Tensor) -> torch.Tensor:
+    """The first column above the threshold, (B, 1) int64; one whose own weight is not 0."""
+    total = cumulative[:, -1:]
+    # A threshold that was rounded up to the total would lie after every column.
+    threshold = torch.minimum(threshold, torch.nextafter(total, torch.zeros_like(total)))
+    found = torch.searchsorted(cumulative, threshold, right=True)
+    return found.clamp_(max=cumulative.shape[1] - 1)  # NaN lies after every column

@@ -11,6 +11,7 @@ from ppo_lm.fast.kv_cache import KVCache
 from ppo_lm.models import PolicyModel
 from ppo_lm.rollout.engine import RolloutEngine, Sampled, SamplingSettings
 from ppo_lm.rollout.sampling import draw_uniforms, sample_tokens
+from ppo_lm.rollout.take import take
 
 
 class SlotEngine(RolloutEngine):
@@ -66,7 +67,7 @@ class SlotEngine(RolloutEngine):
         cache = KVCache(decoder, slots, max(lengths) + settings.max_new_tokens)
         while waiting or cache.rows:
             if waiting and slots - len(cache.rows) >= (slots + 7) // 8:
-                rows = _take(waiting, slots - len(cache.rows), self.budget.tokens, lengths)
+                rows = take(waiting, slots - len(cache.rows), self.budget.tokens, lengths)
                 hidden = cache.read(rows, prompt_ids[rows], prompt_mask[rows])
                 started = len(cache.rows) - len(rows)
             else:
@@ -74,15 +75,6 @@ class SlotEngine(RolloutEngine):
             ended = responses.extend(cache.rows[started:], head(hidden))
             cache.remove([started + place for place in ended])
         return responses
-
-
-def _take(waiting: list[int], most: int, tokens: int, lengths: list[int]) -> list[int]:
-    """Remove rows from the end of `waiting`: at most `most`, with at most `tokens` tokens in total, but at least
-    one."""
-    taken = [waiting.pop()]
-    while waiting and len(taken) < most and (tokens := tokens - lengths[taken[-1]]) >= lengths[waiting[-1]]:
-        taken.append(waiting.pop())
-    return taken
 
 
 class _Responses:

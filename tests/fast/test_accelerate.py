@@ -69,16 +69,20 @@ def turns_heads_the_other_way(module):
 
 
 def decodes_without_the_newest_token(monkeypatch):
-    right = kv_cache.KVCache._bias
-    monkeypatch.setattr(kv_cache.KVCache, "_bias", lambda cache, place, window: right(cache, place - 1, window))
+    right = kv_cache.KVMemory._bias
+    monkeypatch.setattr(
+        kv_cache.KVMemory, "_bias", lambda memory, place, window, width: right(memory, place - 1, window, width)
+    )
 
 
 def decodes_with_padding(monkeypatch):
     """Responses look as far as the longest does."""
-    right = kv_cache.KVCache._bias
-    monkeypatch.setattr(
-        kv_cache.KVCache, "_bias", lambda cache, place, window: right(cache, place.clamp(min=int(place.max())), window)
-    )
+    right = kv_cache.KVMemory._bias
+
+    def wrong(memory, place, window, width):
+        return right(memory, place.clamp(min=int(place.max())), window, width)
+
+    monkeypatch.setattr(kv_cache.KVMemory, "_bias", wrong)
 
 
 def forgets_the_adapters_scale(module):
@@ -93,8 +97,8 @@ def mixes_up_adapters(monkeypatch):
     """Of unmerged layers that are fused, each gets another one's A."""
     right = fused_linear._put_beside
 
-    def wrong(layers):
-        return right([layer._replace(a=other.a) for layer, other in zip(layers, [*layers[1:], layers[0]])])
+    def wrong(layers, *into):
+        return right([layer._replace(a=other.a) for layer, other in zip(layers, [*layers[1:], layers[0]])], *into)
 
     monkeypatch.setattr(fused_linear, "_put_beside", wrong)
 

@@ -1,0 +1,200 @@
+"""Sampling in slots whose memory stays where it is, so that on a GPU a decode step is a single CUDA graph."""
+
+from __future__ import annotations
+
+import sys
+
+import torch
+
+from ppo_lm.experience_buffer import MemoryBudget
+from ppo_lm.fast.decoder import Decoder
+from ppo_lm.fast.kv_cache import KVMemory
+from ppo_lm.fast.packing import round_up
+from ppo_lm.models import PolicyModel
+from ppo_lm.rollout.engine import RolloutEngine, Sampled, SamplingSettings
+from ppo_lm.rollout.replay import Replayed
+from ppo_lm.rollout.sampling import draw_uniforms
+from ppo_lm.rollout.slots import Slots
+from ppo_lm.rollout.take import take
+
+LEAST_SLOTS = 8  # below which a step is not made smaller
+LEAST_WIDTH, WIDTHS = 64, 8  # steps attend to a multiple of 64, and of an eighth of the most, tokens
+SHARE = 0.25  # of the free memory of a GPU, for keys and values
+
+
+class GraphEngine(RolloutEngine):
+    """Samples what `SlotEngine` samples. The weights, keys and values, and the state of each response are in memory
+    that is kept, so what a step launches can be recorded and replayed (`Replayed`). The host looks at the device every
+    few steps, to collect the responses that have ended and start others in their slots.
+    """
+
+    def __init__(self, policy: PolicyModel, budget: MemoryBudget | None = None, check_every: int = 8):
+        """`budget`: as for `SlotEngine`. `check_every`: the number of steps between two looks at which responses have
+        ended; until then they take part for nothing."""
+        self.policy, self.budget, self.check_every = policy, budget or MemoryBudget(), check_every
+        self._memory: KVMemory | None = None
+        self._slots: dict[SamplingSettings, tuple[Slots, Replayed]] = {}
+
+    @property
+    def description(self) -> str:
+        return "sampled in slots, a step at a time as one CUDA graph"
+
+    def sample(
+        self,
+        prompt_ids: torch.Tensor,
+        prompt_mask: torch.Tensor,
+        settings: SamplingSettings,
+        generator: torch.Generator,
+    ) -> Sampled:
+        """See `RolloutEngine.sample`. At most `budget.slots` responses are in progress at once."""
+        uniforms = draw_uniforms(len(prompt_ids), settings, generator, prompt_ids.device)
+        with torch.inference_mode():
+            return self.budget.fit_slots(
+                len(prompt_ids), lambda slots: self._sample(prompt_ids, prompt_mask, settings, uniforms, slots)
+            )
+
+    def _sample(
+        self,
+        prompt_ids: torch.Tensor,
+        prompt_mask: torch.Tensor,
+        settings: SamplingSettings,
+        uniforms: torch.Tensor,
+        count: int,
+    ) -> Sampled:
+        lengths = prompt_mask.sum(dim=1).tolist()
+        slots, step = self._prepare(count, max(lengths) + settings.max_new_tokens, settings)
+        count = min(count, slots.memory.slots)
+        rows = _Rows(slots, step, count, prompt_ids, prompt_mask, uniforms, lengths)
+        while rows.waiting or rows.running:
+            if rows.waiting and count - len(rows.running) >= (count + 7) // 8:
+                rows.start(self.budget.tokens)
+            rows.advance(self.check_every)
+        return rows.sampled(self.policy.base.pad_token_id)
+
+    def _prepare(self, count: int, length: int, settings: SamplingSettings) -> tuple[Slots, Replayed]:
+        """At least `count` slots, or as many as there is memory for, with the current weights: those of the last call
+        if they will do."""
+        base, own = self.policy.base, self.policy.base.paths.accelerated
+        assert own is not None, "make_graph_engine takes no other network"
+        memory = self._memory
+        enough = memory is not None and count <= memory.slots <= self.budget.slots and length <= memory.length
+        if memory is None or not enough or memory.decoder.trunk is not own.trunk:
+            self._memory, self._slots, memory = None, {}, None  # frees the old before the new
+            decoder, length = own.decoder(self.policy.role, count), round_up(length, LEAST_WIDTH)
+            count = min(count, self.budget.limit_slots(_slots_that_fit(decoder, length)))
+            memory = self._memory = KVMemory(decoder, count, length, length)
+        else:
+            memory.decoder.load()
+            memory.clear()
+        if settings not in self._slots:
+            vocabulary = base.network.config.get_text_config().vocab_size
+            kept = min(settings.top_k or vocabulary, vocabulary) if settings.truncates(vocabulary) else 0
+            slots = Slots(memory, own.head(memory.slots), settings, base.eos_token_ids, kept)
+            self._slots[settings] = slots, Replayed(slots.step, base.device)
+        return self._slots[settings]
+
+
+def _slots_that_fit(decoder: Decoder, length: int) -> int:
+    if decoder.device.type != "cuda":
+        return sys.maxsize
+    free, _ = torch.cuda.mem_get_info(decoder.device)
+    free += torch.cuda.memory_reserved(decoder.device) - torch.cuda.memory_allocated(decoder.device)
+    return int(SHARE * free) // (length * decoder.bytes_per_token)
+
+
+class _Rows:
+    """The host's account of one call of `sample`: which response is in which slot, and how far each may be."""
+
+    def __init__(
+        self,
+        slots: Slots,
+        step: Replayed,
+        count: int,
+        ids: torch.Tensor,
+        mask: torch.Tensor,
+        uniforms: torch.Tensor,
+        lengths: list[int],
+    ):
+        """`count`: how many of the slots to use."""
+        self.slots, self.step, self.count = slots, step, count
+        self.ids, self.mask, self.uniforms, self.lengths = ids, mask, uniforms, lengths
+        self.waiting = sorted(range(len(lengths)), key=lengths.__getitem__)  # the longest prompt starts first
+        self.running: dict[int, int] = {}  # slot → row
+        self.made = [0] * len(lengths)  # tokens sampled, if none has ended since the last look
+        self.found = [column.new_zeros(len(lengths), *column.shape[1:]) for column in slots.columns()]
+
+    def start(self, tokens: int) -> None:
+        """Let waiting rows begin in free slots, with at most `tokens` tokens of prompts, but at least one row."""
+        free = [slot for slot in range(self.count) if slot not in self.running]
+        rows = take(self.waiting, len(free), tokens, self.lengths)
+        places = free[: len(rows)]
+        row = torch.tensor(rows, device=self.ids.device)
+        self.slots.start(
+            torch.tensor(places, device=self.ids.device), self.ids[row], self.mask[row], self.uniforms[row]
+        )
+        self.running |= dict(zip(places, rows))
+        for r in rows:
+            self.made[r] = 1
+        self._collect()
+
+    def advance(self, steps: int) -> None:
+        """At most `steps` steps, and a look at which responses have ended."""
+        if not self.running:
+            return
+        most = self.slots.settings.max_new_tokens
+        steps = min(steps, most - min(self.made[row] for row in self.running.values()))
+        count = self._fewest_slots()
+        for _ in range(steps):
+            self.step(count, self._width())
+            for row in self.running.values():
+                self.made[row] = min(self.made[row] + 1, most)
+        self._collect()
+
+    def _width(self) -> int:
+        """More than the number of tokens in any running slot, one of a few numbers."""
+        longest, most = (
+            max(self.lengths[row] + self.made[row] for row in self.running.values()),
+            self.slots.memory.width,
+        )
+        return min(round_up(longest, round_up(-(-most // WIDTHS), LEAST_WIDTH)), most)
+
+    def _fewest_slots(self) -> int:
+        """How many slots a step needs. With none waiting, responses move from the last slots to free ones as soon as
+        half as many do."""
+        count = self.count
+        if self.waiting:
+            return count
+        while count > LEAST_SLOTS and len(self.running) <= (count + 1) // 2:
+            count = (count + 1) // 2
+        free = iter([slot for slot in range(count) if slot not in self.running])
+        for slot in sorted(slot for slot in self.running if slot >= count):
+            row, target = self.running.pop(slot), next(free)
+            self.slots.move(slot, target, self.lengths[row] + self.made[row] - 1)
+            self.running[target] = row
+        return count
+
+    def _collect(self) -> None:
+        """Wait for the device, and take the responses that have ended out of their slots."""
+        running, made = torch.stack([self.slots.running.long(), self.slots.made]).tolist()
+        ended = [slot for slot in self.running if not running[slot]]
+        if not ended:
+            return
+        rows = [self.running.pop(slot) for slot in ended]
+        for slot, row in zip(ended, rows):
+            self.made[row] = made[slot]
+        slot, row = torch.tensor([ended, rows], device=self.ids.device)
+        for column, found in zip(self.slots.columns(), self.found):
+            found[row] = column[slot]
+
+    def sampled(self, pad_token_id: int) -> Sampled:
+        """Copies, because autograd cannot use tensors created in inference mode."""
+        width = max(self.made)
+        places = torch.arange(width, device=self.ids.device)
+        past = places >= torch.tensor(self.made, device=self.ids.device)[:, None]
+        ids, logprobs, entropies, *support = (column[:, :width] for column in self.found)
+        return Sampled(
+            ids.masked_fill(past, pad_token_id),
+            logprobs.masked_fill(past, 0.0),
+            entropies.masked_fill(past, 0.0),
+            support[0].masked_fill(past[:, :, None], -1) if support else None,
+        )
