@@ -100,7 +100,12 @@ class Head:
 
     def __init__(self, linear: nn.Linear, rows: int):
         """`rows`: as in `Decoder`."""
-        self._linear = PackedLinear(linear.weight.detach(), linear.bias, rows)
+        self._weight = linear.weight.detach()
+        self._linear = PackedLinear(self._weight, linear.bias, rows)
+
+    def load(self) -> None:
+        """Take the layer's current weight."""
+        self._linear.load(self._weight)
 
     def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
         """Logits, (n, H) → (n, V)."""

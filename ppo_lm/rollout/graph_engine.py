@@ -86,6 +86,9 @@ class GraphEngine(RolloutEngine):
         else:
             memory.decoder.load()
             memory.clear()
+            if self.policy.role is None:  # with an adapter, nothing trains the head
+                for slots, _ in self._slots.values():
+                    slots.head.load()
         if settings not in self._slots:
             vocabulary = base.network.config.get_text_config().vocab_size
             kept = min(settings.top_k or vocabulary, vocabulary) if settings.truncates(vocabulary) else 0
@@ -152,10 +155,8 @@ class _Rows:
 
     def _width(self) -> int:
         """More than the number of tokens in any running slot, one of a few numbers."""
-        longest, most = (
-            max(self.lengths[row] + self.made[row] for row in self.running.values()),
-            self.slots.memory.width,
-        )
+        longest = max(self.lengths[row] + self.made[row] for row in self.running.values())
+        most = self.slots.memory.width
         return min(round_up(longest, round_up(-(-most // WIDTHS), LEAST_WIDTH)), most)
 
     def _fewest_slots(self) -> int:

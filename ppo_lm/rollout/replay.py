@@ -28,8 +28,7 @@ class Replayed:
     def _record(self, arguments: tuple[int, ...]) -> torch.cuda.CUDAGraph:
         graph = torch.cuda.CUDAGraph()
         others = [other for other in self._graphs.values() if other is not None]
-        with torch.cuda.graph(
-            graph, pool=others[0].pool() if others else None
-        ):  # one runs at a time: they share memory
+        # only one runs at a time, so they can share memory
+        with torch.cuda.graph(graph, pool=others[0].pool() if others else None):
             self._work(*arguments)
         return graph

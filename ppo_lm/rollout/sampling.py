@@ -11,9 +11,7 @@ from torch.nn.functional import pad
 from ppo_lm.ops.logprobs import LOWEST
 from ppo_lm.rollout.engine import SamplingSettings
 
-BLOCK = (
-    128  # columns; a cumulative sum of blocks, then of the columns of one, is faster than that of a whole vocabulary
-)
+BLOCK = 128  # columns; cumulative sums of blocks, then of one block's columns, are faster than those of all columns
 
 
 def draw_uniforms(
@@ -26,7 +24,12 @@ def draw_uniforms(
     every device; on Apple's mps, which has no fp64, they are rounded to fp32.
     """
     uniforms = torch.rand(rows, settings.max_new_tokens, generator=generator, dtype=torch.float64)
-    return uniforms.to(device, torch.float32 if device.type == "mps" else torch.float64)
+    return uniforms.to(device, uniform_dtype(device))
+
+
+def uniform_dtype(device: torch.device) -> torch.dtype:
+    """fp64, or fp32 on Apple's mps, which has no fp64."""
+    return torch.float32 if device.type == "mps" else torch.float64
 
 
 class Token(NamedTuple):

@@ -8,7 +8,7 @@ import torch
 from ppo_lm.fast.decoder import Head
 from ppo_lm.fast.kv_cache import KVMemory
 from ppo_lm.rollout.engine import SamplingSettings
-from ppo_lm.rollout.sampling import sample_tokens
+from ppo_lm.rollout.sampling import sample_tokens, uniform_dtype
 
 
 class Slots:
@@ -25,9 +25,7 @@ class Slots:
         self.running = torch.zeros(memory.slots, dtype=torch.bool, device=device)
         # with one more column, which takes what is sampled after the last token
         shape = memory.slots, columns + 1
-        self.uniforms = torch.zeros(
-            shape, device=device, dtype=torch.float32 if device.type == "mps" else torch.float64
-        )
+        self.uniforms = torch.zeros(shape, dtype=uniform_dtype(device), device=device)
         self.ids = torch.zeros(shape, dtype=torch.int64, device=device)
         self.logprobs, self.entropies = torch.zeros(2, *shape, device=device)
         self.support = torch.zeros(*shape, kept, dtype=torch.int64, device=device) if kept else None
