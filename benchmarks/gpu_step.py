@@ -33,14 +33,7 @@ def main() -> None:
     settings = {"lora_r": workload.lora_r, "dtype": "bfloat16"} | settings
     trainer = make_trainer(workload, folder, steps + arguments.profile, **settings)
     for line in time_steps(trainer, workload, steps):
-        write(
-            arguments.out,
-            {
-                "settings": arguments.settings,
-                "card": torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU",
-                **line,
-            },
-        )
+        write(arguments.out, {"settings": arguments.settings, "card": torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU", **line})
     if arguments.profile:
         with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiled:
             time_steps(trainer, workload, 1)

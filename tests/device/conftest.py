@@ -35,7 +35,7 @@ WIDE = SMALL | dict(  # heads of a real size, and room for long rows
 
 MORE_NETWORKS = {
     **NETWORKS,
-    "heads of 128": lambda size: LlamaForCausalLM(LlamaConfig(**size | dict(head_dim=128))),
+    "heads of 128": lambda size: LlamaForCausalLM(LlamaConfig(**size | dict(head_dim=128, initializer_range=0.05))),
     "a window of 150": lambda size: MistralForCausalLM(MistralConfig(**size, sliding_window=150)),
 }
 

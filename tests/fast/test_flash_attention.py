@@ -82,13 +82,17 @@ def test_rows_find_their_kernels_and_gradients_their_way_back(flash, network, ch
 @pytest.mark.fast
 @pytest.mark.parametrize("mode", [0, 1, 2])
 def test_the_mode_of_the_process_is_restored_even_after_an_error(mode):
-    before = torch.get_deterministic_debug_mode()
+    def run_out_of_memory():
+        with deterministic_kernels():
+            seen.append(torch.get_deterministic_debug_mode())
+            raise RuntimeError("out of memory")
+
+    seen, before = [], torch.get_deterministic_debug_mode()
     torch.set_deterministic_debug_mode(mode)
     try:
-        with pytest.raises(RuntimeError, match="out of memory"), deterministic_kernels():
-            assert torch.get_deterministic_debug_mode() == 2
-            raise RuntimeError("out of memory")
-        assert torch.get_deterministic_debug_mode() == mode
+        with pytest.raises(RuntimeError, match="out of memory"):
+            run_out_of_memory()
+        assert (seen, torch.get_deterministic_debug_mode()) == ([2], mode)
         assert torch.utils.deterministic.fill_uninitialized_memory
     finally:
         torch.set_deterministic_debug_mode(before)
