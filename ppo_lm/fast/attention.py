@@ -14,6 +14,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from ppo_lm.fast.adapted_linear import is_coarse
+from ppo_lm.fast.flash_attention import flash_attention, is_supported
 from ppo_lm.fast.packing import Packing
 
 NAME = "ppo_lm"
@@ -25,7 +26,7 @@ NO_PART_OF_ATTENTION = {
     "output_hidden_states",
     "return_dict",
 }
-SHORT = 512  # tokens per row, up to which attention weights are cheaper to keep than to recompute
+SHORT = 512  # tokens per row, up to which attention weights are cheaper to keep than to recompute, on CPUs
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,11 @@ class PackedRows:
             (self.packing.row_of[:, None] * self.kv_heads + heads) * self.packing.width
             + self.packing.position_ids[:, None]
         ).flatten()
+
+    @cached_property
+    def boundaries(self) -> torch.Tensor:
+        """(B + 1,) int32: where each row of tokens begins, and the last one ends."""
+        return pad(self.packing.ends, (1, 0)).int()
 
     @cached_property
     def padding(self) -> torch.Tensor:
@@ -84,11 +90,11 @@ class PackedBatch:
         return self._rows.setdefault((kv_heads, groups), PackedRows(self.packing, kv_heads, groups))
 
 
-class _ShortAttention(torch.autograd.Function):
+class _PlainAttention(torch.autograd.Function):
     """softmax(Q·Kᵀ·scale + bias)·V by plain matrix products, query heads of one key–value head together.
 
-    Q: (N·KV, G·D), K and V: (N·KV, D), bias: (1, T·G, T). On CPUs, at these lengths, several times faster than the
-    fused kernel, especially backward.
+    Q: (N·KV, G·D), K and V: (N·KV, D), bias: (1, T·G, T). On CPUs, for short rows, several times faster than the
+    fused kernel, especially backward; on GPUs, deterministic, which torch's memory-efficient kernel is not.
     """
 
     @staticmethod
@@ -177,24 +183,40 @@ def attend_rows(
     (tokens, heads, size), packing = q.shape, rows.packing
     scale = size**-0.5 if scale is None else scale
     window = None if window is None or window >= packing.width else window
-    q, k, v = (x.reshape(tokens * rows.kv_heads, -1) for x in (q, k, v))
-    if q.device.type == "cpu" and packing.width <= SHORT and not dropout:
-        out = _ShortAttention.apply(q, k, v, rows, rows.bias(q.dtype, window), scale)
+    if not dropout and is_supported(q):
+        out = flash_attention(q, k, v, rows.boundaries, packing.width, scale, window)
     else:
-        q, k, v = (
-            _rows(x, rows, x.shape[1]).view(packing.rows, rows.kv_heads, packing.width, -1, size) for x in (q, k, v)
-        )
-        q, k, v = (x.transpose(2, 3).flatten(1, 2) for x in (q, k, v))
-        mask = None if window is None else rows.bias(q.dtype, window)[0, :: rows.groups] == 0
-        out = scaled_dot_product_attention(
-            q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=mask is None, scale=scale, enable_gqa=rows.groups > 1
-        )
-        out = _tokens(
-            out.unflatten(1, (rows.kv_heads, rows.groups)).transpose(2, 3).reshape(-1, rows.groups * size),
-            rows,
-            rows.groups * size,
-        )
+        q, k, v = (x.reshape(tokens * rows.kv_heads, -1) for x in (q, k, v))
+        if not dropout and _is_plain(q.device, packing.width):
+            out = _PlainAttention.apply(q, k, v, rows, rows.bias(q.dtype, window), scale)
+        else:
+            out = _sdpa(q, k, v, rows, scale, window, dropout)
     return out.view(tokens, heads * size)
+
+
+def _is_plain(device: torch.device, width: int) -> bool:
+    return device.type == "cuda" or (device.type == "cpu" and width <= SHORT)
+
+
+def _sdpa(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    rows: PackedRows,
+    scale: float,
+    window: int | None,
+    dropout: float,
+) -> torch.Tensor:
+    """torch's own choice of a kernel: (N·KV, G·D), twice (N·KV, D) → (N·KV, G·D)."""
+    packing, size = rows.packing, k.shape[1]
+    q, k, v = (_rows(x, rows, x.shape[1]).view(packing.rows, rows.kv_heads, packing.width, -1, size) for x in (q, k, v))
+    q, k, v = (x.transpose(2, 3).flatten(1, 2) for x in (q, k, v))
+    mask = None if window is None else rows.bias(q.dtype, window)[0, :: rows.groups] == 0
+    out = scaled_dot_product_attention(
+        q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=mask is None, scale=scale, enable_gqa=rows.groups > 1
+    )
+    out = out.unflatten(1, (rows.kv_heads, rows.groups)).transpose(2, 3).reshape(-1, rows.groups * size)
+    return _tokens(out, rows, rows.groups * size)
 
 
 def attention(

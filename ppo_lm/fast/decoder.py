@@ -14,7 +14,7 @@ from ppo_lm.fast.fused_linear import FusedLinear
 from ppo_lm.fast.lora_linear import adapted
 from ppo_lm.fast.packed_linear import PackedLinear
 from ppo_lm.fast.packing import round_up
-from ppo_lm.fast.rms_norm import inverse_length, normalise
+from ppo_lm.fast.rms_norm import normalise
 from ppo_lm.fast.rotary import rotate, rotations
 
 CPU_ROW_MULTIPLE = 4  # responses decoded at once are rounded up to it, for the same reason as `packing.few_sizes`
@@ -114,4 +114,4 @@ class Head:
 
 
 def _normalise(x: torch.Tensor, norm: Norm) -> torch.Tensor:
-    return normalise(x, inverse_length(x, norm.eps), norm.weight)
+    return normalise(x, norm.weight, norm.eps)[0]

@@ -25,6 +25,7 @@ class Packing:
     tokens: torch.Tensor  # (N,) int64: places of the real tokens in the flattened (B·T,) batch
     position_ids: torch.Tensor  # (N,) int64: each token's place in its row, not counting padding
     row_of: torch.Tensor  # (N,) int64
+    ends: torch.Tensor  # (B,) int64: the number of tokens in each row and those before it
 
     @classmethod
     def of(cls, attention_mask: torch.Tensor, few: bool = False) -> Packing:
@@ -32,7 +33,8 @@ class Packing:
         lengths = attention_mask.sum(dim=1)
         tokens = attention_mask.flatten().nonzero()[:, 0]
         row_of = torch.arange(len(lengths), device=lengths.device).repeat_interleave(lengths, output_size=len(tokens))
-        starts = lengths.cumsum(dim=0) - lengths
+        ends = lengths.cumsum(dim=0)
+        starts = ends - lengths
         size = few_sizes(len(tokens)) if few else len(tokens)
         return cls(
             len(lengths),
@@ -41,6 +43,7 @@ class Packing:
             tokens,
             torch.arange(len(tokens), device=lengths.device) - starts[row_of],
             row_of,
+            ends,
         )
 
     def take(self, batch: torch.Tensor) -> torch.Tensor:

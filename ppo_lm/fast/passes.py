@@ -16,7 +16,7 @@ from ppo_lm.fast.attention import PackedBatch, attend_rows
 from ppo_lm.fast.blocks import Block, Norm, Trunk
 from ppo_lm.fast.lora_linear import adapted
 from ppo_lm.fast.packing import Packing, few_sizes
-from ppo_lm.fast.rms_norm import inverse_length, normalise, normalise_gradients
+from ppo_lm.fast.rms_norm import normalise, normalise_gradients
 from ppo_lm.fast.rotary import rotate, rotations
 
 
@@ -107,9 +107,9 @@ class _Normalise(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, weight, eps: float):
-        inverse = inverse_length(x, eps)
+        normed, inverse = normalise(x, weight, eps)
         ctx.save_for_backward(x, inverse, weight)
-        return normalise(x, inverse, weight)
+        return normed
 
     @staticmethod
     def backward(ctx, *grads):
@@ -126,16 +126,15 @@ class _NormedLinears(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, weight, eps: float, scales: list[float], *tensors):
-        inverse = inverse_length(x, eps)
+        normed, inverse = normalise(x, weight, eps)
         ctx.save_for_backward(x, inverse, weight, *tensors)
-        ctx.scales = scales
-        normed = normalise(x, inverse, weight)
+        ctx.eps, ctx.scales = eps, scales
         return tuple(apply(normed, layer) for layer in _layers(tensors, scales))
 
     @staticmethod
     def backward(ctx, *grads):
         x, inverse, weight, *tensors = ctx.saved_tensors
-        normed, grad_normed, found = normalise(x, inverse, weight), None, []
+        normed, grad_normed, found = normalise(x, weight, ctx.eps, inverse)[0], None, []
         needs_input = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
         for i, (grad, layer) in enumerate(zip(grads, _layers(tensors, ctx.scales))):
             grad_normed, of_layer = gradients(
@@ -170,11 +169,10 @@ class _Mlp(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, weight, eps: float, scales: list[float], *tensors):
-        inverse = inverse_length(x, eps)
-        normed, (gate, up, down) = normalise(x, inverse, weight), _layers(tensors, scales)
+        (normed, inverse), (gate, up, down) = normalise(x, weight, eps), _layers(tensors, scales)
         gated, raised = apply(normed, gate), apply(normed, up)
         ctx.save_for_backward(x, inverse, weight, gated, raised, *tensors)
-        ctx.scales = scales
+        ctx.eps, ctx.scales = eps, scales
         return apply(silu(gated).mul_(raised), down).add_(x)
 
     @staticmethod
@@ -186,7 +184,7 @@ class _Mlp(torch.autograd.Function):
         assert grad_product is not None
         grad_raised = active.mul_(grad_product)
         grad_gated = torch.ops.aten.silu_backward(grad_product.mul_(raised), gated)
-        normed, grad_x, grad_weight = normalise(x, inverse, weight), None, None
+        normed, grad_x, grad_weight = normalise(x, weight, ctx.eps, inverse)[0], None, None
         needs_input = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
         grad_normed, of_gate = gradients(grad_gated, normed, gate, needs[:4], needs_input)
         grad_normed, of_up = gradients(grad_raised, normed, up, needs[4:8], needs_input, grad_normed)
