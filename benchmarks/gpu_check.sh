@@ -22,7 +22,7 @@ part() { # NAME SECONDS COMMAND...
 }
 
 TEST_DEVICE=cuda part device_tests 100 $python -m pytest -q -p no:cacheprovider tests/device
-part steps 120 $python benchmarks/gpu_step.py "$models" "$out/gpu_step.jsonl" --profile
+part steps 120 $python benchmarks/gpu_step.py "$out/gpu_step.jsonl" --folder="$models" --profile
 part main_job 60 $python main.py --device=cuda --steps=8 --output_dir="$out/main"
 [ -n "$SKIP_CPU" ] || part cpu_tests 150 $python -m pytest -q -p no:cacheprovider -n 14 tests -x --maxfail=30
 exit $failed

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from workloads import Workload, make_prompts, read_arguments
 
@@ -62,9 +64,9 @@ def make_trainer(workload: Workload, folder: Path, steps: int, lora_r: int, dtyp
     return trainer
 
 
-def time_steps(trainer: PPOTrainer, workload: Workload, steps: int) -> list[dict[str, float]]:
+def time_steps(trainer: PPOTrainer, workload: Workload, steps: int) -> Iterator[dict[str, Any]]:
     """The seconds of each step's phases, and the peak memory after it."""
-    done, count = [], workload.prompts
+    count = workload.prompts
     prompts = make_prompts(workload, count * steps, trainer.base.network.config.vocab_size)
     for step in range(steps):
         results = trainer.ppo_step(prompts[step * count : (step + 1) * count])
@@ -73,20 +75,17 @@ def time_steps(trainer: PPOTrainer, workload: Workload, steps: int) -> list[dict
             phase: results[f"floor/{phase}"] * results[f"seconds/{phase}"]
             for phase in ("sampling", "scoring", "reward", "training")
         }
-        done.append(
-            {
-                "sampling": results["seconds/sampling"],
-                "scoring": scoring,
-                "training": results["seconds/training"],
-                "step": results["seconds"],
-                "peak_memory_mib": results["peak_memory_mib"],
-                "least": {**least, "scoring": least["scoring"] + least["reward"], "step": sum(least.values())},
-            }
-        )
-    return done
+        yield {
+            "sampling": results["seconds/sampling"],
+            "scoring": scoring,
+            "training": results["seconds/training"],
+            "step": results["seconds"],
+            "peak_memory_mib": results["peak_memory_mib"],
+            "least": {**least, "scoring": least["scoring"] + least["reward"], "step": sum(least.values())},
+        }
 
 
 if __name__ == "__main__":
     workload, folder, steps, warm_up, settings = read_arguments(sys.argv[1:])
     trainer = make_trainer(workload, folder, warm_up + steps, **settings)
-    print(json.dumps(time_steps(trainer, workload, warm_up + steps)[warm_up:]))
+    print(json.dumps([*time_steps(trainer, workload, warm_up + steps)][warm_up:]))

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ppo_lm.experience_buffer import MemoryBudget
-from ppo_lm.rollout import PlainEngine, SamplingSettings, pick_engine
+from ppo_lm.rollout import GraphEngine, PlainEngine, SamplingSettings, SlotEngine, pick_engine
 from tests.device.conftest import NETWORKS, make_policy
 from tests.rollout.conftest import make_prompts, sample
 
@@ -24,8 +24,38 @@ def test_a_seed_samples_what_transformers_samples_on_a_cpu(device, family, slots
     torch.backends.cuda.matmul.allow_tf32 = False
     expected = sample(PlainEngine(make_policy(torch.device("cpu"), family)), settings, (ids, mask))
     engine = pick_engine(make_policy(device, family), MemoryBudget(slots=slots))
-    assert not isinstance(engine, PlainEngine)
-    texts, logprobs, _ = sample(engine, settings, (ids.to(device), mask.to(device)))
-    assert texts == expected[0]
-    width = min(logprobs.shape[1], expected[1].shape[1])
-    torch.testing.assert_close(logprobs[:, :width].cpu(), expected[1][:, :width], rtol=0, atol=1e-4)
+    assert isinstance(engine, GraphEngine if device.type == "cuda" else SlotEngine)
+    for _ in range(3):  # a GPU launches every operation, then records them, then replays them
+        texts, logprobs, _ = sample(engine, settings, (ids.to(device), mask.to(device)))
+        assert texts == expected[0]
+        width = min(logprobs.shape[1], expected[1].shape[1])
+        torch.testing.assert_close(logprobs[:, :width].cpu(), expected[1][:, :width], rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_replayed_step_reads_the_weights_of_the_last_update(device, dtype):
+    policy, (ids, mask) = make_policy(device, "qwen3", dtype), make_prompts(rows=24)
+    engine, settings = GraphEngine(policy, MemoryBudget(slots=8)), SamplingSettings(20)
+    for update in range(4):
+        found = sample(engine, settings, (ids.to(device), mask.to(device)))
+        expected = sample(GraphEngine(policy, MemoryBudget(slots=8)), settings, (ids.to(device), mask.to(device)))
+        assert found[0] == expected[0], update
+        with torch.no_grad():
+            for parameter in policy.parameters():
+                parameter.mul_(1.2)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+@torch.inference_mode()
+def test_a_decode_step_never_waits_for_the_device(device, settings):
+    policy, (ids, mask) = make_policy(device, "qwen3", torch.bfloat16), make_prompts(rows=8)
+    engine = GraphEngine(policy, MemoryBudget(slots=8))
+    slots, _ = engine._prepare(8, 60, settings)
+    slots.start(torch.arange(8, device=device), ids.to(device), mask.to(device), torch.rand(8, 40, device=device))
+    slots.step(8, 64)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        slots.step(8, 64)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
