@@ -35,7 +35,8 @@ def run_reward(
     allow_changes: bool = False,
 ) -> dict[str, float]:
     """Train, normalise, measure on held-out comparisons, and save. Returns what was measured after training:
-    `accuracy`, `calibration_error` and `length_correlation`; empty if none is held out.
+    `accuracy`, `calibration_error` and `length_correlation`; empty if none is held out. A single held-out comparison
+    has no `length_correlation`.
 
     Writes into `config.output_dir`: `reward` (the model, for PPO's `reward`), report.md with pictures, report.json,
     config, data report, metrics. A run that is already there is refused, or replaced with `overwrite`. `resume` is the
