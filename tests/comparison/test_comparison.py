@@ -221,7 +221,11 @@ def test_prompts_that_a_compared_model_or_its_own_start_was_trained_on_are_not_c
     assert f"the judge: 2 of the 8 prompts were in the training data of the run in {judge}" in said
     assert "sampled, 8 prompts, baseline base" in said and "held-out" not in said
     results = json.loads((tmp_path / "run" / "results.json").read_text())
-    assert results["unseen_by_runs"] is False and results["seen"]["more"] == {str(sft): 3} and results["seen"]["base"] == {}
+    assert (
+        results["unseen_by_runs"] is False
+        and results["seen"]["more"] == {str(sft): 3}
+        and results["seen"]["base"] == {}
+    )
 
 
 def test_the_heading_says_what_the_folders_tell_and_what_is_not_known_is_said(models, tmp_path, capsys):

@@ -166,8 +166,16 @@ def test_a_reward_model_of_cut_prompts_measures_lengths_of_completions(folder, t
     [
         (1, {}, "1 is left: of 1 preferences, 0 held out and 0 left out; give more, or demonstrations to normalise on"),
         (2, {}, "1 is left: of 2 preferences, 1 held out and 0 left out; give more"),
-        (3, {"max_tokens": 25}, r"1 is left: of 3 preferences, 1 held out and 1 left out \(.* more than max_tokens .*\);"),
-        (9, {"demonstrations": 4, "max_tokens": 18}, "none is left: of 4 demonstrations, 4 did not fit into max_tokens"),
+        (
+            3,
+            {"max_tokens": 25},
+            r"1 is left: of 3 preferences, 1 held out and 1 left out \(.* more than max_tokens .*\);",
+        ),
+        (
+            9,
+            {"demonstrations": 4, "max_tokens": 18},
+            "none is left: of 4 demonstrations, 4 did not fit into max_tokens",
+        ),
         (9, {"demonstrations": 1}, "1 is left: of 1 demonstrations, 0 did not fit .*; give more, or shorter ones"),
     ],
 )
