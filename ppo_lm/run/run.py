@@ -71,6 +71,7 @@ from ppo_lm.tracking.recorder import Broadcast, add_recorders
 from ppo_lm.user_code import copied
 
 USERS_PARTS = (RewardError, RecorderError, PartError)
+BASES = ("adapter", "merged")  # in the folder of a run, models that others may have been trained on
 LONG_HASHING = 2.0  # seconds, from which on it is said
 PAUSES = (RewardError, NumericalFault, Interrupted, RecorderError, PartError)  # errors after which a run can be resumed
 
@@ -170,9 +171,9 @@ class Run:
         self.step, self.recorders.stop_reason = checkpoint.state["step"], checkpoint.state["stop_reason"]
         lengths = length_changes(self.config, checkpoint.state)
         if lengths:
-            self._extend("; ".join(lengths))
+            self._extend(folder, "; ".join(lengths))
 
-    def _extend(self, change: str) -> None:
+    def _extend(self, folder: Path, change: str) -> None:
         if self.total <= self.step:
             raise CheckpointError(
                 f"{change}, which makes {self.total} steps, but the run is already at step {self.step}; give a higher "
@@ -183,6 +184,13 @@ class Run:
             f"{change}: from step {self.step + 1} on, the learning rate is that of a run of {self.total} steps; if it "
             "had decayed, it rises again"
         )
+        replaced = [f"{name}/" for name in BASES if (folder / name).is_dir()]
+        if replaced:
+            self.notices.append(
+                f"{' and '.join(replaced)} in {folder} will be replaced when the run ends; reward models, value models, "
+                "adapters and PPO runs that were trained on the present ones will then be refused; to keep using those, "
+                "start a longer run in another folder instead"
+            )
 
     def require_folder(self) -> Path:
         """The folder, for a stage that always writes one. Raises `ConfigError` if `output_dir` is not set."""
