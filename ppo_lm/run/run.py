@@ -97,6 +97,7 @@ class Run:
         *,
         steps: int,
         command: str,
+        longer_than: Callable[[int], str] | None = None,
         identity: Callable[[], Mapping[str, object]] = dict,
         resume: Path | None = None,
         overwrite: bool = False,
@@ -105,13 +106,16 @@ class Run:
         keep_checkpoints: int = 2,
         recorders: Sequence[Recorder] = (),
     ):
-        """`command`: how to resume, with `{}` for the folder. `identity`: returns whatever the numbers depend on
-        besides the settings, such as the data, each under a name for messages; see `run.identity`. `resume`: the folder
-        of an interrupted run. `overwrite`: replace a run that `config.output_dir` holds, which is refused otherwise.
+        """`command`: how to resume, with `{}` for the folder. `longer_than`: returns what to raise for a run of more
+        than a number of steps; None if any setting of the length will do. `identity`: returns whatever the numbers
+        depend on besides the settings, such as the data, each under a name for messages; see `run.identity`. `resume`:
+        the folder of an interrupted run. `overwrite`: replace a run that `config.output_dir` holds, which is refused
+        otherwise.
         `allow_changes`: resume although settings or identity have changed. `save_every`: 0 saves only when the run
         pauses, and before `finish` writes the results. `recorders`: in addition to those that `config.recorders` names;
         `Stateful` ones are saved in every checkpoint."""
         self.config, self.total, self.command = config, steps, command
+        self.longer_than = longer_than or (lambda steps: " or ".join(length_settings(config)))
         self.save_every, self.keep_checkpoints = save_every, keep_checkpoints
         started = time.perf_counter()
         self.description = describe(config, identity())
@@ -176,8 +180,8 @@ class Run:
     def _extend(self, folder: Path, change: str) -> None:
         if self.total <= self.step:
             raise CheckpointError(
-                f"{change}, which makes {self.total} steps, but the run is already at step {self.step}; give a higher "
-                "number"
+                f"{change}, which makes {self.total} steps, but the run is already at step {self.step}; raise "
+                f"{self.longer_than(self.step)}"
             )
         self.recorders.stop_reason = None
         self.notices.append(
@@ -339,10 +343,9 @@ class Run:
         saved = list_checkpoints(folder)
         if saved:
             size = sum(file.stat().st_size for file in saved[-1].rglob("*") if file.is_file())
-            settings = " or ".join(length_settings(self.config))
             self.say(
-                f"to extend the run, raise {settings} and resume it: {self._resume_command()} (checkpoints/, "
-                f"{size / 2**20:,.1f} MiB, is kept only for this)"
+                f"to extend the run, raise {self.longer_than(self.total)} and resume it: {self._resume_command()} "
+                f"(checkpoints/, {size / 2**20:,.1f} MiB, is kept only for this)"
             )
 
     def save(self) -> None:
@@ -362,6 +365,7 @@ class Run:
 
     def _checkpoint(self) -> Checkpoint:
         state = {"step": self.step, "stop_reason": self.recorders.stop_reason, **self.description}
+        state["longer"] = self.longer_than(self.total)
         if self.folder:
             state["rows"] = recorded(self.folder)
         return self.parts.checkpoint(state)

@@ -203,6 +203,44 @@ def test_a_finished_stage_is_extended_by_epochs(folder, tmp_path, capsys, kind, 
     assert weights(out) != first
 
 
+EPOCHS = "epochs above 1 (an epoch is 5 steps)"
+
+
+@pytest.mark.parametrize(
+    ("length", "few", "further", "in_vain"),
+    [
+        (
+            {"epochs": 1},
+            "epochs above 3 (an epoch is 5 steps), lower batch_size, or give more data\n",
+            EPOCHS,
+            {"max_steps": 10},
+        ),
+        ({"epochs": 4, "max_steps": 5}, "max_steps above 19\n", "max_steps above 5", {"epochs": 5}),
+        (
+            {"epochs": 1, "max_steps": 5},
+            "epochs above 3 (an epoch is 5 steps) and max_steps above 19\n",
+            f"{EPOCHS} and max_steps above 5",
+            {"max_steps": 6},
+        ),
+    ],
+)
+def test_what_is_to_be_raised_for_a_longer_run_is_what_limits_it(
+    folder, tmp_path, capsys, length, few, further, in_vain
+):
+    config = replace(make_config("sft", folder, tmp_path, tmp_path / "run", lora_r=2), **length)
+    run_sft(config)
+    said = capsys.readouterr().out
+    assert f"training is only 5 optimiser updates, too few to expect much; raise {few}" in said
+    assert f"to extend the run, raise {further} and resume it" in said
+    with pytest.raises(CheckpointError) as refused:
+        run_sft(config, resume=tmp_path / "run")
+    assert f"it ended after step 5; to extend it, raise {further} and resume it" in str(refused.value)
+    with pytest.raises(CheckpointError, match="makes 5 steps, but the run is already at step 5") as refused:
+        run_sft(replace(config, **in_vain), resume=tmp_path / "run")
+    other = "max_steps above 5" if "epochs" in in_vain else EPOCHS
+    assert str(refused.value).endswith(f"; raise {other}")
+
+
 def test_extending_a_model_that_others_were_trained_on_says_so_and_they_are_refused_with_advice(
     folder, tmp_path, capsys
 ):
