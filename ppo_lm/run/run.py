@@ -143,6 +143,8 @@ class Run:
                 self._resume(self.resumed)
             elif self.config.output_dir:
                 self._make_folder(user_path(self.config.output_dir, "output_dir"))
+            else:
+                self.notices.append("output_dir is not set, so nothing will be saved")
             for recorder in self.recorders.recorders:
                 if isinstance(recorder, Stateful):
                     self.parts.register(f"recorder {type(recorder).__name__}", recorder, optional=True)

@@ -79,3 +79,12 @@ def test_small_data_is_said_before_the_first_step(folder, tmp_path, capsys):
     assert [len(made.scores) for made in evaluations["sampled"]] == [1, 1]
     assert list(evaluations) == ["sampled", "near_greedy"] and [made.step for made in evaluations["sampled"]] == [0, 3]
     assert make(folder, None, length_reward, **dict(SETTINGS, output_dir=None)).train(PROMPTS) == {}
+
+
+def test_a_run_that_saves_nothing_says_so_before_its_first_step(folder, tmp_path, capsys):
+    make(folder, None, length_reward, **dict(SETTINGS, output_dir=None)).train(PROMPTS)
+    said = capsys.readouterr().out
+    line = "\noutput_dir is not set, so nothing will be saved\n"
+    assert line in said and said.index(line) < said.index("step    1/3")
+    make(folder, tmp_path / "run", length_reward, **SETTINGS).train(PROMPTS)
+    assert "nothing will be saved" not in capsys.readouterr().out
