@@ -25,9 +25,7 @@ def test_options_go_over_files_and_files_over_defaults(tmp_path):
     first.write_text("steps: 7\nkl_coef: 0.3\nmodel_name: some/model\n")
     second.write_text("steps: 8\nlearning_rate: 1e-3\n")
     config = read("--kl_coef", "0.5", "--config", str(first), "--config", str(second))
-    assert config == PPOConfig(
-        model_name="some/model", steps=8, kl_coef=0.5, learning_rate=1e-3, output_dir="runs/ppo"
-    )
+    assert config == PPOConfig(model_name="some/model", steps=8, kl_coef=0.5, learning_rate=1e-3, output_dir="runs/ppo")
 
 
 @pytest.mark.parametrize("command", KINDS)
