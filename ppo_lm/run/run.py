@@ -193,9 +193,9 @@ class Run:
         replaced = [f"{name}/" for name in BASES if (folder / name).is_dir()]
         if replaced:
             self.notices.append(
-                f"{' and '.join(replaced)} in {folder} will be replaced when the run ends; reward models, value models, "
-                "adapters and PPO runs that were trained on the present ones will then be refused; to keep using those, "
-                "start a longer run in another folder instead"
+                f"{' and '.join(replaced)} in {folder} will be replaced when the run ends; reward models, value "
+                "models, adapters and PPO runs that were trained on the present ones will then be refused; to keep "
+                "using those, start a longer run in another folder instead"
             )
 
     def require_folder(self) -> Path:

@@ -251,8 +251,8 @@ def test_extending_a_model_that_others_were_trained_on_says_so_and_they_are_refu
     main(["sft", "--resume", str(sft), "--max_steps", "3"])
     said = capsys.readouterr().out
     note = (
-        f"\nadapter/ and merged/ in {sft} will be replaced when the run ends; reward models, value models, adapters and "
-        "PPO runs that were trained on the present ones will then be refused;"
+        f"\nadapter/ and merged/ in {sft} will be replaced when the run ends; reward models, value models, adapters "
+        "and PPO runs that were trained on the present ones will then be refused;"
     )
     assert note in said and said.index(note) < said.index("step    2/3")
     with pytest.raises(ModelError) as refused:
