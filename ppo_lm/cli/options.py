@@ -11,7 +11,7 @@ from ppo_lm.cli.parser import config_parser
 from ppo_lm.config.fields import fields_of
 from ppo_lm.config.files import dump_settings, read_settings
 from ppo_lm.config.output_folder import free_folder
-from ppo_lm.config.run_settings import WRITES_RUN
+from ppo_lm.config.run_settings import WRITES_RUN, FolderSettings, OptionalFolderSettings
 from ppo_lm.config.settings import Settings, with_current_names
 from ppo_lm.reading import user_path
 from ppo_lm.terminal import printable
@@ -32,7 +32,7 @@ def read_config(
 
 def make_config(config: type[Config], options: dict[str, Any], task: str | None) -> Config:
     """A `config` from parsed options. Prints what it decides: the model if none is named, and another folder if none is
-    named and the default one holds a run."""
+    named and the default one is taken."""
     options = dict(options)
     print_config, files = options.pop("print_config", False), options.pop("config", [])
     overwrite = options.pop("overwrite", False)
@@ -42,7 +42,6 @@ def make_config(config: type[Config], options: dict[str, Any], task: str | None)
         if file != "embedded" or task is None:
             named |= with_current_names(config, read_settings(user_path(file, "--config"), "--config"))
     named |= with_current_names(config, options)
-    folder_is_named = overwrite or "output_dir" in named
     chosen: dict[str, Any] = {}
     if task is not None and (task_by_default or "embedded" in files):
         chosen = embedded_task(task, config, named)
@@ -51,20 +50,21 @@ def make_config(config: type[Config], options: dict[str, Any], task: str | None)
         note(describe_toy_model(config, chosen, named))
     elif task is not None and "model_name" in fields_of(config) and "model_name" not in chosen | named:
         note(f"model_name is not set, so it is {fields_of(config)['model_name'].default}")
-    if isinstance(made, WRITES_RUN) and made.output_dir and not folder_is_named:
-        made = _with_free_folder(made, made.output_dir)
+    if isinstance(made, WRITES_RUN) and "output_dir" not in named:
+        made = dataclasses.replace(made, output_dir=_choose_folder(made, overwrite))
     if print_config:
         print(dump_settings(made), end="")
         raise SystemExit(0)
     return made
 
 
-def _with_free_folder(config: Config, wanted: str) -> Config:
-    free = str(free_folder(user_path(wanted, "output_dir")))
-    if free == wanted:
-        return config
-    note(f"{wanted} already holds a run, so output_dir is {free}")
-    return dataclasses.replace(config, output_dir=free)
+def _choose_folder(config: FolderSettings | OptionalFolderSettings, overwrite: bool) -> str:
+    """The command's default folder or, unless a run in it may be overwritten, the next free name."""
+    wanted = config.COMMAND_FOLDER if config.output_dir is None else config.output_dir
+    folder = wanted if overwrite else str(free_folder(user_path(wanted, "output_dir")))
+    if folder != wanted:
+        note(f"{wanted} already holds a run, so output_dir is {folder}")
+    return folder
 
 
 def note(text: str) -> None:

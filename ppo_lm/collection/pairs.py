@@ -85,7 +85,8 @@ class LivePairs:
 def load_pairs(config: CollectConfig) -> tuple[Pairs, DataReport]:
     """Load the pairs that the configuration names. Raises `DataError` or `ModelError`."""
     if config.pairs is not None:
-        found, report = load_preferences(config.pairs, config, config.first_column, config.second_column)
+        columns = config.first_column, config.second_column
+        found, report = load_preferences(config.pairs, config, *columns, role="pairs")
         return FilePairs(found), report
     from ppo_lm.base_setup import load_base
     from ppo_lm.data.fitting import fit_prompts

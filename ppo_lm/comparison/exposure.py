@@ -15,17 +15,18 @@ JUDGE = "the judge"
 
 class Exposure(NamedTuple):
     """`prompts`: how many there are; `seen`: how many of them were in the training data of a run, by contestant and by
-    the run's folder; `is_held_out`: whether no contestant was trained on any, as far as the folders of their runs tell;
+    the run's folder; `unseen_by_runs`: whether the runs that trained the contestants are known, and trained on none;
     `sentences`: all of it for the user."""
 
     prompts: int
     seen: dict[str, dict[str, int]]
-    is_held_out: bool
+    unseen_by_runs: bool
     sentences: list[str]
 
     def describe(self) -> str:
-        """The number of prompts, called held-out only if they are."""
-        return f"{self.prompts} {'held-out ' if self.is_held_out else ''}prompts"
+        """The number of prompts, and whether they are new to the models, as far as it is known."""
+        prompts = "1 prompt" if self.prompts == 1 else f"{self.prompts} prompts"
+        return f"{prompts} that the models' runs did not train on" if self.unseen_by_runs else prompts
 
 
 def find_exposure(contestants: Sequence[Contestant], judge: str | None, prompts: Sequence[Prompt]) -> Exposure:

@@ -53,7 +53,7 @@ def write_results(results: dict[str, list[Standing]], exposure: Exposure, judge:
         kind: [{name: _plain(value) for name, value in vars(row).items()} for row in rows]
         for kind, rows in results.items()
     }
-    data = {"prompts": exposure.prompts, "held_out": exposure.is_held_out, "seen": exposure.seen}
+    data = {"prompts": exposure.prompts, "unseen_by_runs": exposure.unseen_by_runs, "seen": exposure.seen}
     write_json(folder / "results.json", {**data, "judge": judge, **plain})
     lines = ["# Comparison", "", f"{exposure.describe()}, judged by `{judge}`.", ""]
     lines += [line for sentence in exposure.sentences for line in (f"{sentence}.", "")]

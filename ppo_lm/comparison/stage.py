@@ -12,6 +12,7 @@ from ppo_lm.base_setup import pick_device, read_adapter_base
 from ppo_lm.comparison.contestants import Bases, Contestant, load_policies, read_contestants
 from ppo_lm.comparison.exposure import find_exposure
 from ppo_lm.comparison.report import print_tables, write_results
+from ppo_lm.comparison.response_lengths import notes_on_lengths
 from ppo_lm.comparison.results import Standing, compare
 from ppo_lm.config import EvaluateConfig
 from ppo_lm.data import DataReport, PromptSet, load_prompts
@@ -65,7 +66,7 @@ def run_comparison(
     texts = {c.name: read_column(chosen, c.column) for c in contestants if c.column is not None}
     notices = [contestant.note for contestant in contestants if contestant.note]
     exposure = find_exposure(contestants, config.judge, chosen.given)
-    notices += [*exposure.sentences, *note_on_few(len(chosen))]
+    notices += [*exposure.sentences, *note_on_few(len(chosen)), *notes_on_lengths(contestants, config.max_new_tokens)]
     scorer = RewardComputer(judge, MemoryBudget(config.micro_batch_tokens), timeout=config.judge_timeout)
 
     def judge_base(folder: Path) -> BaseModel:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,11 @@ def read_settings(file: Path, source: str) -> dict[str, Any]:
     if not isinstance(settings, dict) or not all(isinstance(name, str) for name in settings):
         raise ConfigError([f"{file} has no settings; write one `field: value` per line"], source)
     return settings
+
+
+def is_ppo_run(settings: Mapping[str, Any]) -> bool:
+    """Whether these are the settings of a PPO run rather than of another stage."""
+    return "ppo_epochs" in settings
 
 
 def dump_settings(config: Settings) -> str:

@@ -200,8 +200,11 @@ class PPOConfig(PromptSettings, RewardSettings, ModelSettings, CheckpointSetting
 
     RUN = Topic("Run folder")
 
+    COMMAND_FOLDER = "runs/ppo"
+
     output_dir: Annotated[str | None, MAY_CHANGE] = None
-    """Folder for config, metrics, samples, plot, adapter and merged model. Default: nothing is written."""
+    """Folder for config, metrics, samples, plot, adapter and merged model; null to write nothing. Default: runs/ppo, or
+    runs/ppo-2 and so on if it is taken; from Python, nothing is written."""
     samples_every: Annotated[PositiveInt, MAY_CHANGE] = 10
     """Steps between samples in samples.jsonl; the last step is always included."""
     save_merged: bool = True

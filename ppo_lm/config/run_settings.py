@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from ppo_lm.config.field_types import MAY_CHANGE, NonNegativeInt, PositiveInt, Text, Topic
 from ppo_lm.config.settings import Settings
@@ -32,9 +32,12 @@ class FolderSettings(RecorderSettings):
 
 @dataclasses.dataclass(kw_only=True)
 class OptionalFolderSettings(RecorderSettings):
-    """A run that writes a folder if one is named."""
+    """A run that writes a folder if one is named. Its command always writes one."""
 
     RUN = Topic("Run folder")
+
+    COMMAND_FOLDER: ClassVar[str]
+    """The folder of a command that names none."""
 
     output_dir: Annotated[str | None, MAY_CHANGE] = None
     """Folder to write to. Default: nothing is written."""

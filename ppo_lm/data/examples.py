@@ -90,9 +90,7 @@ def read_preference(
             f"has no column {prompt_column!r}, and its completions contain no prompt; it has {', '.join(record)}"
         )
     if better == worse:
-        raise RowProblem(
-            f"has the same text in {chosen_column!r} and {rejected_column!r}, so there is nothing to learn from it"
-        )
+        raise RowProblem(f"has the same text in {chosen_column!r} and {rejected_column!r}, so neither is better")
     source = None if source_column is None or record.get(source_column) is None else str(record[source_column])
     return Preference(prompt, better, worse, source)
 

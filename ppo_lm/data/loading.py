@@ -24,6 +24,7 @@ COLUMNS = {  # the settings that name what a row has, by role
     "prompts": "prompt_column",
     "demonstrations": "prompt_column and completion_column",
     "preferences": "prompt_column, chosen_column and rejected_column",
+    "pairs": "prompt_column, first_column and second_column",
 }
 
 
@@ -69,17 +70,19 @@ def load_preferences(
     chosen_column: str = "chosen",
     rejected_column: str = "rejected",
     source_column: str | None = None,
+    role: str = "preferences",
 ) -> tuple[list[Preference], DataReport]:
-    """Load comparisons. Unusable rows are left out and listed in the report. Raises `DataError` if none is left."""
+    """Load comparisons. Unusable rows are left out and listed in the report. `role`: the setting that names the source.
+    Raises `DataError` if none is left."""
     if source == "embedded":
         return _embedded_preferences()
     settings = settings or SourceSettings()
-    records = _read(source, "preferences", settings.prompt_column, settings)
+    records = _read(source, role, settings.prompt_column, settings)
 
     def read(record: dict) -> Preference:
         return read_preference(record, settings.prompt_column, chosen_column, rejected_column, source_column)
 
-    found, report, _ = _interpret(records, "preferences", read)
+    found, report, _ = _interpret(records, role, read)
     return found, report
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ppo_lm.models import BaseModel
 
 SHOWN_PROBLEMS = 5
+SMALLEST_TO_SHARE = 10  # examples, from which on a tenth of them is one or more
 FEW = 30  # held-out examples whose mean is only rough
 BINS = 8
 
@@ -80,10 +81,8 @@ class DataReport:
                 f"  {self.train:,} for training, {self.held_out:,} held out, {self.leaked:,} of them with a prompt "
                 "that is also trained on"
             )
-        if most_held_out(self.train + self.held_out) < self.asked:
-            out.append(
-                f"  {self.held_out:,} held out instead of {self.asked:,}, because at most a tenth of the examples is"
-            )
+        if self.asked and self.held_out != self.asked:
+            out.append(f"  {self.held_out:,} held out instead of {self.asked:,}, because {self._why_not_as_asked()}")
         if self.train and 0 < self.held_out < FEW:
             out.append(
                 f"  evaluations are means over {self.held_out} held-out example{'s' * (self.held_out > 1)} only: read "
@@ -108,6 +107,16 @@ class DataReport:
             out.append("  length in tokens:")
             out += [f"  {low:>6}–{high:<6} {'█' * round(30 * count / most):<30} {count:,}" for low, high, count in bins]
         return out
+
+    def _why_not_as_asked(self) -> str:
+        examples = self.train + self.held_out
+        if examples == 1:
+            return "there is only one example"
+        if self.held_out != min(self.asked, most_held_out(examples)):
+            return "examples with the same prompt stay together"
+        if examples < SMALLEST_TO_SHARE:
+            return f"there are only {examples} examples"
+        return "at most a tenth of the examples is"
 
 
 def histogram(lengths: Sequence[int]) -> list[tuple[int, int, int]]:

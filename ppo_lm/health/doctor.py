@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ppo_lm.config import PPOConfig
-from ppo_lm.config.files import read_settings
+from ppo_lm.config.files import is_ppo_run, read_settings
 from ppo_lm.errors import ConfigError, UserError
 from ppo_lm.health.checks import WINDOW, check_health, steps_of
 from ppo_lm.health.rows import null_as_nan, read_row
@@ -42,7 +42,7 @@ def _read_config(file: Path) -> PPOConfig:
     if not file.exists():
         raise UserError(f"there is no run in {str(file.parent)!r}: it has no config.yaml")
     settings = read_settings(file, "doctor")
-    if "ppo_epochs" not in settings:
+    if not is_ppo_run(settings):
         raise ConfigError([f"{file} is not the configuration of a PPO run"], "doctor")
     return PPOConfig(**settings)
 

@@ -48,7 +48,10 @@ class BaseStamp:
         """Raise `ModelError` unless `base` has the weights that `what` was trained on, which this stamp describes."""
         distance = sketch_distance(self.sketch, base.sketch)
         if distance > (SAME_DTYPE if self.dtype == base.dtype else OTHER_DTYPE):
+            advice = f"use the model that it was trained on, {self.name!r}, or train it again"
+            if self.name == base.name:
+                advice = "that model has changed since: train it again, or restore the model as it was"
             raise ModelError(
                 f"{what} was trained on other weights than those of model {base.name!r}: they differ by "
-                f"{min(distance, 1.0):.2%}; use the model that it was trained on, {self.name!r}, or train it again"
+                f"{min(distance, 1.0):.2%}; {advice}"
             )

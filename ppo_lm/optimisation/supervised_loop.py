@@ -61,6 +61,16 @@ class LoopSettings:
         total = self.epochs * math.ceil(examples / self.batch_size)
         return min(total, self.max_steps or total)
 
+    def longer_than(self, steps: int, examples: int) -> str:
+        """What to raise, and above what, for a loop of more than `steps` steps."""
+        epoch = math.ceil(examples / self.batch_size)
+        limits = []
+        if self.epochs * epoch <= steps:
+            limits.append(f"epochs above {steps // epoch} (an epoch is {epoch} step{'s' * (epoch > 1)})")
+        if 0 < self.max_steps <= steps:
+            limits.append(f"max_steps above {steps}")
+        return " and ".join(limits)
+
     def make_optimiser(self, parameters: Iterable[nn.Parameter], examples: int) -> Optimiser:
         """The optimiser of the loop, with a schedule as long as the loop."""
         total = self.steps(examples)

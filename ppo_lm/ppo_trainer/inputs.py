@@ -89,3 +89,14 @@ def check_batch(batch: PromptSet, mini_batches: int, responses_per_prompt: int) 
     groups = [prompts[start : start + copies] for start in range(0, len(prompts), copies)]
     if any(group != [group[0]] * copies for group in groups):
         raise DataError(f"responses_per_prompt is {copies}; repeat every prompt {copies} times in a row")
+
+
+def notes_on_repetition(prompts: int, config: PPOConfig) -> list[str]:
+    """A sentence if there are fewer `prompts` to train on than a step takes; else nothing."""
+    wanted = config.batch_size // config.responses_per_prompt
+    if prompts >= wanted:
+        return []
+    return [
+        f"a step takes {wanted} prompts, but there {'is' if prompts == 1 else 'are'} only {prompts} to train on, so "
+        "prompts are repeated within a step; give more, or lower batch_size"
+    ]

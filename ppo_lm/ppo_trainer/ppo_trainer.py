@@ -22,7 +22,7 @@ from ppo_lm.ppo_trainer.faults import check_pairs
 from ppo_lm.ppo_trainer.generator import SequenceGenerator
 from ppo_lm.ppo_trainer.guard import StepGuard
 from ppo_lm.ppo_trainer.identity import identify_run
-from ppo_lm.ppo_trainer.inputs import check_batch, load_inputs
+from ppo_lm.ppo_trainer.inputs import check_batch, load_inputs, notes_on_repetition
 from ppo_lm.ppo_trainer.metrics import describe_cost, describe_rollout, describe_scores, describe_texts
 from ppo_lm.ppo_trainer.model_trainer import ModelTrainer
 from ppo_lm.ppo_trainer.value_adder import ValueAdder
@@ -215,6 +215,7 @@ class PPOTrainer:
                 run.register(name, part, undo=name in self.random_streams())
             run.save_in_checkpoints(lambda folder: save_adapter(self.roles.policy, folder / "adapter"))
             notices = few_updates(self.model_trainer.total_updates, "raise steps")
+            notices += notes_on_repetition(len(train_set), config)
             if resume is None:
                 notices += self._start_schedules()
             run.start(

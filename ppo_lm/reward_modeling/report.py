@@ -47,8 +47,11 @@ class RewardReport:
         return calibration_error(self.confidences, self.correct)
 
     @property
-    def length_correlation(self) -> float:
-        """Correlation between score and length in tokens, over all completions."""
+    def length_correlation(self) -> float | None:
+        """Correlation between score and length in tokens, over all completions; None for a single comparison, whose two
+        completions always correlate perfectly."""
+        if len(self.chosen) < 2:
+            return None
         return correlation(self.chosen + self.rejected, self.chosen_lengths + self.rejected_lengths)
 
     def prefers_longer(self) -> tuple[Interval, Interval] | None:
@@ -71,10 +74,11 @@ class RewardReport:
         """The numbers to watch; empty without held-out comparisons."""
         if not self.chosen:
             return {}
+        correlated = self.length_correlation
         return {
             "accuracy": self.accuracy.estimate,
             "calibration_error": self.calibration_error,
-            "length_correlation": self.length_correlation,
+            **({} if correlated is None else {"length_correlation": correlated}),
         }
 
     def as_dict(self) -> dict:
@@ -84,6 +88,7 @@ class RewardReport:
         return {
             "comparisons": len(self.chosen),
             **self.headline(),
+            "length_correlation": self.length_correlation,
             "accuracy_interval": self.accuracy._asdict(),
             "by_confidence": [
                 dict(zip(("share", "confidence", "accuracy"), row))
@@ -110,7 +115,7 @@ def write_report(report: RewardReport, folder: Path) -> None:
         "",
         f"* accuracy {report.accuracy}",
         f"* expected calibration error {report.calibration_error:.3f} (10 bins of confidence)",
-        f"* correlation of score and length {report.length_correlation:+.2f}",
+        f"* correlation of score and length {_correlation(report)}",
         *([f"* preference for the longer side {longer[0]}, of the people {longer[1]}"] if longer else []),
         "",
         "![Calibration, scores, and score by length](reward_report.png)",
@@ -163,10 +168,14 @@ def draw_report(report: RewardReport, file: Path) -> None:
     right.scatter(report.rejected_lengths, report.rejected, s=6, alpha=0.5, color="#d1495b", label="rejected")
     right.scatter(report.chosen_lengths, report.chosen, s=6, alpha=0.5, color="#1f6feb", label="chosen")
     right.set(
-        title=f"score by length (correlation {report.length_correlation:+.2f})",
+        title=f"score by length (correlation {_correlation(report)})",
         xlabel="tokens of the completion",
         ylabel="score",
     )
     for axis in (left, middle, right):
         axis.grid(alpha=0.3)
     write_picture(figure, file)
+
+
+def _correlation(report: RewardReport) -> str:
+    return "–" if report.length_correlation is None else f"{report.length_correlation:+.2f}"

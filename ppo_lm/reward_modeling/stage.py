@@ -35,7 +35,8 @@ def run_reward(
     allow_changes: bool = False,
 ) -> dict[str, float]:
     """Train, normalise, measure on held-out comparisons, and save. Returns what was measured after training:
-    `accuracy`, `calibration_error` and `length_correlation`; empty if none is held out.
+    `accuracy`, `calibration_error` and `length_correlation`; empty if none is held out. A single held-out comparison
+    has no `length_correlation`.
 
     Writes into `config.output_dir`: `reward` (the model, for PPO's `reward`), report.md with pictures, report.json,
     config, data report, metrics. A run that is already there is refused, or replaced with `overwrite`. `resume` is the
@@ -46,7 +47,7 @@ def run_reward(
     base = load_stage_base(config)
     encoded = encode_preferences(base, inputs.preferences, config, inputs.reports[0])
     train, held_out = encoded.split(config.held_out, config.seed, inputs.reports[0])
-    references = reference_sequences(base, inputs.demonstrations, train, config)
+    references = reference_sequences(base, inputs.demonstrations, train, config, inputs.reports[0])
     settings = loop_settings(config)
 
     with make_stage_run(
@@ -158,24 +159,36 @@ def encode_sequence(base: BaseModel, prompt: Prompt, completion: str) -> list[in
 
 
 def reference_sequences(
-    base: BaseModel, demonstrations: list[Demonstration] | None, train: EncodedPreferences, config: RewardConfig
+    base: BaseModel,
+    demonstrations: list[Demonstration] | None,
+    train: EncodedPreferences,
+    config: RewardConfig,
+    report: DataReport,
 ) -> list[list[int]]:
     """The sequences that scores are normalised on: demonstrations that fit, or the chosen completions of the training
-    data. Raises `DataError` if there are fewer than two."""
+    data, whose `report` is given. Raises `DataError` if there are fewer than two."""
     if demonstrations is None:
         found = [tokens.chosen_ids for tokens in train.tokens[: config.normalise_on]]
+        left_out = f" ({report.dropped[-1]})" if report.dropped else ""
+        why = (
+            f"of {report.rows} preferences, {report.held_out} held out and {len(report.dropped)} left out{left_out}; "
+            "give more, or demonstrations to normalise on"
+        )
     else:
+        limit = min(config.max_tokens, base.context_length)
         cut = [
             (fit_prompt(base, d.prompt, config.max_prompt_tokens), d.completion)
             for d in demonstrations[: config.normalise_on]
         ]
         encoded = [encode_sequence(base, prompt, completion) for prompt, completion in cut if prompt is not None]
-        found = [ids for ids in encoded if len(ids) <= min(config.max_tokens, base.context_length)]
-    if len(found) < 2:
-        raise DataError(
-            f"only {len(found)} reference completions fit into max_tokens {config.max_tokens}, but normalising the "
-            "scores takes at least two; raise max_tokens, or give more examples"
+        found = [ids for ids in encoded if len(ids) <= limit]
+        why = (
+            f"of {len(cut)} demonstrations, {len(cut) - len(found)} did not fit into max_tokens or the model's "
+            f"context, {limit}; give more, or shorter ones"
         )
+    if len(found) < 2:
+        left = len(found) or "none"
+        raise DataError(f"normalising the scores takes at least two reference completions, but {left} is left: {why}")
     return found
 
 

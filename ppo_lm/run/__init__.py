@@ -14,7 +14,7 @@ from ppo_lm.run.launch import check_one_process
 from ppo_lm.run.run import Run
 from ppo_lm.run.save_models import save_adapter, save_best, save_models
 from ppo_lm.run.stateful import GlobalRandom, RandomStream, Stateful, Weights
-from ppo_lm.run.trained_prompts import Lineage, TrainingPrompts, count_seen, trace
+from ppo_lm.run.trained_prompts import Lineage, TrainingPrompts, count_seen, run_of, trace
 
 __all__ = [
     "Checkpoint",
@@ -37,6 +37,7 @@ __all__ = [
     "load_checkpoint",
     "lock_run_folder",
     "make_run_folder",
+    "run_of",
     "save_adapter",
     "save_best",
     "save_checkpoint",

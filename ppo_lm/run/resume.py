@@ -54,7 +54,7 @@ def check_unfinished(config: Settings, checkpoint: Checkpoint, folder: Path) -> 
     reason = f" ({then['stop_reason']})" if then["stop_reason"] else ""
     raise CheckpointError(
         f"the run in {str(folder)!r} is finished: it ended after step {then['step']}{reason}; to extend it, raise "
-        f"{' or '.join(length_settings(config))} and resume it"
+        f"{then.get('longer') or ' or '.join(length_settings(config))} and resume it"
     )
 
 

@@ -71,6 +71,7 @@ from ppo_lm.tracking.recorder import Broadcast, add_recorders
 from ppo_lm.user_code import copied
 
 USERS_PARTS = (RewardError, RecorderError, PartError)
+BASES = ("adapter", "merged")  # in the folder of a run, models that others may have been trained on
 LONG_HASHING = 2.0  # seconds, from which on it is said
 PAUSES = (RewardError, NumericalFault, Interrupted, RecorderError, PartError)  # errors after which a run can be resumed
 
@@ -96,6 +97,7 @@ class Run:
         *,
         steps: int,
         command: str,
+        longer_than: Callable[[int], str] | None = None,
         identity: Callable[[], Mapping[str, object]] = dict,
         resume: Path | None = None,
         overwrite: bool = False,
@@ -104,13 +106,16 @@ class Run:
         keep_checkpoints: int = 2,
         recorders: Sequence[Recorder] = (),
     ):
-        """`command`: how to resume, with `{}` for the folder. `identity`: returns whatever the numbers depend on
-        besides the settings, such as the data, each under a name for messages; see `run.identity`. `resume`: the folder
-        of an interrupted run. `overwrite`: replace a run that `config.output_dir` holds, which is refused otherwise.
+        """`command`: how to resume, with `{}` for the folder. `longer_than`: returns what to raise for a run of more
+        than a number of steps; None if any setting of the length will do. `identity`: returns whatever the numbers
+        depend on besides the settings, such as the data, each under a name for messages; see `run.identity`. `resume`:
+        the folder of an interrupted run. `overwrite`: replace a run that `config.output_dir` holds, which is refused
+        otherwise.
         `allow_changes`: resume although settings or identity have changed. `save_every`: 0 saves only when the run
         pauses, and before `finish` writes the results. `recorders`: in addition to those that `config.recorders` names;
         `Stateful` ones are saved in every checkpoint."""
         self.config, self.total, self.command = config, steps, command
+        self.longer_than = longer_than or (lambda steps: " or ".join(length_settings(config)))
         self.save_every, self.keep_checkpoints = save_every, keep_checkpoints
         started = time.perf_counter()
         self.description = describe(config, identity())
@@ -138,6 +143,8 @@ class Run:
                 self._resume(self.resumed)
             elif self.config.output_dir:
                 self._make_folder(user_path(self.config.output_dir, "output_dir"))
+            else:
+                self.notices.append("output_dir is not set, so nothing will be saved")
             for recorder in self.recorders.recorders:
                 if isinstance(recorder, Stateful):
                     self.parts.register(f"recorder {type(recorder).__name__}", recorder, optional=True)
@@ -170,19 +177,26 @@ class Run:
         self.step, self.recorders.stop_reason = checkpoint.state["step"], checkpoint.state["stop_reason"]
         lengths = length_changes(self.config, checkpoint.state)
         if lengths:
-            self._extend("; ".join(lengths))
+            self._extend(folder, "; ".join(lengths))
 
-    def _extend(self, change: str) -> None:
+    def _extend(self, folder: Path, change: str) -> None:
         if self.total <= self.step:
             raise CheckpointError(
-                f"{change}, which makes {self.total} steps, but the run is already at step {self.step}; give a higher "
-                "number"
+                f"{change}, which makes {self.total} steps, but the run is already at step {self.step}; raise "
+                f"{self.longer_than(self.step)}"
             )
         self.recorders.stop_reason = None
         self.notices.append(
             f"{change}: from step {self.step + 1} on, the learning rate is that of a run of {self.total} steps; if it "
             "had decayed, it rises again"
         )
+        replaced = [f"{name}/" for name in BASES if (folder / name).is_dir()]
+        if replaced:
+            self.notices.append(
+                f"{' and '.join(replaced)} in {folder} will be replaced when the run ends; reward models, value "
+                "models, adapters and PPO runs that were trained on the present ones will then be refused; to keep "
+                "using those, start a longer run in another folder instead"
+            )
 
     def require_folder(self) -> Path:
         """The folder, for a stage that always writes one. Raises `ConfigError` if `output_dir` is not set."""
@@ -331,10 +345,9 @@ class Run:
         saved = list_checkpoints(folder)
         if saved:
             size = sum(file.stat().st_size for file in saved[-1].rglob("*") if file.is_file())
-            settings = " or ".join(length_settings(self.config))
             self.say(
-                f"to extend the run, raise {settings} and resume it: {self._resume_command()} (checkpoints/, "
-                f"{size / 2**20:,.1f} MiB, is kept only for this)"
+                f"to extend the run, raise {self.longer_than(self.total)} and resume it: {self._resume_command()} "
+                f"(checkpoints/, {size / 2**20:,.1f} MiB, is kept only for this)"
             )
 
     def save(self) -> None:
@@ -354,6 +367,7 @@ class Run:
 
     def _checkpoint(self) -> Checkpoint:
         state = {"step": self.step, "stop_reason": self.recorders.stop_reason, **self.description}
+        state["longer"] = self.longer_than(self.total)
         if self.folder:
             state["rows"] = recorded(self.folder)
         return self.parts.checkpoint(state)

@@ -14,7 +14,7 @@ from ppo_lm.data.encoded import Encoded
 from ppo_lm.fingerprint import fingerprint
 from ppo_lm.models import BaseModel
 from ppo_lm.optimisation import LoopSettings, Optimiser
-from ppo_lm.run.few_updates import few_updates
+from ppo_lm.run.few_updates import FEW_UPDATES, few_updates
 from ppo_lm.run.identity import Identity, identify_base
 from ppo_lm.run.run import Run
 from ppo_lm.run.stateful import GlobalRandom, Weights
@@ -72,10 +72,12 @@ def make_stage_run(
             **identity(),
         }
 
-    screen, steps = () if quiet else (Screen(),), loop_settings(config).steps(len(train.tokens))
+    screen, settings, examples = () if quiet else (Screen(),), loop_settings(config), len(train.tokens)
+    steps = settings.steps(examples)
     run = Run(
         config,
         steps=steps,
+        longer_than=lambda number: settings.longer_than(number, examples),
         command=f"ppo-lm {stage} --resume {{}}",
         identity=identify,
         resume=resume,
@@ -85,7 +87,8 @@ def make_stage_run(
         keep_checkpoints=config.keep_checkpoints,
         recorders=[MetricsFile(), *screen, *recorders],
     )
-    run.notices += few_updates(steps, "raise epochs or max_steps, lower batch_size, or give more data")
+    longer_epochs = "" if 0 < config.max_steps < FEW_UPDATES else ", lower batch_size, or give more data"
+    run.notices += few_updates(steps, f"raise {settings.longer_than(FEW_UPDATES - 1, examples)}{longer_epochs}")
     return run
 
 

@@ -68,7 +68,7 @@ def trace(model: str) -> Lineage:
     while model not in passed:
         passed.add(model)
         place = user_path(model, "models")
-        run_folder = _run_of(place)
+        run_folder = run_of(place)
         record = None if run_folder is None else read_record(run_folder)
         if run_folder is not None and record is not None:
             model, runs[run_folder] = record
@@ -85,7 +85,7 @@ def count_seen(prompts: Iterable[Prompt], keys: set[str]) -> int:
     return sum(prompt_key(prompt) in keys for prompt in prompts)
 
 
-def _run_of(model: Path) -> Path | None:
+def run_of(model: Path) -> Path | None:
     """The folder of the run that wrote the model in the folder `model`."""
     model = model.resolve()
     for folder in list(model.parents)[:DEEPEST]:

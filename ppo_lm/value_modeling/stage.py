@@ -43,7 +43,8 @@ def run_value(
     allow_changes: bool = False,
 ) -> dict[str, float]:
     """Score the demonstrations, train, measure on held-out ones before and after, and save. Returns what was measured:
-    `explained_variance` and `value_loss`, each with `_before` and `_after`; empty if none is held out.
+    `explained_variance` and `value_loss`, each with `_before` and `_after`; empty if none is held out. A single
+    held-out demonstration has no `explained_variance`.
 
     Writes into `config.output_dir`: `value` (the model, for PPO's `value_model`), the scores, config, data report,
     metrics. Training starts where PPO's value model would: from the reward model, if the reward is one. A run that is

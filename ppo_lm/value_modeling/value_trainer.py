@@ -85,8 +85,8 @@ def train_value_model(
 def measure_values(
     model: ValueModel, demonstrations: list[ScoredDemonstration], gamma: float = 1.0, batch_size: int = 32
 ) -> dict[str, float]:
-    """`value_loss` and `explained_variance`, 1 − Var(G − V) / Var(G), over completion tokens; empty if there are no
-    demonstrations."""
+    """`value_loss` and, for two demonstrations or more, `explained_variance`, 1 − Var(G − V) / Var(G), over completion
+    tokens; empty if there are no demonstrations."""
     if not demonstrations:
         return {}
     values, targets = [], []
@@ -95,7 +95,8 @@ def measure_values(
         values.append(model.values(pairs)[pairs.action_mask])
         targets.append(pairs.require("reward_to_go")[pairs.action_mask])
     value, target = torch.cat(values), torch.cat(targets)
-    return {
-        "value_loss": float(((value - target) ** 2).mean() / 2),
-        "explained_variance": explained_variance(value, target, torch.ones_like(value, dtype=torch.bool)),
-    }
+    measured = {"value_loss": float(((value - target) ** 2).mean() / 2)}
+    if len(demonstrations) > 1:
+        everywhere = torch.ones_like(value, dtype=torch.bool)
+        measured["explained_variance"] = explained_variance(value, target, everywhere)
+    return measured

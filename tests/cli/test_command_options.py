@@ -25,7 +25,7 @@ def test_options_go_over_files_and_files_over_defaults(tmp_path):
     first.write_text("steps: 7\nkl_coef: 0.3\nmodel_name: some/model\n")
     second.write_text("steps: 8\nlearning_rate: 1e-3\n")
     config = read("--kl_coef", "0.5", "--config", str(first), "--config", str(second))
-    assert config == PPOConfig(model_name="some/model", steps=8, kl_coef=0.5, learning_rate=1e-3)
+    assert config == PPOConfig(model_name="some/model", steps=8, kl_coef=0.5, learning_rate=1e-3, output_dir="runs/ppo")
 
 
 @pytest.mark.parametrize("command", KINDS)
@@ -40,12 +40,12 @@ def test_the_embedded_task_is_done_where_neither_file_nor_model_is_named(tmp_pat
         "note: no model is named, so this runs on the embedded toy model, with the prompts, reward, value_model, "
         "monitor and settings of the embedded task; name your own with --model_name\n"
     )
-    assert read("--model_name", "some/model") == PPOConfig(model_name="some/model")
+    assert read("--model_name", "some/model") == PPOConfig(model_name="some/model", output_dir="runs/ppo")
     assert read("--models", "x", command="evaluate") == EvaluateConfig(models=["x"])
     assert read("--config", "embedded").model_name == "embedded"
     assert capsys.readouterr().err == ""
     (tmp_path / "mine.yaml").write_text("steps: 3\n")
-    assert read("--config", str(tmp_path / "mine.yaml")) == PPOConfig(steps=3)
+    assert read("--config", str(tmp_path / "mine.yaml")) == PPOConfig(steps=3, output_dir="runs/ppo")
     assert capsys.readouterr().err == "note: model_name is not set, so it is Qwen/Qwen3-0.6B-Base\n"
 
 
@@ -203,7 +203,7 @@ def test_print_config_prints_what_config_reads(tmp_path, capsys):
 def test_a_former_name_works_as_an_option_and_in_a_file(tmp_path, capsys):
     old = tmp_path / "old.yaml"
     old.write_text("kl_target: 6.0\nkl_horizon: 500\nmodel_name: m\n")
-    expected = PPOConfig(model_name="m", adaptive_kl_target=6.0, adaptive_kl_horizon=500)
+    expected = PPOConfig(model_name="m", adaptive_kl_target=6.0, adaptive_kl_horizon=500, output_dir="runs/ppo")
     assert read("--config", str(old)) == expected
     assert read("--kl_target", "6.0", "--kl_horizon=500", "--model_name", "m") == expected
     assert read("--config", str(old), "--adaptive_kl_target", "3") == dataclasses.replace(
@@ -232,3 +232,19 @@ def test_text_stays_text_whatever_yaml_would_read_into_it(tmp_path):
 @pytest.mark.parametrize(("text", "value"), [("-1", -1.0), ("-0.5", -0.5), ("-1e-1", -0.1), ("-2.5E+1", -25.0)])
 def test_a_negative_number_is_a_value_not_an_option(text, value):
     assert read("--missing_eos_score", text).missing_eos_score == value
+
+
+def test_a_command_without_a_folder_writes_to_a_free_one_of_its_own(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    defaults = {"sft": "sft", "reward": "reward", "value": "value", "train": "ppo", "evaluate": "evaluation"}
+    for command, name in defaults.items():
+        model = ["--models", "m"] if command == "evaluate" else ["--model_name", "m"]
+        assert read(*model, command=command).output_dir == f"runs/{name}"
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        (tmp_path / "runs" / name / "config.yaml").write_text("")
+        assert capsys.readouterr().err == ""
+        assert read(*model, command=command).output_dir == f"runs/{name}-2"
+        note = f"note: runs/{name} already holds a run, so output_dir is runs/{name}-2\n"
+        assert capsys.readouterr().err == note
+        assert read(*model, "--overwrite", command=command).output_dir == f"runs/{name}"
+    assert read("--model_name", "m", "--output_dir", "null").output_dir is None

@@ -165,6 +165,21 @@ def test_the_main_job_in_small(run, tmp_path):
     assert (again.steps, again.batch_size, again.model_name) == (2, 8, "embedded")
 
 
+def test_the_command_that_the_readme_gives_to_repeat_a_run_repeats_it(run, checkout, tmp_path, monkeypatch):
+    readme = (checkout / "README.md").read_text()
+    command = re.search(r"`uv run main\.py (--config runs/embedded/config\.yaml[^`]*)` repeats the run", readme)
+    monkeypatch.chdir(tmp_path)
+    small = ("--steps", 1, "--batch_size", 4, "--eval_prompts", 0, "--save_merged", "false", "--max_new_tokens", 8)
+    code, said = run(*small)
+    assert code == 0, said.err
+    code, said = run(*command[1].split())
+    assert code == 0, said.err
+    first, again = (
+        tmp_path / "runs" / name / "adapter" / "adapter_model.safetensors" for name in ("embedded", "again")
+    )
+    assert first.read_bytes() == again.read_bytes()
+
+
 def test_the_version_is_printed(capsys):
     main(["--version"])
     assert capsys.readouterr().out == f"ppo-lm {version('ppo-lm')}\n"

@@ -382,3 +382,13 @@ def test_pairs_load_from_a_file(tmp_path):
     pairs, report = load_pairs(CollectConfig(pairs=str(tmp_path / "pairs.jsonl")))
     assert len(pairs) == 1 and pairs.pair(0) == ("p", " one", " two")
     assert "the same text in 'completion_a' and 'completion_b'" in str(report.dropped[0])
+
+
+def test_pairs_without_a_usable_row_name_the_settings_of_collect(tmp_path):
+    file = tmp_path / "pairs.jsonl"
+    file.write_text(json.dumps({"prompt": "p", "one": " a", "two": " b"}))
+    with pytest.raises(DataError, match="^pairs .*: line 1 has no column 'completion_a'") as caught:
+        load_pairs(CollectConfig(pairs=str(file)))
+    assert "Set prompt_column, first_column and second_column to the columns" in str(caught.value)
+    pairs, _ = load_pairs(CollectConfig(pairs=str(file), first_column="one", second_column="two"))
+    assert pairs.pair(0) == ("p", " a", " b")

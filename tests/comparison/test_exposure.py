@@ -28,7 +28,7 @@ def exposure(prompts, *sources):
 
 def test_a_base_is_the_same_however_it_is_named(run):
     found = exposure(["three"], "embedded", "runs/mine/merged")
-    assert found.is_held_out and found.describe() == "1 held-out prompts"
+    assert found.unseen_by_runs and found.describe() == "1 prompt that the models' runs did not train on"
     assert found.sentences == [
         f"no prompt was in the training data of the runs that trained the models; what {EMBEDDED_MODEL} was trained on "
         "before is not known"
@@ -37,7 +37,7 @@ def test_a_base_is_the_same_however_it_is_named(run):
 
 def test_a_model_of_which_nothing_is_known_beside_one_that_is(run):
     found = exposure(["three"], "runs/mine/merged", "org/other")
-    assert not found.is_held_out and found.describe() == "1 prompts"
+    assert not found.unseen_by_runs and found.describe() == "1 prompt"
     assert found.sentences == [
         "whether the prompts are held out is not known: there is no record of what org/other was trained on"
     ]
@@ -45,5 +45,5 @@ def test_a_model_of_which_nothing_is_known_beside_one_that_is(run):
 
 def test_prompts_that_were_seen_are_counted_by_run(run):
     found = exposure(["one", "three", "two"], "embedded", "runs/mine/merged", "column:human")
-    assert found.seen == {"embedded": {}, "runs/mine/merged": {str(run): 2}} and not found.is_held_out
+    assert found.seen == {"embedded": {}, "runs/mine/merged": {str(run): 2}} and not found.unseen_by_runs
     assert found.sentences == [f"runs/mine/merged: 2 of the 3 prompts were in the training data of the run in {run}"]

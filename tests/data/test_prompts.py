@@ -49,6 +49,9 @@ def test_at_most_a_tenth_is_held_out_at_least_one_and_no_more_than_asked_for(row
     assert [len(part) for part in prompts.split(asked, seed=0)] == [rows - held_out, held_out]
 
 
+ONE_ONLY = "  evaluations are means over 1 held-out example only: read nothing into small differences"
+
+
 @pytest.mark.parametrize(
     ("rows", "asked", "lines"),
     [
@@ -63,6 +66,10 @@ def test_at_most_a_tenth_is_held_out_at_least_one_and_no_more_than_asked_for(row
             ],
         ),
         (40, 0, []),
+        (9, 256, ["  1 held out instead of 256, because there are only 9 examples", ONE_ONLY]),
+        (2, 256, ["  1 held out instead of 256, because there are only 2 examples", ONE_ONLY]),
+        (1, 256, ["  0 held out instead of 256, because there is only one example"]),
+        (2, 1, [ONE_ONLY]),
     ],
 )
 def test_the_report_says_what_small_data_means_for_the_evaluation(rows, asked, lines):
@@ -70,6 +77,17 @@ def test_the_report_says_what_small_data_means_for_the_evaluation(rows, asked, l
     train, held_out = prompts.split(asked, seed=0)
     report.describe_split(train.prompts, held_out.prompts, asked)
     assert report.lines()[2:] == lines
+
+
+@pytest.mark.parametrize(
+    ("prompts", "rows", "asked", "held_out"), [(1, 8, 4, 0), (2, 12, 1, 6), (2, 12, 100, 6), (25, 100, 6, 4)]
+)
+def test_the_report_says_that_rows_with_one_prompt_stay_together(prompts, rows, asked, held_out):
+    loaded, report = load_prompts([f"p{i % prompts}" for i in range(rows)])
+    train, test = loaded.split(asked, seed=0)
+    report.describe_split(train.prompts, test.prompts, asked)
+    why = "because examples with the same prompt stay together"
+    assert f"  {held_out} held out instead of {asked}, {why}" in report.lines()
 
 
 def test_rows_with_one_prompt_are_held_out_together():

@@ -128,4 +128,6 @@ def test_a_finished_run_is_evaluated_by_the_name_of_its_folder(folder, tmp_path,
     make(folder, tmp_path / "run", length, steps=2, lora_r=0).train(PROMPTS)
     assert find_policy(tmp_path / "run").folder == tmp_path / "run" / "merged"
     compare(folder, tmp_path / "run", tmp_path)
-    assert f"ppo: the policy of the run in {tmp_path / 'run'} after step 2, its last" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"ppo: the policy of the run in {tmp_path / 'run'} after step 2, its last" in said
+    assert "ppo: trained with max_new_tokens 10, but evaluated with 4; --max_new_tokens 10" in said

@@ -55,6 +55,20 @@ def test_few_updates_are_said_with_their_number(folder, tmp_path, capsys):
     assert few_updates(1, "raise steps") == ["training is only 1 optimiser update, too few to expect much; raise steps"]
 
 
+@pytest.mark.parametrize(
+    ("prompts", "copies", "count"),
+    [(1, 1, "is only 1"), (3, 1, "are only 3"), (4, 1, None), (1, 2, "is only 1"), (2, 2, None)],
+)
+def test_prompts_that_are_repeated_to_fill_a_step_are_said(folder, tmp_path, capsys, prompts, copies, count):
+    settings = {**SETTINGS, "steps": 1, "responses_per_prompt": copies}
+    make(folder, tmp_path / "run", length_reward, **settings).train(PROMPTS[:prompts])
+    before = capsys.readouterr().out.partition("step    1/1")[0]
+    line = (
+        f"\na step takes {4 // copies} prompts, but there {count} to train on, so prompts are repeated within a step; "
+    )
+    assert line in before if count else "repeated" not in before
+
+
 def test_small_data_is_said_before_the_first_step(folder, tmp_path, capsys):
     trainer = make(folder, tmp_path / "run", length_reward, **{**SETTINGS, "eval_prompts": 128})
     evaluations = trainer.train(PROMPTS)
@@ -65,3 +79,12 @@ def test_small_data_is_said_before_the_first_step(folder, tmp_path, capsys):
     assert [len(made.scores) for made in evaluations["sampled"]] == [1, 1]
     assert list(evaluations) == ["sampled", "near_greedy"] and [made.step for made in evaluations["sampled"]] == [0, 3]
     assert make(folder, None, length_reward, **dict(SETTINGS, output_dir=None)).train(PROMPTS) == {}
+
+
+def test_a_run_that_saves_nothing_says_so_before_its_first_step(folder, tmp_path, capsys):
+    make(folder, None, length_reward, **dict(SETTINGS, output_dir=None)).train(PROMPTS)
+    said = capsys.readouterr().out
+    line = "\noutput_dir is not set, so nothing will be saved\n"
+    assert line in said and said.index(line) < said.index("step    1/3")
+    make(folder, tmp_path / "run", length_reward, **SETTINGS).train(PROMPTS)
+    assert "nothing will be saved" not in capsys.readouterr().out

@@ -46,3 +46,13 @@ def test_a_report_without_held_out_data_says_so(tmp_path):
     assert empty.headline() == {} and empty.as_dict() == {"comparisons": 0}
     write_report(empty, tmp_path)
     assert "nothing was measured" in (tmp_path / "report.md").read_text()
+
+
+def test_a_single_comparison_has_no_correlation_with_length(tmp_path):
+    single = RewardReport(chosen=[2.0], rejected=[0.0], chosen_lengths=[5], rejected_lengths=[3], sources=[None])
+    assert single.headline().keys() == {"accuracy", "calibration_error"}
+    assert single.as_dict()["length_correlation"] is None
+    write_report(single, tmp_path)
+    assert "* correlation of score and length –\n" in (tmp_path / "report.md").read_text()
+    pair = RewardReport(*(getattr(REPORT, field.name)[:2] for field in dataclasses.fields(REPORT)))
+    assert -1 < pair.headline()["length_correlation"] == pair.as_dict()["length_correlation"] < 1

@@ -67,7 +67,7 @@ def test_examples_that_do_not_fit_are_left_out_and_counted(folder, tmp_path, cap
     assert "41 of 43 rows used" in printed and "1 prompts cut at the end of a sentence" in printed
     assert "has no sentence that ends within max_prompt_tokens 40" in printed
     assert "held out instead of 8, because at most a tenth" in printed
-    few = "training is only 1 optimiser update, too few to expect much; raise epochs or max_steps, lower batch_size"
+    few = "training is only 1 optimiser update, too few to expect much; raise max_steps above 19\n"
     assert few in printed and printed.index(few) < printed.index("step    1/1")
     with pytest.raises(
         DataError,
@@ -161,9 +161,36 @@ def test_a_reward_model_of_cut_prompts_measures_lengths_of_completions(folder, t
     assert report.cut == 20
 
 
-def test_too_few_references_and_wrong_targets_are_reported_before_training(folder, tmp_path):
-    source = write(tmp_path / "p.jsonl", [{"prompt": "p", "chosen": "I am upset.", "rejected": "My boss."}])
-    with pytest.raises(DataError, match="only 1 reference completions fit"):
-        run_reward(RewardConfig(model_name=folder, preferences=source, output_dir=str(tmp_path / "reward")), quiet=True)
+@pytest.mark.parametrize(
+    ("rows", "settings", "reason"),
+    [
+        (1, {}, "1 is left: of 1 preferences, 0 held out and 0 left out; give more, or demonstrations to normalise on"),
+        (2, {}, "1 is left: of 2 preferences, 1 held out and 0 left out; give more"),
+        (
+            3,
+            {"max_tokens": 25},
+            r"1 is left: of 3 preferences, 1 held out and 1 left out \(.* more than max_tokens .*\);",
+        ),
+        (
+            9,
+            {"demonstrations": 4, "max_tokens": 18},
+            "none is left: of 4 demonstrations, 4 did not fit into max_tokens",
+        ),
+        (9, {"demonstrations": 1}, "1 is left: of 1 demonstrations, 0 did not fit .*; give more, or shorter ones"),
+    ],
+)
+def test_too_few_reference_completions_are_reported_with_their_cause(folder, tmp_path, rows, settings, reason):
+    texts = [{"prompt": f"{n} TL;DR:", "chosen": "I am upset.", "rejected": "My boss."} for n in range(rows - 1)]
+    longest = {"prompt": "My boss yelled. " * 6, "chosen": "I am upset.", "rejected": "My boss."}
+    settings = dict(settings, preferences=write(tmp_path / "p.jsonl", [longest, *texts][:rows]))
+    if "demonstrations" in settings:
+        count = settings["demonstrations"]
+        settings["demonstrations"] = write(tmp_path / "d.jsonl", DEMONSTRATIONS[:count])
+    config = RewardConfig(model_name=folder, output_dir=str(tmp_path / "reward"), **settings)
+    with pytest.raises(DataError, match=f"takes at least two reference completions, but {reason}"):
+        run_reward(config, quiet=True)
+
+
+def test_wrong_targets_are_reported_before_training(folder, tmp_path):
     with pytest.raises(ModelError, match="lora_targets .*q_prj.* cannot be used with this model"):
         run_sft(sft_config(folder, tmp_path, lora_targets="q_prj"), quiet=True)

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
+from ppo_lm.base_setup import load_base, load_reward_model
 from ppo_lm.cli.main import main
 from ppo_lm.config import RewardConfig, SFTConfig, ValueConfig
-from ppo_lm.errors import CheckpointError, RunPaused, StorageError
+from ppo_lm.errors import CheckpointError, ModelError, RunPaused, StorageError
 from ppo_lm.optimisation import Optimiser
 from ppo_lm.reward_modeling import run_reward
 from ppo_lm.sft import run_sft
@@ -200,3 +201,71 @@ def test_a_finished_stage_is_extended_by_epochs(folder, tmp_path, capsys, kind, 
     assert rates[5:] == pytest.approx([0.01 * (1 + math.cos(math.pi * step / 10)) / 2 for step in range(5, 10)])
     assert [row["step"] for row in recorded if row.get("evaluation") == "after"] == [5, 10]
     assert weights(out) != first
+
+
+EPOCHS = "epochs above 1 (an epoch is 5 steps)"
+
+
+@pytest.mark.parametrize(
+    ("length", "few", "further", "in_vain"),
+    [
+        (
+            {"epochs": 1},
+            "epochs above 3 (an epoch is 5 steps), lower batch_size, or give more data\n",
+            EPOCHS,
+            {"max_steps": 10},
+        ),
+        ({"epochs": 4, "max_steps": 5}, "max_steps above 19\n", "max_steps above 5", {"epochs": 5}),
+        (
+            {"epochs": 1, "max_steps": 5},
+            "epochs above 3 (an epoch is 5 steps) and max_steps above 19\n",
+            f"{EPOCHS} and max_steps above 5",
+            {"max_steps": 6},
+        ),
+    ],
+)
+def test_what_is_to_be_raised_for_a_longer_run_is_what_limits_it(
+    folder, tmp_path, capsys, length, few, further, in_vain
+):
+    config = replace(make_config("sft", folder, tmp_path, tmp_path / "run", lora_r=2), **length)
+    run_sft(config)
+    said = capsys.readouterr().out
+    assert f"training is only 5 optimiser updates, too few to expect much; raise {few}" in said
+    assert f"to extend the run, raise {further} and resume it" in said
+    with pytest.raises(CheckpointError) as refused:
+        run_sft(config, resume=tmp_path / "run")
+    assert f"it ended after step 5; to extend it, raise {further} and resume it" in str(refused.value)
+    with pytest.raises(CheckpointError, match="makes 5 steps, but the run is already at step 5") as refused:
+        run_sft(replace(config, **in_vain), resume=tmp_path / "run")
+    other = "max_steps above 5" if "epochs" in in_vain else EPOCHS
+    assert str(refused.value).endswith(f"; raise {other}")
+
+
+def test_extending_a_model_that_others_were_trained_on_says_so_and_they_are_refused_with_advice(
+    folder, tmp_path, capsys
+):
+    sft, reward = tmp_path / "sft", tmp_path / "reward"
+    run_sft(replace(make_config("sft", folder, tmp_path, sft, lora_r=4), max_steps=1), quiet=True)
+    run_reward(replace(make_config("reward", str(sft / "merged"), tmp_path, reward, lora_r=2), max_steps=1), quiet=True)
+    load_reward_model(load_base(str(sft / "merged"), "float32", "cpu"), reward / "reward")
+    main(["sft", "--resume", str(sft), "--max_steps", "3"])
+    said = capsys.readouterr().out
+    note = (
+        f"\nadapter/ and merged/ in {sft} will be replaced when the run ends; reward models, value models, adapters "
+        "and PPO runs that were trained on the present ones will then be refused;"
+    )
+    assert note in said and said.index(note) < said.index("step    2/3")
+    with pytest.raises(ModelError) as refused:
+        load_reward_model(load_base(str(sft / "merged"), "float32", "cpu"), reward / "reward")
+    assert str(refused.value).count(str(sft / "merged")) == 1  # "use that one" would be no advice
+    assert str(refused.value).endswith("; that model has changed since: train it again, or restore the model as it was")
+    assert "will be replaced" not in extended_before_its_end(folder, tmp_path, capsys)
+
+
+def extended_before_its_end(folder, tmp_path, capsys):
+    """What a run says that is extended before it has written a model."""
+    config = make_config("sft", folder, tmp_path, tmp_path / "paused", lora_r=4)
+    with signalling(signal.SIGTERM, 1), pytest.raises(RunPaused):
+        run_sft(config, quiet=True)
+    main(["sft", "--resume", str(tmp_path / "paused"), "--max_steps", "2"])
+    return capsys.readouterr().out

@@ -100,6 +100,14 @@ def test_the_loss_is_half_the_squared_error_whatever_the_batch():
     assert measure_values(model, []) == {}
 
 
+@pytest.mark.fast
+@pytest.mark.parametrize("gamma", [1.0, 0.9])
+def test_a_single_demonstration_has_no_explained_variance(gamma):
+    model, batch = value_model(), demonstrations(2)
+    assert measure_values(model, batch, gamma).keys() == {"value_loss", "explained_variance"}
+    assert measure_values(model, batch[:1], gamma).keys() == {"value_loss"}
+
+
 @pytest.mark.parametrize("lora_r", [8, 0])
 def test_ppo_starts_from_what_the_stage_left(folder, tmp_path, lora_r):
     results = run_value(value_config(folder, tmp_path), quiet=True)

@@ -1,0 +1,38 @@
+"""Policies that are evaluated on responses of another length than they were trained to write."""
+
+import dataclasses
+
+import pytest
+
+from ppo_lm.comparison.contestants import Contestant
+from ppo_lm.comparison.response_lengths import notes_on_lengths
+from ppo_lm.config import PPOConfig, SFTConfig
+from ppo_lm.config.files import dump_settings
+
+pytestmark = pytest.mark.fast
+
+
+def make_run(folder, config):
+    (folder / "merged").mkdir(parents=True)
+    (folder / "config.yaml").write_text(dump_settings(config))
+    return str(folder / "merged")
+
+
+def test_a_policy_that_was_trained_with_another_limit_is_named(tmp_path):
+    ppo = PPOConfig()
+    sources = {
+        "short": make_run(tmp_path / "short", ppo),
+        "same": make_run(tmp_path / "same", dataclasses.replace(ppo, max_new_tokens=64)),
+        "sft": make_run(tmp_path / "sft", SFTConfig(max_new_tokens=32)),
+        "base": "org/base",
+        "human": "column:human",
+    }
+    checkpoint = tmp_path / "short" / "checkpoints" / "step-000002" / "adapter"
+    checkpoint.mkdir(parents=True)
+    contestants = [Contestant(name, source) for name, source in {**sources, "paused": str(checkpoint)}.items()]
+    advice = "--max_new_tokens 10 evaluates what it was trained to write"
+    assert notes_on_lengths(contestants, 64) == [
+        f"{name}: trained with max_new_tokens 10, but evaluated with 64; {advice}" for name in ("short", "paused")
+    ]
+    (tmp_path / "short" / "config.yaml").write_text("[")
+    assert notes_on_lengths(contestants, 64) == []
