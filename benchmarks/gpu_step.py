@@ -1,6 +1,6 @@
 """Steps of PPO by phase on one GPU, against the hardware minimum.
 
-    uv run benchmarks/gpu_step.py OUT [--folder runs/benchmarks] [--workload qwen3] [--steps 3] [--profile] [key=value ...]
+    uv run benchmarks/gpu_step.py OUT [--workload qwen3] [--steps 3] [--profile] [key=value ...]
 
 Appends one JSON line for each step to OUT. `key=value` are settings of PPOConfig.
 """

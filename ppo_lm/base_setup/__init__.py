@@ -2,6 +2,7 @@
 
 from ppo_lm.base_setup.base_setup import EMBEDDED_MODEL, load_adapter, load_base, pick_device, read_adapter_base
 from ppo_lm.base_setup.lora_setup import make_lora_config
+from ppo_lm.base_setup.memory import describe_micro_batches, make_budget
 from ppo_lm.base_setup.model_setup import (
     Roles,
     add_adapter,
@@ -17,12 +18,14 @@ __all__ = [
     "EMBEDDED_MODEL",
     "Roles",
     "add_adapter",
+    "describe_micro_batches",
     "find_eos_token_ids",
     "find_reward_folder",
     "find_value_folder",
     "load_adapter",
     "load_base",
     "load_reward_model",
+    "make_budget",
     "make_lora_config",
     "pick_device",
     "read_adapter_base",

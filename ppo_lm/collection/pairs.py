@@ -50,9 +50,9 @@ class LivePairs:
 
     def __init__(self, policy: PolicyModel, prompts: PromptSet, config: CollectConfig):
         self._policy, self._prompts, self._config = policy, prompts, config
-        from ppo_lm.experience_buffer import MemoryBudget
+        from ppo_lm.base_setup import make_budget
 
-        self._budget, self._lock = MemoryBudget(), threading.Lock()
+        self._budget, self._lock = make_budget(policy.base), threading.Lock()
         self._written: dict[int, tuple[Prompt, str, str]] = {}
 
     def __len__(self) -> int:

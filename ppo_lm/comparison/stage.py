@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from rich.console import Console
 
-from ppo_lm.base_setup import pick_device, read_adapter_base
+from ppo_lm.base_setup import describe_micro_batches, make_budget, pick_device, read_adapter_base
 from ppo_lm.comparison.contestants import Bases, Contestant, load_policies, read_contestants
 from ppo_lm.comparison.exposure import find_exposure
 from ppo_lm.comparison.report import print_tables, write_results
@@ -22,7 +22,6 @@ from ppo_lm.data.fitting import encode_prompt_set, fit_prompts
 from ppo_lm.errors import ConfigError, DataError, Problems
 from ppo_lm.evaluation import Evaluation, evaluate, evaluate_texts, sampling_kinds
 from ppo_lm.evaluation.intervals import note_on_few
-from ppo_lm.experience_buffer import MemoryBudget
 from ppo_lm.models import BaseModel, PolicyModel
 from ppo_lm.ppo_trainer import SequenceGenerator
 from ppo_lm.rewards import (
@@ -67,12 +66,13 @@ def run_comparison(
     notices = [contestant.note for contestant in contestants if contestant.note]
     exposure = find_exposure(contestants, config.judge, chosen.given)
     notices += [*exposure.sentences, *note_on_few(len(chosen)), *notes_on_lengths(contestants, config.max_new_tokens)]
-    scorer = RewardComputer(judge, MemoryBudget(config.micro_batch_tokens), timeout=config.judge_timeout)
+    budget = make_budget(first, config.micro_batch_tokens)
+    scorer = RewardComputer(judge, budget, timeout=config.judge_timeout)
 
     def judge_base(folder: Path) -> BaseModel:
         return bases.load(config.judge_base or read_adapter_base(folder))
 
-    make_ready(judge, RewardContext(pick_device(config.device), judge_base, scorer.budget, config.allow_special_tokens))
+    make_ready(judge, RewardContext(pick_device(config.device), judge_base, budget, config.allow_special_tokens))
 
     console = Console(highlight=False)
     screen = () if quiet else (Screen(console),)
@@ -80,8 +80,9 @@ def run_comparison(
     run = Run(
         config, steps=0, command="ppo-lm evaluate", overwrite=overwrite, recorders=[MetricsFile(), *screen, *recorders]
     )
-    with run, scorer.budget.telling(run.say):
-        run.start(f"{len(contestants)} policies on {config.prompts}", reports=[report], notices=notices)
+    with run, budget.telling(run.say):
+        micro_batches = describe_micro_batches(first, config.micro_batch_tokens, budget)
+        run.start(f"{len(contestants)} policies on {config.prompts}{micro_batches}", reports=[report], notices=notices)
         folder = run.require_folder()
         for kind, sampling in sampling_kinds(config).items():
             made = {}

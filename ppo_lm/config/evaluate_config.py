@@ -81,8 +81,9 @@ class EvaluateConfig(PromptSettings, FolderSettings):
 
     batch_size: PositiveInt = 64
     """Prompts sampled at once."""
-    micro_batch_tokens: PositiveInt = 1024
-    """Tokens, prompts included, per forward pass; halved when memory runs out."""
+    micro_batch_tokens: PositiveInt | None = None
+    """Tokens, prompts included, per forward pass; halved when memory runs out. Default: 1024 on a CPU; on a GPU, what
+    fits into half of its free memory."""
 
     RUN = Topic("Run folder")
 

@@ -168,9 +168,9 @@ class PPOConfig(PromptSettings, RewardSettings, ModelSettings, CheckpointSetting
 
     MEMORY = Topic("Memory and speed")
 
-    micro_batch_tokens: PositiveInt = 1024
+    micro_batch_tokens: PositiveInt | None = None
     """Tokens, prompts included, per forward pass when scoring and training; halved when memory runs out. Changes memory
-    and speed, not results."""
+    and speed, not results. Default: 1024 on a CPU; on a GPU, what fits into half of its free memory."""
     rollout_slots: PositiveInt = 64
     """Responses sampled at once; when one ends, the next prompt takes its slot. Changes memory and speed, not the
     distribution."""

@@ -26,8 +26,10 @@ class ExperienceBuffer:
 def micro_batches(sa_pairs: SAPairs, tokens: int) -> Iterator[tuple[torch.Tensor, SAPairs]]:
     """Yield (rows, their pairs without excess padding): sequences of similar length together, as many as fit into
     `tokens` tokens, at least one. rows: (n,) int64."""
-    for rows in split_by_tokens(sa_pairs.attention_mask.sum(dim=1), tokens):
-        yield rows, trim_padding(sa_pairs.select(rows))
+    groups = split_by_tokens(sa_pairs.attention_mask.sum(dim=1), tokens)
+    columns = [_real_columns(sa_pairs.attention_mask[rows], sa_pairs.prompt_width) for rows in groups]
+    for rows, real in zip(groups, torch.stack(columns).tolist()):  # a GPU is waited for once
+        yield rows, _keep_columns(sa_pairs.select(rows), *real)
 
 
 def split_by_tokens(lengths: torch.Tensor, tokens: int) -> tuple[torch.Tensor, ...]:
@@ -62,10 +64,19 @@ def try_micro_batches(
 def trim_padding(sa_pairs: SAPairs) -> SAPairs:
     """Drop the columns that are padding in every row, on the left of the prompts and on the right of the responses. A
     column that holds only observations stays."""
-    prompt = sa_pairs.prompt_width
-    real = sa_pairs.attention_mask.any(dim=0)
-    first, actions = torch.stack([real[:prompt].sum(), real[prompt:].sum().clamp(min=1)]).tolist()
-    columns = slice(prompt - first, prompt + actions)
+    return _keep_columns(sa_pairs, *_real_columns(sa_pairs.attention_mask, sa_pairs.prompt_width).tolist())
+
+
+def _real_columns(attention_mask: torch.Tensor, prompt_width: int) -> torch.Tensor:
+    """(2,) int64: how many columns of the prompts, and of the responses (at least one), are not padding in every
+    row."""
+    real = attention_mask.any(dim=0)
+    return torch.stack([real[:prompt_width].sum(), real[prompt_width:].sum().clamp(min=1)])
+
+
+def _keep_columns(sa_pairs: SAPairs, prompt: int, actions: int) -> SAPairs:
+    """The last columns of the prompts, and the first ones of the responses."""
+    columns = slice(sa_pairs.prompt_width - prompt, sa_pairs.prompt_width + actions)
     changed = {}
     for name, column in sa_pairs.columns().items():
         if column.ndim > 1:

@@ -181,7 +181,7 @@ def attend_rows(
     tokens back, itself included, a token sees (None: all). `dropout`: the fraction of attention weights dropped.
     """
     (tokens, heads, size), packing = q.shape, rows.packing
-    scale = size**-0.5 if scale is None else scale
+    scale = float(size**-0.5) if scale is None else scale
     window = None if window is None or window >= packing.width else window
     if not dropout and is_supported(q):
         out = flash_attention(q, k, v, rows.boundaries, packing.width, scale, window)

@@ -31,17 +31,17 @@ class Packing:
     def of(cls, attention_mask: torch.Tensor, few: bool = False) -> Packing:
         """attention_mask: (B, T) bool, at least one True. `few`: round `size` up by `few_sizes`."""
         lengths = attention_mask.sum(dim=1)
-        tokens = attention_mask.flatten().nonzero()[:, 0]
-        row_of = torch.arange(len(lengths), device=lengths.device).repeat_interleave(lengths, output_size=len(tokens))
+        known = lengths.tolist()  # the only time that a GPU is waited for
+        count, device = sum(known), lengths.device
+        row_of = torch.arange(len(lengths), device=device).repeat_interleave(lengths, output_size=count)
         ends = lengths.cumsum(dim=0)
         starts = ends - lengths
-        size = few_sizes(len(tokens)) if few else len(tokens)
         return cls(
             len(lengths),
-            int(lengths.max()),
-            size,
-            tokens,
-            torch.arange(len(tokens), device=lengths.device) - starts[row_of],
+            max(known),
+            few_sizes(count) if few else count,
+            _where(attention_mask.flatten(), count),
+            torch.arange(count, device=device) - starts[row_of],
             row_of,
             ends,
         )
@@ -71,6 +71,13 @@ class Packing:
         tokens = self.tokens if tokens is None else tokens
         batch = packed.new_zeros(shape[0] * shape[1], packed.shape[-1])
         return batch.index_copy(0, tokens, packed[: len(tokens)]).view(*shape, -1)
+
+
+def _where(mask: torch.Tensor, count: int) -> torch.Tensor:
+    """The places where mask (n,) is True, which are `count`, (count,) int64."""
+    rank = torch.where(mask, mask.cumsum(dim=0) - 1, count)
+    places = torch.arange(len(mask), device=mask.device)
+    return places.new_empty(count + 1).scatter_(0, rank, places)[:count]
 
 
 def few_sizes(count: int) -> int:

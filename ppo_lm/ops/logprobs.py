@@ -46,8 +46,9 @@ def action_logprobs(
             f"{tuple(action_mask.shape)}: (B, A) differ"
         )
     chunk = chunk or (CHUNK if hidden.device.type == "cpu" else GPU_CHUNK)
-    rows, ids = hidden[action_mask], action_ids[action_mask]
-    supports = None if support_ids is None else support_ids[action_mask]
+    places = action_mask.flatten().nonzero()[:, 0]
+    rows, ids = hidden.flatten(0, 1).index_select(0, places), action_ids.flatten()[places]
+    supports = None if support_ids is None else support_ids.flatten(0, 1)[places]
     recompute = torch.is_grad_enabled() and rows.shape[0] > chunk
     parts = []
     for start in range(0, rows.shape[0], chunk):
@@ -60,8 +61,8 @@ def action_logprobs(
         else:
             parts.append(_chunk_logprobs(rows[piece], head, *arguments))
     flat = torch.cat(parts, dim=-1) if parts else rows.new_zeros((2, 0) if entropy else 0, dtype=torch.float32)
-    shape = (*flat.shape[:-1], *action_ids.shape)
-    return torch.zeros(shape, dtype=flat.dtype, device=flat.device).masked_scatter(action_mask, flat)
+    found = flat.new_zeros(*flat.shape[:-1], action_mask.numel()).index_copy(-1, places, flat)
+    return found.unflatten(-1, action_mask.shape)
 
 
 def _is_frozen(head: Callable[[torch.Tensor], torch.Tensor]) -> TypeGuard[nn.Linear]:

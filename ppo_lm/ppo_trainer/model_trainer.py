@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from ppo_lm.base_setup import make_budget
 from ppo_lm.config import PPOConfig
 from ppo_lm.errors import ConfigError, NumericalFault
 from ppo_lm.experience_buffer import ExperienceBuffer, MemoryBudget, try_micro_batches
@@ -76,7 +77,7 @@ class ModelTrainer:
             else self._make_optimiser(value_model, config.value_learning_rate, config.steps * self.updates)
         )
         self.policy_buffer, self.value_buffer = ExperienceBuffer(config.seed), ExperienceBuffer(config.seed)
-        self.budget = budget or MemoryBudget(config.micro_batch_tokens)
+        self.budget = budget or make_budget(policy.base, config.micro_batch_tokens)
 
     def _make_optimiser(self, model: PolicyModel | ValueModel, learning_rate: float, total_steps: int) -> Optimiser:
         return Optimiser(

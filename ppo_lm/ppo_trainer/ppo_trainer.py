@@ -8,13 +8,12 @@ from pathlib import Path
 
 import torch
 
-from ppo_lm.base_setup import load_base, set_up_roles
+from ppo_lm.base_setup import describe_micro_batches, load_base, make_budget, set_up_roles
 from ppo_lm.config import PPOConfig
 from ppo_lm.data import DataReport, Prompt, PromptSet, load_prompts
 from ppo_lm.data.fitting import check_prompts, encode_prompt_set, fit_prompts
 from ppo_lm.errors import ConfigError, NumericalFault, PartError
 from ppo_lm.evaluation import Evaluation, training_sampling
-from ppo_lm.experience_buffer import MemoryBudget
 from ppo_lm.health import HealthWatch
 from ppo_lm.ops import masked_whiten
 from ppo_lm.ppo_trainer.evaluator import Evaluator
@@ -80,7 +79,7 @@ class PPOTrainer:
             fast=config.fast,
             allow_special_tokens=config.allow_special_tokens,
         )
-        self.budget = MemoryBudget(config.micro_batch_tokens, config.rollout_slots)
+        self.budget = make_budget(self.base, config.micro_batch_tokens, config.rollout_slots)
         self.monitor = inputs.monitor
         self.reward_computer = RewardComputer(
             inputs.rewards,
@@ -295,8 +294,9 @@ class PPOTrainer:
     def _headline(self) -> str:
         config = self.config
         copies = f" with {config.responses_per_prompt} responses each" if config.responses_per_prompt > 1 else ""
+        chosen = describe_micro_batches(self.base, config.micro_batch_tokens, self.budget)
         return (
-            f"PPO on {config.model_name} ({self.base.description}; {self.engine.description}): {config.steps} "
+            f"PPO on {config.model_name} ({self.base.description}; {self.engine.description}{chosen}): {config.steps} "
             f"steps of {config.batch_size // config.responses_per_prompt} prompts{copies}"
         )
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from ppo_lm.base_setup import add_adapter, make_lora_config, rehearse_training
+from ppo_lm.base_setup import add_adapter, make_budget, make_lora_config, rehearse_training
 from ppo_lm.config import SFTConfig
 from ppo_lm.data import DataReport, Demonstration, load_demonstrations
 from ppo_lm.data.encoded import EncodedDemonstrations, encode_demonstrations
@@ -57,7 +57,7 @@ def run_sft(
     train, held_out = encoded.split(config.held_out, config.seed, report)
     settings = loop_settings(config)
 
-    budget = MemoryBudget()
+    budget = make_budget(base)
     run = make_stage_run(
         config,
         "sft",

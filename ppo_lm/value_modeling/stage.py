@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ppo_lm.base_setup import set_up_roles
+from ppo_lm.base_setup import make_budget, set_up_roles
 from ppo_lm.config import ValueConfig
 from ppo_lm.data import DataReport, Demonstration, load_demonstrations
 from ppo_lm.data.encoded import EncodedDemonstrations, encode_demonstrations
@@ -65,7 +65,11 @@ def run_value(
     )
     train, held_out = encoded.split(config.held_out, config.seed, report)
     computer = RewardComputer(
-        inputs.rewards, weights=config.reward_weights, clip=config.reward_clip, timeout=config.reward_timeout
+        inputs.rewards,
+        make_budget(base),
+        config.reward_weights,
+        config.reward_clip,
+        timeout=config.reward_timeout,
     )
     model = set_up_roles(
         base,
