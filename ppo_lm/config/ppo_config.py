@@ -177,8 +177,9 @@ class PPOConfig(PromptSettings, RewardSettings, ModelSettings, CheckpointSetting
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, more time."""
     engine: Text = "auto"
-    """Sampling engine: auto (slots if it supports the network, else transformers), slots, transformers, or your own, as
-    module:name or file.py:name."""
+    """Sampling engine: slots, graphs (slots whose steps a GPU replays as CUDA graphs), transformers, or your own, as
+    module:name or file.py:name. auto: with a supported network graphs on CUDA and slots elsewhere, else
+    transformers."""
     fast: bool = True
     """Passes without padding, fused adapters, sampling in slots, one pass through a frozen head; false uses the code of
     transformers and peft."""

@@ -1,4 +1,4 @@
-"""A linear layer with at most one LoRA adapter ("LoRA", 2106.09685), forwards and backwards: y = x·(W + s·B·A)ᵀ + c.
+"""Linear layers with at most one LoRA adapter each ("LoRA", 2106.09685), both ways: y = x·(W + s·B·A)ᵀ + c.
 
 Plain functions, for autograd functions that keep only what they must. The adapter's weights and their gradients keep
 their own dtype (fp32); products are in x's dtype.
@@ -6,6 +6,8 @@ their own dtype (fp32); products are in x's dtype.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -26,73 +28,109 @@ class AdaptedLinear(NamedTuple):
         return self[:4]
 
 
-Gradients = tuple  # of weight, bias, a and b; None where not needed
-
-
 def is_coarse(dtype: torch.dtype) -> bool:
     """Whether weights of this dtype (bf16, fp16) are too coarse to hold a small adapter: with |B| = 1e-5, about 3% of
     B·A survives the addition."""
     return dtype.itemsize < 4
 
 
-def apply(x: torch.Tensor, layer: AdaptedLinear) -> torch.Tensor:
-    """(N, I) → (N, O).
+def apply(x: torch.Tensor, layers: Sequence[AdaptedLinear]) -> tuple[list[torch.Tensor], torch.Tensor | None]:
+    """Layers on the same input: (N, I) → (N, O) each. Also returns x·Aᵀ of all adapters side by side, (N, R), where it
+    was needed, for `gradients`.
 
     In bf16 and fp16 x·Wᵀ is added to the adapter's part and the sum rounded once: a small adapter's part would be lost
     if it were added to numbers that are already rounded. The bias comes last, with an adapter or without, so that one
     with B = 0 changes nothing.
     """
-    if is_coarse(x.dtype):
-        y = linear(x, layer.weight) if layer.a is None else _thin_products(x, layer).addmm_(x, layer.weight.T)
-        return y if layer.bias is None else y.add_(layer.bias)
-    whole = _whole_weight(layer, len(x))
-    if whole is not None:
-        return linear(x, whole, layer.bias)
-    assert layer.a is not None and layer.b is not None
-    y = linear(x, layer.weight, layer.bias)
-    return y.addmm_(x @ layer.a.to(x.dtype).T, layer.b.to(x.dtype).T, alpha=layer.scale)
+    if _merges(layers, len(x)):
+        return [linear(x, _whole_weight(layer), layer.bias) for layer in layers], None
+    thin = _thin_products(x, layers)
+    return [_apply(x, layer, part) for layer, part in zip(layers, _split(thin, layers))], thin
 
 
-def _thin_products(x: torch.Tensor, layer: AdaptedLinear) -> torch.Tensor:
-    """s·x·Aᵀ·Bᵀ, (N, O)."""
-    assert layer.a is not None and layer.b is not None
-    return (x @ layer.a.to(x.dtype).T).mul_(layer.scale) @ layer.b.to(x.dtype).T
+def _apply(x: torch.Tensor, layer: AdaptedLinear, thin: torch.Tensor | None) -> torch.Tensor:
+    if not is_coarse(x.dtype):
+        y = linear(x, layer.weight, layer.bias)
+        return y if thin is None else y.addmm_(thin, _scaled_b(layer, x.dtype).T)
+    y = linear(x, layer.weight) if thin is None else (thin @ _scaled_b(layer, x.dtype).T).addmm_(x, layer.weight.T)
+    return y if layer.bias is None else y.add_(layer.bias)
 
 
 def gradients(
-    grad: torch.Tensor,
+    grads: Sequence[torch.Tensor],
     x: torch.Tensor,
-    layer: AdaptedLinear,
-    needs: tuple[bool, ...],
+    thin: torch.Tensor | None,
+    layers: Sequence[AdaptedLinear],
+    needs: Sequence[bool],
     of_x: bool = True,
-    add_to: torch.Tensor | None = None,
-) -> tuple[torch.Tensor | None, Gradients]:
-    """The gradients of y = apply(x), given grad (N, O) and x (N, I): that of x (N, I), added in place to `add_to` if
-    given, and those of the four tensors; None where `of_x` or `needs` is False."""
-    of_weight, of_bias, of_a, _ = needs
-    whole = _whole_weight(layer, len(grad))
-    a = down = grad_a = grad_b = None
-    if layer.a is not None and layer.b is not None and (of_a or (of_x and whole is None)):
-        a, b = layer.a.to(x.dtype), layer.b.to(x.dtype)
-        down = grad @ b
-        if of_a:
-            grad_a = (down.T @ x).to(layer.a.dtype).mul_(layer.scale)
-            grad_b = (grad.T @ (x @ a.T)).to(layer.b.dtype).mul_(layer.scale)
+) -> tuple[torch.Tensor | None, list[torch.Tensor | None]]:
+    """The gradients of `apply`: that of x (N, I), and those of the four tensors of every layer; None where `of_x` or
+    `needs`, which has an entry for each tensor, is False. `grads`: (N, O) each. `thin`: what `apply` returned last."""
+    merges, a = _merges(layers, len(x)), _stacked_a(layers, x.dtype)
+    of_adapters = any(needs[2::4])
+    down = None
+    if a is not None and (of_adapters or (of_x and not merges)):
+        adapted = [(grad, layer) for grad, layer in zip(grads, layers) if layer.b is not None]
+        down = torch.cat([grad @ _scaled_b(layer, x.dtype) for grad, layer in adapted], dim=1)
+    grad_x = None
     if of_x:
-        weight = layer.weight if whole is None else whole
-        add_to = grad @ weight if add_to is None else add_to.addmm_(grad, weight)
-        if whole is None and down is not None and a is not None:
-            add_to.addmm_(down, a, alpha=layer.scale)
-    return add_to, (grad.T @ x if of_weight else None, grad.sum(dim=0) if of_bias else None, grad_a, grad_b)
+        for grad, layer in zip(grads, layers):
+            weight = _whole_weight(layer) if merges else layer.weight
+            grad_x = grad @ weight if grad_x is None else grad_x.addmm_(grad, weight)
+        if grad_x is not None and down is not None and a is not None and not merges:
+            grad_x.addmm_(down, a)
+    if of_adapters:
+        thin = _thin_products(x, layers) if thin is None else thin
+    of_a = None if down is None or not of_adapters else down.T @ x
+    found: list[torch.Tensor | None] = []
+    rows = zip(grads, layers, _split(of_a, layers, dim=0), _split(thin, layers), strict=True)
+    for i, (grad, layer, grad_a, part) in enumerate(rows):
+        of_weight, of_bias, needs_a, _ = needs[4 * i : 4 * i + 4]
+        found += [grad.T @ x if of_weight else None, grad.sum(dim=0) if of_bias else None]
+        if needs_a and layer.a is not None and layer.b is not None and grad_a is not None and part is not None:
+            found += [grad_a.to(layer.a.dtype), (grad.T @ part).to(layer.b.dtype).mul_(layer.scale)]
+        else:
+            found += [None, None]
+    return grad_x, found
 
 
-def _whole_weight(layer: AdaptedLinear, rows: int) -> torch.Tensor | None:
-    """W + s·B·A, if that costs less than two thin products of `rows` rows and the dtype can hold it; W without an
-    adapter."""
+def _thin_products(x: torch.Tensor, layers: Sequence[AdaptedLinear]) -> torch.Tensor | None:
+    """x·Aᵀ of all adapters side by side, (N, R); None without any."""
+    a = _stacked_a(layers, x.dtype)
+    return None if a is None else x @ a.T
+
+
+def _stacked_a(layers: Sequence[AdaptedLinear], dtype: torch.dtype) -> torch.Tensor | None:
+    """A of all adapters, (R, I)."""
+    found = [layer.a for layer in layers if layer.a is not None]
+    return (found[0] if len(found) == 1 else torch.cat(found)).to(dtype) if found else None
+
+
+def _scaled_b(layer: AdaptedLinear, dtype: torch.dtype) -> torch.Tensor:
+    """s·B, (O, r)."""
+    assert layer.b is not None
+    return layer.b.mul(layer.scale).to(dtype)
+
+
+def _split(x: torch.Tensor | None, layers: Sequence[AdaptedLinear], dim: int = 1) -> list[torch.Tensor | None]:
+    """The part of each layer; None for one without an adapter."""
+    if x is None:
+        return [None] * len(layers)
+    ranks = [0 if layer.a is None else len(layer.a) for layer in layers]
+    return [part if rank else None for rank, part in zip(ranks, x.split(ranks, dim=dim))]
+
+
+def _merges(layers: Sequence[AdaptedLinear], rows: int) -> bool:
+    """Whether the dtype can hold W + s·B·A, and making it costs less than two thin products of `rows` rows."""
+    dtype = layers[0].weight.dtype
+    if is_coarse(dtype) or any(layer.a is not None and layer.a.dtype != dtype for layer in layers):
+        return False
+    shapes = [layer.weight.shape for layer in layers if layer.a is not None]
+    return rows * sum(outputs + inputs for outputs, inputs in shapes) >= sum(map(math.prod, shapes))
+
+
+def _whole_weight(layer: AdaptedLinear) -> torch.Tensor:
+    """W + s·B·A."""
     if layer.a is None or layer.b is None:
         return layer.weight
-    outputs, inputs = layer.weight.shape
-    coarse = is_coarse(layer.weight.dtype) or layer.weight.dtype != layer.a.dtype
-    if coarse or rows * (outputs + inputs) < outputs * inputs:
-        return None
     return torch.addmm(layer.weight, layer.b, layer.a, alpha=layer.scale)

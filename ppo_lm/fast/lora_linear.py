@@ -30,16 +30,16 @@ class LoraLinear(lora.Linear):
 class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, scale: float, *tensors):
-        ctx.save_for_backward(x, *tensors)
+        (y,), thin = apply(x, [AdaptedLinear(*tensors, scale=scale)])
+        ctx.save_for_backward(x, thin, *tensors)
         ctx.scale = scale
-        return apply(x, AdaptedLinear(*tensors, scale=scale))
+        return y
 
     @staticmethod
     def backward(ctx, *grads):
-        (grad,), (x, *tensors) = grads, ctx.saved_tensors
-        grad_x, found = gradients(
-            grad, x, AdaptedLinear(*tensors, scale=ctx.scale), ctx.needs_input_grad[2:], ctx.needs_input_grad[0]
-        )
+        x, thin, *tensors = ctx.saved_tensors
+        layer = AdaptedLinear(*tensors, scale=ctx.scale)
+        grad_x, found = gradients(grads, x, thin, [layer], ctx.needs_input_grad[2:], ctx.needs_input_grad[0])
         return grad_x, None, *found
 
 

@@ -127,20 +127,17 @@ class _NormedLinears(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight, eps: float, scales: list[float], *tensors):
         normed, inverse = normalise(x, weight, eps)
-        ctx.save_for_backward(x, inverse, weight, *tensors)
+        outputs, thin = apply(normed, _layers(tensors, scales))
+        ctx.save_for_backward(x, inverse, weight, thin, *tensors)
         ctx.eps, ctx.scales = eps, scales
-        return tuple(apply(normed, layer) for layer in _layers(tensors, scales))
+        return tuple(outputs)
 
     @staticmethod
     def backward(ctx, *grads):
-        x, inverse, weight, *tensors = ctx.saved_tensors
-        normed, grad_normed, found = normalise(x, weight, ctx.eps, inverse)[0], None, []
+        x, inverse, weight, thin, *tensors = ctx.saved_tensors
+        normed, layers = normalise(x, weight, ctx.eps, inverse)[0], _layers(tensors, ctx.scales)
         needs_input = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
-        for i, (grad, layer) in enumerate(zip(grads, _layers(tensors, ctx.scales))):
-            grad_normed, of_layer = gradients(
-                grad, normed, layer, ctx.needs_input_grad[4 + 4 * i : 8 + 4 * i], needs_input, grad_normed
-            )
-            found += of_layer
+        grad_normed, found = gradients(grads, normed, thin, layers, ctx.needs_input_grad[4:], needs_input)
         grad_x = grad_weight = None
         if grad_normed is not None:
             grad_x, grad_weight = normalise_gradients(grad_normed, x, inverse, weight, ctx.needs_input_grad[1])
@@ -152,15 +149,17 @@ class _AddLinear(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, residual, x, scale: float, *tensors):
-        ctx.save_for_backward(x, *tensors)
+        (y,), thin = apply(x, [AdaptedLinear(*tensors, scale=scale)])
+        ctx.save_for_backward(x, thin, *tensors)
         ctx.scale = scale
-        return apply(x, AdaptedLinear(*tensors, scale=scale)).add_(residual)
+        return y.add_(residual)
 
     @staticmethod
     def backward(ctx, *grads):
-        (grad,), (x, *tensors) = grads, ctx.saved_tensors
-        grad_x, found = gradients(grad, x, AdaptedLinear(*tensors, scale=ctx.scale), ctx.needs_input_grad[3:])
-        return grad, grad_x, None, *found
+        x, thin, *tensors = ctx.saved_tensors
+        layer = AdaptedLinear(*tensors, scale=ctx.scale)
+        grad_x, found = gradients(grads, x, thin, [layer], ctx.needs_input_grad[3:])
+        return grads[0], grad_x, None, *found
 
 
 class _Mlp(torch.autograd.Function):
@@ -169,26 +168,26 @@ class _Mlp(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, weight, eps: float, scales: list[float], *tensors):
-        (normed, inverse), (gate, up, down) = normalise(x, weight, eps), _layers(tensors, scales)
-        gated, raised = apply(normed, gate), apply(normed, up)
-        ctx.save_for_backward(x, inverse, weight, gated, raised, *tensors)
+        (normed, inverse), (*wide, down) = normalise(x, weight, eps), _layers(tensors, scales)
+        (gated, raised), thin = apply(normed, wide)
+        (y,), thin_of_down = apply(silu(gated).mul_(raised), [down])
+        ctx.save_for_backward(x, inverse, weight, gated, raised, thin, thin_of_down, *tensors)
         ctx.eps, ctx.scales = eps, scales
-        return apply(silu(gated).mul_(raised), down).add_(x)
+        return y.add_(x)
 
     @staticmethod
     def backward(ctx, *grads):
-        (grad,), (x, inverse, weight, gated, raised, *tensors) = grads, ctx.saved_tensors
-        (gate, up, down), needs = _layers(tensors, ctx.scales), ctx.needs_input_grad[4:]
+        x, inverse, weight, gated, raised, thin, thin_of_down, *tensors = ctx.saved_tensors
+        (*wide, down), needs = _layers(tensors, ctx.scales), ctx.needs_input_grad[4:]
         active = silu(gated)
-        grad_product, of_down = gradients(grad, active * raised, down, needs[8:])
+        grad_product, of_down = gradients(grads, active * raised, thin_of_down, [down], needs[8:])
         assert grad_product is not None
         grad_raised = active.mul_(grad_product)
         grad_gated = torch.ops.aten.silu_backward(grad_product.mul_(raised), gated)
         normed, grad_x, grad_weight = normalise(x, weight, ctx.eps, inverse)[0], None, None
         needs_input = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
-        grad_normed, of_gate = gradients(grad_gated, normed, gate, needs[:4], needs_input)
-        grad_normed, of_up = gradients(grad_raised, normed, up, needs[4:8], needs_input, grad_normed)
+        grad_normed, of_wide = gradients((grad_gated, grad_raised), normed, thin, wide, needs[:8], needs_input)
         if grad_normed is not None:
             grad_x, grad_weight = normalise_gradients(grad_normed, x, inverse, weight, ctx.needs_input_grad[1])
-            grad_x.add_(grad)
-        return grad_x, grad_weight, None, None, *of_gate, *of_up, *of_down
+            grad_x.add_(grads[0])
+        return grad_x, grad_weight, None, None, *of_wide, *of_down

