@@ -1,4 +1,5 @@
-"""How many tokens a micro-batch has, if the configuration leaves it open."""
+"""How many tokens a micro-batch has, and how many responses are sampled at once, if the configuration leaves it
+open."""
 
 from __future__ import annotations
 
@@ -8,12 +9,16 @@ from ppo_lm.experience_buffer import MemoryBudget
 from ppo_lm.models import BaseModel
 
 FEWEST, MOST = 1024, 32_768  # tokens
+SLOTS, GPU_SLOTS = 64, 512  # responses; `GraphEngine` takes fewer where memory is short
 SHARE = 0.5  # of the free memory; the rest is for logits, gradients, and the sampler's weights and cache
 
 
-def make_budget(base: BaseModel, tokens: int | None = None, slots: int = 64) -> MemoryBudget:
-    """A run's budget. `tokens`: in a micro-batch; None: `fitting_tokens` on CUDA, elsewhere 1,024."""
-    return MemoryBudget(tokens or (fitting_tokens(base) if base.device.type == "cuda" else FEWEST), slots)
+def make_budget(base: BaseModel, tokens: int | None = None, slots: int | None = None) -> MemoryBudget:
+    """A run's budget. `tokens`: in a micro-batch; None: `fitting_tokens` on CUDA, elsewhere 1,024. `slots`: responses
+    sampled at once; None: 512 on CUDA, elsewhere 64."""
+    on_gpu = base.device.type == "cuda"
+    tokens = tokens or (fitting_tokens(base) if on_gpu else FEWEST)
+    return MemoryBudget(tokens, slots or (GPU_SLOTS if on_gpu else SLOTS))
 
 
 def describe_micro_batches(base: BaseModel, tokens: int | None, budget: MemoryBudget) -> str:

@@ -171,9 +171,9 @@ class PPOConfig(PromptSettings, RewardSettings, ModelSettings, CheckpointSetting
     micro_batch_tokens: PositiveInt | None = None
     """Tokens, prompts included, per forward pass when scoring and training; halved when memory runs out. Changes memory
     and speed, not results. Default: 1024 on a CPU; on a GPU, what fits into half of its free memory."""
-    rollout_slots: PositiveInt = 64
+    rollout_slots: PositiveInt | None = None
     """Responses sampled at once; when one ends, the next prompt takes its slot. Changes memory and speed, not the
-    distribution."""
+    distribution. Default: 64 on a CPU; on a GPU 512, or what fits into a quarter of its free memory."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, more time."""
     engine: Text = "auto"

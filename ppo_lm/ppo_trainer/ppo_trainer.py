@@ -118,7 +118,7 @@ class PPOTrainer:
         )
         self.model_trainer = ModelTrainer(self.roles.policy, self.roles.value, config, self.budget, inputs.losses)
         self.floor = Floor(
-            self.base, measure_machine(self.base.device, self.base.dtype), self._passes(), config.rollout_slots
+            self.base, measure_machine(self.base.device, self.base.dtype), self._passes(), self.budget.slots
         )
 
     def ppo_step(self, prompts: PromptSet | Sequence[Prompt], columns: Mapping[str, list] | None = None) -> dict:
