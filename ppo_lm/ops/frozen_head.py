@@ -6,7 +6,8 @@ from __future__ import annotations
 import torch
 from torch.nn.functional import linear
 
-LOWEST = -1e4  # nats: its exponential is 0, and so is their product
+from ppo_lm.ops.exponentials import exponentials
+
 FEW = 200  # size of the vocabulary, in sizes of the support, from which on gathering rows of the weight is faster
 
 
@@ -38,26 +39,20 @@ class _FrozenHead(torch.autograd.Function):
     def forward(ctx, hidden, weight, bias, action_ids, temperature, support_ids, entropy, differentiate):
         columns = _Columns(weight, bias, action_ids, support_ids)
         logits = columns.logits(hidden)
-        if temperature != 1:
-            logits.div_(temperature)
         if support_ids is None:
             chosen = logits.gather(1, action_ids[:, None])
         else:
-            chosen, logits = logits[:, :1].clone(), logits[:, 1:].masked_fill_(support_ids < 0, -torch.inf)
-        highest = logits.amax(dim=1, keepdim=True)
-        below = logits.sub_(highest).clamp_(min=LOWEST)
-        weights = below.exp() if entropy else below.exp_()  # probabilities, times their total
-        total = weights.sum(dim=1, keepdim=True)
+            chosen, logits = logits[:, :1], logits[:, 1:].masked_fill(support_ids < 0, -torch.inf)
+        chosen = chosen.to(torch.promote_types(chosen.dtype, torch.float32)) / temperature
+        highest, total, mean, weights, of_entropy = exponentials(logits, temperature, differentiate, entropy)
         logprobs = chosen.sub_(highest).sub_(total.log())
         found, slopes = [logprobs], []
-        if differentiate:
+        if weights is not None:
             slopes.append(weight[action_ids] - columns.weighted_rows(weights) / total)
-        if entropy:
-            entropies = total.log() - (weights * below).sum(dim=1, keepdim=True) / total
-            found.append(entropies)
-            if differentiate:
-                of_logits = below.sub_(total.log() - entropies).mul_(weights)
-                slopes.append(-columns.weighted_rows(of_logits) / total)
+        if mean is not None:
+            found.append(total.log() - mean)
+        if of_entropy is not None:
+            slopes.append(-columns.weighted_rows(of_entropy) / total)
         ctx.save_for_backward(*(slope.div_(temperature).to(hidden.dtype) for slope in slopes))
         return torch.stack(found)[:, :, 0] if entropy else logprobs[:, 0]
 
@@ -80,17 +75,17 @@ class _Columns:
                 self.rows = weight[self.ids]
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """(n, H) → (n, V) or (n, 1 + K), at least fp32."""
+        """(n, H) → (n, V) or (n, 1 + K)."""
         if self.rows is not None:
             found = torch.bmm(self.rows, hidden[:, :, None])[:, :, 0]
             found = found if self.bias is None else found + self.bias[self.ids]
         else:
             found = linear(hidden, self.weight, self.bias)
             found = found if self.support_ids is None else found.gather(1, self.ids)
-        return found.to(torch.promote_types(found.dtype, torch.float32))
+        return found
 
     def weighted_rows(self, weights: torch.Tensor) -> torch.Tensor:
-        """Σ_j weights_j · (the layer's weight of token j): (n, V) or (n, K) → (n, H), in the dtype of `weights`."""
+        """Σ_j weights_j · (the layer's weight of token j): (n, V) or (n, K) → (n, H), at least fp32."""
         few = weights.to(self.weight.dtype)
         if self.rows is not None:
             found = torch.bmm(few[:, None], self.rows[:, 1:])[:, 0]
@@ -98,4 +93,4 @@ class _Columns:
             found = few.new_zeros(len(few), len(self.weight)).scatter_add_(1, self.support_ids, few) @ self.weight
         else:
             found = few @ self.weight
-        return found.to(weights.dtype)
+        return found.to(torch.promote_types(found.dtype, torch.float32))

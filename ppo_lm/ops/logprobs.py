@@ -10,7 +10,8 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from ppo_lm.ops.frozen_head import LOWEST, frozen_head_logprobs
+from ppo_lm.ops.exponentials import LOWEST
+from ppo_lm.ops.frozen_head import frozen_head_logprobs
 
 CHUNK = 64  # rows of logits in memory at once: about 10 MB with the usual vocabularies, which fits a CPU's cache
 GPU_CHUNK = 2048

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch.nn.functional import pad
 
-from ppo_lm.ops.logprobs import LOWEST
+from ppo_lm.ops.exponentials import LOWEST
 from ppo_lm.rollout.engine import SamplingSettings
 
 BLOCK = 128  # columns; cumulative sums of blocks, then of one block's columns, are faster than those of all columns

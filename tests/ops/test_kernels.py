@@ -1,0 +1,45 @@
+"""The Triton kernels under Triton's interpreter, which needs no GPU, and torch's operations in their place."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from ppo_lm.ops import kernels
+from ppo_lm.ops.exponentials import exponentials
+from tests.ops.kernel_cases import CASES, expected, make_logits
+
+
+@pytest.fixture(scope="module")
+def interpreted(tmp_path_factory):
+    """Triton must know before it is imported."""
+    pytest.importorskip("triton", reason="Triton is not installed")
+    file = tmp_path_factory.mktemp("kernels") / "found.pt"
+    command = [sys.executable, "-m", "tests.ops.interpret_kernels", str(file)]
+    subprocess.run(command, check=True, cwd=Path(__file__).parents[2], env=os.environ | {"TRITON_INTERPRET": "1"})
+    return torch.load(file)
+
+
+def close(found, case):
+    coarse = case[2] == torch.bfloat16
+    for ours, exact in zip(found, expected(*case), strict=True):
+        off = 1e-2 if ours.dtype == torch.bfloat16 else 1e-5  # the interpreter does not round to bf16, it truncates
+        assert ours.dtype == torch.float32 or coarse
+        torch.testing.assert_close(ours.double(), exact, rtol=off, atol=off)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_kernels_give_what_the_formulas_give(interpreted, name):
+    close(interpreted[name], CASES[name])
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_torchs_operations_give_what_the_formulas_give(name):
+    close(exponentials(make_logits(*CASES[name]), CASES[name][-1], True, True), CASES[name])
+
+
+def test_tensors_on_a_cpu_are_left_to_torch():
+    assert not kernels.can_take(torch.ones(2, 2))
