@@ -70,7 +70,7 @@ def gradients(
     """The gradients of y = apply(x), given grad (N, O) and x (N, I): that of x (N, I), added in place to `add_to` if
     given, and those of the four tensors; None where `of_x` or `needs` is False."""
     of_weight, of_bias, of_a, _ = needs
-    whole = _whole_weight(layer, len(grad))
+    whole = _whole_weight(layer, len(grad)) if of_x else None
     a = down = grad_a = grad_b = None
     if layer.a is not None and layer.b is not None and (of_a or (of_x and whole is None)):
         a, b = layer.a.to(x.dtype), layer.b.to(x.dtype)
@@ -84,6 +84,13 @@ def gradients(
         if whole is None and down is not None and a is not None:
             add_to.addmm_(down, a, alpha=layer.scale)
     return add_to, (grad.T @ x if of_weight else None, grad.sum(dim=0) if of_bias else None, grad_a, grad_b)
+
+
+def input_gradient(grad: torch.Tensor, layer: AdaptedLinear) -> torch.Tensor:
+    """That of x alone, for a caller that has yet to compute x; see `gradients`."""
+    grad_x, _ = gradients(grad, grad, layer, (False,) * 4)  # of x, only its dtype is needed, which is grad's too
+    assert grad_x is not None
+    return grad_x
 
 
 def _whole_weight(layer: AdaptedLinear, rows: int) -> torch.Tensor | None:

@@ -8,16 +8,17 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch.nn.functional import pad, silu
+from torch.nn.functional import pad
 from torch.utils.checkpoint import checkpoint
 
-from ppo_lm.fast.adapted_linear import AdaptedLinear, apply, gradients
+from ppo_lm.fast.adapted_linear import AdaptedLinear, apply, gradients, input_gradient
 from ppo_lm.fast.attention import PackedBatch, attend_rows
 from ppo_lm.fast.blocks import Block, Norm, Trunk
 from ppo_lm.fast.lora_linear import adapted
 from ppo_lm.fast.packing import Packing, few_sizes
 from ppo_lm.fast.rms_norm import normalise, normalise_gradients
 from ppo_lm.fast.rotary import rotate, rotations
+from ppo_lm.fast.swiglu import swiglu, swiglu_gradients
 
 
 def read_rows(
@@ -173,17 +174,15 @@ class _Mlp(torch.autograd.Function):
         gated, raised = apply(normed, gate), apply(normed, up)
         ctx.save_for_backward(x, inverse, weight, gated, raised, *tensors)
         ctx.eps, ctx.scales = eps, scales
-        return apply(silu(gated).mul_(raised), down).add_(x)
+        return apply(swiglu(gated, raised), down).add_(x)
 
     @staticmethod
     def backward(ctx, *grads):
         (grad,), (x, inverse, weight, gated, raised, *tensors) = grads, ctx.saved_tensors
         (gate, up, down), needs = _layers(tensors, ctx.scales), ctx.needs_input_grad[4:]
-        active = silu(gated)
-        grad_product, of_down = gradients(grad, active * raised, down, needs[8:])
-        assert grad_product is not None
-        grad_raised = active.mul_(grad_product)
-        grad_gated = torch.ops.aten.silu_backward(grad_product.mul_(raised), gated)
+        product, grad_gated, grad_raised = swiglu_gradients(input_gradient(grad, down), gated, raised)
+        _, of_down = gradients(grad, product, down, needs[8:], of_x=False)
+        del product
         normed, grad_x, grad_weight = normalise(x, weight, ctx.eps, inverse)[0], None, None
         needs_input = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
         grad_normed, of_gate = gradients(grad_gated, normed, gate, needs[:4], needs_input)
