@@ -14,8 +14,8 @@ from ppo_lm.fast.blocks import Norm
 from ppo_lm.ops import is_out_of_memory
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-ELEMENTS = 2048  # of the two halves of heads that a program rotates
-BLOCK = 1024  # columns of a row that a program computes in `swiglu`; with 4 warps, 8 for each thread
+ELEMENTS = 2048  # of each half of its heads that a program of `rotate` computes
+COLUMNS = 1024  # columns of a row that a program of `swiglu` computes, 8 for each thread
 
 
 def can_take(*tensors: torch.Tensor) -> bool:
@@ -53,28 +53,15 @@ def rotate(
     from ppo_lm.fast import triton_kernels
 
     (tokens, heads, size), out = x.shape, x.new_empty(x.shape)
-    half = _next_power_of_2(size // 2)
-    at_once = min(_next_power_of_2(heads), max(1, ELEMENTS // half))
-    q_weight, q_eps = (q_norm.weight, q_norm.eps) if q_norm else (None, 0.0)
-    k_weight, k_eps = (k_norm.weight, k_norm.eps) if k_norm else (None, 0.0)
+    columns = _next_power_of_2(size // 2)
+    at_once = min(_next_power_of_2(heads), max(1, ELEMENTS // columns))
+    weights = [norm and norm.weight for norm in (q_norm, k_norm)]
+    epsilons = [norm.eps if norm else 0.0 for norm in (q_norm, k_norm)]
+    tensors = (x, cos.contiguous(), sin.contiguous(), *weights, out)
+    numbers = (*x.stride()[:2], heads, q_heads, *epsilons)
     with torch.cuda.device_of(x):
         triton_kernels.rotate[tokens, -(-heads // at_once)](
-            x,
-            cos,
-            sin,
-            q_weight,
-            k_weight,
-            out,
-            *x.stride()[:2],
-            cos.stride(0),
-            sin.stride(0),
-            heads,
-            q_heads,
-            q_eps,
-            k_eps,
-            SIZE=size,
-            HEADS=at_once,
-            HALF=half,
+            *tensors, *numbers, SIZE=size, HEADS=at_once, COLUMNS=columns
         )
     return out
 
@@ -85,7 +72,9 @@ def swiglu(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
 
     (rows, width), out = gate.shape, gate.new_empty(gate.shape)
     with torch.cuda.device_of(gate):
-        triton_kernels.swiglu[rows, -(-width // BLOCK)](gate, up, out, gate.stride(0), up.stride(0), width, BLOCK=BLOCK)
+        triton_kernels.swiglu[rows, -(-width // COLUMNS)](
+            gate, up, out, gate.stride(0), up.stride(0), width, COLUMNS=COLUMNS
+        )
     return out
 
 
@@ -97,8 +86,8 @@ def swiglu_gradients(
 
     (rows, width), product, grad_up = gate.shape, torch.empty_like(grad), torch.empty_like(grad)
     with torch.cuda.device_of(gate):
-        triton_kernels.swiglu_gradients[rows, -(-width // BLOCK)](
-            grad, gate, up, product, grad_up, gate.stride(0), up.stride(0), width, BLOCK=BLOCK
+        triton_kernels.swiglu_gradients[rows, -(-width // COLUMNS)](
+            grad, gate, up, product, grad_up, gate.stride(0), up.stride(0), width, COLUMNS=COLUMNS
         )
     return product, grad, grad_up
 

@@ -1,62 +1,112 @@
-"""Cases for the kernels, on any device: inputs, and what the formulas give for them in fp64."""
+"""What the kernels are tested on, in two places: inputs, and what the formulas give for them in fp64."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 
 from ppo_lm.fast.blocks import Norm
+from ppo_lm.fast.rotary import rotate, rotate_normalised
+from ppo_lm.fast.swiglu import swiglu, swiglu_gradients
 
-OFF = {torch.float32: 1e-6, torch.bfloat16: 4e-3}
-"""Relative, for results rounded once; twice the root mean square of bf16's rounding errors is 3.3e-3."""
-HEADS = [(5, 3, 8), (33, 4, 64), (7, 6, 80), (3, 24, 128), (2, 9, 256)]
-"""(tokens, heads, size)"""
-
-
-def random(*shape, device, dtype, seed=0):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(device, dtype)
+DTYPES = (torch.float32, torch.bfloat16)
+HEADS = [(5, 3, 8), (33, 5, 64), (7, 6, 80), (3, 24, 128), (1, 9, 256)]  # (tokens, heads, size)
+ROWS = [(3, 5), (5, 1024), (1, 3000)]  # (rows, width)
 
 
-def heads_and_angles(tokens, heads, size, device, dtype):
-    """Heads that are part of a wider row, as those of a fused projection are."""
-    wide = random(tokens, heads + 2, size, device=device, dtype=dtype)
-    angles = random(tokens, 1, size // 2, device=device, dtype=torch.float32, seed=1) * 100
-    cos, sin = torch.cat([angles, angles], dim=2).cos(), torch.cat([-angles, angles], dim=2).sin()
-    return wide[:, 1:-1], cos.to(dtype), sin.to(dtype)
+class Case(NamedTuple):
+    function: Callable[..., Any]
+    formula: Callable[..., Any]  # of the same arguments
+    arguments: Callable[[torch.device, torch.dtype], tuple]
+
+    def found(self, device: torch.device, dtype: torch.dtype) -> list[torch.Tensor]:
+        return _as_list(self.function(*self.arguments(device, dtype)))
+
+    def expected(self, device: torch.device, dtype: torch.dtype) -> list[torch.Tensor]:
+        return _as_list(self.formula(*self.arguments(device, dtype)))
 
 
-def rotated(x, cos, sin):
-    x, cos, sin = x.double(), cos.double(), sin.double()
-    first, second = x.chunk(2, dim=2)
-    return x * cos + torch.cat([second, first], dim=2) * sin
+def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
+    return float((found.double() - expected).norm() / expected.norm())
 
 
-def norms(size, device, dtype):
-    return [
-        Norm(1 + random(size, device=device, dtype=dtype, seed=seed) / 4, eps) for seed, eps in ((2, 1e-2), (3, 0.5))
-    ]
+def _as_list(tensors: torch.Tensor | tuple[torch.Tensor, ...]) -> list[torch.Tensor]:
+    return [tensors] if isinstance(tensors, torch.Tensor) else list(tensors)
 
 
-def normed(x, norm):
-    x = x.double()
-    return x / (x.square().mean(dim=2, keepdim=True) + norm.eps).sqrt() * norm.weight.double()
+def _random(seed, *shape, device, dtype, size=1.0, mean=0.0):
+    return (mean + size * torch.randn(shape, generator=torch.Generator().manual_seed(seed))).to(device, dtype)
 
 
-def gate_and_up(rows, width, device, dtype):
+def _heads(tokens, heads, size):
+    """Heads out of a wider row, like those of a fused projection."""
+
+    def make(device, dtype):
+        wide = _random(0, tokens, heads + 2, size, device=device, dtype=dtype)
+        angles = 100 * torch.rand(tokens, 1, size // 2, generator=torch.Generator().manual_seed(1))
+        cos, sin = torch.cat([angles, angles], dim=2).cos(), torch.cat([-angles, angles], dim=2).sin()
+        return wide[:, 1:-1], cos.to(device, dtype), sin.to(device, dtype)
+
+    return make
+
+
+def _heads_and_norms(tokens, heads, size):
+    def make(device, dtype):
+        weights = (_random(seed, size, device=device, dtype=dtype, size=0.25, mean=1.0) for seed in (2, 3))
+        q_norm, k_norm = (Norm(weight, eps) for weight, eps in zip(weights, (1e-2, 0.5)))
+        return *_heads(tokens, heads, size)(device, dtype), q_norm, k_norm, heads - heads // 3
+
+    return make
+
+
+def _gate_and_up(rows, width):
     """Side by side, as the decoder's are."""
-    gate, up = (4 * random(rows, 2 * width, device=device, dtype=dtype)).chunk(2, dim=1)
-    return gate, up
+    return lambda device, dtype: _random(4, rows, 2 * width, device=device, dtype=dtype, size=4.0).chunk(2, dim=1)
 
 
-def product(gate, up):
-    return gate * torch.sigmoid(gate) * up
+def _grad_gate_and_up(rows, width):
+    return lambda device, dtype: (
+        _random(5, rows, width, device=device, dtype=dtype),
+        *_gate_and_up(rows, width)(device, dtype),
+    )
 
 
-def product_and_gradients(grad, gate, up):
+def _rotated(x, cos, sin):
+    x, cos, sin = x.double(), cos.double(), sin.double()
+    return x * cos + torch.cat(x.chunk(2, dim=2)[::-1], dim=2) * sin
+
+
+def _normalised_and_rotated(x, cos, sin, q_norm, k_norm, q_heads):
+    x = x.double()
+    unit = [
+        part / (part.square().mean(dim=2, keepdim=True) + norm.eps).sqrt() * norm.weight.double()
+        for part, norm in ((x[:, :q_heads], q_norm), (x[:, q_heads:], k_norm))
+    ]
+    return _rotated(torch.cat(unit, dim=1), cos, sin)
+
+
+def _product(gate, up):
+    gate, up = gate.double(), up.double()
+    return gate / (1 + (-gate).exp()) * up
+
+
+def _product_and_gradients(grad, gate, up):
     exact = [x.double().requires_grad_() for x in (gate, up)]
-    made = product(*exact)
-    return made.detach(), *torch.autograd.grad(made, exact, grad.double())
+    product = _product(*exact)
+    return product.detach(), *torch.autograd.grad(product, exact, grad.double())
 
 
-def assert_close(found, expected, dtype):
-    assert found.dtype == dtype and found.is_contiguous() and found.shape == expected.shape
-    assert (found.double() - expected).norm() / expected.norm() < OFF[dtype]
-    worst = (found.double() - expected).abs() / expected.abs().clamp_min(1)
-    assert worst.max() < 4 * OFF[dtype]
+CASES = {
+    **{f"rotate {shape}": Case(rotate, _rotated, _heads(*shape)) for shape in HEADS},
+    **{
+        f"normalise and rotate {shape}": Case(rotate_normalised, _normalised_and_rotated, _heads_and_norms(*shape))
+        for shape in HEADS
+    },
+    **{f"swiglu {shape}": Case(swiglu, _product, _gate_and_up(*shape)) for shape in ROWS},
+    **{
+        f"gradients of swiglu {shape}": Case(swiglu_gradients, _product_and_gradients, _grad_gate_and_up(*shape))
+        for shape in ROWS
+    },
+}
