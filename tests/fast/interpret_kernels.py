@@ -18,7 +18,7 @@ def passes() -> tuple[torch.Tensor, torch.Tensor]:
     """The trial that a network has to pass before it gets our own passes runs the decoder, too."""
     policy = make_policy(CPU, "qwen3", size=SMALL)
     assert policy.base.paths.why_not_accelerated is None, policy.base.paths.why_not_accelerated
-    return states_and_gradients(policy, *rows_of_many_lengths(CPU, 3, 31))
+    return states_and_gradients(policy, *rows_of_many_lengths(CPU, 2, 31))
 
 
 if __name__ == "__main__":

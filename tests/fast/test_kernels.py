@@ -1,5 +1,6 @@
 """The Triton kernels under Triton's interpreter, which needs no GPU, and the choice between them and torch."""
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -9,6 +10,8 @@ import pytest
 import torch
 
 from ppo_lm.fast import kernels
+from ppo_lm.fast.paths import find_paths
+from tests.conftest import make_base
 from tests.fast.interpret_kernels import CPU, passes
 from tests.fast.kernel_cases import CASES, DTYPES, relative_error
 
@@ -49,6 +52,8 @@ def test_a_device_on_which_triton_fails_keeps_torchs_operations():
     """A CPU is one, with Triton or without it."""
     reason = kernels.why_not(CPU, torch.float32)
     assert reason is not None and reason.startswith("Triton fails its trial: ")
+    paths = dataclasses.replace(find_paths(make_base().network, fast=True), why_not_kernels=reason)
+    assert paths.notes == [f"without our own kernels: {reason}"]
 
 
 def test_no_memory_for_the_trial_is_no_reason(monkeypatch):
