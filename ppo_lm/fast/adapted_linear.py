@@ -64,34 +64,56 @@ def gradients(
     needs: Sequence[bool],
     of_x: bool = True,
 ) -> tuple[torch.Tensor | None, list[torch.Tensor | None]]:
-    """The gradients of `apply`: that of x (N, I), and those of the four tensors of every layer; None where `of_x` or
-    `needs`, which has an entry for each tensor, is False. `grads`: (N, O) each. `thin`: what `apply` returned last."""
-    merges, a = _merges(layers, len(x)), _stacked_a(layers, x.dtype)
-    of_adapters = any(needs[2::4])
-    down = None
-    if a is not None and (of_adapters or (of_x and not merges)):
-        adapted = [(grad, layer) for grad, layer in zip(grads, layers) if layer.b is not None]
-        down = torch.cat([grad @ _scaled_b(layer, x.dtype) for grad, layer in adapted], dim=1)
-    grad_x = None
-    if of_x:
-        for grad, layer in zip(grads, layers):
-            weight = _whole_weight(layer) if merges else layer.weight
-            grad_x = grad @ weight if grad_x is None else grad_x.addmm_(grad, weight)
-        if grad_x is not None and down is not None and a is not None and not merges:
-            grad_x.addmm_(down, a)
-    if of_adapters:
+    """The gradients of `apply`: that of x, unless `of_x` is False, and `weight_gradients`."""
+    grad_x, down = input_gradient(grads, layers) if of_x else (None, None)
+    return grad_x, weight_gradients(grads, x, thin, down, layers, needs)
+
+
+def input_gradient(
+    grads: Sequence[torch.Tensor], layers: Sequence[AdaptedLinear]
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """The gradient of x (N, I), given those of the outputs, (N, O) each. Also returns the gradient of x·Aᵀ of all
+    adapters side by side, (N, R), where it was needed, for `weight_gradients`."""
+    merges, grad_x = _merges(layers, len(grads[0])), None
+    for grad, layer in zip(grads, layers):
+        weight = _whole_weight(layer) if merges else layer.weight
+        grad_x = grad @ weight if grad_x is None else grad_x.addmm_(grad, weight)
+    assert grad_x is not None
+    a = None if merges else _stacked_a(layers, grad_x.dtype)
+    if a is None:
+        return grad_x, None
+    down = _down(grads, layers)
+    return grad_x.addmm_(down, a), down
+
+
+def weight_gradients(
+    grads: Sequence[torch.Tensor],
+    x: torch.Tensor,
+    thin: torch.Tensor | None,
+    down: torch.Tensor | None,
+    layers: Sequence[AdaptedLinear],
+    needs: Sequence[bool],
+) -> list[torch.Tensor | None]:
+    """The gradients of the four tensors of every layer; None where `needs`, which has an entry for each, is False.
+    `thin` and `down`: what `apply` and `input_gradient` returned last."""
+    grad_a = None
+    if any(needs[2::4]):
         thin = _thin_products(x, layers) if thin is None else thin
-    of_a = None if down is None or not of_adapters else down.T @ x
+        grad_a = (_down(grads, layers) if down is None else down).T @ x
     found: list[torch.Tensor | None] = []
-    rows = zip(grads, layers, _split(of_a, layers, dim=0), _split(thin, layers), strict=True)
-    for i, (grad, layer, grad_a, part) in enumerate(rows):
-        of_weight, of_bias, needs_a, _ = needs[4 * i : 4 * i + 4]
-        found += [grad.T @ x if of_weight else None, grad.sum(dim=0) if of_bias else None]
-        if needs_a and layer.a is not None and layer.b is not None and grad_a is not None and part is not None:
-            found += [grad_a.to(layer.a.dtype), (grad.T @ part).to(layer.b.dtype).mul_(layer.scale)]
-        else:
-            found += [None, None]
-    return grad_x, found
+    parts = zip(grads, layers, _split(grad_a, layers, dim=0), _split(thin, layers), strict=True)
+    for i, (grad, layer, of_a, part) in enumerate(parts):
+        of_weight, of_bias, of_adapter, _ = needs[4 * i : 4 * i + 4]
+        found += [grad.T @ x if of_weight else None, grad.sum(dim=0) if of_bias else None, None, None]
+        if of_adapter and layer.a is not None and layer.b is not None and of_a is not None and part is not None:
+            found[-2:] = [of_a.to(layer.a.dtype), (grad.T @ part).to(layer.b.dtype).mul_(layer.scale)]
+    return found
+
+
+def _down(grads: Sequence[torch.Tensor], layers: Sequence[AdaptedLinear]) -> torch.Tensor:
+    """The gradient of x·Aᵀ of all adapters side by side, (N, R)."""
+    found = [grad @ _scaled_b(layer, grad.dtype) for grad, layer in zip(grads, layers) if layer.b is not None]
+    return found[0] if len(found) == 1 else torch.cat(found, dim=1)
 
 
 def _thin_products(x: torch.Tensor, layers: Sequence[AdaptedLinear]) -> torch.Tensor | None:

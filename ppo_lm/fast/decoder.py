@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from torch.nn.functional import pad, silu
+from torch.nn.functional import pad
 
 from ppo_lm.fast.blocks import Block, Linear, Norm, Trunk, rms_norm
 from ppo_lm.fast.fused_linear import FusedLinear
@@ -15,7 +15,8 @@ from ppo_lm.fast.lora_linear import adapted
 from ppo_lm.fast.packed_linear import PackedLinear
 from ppo_lm.fast.packing import round_up
 from ppo_lm.fast.rms_norm import normalise
-from ppo_lm.fast.rotary import rotate, rotations
+from ppo_lm.fast.rotary import rotate, rotate_normalised, rotations
+from ppo_lm.fast.swiglu import swiglu
 
 CPU_ROW_MULTIPLE = 4  # responses decoded at once are rounded up to it, for the same reason as `packing.few_sizes`
 Attend = Callable[[Block, int, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
@@ -86,12 +87,12 @@ class Decoder:
                 )
             )
             if block.q_norm and block.k_norm:
-                q, k = _normalise(qk[:, :heads], block.q_norm), _normalise(qk[:, heads:], block.k_norm)
-                qk = torch.cat([q, k], dim=1)
-            qk = rotate(qk, cos, sin)
+                qk = rotate_normalised(qk, cos, sin, block.q_norm, block.k_norm, heads)
+            else:
+                qk = rotate(qk, cos, sin)
             x = x + layer.out(attend(block, index, qk[:, :heads], qk[:, heads:], v))
             gate, up = layer.gate_up(_normalise(x, block.mlp_norm)).chunk(2, dim=1)
-            x = x + layer.down(silu(gate).mul_(up))
+            x = x + layer.down(swiglu(gate, up))
         return _normalise(x, self.norm)
 
 

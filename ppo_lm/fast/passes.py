@@ -8,16 +8,17 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch.nn.functional import pad, silu
+from torch.nn.functional import pad
 from torch.utils.checkpoint import checkpoint
 
-from ppo_lm.fast.adapted_linear import AdaptedLinear, apply, gradients
+from ppo_lm.fast.adapted_linear import AdaptedLinear, apply, gradients, input_gradient, weight_gradients
 from ppo_lm.fast.attention import PackedBatch, attend_rows
 from ppo_lm.fast.blocks import Block, Norm, Trunk
 from ppo_lm.fast.lora_linear import adapted
 from ppo_lm.fast.packing import Packing, few_sizes
 from ppo_lm.fast.rms_norm import normalise, normalise_gradients
 from ppo_lm.fast.rotary import rotate, rotations
+from ppo_lm.fast.swiglu import swiglu, swiglu_gradients
 
 
 def read_rows(
@@ -170,7 +171,7 @@ class _Mlp(torch.autograd.Function):
     def forward(ctx, x, weight, eps: float, scales: list[float], *tensors):
         (normed, inverse), (*wide, down) = normalise(x, weight, eps), _layers(tensors, scales)
         (gated, raised), thin = apply(normed, wide)
-        (y,), thin_of_down = apply(silu(gated).mul_(raised), [down])
+        (y,), thin_of_down = apply(swiglu(gated, raised), [down])
         ctx.save_for_backward(x, inverse, weight, gated, raised, thin, thin_of_down, *tensors)
         ctx.eps, ctx.scales = eps, scales
         return y.add_(x)
@@ -179,11 +180,10 @@ class _Mlp(torch.autograd.Function):
     def backward(ctx, *grads):
         x, inverse, weight, gated, raised, thin, thin_of_down, *tensors = ctx.saved_tensors
         (*wide, down), needs = _layers(tensors, ctx.scales), ctx.needs_input_grad[4:]
-        active = silu(gated)
-        grad_product, of_down = gradients(grads, active * raised, thin_of_down, [down], needs[8:])
-        assert grad_product is not None
-        grad_raised = active.mul_(grad_product)
-        grad_gated = torch.ops.aten.silu_backward(grad_product.mul_(raised), gated)
+        grad_product, of_thin = input_gradient(grads, [down])
+        product, grad_gated, grad_raised = swiglu_gradients(grad_product, gated, raised)
+        of_down = weight_gradients(grads, product, thin_of_down, of_thin, [down], needs[8:])
+        del product
         normed, grad_x, grad_weight = normalise(x, weight, ctx.eps, inverse)[0], None, None
         needs_input = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
         grad_normed, of_wide = gradients((grad_gated, grad_raised), normed, thin, wide, needs[:8], needs_input)

@@ -8,6 +8,7 @@ import torch
 from transformers import PreTrainedModel
 
 from ppo_lm.errors import first_line
+from ppo_lm.fast import kernels
 from ppo_lm.fast.accelerate import Accelerated, accelerate, is_known
 from ppo_lm.fast.attention import NAME
 from ppo_lm.fast.reading import CachedRows, GrowingRows, RereadRows, read_packed_rows, read_padded_rows
@@ -27,12 +28,14 @@ class Paths:
     why_not_padded: str | None  # transformers' layers, as transformers runs them
     why_not_cached: str | None  # transformers' cache of the tokens before
     why_not_causal: str | None
+    why_not_kernels: str | None = None  # a GPU runs our own passes without Triton kernels
 
     @property
     def notes(self) -> list[str]:
         """What is slower than it could be, and why, one clause each."""
         if self.why_not_accelerated is None:
-            return [f"rows padded while dropout is on: {self.why_not_packed}"] if self.why_not_packed else []
+            padded = [f"rows padded while dropout is on: {self.why_not_packed}"] if self.why_not_packed else []
+            return padded + ([f"without our own kernels: {self.why_not_kernels}"] if self.why_not_kernels else [])
         if self.why_not_packed in (None, self.why_not_accelerated):
             rows = "padded" if self.why_not_packed else "without padding"
             return [f"rows {rows}, through transformers' layers: {self.why_not_accelerated}"]
@@ -68,7 +71,10 @@ def find_paths(network: PreTrainedModel, fast: bool) -> Paths:
     if why_not_packed is None:
         network.set_attn_implementation(NAME)
     reason = own if isinstance(own, str) else None
-    return Paths(None if isinstance(own, str) else own, reason, why_not_packed, **plain)
+    why_not_kernels = kernels.why_not(network.device, network.dtype) if network.device.type == "cuda" else None
+    return Paths(
+        None if isinstance(own, str) else own, reason, why_not_packed, **plain, why_not_kernels=why_not_kernels
+    )
 
 
 def _read_packed_rows(decoder: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

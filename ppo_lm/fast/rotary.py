@@ -5,6 +5,10 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from ppo_lm.fast import kernels
+from ppo_lm.fast.blocks import Norm
+from ppo_lm.fast.rms_norm import normalise
+
 
 def rotations(rotary: nn.Module, x: torch.Tensor, position_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """(cos, sin) of positions (N,), (N, 1, D) each, in the dtype of x; sin is negative in its first half, see
@@ -16,5 +20,18 @@ def rotations(rotary: nn.Module, x: torch.Tensor, position_ids: torch.Tensor) ->
 
 def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
     """Rotary position embedding (2104.09864) with the halves of each head as the two coordinates: x·cos + (x₂,
-    x₁)·(−sin, sin). (N, heads, D)."""
+    x₁)·(−sin, sin). (N, heads, D). Autograd may not see it."""
+    if kernels.can_take(x, cos, sin):
+        return kernels.rotate(x, cos, sin)
     return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, dims=-1), sin)
+
+
+def rotate_normalised(
+    x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, q_norm: Norm, k_norm: Norm, q_heads: int
+) -> torch.Tensor:
+    """`rotate` of heads normalised first, the first `q_heads` with `q_norm`, the others with `k_norm`."""
+    if kernels.can_take(x, cos, sin, q_norm.weight, k_norm.weight):
+        return kernels.rotate(x, cos, sin, q_norm, k_norm, q_heads)
+    q, k = x[:, :q_heads], x[:, q_heads:]
+    normed = [normalise(part, norm.weight, norm.eps)[0] for part, norm in ((q, q_norm), (k, k_norm))]
+    return rotate(torch.cat(normed, dim=1), cos, sin)

@@ -7,7 +7,7 @@ from torch import nn
 from ppo_lm.ops import action_logprobs
 from ppo_lm.ops.exponentials import exponentials
 from tests.ops.kernel_cases import CASES, make_logits
-from tests.ops.test_kernels import close
+from tests.ops.test_exponentials import close
 
 
 @pytest.mark.parametrize("name", CASES)

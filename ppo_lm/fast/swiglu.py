@@ -1,0 +1,26 @@
+"""silu(gate)·up, the activation of "GLU variants improve transformer" (2002.05202), and its gradients. Functions that
+autograd does not see: one launch each on CUDA, elsewhere operations in place where they can be."""
+
+from __future__ import annotations
+
+import torch
+from torch.nn.functional import silu
+
+from ppo_lm.fast import kernels
+
+
+def swiglu(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+    """(N, I) each → (N, I)."""
+    return kernels.swiglu(gate, up) if kernels.can_take(gate, up) else silu(gate).mul_(up)
+
+
+def swiglu_gradients(
+    grad: torch.Tensor, gate: torch.Tensor, up: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The product `swiglu(gate, up)` and the gradients of the gate and of up, given that of the product, a contiguous
+    tensor whose memory is reused. (N, I) each."""
+    if kernels.can_take(grad, gate, up):
+        return kernels.swiglu_gradients(grad, gate, up)
+    active = silu(gate)
+    product, grad_up = active * up, active.mul_(grad)
+    return product, torch.ops.aten.silu_backward.grad_input(grad.mul_(up), gate, grad_input=grad), grad_up
