@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+from torch.nn.functional import pad
 
 from ppo_lm.ops import kernels
 
+BLOCK = 128  # columns; cumulative sums of blocks, then of one block's columns, are faster than those of all columns
 LOWEST = -1e4  # nats: its exponential is 0, and so is their product
 
 
@@ -37,3 +39,26 @@ def exponentials(logits: torch.Tensor, temperature: float, differentiate: bool, 
         mean = (weights * below).sum(dim=1, keepdim=True).div_(total)
         slopes = below.sub_(mean).mul_(weights) if differentiate else None
     return Exponentials(highest, total, mean, weights if differentiate else None, slopes)
+
+
+class SumsOfBlocks(NamedTuple):
+    """Of z (n, V); see `Exponentials`."""
+
+    highest: torch.Tensor  # (n, 1) fp32, as are `total` and `mean`
+    total: torch.Tensor
+    mean: torch.Tensor
+    sums: torch.Tensor  # of w over `BLOCK` columns each, (n, ⌈V / BLOCK⌉) fp32
+
+
+def sums_of_blocks(logits: torch.Tensor, temperature: float) -> SumsOfBlocks:
+    """Of z = logits / temperature, (n, V), in fp32."""
+    if kernels.can_take(logits):
+        return kernels.sums_of_blocks(logits, temperature)
+    logits = logits.float() if temperature == 1 else logits.float() / temperature
+    highest = logits.amax(dim=1, keepdim=True)
+    below = (logits - highest).clamp_(min=LOWEST)
+    weights = below.exp()
+    # no copy where the blocks are full
+    sums = pad(weights, (0, -weights.shape[1] % BLOCK)).unflatten(1, (-1, BLOCK)).sum(dim=2)
+    total = sums.sum(dim=1, keepdim=True)
+    return SumsOfBlocks(highest, total, weights.mul_(below).sum(dim=1, keepdim=True).div_(total), sums)

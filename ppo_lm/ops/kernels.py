@@ -40,20 +40,46 @@ def exponentials(logits: torch.Tensor, temperature: float, differentiate: bool, 
     from ppo_lm.ops import triton_kernels
     from ppo_lm.ops.exponentials import Exponentials
 
-    rows, width = logits.shape
-    highest, total, mean = torch.empty(3, rows, 1, dtype=torch.float32, device=logits.device)
-    columns = min(next_power_of_2(width), COLUMNS)
-    weights = slopes = None
-    with torch.cuda.device_of(logits):
-        triton_kernels.statistics[rows,](
-            logits, highest, total, mean, logits.stride(0), width, 1 / temperature, COLUMNS=columns
-        )
-        if differentiate:
-            weights, slopes = logits, torch.empty_like(logits) if entropy else None
+    (rows, width), weights, slopes = logits.shape, None, None
+    highest, total, mean = _statistics(logits, temperature)
+    if differentiate:
+        weights, slopes = logits, logits.new_empty(rows, width) if entropy else None
+        columns = min(next_power_of_2(width), COLUMNS)
+        with torch.cuda.device_of(logits):
             triton_kernels.exponentials[rows, -(-width // columns)](
                 logits, highest, mean, slopes, logits.stride(0), width, 1 / temperature, COLUMNS=columns
             )
     return Exponentials(highest, total, mean if entropy else None, weights, slopes)
+
+
+def sums_of_blocks(logits: torch.Tensor, temperature: float):
+    """See `exponentials.sums_of_blocks`."""
+    from ppo_lm.ops import triton_kernels
+    from ppo_lm.ops.exponentials import BLOCK, SumsOfBlocks
+
+    rows, width = logits.shape
+    highest, total, mean = _statistics(logits, temperature)
+    blocks = -(-width // BLOCK)
+    at_once = min(next_power_of_2(blocks), COLUMNS // BLOCK)
+    sums = torch.empty(rows, blocks, dtype=torch.float32, device=logits.device)
+    with torch.cuda.device_of(logits):
+        triton_kernels.sums_of_blocks[rows, -(-blocks // at_once)](
+            logits, highest, sums, logits.stride(0), width, blocks, 1 / temperature, BLOCK=BLOCK, BLOCKS=at_once
+        )
+    return SumsOfBlocks(highest, total, mean, sums)
+
+
+def _statistics(logits: torch.Tensor, temperature: float) -> torch.Tensor:
+    """highest, total and mean, (3, n, 1)."""
+    from ppo_lm.ops import triton_kernels
+
+    rows, width = logits.shape
+    found = torch.empty(3, rows, 1, dtype=torch.float32, device=logits.device)
+    with torch.cuda.device_of(logits):
+        triton_kernels.statistics[rows,](
+            logits, *found, logits.stride(0), width, 1 / temperature, COLUMNS=min(next_power_of_2(width), COLUMNS)
+        )
+    return found
 
 
 def next_power_of_2(count: int) -> int:

@@ -51,3 +51,13 @@ def exponentials(logits, highest, mean, slopes, stride, width, scale, COLUMNS: t
     tl.store(logits + column, weight, column < width)
     if slopes is not None:
         tl.store(slopes + row * width + column, weight * (below - tl.load(mean + row)), column < width)
+
+
+@triton.jit
+def sums_of_blocks(logits, highest, sums, stride, width, blocks, scale, BLOCK: tl.constexpr, BLOCKS: tl.constexpr):
+    """The sums of exp(z − max z) over BLOCKS blocks of BLOCK columns of a row."""
+    row = tl.program_id(0).to(tl.int64)
+    block = tl.program_id(1) * BLOCKS + tl.arange(0, BLOCKS)
+    column = block[:, None] * BLOCK + tl.arange(0, BLOCK)[None, :]
+    below = load(logits + row * stride, column, width, scale) - tl.load(highest + row)
+    tl.store(sums + row * blocks + block, tl.sum(tl.exp(below), axis=1), block < blocks)

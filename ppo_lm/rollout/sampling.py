@@ -6,12 +6,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-from torch.nn.functional import pad
 
-from ppo_lm.ops.exponentials import LOWEST
+from ppo_lm.ops.exponentials import BLOCK, sums_of_blocks
 from ppo_lm.rollout.engine import SamplingSettings
-
-BLOCK = 128  # columns; cumulative sums of blocks, then of one block's columns, are faster than those of all columns
 
 
 def draw_uniforms(
@@ -48,40 +45,39 @@ def sample_tokens(logits: torch.Tensor, settings: SamplingSettings, uniforms: to
     logits: (B, V). uniforms: (B,) fp64, or fp32 where there is no fp64, in [0, 1]; each picks the token whose interval
     of the cumulative distribution contains it. Greedy (temperature 0) has log-probability and entropy 0.
     """
-    logits = logits.float()
     if settings.temperature == 0:
-        certain = logits.new_zeros(logits.shape[0])
+        certain = logits.new_zeros(logits.shape[0], dtype=torch.float32)
         return Token(logits.argmax(dim=1), certain, certain, None)
-    logits = logits / settings.temperature
     vocabulary = logits.shape[1]
     if not settings.truncates(vocabulary):
-        return Token(*_draw(logits, uniforms), None)
+        return Token(*_draw(logits, settings.temperature, uniforms), None)
+    logits = logits.float() / settings.temperature
     logits, ids = logits.topk(min(settings.top_k or vocabulary, vocabulary), dim=1)
     if settings.top_p < 1:
         probabilities = logits.softmax(dim=1)
         outside = probabilities.cumsum(dim=1) - probabilities >= settings.top_p
         logits, ids = logits.masked_fill(outside, -torch.inf), ids.masked_fill(outside, -1)
-    choice, logprob, entropy = _draw(logits, uniforms)
+    choice, logprob, entropy = _draw(logits, 1.0, uniforms)
     return Token(ids.gather(1, choice[:, None])[:, 0], logprob, entropy, ids)
 
 
-def _draw(logits: torch.Tensor, uniforms: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _draw(
+    logits: torch.Tensor, temperature: float, uniforms: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """(columns, their log-probabilities, the distributions' entropies), (B,) each: the inverse of the cumulative
-    distribution at `uniforms`."""
-    below = (logits - logits.amax(dim=1, keepdim=True)).clamp_(min=LOWEST)
-    weights = below.exp()
-    blocks = pad(weights, (0, -weights.shape[1] % BLOCK)).unflatten(1, (-1, BLOCK))  # no copy if BLOCK divides them
-    sums = blocks.sum(dim=2)
+    distribution at `uniforms`, first among blocks of columns, then in one of them."""
+    highest, total, mean, sums = sums_of_blocks(logits, temperature)
     cumulative = sums.cumsum(dim=1)
-    total = cumulative[:, -1:]
-    threshold = (uniforms[:, None] * total.to(uniforms.dtype)).to(total.dtype)
+    threshold = (uniforms[:, None] * cumulative[:, -1:].to(uniforms.dtype)).to(cumulative.dtype)
     block = _search(cumulative, threshold)
-    inside = blocks.gather(1, block[:, :, None].expand(-1, -1, BLOCK))[:, 0].cumsum(dim=1)
     before = torch.where(block > 0, cumulative.gather(1, (block - 1).clamp_(min=0)), 0.0)
-    choice = block * BLOCK + _search(inside, threshold - before)
-    choice = choice.clamp_(max=logits.shape[1] - 1)
-    entropy = total.log() - weights.mul_(below).sum(dim=1, keepdim=True) / total
-    return choice[:, 0], (below.gather(1, choice) - total.log())[:, 0], entropy[:, 0]
+    columns = block * BLOCK + torch.arange(BLOCK, device=block.device)
+    last = logits.shape[1] - 1
+    below = logits.gather(1, columns.clamp(max=last)).float().div_(temperature).sub_(highest)
+    inside = below.exp().masked_fill_(columns > last, 0.0).cumsum(dim=1)
+    place = _search(inside, threshold - before)
+    chosen = below.gather(1, place) - total.log()
+    return columns.gather(1, place).clamp_(max=last)[:, 0], chosen[:, 0], (total.log() - mean)[:, 0]
 
 
 def _search(cumulative: torch.Tensor, threshold: torch.Tensor) -> torch.Tensor:

@@ -5,15 +5,16 @@ import torch
 from torch import nn
 
 from ppo_lm.ops import action_logprobs
-from ppo_lm.ops.exponentials import exponentials
+from ppo_lm.ops.exponentials import exponentials, sums_of_blocks
 from tests.ops.kernel_cases import CASES, make_logits
-from tests.ops.test_exponentials import close
+from tests.ops.test_exponentials import close, close_sums
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_exponentials_are_those_of_the_formulas(device, name):
     case = CASES[name]
     close([part.cpu() for part in exponentials(make_logits(*case).to(device), case[-1], True, True)], case)
+    close_sums([part.cpu() for part in sums_of_blocks(make_logits(*case).to(device), case[-1])], case)
 
 
 @pytest.mark.parametrize(("dtype", "off"), [(torch.float32, 5e-5), (torch.bfloat16, 3e-2)], ids=str)

@@ -5,10 +5,13 @@ import sys
 import torch
 
 from ppo_lm.ops import kernels
-from ppo_lm.ops.exponentials import exponentials
+from ppo_lm.ops.exponentials import exponentials, sums_of_blocks
 from tests.ops.kernel_cases import CASES, make_logits
 
 if __name__ == "__main__":
     kernels.can_take = lambda *tensors: True
-    found = {name: list(exponentials(make_logits(*case), case[-1], True, True)) for name, case in CASES.items()}
+    found = {
+        function.__name__: {name: list(function(make_logits(*case), case[-1], *more)) for name, case in CASES.items()}
+        for function, more in ((exponentials, (True, True)), (sums_of_blocks, ()))
+    }
     torch.save(found, sys.argv[1])

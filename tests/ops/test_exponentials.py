@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from ppo_lm.ops import kernels
-from ppo_lm.ops.exponentials import exponentials
+from ppo_lm.ops.exponentials import BLOCK, exponentials, sums_of_blocks
 from tests.ops.kernel_cases import CASES, expected, make_logits
 
 
@@ -31,14 +31,24 @@ def close(found, case):
         torch.testing.assert_close(ours.double(), exact, rtol=off, atol=off)
 
 
+def close_sums(found, case):
+    *statistics, weights, _ = expected(*case)
+    blocks = [part.sum(dim=1) for part in weights.split(BLOCK, dim=1)]
+    for ours, exact in zip(found, (*statistics, torch.stack(blocks, dim=1)), strict=True):
+        assert ours.dtype == torch.float32
+        torch.testing.assert_close(ours.double(), exact, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_kernels_give_what_the_formulas_give(interpreted, name):
-    close(interpreted[name], CASES[name])
+    close(interpreted["exponentials"][name], CASES[name])
+    close_sums(interpreted["sums_of_blocks"][name], CASES[name])
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_torchs_operations_give_what_the_formulas_give(name):
     close(exponentials(make_logits(*CASES[name]), CASES[name][-1], True, True), CASES[name])
+    close_sums(sums_of_blocks(make_logits(*CASES[name]), CASES[name][-1]), CASES[name])
 
 
 def test_tensors_on_a_cpu_are_left_to_torch():
