@@ -165,7 +165,7 @@ def cached_bias(hidden: torch.Tensor, dtype: torch.dtype, kv_heads: int, groups:
     bias = torch.zeros(hidden.shape, dtype=dtype, device=hidden.device).masked_fill(hidden, -torch.inf)
     if hidden.device.type != "cpu":
         return bias[:, None, None]
-    return bias.repeat_interleave(kv_heads, dim=0)[:, None].expand(-1, groups, -1).contiguous()
+    return bias[:, None, None].expand(-1, kv_heads, groups, -1).flatten(0, 1)
 
 
 def attend_rows(

@@ -5,6 +5,8 @@ They are not seen by autograd.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from ppo_lm.fast.blocks import Norm
@@ -25,8 +27,6 @@ def rotate(
     q_heads: int = 0,
 ) -> torch.Tensor:
     """See `rotary.rotate` and, with the norms, `rotary.rotate_normalised`."""
-    from ppo_lm.fast import triton_kernels
-
     (tokens, heads, size), out = x.shape, x.new_empty(x.shape)
     columns = next_power_of_2(size // 2)
     at_once = min(next_power_of_2(heads), max(1, ELEMENTS // columns))
@@ -35,19 +35,15 @@ def rotate(
     tensors = (x, cos.contiguous(), sin.contiguous(), *weights, out)
     numbers = (*x.stride()[:2], heads, q_heads, *epsilons)
     with torch.cuda.device_of(x):
-        triton_kernels.rotate[tokens, -(-heads // at_once)](
-            *tensors, *numbers, SIZE=size, HEADS=at_once, COLUMNS=columns
-        )
+        _kernels().rotate[tokens, -(-heads // at_once)](*tensors, *numbers, SIZE=size, HEADS=at_once, COLUMNS=columns)
     return out
 
 
 def swiglu(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
     """See `swiglu.swiglu`."""
-    from ppo_lm.fast import triton_kernels
-
     (rows, width), out = gate.shape, gate.new_empty(gate.shape)
     with torch.cuda.device_of(gate):
-        triton_kernels.swiglu[rows, -(-width // COLUMNS)](
+        _kernels().swiglu[rows, -(-width // COLUMNS)](
             gate, up, out, gate.stride(0), up.stride(0), width, COLUMNS=COLUMNS
         )
     return out
@@ -57,11 +53,16 @@ def swiglu_gradients(
     grad: torch.Tensor, gate: torch.Tensor, up: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """See `swiglu.swiglu_gradients`. `grad` must be contiguous."""
-    from ppo_lm.fast import triton_kernels
-
     (rows, width), product, grad_up = gate.shape, torch.empty_like(grad), torch.empty_like(grad)
     with torch.cuda.device_of(gate):
-        triton_kernels.swiglu_gradients[rows, -(-width // COLUMNS)](
+        _kernels().swiglu_gradients[rows, -(-width // COLUMNS)](
             grad, gate, up, product, grad_up, gate.stride(0), up.stride(0), width, COLUMNS=COLUMNS
         )
     return product, grad, grad_up
+
+
+def _kernels() -> Any:
+    """Imports Triton, so only where it is used."""
+    from ppo_lm.fast import triton_kernels
+
+    return triton_kernels

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import torch
 
@@ -37,7 +38,6 @@ def why_not(device: torch.device, dtype: torch.dtype) -> str | None:
 
 def exponentials(logits: torch.Tensor, temperature: float, differentiate: bool, entropy: bool):
     """See `exponentials.exponentials`."""
-    from ppo_lm.ops import triton_kernels
     from ppo_lm.ops.exponentials import Exponentials
 
     (rows, width), weights, slopes = logits.shape, None, None
@@ -46,7 +46,7 @@ def exponentials(logits: torch.Tensor, temperature: float, differentiate: bool, 
         weights, slopes = logits, logits.new_empty(rows, width) if entropy else None
         columns = min(next_power_of_2(width), COLUMNS)
         with torch.cuda.device_of(logits):
-            triton_kernels.exponentials[rows, -(-width // columns)](
+            _kernels().exponentials[rows, -(-width // columns)](
                 logits, highest, mean, slopes, logits.stride(0), width, 1 / temperature, COLUMNS=columns
             )
     return Exponentials(highest, total, mean if entropy else None, weights, slopes)
@@ -54,7 +54,6 @@ def exponentials(logits: torch.Tensor, temperature: float, differentiate: bool, 
 
 def sums_of_blocks(logits: torch.Tensor, temperature: float):
     """See `exponentials.sums_of_blocks`."""
-    from ppo_lm.ops import triton_kernels
     from ppo_lm.ops.exponentials import BLOCK, SumsOfBlocks
 
     rows, width = logits.shape
@@ -63,7 +62,7 @@ def sums_of_blocks(logits: torch.Tensor, temperature: float):
     at_once = min(next_power_of_2(blocks), COLUMNS // BLOCK)
     sums = torch.empty(rows, blocks, dtype=torch.float32, device=logits.device)
     with torch.cuda.device_of(logits):
-        triton_kernels.sums_of_blocks[rows, -(-blocks // at_once)](
+        _kernels().sums_of_blocks[rows, -(-blocks // at_once)](
             logits, highest, sums, logits.stride(0), width, blocks, 1 / temperature, BLOCK=BLOCK, BLOCKS=at_once
         )
     return SumsOfBlocks(highest, total, mean, sums)
@@ -71,12 +70,10 @@ def sums_of_blocks(logits: torch.Tensor, temperature: float):
 
 def _statistics(logits: torch.Tensor, temperature: float) -> torch.Tensor:
     """highest, total and mean, (3, n, 1)."""
-    from ppo_lm.ops import triton_kernels
-
     rows, width = logits.shape
     found = torch.empty(3, rows, 1, dtype=torch.float32, device=logits.device)
     with torch.cuda.device_of(logits):
-        triton_kernels.statistics[rows,](
+        _kernels().statistics[rows,](
             logits, *found, logits.stride(0), width, 1 / temperature, COLUMNS=min(next_power_of_2(width), COLUMNS)
         )
     return found
@@ -84,3 +81,10 @@ def _statistics(logits: torch.Tensor, temperature: float) -> torch.Tensor:
 
 def next_power_of_2(count: int) -> int:
     return 1 << (count - 1).bit_length()
+
+
+def _kernels() -> Any:
+    """Imports Triton, so only where it is used."""
+    from ppo_lm.ops import triton_kernels
+
+    return triton_kernels

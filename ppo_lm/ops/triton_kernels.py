@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import triton
 import triton.language as tl
 
@@ -33,7 +35,7 @@ def statistics(logits, highest, total, mean, stride, width, scale, COLUMNS: tl.c
         top = higher
     peak = tl.max(top, axis=0)
     shrink = tl.exp(top - peak)
-    whole = tl.sum(count * shrink, axis=0)
+    whole: Any = tl.sum(count * shrink, axis=0)
     tl.store(highest + row, peak)
     tl.store(total + row, whole)
     tl.store(mean + row, tl.sum(moment * shrink, axis=0) / whole - peak)

@@ -1,11 +1,14 @@
 """Sampling on the device against the CPU, and what it costs there."""
 
+from contextlib import contextmanager
+
 import pytest
 import torch
 
 from ppo_lm.experience_buffer import MemoryBudget
 from ppo_lm.rollout import GraphEngine, PlainEngine, SamplingSettings, SlotEngine, pick_engine
 from tests.device.conftest import NETWORKS, make_policy
+from tests.device.sync_counter import SyncCounter
 from tests.rollout.conftest import make_prompts, sample
 
 SETTINGS = [
@@ -45,17 +48,32 @@ def test_a_replayed_step_reads_the_weights_of_the_last_update(device, dtype):
                 parameter.mul_(1.2)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
 @torch.inference_mode()
 def test_a_decode_step_never_waits_for_the_device(device, settings):
+    """Counted on any device; on a GPU, torch watches too."""
     policy, (ids, mask) = make_policy(device, "qwen3", torch.bfloat16), make_prompts(rows=8)
     engine = GraphEngine(policy, MemoryBudget(slots=8))
     slots, _ = engine._prepare(8, 60, settings)
-    slots.start(torch.arange(8, device=device), ids.to(device), mask.to(device), torch.rand(8, 40, device=device))
+    slots.start(
+        torch.arange(8, device=device),
+        ids.to(device),
+        mask.to(device),
+        torch.rand(8, 40, dtype=torch.float64, device=device),
+    )
     slots.step(8, 64)
+    with SyncCounter() as syncs, waiting_is_an_error(device):
+        slots.step(8, 64)
+    assert syncs.total == 0, f"\n{syncs}"
+
+
+@contextmanager
+def waiting_is_an_error(device):
+    if device.type != "cuda":
+        yield
+        return
     torch.cuda.set_sync_debug_mode("error")
     try:
-        slots.step(8, 64)
+        yield
     finally:
         torch.cuda.set_sync_debug_mode("default")
