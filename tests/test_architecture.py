@@ -21,6 +21,7 @@ LEVELS = [  # a room imports from rooms above it in this list only, and from non
     ["terminal"],
     ["errors", "signals", "types", "embedded"],
     ["user_code", "reading"],
+    ["kernels"],
     ["ops", "config", "plugins", "fingerprint"],
     ["token_attribution", "experience_buffer", "health"],
     ["reward_kl", "advantage", "optimisation"],

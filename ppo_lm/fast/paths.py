@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedModel
 
+from ppo_lm import kernels
 from ppo_lm.errors import first_line
-from ppo_lm.fast import kernels
 from ppo_lm.fast.accelerate import Accelerated, accelerate, is_known
 from ppo_lm.fast.attention import NAME
 from ppo_lm.fast.reading import CachedRows, GrowingRows, RereadRows, read_packed_rows, read_padded_rows

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from ppo_lm.fast import kernels
+from ppo_lm import kernels
 from ppo_lm.fast.blocks import Norm
 from ppo_lm.fast.rms_norm import normalise
 
@@ -31,7 +31,7 @@ def rotate_normalised(
 ) -> torch.Tensor:
     """`rotate` of heads normalised first, the first `q_heads` with `q_norm`, the others with `k_norm`."""
     if kernels.can_take(x, cos, sin, q_norm.weight, k_norm.weight):
-        return kernels.rotate(x, cos, sin, q_norm, k_norm, q_heads)
+        return kernels.rotate(x, cos, sin, (q_norm.weight, q_norm.eps), (k_norm.weight, k_norm.eps), q_heads)
     q, k = x[:, :q_heads], x[:, q_heads:]
     normed = [normalise(part, norm.weight, norm.eps)[0] for part, norm in ((q, q_norm), (k, k_norm))]
     return rotate(torch.cat(normed, dim=1), cos, sin)

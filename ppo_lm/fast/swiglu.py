@@ -6,7 +6,7 @@ from __future__ import annotations
 import torch
 from torch.nn.functional import silu
 
-from ppo_lm.fast import kernels
+from ppo_lm import kernels
 
 
 def swiglu(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch.nn.functional import pad
 
-from ppo_lm.ops import kernels
+from ppo_lm import kernels
 
 BLOCK = 128  # columns; cumulative sums of blocks, then of one block's columns, are faster than those of all columns
 LOWEST = -1e4  # nats: its exponential is 0, and so is their product
@@ -27,7 +27,7 @@ def exponentials(logits: torch.Tensor, temperature: float, differentiate: bool, 
     """Of z = logits / temperature, (n, V), whose memory is reused. `mean` with `entropy`; `weights`, and `slopes` with
     `entropy`, to `differentiate`. On a GPU, `weights` and `slopes` have the logits' dtype."""
     if kernels.can_take(logits):
-        return kernels.exponentials(logits, temperature, differentiate, entropy)
+        return Exponentials(*kernels.exponentials(logits, temperature, differentiate, entropy))
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     if temperature != 1:
         logits.div_(temperature)
@@ -53,7 +53,7 @@ class SumsOfBlocks(NamedTuple):
 def sums_of_blocks(logits: torch.Tensor, temperature: float) -> SumsOfBlocks:
     """Of z = logits / temperature, (n, V), in fp32."""
     if kernels.can_take(logits):
-        return kernels.sums_of_blocks(logits, temperature)
+        return SumsOfBlocks(*kernels.sums_of_blocks(logits, temperature, BLOCK))
     logits = logits.float() if temperature == 1 else logits.float() / temperature
     highest = logits.amax(dim=1, keepdim=True)
     below = (logits - highest).clamp_(min=LOWEST)

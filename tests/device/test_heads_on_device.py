@@ -6,8 +6,8 @@ from torch import nn
 
 from ppo_lm.ops import action_logprobs
 from ppo_lm.ops.exponentials import exponentials, sums_of_blocks
-from tests.ops.kernel_cases import CASES, make_logits
-from tests.ops.test_exponentials import close, close_sums
+from tests.kernels.test_vocabulary import close, close_sums
+from tests.kernels.vocabulary_cases import CASES, make_logits
 
 
 @pytest.mark.parametrize("name", CASES)

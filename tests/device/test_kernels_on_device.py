@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from ppo_lm.fast import kernels
-from tests.fast.kernel_cases import CASES, DTYPES, relative_error
+from ppo_lm import kernels
+from tests.kernels.elementwise_cases import CASES, DTYPES, relative_error
 
 OFF = {torch.float32: 2e-6, torch.bfloat16: 1e-2}
 

@@ -1,7 +1,5 @@
-"""Triton kernels (`triton_kernels`) in place of several elementwise operations each, where Triton runs: on most GPUs.
-
-They are not seen by autograd.
-"""
+"""Launches of the kernels that take the place of several elementwise operations (`elementwise_kernels`). Autograd does
+not see them."""
 
 from __future__ import annotations
 
@@ -9,13 +7,12 @@ from typing import Any
 
 import torch
 
-from ppo_lm.fast.blocks import Norm
-from ppo_lm.ops.kernels import can_take, next_power_of_2, why_not
-
-__all__ = ["can_take", "rotate", "swiglu", "swiglu_gradients", "why_not"]
+from ppo_lm.kernels.vocabulary import next_power_of_2
 
 ELEMENTS = 2048  # of each half of its heads that a program of `rotate` computes
 COLUMNS = 1024  # columns of a row that a program of `swiglu` computes, 8 for each thread
+
+Norm = tuple[torch.Tensor, float]  # weight and ε
 
 
 def rotate(
@@ -26,12 +23,12 @@ def rotate(
     k_norm: Norm | None = None,
     q_heads: int = 0,
 ) -> torch.Tensor:
-    """See `rotary.rotate` and, with the norms, `rotary.rotate_normalised`."""
+    """See `fast.rotary.rotate` and, with the norms, `fast.rotary.rotate_normalised`."""
     (tokens, heads, size), out = x.shape, x.new_empty(x.shape)
     columns = next_power_of_2(size // 2)
     at_once = min(next_power_of_2(heads), max(1, ELEMENTS // columns))
-    weights = [norm and norm.weight for norm in (q_norm, k_norm)]
-    epsilons = [norm.eps if norm else 0.0 for norm in (q_norm, k_norm)]
+    weights = [norm and norm[0] for norm in (q_norm, k_norm)]
+    epsilons = [norm[1] if norm else 0.0 for norm in (q_norm, k_norm)]
     tensors = (x, cos.contiguous(), sin.contiguous(), *weights, out)
     numbers = (*x.stride()[:2], heads, q_heads, *epsilons)
     with torch.cuda.device_of(x):
@@ -40,7 +37,7 @@ def rotate(
 
 
 def swiglu(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
-    """See `swiglu.swiglu`."""
+    """See `fast.swiglu.swiglu`."""
     (rows, width), out = gate.shape, gate.new_empty(gate.shape)
     with torch.cuda.device_of(gate):
         _kernels().swiglu[rows, -(-width // COLUMNS)](
@@ -52,7 +49,7 @@ def swiglu(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
 def swiglu_gradients(
     grad: torch.Tensor, gate: torch.Tensor, up: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """See `swiglu.swiglu_gradients`. `grad` must be contiguous."""
+    """See `fast.swiglu.swiglu_gradients`. `grad` must be contiguous."""
     (rows, width), product, grad_up = gate.shape, torch.empty_like(grad), torch.empty_like(grad)
     with torch.cuda.device_of(gate):
         _kernels().swiglu_gradients[rows, -(-width // COLUMNS)](
@@ -63,6 +60,6 @@ def swiglu_gradients(
 
 def _kernels() -> Any:
     """Imports Triton, so only where it is used."""
-    from ppo_lm.fast import triton_kernels
+    from ppo_lm.kernels import elementwise_kernels
 
-    return triton_kernels
+    return elementwise_kernels

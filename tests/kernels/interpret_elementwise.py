@@ -1,15 +1,15 @@
-"""python -m tests.fast.interpret_kernels FILE, with TRITON_INTERPRET=1: what the kernels give on a CPU, and the passes
-with them."""
+"""python -m tests.kernels.interpret_elementwise FILE, with TRITON_INTERPRET=1: what the kernels give on a CPU, and what
+the passes give with them."""
 
 import sys
 
 import torch
 
-from ppo_lm.fast import kernels
+from ppo_lm import kernels
 from tests.conftest import SMALL
 from tests.device.conftest import make_policy
 from tests.device.test_passes_on_device import rows_of_many_lengths, states_and_gradients
-from tests.fast.kernel_cases import CASES, DTYPES
+from tests.kernels.elementwise_cases import CASES, DTYPES
 
 CPU = torch.device("cpu")
 

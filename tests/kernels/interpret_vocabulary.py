@@ -1,12 +1,12 @@
-"""python -m tests.ops.interpret_kernels FILE, with TRITON_INTERPRET=1: what the kernels give on a CPU."""
+"""python -m tests.kernels.interpret_vocabulary FILE, with TRITON_INTERPRET=1: what the kernels give on a CPU."""
 
 import sys
 
 import torch
 
-from ppo_lm.ops import kernels
+from ppo_lm import kernels
 from ppo_lm.ops.exponentials import exponentials, sums_of_blocks
-from tests.ops.kernel_cases import CASES, make_logits
+from tests.kernels.vocabulary_cases import CASES, make_logits
 
 if __name__ == "__main__":
     kernels.can_take = lambda *tensors: True

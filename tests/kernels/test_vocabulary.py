@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from ppo_lm.ops import kernels
+from ppo_lm import kernels
 from ppo_lm.ops.exponentials import BLOCK, exponentials, sums_of_blocks
-from tests.ops.kernel_cases import CASES, expected, make_logits
+from tests.kernels.vocabulary_cases import CASES, expected, make_logits
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +18,7 @@ def interpreted(tmp_path_factory):
     """Triton must know before it is imported."""
     pytest.importorskip("triton", reason="Triton is not installed")
     file = tmp_path_factory.mktemp("kernels") / "found.pt"
-    command = [sys.executable, "-m", "tests.ops.interpret_kernels", str(file)]
+    command = [sys.executable, "-m", "tests.kernels.interpret_vocabulary", str(file)]
     subprocess.run(command, check=True, cwd=Path(__file__).parents[2], env=os.environ | {"TRITON_INTERPRET": "1"})
     return torch.load(file)
 
@@ -45,6 +45,7 @@ def test_kernels_give_what_the_formulas_give(interpreted, name):
     close_sums(interpreted["sums_of_blocks"][name], CASES[name])
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize("name", CASES)
 def test_torchs_operations_give_what_the_formulas_give(name):
     close(exponentials(make_logits(*CASES[name]), CASES[name][-1], True, True), CASES[name])

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from ppo_lm.fast import kernels
+from ppo_lm import kernels
 from ppo_lm.fast.paths import find_paths
-from ppo_lm.ops import kernels as ops_kernels
+from ppo_lm.kernels import support
 from tests.conftest import make_base
-from tests.fast.interpret_kernels import CPU, passes
-from tests.fast.kernel_cases import CASES, DTYPES, relative_error
+from tests.kernels.elementwise_cases import CASES, DTYPES, relative_error
+from tests.kernels.interpret_elementwise import CPU, passes
 
 OFF = {torch.float32: 1e-6, torch.bfloat16: 5e-3}  # the interpreter does not round to bf16, it truncates
 
@@ -24,7 +24,7 @@ def interpreted(tmp_path_factory):
     """Triton must know before it is imported."""
     pytest.importorskip("triton", reason="Triton is not installed")
     file = tmp_path_factory.mktemp("kernels") / "found.pt"
-    command = [sys.executable, "-m", "tests.fast.interpret_kernels", str(file)]
+    command = [sys.executable, "-m", "tests.kernels.interpret_elementwise", str(file)]
     root = Path(__file__).parents[2]
     subprocess.run(command, check=True, cwd=root, env=os.environ | {"TRITON_INTERPRET": "1"})
     return torch.load(file)
@@ -57,6 +57,6 @@ def test_no_memory_for_the_trial_is_no_reason(monkeypatch):
     def no_memory(*tensors):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(ops_kernels, "exponentials", no_memory)
+    monkeypatch.setattr(support, "exponentials", no_memory)
     with pytest.raises(torch.OutOfMemoryError):
         kernels.why_not.__wrapped__(CPU, torch.float32)

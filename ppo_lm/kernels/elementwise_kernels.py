@@ -1,4 +1,4 @@
-"""The kernels that `kernels` launches. They compute in fp32 and round once, to the dtype of what they write."""
+"""The kernels that `elementwise` launches. They compute in fp32 and round once, to the dtype of what they write."""
 
 from __future__ import annotations
 
