@@ -35,7 +35,7 @@ def main(folder: Path) -> None:
         found, peak = medians(theirs), max(step["peak_memory_mib"] for step in theirs)
         rows["TRL, s"] = [f"{found[phase]:.2f}" for phase in PHASES] + [f"{peak:,.0f}"]
         rows["TRL / ours"] = [f"{found[phase] / ours[phase]:.1f}" for phase in PHASES] + [f"{peak / memory:.1f}"]
-    print(f"{about['workload']}, {about['card']}, torch {about['torch']}, {len(steps)} steps\n")
+    print(f"{about['workload']}, {about['card']}, torch {about['torch']}, {len(steps)} steps; {about['model']}\n")
     print(f"| | {' | '.join(PHASES)} | peak memory, MiB |")
     print("|---|" + "---|" * (len(PHASES) + 1))
     for name, cells in rows.items():

@@ -31,7 +31,13 @@ def main() -> None:
     workload = WORKLOADS[arguments.workload]
     settings = {"lora_r": workload.lora_r, "dtype": "bfloat16"} | settings
     trainer = make_trainer(workload, folder, arguments.steps + arguments.profile, **settings)
-    about = {"workload": arguments.workload, "settings": arguments.settings, "torch": torch.__version__, "card": card()}
+    about = {
+        "workload": arguments.workload,
+        "settings": arguments.settings,
+        "card": card(),
+        "torch": torch.__version__,
+        "model": trainer.base.description,  # also says what the device cannot run
+    }
     for number, step in enumerate(time_steps(trainer, workload, arguments.steps), start=1):
         line = json.dumps({**about, "step_number": number, **step})
         print(line, flush=True)

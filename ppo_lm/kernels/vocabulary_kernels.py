@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import triton
 import triton.language as tl
 
@@ -35,10 +33,10 @@ def statistics(logits, highest, total, mean, stride, width, scale, COLUMNS: tl.c
         top = higher
     peak = tl.max(top, axis=0)
     shrink = tl.exp(top - peak)
-    whole: Any = tl.sum(count * shrink, axis=0)
+    whole = tl.sum(count * shrink, axis=0)
     tl.store(highest + row, peak)
     tl.store(total + row, whole)
-    tl.store(mean + row, tl.sum(moment * shrink, axis=0) / whole - peak)
+    tl.store(mean + row, tl.sum(moment * shrink, axis=0) / whole - peak)  # pyright: ignore[reportOperatorIssue]
 
 
 @triton.jit
