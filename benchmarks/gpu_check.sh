@@ -3,7 +3,8 @@
 #
 #   PYTHON="uv run python" benchmarks/gpu_check.sh [FOLDER]
 #
-# Writes FOLDER (runs/gpu_check): a log of each part, and what benchmarks/gpu_report.py reads: gpu_step.jsonl, trl.json.
+# Writes FOLDER (runs/gpu_check): a log of each part, and what benchmarks/gpu_report.py reads: about.json,
+# gpu_step.jsonl and trl.json. Keep these three in benchmarks/results.
 # Parts that need a package that is not installed (TRL, pytest) fail; the others still run.
 cd "$(dirname "$0")/.." || exit 1
 out=${1:-runs/gpu_check}
@@ -23,6 +24,7 @@ part() { # NAME SECONDS COMMAND...
     echo "$name: exit code $code after $((SECONDS - start)) s"
 }
 
+printf '{"date": "%s", "commit": "%s", "remark": ""}\n' "$(date +%F)" "$(git rev-parse --short HEAD 2>/dev/null)" >"$out/about.json"
 prepare='from pathlib import Path; import sys, workloads; workloads.prepare(Path(sys.argv[1]), "qwen3")'
 part models 90 $python -c "$prepare" "$models" &
 TEST_DEVICE=cuda part device_tests 110 $python -m pytest -q -p no:cacheprovider $TEST_OPTIONS tests/device

@@ -1,6 +1,6 @@
 """The results of `gpu_check.sh` as a table in Markdown.
 
-    uv run benchmarks/gpu_report.py [FOLDER]    # runs/gpu_check by default
+    uv run benchmarks/gpu_report.py [FOLDER]    # runs/gpu_check, or a folder of benchmarks/results
 
 Medians over the measured steps, without the first two, in which a GPU's libraries prepare themselves and graphs are
 recorded. The minimum is that of `ppo_lm/tracking/floor.py`.
@@ -35,7 +35,9 @@ def main(folder: Path) -> None:
         found, peak = medians(theirs), max(step["peak_memory_mib"] for step in theirs)
         rows["TRL, s"] = [f"{found[phase]:.2f}" for phase in PHASES] + [f"{peak:,.0f}"]
         rows["TRL / ours"] = [f"{found[phase] / ours[phase]:.1f}" for phase in PHASES] + [f"{peak / memory:.1f}"]
-    print(f"{about['workload']}, {about['card']}, torch {about['torch']}, {len(steps)} steps; {about['model']}\n")
+    run = json.loads((folder / "about.json").read_text())
+    print(f"{about['workload']}, {about['card']}, torch {about['torch']}, {run['date']}, commit {run['commit']}")
+    print("; ".join(filter(None, [f"medians of {len(steps)} steps", about.get("model"), run["remark"]])) + "\n")
     print(f"| | {' | '.join(PHASES)} | peak memory, MiB |")
     print("|---|" + "---|" * (len(PHASES) + 1))
     for name, cells in rows.items():
