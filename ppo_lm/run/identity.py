@@ -14,6 +14,8 @@ from ppo_lm.models import BaseModel
 
 PACKAGES = ("torch", "transformers", "peft")  # whose versions round differently
 
+DATA = ("the prompts", "the training data", "the held-out data")  # what no resumed run may change
+
 Identity = dict[str, object]  # plain values, or hashes, each under a name for messages
 
 

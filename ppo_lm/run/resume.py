@@ -12,6 +12,7 @@ from ppo_lm.config.fields import fields_of
 from ppo_lm.config.settings import Settings, differences, with_current_names
 from ppo_lm.errors import CheckpointError
 from ppo_lm.run.checkpoint import Checkpoint
+from ppo_lm.run.identity import DATA
 
 FORMAT = 3  # of the state in a checkpoint
 HASH = re.compile(r"[0-9a-f]{64}")
@@ -32,6 +33,13 @@ def find_changes(config: Settings, now: Mapping[str, Any], then: Mapping[str, An
     may_change = [name for name, field in fields if field.may_change or field.sets_length]
     settings = differences(now["config"], with_current_names(type(config), then["config"]), may_change)
     return settings + _identity_changes(now["identity"], then["identity"])
+
+
+def data_changes(now: Mapping[str, Any], then: Mapping[str, Any]) -> list[str]:
+    """A phrase for every part of the data that is different; see `find_changes`. With other data, other examples are
+    held out: some that were trained on, while the checkpoint's evaluations and scores are those of the old ones."""
+    mine, theirs = ({name: run["identity"].get(name) for name in DATA} for run in (now, then))
+    return _identity_changes(mine, theirs)
 
 
 def length_changes(config: Settings, then: Mapping[str, Any]) -> list[str]:

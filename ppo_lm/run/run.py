@@ -49,7 +49,7 @@ from ppo_lm.run.folder import (
 from ppo_lm.run.interrupts import Interrupts
 from ppo_lm.run.launch import check_one_process
 from ppo_lm.run.parts import Parts
-from ppo_lm.run.resume import check_unfinished, describe, find_changes, length_changes, length_settings
+from ppo_lm.run.resume import check_unfinished, data_changes, describe, find_changes, length_changes, length_settings
 from ppo_lm.run.stateful import Stateful
 from ppo_lm.run.trained_prompts import TrainingPrompts, record_prompts
 from ppo_lm.tracking import (
@@ -167,12 +167,18 @@ class Run:
         changes = find_changes(self.config, self.description, checkpoint.state)
         if recorded(folder, checkpoint.state["step"]) != checkpoint.state.get("rows"):
             changes.append("metrics.jsonl changed")
+        if data_changes(self.description, checkpoint.state):
+            raise CheckpointError(
+                f"the run to resume has changed: {'; '.join(changes)}; a run cannot continue on other data: undo this, "
+                "or start a new run in another folder, from the model that this one trained"
+            )
         if changes and not self.allow_changes:
             raise CheckpointError(
                 f"the run to resume has changed: {'; '.join(changes)}; undo this, or continue anyway with "
                 "--allow_changes"
             )
         self.notices += [f"continuing with a change: {change}" for change in changes]
+        (folder / TRACEBACK).unlink(missing_ok=True)  # of the error that paused the run
         self.parts, self._saved_state = Parts(checkpoint), checkpoint.state
         self.step, self.recorders.stop_reason = checkpoint.state["step"], checkpoint.state["stop_reason"]
         lengths = length_changes(self.config, checkpoint.state)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,12 +13,13 @@ from ppo_lm.base_setup import make_budget, set_up_roles
 from ppo_lm.config import ValueConfig
 from ppo_lm.data import DataReport, Demonstration, load_demonstrations
 from ppo_lm.data.encoded import EncodedDemonstrations, encode_demonstrations
-from ppo_lm.errors import ConfigError, ModelError, Problems
+from ppo_lm.errors import CheckpointError, ConfigError, ModelError, Problems
+from ppo_lm.fingerprint import fingerprint
 from ppo_lm.models import ValueModel
 from ppo_lm.reading import Unreadable, read_json, user_path
 from ppo_lm.rewards import Responses, Reward, RewardComputer, check_columns, load_reward, without_addresses
 from ppo_lm.run import TrainingPrompts, check_output_dir
-from ppo_lm.run.identity import identify_parts
+from ppo_lm.run.identity import Identity, identify_parts
 from ppo_lm.run.stage import (
     LINES,
     LOSS,
@@ -82,6 +84,10 @@ def run_value(
     ).value
     assert model is not None  # `with_value` is True
 
+    @functools.cache
+    def identify_rewards() -> Identity:
+        return {"the rewards": without_addresses(config.rewards), **identify_parts(computer.identity())}
+
     settings, scored = loop_settings(config), _Scores()
     with make_stage_run(
         config,
@@ -94,13 +100,11 @@ def run_value(
         allow_changes=allow_changes,
         quiet=quiet,
         recorders=recorders,
-        identity=lambda: {
-            "the rewards": without_addresses(config.rewards),
-            **identify_parts(computer.identity()),
-        },
+        identity=identify_rewards,
     ) as run:
         folder = run.require_folder()
         run.register("scores", scored)
+        scored.check_rewards(fingerprint(identify_rewards()))
         optimiser = register_training(run, model.parameters(), settings, len(train.tokens))
         headline = f"value model on {config.model_name} ({base.description})"
         trained_on = TrainingPrompts(base.name, train.given)
@@ -138,15 +142,28 @@ class _Scores:
 
     def __init__(self) -> None:
         self.parts: list[list[float]] | None = None
+        self.rewards: str | None = None  # a fingerprint
 
     def state_dict(self) -> State:
-        """The scores, fp64."""
-        parts = {} if self.parts is None else dict(zip(("train", "held_out"), self.parts, strict=True))
-        return {name: torch.tensor(scores, dtype=torch.float64) for name, scores in parts.items()}
+        """The scores, fp64, and the fingerprint of the rewards that gave them."""
+        if self.parts is None:
+            return {}
+        scores = zip(("train", "held_out"), self.parts, strict=True)
+        return {"rewards": self.rewards, **{name: torch.tensor(own, dtype=torch.float64) for name, own in scores}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue with the scores of a checkpoint."""
         self.parts = [state[name].tolist() for name in ("train", "held_out")] if state else None
+        self.rewards = state.get("rewards")
+
+    def check_rewards(self, rewards: str) -> None:
+        """Raise `CheckpointError` if there are scores that other rewards gave."""
+        if self.parts is not None and self.rewards not in (None, rewards):
+            raise CheckpointError(
+                "the rewards changed after they had scored the demonstrations, and the value model is trained on those "
+                "scores; undo this, or start again with --overwrite"
+            )
+        self.rewards = rewards
 
 
 def _recorded_scores(folder: Path) -> object:

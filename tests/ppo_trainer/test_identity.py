@@ -82,8 +82,10 @@ def test_the_code_of_a_reward(paused):
     message = paused.refusal()
     assert "the run to resume has changed: the code (compared by file) or weights of reward 'judge' changed" in message
     assert "continue anyway with --allow_changes" in message
+    assert (paused.path / "run" / "traceback.txt").exists()
     paused.resume(allow_changes=True)
     assert (paused.path / "run" / "adapter").is_dir()
+    assert not (paused.path / "run" / "traceback.txt").exists()
 
 
 def test_a_column_of_the_prompts(paused):
@@ -91,8 +93,16 @@ def test_a_column_of_the_prompts(paused):
     assert "has changed: column 'answer' of the prompts changed; undo" in paused.refusal()
     paused.write_rows([{**row, "source": "web"} for row in ROWS])
     assert "has changed: column 'source' of the prompts is new; undo" in paused.refusal()
-    paused.write_rows([{**row, "prompt": f"{row['prompt']} so"} for row in ROWS])
-    assert "has changed: the prompts changed; undo" in paused.refusal()
+
+
+def test_other_prompts_are_refused_whatever_is_allowed(paused):
+    """Others would be held out, some of them trained on already."""
+    paused.write_rows(ROWS[1:])
+    for allowed in (False, True):
+        with pytest.raises(
+            CheckpointError, match="has changed: the prompts changed; a run cannot continue on other da"
+        ):
+            paused.resume(allow_changes=allowed)
 
 
 def test_the_weights_of_the_model_in_the_same_folder(paused):

@@ -12,7 +12,7 @@ from ppo_lm import PPOConfig, PPOTrainer
 from ppo_lm.base_setup import EMBEDDED_MODEL, find_value_folder, load_reward_model, set_up_roles
 from ppo_lm.cli.main import main
 from ppo_lm.config import ValueConfig
-from ppo_lm.errors import ConfigError, DataError, ModelError, RewardError, RunPaused
+from ppo_lm.errors import CheckpointError, ConfigError, DataError, ModelError, RewardError, RunPaused
 from ppo_lm.optimisation import LoopSettings
 from ppo_lm.run.folder import RUN_FILES
 from ppo_lm.value_modeling import ScoredDemonstration, measure_values, run_value, train_value_model
@@ -263,6 +263,17 @@ def test_changed_scores_are_replaced_by_those_of_the_checkpoint(folder, tmp_path
     run_value(config, resume=tmp_path / "value")
     assert json.loads(file.read_text()) == scores
     assert "scores.json changed since the checkpoint" in capsys.readouterr().out
+
+
+def test_rewards_that_change_after_scoring_are_refused_whatever_is_allowed(folder, tmp_path):
+    script = tmp_path / "judge.py"
+    script.write_text("def judge(completions):\n    return [float(len(c)) for c in completions]\n")
+    config = value_config(folder, tmp_path, reward=f"{script}:judge")
+    with signalling(signal.SIGTERM, 3), pytest.raises(RunPaused):
+        run_value(config, quiet=True)
+    script.write_text(script.read_text().replace("len(c)", "len(c) * 100"))
+    with pytest.raises(CheckpointError, match="the rewards changed after they had scored the demonstrations"):
+        run_value(config, quiet=True, resume=tmp_path / "value", allow_changes=True)
 
 
 def test_several_rewards_are_weighted_and_clipped_as_in_ppo(folder, tmp_path):
