@@ -99,9 +99,7 @@ def test_other_prompts_are_refused_whatever_is_allowed(paused):
     """Others would be held out, some of them trained on already."""
     paused.write_rows(ROWS[1:])
     for allowed in (False, True):
-        with pytest.raises(
-            CheckpointError, match="has changed: the prompts changed; a run cannot continue on other da"
-        ):
+        with pytest.raises(CheckpointError, match="the prompts changed; .*a run cannot continue on other data: undo"):
             paused.resume(allow_changes=allowed)
 
 
