@@ -8,11 +8,19 @@ from typing import Any, NamedTuple
 
 from ppo_lm.cli.options import make_config
 from ppo_lm.cli.parser import config_parser
+from ppo_lm.config import PPOConfig, RewardConfig, SFTConfig, ValueConfig
 from ppo_lm.config.fields import fields_of
 from ppo_lm.config.files import read_settings
 from ppo_lm.config.settings import Settings, with_current_names
 from ppo_lm.errors import ConfigError
 from ppo_lm.reading import user_path
+
+RUNS: dict[str, type[Settings]] = {  # the commands that can be resumed
+    "sft": SFTConfig,
+    "reward": RewardConfig,
+    "value": ValueConfig,
+    "train": PPOConfig,
+}
 
 
 class RunRequest(NamedTuple):
@@ -39,9 +47,11 @@ def read_run(
         raise ConfigError.of("--allow_changes belongs to --resume; give the folder of an unfinished run")
     if "resume" in options:
         folder = find_run(options.pop("resume"))
+        saved = read_settings(folder / "config.yaml", "--resume")
+        check_command(config, saved, folder)
         changed = with_current_names(config, options)
         check_changed(config, changed, allow_changes)
-        made = config(**(with_current_names(config, read_settings(folder / "config.yaml", "--resume")) | changed))
+        made = config(**(with_current_names(config, saved) | changed))
         check_resumable(folder, made)
     else:
         folder, made = None, make_config(config, options, task)
@@ -61,6 +71,16 @@ def find_run(name: str) -> Path:
             "--resume",
         )
     return folder
+
+
+def check_command(config: type[Settings], saved: Collection[str], folder: Path) -> None:
+    """Raise `ConfigError` if another command has the fields of a run's saved settings, and this one does not."""
+    if fields_of(config).keys() >= set(saved):
+        return
+    for command, other in RUNS.items():
+        if other is not config and fields_of(other).keys() >= set(saved):
+            this = f"{str(folder)!r} holds a run of ppo-lm {command}"
+            raise ConfigError([f"{this}; continue it with: ppo-lm {command} --resume {folder}"], "--resume")
 
 
 def check_changed(config: type[Settings], changed: Collection[str], allow_changes: bool) -> None:

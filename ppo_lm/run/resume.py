@@ -53,6 +53,11 @@ def length_settings(config: Settings) -> list[str]:
     return [name for name, field in fields_of(type(config)).items() if field.sets_length]
 
 
+def how_to_lengthen(config: Settings) -> str:
+    """What to raise for a longer run."""
+    return " or ".join(f"{name} (--{name} N)" for name in length_settings(config))
+
+
 def check_unfinished(config: Settings, checkpoint: Checkpoint, folder: Path) -> None:
     """Raise `CheckpointError` if the run in `folder` ended with the checkpoint, and `config` does not change its
     length."""
@@ -62,7 +67,7 @@ def check_unfinished(config: Settings, checkpoint: Checkpoint, folder: Path) -> 
     reason = f" ({then['stop_reason']})" if then["stop_reason"] else ""
     raise CheckpointError(
         f"the run in {str(folder)!r} is finished: it ended after step {then['step']}{reason}; to extend it, raise "
-        f"{then.get('longer') or ' or '.join(length_settings(config))} and resume it"
+        f"{then.get('longer') or how_to_lengthen(config)} and resume it"
     )
 
 

@@ -49,7 +49,7 @@ from ppo_lm.run.folder import (
 from ppo_lm.run.interrupts import Interrupts
 from ppo_lm.run.launch import check_one_process
 from ppo_lm.run.parts import Parts
-from ppo_lm.run.resume import check_unfinished, data_changes, describe, find_changes, length_changes, length_settings
+from ppo_lm.run.resume import check_unfinished, data_changes, describe, find_changes, how_to_lengthen, length_changes
 from ppo_lm.run.stateful import Stateful
 from ppo_lm.run.trained_prompts import TrainingPrompts, record_prompts
 from ppo_lm.tracking import (
@@ -115,7 +115,7 @@ class Run:
         pauses, and before `finish` writes the results. `recorders`: in addition to those that `config.recorders` names;
         `Stateful` ones are saved in every checkpoint."""
         self.config, self.total, self.command = config, steps, command
-        self.longer_than = longer_than or (lambda steps: " or ".join(length_settings(config)))
+        self.longer_than = longer_than or (lambda steps: how_to_lengthen(config))
         self.save_every, self.keep_checkpoints = save_every, keep_checkpoints
         started = time.perf_counter()
         self.description = describe(config, identity())

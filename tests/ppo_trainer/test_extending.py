@@ -52,13 +52,14 @@ def test_extending_by_command(folder, tmp_path, capsys):
     options |= dict(eval_prompts=0, lora_r=4, save_merged="false", output_dir=run)
     main(["train", *(text for name, value in options.items() for text in (f"--{name}", str(value)))])
     assert (
-        f"to extend the run, raise steps and resume it: ppo-lm train --resume {run} (checkpoints/, "
+        f"to extend the run, raise steps (--steps N) and resume it: ppo-lm train --resume {run} (checkpoints/, "
         in capsys.readouterr().out
     )
     with pytest.raises(SystemExit) as caught:
         main(["train", "--resume", str(run)])
     assert caught.value.code == 1
-    assert "is finished: it ended after step 1; to extend it, raise steps and resume it" in capsys.readouterr().err
+    said = "is finished: it ended after step 1; to extend it, raise steps (--steps N) and resume it"
+    assert said in capsys.readouterr().err
     main(["train", "--resume", str(run), "--steps", "2", "--save_every", "1"])
     said = "steps was 1 and is 2: from step 2 on, the learning rate is that of a run of 2 steps"
     assert said in capsys.readouterr().out
