@@ -396,7 +396,7 @@ def test_a_finished_run_is_extended_as_if_it_had_been_planned_so(tmp_path):
         "it rises again"
     )
     assert callback.heard[-1].startswith(
-        f"to extend the run, raise epochs or max_steps and resume it: again {tmp_path / 'parts'} (checkpoints/, "
+        f"to extend the run, raise epochs (--epochs N) or max_steps (--max_steps N) and resume it: again {tmp_path / 'parts'} (checkpoints/, "
     )
     assert "max_steps: 6" in (tmp_path / "parts" / "config.yaml").read_text()
 
@@ -417,7 +417,7 @@ def test_a_finished_run_that_is_not_extended_says_that_it_is_finished(tmp_path):
     Stage(tmp_path / "run").run()
     with pytest.raises(
         CheckpointError,
-        match="is finished: it ended after step 6; to extend it, raise epochs or max_steps and resume it",
+        match="is finished: it ended after step 6; to extend it, raise epochs .* or max_steps .* and resume it",
     ):
         Stage(tmp_path / "run").run(resume=tmp_path / "run")
 
