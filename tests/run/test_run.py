@@ -396,7 +396,8 @@ def test_a_finished_run_is_extended_as_if_it_had_been_planned_so(tmp_path):
         "it rises again"
     )
     assert callback.heard[-1].startswith(
-        f"to extend the run, raise epochs (--epochs N) or max_steps (--max_steps N) and resume it: again {tmp_path / 'parts'} (checkpoints/, "
+        "to extend the run, raise epochs (--epochs N) or max_steps (--max_steps N) and resume it: "
+        f"again {tmp_path / 'parts'} (checkpoints/, "
     )
     assert "max_steps: 6" in (tmp_path / "parts" / "config.yaml").read_text()
 
