@@ -46,10 +46,11 @@ def end_at_once_on_signals() -> Iterator[None]:
     """Inside the block, a signal ends the process without a traceback, whatever library is being imported. One that is
     delivered again does not end it while it saves or shuts down."""
     restore = handle_signals(_end)
-    atexit.register(handle_signals, signal.SIG_IGN)
     try:
         yield
     finally:
+        atexit.unregister(_ignore)
+        atexit.register(_ignore)  # what was registered last runs first, before libraries shut down
         restore()
 
 
@@ -61,6 +62,10 @@ def keyboard_interrupt_on_signals() -> Iterator[None]:
         yield
     finally:
         restore()
+
+
+def _ignore() -> None:
+    handle_signals(signal.SIG_IGN)
 
 
 def _end(number: int, _: FrameType | None) -> None:

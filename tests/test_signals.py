@@ -90,3 +90,15 @@ def test_the_server_of_collect_stops_by_either_signal(tmp_path, number):
     assert (process.exitcode, (tmp_path / "stderr").read_text()) == (0, "")
     assert "0 of 1 answered; run the same command to continue." in shown.read_text()
     assert not (tmp_path / "out" / ".lock").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_libraries_shut_down_leaves_the_exit_code_and_no_word(number):
+    program = (
+        "import atexit, os, time, ppo_lm.signals\n"
+        "with ppo_lm.signals.end_at_once_on_signals():\n"
+        f"    atexit.register(lambda: (os.kill(os.getpid(), {int(number)}), time.sleep(0.01)))\n"
+        "    raise SystemExit(75)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (75, "", "")
