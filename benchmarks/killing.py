@@ -90,7 +90,10 @@ class Watch:
 
     def metrics(self) -> bytes:
         file = self.out / METRICS
-        return file.read_bytes() if file.exists() else b""
+        try:
+            return file.read_bytes()
+        except FileNotFoundError:  # not yet, or while a run is being replaced
+            return b""
 
     def writes_checkpoint(self) -> bool:
         return bool(self._unfinished() - self.unfinished_before)
