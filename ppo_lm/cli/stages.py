@@ -47,10 +47,10 @@ def read_run(
         raise ConfigError.of("--allow_changes belongs to --resume; give the folder of an unfinished run")
     if "resume" in options:
         folder = find_run(options.pop("resume"))
-        saved = read_settings(folder / "config.yaml", "--resume")
-        check_command(config, saved, folder)
         changed = with_current_names(config, options)
         check_changed(config, changed, allow_changes)
+        saved = read_settings(folder / "config.yaml", "--resume")
+        check_command(config, saved, folder)
         made = config(**(with_current_names(config, saved) | changed))
         check_resumable(folder, made)
     else:
