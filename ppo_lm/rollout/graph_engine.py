@@ -6,32 +6,33 @@ import sys
 
 import torch
 
+from ppo_lm.base_setup.memory import free_bytes
 from ppo_lm.experience_buffer import MemoryBudget
 from ppo_lm.fast.decoder import Decoder
 from ppo_lm.fast.kv_cache import KVMemory
 from ppo_lm.fast.packing import round_up
 from ppo_lm.models import PolicyModel
-from ppo_lm.rollout.engine import RolloutEngine, Sampled, SamplingSettings
+from ppo_lm.rollout.engine import Sampled, SamplingSettings
+from ppo_lm.rollout.in_slots import InSlots, Waiting
 from ppo_lm.rollout.replay import Replayed
-from ppo_lm.rollout.sampling import draw_uniforms
 from ppo_lm.rollout.slots import Slots
-from ppo_lm.rollout.take import take
 
 LEAST_SLOTS = 8  # below which a step is not made smaller
 LEAST_WIDTH, WIDTHS = 64, 8  # steps attend to a multiple of 64, and of an eighth of the most, tokens
 SHARE = 0.25  # of the free memory of a GPU, for keys and values
 
 
-class GraphEngine(RolloutEngine):
+class GraphEngine(InSlots):
     """Samples what `SlotEngine` samples. The weights, keys and values, and the state of each response are in memory
     that is kept, so what a step launches can be recorded and replayed (`Replayed`). The host looks at the device every
     few steps, to collect the responses that have ended and start others in their slots.
     """
 
     def __init__(self, policy: PolicyModel, budget: MemoryBudget | None = None, check_every: int = 8):
-        """`budget`: as for `SlotEngine`. `check_every`: the number of steps between two looks at which responses have
-        ended; until then they take part for nothing."""
-        self.policy, self.budget, self.check_every = policy, budget or MemoryBudget(), check_every
+        """`check_every`: the number of steps between two looks at which responses have ended; until then they take part
+        for nothing."""
+        super().__init__(policy, budget)
+        self.check_every = check_every
         self._memory: KVMemory | None = None
         self._slots: dict[SamplingSettings, tuple[Slots, Replayed]] = {}
 
@@ -39,37 +40,23 @@ class GraphEngine(RolloutEngine):
     def description(self) -> str:
         return "sampled in slots, a step at a time as one CUDA graph"
 
-    def sample(
-        self,
-        prompt_ids: torch.Tensor,
-        prompt_mask: torch.Tensor,
-        settings: SamplingSettings,
-        generator: torch.Generator,
-    ) -> Sampled:
-        """See `RolloutEngine.sample`. At most `budget.slots` responses are in progress at once."""
-        uniforms = draw_uniforms(len(prompt_ids), settings, generator, prompt_ids.device)
-        with torch.inference_mode():
-            return self.budget.fit_slots(
-                len(prompt_ids), lambda slots: self._sample(prompt_ids, prompt_mask, settings, uniforms, slots)
-            )
-
     def _sample(
         self,
         prompt_ids: torch.Tensor,
         prompt_mask: torch.Tensor,
         settings: SamplingSettings,
         uniforms: torch.Tensor,
-        count: int,
-    ) -> Sampled:
+        slots: int,
+    ) -> _Rows:
         lengths = prompt_mask.sum(dim=1).tolist()
-        slots, step = self._prepare(count, max(lengths) + settings.max_new_tokens, settings)
-        count = min(count, slots.memory.slots)
-        rows = _Rows(slots, step, count, prompt_ids, prompt_mask, uniforms, lengths)
+        state, step = self._prepare(slots, max(lengths) + settings.max_new_tokens, settings)
+        count, pad_token_id = min(slots, state.memory.slots), self.policy.base.pad_token_id
+        rows = _Rows(state, step, count, prompt_ids, prompt_mask, uniforms, lengths, pad_token_id)
         while rows.waiting or rows.running:
-            if rows.waiting and count - len(rows.running) >= (count + 7) // 8:
+            if rows.waiting.should_start(count - len(rows.running), count):
                 rows.start(self.budget.tokens)
             rows.advance(self.check_every)
-        return rows.sampled(self.policy.base.pad_token_id)
+        return rows
 
     def _prepare(self, count: int, length: int, settings: SamplingSettings) -> tuple[Slots, Replayed]:
         """At least `count` slots, or as many as there is memory for, with the current weights: those of the last call
@@ -100,9 +87,7 @@ class GraphEngine(RolloutEngine):
 def _slots_that_fit(decoder: Decoder, length: int) -> int:
     if decoder.device.type != "cuda":
         return sys.maxsize
-    free, _ = torch.cuda.mem_get_info(decoder.device)
-    free += torch.cuda.memory_reserved(decoder.device) - torch.cuda.memory_allocated(decoder.device)
-    return int(SHARE * free) // (length * decoder.bytes_per_token)
+    return int(SHARE * free_bytes(decoder.device)) // (length * decoder.bytes_per_token)
 
 
 class _Rows:
@@ -117,11 +102,12 @@ class _Rows:
         mask: torch.Tensor,
         uniforms: torch.Tensor,
         lengths: list[int],
+        pad_token_id: int,
     ):
         """`count`: how many of the slots to use."""
-        self.slots, self.step, self.count = slots, step, count
+        self.slots, self.step, self.count, self.pad_token_id = slots, step, count, pad_token_id
         self.ids, self.mask, self.uniforms, self.lengths = ids, mask, uniforms, lengths
-        self.waiting = sorted(range(len(lengths)), key=lengths.__getitem__)  # the longest prompt starts first
+        self.waiting = Waiting(lengths)
         self.running: dict[int, int] = {}  # slot → row
         self.made = [0] * len(lengths)  # tokens sampled, if none has ended since the last look
         self.found = [column.new_zeros(len(lengths), *column.shape[1:]) for column in slots.columns()]
@@ -129,7 +115,7 @@ class _Rows:
     def start(self, tokens: int) -> None:
         """Let waiting rows begin in free slots, with at most `tokens` tokens of prompts, but at least one row."""
         free = [slot for slot in range(self.count) if slot not in self.running]
-        rows = take(self.waiting, len(free), tokens, self.lengths)
+        rows = self.waiting.take(len(free), tokens)
         places = free[: len(rows)]
         row = torch.tensor(rows, device=self.ids.device)
         self.slots.start(
@@ -187,14 +173,14 @@ class _Rows:
         for column, found in zip(self.slots.columns(), self.found):
             found[row] = column[slot]
 
-    def sampled(self, pad_token_id: int) -> Sampled:
-        """Copies, because autograd cannot use tensors created in inference mode."""
+    def sampled(self) -> Sampled:
+        """See `Responses.sampled`."""
         width = max(self.made)
         places = torch.arange(width, device=self.ids.device)
         past = places >= torch.tensor(self.made, device=self.ids.device)[:, None]
         ids, logprobs, entropies, *support = (column[:, :width] for column in self.found)
         return Sampled(
-            ids.masked_fill(past, pad_token_id),
+            ids.masked_fill(past, self.pad_token_id),
             logprobs.masked_fill(past, 0.0),
             entropies.masked_fill(past, 0.0),
             support[0].masked_fill(past[:, :, None], -1) if support else None,

@@ -1,5 +1,4 @@
-"""Sampling in a fixed number of slots: a response that ends leaves its slot to the next prompt (continuous
-batching)."""
+"""Sampling in slots whose memory grows with the responses."""
 
 from __future__ import annotations
 
@@ -9,42 +8,22 @@ from ppo_lm.experience_buffer import MemoryBudget
 from ppo_lm.fast.decoder import Head
 from ppo_lm.fast.kv_cache import KVCache
 from ppo_lm.models import PolicyModel
-from ppo_lm.rollout.engine import RolloutEngine, Sampled, SamplingSettings
-from ppo_lm.rollout.sampling import draw_uniforms, sample_tokens
-from ppo_lm.rollout.take import take
+from ppo_lm.rollout.engine import Sampled, SamplingSettings
+from ppo_lm.rollout.in_slots import InSlots, Waiting
+from ppo_lm.rollout.sampling import sample_tokens
 
 
-class SlotEngine(RolloutEngine):
-    """Samples in process from a `PolicyModel` whose network has one of our decoders (`fast.paths`). Prompts are read
-    without padding.
-
-    Every `sample` builds the decoder from the current adapter and frees it afterwards: training needs the memory.
-    """
+class SlotEngine(InSlots):
+    """Every `sample` builds the decoder from the current adapter and frees it afterwards: training needs the memory."""
 
     def __init__(self, policy: PolicyModel, budget: MemoryBudget | None = None):
-        """`budget`: how many responses are in progress at once, and how many prompt tokens are read at once (at least
-        one prompt)."""
-        self.policy, self.budget = policy, budget or MemoryBudget()
+        """See `InSlots`."""
+        super().__init__(policy, budget)
         self._heads: dict[int, Head] = {}  # the current one, by the number of slots it is laid out for
 
     @property
     def description(self) -> str:
         return "sampled in slots, with keys and values kept"
-
-    def sample(
-        self,
-        prompt_ids: torch.Tensor,
-        prompt_mask: torch.Tensor,
-        settings: SamplingSettings,
-        generator: torch.Generator,
-    ) -> Sampled:
-        """See `RolloutEngine.sample`. At most `budget.slots` responses are in progress at once."""
-        uniforms = draw_uniforms(len(prompt_ids), settings, generator, prompt_ids.device)
-        with torch.inference_mode():
-            responses = self.budget.fit_slots(
-                len(prompt_ids), lambda slots: self._sample(prompt_ids, prompt_mask, settings, uniforms, slots)
-            )
-        return responses.sampled()
 
     def _sample(
         self,
@@ -63,11 +42,11 @@ class SlotEngine(RolloutEngine):
         self._heads = {slots: head} if self.policy.role else {}  # with an adapter, nothing trains the head
         responses = _Responses(len(prompt_ids), settings, uniforms, base.eos_token_ids, base.pad_token_id)
         lengths = prompt_mask.sum(dim=1).tolist()
-        waiting = sorted(range(len(lengths)), key=lengths.__getitem__)  # the longest prompt starts first
+        waiting = Waiting(lengths)
         cache = KVCache(decoder, slots, max(lengths) + settings.max_new_tokens)
         while waiting or cache.rows:
-            if waiting and slots - len(cache.rows) >= (slots + 7) // 8:
-                rows = take(waiting, slots - len(cache.rows), self.budget.tokens, lengths)
+            if waiting.should_start(slots - len(cache.rows), slots):
+                rows = waiting.take(slots - len(cache.rows), self.budget.tokens)
                 hidden = cache.read(rows, prompt_ids[rows], prompt_mask[rows])
                 started = len(cache.rows) - len(rows)
             else:
@@ -116,7 +95,7 @@ class _Responses:
         ]
 
     def sampled(self) -> Sampled:
-        """Copies, because autograd cannot use tensors created in inference mode."""
+        """See `Responses.sampled`."""
         width = max(self.made)
         support = None if self.support is None else self.support[:, :width].clone()
         return Sampled(

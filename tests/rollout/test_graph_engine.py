@@ -76,6 +76,14 @@ def test_every_call_reads_the_current_weights(full, dtype):
     assert after[0] == sample(SlotEngine(policy, MemoryBudget(slots=8)), settings, prompts)[0] != before[0]
 
 
+@pytest.mark.parametrize("engine", [GraphEngine, SlotEngine])
+def test_what_was_sampled_can_be_used_by_autograd(engine):
+    found = engine(make_policy(), MemoryBudget(slots=8)).sample(*make_prompts(), SETTINGS[1], seeded())
+    assert found.entropies is not None and found.support_ids is not None
+    for column in (found.ids, found.logprobs, found.entropies, found.support_ids):
+        assert not column.is_inference()
+
+
 SETTINGS = [SamplingSettings(12), SamplingSettings(12, top_k=30, top_p=0.7), SamplingSettings(12, temperature=0)]
 
 

@@ -11,9 +11,9 @@ from ppo_lm.rollout import (
     SamplingSettings,
     SlotEngine,
     draw_uniforms,
+    in_slots,
     plain_engine,
     sample_tokens,
-    slot_engine,
 )
 from tests.rollout.conftest import make_policy, make_prompts, sample
 
@@ -53,7 +53,7 @@ def test_without_fp64_after_the_draw_the_same_tokens_are_sampled(engine, monkeyp
     policy, prompts = make_policy(), make_prompts()
     expected = sample(engine(policy), SETTINGS, prompts)
     rounded = draw_uniforms(len(prompts[0]), SETTINGS, torch.Generator().manual_seed(5), torch.device("cpu")).float()
-    for module in (slot_engine, plain_engine):
+    for module in (in_slots, plain_engine):
         monkeypatch.setattr(module, "draw_uniforms", lambda *_: rounded)
     with WithoutFloat64("cpu"):
         found = sample(engine(policy), SETTINGS, prompts)
