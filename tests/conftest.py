@@ -172,6 +172,9 @@ def files_up_to(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
+FULL = Path("/dev/full")  # every write to it fails as on a full disk
+needs_full = pytest.mark.skipif(not FULL.exists(), reason="this system has no /dev/full")
+
 PR_GET_SECUREBITS, PR_SET_SECUREBITS, NO_SETUID_FIXUP = 27, 28, 1 << 2  # without that bit, `os.access` ignores the rest
 CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH = 1 << 1, 1 << 2
 

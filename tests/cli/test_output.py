@@ -4,18 +4,15 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from ppo_lm.cli.main import main
 from ppo_lm.cli.output import lasting_output
 from ppo_lm.run import load_checkpoint
-from tests.conftest import FORKED
+from tests.conftest import FORKED, FULL, needs_full
 from tests.ppo_trainer.conftest import PROMPTS
 
-FULL = Path("/dev/full")
-needs_full = pytest.mark.skipif(not FULL.exists(), reason="this system has no /dev/full")
 SENTENCE = "error: stdout cannot be written: No space left on device; nothing more is printed\n"
 PRINTING = [["--help"], ["--version"], ["sft", "--help"], ["evaluate", "--print_config"], ["train", "--print_config"]]
 

@@ -1,5 +1,4 @@
 import json
-from pathlib import Path
 
 import pytest
 import torch
@@ -15,7 +14,7 @@ from ppo_lm.reward_modeling import run_reward
 from ppo_lm.run.folder import RUN_FILES
 from ppo_lm.sft import run_sft
 from ppo_lm.tracking import Recorder
-from tests.conftest import make_base
+from tests.conftest import FULL, make_base, needs_full
 
 ROWS = [{"prompt": f"SUBREDDIT: r/life My boss number {n} TL;DR:", "human": " I am upset."} for n in range(8)]
 
@@ -73,13 +72,13 @@ def config(folder, out, **settings):
     return EvaluateConfig(**{**defaults, **settings})
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+@needs_full
 def test_a_report_that_does_not_fit_on_the_disk_ends_in_a_sentence_and_the_way_on(models, tmp_path):
     class Fills(Recorder):
         def evaluation(self, event):
             picture = tmp_path / "run" / "comparison.png"
             if not picture.is_symlink():
-                picture.symlink_to("/dev/full")
+                picture.symlink_to(FULL)
 
     settings = config(models, tmp_path, models=[f"sft={models / 'base'}", "people=column:human"])
     with pytest.raises(StorageError, match="comparison.png cannot be written: No space left on device; free") as full:

@@ -12,11 +12,8 @@ import pytest
 
 from ppo_lm.errors import RunPaused, StorageError, UserError
 from ppo_lm.run import load_checkpoint, lock_run_folder, make_run_folder
-from tests.conftest import FORKED
+from tests.conftest import FORKED, FULL, needs_full
 from tests.ppo_trainer.conftest import PROMPTS, Signals, end_alike, make
-
-FULL = Path("/dev/full")  # every write to it fails as on a full disk
-needs_full = pytest.mark.skipif(not FULL.exists(), reason="this system has no /dev/full")
 
 
 @needs_full
