@@ -20,7 +20,7 @@ CHECKOUT = ROOT.parent
 LEVELS = [  # a room imports from rooms above it in this list only, and from none on its own line
     ["terminal"],
     ["errors", "signals", "types", "embedded"],
-    ["user_code", "reading"],
+    ["user_code", "reading", "saving"],
     ["kernels"],
     ["ops", "config", "plugins", "fingerprint"],
     ["token_attribution", "experience_buffer", "health"],
@@ -36,7 +36,8 @@ LEVELS = [  # a room imports from rooms above it in this list only, and from non
     ["tracking"],
     ["run"],
     ["ppo_trainer", "sft", "reward_modeling", "value_modeling"],
-    ["comparison", "collection"],
+    ["comparison", "collection", "report"],
+    ["generation"],
     ["cli"],
 ]
 LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}

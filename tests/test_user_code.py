@@ -23,7 +23,8 @@ from ppo_lm.errors import NumericalFault, PartError, RewardError, RunPaused
 from ppo_lm.plugins import load_object
 from ppo_lm.rewards import FunctionReward, Responses, Reward, Scores, ask
 from ppo_lm.run import Run
-from ppo_lm.tracking import Recorder, SamplesDrawn, append_record, write_json
+from ppo_lm.saving import append_record, write_json
+from ppo_lm.tracking import Recorder, SamplesDrawn
 from ppo_lm.tracking.files import METRICS, drop_later_steps
 from ppo_lm.user_code import OURS, call_within, copied, user_code
 

@@ -19,9 +19,9 @@ from ppo_lm.errors import ConfigError, first_line, require, writing
 from ppo_lm.reading import read_text, user_path
 from ppo_lm.run import check_writable, write_config
 from ppo_lm.run.folder import ANSWERS, CONFIG, lock_run_folder, unlock
+from ppo_lm.saving import write_text
 from ppo_lm.signals import keyboard_interrupt_on_signals
 from ppo_lm.terminal import printable
-from ppo_lm.tracking import write_text
 
 FINGERPRINT = "pairs.sha256"
 MAY_CHANGE = ("host", "port", "annotator", "output_dir")  # when a collection continues

@@ -3,10 +3,9 @@ prompts."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from ppo_lm.base_setup import EMBEDDED_MODEL, load_adapter, load_base, read_adapter_base
-from ppo_lm.config import EvaluateConfig
 from ppo_lm.data import PromptSet
 from ppo_lm.errors import ConfigError, UserError
 from ppo_lm.models import BaseModel, PolicyModel
@@ -30,13 +29,23 @@ class Contestant(NamedTuple):
         return self.source.removeprefix(COLUMN) if self.source.startswith(COLUMN) else None
 
 
-def read_contestants(config: EvaluateConfig, prompts: PromptSet) -> list[Contestant]:
+class ModelsConfig(Protocol):
+    """The settings below, which `EvaluateConfig` and `GenerateConfig` have."""
+
+    models: list[str] | None
+    dtype: str
+    device: str
+    allow_special_tokens: bool
+
+
+def read_contestants(config: ModelsConfig, prompts: PromptSet, fewest: int = 2) -> list[Contestant]:
     """Parse and check `config.models`, before any model loads. Raises `ConfigError` with all problems."""
     contestants = [_parse(text) for text in config.models or []]
     problems = []
-    if len(contestants) < 2:
+    if len(contestants) < fewest:
         count = "only one entry" if contestants else "no entries"
-        problems.append(f"models has {count}; give at least two to compare, each as NAME=MODEL")
+        wanted = "at least two to compare, each as NAME=MODEL" if fewest > 1 else "one, as MODEL or NAME=MODEL"
+        problems.append(f"models has {count}; give {wanted}")
     names = [contestant.name for contestant in contestants]
     problems += [
         f"models has the name {name!r} twice; give each entry its own, as NAME=MODEL"
@@ -51,7 +60,7 @@ def read_contestants(config: EvaluateConfig, prompts: PromptSet) -> list[Contest
     if contestants and all(contestant.column is not None for contestant in contestants):
         problems.append("models has only columns; add at least one model")
     if problems:
-        raise ConfigError(problems, "EvaluateConfig")
+        raise ConfigError(problems, type(config).__name__)
     return found
 
 
@@ -79,7 +88,7 @@ def _check(contestant: Contestant, prompts: PromptSet) -> Contestant:
 class Bases:
     """Loads each base of a comparison once, however its name is written."""
 
-    def __init__(self, config: EvaluateConfig):
+    def __init__(self, config: ModelsConfig):
         self._config = config
         self._loaded: dict[str, BaseModel] = {}
 

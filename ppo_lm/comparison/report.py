@@ -11,8 +11,9 @@ from rich.text import Text
 from ppo_lm.comparison.exposure import Exposure
 from ppo_lm.comparison.results import Standing
 from ppo_lm.evaluation.intervals import Interval
+from ppo_lm.saving import write_json, write_text
 from ppo_lm.terminal import printable
-from ppo_lm.tracking import write_json, write_picture, write_text
+from ppo_lm.tracking import write_picture
 from ppo_lm.tracking.screen import number as show
 
 MEASURES = {

@@ -35,7 +35,8 @@ from ppo_lm.rewards import (
 )
 from ppo_lm.rollout import SamplingSettings
 from ppo_lm.run import Run, check_output_dir
-from ppo_lm.tracking import MetricsFile, Recorder, Screen, append_record, find_recorders
+from ppo_lm.saving import append_record
+from ppo_lm.tracking import MetricsFile, Recorder, Screen, find_recorders
 
 
 def run_comparison(

@@ -7,6 +7,9 @@ from pathlib import Path
 LOCK = ".lock"
 UNFINISHED = ".*.unfinished"  # what a process was writing or removing when it was killed
 TRACEBACK = "traceback.txt"  # of an error in the user's code
+ENVIRONMENT = "environment.json"  # what a run ran on
+SAMPLES = "samples.jsonl"
+TOKENS = "tokens"  # a folder with a file for each step that was looked at closely
 
 
 def free_folder(wanted: Path) -> Path:

@@ -208,6 +208,9 @@ class PPOConfig(PromptSettings, RewardSettings, ModelSettings, CheckpointSetting
     runs/ppo-2 and so on if it is taken; from Python, nothing is written."""
     samples_every: Annotated[PositiveInt, MAY_CHANGE] = 10
     """Steps between samples in samples.jsonl; the last step is always included."""
+    token_samples_every: Annotated[NonNegativeInt, MAY_CHANGE] = 10
+    """Steps between looks at 8 responses token by token, kept in tokens/ for `ppo-lm report`; the last step is always
+    included. 0: none."""
     save_merged: bool = True
     """Also save the policy merged into the base model, as a plain transformers model."""
 

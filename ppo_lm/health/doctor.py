@@ -8,14 +8,14 @@ from ppo_lm.config import PPOConfig
 from ppo_lm.config.files import is_ppo_run, read_settings
 from ppo_lm.errors import ConfigError, UserError
 from ppo_lm.health.checks import WINDOW, check_health, steps_of
-from ppo_lm.health.rows import null_as_nan, read_row
+from ppo_lm.health.rows import METRICS, null_as_nan, read_row
 from ppo_lm.reading import Missing, Unreadable, read_text
 
 
 def examine(folder: Path) -> list[str]:
     """Lines to print: the run's progress, the skipped steps if any, and every finding of `check_health`. Raises
     `UserError`."""
-    config, rows = _read_config(folder / "config.yaml"), _read_rows(folder / "metrics.jsonl")
+    config, rows = read_ppo_config(folder / "config.yaml"), read_rows(folder / METRICS)
     steps, dropped = steps_of(rows), [row for row in rows if "dropped" in row]
     done = max((row["step"] for row in rows), default=0)
     lines = [f"{folder}: {done} of {config.steps} steps"]
@@ -24,13 +24,7 @@ def examine(folder: Path) -> list[str]:
             f"{len(dropped)} steps were skipped, most recently step {dropped[-1]['step']}: {dropped[-1]['dropped']}; "
             "their batches are in dropped/"
         )
-    try:
-        found = check_health(steps, config)
-    except KeyError as error:
-        raise UserError(
-            f"{folder / 'metrics.jsonl'} has a step without {error}, so it was written by another version of ppo_lm"
-        ) from None
-    lines += [finding.text for finding in found]
+    lines += read_findings(folder / METRICS, steps, config)
     if len(lines) == 1:
         lines.append(
             "no problem found" if len(steps) >= WINDOW else f"no problem found; most checks start at step {WINDOW}"
@@ -38,7 +32,16 @@ def examine(folder: Path) -> list[str]:
     return lines
 
 
-def _read_config(file: Path) -> PPOConfig:
+def read_findings(file: Path, steps: list[dict], config: PPOConfig) -> list[str]:
+    """What `check_health` finds in the steps of a file. Raises `UserError` if it cannot read them."""
+    try:
+        return [finding.text for finding in check_health(steps, config)]
+    except KeyError as error:
+        raise UserError(f"{file} has a step without {error}, so it was written by another version of ppo_lm") from None
+
+
+def read_ppo_config(file: Path) -> PPOConfig:
+    """The settings of a PPO run, from its config.yaml. Raises `UserError` if there is none."""
     if not file.exists():
         raise UserError(f"there is no run in {str(file.parent)!r}: it has no config.yaml")
     settings = read_settings(file, "doctor")
@@ -47,8 +50,8 @@ def _read_config(file: Path) -> PPOConfig:
     return PPOConfig(**settings)
 
 
-def _read_rows(file: Path) -> list[dict]:
-    """The complete rows: a run in progress may still be writing the last one."""
+def read_rows(file: Path) -> list[dict]:
+    """The complete rows of metrics.jsonl or samples.jsonl: a run in progress may still be writing the last one."""
     try:
         *lines, _ = read_text(file).split("\n")
     except Missing:

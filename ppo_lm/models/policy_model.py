@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from ppo_lm.models.base_model import BaseModel
-from ppo_lm.ops import action_logprobs
+from ppo_lm.ops import Choices, action_logprobs, top_choices
 from ppo_lm.types import SAPairs
 
 
@@ -34,6 +34,18 @@ class PolicyModel:
             temperature=temperature,
             support_ids=sa_pairs.support_ids,
             entropy=entropy,
+        )
+
+    def top_choices(self, sa_pairs: SAPairs, count: int, temperature: float = 1.0) -> Choices:
+        """The `count` most likely tokens where each action was sampled, on the support it was sampled from."""
+        states = states_before_actions(self.base, self.role, sa_pairs)
+        return top_choices(
+            states,
+            self.base.head,
+            sa_pairs.action_mask,
+            count,
+            temperature=temperature,
+            support_ids=sa_pairs.support_ids,
         )
 
     def parameters(self) -> list[nn.Parameter]:

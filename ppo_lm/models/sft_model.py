@@ -6,6 +6,7 @@ import torch
 
 from ppo_lm.models.base_model import BaseModel
 from ppo_lm.models.policy_model import PolicyModel
+from ppo_lm.ops import Choices
 from ppo_lm.types import SAPairs
 
 
@@ -20,3 +21,8 @@ class SFTModel:
         """log π_ref(a|s) of every pair, (B, A) fp32, 0 where masked, at the policy's temperature and on the policy's
         support."""
         return self._policy.action_logprobs(sa_pairs, temperature)
+
+    @torch.no_grad()
+    def top_choices(self, sa_pairs: SAPairs, count: int, temperature: float = 1.0) -> Choices:
+        """See `PolicyModel.top_choices`."""
+        return self._policy.top_choices(sa_pairs, count, temperature)

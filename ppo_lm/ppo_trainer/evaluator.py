@@ -14,10 +14,11 @@ from ppo_lm.ppo_trainer.generator import SequenceGenerator
 from ppo_lm.rewards import Reward, RewardComputer
 from ppo_lm.rollout import SamplingSettings
 from ppo_lm.run import Run, save_best
-from ppo_lm.tracking import Answer
+from ppo_lm.tracking import Answer, SamplesDrawn
 from ppo_lm.user_code import users_parts
 
 SHOWN_EXAMPLES = 3
+KEPT_SAMPLES = 16  # held-out responses of each evaluation in samples.jsonl
 
 
 class Evaluator:
@@ -48,7 +49,9 @@ class Evaluator:
         with users_parts(f"in the evaluation at step {step}", PartError):
             found = self.evaluate(step)
         self.history.add(found)
-        run.record_evaluation(len(self.prompts), {name: evaluation.means() for name, evaluation in found.items()})
+        means = {name: evaluation.means() for name, evaluation in found.items()}
+        samples = {name: self._samples(evaluation) for name, evaluation in found.items()}
+        run.record_evaluation(len(self.prompts), means, samples)
         if config.eval_every and step and run.folder and is_best(self.history.made["sampled"]):
             save_best(self.policy, run.folder)
 
@@ -67,19 +70,39 @@ class Evaluator:
             found[name] = replace(made, step=step)
         return found
 
+    def _samples(self, evaluation: Evaluation) -> SamplesDrawn:
+        """The responses to the first different prompts."""
+        rows = different(self.prompts.prompts, KEPT_SAMPLES)
+        monitors = evaluation.monitors
+        return SamplesDrawn(
+            evaluation.step,
+            [self.prompts.prompts[row] for row in rows],
+            [evaluation.texts[row] for row in rows],
+            [evaluation.scores[row] for row in rows],
+            {"monitor": [monitors[row] for row in rows]} if monitors else {},
+        )
+
     def examples(self, monitor_name: str) -> list[tuple[Prompt, Sequence[Answer]]]:
-        """A few prompts with their responses in the first and in the last evaluation."""
+        """A few different prompts with their responses in the first and in the last evaluation."""
         made = self.history.made.get("sampled", [])
         if not made:
             return []
         moments = {"before": made[0], "after": made[-1]}
         return [
             (
-                prompt,
+                self.prompts.prompts[row],
                 [Answer(when, seen.texts[row], _numbers(seen, row, monitor_name)) for when, seen in moments.items()],
             )
-            for row, prompt in enumerate(self.prompts.prompts[:SHOWN_EXAMPLES])
+            for row in different(self.prompts.prompts, SHOWN_EXAMPLES)
         ]
+
+
+def different(prompts: Sequence[Prompt], count: int) -> list[int]:
+    """The rows of the first `count` different prompts."""
+    first: dict[str, int] = {}
+    for row, prompt in enumerate(prompts):
+        first.setdefault(str(prompt), row)
+    return list(first.values())[:count]
 
 
 def _numbers(evaluation: Evaluation, row: int, monitor_name: str) -> dict[str, float]:

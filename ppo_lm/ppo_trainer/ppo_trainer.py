@@ -24,6 +24,7 @@ from ppo_lm.ppo_trainer.identity import identify_run
 from ppo_lm.ppo_trainer.inputs import check_batch, load_inputs, notes_on_repetition
 from ppo_lm.ppo_trainer.metrics import describe_cost, describe_rollout, describe_scores, describe_texts
 from ppo_lm.ppo_trainer.model_trainer import ModelTrainer
+from ppo_lm.ppo_trainer.token_observer import TokenObserver, describe_tokens
 from ppo_lm.ppo_trainer.value_adder import ValueAdder
 from ppo_lm.reward_kl import KLController, KLDivergence, RewardAdjuster
 from ppo_lm.rewards import (
@@ -48,9 +49,13 @@ from ppo_lm.tracking import (
     SamplesDrawn,
     SamplesFile,
     Screen,
+    TokensFiles,
+    TokensSeen,
     measure_machine,
 )
 from ppo_lm.user_code import users_parts
+
+OBSERVED = 8  # responses of a step that are kept token by token
 
 
 class PPOTrainer:
@@ -117,16 +122,21 @@ class PPOTrainer:
             self.estimator.whitens if config.whiten_advantages is None else config.whiten_advantages
         )
         self.model_trainer = ModelTrainer(self.roles.policy, self.roles.value, config, self.budget, inputs.losses)
+        self.observer = TokenObserver(self.roles.policy, self.roles.sft, self.budget, config.temperature)
         self.floor = Floor(
             self.base, measure_machine(self.base.device, self.base.dtype), self._passes(), self.budget.slots
         )
 
-    def ppo_step(self, prompts: PromptSet | Sequence[Prompt], columns: Mapping[str, list] | None = None) -> dict:
+    def ppo_step(
+        self, prompts: PromptSet | Sequence[Prompt], columns: Mapping[str, list] | None = None, observe: int = 0
+    ) -> dict:
         """Sample, score and train on one batch of prompts, each `responses_per_prompt` times in a row: texts,
-        conversations, or lists of token ids. `columns`: lists of the same length, passed on to rewards.
+        conversations, or lists of token ids. `columns`: lists of the same length, passed on to rewards. `observe`: how
+        many responses to look at token by token.
 
         Returns `generated_texts` (B texts), `rewards` (their B scores), `reward_parts` (B numbers by each reward's
-        name, None for no opinion), `value_loss`, `policy_loss` (of what was trained), and the step's other metrics.
+        name, None for no opinion), `observed` (see `ObservedTokens`; None if `observe` is 0), `value_loss`,
+        `policy_loss` (of what was trained), and the step's other metrics.
         """
         config, clock, kl_coef = self.config, self.clock, self.kl_controller.coef
         batch = self._encode(prompts, columns)
@@ -148,8 +158,10 @@ class PPOTrainer:
             advantages = masked_whiten(sa_pairs.require("advantages"), sa_pairs.action_mask)
             sa_pairs = sa_pairs.with_columns(advantages=advantages)
         check_pairs(sa_pairs)
+        observed = self.observer.before_training(sa_pairs, observe) if observe else None
         clock.lap("scoring")
         trained = self.model_trainer.train_models(sa_pairs, kl_coef if config.kl_in == "loss" else 0.0)
+        observed = self.observer.after_training(observed) if observed else None
         clock.lap("training")
         rollout = describe_rollout(sa_pairs) | {"kl_coef": kl_coef}
         self.kl_controller.update(rollout["kl"], sa_pairs.sequences if "policy_updates" in trained else 0)
@@ -157,6 +169,7 @@ class PPOTrainer:
             "generated_texts": texts,
             "rewards": scores.total.tolist(),
             "reward_parts": {name: as_list(values) for name, values in scores.parts.items()},
+            "observed": observed,
             **describe_scores(scores),
             **rollout,
             **describe_texts(texts),
@@ -206,7 +219,7 @@ class PPOTrainer:
             allow_changes=allow_changes,
             save_every=config.save_every,
             keep_checkpoints=config.keep_checkpoints,
-            recorders=[MetricsFile(), SamplesFile(), Picture(), *screen, *recorders],
+            recorders=[MetricsFile(), SamplesFile(), TokensFiles(), Picture(), *screen, *recorders],
         )
         with run, self.budget.telling(run.say):
             parts = {**self.stateful_parts(), "evaluations": evaluator.history, "guard": guard, "health": health}
@@ -232,7 +245,7 @@ class PPOTrainer:
                 batch = next(batches)
                 try:
                     with users_parts(f"in step {step}", PartError):
-                        results = self.ppo_step(batch)
+                        results = self.ppo_step(batch, observe=self._observed_at(step))
                 except NumericalFault as fault:
                     run.record_skipped(step, batch.prompts, fault)
                     guard.skipped(step, fault, self.models())
@@ -260,8 +273,27 @@ class PPOTrainer:
         if step % self.config.samples_every == 0 or run.is_over:
             texts, scores, parts = results["generated_texts"], results["rewards"], results["reward_parts"]
             run.record_samples(SamplesDrawn(step, batch.prompts, texts, scores, parts))
+        if results["observed"]:
+            run.record_tokens(self._describe(step, batch, results))
         for finding in health.step({"step": step, **metrics}):
             run.record_finding(finding)
+
+    def _observed_at(self, step: int) -> int:
+        """How many of a step's responses are kept token by token."""
+        every = self.config.token_samples_every
+        return OBSERVED if every and (step % every == 0 or step == self.config.steps) else 0
+
+    def _describe(self, step: int, batch: PromptSet, results: dict) -> TokensSeen:
+        kl_coef = results["kl_coef"] if self.config.kl_in == "reward" else 0.0
+        return describe_tokens(
+            step,
+            results["observed"],
+            batch,
+            results["generated_texts"],
+            results["reward_parts"],
+            self.base.tokenizer,
+            kl_coef,
+        )
 
     def stateful_parts(self) -> dict[str, Stateful]:
         """What determines the next step, by name; saved in every checkpoint. tests/ppo_trainer/test_stateful.py checks

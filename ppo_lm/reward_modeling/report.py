@@ -11,7 +11,8 @@ import numpy as np
 
 from ppo_lm.evaluation.intervals import Interval, share_interval
 from ppo_lm.evaluation.statistics import calibration_error, correlation, reliability
-from ppo_lm.tracking import write_picture, write_text
+from ppo_lm.saving import write_text
+from ppo_lm.tracking import write_picture
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,8 @@ from ppo_lm.reward_modeling.report import RewardReport, write_report
 from ppo_lm.reward_modeling.reward_trainer import Comparison, normalise, score_all, train_reward_model
 from ppo_lm.run import TrainingPrompts, check_output_dir
 from ppo_lm.run.stage import LINES, LOSS, load_stage_base, loop_settings, make_stage_run, register_training
-from ppo_lm.tracking import Recorder, find_recorders, whole_folder, write_json
+from ppo_lm.saving import whole_folder, write_json
+from ppo_lm.tracking import Recorder, find_recorders
 
 EncodedPreferences = Encoded[Preference, Comparison]
 

@@ -3,13 +3,15 @@ time."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch.nn.functional import pad
 
 from ppo_lm.experience_buffer import MemoryBudget
 from ppo_lm.models import PolicyModel
 from ppo_lm.rollout.engine import RolloutEngine, Sampled, SamplingSettings
-from ppo_lm.rollout.sampling import draw_uniforms, sample_tokens
+from ppo_lm.rollout.sampling import Token, draw_uniforms, sample_tokens
 
 
 class PlainEngine(RolloutEngine):
@@ -48,27 +50,39 @@ class PlainEngine(RolloutEngine):
     def _sample(
         self, prompt_ids: torch.Tensor, prompt_mask: torch.Tensor, uniforms: torch.Tensor, settings: SamplingSettings
     ) -> Sampled:
-        base = self.policy.base
-        eos = torch.tensor(base.eos_token_ids, device=base.device)
-        mask = pad(prompt_mask, (0, settings.max_new_tokens), value=True)
-        growing, new = base.paths.growing_rows(base.network.get_decoder(), mask), prompt_ids
-        ended = torch.zeros(len(prompt_ids), dtype=torch.bool, device=base.device)
-        steps = []
-        with base.role(self.policy.role):
-            for step in range(settings.max_new_tokens):
-                logits = base.logits(growing.add(new))
-                steps.append(sample_tokens(logits, settings, uniforms[:, step]))
-                ended |= torch.isin(steps[-1].ids, eos)
-                if bool(ended.all()):
-                    break
-                new = steps[-1].ids[:, None]
-        ids, logprobs, entropies, supports = zip(*steps)
+        ids, logprobs, entropies, supports = zip(*self._steps(prompt_ids, prompt_mask, uniforms, settings))
         return Sampled(
             torch.stack(ids, dim=1),
             torch.stack(logprobs, dim=1),
             torch.stack(entropies, dim=1),
             None if supports[0] is None else torch.stack(supports, dim=1),
         )
+
+    @torch.no_grad()
+    def stream(self, prompt_ids: torch.Tensor, settings: SamplingSettings, generator: torch.Generator) -> Iterator[int]:
+        """The tokens of one response to a prompt (1, P), each as soon as it is sampled, EOS included."""
+        uniforms = draw_uniforms(1, settings, generator, prompt_ids.device)
+        for token in self._steps(prompt_ids, torch.ones_like(prompt_ids, dtype=torch.bool), uniforms, settings):
+            yield int(token.ids)
+
+    def _steps(
+        self, prompt_ids: torch.Tensor, prompt_mask: torch.Tensor, uniforms: torch.Tensor, settings: SamplingSettings
+    ) -> Iterator[Token]:
+        """One token per row at a time, until all rows have ended."""
+        base = self.policy.base
+        eos = torch.tensor(base.eos_token_ids, device=base.device)
+        mask = pad(prompt_mask, (0, settings.max_new_tokens), value=True)
+        growing, new = base.paths.growing_rows(base.network.get_decoder(), mask), prompt_ids
+        ended = torch.zeros(len(prompt_ids), dtype=torch.bool, device=base.device)
+        with base.role(self.policy.role):
+            for step in range(settings.max_new_tokens):
+                logits = base.logits(growing.add(new))
+                token = sample_tokens(logits, settings, uniforms[:, step])
+                yield token
+                ended |= torch.isin(token.ids, eos)
+                if bool(ended.all()):
+                    break
+                new = token.ids[:, None]
 
 
 def _join(groups: list[Sampled]) -> Sampled:

@@ -20,7 +20,7 @@ from ppo_lm.config.output_folder import UNFINISHED
 from ppo_lm.errors import CheckpointError, first_line
 from ppo_lm.reading import read_json
 from ppo_lm.reading.files import Missing
-from ppo_lm.tracking.files import remove, remove_whole, whole_folder, write_text
+from ppo_lm.saving import remove, remove_whole, whole_folder, write_text
 
 TENSORS, STATE, MANIFEST = "tensors.safetensors", "state.json", "manifest.json"
 FINISHED = "finished"  # a mark that is added later, so it is not in the manifest

@@ -10,22 +10,24 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from ppo_lm.config.files import dump_settings
-from ppo_lm.config.output_folder import LOCK, TRACEBACK, UNFINISHED, holds_files
+from ppo_lm.config.output_folder import ENVIRONMENT, LOCK, SAMPLES, TOKENS, TRACEBACK, UNFINISHED, holds_files
 from ppo_lm.config.run_settings import FolderSettings, OptionalFolderSettings
 from ppo_lm.config.settings import Settings
 from ppo_lm.errors import ConfigError, StorageError, UserError, writing
 from ppo_lm.health.rows import METRICS
 from ppo_lm.reading import as_path, user_path
 from ppo_lm.run.checkpoint import list_checkpoints
-from ppo_lm.tracking.files import SAMPLES, remove, write_text
+from ppo_lm.saving import remove, write_text
 
 CONFIG = "config.yaml"
 TRAINED_PROMPTS = "trained_prompts.json"
 ANSWERS = "answers.jsonl"  # a person's, from `ppo-lm collect`
 RUN_FILES = (  # whatever a run of any stage writes; the tests of every stage check that nothing is missing
     "data_report.json",
+    ENVIRONMENT,
     METRICS,
     SAMPLES,
+    TOKENS,
     TRAINED_PROMPTS,
     TRACEBACK,
     "checkpoints",
@@ -41,6 +43,7 @@ RUN_FILES = (  # whatever a run of any stage writes; the tests of every stage ch
     "results.json",
     "completions.jsonl",
     "learning_curve.png",
+    "report.html",
     "reward_report.png",
     "comparison.png",
     CONFIG,  # is removed last: a folder without it holds no run

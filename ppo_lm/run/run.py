@@ -52,6 +52,7 @@ from ppo_lm.run.parts import Parts
 from ppo_lm.run.resume import check_unfinished, data_changes, describe, find_changes, how_to_lengthen, length_changes
 from ppo_lm.run.stateful import Stateful
 from ppo_lm.run.trained_prompts import TrainingPrompts, record_prompts
+from ppo_lm.saving import write_json, write_text
 from ppo_lm.tracking import (
     Answer,
     CheckpointSaved,
@@ -63,10 +64,10 @@ from ppo_lm.tracking import (
     SamplesDrawn,
     StepDone,
     StepSkipped,
-    write_json,
+    TokensSeen,
     write_tensors,
 )
-from ppo_lm.tracking.files import drop_later_steps, recorded, write_text
+from ppo_lm.tracking.files import drop_later_steps, recorded
 from ppo_lm.tracking.recorder import Broadcast, add_recorders
 from ppo_lm.user_code import copied
 
@@ -299,12 +300,21 @@ class Run:
 
     def record_samples(self, samples: SamplesDrawn) -> None:
         """The responses of a step."""
-        for_recorders = replace(samples, prompts=copied(samples.prompts), completions=list(samples.completions))
-        self.recorders.tell(Recorder.samples, for_recorders)
+        self.recorders.tell(Recorder.samples, _for_recorders(samples))
 
-    def record_evaluation(self, examples: int, means: Mapping[str, Mapping[str, float]]) -> None:
-        """Means over `examples` held-out examples, by the evaluation's name."""
-        self.recorders.tell(Recorder.evaluation, EvaluationDone(self.step, examples, means))
+    def record_tokens(self, tokens: TokensSeen) -> None:
+        """A few responses of a step, token by token."""
+        self.recorders.tell(Recorder.tokens, replace(tokens, prompts=copied(tokens.prompts)))
+
+    def record_evaluation(
+        self,
+        examples: int,
+        means: Mapping[str, Mapping[str, float]],
+        samples: Mapping[str, SamplesDrawn] | None = None,
+    ) -> None:
+        """Means over `examples` held-out examples, by the evaluation's name, and a few of them."""
+        drawn = {name: _for_recorders(some) for name, some in (samples or {}).items()}
+        self.recorders.tell(Recorder.evaluation, EvaluationDone(self.step, examples, means, drawn))
 
     def record_finding(self, finding: Finding) -> None:
         """A failure mode found in the metrics."""
@@ -443,3 +453,8 @@ class Run:
         finally:
             if self._lock is not None:
                 unlock(self._lock)
+
+
+def _for_recorders(samples: SamplesDrawn) -> SamplesDrawn:
+    """With lists of its own, which recorders may change."""
+    return replace(samples, prompts=copied(samples.prompts), completions=list(samples.completions))

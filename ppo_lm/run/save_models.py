@@ -7,7 +7,7 @@ from pathlib import Path
 from ppo_lm.models import PolicyModel
 from ppo_lm.models.merging import rounding_note
 from ppo_lm.models.model_card import write_policy_card
-from ppo_lm.tracking.files import whole_folder
+from ppo_lm.saving import whole_folder
 
 
 def save_best(policy: PolicyModel, folder: Path) -> None:

@@ -14,7 +14,7 @@ from ppo_lm.fingerprint import fingerprint
 from ppo_lm.models.adapter_check import CONFIG_FILE
 from ppo_lm.reading import Unreadable, read_json, user_path
 from ppo_lm.run.folder import CONFIG, RUN_FILES, TRAINED_PROMPTS
-from ppo_lm.tracking.files import write_text
+from ppo_lm.saving import write_text
 
 KEY_LENGTH = 16  # hexadecimal digits: 64 bits
 DEEPEST = 3  # folders between a run and a model in it: checkpoints/step-000100/adapter

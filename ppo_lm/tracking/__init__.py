@@ -10,16 +10,9 @@ from ppo_lm.tracking.events import (
     SamplesDrawn,
     StepDone,
     StepSkipped,
+    TokensSeen,
 )
-from ppo_lm.tracking.files import (
-    MetricsFile,
-    SamplesFile,
-    append_record,
-    whole_folder,
-    write_json,
-    write_tensors,
-    write_text,
-)
+from ppo_lm.tracking.files import MetricsFile, SamplesFile, TokensFiles, write_tensors
 from ppo_lm.tracking.floor import Floor, Passes, measure_machine
 from ppo_lm.tracking.phases import PhaseClock, peak_memory
 from ppo_lm.tracking.picture import Picture, write_picture
@@ -45,14 +38,12 @@ __all__ = [
     "Screen",
     "StepDone",
     "StepSkipped",
+    "TokensFiles",
+    "TokensSeen",
     "add_recorders",
-    "append_record",
     "find_recorders",
     "measure_machine",
     "peak_memory",
-    "whole_folder",
-    "write_json",
     "write_picture",
     "write_tensors",
-    "write_text",
 ]

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
+
 from ppo_lm.config.settings import Settings
 from ppo_lm.data import DataReport, Prompt
 
@@ -71,8 +73,30 @@ class SamplesDrawn:
 
 
 @dataclass(frozen=True)
+class TokensSeen:
+    """A few responses of a step, token by token; the first of those in `SamplesDrawn`.
+
+    `tensors`: every column of `SAPairs` but the support, with R rows, and `ratios`, (R, A): how much more likely the
+    step's training made each token; for the policy that sampled and for the reference, `policy_choices` and
+    `reference_choices`, (R, A, K) int64 with -1 = none, and their `..._choice_logprobs`. `pieces`: the text that each
+    real token adds, prompt included, row by row; `vocabulary`: the texts of tokens and choices by id. `prompt_columns`:
+    the other columns of each prompt.
+    """
+
+    step: int
+    kl_coef: float  # of the KL penalty in the rewards
+    tensors: Mapping[str, torch.Tensor]
+    prompts: Sequence[Prompt]
+    prompt_columns: Sequence[Mapping[str, object]]
+    completions: Sequence[str]
+    parts: Mapping[str, Sequence[float | None]]
+    pieces: Sequence[Sequence[str]]
+    vocabulary: Mapping[int, str]
+
+
+@dataclass(frozen=True)
 class EvaluationDone:
-    """Means over `examples` held-out examples after `step`, by evaluation name.
+    """Means over `examples` held-out examples after `step`, by evaluation name. `samples`: a few of them, likewise.
 
     Example: ``EvaluationDone(80, 128, {"sampled": {"score": 2.3, "kl": 5.8}, "near_greedy": {"score": 2.6}})``
     """
@@ -80,6 +104,7 @@ class EvaluationDone:
     step: int
     examples: int
     means: Mapping[str, Mapping[str, float]]
+    samples: Mapping[str, SamplesDrawn] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

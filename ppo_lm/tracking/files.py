@@ -1,41 +1,40 @@
-"""The files of a run: replaced atomically, whole folders too, or appended line by line."""
+"""The files of a run that grow with it."""
 
 from __future__ import annotations
 
-import json
-import math
 import os
-import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import save_file
 
+from ppo_lm.config.output_folder import ENVIRONMENT, SAMPLES, TOKENS
 from ppo_lm.errors import UserError, writing
 from ppo_lm.fingerprint import fingerprint
 from ppo_lm.health.rows import METRICS, null_as_nan, read_row
 from ppo_lm.reading import Unreadable, read_text
-from ppo_lm.tracking.events import EvaluationDone, RunStart, SamplesDrawn, StepDone, StepSkipped
+from ppo_lm.saving import append_record, escaped, remove, to_json, unfinished_name, write_json, write_text
+from ppo_lm.tracking.environment import describe_environment
+from ppo_lm.tracking.events import EvaluationDone, RunStart, SamplesDrawn, StepDone, StepSkipped, TokensSeen
 from ppo_lm.tracking.recorder import RECORDERS, Recorder
 
-SAMPLES = "samples.jsonl"
-LONE_SURROGATES = "backslashreplace"  # UTF-8 has none; these escapes are those of JSON
 LARGEST_RECORD = 2**34  # bytes of either; a long run that keeps every sample writes gigabytes
 
 
 @RECORDERS.register("metrics")
 class MetricsFile(Recorder):
-    """`metrics.jsonl`, one row per step, skipped step and evaluation; and `data_report.json`."""
+    """`metrics.jsonl`, one row per step, skipped step and evaluation; `data_report.json` and `environment.json`."""
 
     folder: Path | None = None
 
     def start(self, event: RunStart) -> None:
-        """Write the data report; a resumed run keeps its rows."""
+        """Write the data report and the environment; a resumed run keeps its rows."""
         self.folder = event.folder
-        if self.folder and event.reports:
+        if not self.folder:
+            return
+        write_json(self.folder / ENVIRONMENT, describe_environment())
+        if event.reports:
             write_json(self.folder / "data_report.json", [report.as_dict() for report in event.reports])
 
     def step(self, event: StepDone) -> None:
@@ -58,7 +57,8 @@ class MetricsFile(Recorder):
 
 @RECORDERS.register("samples")
 class SamplesFile(Recorder):
-    """`samples.jsonl`, one row per response: prompt, completion, score and the parts of the score."""
+    """`samples.jsonl`, one row per response: prompt, completion, score and the parts of the score. Those of held-out
+    prompts have the evaluation's name."""
 
     folder: Path | None = None
 
@@ -68,127 +68,79 @@ class SamplesFile(Recorder):
 
     def samples(self, event: SamplesDrawn) -> None:
         """A row per response."""
+        self._append(event, {"step": event.step})
+
+    def evaluation(self, event: EvaluationDone) -> None:
+        """A row for each of a few held-out responses."""
+        for name, samples in event.samples.items():
+            self._append(samples, {"step": event.step, "evaluation": name})
+
+    def _append(self, samples: SamplesDrawn, start: dict) -> None:
         if not self.folder:
             return
-        for row, (prompt, text, score) in enumerate(zip(event.prompts, event.completions, event.scores)):
-            parts = {name: values[row] for name, values in event.parts.items()}
-            record = {"step": event.step, "prompt": prompt, "completion": text, "score": score, "rewards": parts}
+        for row, (prompt, text, score) in enumerate(zip(samples.prompts, samples.completions, samples.scores)):
+            parts = {name: values[row] for name, values in samples.parts.items()}
+            record = {**start, "prompt": prompt, "completion": text, "score": score, "rewards": parts}
             append_record(self.folder / SAMPLES, record)
 
 
-def write_text(file: Path, text: str) -> None:
-    """Replace a file atomically: even if this process is killed, readers see the old text or the new one, never a
-    part."""
-    unfinished = _unfinished(file)
-    try:
-        with writing(file):
-            unfinished.write_text(text, encoding="utf-8", errors=LONE_SURROGATES)
-            os.replace(unfinished, file)
-    except BaseException:
-        with suppress(OSError):  # the error itself matters more
-            remove(unfinished)
-        raise
+@RECORDERS.register("tokens")
+class TokensFiles(Recorder):
+    """`tokens/step-NNNNNN.safetensors`: the tensors of `TokensSeen`, and its texts as JSON in the file's metadata."""
 
+    folder: Path | None = None
 
-@contextmanager
-def whole_folder(place: Path) -> Iterator[Path]:
-    """A folder to write into, which replaces the folder `place` once it is whole and on disk. Raises `StorageError`,
-    and leaves the old one, if it cannot be written."""
-    unfinished = _unfinished(place)
-    try:
-        with writing(place):
-            remove(unfinished)  # of a process that was killed
-            unfinished.mkdir(parents=True)
-            yield unfinished
-            for path in (*sorted(unfinished.rglob("*")), unfinished):
-                flush(path)
-            former = _set_aside(place)
-            os.replace(unfinished, place)
-            flush(place.parent)
-            remove(former)
-    except BaseException:
-        with suppress(OSError):  # the error itself matters more
-            remove(unfinished)
-        raise
+    def start(self, event: RunStart) -> None:
+        """Remember where to write."""
+        self.folder = event.folder
 
-
-def flush(path: Path) -> None:
-    """Wait until a file or a folder is on disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def remove(path: Path) -> None:
-    """Remove a file or a folder, if it is there; a link is removed, not what it leads to."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
-
-
-def remove_whole(folder: Path) -> None:
-    """Remove a folder: even if this process is killed, readers see all of it or nothing, never a part."""
-    remove(_set_aside(folder))
-
-
-def _set_aside(folder: Path) -> Path:
-    """Rename a folder, if it is there, to a hidden name. Returns the hidden folder."""
-    aside = _unfinished(folder.with_name(f"{folder.name}.former"))
-    remove(aside)  # of a process that was killed
-    if folder.is_dir():
-        os.replace(folder, aside)
-    return aside
-
-
-def _unfinished(path: Path) -> Path:
-    return path.with_name(f".{path.name}.unfinished")
-
-
-def write_json(file: Path, content: object) -> None:
-    """Replace a JSON file atomically."""
-    write_text(file, to_json(content, indent=1, default=str) + "\n")
-
-
-def to_json(content: object, **options: Any) -> str:
-    """JSON that every reader takes: NaN and infinity, for which it has no words, become null."""
-    try:
-        return json.dumps(content, ensure_ascii=False, allow_nan=False, **options)
-    except ValueError:
-        return json.dumps(_without_nan(content), ensure_ascii=False, allow_nan=False, **options)
-
-
-def _without_nan(content: object) -> object:
-    if isinstance(content, float):
-        return content if math.isfinite(content) else None
-    if isinstance(content, Mapping):
-        return {key: _without_nan(value) for key, value in content.items()}
-    return [_without_nan(value) for value in content] if isinstance(content, (list, tuple)) else content
-
-
-def write_tensors(file: Path, tensors: dict[str, torch.Tensor]) -> None:
-    """Write a safetensors file."""
-    with writing(file):
-        save_file(
+    def tokens(self, event: TokensSeen) -> None:
+        """A file for the step."""
+        if not self.folder:
+            return
+        with writing(self.folder / TOKENS):
+            (self.folder / TOKENS).mkdir(exist_ok=True)
+        responses = [
             {
-                name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
-                for name, tensor in tensors.items()
-            },
-            file,
+                "prompt": prompt,
+                "columns": columns,
+                "completion": completion,
+                "rewards": {name: values[row] for name, values in event.parts.items()},
+                "pieces": pieces,
+            }
+            for row, (prompt, columns, completion, pieces) in enumerate(
+                zip(event.prompts, event.prompt_columns, event.completions, event.pieces, strict=True)
+            )
+        ]
+        texts = {
+            "step": event.step,
+            "kl_coef": event.kl_coef,
+            "responses": responses,
+            "vocabulary": event.vocabulary,
+        }
+        write_tensors(
+            _tokens_file(self.folder, event.step), event.tensors, {"texts": escaped(to_json(texts, default=str))}
         )
 
 
-def append_record(file: Path, record: dict) -> None:
-    """Append a line to a .jsonl file."""
-    with writing(file), file.open("a", encoding="utf-8", errors=LONE_SURROGATES) as lines:
-        lines.write(to_json(record) + "\n")
+def _tokens_file(folder: Path, step: int) -> Path:
+    return folder / TOKENS / f"step-{step:06d}.safetensors"
+
+
+def write_tensors(file: Path, tensors: Mapping[str, torch.Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Replace a safetensors file atomically."""
+    copies = {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()
+    }
+    unfinished = unfinished_name(file)
+    with writing(file):
+        save_file(copies, unfinished, metadata)
+        os.replace(unfinished, file)
 
 
 def drop_later_steps(folder: Path, step: int) -> list[dict]:
-    """Truncate metrics.jsonl and samples.jsonl to what was recorded up to `step`, and remove a half-written last line.
-    Returns the remaining rows of metrics.jsonl."""
+    """Truncate metrics.jsonl and samples.jsonl to what was recorded up to `step`, and remove a half-written last line,
+    and what was recorded of later tokens. Returns the remaining rows of metrics.jsonl."""
     kept: dict[str, list[dict]] = {}
     for name in (METRICS, SAMPLES):
         file = folder / name
@@ -197,6 +149,9 @@ def drop_later_steps(folder: Path, step: int) -> list[dict]:
         kept[name] = [record for record in records if record["step"] <= step]
         if len(kept[name]) < len(records) or torn:
             write_text(file, "".join(to_json(record) + "\n" for record in kept[name]))
+    for file in (folder / TOKENS).glob(_tokens_file(folder, 0).name.replace("000000", "*")):
+        if file > _tokens_file(folder, step):
+            remove(file)
     return [null_as_nan(row) for row in kept[METRICS]]
 
 

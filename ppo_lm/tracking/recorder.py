@@ -16,6 +16,7 @@ from ppo_lm.tracking.events import (
     SamplesDrawn,
     StepDone,
     StepSkipped,
+    TokensSeen,
 )
 from ppo_lm.user_code import user_code
 
@@ -44,6 +45,9 @@ class Recorder:
 
     def samples(self, event: SamplesDrawn) -> str | None:
         """The responses of a step; only every `samples_every` steps."""
+
+    def tokens(self, event: TokensSeen) -> str | None:
+        """A few responses token by token; only every `token_samples_every` steps."""
 
     def evaluation(self, event: EvaluationDone) -> str | None:
         """The policy was measured on held-out data."""

@@ -30,7 +30,8 @@ from ppo_lm.run.stage import (
     register_training,
 )
 from ppo_lm.run.stateful import State
-from ppo_lm.tracking import Recorder, find_recorders, whole_folder, write_json
+from ppo_lm.saving import whole_folder, write_json
+from ppo_lm.tracking import Recorder, find_recorders
 from ppo_lm.value_modeling.value_trainer import ScoredDemonstration, measure_values, train_value_model
 
 SCORES_FILE = "scores.json"

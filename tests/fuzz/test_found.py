@@ -16,7 +16,7 @@ from ppo_lm.errors import ConfigError, DataError, ModelError, RewardError, UserE
 from ppo_lm.health.rows import read_row
 from ppo_lm.models import ValueModel
 from ppo_lm.rewards import load_reward
-from ppo_lm.tracking.files import write_text
+from ppo_lm.saving import write_text
 from ppo_lm.user_code import call_within
 
 ANSWER = dict(task=0, repeat_of=None, prompt="a", first="b", second="c", preferred="first", annotator="d")

@@ -7,7 +7,7 @@ import signal
 import pytest
 
 from ppo_lm.errors import StorageError
-from ppo_lm.tracking import whole_folder, write_text
+from ppo_lm.saving import whole_folder, write_text
 from tests.conftest import killed_in_a_removal
 
 pytestmark = pytest.mark.fast

@@ -1,0 +1,6 @@
+"""`ppo-lm report`: what a run learnt, in one file that needs no network."""
+
+from ppo_lm.report.page import write_report
+from ppo_lm.report.run_folder import read_run_folder
+
+__all__ = ["read_run_folder", "write_report"]

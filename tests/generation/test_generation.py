@@ -1,0 +1,146 @@
+"""Answers from models: to given prompts, to a file, and line by line."""
+
+import io
+import json
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from ppo_lm.base_setup import load_base
+from ppo_lm.cli.main import main
+from ppo_lm.config import GenerateConfig
+from ppo_lm.errors import ConfigError
+from ppo_lm.generation import run_generation
+from ppo_lm.generation.streaming import stream
+from ppo_lm.models import PolicyModel
+from ppo_lm.rollout import PlainEngine, SamplingSettings
+from tests.ppo_trainer.conftest import PROMPTS, length_reward, make
+
+pytestmark = pytest.mark.fast
+CHAT = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}assistant:"
+
+
+def transformers_answer(folder, prompt, tokens=8):
+    network, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    ids = tokenizer(prompt, return_tensors="pt")["input_ids"]
+    made = network.generate(ids, do_sample=False, max_new_tokens=tokens, eos_token_id=1, pad_token_id=0)
+    return tokenizer.decode(made[0, ids.shape[1] :], skip_special_tokens=True)
+
+
+@pytest.fixture(scope="module")
+def run_folder(folder, tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "run"
+    make(folder, out, length_reward, steps=2, eval_prompts=0, eval_every=0).train(PROMPTS, quiet=True)
+    return out
+
+
+def test_greedy_answers_are_those_of_transformers(folder):
+    made = run_generation(GenerateConfig(models=[f"it={folder}"], prompt=PROMPTS[:3], temperature=0, max_new_tokens=8))
+    assert [row["prompt"] for row in made] == PROMPTS[:3]
+    assert [row["completions"]["it"] for row in made] == [transformers_answer(folder, p) for p in PROMPTS[:3]]
+
+
+def test_base_and_tuned_side_by_side(folder, run_folder, capsys):
+    main(["generate", folder, f"tuned={run_folder}", "--prompt", PROMPTS[0], "--max_new_tokens", "6"])
+    shown = capsys.readouterr()
+    assert f"[{folder}] " in shown.out
+    assert "[tuned] " in shown.out
+    assert "tuned: " in shown.err  # which policy of the run
+
+
+def test_the_same_whatever_the_batch(folder):
+    settings = dict(models=[f"it={folder}"], prompt=PROMPTS[:4], max_new_tokens=6)
+    whole, ones = run_generation(GenerateConfig(**settings), quiet=True), []
+    for size in (1, 3):
+        ones.append(run_generation(GenerateConfig(**settings, batch_size=size), quiet=True))
+    assert ones[0] == ones[1] == whole
+
+
+def test_from_a_file_to_a_file(folder, tmp_path, capsys):
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text("".join(json.dumps({"prompt": p, "topic": n}) + "\n" for n, p in enumerate(PROMPTS)))
+    out = tmp_path / "answers.jsonl"
+    main(["generate", f"it={folder}", "--prompts", str(prompts), "--limit", "5", "--out", str(out)])
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [(row["prompt"], row["topic"]) for row in rows] == [(PROMPTS[n], n) for n in range(5)]
+    assert all(isinstance(row["completions"]["it"], str) for row in rows)
+    assert capsys.readouterr().out == f"5 answers written to {out}\n"
+    before = out.read_text()
+    with pytest.raises(SystemExit) as refused:
+        main(["generate", f"it={folder}", "--prompts", str(prompts), "--out", str(out)])
+    assert refused.value.code == 2
+    assert out.read_text() == before
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_stream_is_what_the_engine_samples(folder, temperature):
+    policy, settings = PolicyModel(load_base(folder), None), SamplingSettings(12, temperature, top_k=20)
+    ids = policy.base.tokenizer(PROMPTS[0])["input_ids"]
+    parts = list(stream(policy, ids, settings, torch.Generator().manual_seed(3)))
+    prompt = torch.tensor([ids])
+    sampled = PlainEngine(policy).sample(
+        prompt, torch.ones_like(prompt, dtype=torch.bool), settings, torch.Generator().manual_seed(3)
+    )
+    assert len(parts) > 2
+    assert "".join(parts) == policy.base.tokenizer.decode(sampled.ids[0], skip_special_tokens=True)
+
+
+def test_lines_are_answered_one_by_one(folder, capsys):
+    config = GenerateConfig(models=[f"it={folder}"], temperature=0, max_new_tokens=8)
+    run_generation(config, source=io.StringIO(f"{PROMPTS[0]}\n\n{PROMPTS[1]}\n"))
+    assert capsys.readouterr().out == "".join(f"[it] {transformers_answer(folder, p)}\n" for p in PROMPTS[:2])
+
+
+def test_a_conversation_is_remembered_until_an_empty_line(folder, tmp_path, capsys, monkeypatch):
+    for load in (AutoModelForCausalLM, AutoTokenizer):
+        load.from_pretrained(folder).save_pretrained(tmp_path / "chat")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "chat")
+    tokenizer.chat_template = CHAT
+    tokenizer.save_pretrained(tmp_path / "chat")
+    seen = []
+    monkeypatch.setattr(
+        "ppo_lm.generation.stage.encode_prompts",
+        lambda prompts, base, tokens: seen.append(prompts[0]) or [base.tokenizer("TL;DR:")["input_ids"]],
+    )
+    config = GenerateConfig(models=[f"it={tmp_path / 'chat'}"], temperature=0, max_new_tokens=3)
+    run_generation(config, source=io.StringIO("one\ntwo\n\nthree\n"))
+    assert [[turn["role"] for turn in turns] for turns in seen] == [["user"], ["user", "assistant", "user"], ["user"]]
+    assert [turns[-1]["content"] for turns in seen] == ["one", "two", "three"]
+    answers = [line.removeprefix("[it] ") for line in capsys.readouterr().out.splitlines()]
+    assert seen[1][1]["content"] == answers[0]
+
+
+def test_a_prompt_that_is_too_long_does_not_end_the_conversation(folder, capsys):
+    config = GenerateConfig(models=[f"it={folder}"], temperature=0, max_new_tokens=8)
+    run_generation(config, source=io.StringIO(f"{'word ' * 500}\n{PROMPTS[0]}\n"))
+    shown = capsys.readouterr()
+    assert shown.err.startswith("error: prompt 0 ")
+    assert shown.out == f"[it] {transformers_answer(folder, PROMPTS[0])}\n"
+
+
+def test_control_characters_are_escaped(folder, capsys):
+    run_generation(GenerateConfig(models=[f"it={folder}"], prompt=["\x1b[31mred TL;DR:"], max_new_tokens=2))
+    assert "\x1b" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (dict(models=["./nowhere"], prompt=["a"]), "models names './nowhere', but there is no such file or folder"),
+        (dict(models=None, prompt=["a"]), "models has no entries; give one"),
+        (dict(models=["embedded"], prompts="none.jsonl"), "none.jsonl"),
+        (dict(models=["embedded"], prompt=["a"], out="no/such/folder.jsonl"), "there is no folder 'no/such'"),
+    ],
+)
+def test_bad_input_before_any_model_loads(settings, message, monkeypatch):
+    monkeypatch.setattr("ppo_lm.generation.stage.load_policies", lambda *_: pytest.fail("a model was loaded"))
+    with pytest.raises(Exception, match=message.replace("(", r"\(")):
+        run_generation(GenerateConfig(**settings))
+
+
+def test_settings_that_clash():
+    with pytest.raises(ConfigError, match="prompt and prompts are both set"):
+        GenerateConfig(models=["embedded"], prompt=["a"], prompts="b.txt")
+    with pytest.raises(ConfigError, match="out is set, but neither prompt nor prompts"):
+        GenerateConfig(models=["embedded"], out="b.jsonl")
