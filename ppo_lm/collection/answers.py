@@ -11,8 +11,7 @@ from pathlib import Path
 from ppo_lm.errors import DataError, first_line, writing
 from ppo_lm.reading import Unreadable, parse_json
 from ppo_lm.run.folder import ANSWERS
-from ppo_lm.saving import flush, write_text
-from ppo_lm.tracking.files import LONE_SURROGATES
+from ppo_lm.saving import LONE_SURROGATES, flush, write_text
 
 CHOICES = ("a", "b", "tie", "skip")
 READ_BACK = {  # the types of what is read back

@@ -153,8 +153,10 @@ def test_the_main_job_in_small(run, tmp_path):
     assert {path.name for path in out.iterdir()} == {
         "config.yaml",
         "data_report.json",
+        "environment.json",
         "metrics.jsonl",
         "samples.jsonl",
+        "tokens",
         "learning_curve.png",
         "adapter",
         "merged",

@@ -103,8 +103,10 @@ def test_train_writes_the_record_of_the_run(folder, tmp_path, capsys):
     assert written == {
         "config.yaml",
         "data_report.json",
+        "environment.json",
         "metrics.jsonl",
         "samples.jsonl",
+        "tokens",
         "learning_curve.png",
         "adapter",
         "merged",

@@ -4,11 +4,12 @@
 const GROUPS = {
   "Reward": ["score", "monitor", /^reward\//, "score_std"],
   "Distance from the reference": ["kl", "kl_coef", "kl_loss", "entropy"],
-  "Responses": ["length", "ended", "empty"],
   "Value model": ["explained_variance", "value_loss", "value_clip_fraction", "value_grad_norm"],
+  "Responses": ["length", "ended", "empty"],
   "Policy": ["policy_loss", "ratio", "clip_fraction", "approx_kl", "policy_grad_norm", "sampler_gap", "learning_rate"],
   "Speed and memory": ["tokens_per_second", /^seconds/, "peak_memory_mib"],
 };
+const FOLDED = new Set(["Policy", "Responses", "Speed and memory"]);
 const TITLES = {
   score: "reward (mean score)", monitor: "monitor, never trained on", score_std: "standard deviation of the score",
   kl: "KL, nats per response", kl_coef: "KL coefficient", entropy: "entropy, nats per token", length: "tokens per response",
@@ -25,10 +26,10 @@ function showCurves(section) {
   for (const [title, wanted] of Object.entries(GROUPS)) {
     const found = wanted.flatMap(want => names.filter(name => want instanceof RegExp ? want.test(name) : want === name));
     found.forEach(name => shown.add(name));
-    addGroup(section, title, found.map(name => stepChart(name)));
+    const extra = title === "Value model" ? positionCharts() : [];
+    addGroup(section, title, [...found.map(name => stepChart(name)), ...extra], FOLDED.has(title));
   }
   addGroup(section, "Held-out prompts", evaluationCharts());
-  addGroup(section, "Value model by position", positionCharts());
   addGroup(section, "Other metrics", names.filter(name => !shown.has(name)).map(name => stepChart(name)), true);
 }
 

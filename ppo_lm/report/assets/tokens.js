@@ -149,7 +149,7 @@ class TokenView {
     const both = range.signed || this.name === "ratios";
     bar.style.background = both ? "linear-gradient(to right, rgba(var(--cool), .55), transparent, rgba(var(--warm), .55))" : "linear-gradient(to right, transparent, rgba(var(--warm), .55))";
     const ends = this.name === "ratios" ? ["≤ 0.71", "≥ 1.41"] : range.signed ? [number(-range.size, 3), number(range.size, 3)] : [number(range.low, 3), number(range.high, 3)];
-    this.legend.replaceChildren(this.titles[this.name], ends[0], bar, ends[1]);
+    this.legend.replaceChildren(el("span", { textContent: this.titles[this.name] }), el("span", { textContent: ends[0] }), bar, el("span", { textContent: ends[1] }));
   }
 
   showSums() {

@@ -1,4 +1,4 @@
-"""The report's file, without a browser; see test_in_a_browser.py."""
+"""The report's file, without a browser; see test_page_in_a_browser.py."""
 
 import json
 import re
