@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import NamedTuple, Protocol
 
 from ppo_lm.base_setup import EMBEDDED_MODEL, load_adapter, load_base, read_adapter_base
+from ppo_lm.config.field_types import Dtype
 from ppo_lm.data import PromptSet
 from ppo_lm.errors import ConfigError, UserError
 from ppo_lm.models import BaseModel, PolicyModel
@@ -33,7 +34,7 @@ class ModelsConfig(Protocol):
     """The settings below, which `EvaluateConfig` and `GenerateConfig` have."""
 
     models: list[str] | None
-    dtype: str
+    dtype: Dtype
     device: str
     allow_special_tokens: bool
 

@@ -9,6 +9,7 @@ UNFINISHED = ".*.unfinished"  # what a process was writing or removing when it w
 TRACEBACK = "traceback.txt"  # of an error in the user's code
 ENVIRONMENT = "environment.json"  # what a run ran on
 SAMPLES = "samples.jsonl"
+HELD_OUT = "held_out.jsonl"  # samples of evaluations
 TOKENS = "tokens"  # a folder with a file for each step that was looked at closely
 
 

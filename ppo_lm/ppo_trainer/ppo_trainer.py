@@ -127,16 +127,13 @@ class PPOTrainer:
             self.base, measure_machine(self.base.device, self.base.dtype), self._passes(), self.budget.slots
         )
 
-    def ppo_step(
-        self, prompts: PromptSet | Sequence[Prompt], columns: Mapping[str, list] | None = None, observe: int = 0
-    ) -> dict:
+    def ppo_step(self, prompts: PromptSet | Sequence[Prompt], columns: Mapping[str, list] | None = None) -> dict:
         """Sample, score and train on one batch of prompts, each `responses_per_prompt` times in a row: texts,
-        conversations, or lists of token ids. `columns`: lists of the same length, passed on to rewards. `observe`: how
-        many responses to look at token by token.
+        conversations, or lists of token ids. `columns`: lists of the same length, passed on to rewards.
 
         Returns `generated_texts` (B texts), `rewards` (their B scores), `reward_parts` (B numbers by each reward's
-        name, None for no opinion), `observed` (see `ObservedTokens`; None if `observe` is 0), `value_loss`,
-        `policy_loss` (of what was trained), and the step's other metrics.
+        name, None for no opinion), `value_loss`, `policy_loss` (of what was trained), and the step's other metrics;
+        with `observer.rows` above 0 also `observed`, so many responses token by token (`ObservedTokens`).
         """
         config, clock, kl_coef = self.config, self.clock, self.kl_controller.coef
         batch = self._encode(prompts, columns)
@@ -158,10 +155,10 @@ class PPOTrainer:
             advantages = masked_whiten(sa_pairs.require("advantages"), sa_pairs.action_mask)
             sa_pairs = sa_pairs.with_columns(advantages=advantages)
         check_pairs(sa_pairs)
-        observed = self.observer.before_training(sa_pairs, observe) if observe else None
+        seen = self.observer.before_training(sa_pairs)
         clock.lap("scoring")
         trained = self.model_trainer.train_models(sa_pairs, kl_coef if config.kl_in == "loss" else 0.0)
-        observed = self.observer.after_training(observed) if observed else None
+        observed = self.observer.after_training(seen)
         clock.lap("training")
         rollout = describe_rollout(sa_pairs) | {"kl_coef": kl_coef}
         self.kl_controller.update(rollout["kl"], sa_pairs.sequences if "policy_updates" in trained else 0)
@@ -169,7 +166,7 @@ class PPOTrainer:
             "generated_texts": texts,
             "rewards": scores.total.tolist(),
             "reward_parts": {name: as_list(values) for name, values in scores.parts.items()},
-            "observed": observed,
+            **observed,
             **describe_scores(scores),
             **rollout,
             **describe_texts(texts),
@@ -243,9 +240,10 @@ class PPOTrainer:
             evaluator.evaluate_if_due(run)
             for step in run.steps():
                 batch = next(batches)
+                self.observer.rows = self._observed_at(step)
                 try:
                     with users_parts(f"in step {step}", PartError):
-                        results = self.ppo_step(batch, observe=self._observed_at(step))
+                        results = self.ppo_step(batch)
                 except NumericalFault as fault:
                     run.record_skipped(step, batch.prompts, fault)
                     guard.skipped(step, fault, self.models())
@@ -273,7 +271,7 @@ class PPOTrainer:
         if step % self.config.samples_every == 0 or run.is_over:
             texts, scores, parts = results["generated_texts"], results["rewards"], results["reward_parts"]
             run.record_samples(SamplesDrawn(step, batch.prompts, texts, scores, parts))
-        if results["observed"]:
+        if "observed" in results:
             run.record_tokens(self._describe(step, batch, results))
         for finding in health.step({"step": step, **metrics}):
             run.record_finding(finding)

@@ -32,26 +32,32 @@ class ObservedTokens:
 
 
 class TokenObserver:
-    """Looks at the same tokens before and after a step's training. Draws no random numbers and trains nothing."""
+    """Looks at the tokens of the first `rows` responses before and after a step's training, or at none while `rows` is
+    0. Draws no random numbers and trains nothing."""
 
     def __init__(self, policy: PolicyModel, reference: SFTModel, budget: MemoryBudget, temperature: float):
         self.models = {"policy": policy, "reference": reference}
         self.policy, self.budget, self.temperature = policy, budget, temperature
+        self.rows = 0
 
-    def before_training(self, sa_pairs: SAPairs, rows: int) -> ObservedTokens:
-        """The first `rows` responses, and what both models would have said."""
-        first = torch.arange(min(rows, sa_pairs.sequences), device=sa_pairs.action_ids.device)
+    def before_training(self, sa_pairs: SAPairs) -> ObservedTokens | None:
+        """The first responses of a batch, and what both models would have said."""
+        if not self.rows:
+            return None
+        first = torch.arange(min(self.rows, sa_pairs.sequences), device=sa_pairs.action_ids.device)
         pairs = trim_padding(sa_pairs.select(first))
         return ObservedTokens(pairs, {name: self._choices(model, pairs) for name, model in self.models.items()})
 
-    def after_training(self, seen: ObservedTokens) -> ObservedTokens:
-        """The same with `ratios`."""
+    def after_training(self, seen: ObservedTokens | None) -> dict[str, ObservedTokens]:
+        """`{"observed": ...}` with `ratios`; empty if nothing was seen."""
+        if seen is None:
+            return {}
 
         def logprobs(part: SAPairs) -> torch.Tensor:
             return self.policy.action_logprobs(part, self.temperature)
 
         change = compute_in_micro_batches(seen.pairs, self.budget, logprobs) - seen.pairs.old_logprobs
-        return replace(seen, ratios=torch.where(seen.pairs.action_mask, change.exp(), 0.0))
+        return {"observed": replace(seen, ratios=torch.where(seen.pairs.action_mask, change.exp(), 0.0))}
 
     def _choices(self, model: PolicyModel | SFTModel, pairs: SAPairs) -> Choices:
         def look(part: SAPairs) -> torch.Tensor:

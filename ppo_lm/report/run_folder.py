@@ -9,7 +9,7 @@ from typing import Any
 
 from ppo_lm.config import PPOConfig
 from ppo_lm.config.fields import fields_of
-from ppo_lm.config.output_folder import ENVIRONMENT, SAMPLES
+from ppo_lm.config.output_folder import ENVIRONMENT, HELD_OUT
 from ppo_lm.errors import UserError
 from ppo_lm.health.checks import steps_of
 from ppo_lm.health.doctor import read_findings, read_ppo_config, read_rows
@@ -38,7 +38,7 @@ def read_run_folder(folder: Path) -> Record:
         "dropped": [{"step": row["step"], "reason": row["dropped"]} for row in rows if "dropped" in row],
         "evaluations": _evaluations(rows),
         "health": read_findings(folder / METRICS, steps, config),
-        "answers": _answers(read_rows(folder / SAMPLES)),
+        "answers": _answers(read_rows(folder / HELD_OUT)),
         "settings": _settings(config),
         "environment": _read_optional(folder / ENVIRONMENT),
         "data": _read_optional(folder / "data_report.json"),
@@ -74,9 +74,8 @@ def _answers(samples: Sequence[Record]) -> list[Record]:
     """The held-out prompts, each with its answers in every evaluation, oldest first."""
     prompts: dict[str, Record] = {}
     for sample in samples:
-        if "evaluation" in sample:
-            entry = prompts.setdefault(repr(sample["prompt"]), {"prompt": sample["prompt"], "answers": []})
-            entry["answers"].append({key: value for key, value in sample.items() if key != "prompt"})
+        entry = prompts.setdefault(repr(sample["prompt"]), {"prompt": sample["prompt"], "answers": []})
+        entry["answers"].append({key: value for key, value in sample.items() if key != "prompt"})
     return list(prompts.values())
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from ppo_lm.config.files import dump_settings
-from ppo_lm.config.output_folder import ENVIRONMENT, LOCK, SAMPLES, TOKENS, TRACEBACK, UNFINISHED, holds_files
+from ppo_lm.config.output_folder import ENVIRONMENT, HELD_OUT, LOCK, SAMPLES, TOKENS, TRACEBACK, UNFINISHED, holds_files
 from ppo_lm.config.run_settings import FolderSettings, OptionalFolderSettings
 from ppo_lm.config.settings import Settings
 from ppo_lm.errors import ConfigError, StorageError, UserError, writing
@@ -27,6 +27,7 @@ RUN_FILES = (  # whatever a run of any stage writes; the tests of every stage ch
     ENVIRONMENT,
     METRICS,
     SAMPLES,
+    HELD_OUT,
     TOKENS,
     TRAINED_PROMPTS,
     TRACEBACK,

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from ppo_lm.config.output_folder import ENVIRONMENT, SAMPLES, TOKENS
+from ppo_lm.config.output_folder import ENVIRONMENT, HELD_OUT, SAMPLES, TOKENS
 from ppo_lm.errors import UserError, writing
 from ppo_lm.fingerprint import fingerprint
 from ppo_lm.health.rows import METRICS, null_as_nan, read_row
@@ -57,8 +57,8 @@ class MetricsFile(Recorder):
 
 @RECORDERS.register("samples")
 class SamplesFile(Recorder):
-    """`samples.jsonl`, one row per response: prompt, completion, score and the parts of the score. Those of held-out
-    prompts have the evaluation's name."""
+    """`samples.jsonl`, one row per response: prompt, completion, score and the parts of the score; and
+    `held_out.jsonl`, the same of a few held-out responses in each evaluation."""
 
     folder: Path | None = None
 
@@ -68,20 +68,20 @@ class SamplesFile(Recorder):
 
     def samples(self, event: SamplesDrawn) -> None:
         """A row per response."""
-        self._append(event, {"step": event.step})
+        self._append(SAMPLES, event, {"step": event.step})
 
     def evaluation(self, event: EvaluationDone) -> None:
         """A row for each of a few held-out responses."""
         for name, samples in event.samples.items():
-            self._append(samples, {"step": event.step, "evaluation": name})
+            self._append(HELD_OUT, samples, {"step": event.step, "evaluation": name})
 
-    def _append(self, samples: SamplesDrawn, start: dict) -> None:
+    def _append(self, file: str, samples: SamplesDrawn, start: dict) -> None:
         if not self.folder:
             return
         for row, (prompt, text, score) in enumerate(zip(samples.prompts, samples.completions, samples.scores)):
             parts = {name: values[row] for name, values in samples.parts.items()}
             record = {**start, "prompt": prompt, "completion": text, "score": score, "rewards": parts}
-            append_record(self.folder / SAMPLES, record)
+            append_record(self.folder / file, record)
 
 
 @RECORDERS.register("tokens")
@@ -139,10 +139,10 @@ def write_tensors(file: Path, tensors: Mapping[str, torch.Tensor], metadata: dic
 
 
 def drop_later_steps(folder: Path, step: int) -> list[dict]:
-    """Truncate metrics.jsonl and samples.jsonl to what was recorded up to `step`, and remove a half-written last line,
-    and what was recorded of later tokens. Returns the remaining rows of metrics.jsonl."""
+    """Truncate metrics.jsonl, samples.jsonl and held_out.jsonl to what was recorded up to `step`, and remove
+    half-written last lines and the tokens of later steps. Returns the remaining rows of metrics.jsonl."""
     kept: dict[str, list[dict]] = {}
-    for name in (METRICS, SAMPLES):
+    for name in (METRICS, SAMPLES, HELD_OUT):
         file = folder / name
         *lines, torn = _text_of(file).split("\n") if file.is_file() else [""]
         records = [read_row(file, number, line) for number, line in enumerate(lines, start=1)]

@@ -156,6 +156,7 @@ def test_the_main_job_in_small(run, tmp_path):
         "environment.json",
         "metrics.jsonl",
         "samples.jsonl",
+        "held_out.jsonl",
         "tokens",
         "learning_curve.png",
         "adapter",

@@ -103,6 +103,7 @@ def test_three_contestants_share_one_base_and_leave_a_report(models, tmp_path, c
     assert written == {
         "config.yaml",
         "data_report.json",
+        "environment.json",
         "results.json",
         "report.md",
         "comparison.png",

@@ -106,6 +106,7 @@ def test_train_writes_the_record_of_the_run(folder, tmp_path, capsys):
         "environment.json",
         "metrics.jsonl",
         "samples.jsonl",
+        "held_out.jsonl",
         "tokens",
         "learning_curve.png",
         "adapter",

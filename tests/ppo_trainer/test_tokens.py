@@ -30,11 +30,13 @@ def recorded(folder, tmp_path_factory):
 
 def test_looking_changes_nothing(folder):
     looked, blind = trainer(folder, **SETTINGS), trainer(folder, **SETTINGS)
+    looked.observer.rows = 3
     for _ in range(2):
-        seen, unseen = looked.ppo_step(FOUR_PROMPTS, observe=3), blind.ppo_step(FOUR_PROMPTS)
+        seen, unseen = looked.ppo_step(FOUR_PROMPTS), blind.ppo_step(FOUR_PROMPTS)
         assert seen["generated_texts"] == unseen["generated_texts"]
         assert (seen["policy_loss"], seen["value_loss"]) == (unseen["policy_loss"], unseen["value_loss"])
-        assert unseen["observed"] is None
+        assert seen["observed"].pairs.sequences == 3
+        assert "observed" not in unseen
     for one, other in zip(looked.roles.policy.parameters(), blind.roles.policy.parameters(), strict=True):
         assert torch.equal(one, other)
 
@@ -43,7 +45,8 @@ def test_ratios_and_choices_are_those_of_the_models(folder):
     made = trainer(folder, **SETTINGS, top_k=0, top_p=1.0)
     made.ppo_step(FOUR_PROMPTS)  # so that policy and reference differ
     before = [parameter.detach().clone() for parameter in made.roles.policy.parameters()]
-    seen = made.ppo_step(FOUR_PROMPTS, observe=2)["observed"]
+    made.observer.rows = 2
+    seen = made.ppo_step(FOUR_PROMPTS)["observed"]
     pairs, mask = seen.pairs, seen.pairs.action_mask
     assert pairs.sequences == 2
 
@@ -68,7 +71,8 @@ def test_every_number_of_a_file_is_that_of_the_pairs(recorded, folder, tmp_path)
     again = make(folder, tmp_path / "again", length_reward, kl_coef=0.3, max_new_tokens=6)
     train_set, _, _ = again._prompt_sets(PROMPTS)
     batch = next(train_set.batches(4, again.config.seed))
-    results = again.ppo_step(batch, observe=8)
+    again.observer.rows = 8
+    results = again.ppo_step(batch)
     tensors, texts = read(recorded / "tokens" / "step-000001.safetensors")
     for name, column in results["observed"].pairs.columns().items():
         if name != "support_ids":
