@@ -18,7 +18,7 @@ from ppo_lm.tracking import Answer, SamplesDrawn
 from ppo_lm.user_code import users_parts
 
 SHOWN_EXAMPLES = 3
-KEPT_SAMPLES = 16  # held-out responses of each evaluation in samples.jsonl
+KEPT_SAMPLES = 16  # held-out responses of each evaluation in held_out.jsonl
 
 
 class Evaluator:

@@ -133,7 +133,7 @@ class PPOTrainer:
 
         Returns `generated_texts` (B texts), `rewards` (their B scores), `reward_parts` (B numbers by each reward's
         name, None for no opinion), `value_loss`, `policy_loss` (of what was trained), and the step's other metrics;
-        with `observer.rows` above 0 also `observed`, so many responses token by token (`ObservedTokens`).
+        within `observer.looking_at(n)` also `observed`, n responses token by token (`ObservedTokens`).
         """
         config, clock, kl_coef = self.config, self.clock, self.kl_controller.coef
         batch = self._encode(prompts, columns)
@@ -240,9 +240,8 @@ class PPOTrainer:
             evaluator.evaluate_if_due(run)
             for step in run.steps():
                 batch = next(batches)
-                self.observer.rows = self._observed_at(step)
                 try:
-                    with users_parts(f"in step {step}", PartError):
+                    with users_parts(f"in step {step}", PartError), self.observer.looking_at(self._observed_at(step)):
                         results = self.ppo_step(batch)
                 except NumericalFault as fault:
                     run.record_skipped(step, batch.prompts, fault)

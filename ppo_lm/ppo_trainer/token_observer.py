@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -32,13 +33,22 @@ class ObservedTokens:
 
 
 class TokenObserver:
-    """Looks at the tokens of the first `rows` responses before and after a step's training, or at none while `rows` is
-    0. Draws no random numbers and trains nothing."""
+    """Looks at the tokens of a step's first responses before and after training, if asked to. Draws no random numbers
+    and trains nothing."""
 
     def __init__(self, policy: PolicyModel, reference: SFTModel, budget: MemoryBudget, temperature: float):
         self.models = {"policy": policy, "reference": reference}
         self.policy, self.budget, self.temperature = policy, budget, temperature
-        self.rows = 0
+        self.rows = 0  # how many responses to look at
+
+    @contextmanager
+    def looking_at(self, rows: int) -> Iterator[None]:
+        """Inside the block, look at the first `rows` responses of a batch."""
+        self.rows = rows
+        try:
+            yield
+        finally:
+            self.rows = 0
 
     def before_training(self, sa_pairs: SAPairs) -> ObservedTokens | None:
         """The first responses of a batch, and what both models would have said."""

@@ -29,6 +29,7 @@ RUN_FILES = (  # whatever a run of any stage writes; the tests of every stage ch
     SAMPLES,
     HELD_OUT,
     TOKENS,
+    "tensorboard",
     TRAINED_PROMPTS,
     TRACEBACK,
     "checkpoints",

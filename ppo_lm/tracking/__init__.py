@@ -18,6 +18,7 @@ from ppo_lm.tracking.phases import PhaseClock, peak_memory
 from ppo_lm.tracking.picture import Picture, write_picture
 from ppo_lm.tracking.recorder import RECORDERS, Recorder, add_recorders, find_recorders
 from ppo_lm.tracking.screen import Screen
+from ppo_lm.tracking.tensorboard import TensorBoard
 
 __all__ = [
     "RECORDERS",
@@ -38,6 +39,7 @@ __all__ = [
     "Screen",
     "StepDone",
     "StepSkipped",
+    "TensorBoard",
     "TokensFiles",
     "TokensSeen",
     "add_recorders",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from ppo_lm.errors import ConfigError, RecorderError, StorageError
 from ppo_lm.health import Finding
@@ -30,6 +31,9 @@ class Recorder:
     after its last step. An exception pauses the run: it is saved and can be resumed. Methods are called in the order of
     events, `close` last, however the run ends.
     """
+
+    needs: ClassVar[tuple[str, ...]] = ()
+    """The packages that it imports, which an extra of its name installs."""
 
     def start(self, event: RunStart) -> str | None:
         """The run begins or continues."""
@@ -69,12 +73,17 @@ RECORDERS: Registry[type[Recorder]] = Registry("recorders")
 
 
 def find_recorders(specs: Iterable[str] | None) -> list[type[Recorder]]:
-    """The recorder classes with these names. Raises `ConfigError` for a name that is not found, or is not a recorder
-    class."""
+    """The recorder classes with these names. Raises `ConfigError` for a name that is not found, is not a recorder class,
+    or needs a package that is not installed."""
     found = [(spec, RECORDERS.find(spec)) for spec in specs or ()]
     for spec, kind in found:
         if not (isinstance(kind, type) and issubclass(kind, Recorder)):
             raise ConfigError.of(f"recorders: {spec!r} is not a class that inherits from ppo_lm.tracking.Recorder")
+        missing = [package for package in kind.needs if importlib.util.find_spec(package) is None]
+        if missing:
+            raise ConfigError.of(
+                f"recorders: {spec!r} needs {', '.join(missing)}; install it with: pip install 'ppo-lm[{spec}]'"
+            )
     return [kind for _, kind in found]
 
 

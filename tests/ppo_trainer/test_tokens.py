@@ -28,11 +28,13 @@ def recorded(folder, tmp_path_factory):
     return out
 
 
-def test_looking_changes_nothing(folder):
-    looked, blind = trainer(folder, **SETTINGS), trainer(folder, **SETTINGS)
-    looked.observer.rows = 3
+@pytest.mark.parametrize("others", [{}, {"lora_r": 0}, {"value_backbone": "shared"}, {"fast": False}])
+def test_looking_changes_nothing(folder, others):
+    looked, blind = (trainer(folder, **{**SETTINGS, **others}) for _ in range(2))
     for _ in range(2):
-        seen, unseen = looked.ppo_step(FOUR_PROMPTS), blind.ppo_step(FOUR_PROMPTS)
+        with looked.observer.looking_at(3):
+            seen = looked.ppo_step(FOUR_PROMPTS)
+        unseen = blind.ppo_step(FOUR_PROMPTS)
         assert seen["generated_texts"] == unseen["generated_texts"]
         assert (seen["policy_loss"], seen["value_loss"]) == (unseen["policy_loss"], unseen["value_loss"])
         assert seen["observed"].pairs.sequences == 3
@@ -45,8 +47,8 @@ def test_ratios_and_choices_are_those_of_the_models(folder):
     made = trainer(folder, **SETTINGS, top_k=0, top_p=1.0)
     made.ppo_step(FOUR_PROMPTS)  # so that policy and reference differ
     before = [parameter.detach().clone() for parameter in made.roles.policy.parameters()]
-    made.observer.rows = 2
-    seen = made.ppo_step(FOUR_PROMPTS)["observed"]
+    with made.observer.looking_at(2):
+        seen = made.ppo_step(FOUR_PROMPTS)["observed"]
     pairs, mask = seen.pairs, seen.pairs.action_mask
     assert pairs.sequences == 2
 
@@ -71,8 +73,8 @@ def test_every_number_of_a_file_is_that_of_the_pairs(recorded, folder, tmp_path)
     again = make(folder, tmp_path / "again", length_reward, kl_coef=0.3, max_new_tokens=6)
     train_set, _, _ = again._prompt_sets(PROMPTS)
     batch = next(train_set.batches(4, again.config.seed))
-    again.observer.rows = 8
-    results = again.ppo_step(batch)
+    with again.observer.looking_at(8):
+        results = again.ppo_step(batch)
     tensors, texts = read(recorded / "tokens" / "step-000001.safetensors")
     for name, column in results["observed"].pairs.columns().items():
         if name != "support_ids":

@@ -1,0 +1,111 @@
+"""Where the time of one of our steps goes on a CPU, by kind of operation, and how fast its matrix products are.
+
+    uv run benchmarks/cpu_step.py [--workload smollm2] [--dtype bfloat16]
+
+Profiles one step after a warm-up step, then times the largest products again, alone, with one thread and with all.
+Where both take the same time, the library used one thread.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from our_ppo import make_trainer
+from rich.console import Console
+from rich.table import Table
+from torch.profiler import ProfilerActivity, profile
+from workloads import WORKLOADS, make_prompts, prepare
+
+KINDS = {
+    "matrix products": ("aten::mm", "aten::addmm", "aten::addmm_", "mkldnn::_linear_pointwise"),
+    "attention": (
+        "aten::bmm",
+        "aten::baddbmm",
+        "aten::_softmax",
+        "aten::_softmax_backward_data",
+        "aten::_scaled_dot_product_flash_attention_for_cpu",
+    ),
+    "weights laid out for sampling": ("mkldnn::_reorder_linear_weight",),
+}
+LARGEST = 8  # products that are timed again
+REPEATS = 15
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--workload", choices=WORKLOADS, default="smollm2")
+    parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
+    parser.add_argument("--folder", type=Path, default=Path("runs/benchmarks"), help="where to keep the models")
+    arguments = parser.parse_args()
+    workload = WORKLOADS[arguments.workload]
+    trainer = make_trainer(workload, prepare(arguments.folder, workload.model), 3, 16, arguments.dtype)
+    size = trainer.base.network.config.vocab_size
+    warm_up, *batches = (make_prompts(workload, workload.prompts, size) for _ in range(3))
+    trainer.ppo_step(warm_up)
+    for batch in batches:
+        with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as profiled:
+            trainer.ppo_step(batch)
+    console = Console(width=120)
+    console.print(kinds_table(profiled.key_averages()))
+    console.print(products_table(profiled.key_averages(group_by_input_shape=True), getattr(torch, arguments.dtype)))
+
+
+def kinds_table(operations: Sequence) -> Table:
+    """Seconds by kind of operation, without what an operation calls."""
+    kind_of = {name: kind for kind, names in KINDS.items() for name in names}
+    seconds, calls = Counter(), Counter()
+    for operation in operations:
+        kind = kind_of.get(operation.key, "everything else")
+        seconds[kind] += operation.self_cpu_time_total / 1e6
+        calls[kind] += operation.count if operation.key.startswith(("aten::", "mkldnn::")) else 0
+    table = Table(title=f"one step, {sum(seconds.values()):.2f} s with the profiler on")
+    for heading in ("kind", "seconds", "share", "calls"):
+        table.add_column(heading, justify="left" if heading == "kind" else "right")
+    for kind, spent in seconds.most_common():
+        table.add_row(kind, f"{spent:.2f}", f"{spent / sum(seconds.values()):.0%}", f"{calls[kind]:,}")
+    return table
+
+
+def products_table(operations: Sequence, dtype: torch.dtype) -> Table:
+    """The products that take most of the time: in the step, and again alone with one thread and with all."""
+    found: dict[tuple[int, int, int], list[float]] = {}
+    for operation in operations:
+        sizes = [tuple(shape) for shape in operation.input_shapes if shape]
+        if operation.key not in ("aten::mm", "aten::addmm_") or len(sizes) < 2:
+            continue
+        (rows, inner), (_, columns) = sizes[-2:]
+        found.setdefault((rows, inner, columns), []).append(operation.self_cpu_time_total / 1e6)
+    threads = torch.get_num_threads()
+    table = Table(title="the largest products, rows × inner × columns")
+    for heading in ("product", "seconds of the step", "TFLOP/s, one thread", f"TFLOP/s, {threads} threads"):
+        table.add_column(heading, justify="left" if heading == "product" else "right")
+    for shape, spent in sorted(found.items(), key=lambda item: -sum(item[1]))[:LARGEST]:
+        rates = [rate(shape, dtype, count) for count in (1, threads)]
+        table.add_row(" × ".join(map(str, shape)), f"{sum(spent):.2f}", *[f"{each / 1e12:.2f}" for each in rates])
+    return table
+
+
+def rate(shape: tuple[int, int, int], dtype: torch.dtype, threads: int) -> float:
+    """Floating-point operations per second of a product into existing memory, the fastest of a few."""
+    rows, inner, columns = shape
+    x, weight, out = torch.randn(rows, inner), torch.randn(inner, columns), torch.empty(rows, columns, dtype=dtype)
+    x, weight, before = x.to(dtype), weight.to(dtype), torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        times = []
+        for _ in range(REPEATS):
+            started = time.perf_counter()
+            torch.mm(x, weight, out=out)
+            times.append(time.perf_counter() - started)
+    finally:
+        torch.set_num_threads(before)
+    return 2 * rows * inner * columns / min(times)
+
+
+if __name__ == "__main__":
+    main()
