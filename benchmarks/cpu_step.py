@@ -2,7 +2,7 @@
 
     uv run benchmarks/cpu_step.py [--workload smollm2] [--dtype bfloat16]
 
-Profiles one step after a warm-up step, then times the largest products again, alone, with one thread and with all.
+Profiles one step after two others, then times the largest products again, alone, with one thread and with all.
 Where both take the same time, the library used one thread.
 """
 
@@ -20,6 +20,8 @@ from rich.console import Console
 from rich.table import Table
 from torch.profiler import ProfilerActivity, profile
 from workloads import WORKLOADS, make_prompts, prepare
+
+from ppo_lm.tracking import peak_memory
 
 KINDS = {
     "matrix products": ("aten::mm", "aten::addmm", "aten::addmm_", "mkldnn::_linear_pointwise"),
@@ -42,15 +44,19 @@ def main() -> None:
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
     parser.add_argument("--folder", type=Path, default=Path("runs/benchmarks"), help="where to keep the models")
     arguments = parser.parse_args()
+    imported = peak_memory(torch.device("cpu"))
     workload = WORKLOADS[arguments.workload]
     trainer = make_trainer(workload, prepare(arguments.folder, workload.model), 3, 16, arguments.dtype)
     size = trainer.base.network.config.vocab_size
-    warm_up, *batches = (make_prompts(workload, workload.prompts, size) for _ in range(3))
-    trainer.ppo_step(warm_up)
-    for batch in batches:
-        with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as profiled:
-            trainer.ppo_step(batch)
+    prompts = make_prompts(workload, workload.prompts * 3, size)
+    *warm_up, last = (prompts[start : start + workload.prompts] for start in range(0, len(prompts), workload.prompts))
+    for batch in warm_up:
+        trainer.ppo_step(batch)
+    peak = peak_memory(trainer.base.device)  # before the profiler adds to it
+    with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as profiled:
+        trainer.ppo_step(last)
     console = Console(width=120)
+    console.print(f"peak memory {peak:,.0f} MiB, after the imports {imported:,.0f} MiB")
     console.print(kinds_table(profiled.key_averages()))
     console.print(products_table(profiled.key_averages(group_by_input_shape=True), getattr(torch, arguments.dtype)))
 

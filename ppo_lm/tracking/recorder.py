@@ -73,8 +73,8 @@ RECORDERS: Registry[type[Recorder]] = Registry("recorders")
 
 
 def find_recorders(specs: Iterable[str] | None) -> list[type[Recorder]]:
-    """The recorder classes with these names. Raises `ConfigError` for a name that is not found, is not a recorder class,
-    or needs a package that is not installed."""
+    """The recorder classes with these names. Raises `ConfigError` for a name that is not found, is not a recorder
+    class, or needs a package that is not installed."""
     found = [(spec, RECORDERS.find(spec)) for spec in specs or ()]
     for spec, kind in found:
         if not (isinstance(kind, type) and issubclass(kind, Recorder)):
