@@ -20,7 +20,7 @@ COMMANDS = {  # each is a module of this package with a function `run(arguments,
     "evaluate": "compare policies on the same prompts",
     "generate": "answer prompts, with one model or several side by side",
     "collect": "judge pairs of completions in a browser",
-    "report": "show PPO runs, down to single tokens, in one HTML file",
+    "report": "show runs, down to single tokens, in one HTML file",
     "doctor": "check a PPO run for known signs of failure",
     "build-embedded": "build the small model that comes with the package",
 }

@@ -1,4 +1,4 @@
-"""`ppo-lm report`: PPO runs in one HTML file, or in the terminal."""
+"""`ppo-lm report`: runs in one HTML file, or in the terminal."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def run(arguments: list[str], prog: str) -> None:
     """Show the runs in the given folders."""
     from ppo_lm.report import NUMBERS, read_run_folder, show_report, write_report
 
-    parser = Parser(prog, "Show PPO runs, finished or not, in one HTML file that needs no network.", "FOLDER ...")
+    parser = Parser(prog, "Show runs, finished or not, in one HTML file that needs no network.", "FOLDER ...")
     parser.add_argument("folders", metavar="FOLDER", nargs="+", help="Folder of a run; several are shown side by side.")
     parser.add_argument(
         "--out", metavar="FILE", help=f"Where to write. Default: {NAME} in the run's folder; for several runs, here."

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from ppo_lm.config.settings import Settings
-from ppo_lm.errors import ConfigError
+from ppo_lm.errors import ConfigError, UserError
 from ppo_lm.reading import Loader, Unreadable, read_yaml
 
 EMBEDDED_SETTINGS = Path(__file__).parents[1] / "embedded" / "settings"
@@ -31,6 +31,13 @@ def read_settings(file: Path, source: str) -> dict[str, Any]:
     if not isinstance(settings, dict) or not all(isinstance(name, str) for name in settings):
         raise ConfigError([f"{file} has no settings; write one `field: value` per line"], source)
     return settings
+
+
+def read_run_settings(file: Path, source: str) -> dict[str, Any]:
+    """The settings of a run, from its config.yaml. Raises `UserError` if there is none; see `read_settings`."""
+    if not file.exists():
+        raise UserError(f"there is no run in {str(file.parent)!r}: it has no config.yaml")
+    return read_settings(file, source)
 
 
 def is_ppo_run(settings: Mapping[str, Any]) -> bool:

@@ -55,7 +55,7 @@ class GenerateConfig(SourceSettings):
     """Prompts to answer: a .txt file (one per line), a .jsonl, .json, .csv or .parquet file, a folder of these, a saved
     data set, a hub data set id, or "embedded"."""
     limit: NonNegativeInt = 0
-    """Answer only the first so many of prompts; 0 for all."""
+    """Answer at most this many of prompts, the first ones; 0 for all."""
     out: str | None = None
     """JSONL file for the answers, which must not exist yet. Default: they are printed."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ppo_lm.config import PPOConfig
-from ppo_lm.config.files import is_ppo_run, read_settings
+from ppo_lm.config.files import is_ppo_run, read_run_settings
 from ppo_lm.errors import ConfigError, UserError
 from ppo_lm.health.checks import WINDOW, check_health, steps_of
 from ppo_lm.health.rows import METRICS, null_as_nan, read_row
@@ -15,7 +15,7 @@ from ppo_lm.reading import Missing, Unreadable, read_text
 def examine(folder: Path) -> list[str]:
     """Lines to print: the run's progress, the skipped steps if any, and every finding of `check_health`. Raises
     `UserError`."""
-    config, rows = read_ppo_config(folder / "config.yaml"), read_rows(folder / METRICS)
+    config, rows = _read_config(folder / "config.yaml"), read_rows(folder / METRICS)
     steps, dropped = steps_of(rows), [row for row in rows if "dropped" in row]
     done = max((row["step"] for row in rows), default=0)
     lines = [f"{folder}: {done} of {config.steps} steps"]
@@ -40,11 +40,8 @@ def read_findings(file: Path, steps: list[dict], config: PPOConfig) -> list[str]
         raise UserError(f"{file} has a step without {error}, so it was written by another version of ppo_lm") from None
 
 
-def read_ppo_config(file: Path) -> PPOConfig:
-    """The settings of a PPO run, from its config.yaml. Raises `UserError` if there is none."""
-    if not file.exists():
-        raise UserError(f"there is no run in {str(file.parent)!r}: it has no config.yaml")
-    settings = read_settings(file, "doctor")
+def _read_config(file: Path) -> PPOConfig:
+    settings = read_run_settings(file, "doctor")
     if not is_ppo_run(settings):
         raise ConfigError([f"{file} is not the configuration of a PPO run"], "doctor")
     return PPOConfig(**settings)

@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ppo_lm.config import PPOConfig
+from ppo_lm.config import PPOConfig, RewardConfig, SFTConfig, ValueConfig
 from ppo_lm.config.fields import fields_of
+from ppo_lm.config.files import read_run_settings
 from ppo_lm.config.output_folder import ENVIRONMENT, HELD_OUT
+from ppo_lm.config.settings import Settings, with_current_names
 from ppo_lm.errors import UserError
 from ppo_lm.health.checks import steps_of
-from ppo_lm.health.doctor import read_findings, read_ppo_config, read_rows
+from ppo_lm.health.doctor import read_findings, read_rows
 from ppo_lm.health.rows import METRICS
 from ppo_lm.reading import Missing, Unreadable, read_json
 from ppo_lm.report.position import explained_by_position
@@ -20,24 +22,27 @@ from ppo_lm.report.token_files import read_token_files
 
 Record = dict[str, Any]
 NOT_SERIES = ("step",)
+STAGES: dict[str, type[Settings]] = {"train": PPOConfig, "sft": SFTConfig, "reward": RewardConfig, "value": ValueConfig}
 
 
 def read_run_folder(folder: Path) -> Record:
-    """What the report shows of a run: its settings, the series of its metrics, its evaluations, what `ppo-lm doctor`
-    finds, the answers to a few held-out prompts, and a few responses token by token. Raises `UserError`."""
-    config = read_ppo_config(folder / "config.yaml")
+    """What the report shows of a run of any stage: its settings, the series of its metrics, its evaluations, what
+    `ppo-lm doctor` finds, the answers to a few held-out prompts, and a few responses token by token. Raises
+    `UserError`."""
+    config = _read_config(folder / "config.yaml")
     rows = read_rows(folder / METRICS)
     steps = steps_of(rows)
     tokens = read_token_files(folder)
     return {
         "name": folder.name,
         "folder": str(folder),
+        "stage": next(stage for stage, kind in STAGES.items() if type(config) is kind),
         "done": max((row["step"] for row in rows), default=0),
         "steps": [row["step"] for row in steps],
         "series": _series(steps),
         "dropped": [{"step": row["step"], "reason": row["dropped"]} for row in rows if "dropped" in row],
         "evaluations": _evaluations(rows),
-        "health": read_findings(folder / METRICS, steps, config),
+        "health": read_findings(folder / METRICS, steps, config) if isinstance(config, PPOConfig) else [],
         "answers": _answers(read_rows(folder / HELD_OUT)),
         "settings": _settings(config),
         "environment": _read_optional(folder / ENVIRONMENT),
@@ -79,7 +84,15 @@ def _answers(samples: Sequence[Record]) -> list[Record]:
     return list(prompts.values())
 
 
-def _settings(config: PPOConfig) -> list[Record]:
+def _read_config(file: Path) -> Settings:
+    settings = read_run_settings(file, "report")
+    for kind in STAGES.values():
+        if fields_of(kind).keys() >= with_current_names(kind, settings).keys():
+            return kind(**settings)
+    raise UserError(f"{file} is not the configuration of a run of {', '.join(STAGES)}")
+
+
+def _settings(config: Settings) -> list[Record]:
     """Every setting with its topic, its value, and whether that is the default."""
     return [
         {
@@ -88,7 +101,7 @@ def _settings(config: PPOConfig) -> list[Record]:
             "value": getattr(config, name),
             "default": getattr(config, name) == field.default,
         }
-        for name, field in fields_of(PPOConfig).items()
+        for name, field in fields_of(type(config)).items()
     ]
 
 

@@ -15,7 +15,18 @@ from ppo_lm.terminal import printable
 
 Record = dict[str, Any]
 
-SHOWN = ("score", "monitor", "kl", "entropy", "length", "ended", "explained_variance", "value_loss", "clip_fraction")
+SHOWN = (
+    "score",
+    "loss",
+    "monitor",
+    "kl",
+    "entropy",
+    "length",
+    "ended",
+    "explained_variance",
+    "value_loss",
+    "clip_fraction",
+)
 BARS = "▁▂▃▄▅▆▇█"
 WIDTH = 30  # characters of a curve
 SPANS = 20  # first and last are means over a twentieth of the run
@@ -28,8 +39,8 @@ def show_report(runs: Sequence[Record], console: Console, colour_by: str = "adva
     """Print what `read_run_folder` found: curves, evaluations, health, a few responses with each token coloured by the
     number `colour_by`, and answers to held-out prompts. Texts are never interpreted."""
     for run in runs:
-        steps = next(setting["value"] for setting in run["settings"] if setting["name"] == "steps")
-        console.rule(printable(f"{run['name']}: {run['done']} of {steps} steps"))
+        steps = [f" of {setting['value']}" for setting in run["settings"] if setting["name"] == "steps"]
+        console.rule(printable(f"{run['name']} ({run['stage']}): {run['done']}{''.join(steps)} steps"))
         console.print(_curves(run))
         for finding in run["health"]:
             _say(console, f"health: {finding}")

@@ -31,7 +31,7 @@ def test_sparkline_by_hand():
 
 def test_everything_a_run_has(run_folder):
     text = shown(run_folder)
-    assert "run: 40 of 40 steps" in text
+    assert "run (train): 40 of 40 steps" in text
     assert re.search(r"score +0.0375 +0.9875 +▁.*█", text)  # means of the first and of the last two steps
     assert "step 40, tokens by advantage" in text
     assert "answer 0 word" in text

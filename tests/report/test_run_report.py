@@ -11,10 +11,12 @@ import pytest
 from safetensors import safe_open
 
 from ppo_lm.cli.main import main
+from ppo_lm.config import SFTConfig
 from ppo_lm.errors import UserError
 from ppo_lm.report import read_run_folder, write_report
 from ppo_lm.report.position import explained_by_position
 from ppo_lm.report.token_files import MOST_TOKENS
+from ppo_lm.sft import run_sft
 from tests.report.conftest import HOSTILE, data_of, make_run
 
 pytestmark = pytest.mark.fast
@@ -138,7 +140,10 @@ def test_without_values_or_tokens():
     ("spoil", "message"),
     [
         (lambda run: (run / "config.yaml").unlink(), "there is no run in"),
-        (lambda run: (run / "config.yaml").write_text("epochs: 3\n"), "is not the configuration of a PPO run"),
+        (
+            lambda run: (run / "config.yaml").write_text("mode: 3\n"),
+            "is not the configuration of a run of train, sft, rew",
+        ),
         (lambda run: (run / "metrics.jsonl").write_text("nothing\n"), "metrics.jsonl, line 1 is damaged"),
         (
             lambda run: (run / "tokens" / "step-000010.safetensors").write_bytes(b"x" * 99),
@@ -193,3 +198,20 @@ def test_a_record_that_is_written_again_is_the_same(tmp_path):
     one, other = make_run(tmp_path / "one", steps=10), make_run(tmp_path / "other", steps=10)
     name = "tokens/step-000010.safetensors"
     assert (one / name).read_bytes() == (other / name).read_bytes()
+
+
+def test_the_other_stages_have_curves_too(folder, tmp_path):
+    demonstrations = tmp_path / "demonstrations.jsonl"
+    lines = [json.dumps({"prompt": f"POST {n} TL;DR:", "completion": f" I moved {n}"}) for n in range(20)]
+    demonstrations.write_text("\n".join(lines))
+    out = tmp_path / "sft"
+    config = SFTConfig(
+        model_name=folder, demonstrations=str(demonstrations), output_dir=str(out), max_steps=3, batch_size=4
+    )
+    run_sft(config, quiet=True)
+    found = read_run_folder(out)
+    assert (found["stage"], found["done"], found["health"], found["answers"]) == ("sft", 3, [], [])
+    assert len(found["series"]["loss"]) == 3
+    main(["report", str(out)])
+    assert data_of((out / "report.html").read_text(encoding="utf-8"))["runs"][0]["stage"] == "sft"
+    main(["report", str(out), "--terminal"])

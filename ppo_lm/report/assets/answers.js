@@ -4,7 +4,7 @@
 function showAnswers(section) {
   const any = RUNS.some(run => run.answers.length);
   if (!any) {
-    section.append(el("p", { className: "dim", textContent: "No prompts were held out; set eval_prompts." }));
+    section.append(el("p", { className: "dim", textContent: "No answers were kept; PPO runs keep some with eval_prompts." }));
     return;
   }
   const prompts = el("select", { "aria-label": "Prompt" }), kinds = el("select", { "aria-label": "Sampling" });

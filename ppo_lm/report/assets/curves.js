@@ -2,6 +2,7 @@
 // Every metric by step, all runs in one chart.
 
 const GROUPS = {
+  "Loss": ["loss"],
   "Reward": ["score", "monitor", /^reward\//, "score_std"],
   "Distance from the reference": ["kl", "kl_coef", "kl_loss", "entropy"],
   "Value model": ["explained_variance", "value_loss", "value_clip_fraction", "value_grad_norm"],

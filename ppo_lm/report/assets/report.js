@@ -1,7 +1,7 @@
 "use strict";
 // Puts the page together.
 
-const SUMMARY = ["score", "monitor", "kl", "entropy", "length", "explained_variance"];
+const SUMMARY = ["score", "loss", "monitor", "kl", "entropy", "length", "explained_variance"];
 
 function showSummary(section) {
   RUNS.forEach((run, index) => {
@@ -10,9 +10,9 @@ function showSummary(section) {
       const mean = values => values.reduce((sum, value) => sum + value, 0) / values.length;
       return el("li", {}, el("span", { className: "dim", textContent: TITLES[name] ?? name }), el("b", { textContent: `${number(mean(known.slice(0, width)), 3)} → ${number(mean(known.slice(-width)), 3)}` }));
     });
-    const steps = run.settings.find(setting => setting.name === "steps").value;
+    const steps = run.settings.find(setting => setting.name === "steps");
     const skipped = run.dropped.map(({ step, reason }) => el("p", { className: "health", textContent: `Step ${step} was skipped: ${reason}` }));
-    section.append(el("div", { className: "run" }, RUNS.length > 1 ? swatch(index) : null, el("b", { textContent: run.name }), ` ${run.done} of ${steps} steps`,
+    section.append(el("div", { className: "run" }, RUNS.length > 1 ? swatch(index) : null, el("b", { textContent: run.name }), ` (${run.stage}) ${run.done} ${steps ? `of ${steps.value} ` : ""}steps`,
       el("ul", { className: "numbers" }, numbers), run.health.map(text => el("p", { className: "health", textContent: text })), skipped));
   });
 }
@@ -35,7 +35,7 @@ function showSettings(section) {
 }
 
 const part = id => document.getElementById(id);
-part("title").textContent = RUNS.length > 1 ? `${RUNS.length} PPO runs` : `PPO run ${RUNS[0].name}`;
+part("title").textContent = RUNS.length > 1 ? `${RUNS.length} runs` : `Run ${RUNS[0].name}`;
 document.title = `${part("title").textContent} – ppo-lm report`;
 part("footer").textContent = `Made by ppo-lm ${DATA.version}. Charts: uPlot, MIT licence.`;
 showSummary(part("summary"));

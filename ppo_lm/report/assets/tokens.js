@@ -23,7 +23,7 @@ class TokenView {
   constructor(section) {
     this.run = RUNS.findIndex(run => run.tokens.steps.length);
     if (this.run < 0) {
-      section.append(el("p", { className: "dim", textContent: "This run kept no tokens; set token_samples_every." }));
+      section.append(el("p", { className: "dim", textContent: "No tokens were kept; PPO runs do with token_samples_every." }));
       return;
     }
     this.step = RUNS[this.run].tokens.steps.length - 1;
