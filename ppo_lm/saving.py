@@ -16,18 +16,26 @@ from ppo_lm.errors import writing
 LONE_SURROGATES = "backslashreplace"  # UTF-8 has none; these escapes are those of JSON
 
 
-def write_text(file: Path, text: str) -> None:
-    """Replace a file atomically: even if this process is killed, readers see the old text or the new one, never a
-    part."""
+@contextmanager
+def whole_file(file: Path) -> Iterator[Path]:
+    """A file to write into, which replaces `file` at the end of the block: even if this process is killed, readers see
+    the old content or the new one, never a part. Raises `StorageError`, and leaves the old one, if it cannot be
+    written."""
     unfinished = unfinished_name(file)
     try:
         with writing(file):
-            unfinished.write_text(text, encoding="utf-8", errors=LONE_SURROGATES)
+            yield unfinished
             os.replace(unfinished, file)
     except BaseException:
         with suppress(OSError):  # the error itself matters more
             remove(unfinished)
         raise
+
+
+def write_text(file: Path, text: str) -> None:
+    """Replace a text file atomically."""
+    with whole_file(file) as unfinished:
+        unfinished.write_text(text, encoding="utf-8", errors=LONE_SURROGATES)
 
 
 @contextmanager

@@ -8,19 +8,12 @@ from typing import Any, NamedTuple
 
 from ppo_lm.cli.options import make_config
 from ppo_lm.cli.parser import config_parser
-from ppo_lm.config import PPOConfig, RewardConfig, SFTConfig, ValueConfig
 from ppo_lm.config.fields import fields_of
 from ppo_lm.config.files import read_settings
 from ppo_lm.config.settings import Settings, with_current_names
+from ppo_lm.config.stages import STAGES
 from ppo_lm.errors import ConfigError
 from ppo_lm.reading import user_path
-
-RUNS: dict[str, type[Settings]] = {  # the commands that can be resumed
-    "sft": SFTConfig,
-    "reward": RewardConfig,
-    "value": ValueConfig,
-    "train": PPOConfig,
-}
 
 
 class RunRequest(NamedTuple):
@@ -77,7 +70,7 @@ def check_command(config: type[Settings], saved: Collection[str], folder: Path) 
     """Raise `ConfigError` if another command has the fields of a run's saved settings, and this one does not."""
     if fields_of(config).keys() >= set(saved):
         return
-    for command, other in RUNS.items():
+    for command, other in STAGES.items():
         if other is not config and fields_of(other).keys() >= set(saved):
             this = f"{str(folder)!r} holds a run of ppo-lm {command}"
             raise ConfigError([f"{this}; continue it with: ppo-lm {command} --resume {folder}"], "--resume")

@@ -8,13 +8,18 @@ from ppo_lm.rollout import SamplingSettings
 
 
 class SamplingConfig(Protocol):
-    """The settings below, which `PPOConfig` and `EvaluateConfig` have."""
+    """The settings below, which `PPOConfig`, `EvaluateConfig` and `GenerateConfig` have."""
 
     max_new_tokens: int
     temperature: float
-    eval_temperature: float
     top_k: int
     top_p: float
+
+
+class EvaluationConfig(SamplingConfig, Protocol):
+    """The settings below too, which `PPOConfig` and `EvaluateConfig` have."""
+
+    eval_temperature: float
 
 
 def training_sampling(config: SamplingConfig) -> SamplingSettings:
@@ -22,7 +27,7 @@ def training_sampling(config: SamplingConfig) -> SamplingSettings:
     return SamplingSettings(config.max_new_tokens, config.temperature, config.top_k, config.top_p)
 
 
-def sampling_kinds(config: SamplingConfig) -> dict[str, SamplingSettings]:
+def sampling_kinds(config: EvaluationConfig) -> dict[str, SamplingSettings]:
     """Both kinds of evaluation, by name: `sampled` as in training, and `near_greedy` (2403.17031) over the whole
     vocabulary. Only `sampled` has a meaningful KL, as the distribution at another temperature is not the one that
     training keeps near the reference."""

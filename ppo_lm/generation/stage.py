@@ -16,10 +16,11 @@ from ppo_lm.data.encoding import decode_completions, pad
 from ppo_lm.data.examples import show_prompt
 from ppo_lm.data.fitting import encode_prompts
 from ppo_lm.errors import ConfigError, DataError, Problems
+from ppo_lm.evaluation import training_sampling
 from ppo_lm.generation.streaming import stream
 from ppo_lm.models import PolicyModel
 from ppo_lm.reading import user_path
-from ppo_lm.rollout import SamplingSettings, pick_engine
+from ppo_lm.rollout import pick_engine
 from ppo_lm.saving import append_record
 from ppo_lm.terminal import printable
 from ppo_lm.token_attribution import extract_actions
@@ -54,10 +55,6 @@ def run_generation(config: GenerateConfig, source: TextIO | None = None, quiet: 
     return made
 
 
-def _sampling(config: GenerateConfig) -> SamplingSettings:
-    return SamplingSettings(config.max_new_tokens, config.temperature, config.top_k, config.top_p)
-
-
 def _read_prompts(config: GenerateConfig) -> PromptSet | None:
     if config.prompt:
         return PromptSet(config.prompt)
@@ -79,9 +76,11 @@ def _check_out(config: GenerateConfig) -> None:
 
 def _answers(config: GenerateConfig, policies: dict[str, PolicyModel], prompts: PromptSet) -> Iterator[dict]:
     """A row for each prompt, batch by batch."""
-    settings = _sampling(config)
+    settings = training_sampling(config)
     random = {name: torch.Generator().manual_seed(config.seed) for name in policies}
     engines = {name: pick_engine(policy, make_budget(policy.base, None)) for name, policy in policies.items()}
+    for name, engine in engines.items():
+        engine.update_weights(policies[name])
     for start in range(0, len(prompts), config.batch_size):
         batch = prompts.select(list(range(start, min(start + config.batch_size, len(prompts)))))
         completions = {}
@@ -93,7 +92,6 @@ def _answers(config: GenerateConfig, policies: dict[str, PolicyModel], prompts: 
                 side="left",
                 device=base.device,
             )
-            engines[name].update_weights(policy)
             sampled = engines[name].sample(ids, mask, settings, random[name])
             action_ids, action_mask, _ = extract_actions(sampled.ids, base.eos_token_ids, base.pad_token_id)
             completions[name] = decode_completions(base.tokenizer, action_ids, action_mask)
@@ -112,7 +110,7 @@ def _show(row: dict) -> None:
 
 def _converse(config: GenerateConfig, policies: dict[str, PolicyModel], source: TextIO) -> None:
     """Answer line by line; models with a chat template remember their conversation until an empty line."""
-    settings = _sampling(config)
+    settings = training_sampling(config)
     random = {name: torch.Generator().manual_seed(config.seed) for name in policies}
     turns: dict[str, list] = {name: [] for name in policies}
     if source.isatty():

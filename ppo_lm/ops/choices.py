@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import torch
 
-CHUNK = 64  # rows of logits in memory at once
+from ppo_lm.ops.logprobs import on_support, rows_at_once
 
 
 class Choices(NamedTuple):
@@ -33,8 +33,9 @@ def top_choices(
     supports = None if support_ids is None else support_ids.flatten(0, 1)[places]
     ids = action_mask.new_full((action_mask.numel(), count), -1, dtype=torch.int64)
     logprobs = torch.zeros(ids.shape, dtype=torch.float32, device=ids.device)
-    for start in range(0, len(rows), CHUNK):
-        piece = slice(start, start + CHUNK)
+    chunk = rows_at_once(hidden.device)
+    for start in range(0, len(rows), chunk):
+        piece = slice(start, start + chunk)
         found = _most_likely(head(rows[piece]), count, temperature, None if supports is None else supports[piece])
         width = found.ids.shape[1]
         ids[places[piece], :width], logprobs[places[piece], :width] = found
@@ -45,7 +46,7 @@ def _most_likely(logits: torch.Tensor, count: int, temperature: float, support_i
     """(n, V) → (n, at most `count`) each."""
     logits = logits.float() / temperature
     if support_ids is not None:
-        logits = logits.gather(1, support_ids.clamp(min=0)).masked_fill(support_ids < 0, -torch.inf)
+        logits = on_support(logits, support_ids)
     logprobs, columns = logits.log_softmax(dim=1).topk(min(count, logits.shape[1]), dim=1)
     ids = columns if support_ids is None else support_ids.gather(1, columns)
     return Choices(ids, logprobs.masked_fill(ids < 0, 0.0))

@@ -46,7 +46,7 @@ def action_logprobs(
             f"hidden {tuple(hidden.shape)}, action_ids {tuple(action_ids.shape)}, action_mask "
             f"{tuple(action_mask.shape)}: (B, A) differ"
         )
-    chunk = chunk or (CHUNK if hidden.device.type == "cpu" else GPU_CHUNK)
+    chunk = chunk or rows_at_once(hidden.device)
     places = action_mask.flatten().nonzero()[:, 0]
     rows, ids = hidden.flatten(0, 1).index_select(0, places), action_ids.flatten()[places]
     supports = None if support_ids is None else support_ids.flatten(0, 1)[places]
@@ -64,6 +64,16 @@ def action_logprobs(
     flat = torch.cat(parts, dim=-1) if parts else rows.new_zeros((2, 0) if entropy else 0, dtype=torch.float32)
     found = flat.new_zeros(*flat.shape[:-1], action_mask.numel()).index_copy(-1, places, flat)
     return found.unflatten(-1, action_mask.shape)
+
+
+def rows_at_once(device: torch.device) -> int:
+    """How many rows of logits are in memory at once."""
+    return CHUNK if device.type == "cpu" else GPU_CHUNK
+
+
+def on_support(logits: torch.Tensor, support_ids: torch.Tensor) -> torch.Tensor:
+    """The logits (n, V) of the tokens of a support (n, K) int64 with -1 = none, where they are −inf: (n, K)."""
+    return logits.gather(1, support_ids.clamp(min=0)).masked_fill(support_ids < 0, -torch.inf)
 
 
 def _is_frozen(head: Callable[[torch.Tensor], torch.Tensor]) -> TypeGuard[nn.Linear]:
@@ -85,7 +95,7 @@ def _chunk_logprobs(
     logits = logits if temperature == 1 else logits / temperature
     chosen = logits.gather(1, action_ids[:, None])[:, 0]
     if support_ids is not None:
-        logits = logits.gather(1, support_ids.clamp(min=0)).masked_fill(support_ids < 0, -torch.inf)
+        logits = on_support(logits, support_ids)
     normaliser = torch.logsumexp(logits, dim=1)
     if not entropy:
         return chosen - normaliser

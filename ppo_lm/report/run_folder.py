@@ -1,4 +1,4 @@
-"""What the folder of a PPO run says, finished or not, as plain values. Imports no torch."""
+"""What the folder of a run says, finished or not, as plain values. Imports no torch."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ppo_lm.config import PPOConfig, RewardConfig, SFTConfig, ValueConfig
+from ppo_lm.config import PPOConfig
 from ppo_lm.config.fields import fields_of
 from ppo_lm.config.files import read_run_settings
 from ppo_lm.config.output_folder import ENVIRONMENT, HELD_OUT
 from ppo_lm.config.settings import Settings, with_current_names
+from ppo_lm.config.stages import STAGES
 from ppo_lm.errors import UserError
 from ppo_lm.health.checks import steps_of
 from ppo_lm.health.doctor import read_findings, read_rows
@@ -22,21 +23,20 @@ from ppo_lm.report.token_files import read_token_files
 
 Record = dict[str, Any]
 NOT_SERIES = ("step",)
-STAGES: dict[str, type[Settings]] = {"train": PPOConfig, "sft": SFTConfig, "reward": RewardConfig, "value": ValueConfig}
 
 
 def read_run_folder(folder: Path) -> Record:
     """What the report shows of a run of any stage: its settings, the series of its metrics, its evaluations, what
     `ppo-lm doctor` finds, the answers to a few held-out prompts, and a few responses token by token. Raises
     `UserError`."""
-    config = _read_config(folder / "config.yaml")
+    stage, config = _read_config(folder / "config.yaml")
     rows = read_rows(folder / METRICS)
     steps = steps_of(rows)
     tokens = read_token_files(folder)
     return {
         "name": folder.name,
         "folder": str(folder),
-        "stage": next(stage for stage, kind in STAGES.items() if type(config) is kind),
+        "stage": stage,
         "done": max((row["step"] for row in rows), default=0),
         "steps": [row["step"] for row in steps],
         "series": _series(steps),
@@ -84,11 +84,12 @@ def _answers(samples: Sequence[Record]) -> list[Record]:
     return list(prompts.values())
 
 
-def _read_config(file: Path) -> Settings:
+def _read_config(file: Path) -> tuple[str, Settings]:
+    """(the command of the run, its settings)."""
     settings = read_run_settings(file, "report")
-    for kind in STAGES.values():
+    for stage, kind in STAGES.items():
         if fields_of(kind).keys() >= with_current_names(kind, settings).keys():
-            return kind(**settings)
+            return stage, kind(**settings)
     raise UserError(f"{file} is not the configuration of a run of {', '.join(STAGES)}")
 
 

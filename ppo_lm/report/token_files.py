@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from ppo_lm.config.output_folder import TOKENS
+from ppo_lm.config.output_folder import TOKEN_FILES, TOKENS
 from ppo_lm.errors import UserError
 from ppo_lm.reading import Unreadable, parse_json
 
@@ -34,7 +34,7 @@ Record = dict[str, Any]
 def read_token_files(folder: Path) -> Record:
     """`{"steps": [...], "left_out": n, "numbers": titles by name}`: as many of the kept steps, evenly spaced and the
     last among them, as a report has room for. Raises `UserError` for a damaged file."""
-    files = sorted((folder / TOKENS).glob("step-*.safetensors"))
+    files = sorted((folder / TOKENS).glob(TOKEN_FILES))
     kept = _evenly(files, _room(files))
     return {"steps": [_read(file) for file in kept], "left_out": len(files) - len(kept), "numbers": NUMBERS}
 

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
 
-from ppo_lm.config.output_folder import ENVIRONMENT, HELD_OUT, SAMPLES, TOKENS
+from ppo_lm.config.output_folder import ENVIRONMENT, HELD_OUT, SAMPLES, TOKEN_FILES, TOKENS
 from ppo_lm.errors import UserError, writing
 from ppo_lm.fingerprint import fingerprint
 from ppo_lm.health.rows import METRICS, null_as_nan, read_row
 from ppo_lm.reading import Unreadable, read_text
-from ppo_lm.saving import append_record, escaped, remove, to_json, unfinished_name, write_json, write_text
+from ppo_lm.saving import append_record, escaped, remove, to_json, whole_file, write_json, write_text
 from ppo_lm.tracking.environment import describe_environment
 from ppo_lm.tracking.events import EvaluationDone, RunStart, SamplesDrawn, StepDone, StepSkipped, TokensSeen
 from ppo_lm.tracking.recorder import RECORDERS, Recorder
@@ -132,10 +131,8 @@ def write_tensors(file: Path, tensors: Mapping[str, torch.Tensor], metadata: dic
     copies = {
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()
     }
-    unfinished = unfinished_name(file)
-    with writing(file):
+    with whole_file(file) as unfinished:
         save_file(copies, unfinished, metadata)
-        os.replace(unfinished, file)
 
 
 def drop_later_steps(folder: Path, step: int) -> list[dict]:
@@ -149,7 +146,7 @@ def drop_later_steps(folder: Path, step: int) -> list[dict]:
         kept[name] = [record for record in records if record["step"] <= step]
         if len(kept[name]) < len(records) or torn:
             write_text(file, "".join(to_json(record) + "\n" for record in kept[name]))
-    for file in (folder / TOKENS).glob(_tokens_file(folder, 0).name.replace("000000", "*")):
+    for file in (folder / TOKENS).glob(TOKEN_FILES):
         if file > _tokens_file(folder, step):
             remove(file)
     return [null_as_nan(row) for row in kept[METRICS]]

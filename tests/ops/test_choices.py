@@ -58,7 +58,7 @@ def test_in_chunks_as_at_once(monkeypatch):
     hidden, head, mask, _ = case()
     with torch.no_grad():
         whole = top_choices(hidden, head, mask, 3)
-        monkeypatch.setattr("ppo_lm.ops.choices.CHUNK", 2)
+        monkeypatch.setattr("ppo_lm.ops.choices.rows_at_once", lambda device: 2)
         chunked = top_choices(hidden, head, mask, 3)
     assert torch.equal(whole.ids, chunked.ids)
     torch.testing.assert_close(whole.logprobs, chunked.logprobs)
