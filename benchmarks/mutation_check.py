@@ -316,7 +316,7 @@ DETAILS = [
     ),
     Detail(
         31,
-        "ppo_lm/ops/logprobs.py::_chunk_logprobs",
+        "ppo_lm/ops/logprobs.py::on_support",
         "logits.gather(1, support_ids.clamp(min=0)).masked_fill(support_ids < 0, -torch.inf)",
         "logits",
         "tests/ops/test_ops.py::test_on_a_support_they_are_renormalised_over_it",
