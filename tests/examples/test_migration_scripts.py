@@ -70,3 +70,29 @@ def test_our_script_trains_a_policy(run, page, tmp_path):
 def test_their_script_trains_a_policy(run, page, tmp_path):
     run(page, 0, THEIRS[page])
     assert list((tmp_path / "my-policy").glob("*.safetensors"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("mini_batches", "accumulated", "updates"), [(2, 1, 2), (1, 4, 1), (2, 4, 1), (4, 4, 1)])
+def test_what_the_page_says_of_their_updates(run, monkeypatch, mini_batches, accumulated, updates):
+    """Optimiser steps per pass over a batch of 8, none of which is clipped."""
+    counts, step, clip = {"steps": 0, "clips": 0}, torch.optim.AdamW.step, torch.nn.utils.clip_grad_norm_
+
+    def count_step(self, *arguments, **options):
+        counts["steps"] += 1
+        return step(self, *arguments, **options)
+
+    def count_clip(*arguments, **options):
+        counts["clips"] += 1
+        return clip(*arguments, **options)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", count_step)
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", count_clip)
+    changes = {
+        'stop_token="eos",': f"num_mini_batches={mini_batches}, num_ppo_epochs=1, max_grad_norm=1e-6,",
+        "per_device_train_batch_size=16": f"per_device_train_batch_size={8 // accumulated}",
+        "gradient_accumulation_steps=4": f"gradient_accumulation_steps={accumulated}",
+        "response_length=53": "response_length=6",
+    }
+    run("from_trl.md", 0, {**THEIRS["from_trl.md"], **changes})
+    assert counts == {"steps": updates, "clips": 0}
