@@ -98,9 +98,9 @@ def test_every_field_of_ppo_config_is_on_the_page_once(checkout):
 
 def test_the_settings_of_ppo_itself_are_in_the_first_section(checkout):
     """Where a reader looks for them, rather than among those of `TrainingArguments`."""
-    first, _ = (checkout / "docs" / "from_trl.md").read_text(encoding="utf-8").split("\n## Settings inherited")
-    own = fields_in_source(*THEIRS["from_trl.md"])
-    assert not [name for name in own if f"`{name}`" not in first.partition("\n## Settings of PPO itself")[2]]
+    text = (checkout / "docs" / "from_trl.md").read_text(encoding="utf-8")
+    section = text.partition("\n## Settings of PPO itself\n")[2].partition("\n## ")[0]
+    assert not [name for name in fields_in_source(*THEIRS["from_trl.md"]) if f"`{name}`" not in section]
 
 
 def test_defaults_are_those_of_both_packages(page):
