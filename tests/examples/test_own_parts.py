@@ -1,12 +1,16 @@
-"""A custom estimator and custom losses, loaded from their files: one step with each, and its numbers."""
+"""A custom estimator, losses, a reward and a recorder, loaded from their files: a step with each, and its numbers."""
 
+import csv
 import json
 
+import pytest
 import torch
 
 from ppo_lm.cli.main import main
 from ppo_lm.config import PPOConfig
 from ppo_lm.ppo_trainer import PPOTrainer
+from ppo_lm.rewards import Responses, ask, load_reward
+from ppo_lm.tracking import RECORDERS
 from ppo_lm.training import NewNumbers
 from tests.conftest import make_pairs
 
@@ -59,6 +63,44 @@ def test_a_value_loss(folder, checkout):
     pairs = make_pairs(rows=1, actions=2).with_columns(reward_to_go=torch.tensor([[0.0, 0.0]]))
     found = trainer.model_trainer.losses.value.compute(pairs, torch.tensor([[0.5, 3.0]]), PPOConfig())
     assert found.loss.tolist() == [[0.125, 2.5]] and found.metrics["value_far_fraction"].tolist() == [[False, True]]
+
+
+def test_a_reward(checkout):
+    reward = load_reward(f"{checkout}/examples/own_reward.py:Measured")
+    assert reward.missing_columns(["prompt"]) == ["words"]
+    scores = ask(reward, Responses([""] * 3, ["One two.", "so so so so", ""], {"words": [2, 4, 2]}))
+    assert scores.opinions == pytest.approx([1.0, 1 - 3 / 4, 0.0])
+    assert {name: part.tolist() for name, part in scores.parts.items()} == {
+        "length": [1.0, 1.0, 0.0],
+        "repeated": [0.0, 0.75, 0.0],
+    }
+
+
+def test_a_recorder(folder, tmp_path, monkeypatch, checkout, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "prompts.txt").write_text("\n".join(PROMPTS))
+    options = dict(
+        model_name=folder,
+        prompts="prompts.txt",
+        reward="length_target(words=4)",
+        recorders=f"{checkout}/examples/own_recorder.py:Table",
+        steps=2,
+        batch_size=4,
+        eval_prompts=0,
+        lora_r=4,
+        output_dir="run",
+    )
+    main(["train", *[f"--{name}={value}" for name, value in options.items()]])
+    logged = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    written = list(csv.reader((tmp_path / "scores.csv").open()))
+    assert written == [[str(row[name]) for name in ("step", "score", "kl")] for row in logged]
+    capsys.readouterr()
+
+    table = RECORDERS.find(f"{checkout}/examples/own_recorder.py:Table")
+    config = PPOConfig(model_name=folder, batch_size=4, lora_r=4, steps=3, eval_prompts=0, device="cpu")
+    PPOTrainer(config, reward=by_length).train(PROMPTS, recorders=[table("goal.csv", goal=-1.0)])
+    assert "the score is" in capsys.readouterr().out
+    assert len((tmp_path / "goal.csv").read_text().splitlines()) == 1
 
 
 def test_a_run_with_two_of_them_from_the_command_line_and_the_doctor_on_it(folder, tmp_path, checkout, capsys):
