@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import io
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,8 +34,7 @@ class Trackio(Tracker):
         from trackio.sqlite_storage import SQLiteStorage
 
         project = os.environ.get("TRACKIO_PROJECT") or PROJECT
-        taken = {run.name for run in trackio.Api().runs(project)}
-        name = remembered(folder, "trackio", lambda: _free_name(folder.name, taken))
+        name = remembered(folder, "trackio", lambda: _free_name(folder.name, SQLiteStorage.get_runs(project)))
         with _in_silence():
             self.run = trackio.init(project, name, config=dataclasses.asdict(event.config), resume="allow", embed=False)
         self.notes = [f"Trackio: run {name}; to look at it: trackio show --project {project}"]
@@ -61,12 +60,14 @@ class Trackio(Tracker):
 
     def close(self) -> None:
         """Write what is left."""
+        import trackio
+
         if self.is_open:
             with _in_silence():
-                self.run.finish()
+                trackio.finish()
 
 
-def _free_name(wanted: str, taken: set[str]) -> str:
+def _free_name(wanted: str, taken: Container[str]) -> str:
     number, name = 1, wanted
     while name in taken:
         number += 1

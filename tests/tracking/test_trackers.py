@@ -6,6 +6,7 @@ import os
 import signal
 import sqlite3
 from collections import defaultdict
+from importlib.util import find_spec
 
 import pytest
 
@@ -15,8 +16,9 @@ from ppo_lm.tracking.wandb_log import read_rows
 from tests.conftest import in_a_process
 from tests.ppo_trainer.conftest import PROMPTS, Signals, make
 
-for library in ("tensorboard", "wandb", "trackio", "mlflow", "sqlalchemy", "alembic"):
-    pytest.importorskip(library)
+LIBRARIES = ("tensorboard", "wandb", "trackio", "mlflow", "sqlalchemy", "alembic")
+missing = [library for library in LIBRARIES if find_spec(library) is None]
+pytestmark = pytest.mark.skipif(bool(missing), reason=f"needs {', '.join(missing)}")
 
 TRACKERS = ["tensorboard", "wandb", "trackio", "mlflow"]
 SETTINGS = dict(recorders=TRACKERS, save_every=2, steps=7, eval_every=2)
@@ -109,6 +111,7 @@ def undisturbed_run(folder, places, tmp_path_factory):
 
 def train_elsewhere(environment, folder, out, reward, resume=None):
     os.environ.update(environment)
+    os.environ.pop("WANDB_SERVICE", None)  # a killed process takes its own W&B service with it, not that of the tests
     make(folder, out, reward, **SETTINGS).train(PROMPTS, resume=resume)
 
 
