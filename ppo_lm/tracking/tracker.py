@@ -1,4 +1,4 @@
-"""What experiment trackers have in common: numbers, tables and alerts, each sent once however often a run is resumed."""
+"""What experiment trackers have in common: everything is sent to them once, however often a run is resumed."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ CURVES_BY = "step"  # the column that W&B draws curves over
 
 @RECORDERS.register("wandb")
 class WandB(Tracker):
-    """A run of Weights & Biases in the project `WANDB_PROJECT`, or else ppo_lm. Its files are in `WANDB_DIR`, or else in
+    """A run of Weights & Biases, in the project `WANDB_PROJECT` or else ppo_lm. Its files are in `WANDB_DIR` or else in
     the run's folder. Without an API key it is recorded offline.
 
     W&B numbers rows by itself, as an evaluation is a row of its own; those of a resumed run continue the count.
