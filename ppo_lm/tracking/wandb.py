@@ -7,7 +7,7 @@ import os
 import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ppo_lm.tracking.events import RunStart
 from ppo_lm.tracking.recorder import RECORDERS
@@ -69,7 +69,7 @@ class WandB(Tracker):
         """A table of W&B."""
         import wandb
 
-        columns = list(rows[0]) if rows else []
+        columns: list[Any] = list(rows[0]) if rows else []
         self._log({name: wandb.Table(columns=columns, data=[list(row.values()) for row in rows])}, step)
 
     def alert(self, kind: str, text: str, step: int) -> None:

@@ -20,7 +20,7 @@ WHOLE, FIRST, LAST = 1, 2, 4
 def read_rows(files: Iterable[Path]) -> Iterator[dict[str, Any]]:
     """What was logged, by name, oldest first; `_step` is the number of the row. A file that was cut off when its
     process was killed is read as far as it goes."""
-    from wandb.proto.wandb_internal_pb2 import Record
+    from wandb.proto.wandb_internal_pb2 import Record  # pyright: ignore[reportAttributeAccessIssue] (made at run time)
 
     for file in sorted(files):
         for content in _records(file.read_bytes()):

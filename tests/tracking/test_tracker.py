@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ppo_lm.config import PPOConfig
@@ -79,6 +79,7 @@ def numbers(sent):
     return [point for point in sent if point[0] != "samples"]
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.tuples(st.integers(0, STEPS), st.integers(0, 20), st.integers(0, 40)), max_size=3))
 def test_each_point_is_sent_once_whatever_was_lost(kills):
     """Each kill: the step of the checkpoint, how many events after it were told, how many of the last points the

@@ -77,8 +77,9 @@ def from_mlflow(out):
 def mlflow_run(out):
     from mlflow import MlflowClient
 
-    uri = f"sqlite:///{out}/mlflow/mlflow.db"
-    return MlflowClient(tracking_uri=uri), json.loads((out / "trackers.json").read_text())[f"mlflow {uri}"]
+    names = json.loads((out / "trackers.json").read_text())
+    ((place, number),) = ((name.split()[1], number) for name, number in names.items() if name.startswith("mlflow "))
+    return MlflowClient(tracking_uri=place), number
 
 
 READERS = dict(tensorboard=from_tensorboard, wandb=from_wandb, trackio=from_trackio, mlflow=from_mlflow)
@@ -190,7 +191,9 @@ def test_the_run_says_where_each_is_and_the_libraries_say_nothing(run):
     assert "INFO" not in run.printed
 
 
-def test_findings_and_skipped_steps_are_alerts(places, tmp_path):
+def test_findings_and_skipped_steps_are_alerts(run, tmp_path, monkeypatch):
+    place = f"sqlite:///{run.out}/mlflow/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", place)
     recorders = [kind() for kind in find_recorders(TRACKERS)]
     start = RunStart("PPO on m", PPOConfig(), tmp_path, steps=4)
     for recorder in recorders:
@@ -199,6 +202,7 @@ def test_findings_and_skipped_steps_are_alerts(places, tmp_path):
         recorder.finding(Finding("kl", "the KL runs away"))
         recorder.close()
     client, number = mlflow_run(tmp_path)
+    assert client.tracking_uri == place and not (tmp_path / "mlflow").exists()
     tags = client.get_run(number).data.tags
     assert (tags["skipped at step 3"], tags["health at step 3"]) == ("the reward is NaN", "the KL runs away")
     name, database = trackio_run(tmp_path)
