@@ -11,6 +11,7 @@ ENVIRONMENT = "environment.json"  # what a run ran on
 SAMPLES = "samples.jsonl"
 HELD_OUT = "held_out.jsonl"  # samples of evaluations
 TOKENS = "tokens"  # a folder with a file for each step that was looked at closely
+TRACKERS = "trackers.json"  # by which name each experiment tracker knows the run
 TOKEN_FILES = "step-*.safetensors"  # in it
 
 

@@ -16,8 +16,8 @@ class RecorderSettings(Settings):
     RUN = Topic("Run folder")
 
     recorders: Annotated[list[str] | None, MAY_CHANGE] = None
-    """Recorders in addition to the screen and the files of the run folder: registered names, module:class or
-    file.py:class; repeat the option for several."""
+    """Recorders in addition to the screen and the files of the run folder: tensorboard, wandb, trackio, mlflow,
+    module:class or file.py:class; repeat the option for several."""
 
 
 @dataclasses.dataclass(kw_only=True)

@@ -10,7 +10,17 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from ppo_lm.config.files import dump_settings
-from ppo_lm.config.output_folder import ENVIRONMENT, HELD_OUT, LOCK, SAMPLES, TOKENS, TRACEBACK, UNFINISHED, holds_files
+from ppo_lm.config.output_folder import (
+    ENVIRONMENT,
+    HELD_OUT,
+    LOCK,
+    SAMPLES,
+    TOKENS,
+    TRACEBACK,
+    TRACKERS,
+    UNFINISHED,
+    holds_files,
+)
 from ppo_lm.config.run_settings import FolderSettings, OptionalFolderSettings
 from ppo_lm.config.settings import Settings
 from ppo_lm.errors import ConfigError, StorageError, UserError, writing
@@ -29,7 +39,10 @@ RUN_FILES = (  # whatever a run of any stage writes; the tests of every stage ch
     SAMPLES,
     HELD_OUT,
     TOKENS,
+    TRACKERS,
     "tensorboard",
+    "wandb",
+    "mlflow",
     TRAINED_PROMPTS,
     TRACEBACK,
     "checkpoints",

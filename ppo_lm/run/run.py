@@ -255,6 +255,7 @@ class Run:
             lines=lines,
         )
         self.recorders.tell(Recorder.start, event)
+        self.say(*self.recorders.notes())
 
     @property
     def is_over(self) -> bool:

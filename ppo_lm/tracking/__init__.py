@@ -14,11 +14,15 @@ from ppo_lm.tracking.events import (
 )
 from ppo_lm.tracking.files import MetricsFile, SamplesFile, TokensFiles, write_tensors
 from ppo_lm.tracking.floor import Floor, Passes, measure_machine
+from ppo_lm.tracking.mlflow import MLflow
 from ppo_lm.tracking.phases import PhaseClock, peak_memory
 from ppo_lm.tracking.picture import Picture, write_picture
 from ppo_lm.tracking.recorder import RECORDERS, Recorder, add_recorders, find_recorders
 from ppo_lm.tracking.screen import Screen
 from ppo_lm.tracking.tensorboard import TensorBoard
+from ppo_lm.tracking.tracker import Tracker
+from ppo_lm.tracking.trackio import Trackio
+from ppo_lm.tracking.wandb import WandB
 
 __all__ = [
     "RECORDERS",
@@ -27,6 +31,7 @@ __all__ = [
     "Column",
     "EvaluationDone",
     "Floor",
+    "MLflow",
     "MetricsFile",
     "Passes",
     "PhaseClock",
@@ -42,6 +47,9 @@ __all__ = [
     "TensorBoard",
     "TokensFiles",
     "TokensSeen",
+    "Tracker",
+    "Trackio",
+    "WandB",
     "add_recorders",
     "find_recorders",
     "measure_machine",

@@ -35,6 +35,9 @@ class Recorder:
     needs: ClassVar[tuple[str, ...]] = ()
     """The packages that it imports, which an extra of its name installs."""
 
+    notes: Sequence[str] = ()
+    """What the user should know once it has started, one sentence each."""
+
     def start(self, event: RunStart) -> str | None:
         """The run begins or continues."""
 
@@ -115,6 +118,10 @@ class Broadcast:
                 reason = getattr(recorder, method.__name__)(event)
             if reason is not None and self.stop_reason is None:
                 self.stop_reason = str(reason)
+
+    def notes(self) -> list[str]:
+        """The notes of every recorder."""
+        return [note for recorder in self.recorders for note in recorder.notes]
 
     def close(self) -> list[RecorderError]:
         """Close every recorder. Returns the errors."""

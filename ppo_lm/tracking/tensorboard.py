@@ -2,83 +2,77 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ppo_lm.config.files import dump_settings
-from ppo_lm.data.examples import show_prompt
-from ppo_lm.health import Finding
-from ppo_lm.tracking.events import EvaluationDone, RunStart, SamplesDrawn, StepDone, StepSkipped
-from ppo_lm.tracking.recorder import RECORDERS, Recorder
+from ppo_lm.tracking.events import RunStart
+from ppo_lm.tracking.recorder import RECORDERS
+from ppo_lm.tracking.tracker import Tracker
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 FOLDER = "tensorboard"
-SHOWN = 8  # samples of a step
+TEXT = "/text_summary"  # what the writer appends to the names of texts
 
 
 @RECORDERS.register("tensorboard")
-class TensorBoard(Recorder):
-    """Event files in `tensorboard/` of the run's folder: every metric by step, the means of evaluations as
-    `EVALUATION/METRIC`, and as texts the settings, samples, findings and skipped steps. What a resumed run does again,
-    TensorBoard forgets."""
+class TensorBoard(Tracker):
+    """Event files in `tensorboard/` of the run's folder, with tables, alerts and settings as texts. What a resumed run
+    does again, TensorBoard forgets."""
 
     needs = ("tensorboard",)
+    writer: SummaryWriter | None = None
 
-    def __init__(self) -> None:
-        self.writer: SummaryWriter | None = None
-        self.step_done = 0
-
-    def start(self, event: RunStart) -> None:
-        """Write the settings."""
-        if event.folder is None:
-            return
+    def open(self, event: RunStart, folder: Path) -> Mapping[str, int]:
+        """Forget the steps after `event.done`."""
         from torch.utils.tensorboard import SummaryWriter
 
-        purge = event.done + 1 if event.done else None
-        self.writer, self.step_done = SummaryWriter(str(event.folder / FOLDER), purge_step=purge), event.done
-        if not event.done:
-            self._text("settings", dump_settings(event.config), 0)
+        held = _last_steps(folder / FOLDER)
+        self.writer = SummaryWriter(str(folder / FOLDER), purge_step=event.done + 1 if held else None)
+        self._text("settings", dump_settings(event.config), event.done)
+        return {name: min(step, event.done) for name, step in held.items()}
 
-    def step(self, event: StepDone) -> None:
-        """A point of each curve."""
-        self.step_done = event.step
-        self._scalars(event.metrics, event.step)
+    def scalars(self, numbers: Mapping[str, float], step: int) -> None:
+        """A scalar each."""
+        assert self.writer is not None
+        for name, value in numbers.items():
+            self.writer.add_scalar(name, value, step)
+        self.writer.flush()  # or else a kill loses up to two minutes
 
-    def skipped(self, event: StepSkipped) -> None:
-        """The reason."""
-        self.step_done = event.step
-        self._text("skipped", event.reason, event.step)
+    def table(self, name: str, rows: Sequence[Mapping[str, object]], step: int) -> None:
+        """One text."""
+        shown = [f"{row['prompt']}\n\n→ {row['completion']}\n\nscore {row['score']:.4g}" for row in rows]
+        self._text(name, "\n\n\n".join(shown), step)
 
-    def evaluation(self, event: EvaluationDone) -> None:
-        """A point of each curve."""
-        for name, means in event.means.items():
-            self._scalars({f"{name}/{metric}": mean for metric, mean in means.items()}, event.step)
-
-    def samples(self, event: SamplesDrawn) -> None:
-        """Prompts, responses and scores."""
-        shown = [
-            f"{show_prompt(prompt)}\n\n→ {text}\n\nscore {score:.4g}"
-            for prompt, text, score in zip(event.prompts[:SHOWN], event.completions, event.scores)
-        ]
-        self._text("samples", "\n\n\n".join(shown), event.step)
-
-    def finding(self, event: Finding) -> None:
-        """The sentence."""
-        self._text("health", event.text, self.step_done)
+    def alert(self, kind: str, text: str, step: int) -> None:
+        """A text."""
+        self._text(kind, text, step)
 
     def close(self) -> None:
         """Write what is left."""
         if self.writer is not None:
             self.writer.close()
 
-    def _scalars(self, numbers: Mapping[str, float], step: int) -> None:
-        if self.writer is not None:
-            for name, value in numbers.items():
-                self.writer.add_scalar(name, value, step)
-
     def _text(self, name: str, text: str, step: int) -> None:
         """As code, which TensorBoard shows as it is: it would render Markdown."""
-        if self.writer is not None:
-            self.writer.add_text(name, "".join(f"    {line}\n" for line in text.splitlines()), step)
+        assert self.writer is not None
+        self.writer.add_text(name, "".join(f"    {line}\n" for line in text.splitlines()), step)
+        self.writer.flush()
+
+
+def _last_steps(folder: Path) -> dict[str, int]:
+    """The last step of each scalar and text in event files."""
+    if not folder.is_dir():
+        return {}
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    files = EventAccumulator(str(folder), size_guidance={"scalars": 1, "tensors": 1})  # of each, the last is kept
+    files.Reload()
+    tags = files.Tags()
+    return {
+        **{name: files.Scalars(name)[-1].step for name in tags["scalars"]},
+        **{name.removesuffix(TEXT): files.Tensors(name)[-1].step for name in tags["tensors"]},
+    }

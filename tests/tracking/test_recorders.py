@@ -26,7 +26,7 @@ from ppo_lm.tracking import (
     StepSkipped,
 )
 from ppo_lm.tracking.files import drop_later_steps
-from ppo_lm.tracking.recorder import Broadcast, add_recorders
+from ppo_lm.tracking.recorder import Broadcast, add_recorders, find_recorders
 
 pytestmark = pytest.mark.fast
 
@@ -191,6 +191,15 @@ def test_recorders_are_made_by_name(tmp_path):
     made = add_recorders([own], ["metrics", "picture", f"{tmp_path}/mine.py:Mine"])
     assert made[0] is own and [type(recorder).__name__ for recorder in made[1:]] == ["Picture", "Mine"]
     assert {"screen", "metrics", "samples", "picture"} <= set(RECORDERS.names)
+
+
+def test_a_package_that_is_missing_is_said_before_any_model_loads(monkeypatch):
+    class Elsewhere(Recorder):
+        needs = ("no_such_package",)
+
+    monkeypatch.setitem(RECORDERS._parts, "elsewhere", Elsewhere)
+    with pytest.raises(ConfigError, match=r"'elsewhere' needs no_such_package; install it with: pip install 'ppo-lm\["):
+        find_recorders(["elsewhere"])
     with pytest.raises(ConfigError, match="recorders is 'screem'; .* did you mean 'screen'"):
         add_recorders([], ["screem"])
 
