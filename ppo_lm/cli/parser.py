@@ -8,24 +8,31 @@ import re
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any, NoReturn
+from typing import Any, Generic, NamedTuple, NoReturn, TypeVar
 
-from ppo_lm.config.field_types import Topic
-from ppo_lm.config.fields import Field, fields_of, help_texts
+from ppo_lm.config.fields import Field, by_heading, fields_of, help_texts
 from ppo_lm.config.files import embedded_settings
 from ppo_lm.config.other_names import did_you_mean
-from ppo_lm.config.run_settings import WRITES_RUN
 from ppo_lm.config.settings import Settings
 from ppo_lm.reading import Unreadable, parse_yaml
 from ppo_lm.terminal import printable
 
 WIDEST = 120
 HELP_COLUMN = 28
+Config = TypeVar("Config", bound=Settings)
+EXIT_CODES = (
+    "0 done; 1 a problem that you can fix, which is printed; 2 an unknown command or option; 70 the run cannot go on; 74 "
+    "a file cannot be written; 75 the run was paused and saved, continue it with --resume; 130 or 143 stopped by a "
+    "signal. See docs/resume.md."
+)
 NEGATIVE_NUMBER = re.compile(r"-(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$", re.IGNORECASE)
 
 
 class Parser(argparse.ArgumentParser):
     """Returns only the options that were given, and suggests the closest one for an unknown option."""
+
+    no_place = "it follows no option"
+    """What is wrong with an argument that belongs to nothing."""
 
     def __init__(self, prog: str, description: str, usage: str, add_help: bool = True):
         width = min(shutil.get_terminal_size().columns, WIDEST) - 2
@@ -33,6 +40,7 @@ class Parser(argparse.ArgumentParser):
             prog=prog,
             usage=f"{prog} {usage}",
             description=description,
+            epilog=f"Exit codes: {EXIT_CODES}",
             formatter_class=functools.partial(argparse.HelpFormatter, max_help_position=HELP_COLUMN, width=width),
             argument_default=argparse.SUPPRESS,
             allow_abbrev=False,
@@ -48,7 +56,9 @@ class Parser(argparse.ArgumentParser):
             known = [option.lstrip("-") for option in self._option_string_actions]
             self.error("\n".join(f"there is no option --{name}{did_you_mean(name, known, '--')}" for name in unknown))
         if rest:
-            self.error(f"unexpected argument {rest[0]!r}: it follows no option")
+            is_file_of_settings = rest[0].endswith((".yaml", ".yml")) and "--config" in self._option_string_actions
+            hint = f"; did you mean '--config {rest[0]}'?" if is_file_of_settings else ""
+            self.error(f"unexpected argument {rest[0]!r}: {self.no_place}{hint}")
         return vars(values)
 
     def error(self, message: str) -> NoReturn:
@@ -57,37 +67,60 @@ class Parser(argparse.ArgumentParser):
         raise SystemExit(2)
 
 
-def config_parser(
-    config: type[Settings], prog: str, description: str, *, task: str | None = None, resumable: bool = False
-) -> Parser:
-    """A parser whose options are the fields of `config`, by topic.
+class GeneralOption(NamedTuple):
+    """An option that is not a setting: a flag or, with a `metavar`, one that takes a value."""
 
-    It also has `--config FILE`, which may be repeated, `--print_config`, `--resume FOLDER` if `resumable`, and
-    `--overwrite` if it writes the folder of a run. `task`: the command's name, if it has settings for the embedded
-    task; then "embedded" is a FILE, and `--help` shows them beside the defaults.
+    name: str
+    help: str
+    metavar: str | None = None
+
+
+PRINT_CONFIG = GeneralOption("print_config", "Print all settings as YAML and exit.")
+RESUME = GeneralOption("resume", "Resume an unfinished run, or extend one.", "FOLDER")
+ALLOW_CHANGES = GeneralOption("allow_changes", "With --resume: continue although something has changed.")
+OVERWRITE = GeneralOption("overwrite", "Replace a run that output_dir already holds.")
+JSON = GeneralOption("json", "Print the result as one JSON object; everything else goes to stderr.")
+OF_A_RUN = (PRINT_CONFIG, RESUME, ALLOW_CHANGES, OVERWRITE)
+
+
+class ConfigParser(Parser, Generic[Config]):
+    """A parser whose options are the fields of `config`, by topic, everyday ones first.
+
+    It also has `--config FILE`, which may be repeated, and the `general` options. `task`: the command's name, if it has
+    settings for the embedded task; then "embedded" is a FILE, and `--help` shows them beside the defaults.
     """
-    resume, writes_run = " | --resume FOLDER" if resumable else "", issubclass(config, WRITES_RUN)
-    usage = f"[--config FILE] [--OPTION VALUE ...]{resume}"
-    embedded = {} if task is None else embedded_settings(task)
-    defaults = "Defaults are in [brackets]."
-    if embedded:
-        defaults = 'Defaults are in [brackets]; after "toy", those if you name no model and no --config.'
-    parser = Parser(prog, f"{description} {defaults}", usage, add_help=False)
-    fields = fields_of(config)
-    texts = {name: text + _defaults(fields[name], embedded) for name, text in help_texts(config).items()}
-    everyday = parser.add_argument_group("Everyday options")
-    for name in config.EVERYDAY:
-        _add_option(everyday, fields[name], texts[name])
-    _add_general_options(parser.add_argument_group("General options"), bool(embedded), resumable, writes_run)
-    for topic in Topic:
-        group = parser.add_argument_group(topic.value)
-        for name, field in fields.items():
-            if field.topic is topic and name not in config.EVERYDAY:
-                _add_option(group, field, texts[name])
-    return parser
+
+    def __init__(
+        self,
+        config: type[Config],
+        prog: str,
+        description: str,
+        *,
+        task: str | None = None,
+        general: Sequence[GeneralOption] = (PRINT_CONFIG,),
+    ):
+        self.config, self.task = config, task
+        embedded = {} if task is None else embedded_settings(task)
+        defaults = "Defaults are in [brackets]."
+        if embedded:
+            defaults = 'Defaults are in [brackets]; after "toy", those if you name no model and no --config.'
+        super().__init__(prog, f"{description} {defaults}", _usage(config, general), add_help=False)
+        texts = help_texts(config)
+        (everyday, first), *topics = by_heading(config).items()
+        group = self.add_argument_group(everyday)
+        if config.POSITIONAL is not None:
+            self.no_place = f"give each {_singular(config.POSITIONAL)} before the first option"
+            _add_positional(group, fields_of(config)[config.POSITIONAL])
+        for field in first:
+            _add_option(group, field, texts[field.name] + _defaults(field, embedded))
+        _add_general_options(self.add_argument_group("General options"), bool(embedded), general)
+        for topic, fields in topics:
+            group = self.add_argument_group(topic)
+            for field in fields:
+                _add_option(group, field, texts[field.name] + _defaults(field, embedded))
 
 
-class _Repeatable(argparse.Action):
+class _Repeatable(argparse._AppendAction):
     """Collects the values of an option that is given several times; a list or null replaces what came before."""
 
     def __call__(
@@ -97,19 +130,44 @@ class _Repeatable(argparse.Action):
         setattr(namespace, self.dest, values if whole else [*(getattr(namespace, self.dest, None) or []), values])
 
 
+def _usage(config: type[Settings], general: Sequence[GeneralOption]) -> str:
+    first = ""
+    if config.POSITIONAL is not None:
+        several = " ..." if fields_of(config)[config.POSITIONAL].is_list else ""
+        first = f"[{_singular(config.POSITIONAL)}{several}] "
+    return f"{first}[--config FILE] [--OPTION VALUE ...]{' | --resume FOLDER' if RESUME in general else ''}"
+
+
+def _singular(field: str) -> str:
+    """`models` → MODEL"""
+    return field.removesuffix("s").upper()
+
+
+def _add_positional(group: argparse._ArgumentGroup, field: Field) -> None:
+    group.add_argument(
+        field.name,
+        nargs="*" if field.is_list else "?",
+        metavar=_singular(field.name),
+        help=f"The same as --{field.name}; before any option.",
+    )
+
+
 def _add_option(group: argparse._ArgumentGroup, field: Field, text: str) -> None:
     add = functools.partial(
         group.add_argument,
         action=_Repeatable if field.is_list else "store",
         type=functools.partial(_read_value, field),
         metavar=_metavar(field),
+        **({"nargs": "?", "const": True} if field.kinds == (bool,) else {}),
     )
     add(f"--{field.name}", help=text.replace("%", "%%"))
     if field.former_name:
         add(f"--{field.former_name}", help=argparse.SUPPRESS)
 
 
-def _add_general_options(group: argparse._ArgumentGroup, embedded: bool, resumable: bool, overwrite: bool) -> None:
+def _add_general_options(
+    group: argparse._ArgumentGroup, embedded: bool, general: Sequence[GeneralOption]
+) -> None:
     group.add_argument(
         "--config",
         action="append",
@@ -118,14 +176,9 @@ def _add_general_options(group: argparse._ArgumentGroup, embedded: bool, resumab
         + (', or "embedded" for those of the embedded task' if embedded else "")
         + ". Options override it; if files conflict, the last one wins.",
     )
-    group.add_argument("--print_config", action="store_true", help="Print all settings as YAML and exit.")
-    if resumable:
-        group.add_argument("--resume", metavar="FOLDER", help="Resume an unfinished run, or extend one.")
-        group.add_argument(
-            "--allow_changes", action="store_true", help="With --resume: continue although something has changed."
-        )
-    if overwrite:
-        group.add_argument("--overwrite", action="store_true", help="Replace a run that output_dir already holds.")
+    for option in general:
+        kind = {"action": "store_true"} if option.metavar is None else {"metavar": option.metavar}
+        group.add_argument(f"--{option.name}", help=option.help, **kind)
     group.add_argument("-h", "--help", action="help", help="Show this help and exit.")
 
 
