@@ -6,6 +6,8 @@ import argparse
 import re
 import shlex
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
 
 from ppo_lm.cli.commands import COMMANDS, parser_of
 from ppo_lm.cli.options import EMBEDDED
@@ -14,24 +16,45 @@ from ppo_lm.config.fields import fields_of
 from ppo_lm.config.files import embedded_settings
 
 PROGRAM = "ppo-lm"
-SHELLS = {  # and what its user does, once
-    "bash": "ppo-lm completion bash > ~/.ppo-lm.bash; echo 'source ~/.ppo-lm.bash' >> ~/.bashrc",
-    "zsh": "ppo-lm completion zsh > ~/.ppo-lm.zsh; echo 'source ~/.ppo-lm.zsh' >> ~/.zshrc",
+
+
+class Setup(NamedTuple):
+    """Where a shell's script goes, and the line that its user adds to `startup`."""
+
+    file: str
+    startup: str
+    line: str
+
+
+SHELLS = {
+    "bash": Setup("~/.ppo-lm.bash", "~/.bashrc", "source ~/.ppo-lm.bash"),
+    "zsh": Setup("~/.zfunc/_ppo-lm", "~/.zshrc", "fpath=(~/.zfunc $fpath); autoload -Uz compinit; compinit"),
 }
+DESCRIPTION = """\
+Print a script for your shell, which completes the commands and options of
+ppo-lm, their values and files. Write it to a file, again after an update:
+
+  {bash_command}
+  {zsh_command}
+
+and load it in every new shell: in {bash.startup} and {zsh.startup} respectively,
+
+  {bash.line}
+  {zsh.line}
+
+This is for ppo-lm itself, in an activated environment. What follows `uv run`
+is not completed."""
 
 
 def make_parser(prog: str) -> Parser:
     """The options of the command."""
-    parser = Parser(
-        prog,
-        "Print a script for your shell that completes the commands and options of an installed ppo-lm, their values "
-        "and files. Run one of the lines below once and open a new shell; run its first part again after an update. "
-        "In zsh, compinit must come before it in ~/.zshrc. `uv run ppo-lm` is completed by uv, which knows no options "
-        "of ours: activate the environment first.",
-        "bash|zsh",
-    )
+    commands = {
+        f"{shell}_command": f"mkdir -p {Path(setup.file).parent}; {PROGRAM} completion {shell} > {setup.file}"
+        for shell, setup in SHELLS.items()
+    }
+    parser = Parser(prog, DESCRIPTION.format(**SHELLS, **commands), "bash|zsh")
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("shell", choices=tuple(SHELLS), metavar="bash|zsh", help="Your shell.")
-    parser.epilog = "\n".join(SHELLS.values())
     return parser
 
 
@@ -90,6 +113,7 @@ def _prepare(parser: argparse.ArgumentParser, names: Mapping[str, Sequence[str]]
             action.choices = field.choices
         elif field is not None and field.kinds == (bool,):
             action.choices = ("true", "false")
+            action.metavar = ":value"  # for zsh, which shtab does not tell that it may be left out
         elif field is None and action.metavar == "FOLDER":
             action.complete = shtab.DIRECTORY  # type: ignore[attr-defined]
         elif action.metavar == "FILE" or (field is not None and field.takes_text):
@@ -99,7 +123,7 @@ def _prepare(parser: argparse.ArgumentParser, names: Mapping[str, Sequence[str]]
 def _words_or_files(words: Sequence[str]) -> dict[str, str | dict[str, str]]:
     """For `shtab`: a function of the shell that offers the words beside files."""
     name = "_ppo_lm_files_or_" + re.sub(r"\W", "_", "_".join(words))
-    bash = f"{name}() {{\n  compgen -W {shlex.quote(' '.join(words))} -- \"$1\"\n  compgen -f -- \"$1\"\n}}"
+    bash = f'{name}() {{\n  compgen -W {shlex.quote(" ".join(words))} -- "$1"\n  compgen -f -- "$1"\n}}'
     zsh = f"{name}() {{\n  _alternative 'words:name:({' '.join(words)})' 'files:file:_files'\n}}"
     return {"bash": name, "zsh": name, "preamble": {"bash": bash, "zsh": zsh}}
 

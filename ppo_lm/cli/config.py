@@ -22,7 +22,7 @@ def make_parser(prog: str) -> Parser:
     commands = parser.add_subparsers(metavar="COMMAND", parser_class=lambda parser, **_: parser)
     for command in COMMANDS:
         if command != "config" and isinstance(found := parser_of(command, f"ppo-lm {command}"), ConfigParser):
-            commands.add_parser(command, parser=_settings_parser(found, f"{prog} {command}"))
+            commands.add_parser(command, help=COMMANDS[command], parser=_settings_parser(found, f"{prog} {command}"))
     return parser
 
 

@@ -165,9 +165,7 @@ def _add_option(group: argparse._ArgumentGroup, field: Field, text: str) -> None
         add(f"--{field.former_name}", help=argparse.SUPPRESS)
 
 
-def _add_general_options(
-    group: argparse._ArgumentGroup, embedded: bool, general: Sequence[GeneralOption]
-) -> None:
+def _add_general_options(group: argparse._ArgumentGroup, embedded: bool, general: Sequence[GeneralOption]) -> None:
     group.add_argument(
         "--config",
         action="append",

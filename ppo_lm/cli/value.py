@@ -9,7 +9,9 @@ from ppo_lm.config import ValueConfig
 
 def make_parser(prog: str) -> ConfigParser[ValueConfig]:
     """The options of the command."""
-    return ConfigParser(ValueConfig, prog, "Train a value model on demonstrations and a reward.", task="value", general=OF_A_RUN)
+    return ConfigParser(
+        ValueConfig, prog, "Train a value model on demonstrations and a reward.", task="value", general=OF_A_RUN
+    )
 
 
 def run(arguments: list[str], prog: str) -> None:

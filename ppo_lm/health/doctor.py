@@ -36,7 +36,9 @@ class Examination(NamedTuple):
         lines += [finding.text for finding in self.findings]
         if len(lines) == 1:
             lines.append(
-                "no problem found" if self.checked >= WINDOW else f"no problem found; most checks start at step {WINDOW}"
+                "no problem found"
+                if self.checked >= WINDOW
+                else f"no problem found; most checks start at step {WINDOW}"
             )
         return lines
 
