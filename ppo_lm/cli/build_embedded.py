@@ -30,8 +30,10 @@ def make_parser(prog: str) -> Parser:
         "Build the embedded model, with its reward and value model, from random weights.",
         "--output_dir FOLDER [--seed N]",
     )
-    parser.add_argument("--output_dir", required=True, metavar="FOLDER", help="Folder for the model.")
-    parser.add_argument("--seed", type=int, metavar="N", help="Random seed: weights, data order. [0]")
+    group = parser.add_argument_group("Everyday options")
+    group.add_argument("--output_dir", required=True, metavar="FOLDER", help="Folder for the model.")
+    group.add_argument("--seed", type=int, metavar="N", help="Random seed: weights, data order. [0]")
+    parser.add_general_group()
     return parser
 
 

@@ -6,7 +6,6 @@ import argparse
 import re
 import shlex
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 from ppo_lm.cli.commands import COMMANDS, parser_of
@@ -19,42 +18,49 @@ PROGRAM = "ppo-lm"
 
 
 class Setup(NamedTuple):
-    """Where a shell's script goes, and the line that its user adds to `startup`."""
+    """How a shell's script is written to `file`, and the line of `startup` that loads it."""
 
     file: str
+    command: str
     startup: str
     line: str
 
 
 SHELLS = {
-    "bash": Setup("~/.ppo-lm.bash", "~/.bashrc", "source ~/.ppo-lm.bash"),
-    "zsh": Setup("~/.zfunc/_ppo-lm", "~/.zshrc", "fpath=(~/.zfunc $fpath); autoload -Uz compinit; compinit"),
+    "bash": Setup(
+        file="~/.ppo-lm.bash",
+        command="ppo-lm completion bash > ~/.ppo-lm.bash",
+        startup="~/.bashrc",
+        line="source ~/.ppo-lm.bash",
+    ),
+    "zsh": Setup(
+        file="~/.zfunc/_ppo-lm",
+        command="mkdir -p ~/.zfunc; ppo-lm completion zsh > ~/.zfunc/_ppo-lm",
+        startup="~/.zshrc",
+        line="fpath=(~/.zfunc $fpath); autoload -Uz compinit; compinit",
+    ),
 }
 DESCRIPTION = """\
-Print a script for your shell, which completes the commands and options of
-ppo-lm, their values and files. Write it to a file, again after an update:
+Print a script with which a shell completes commands, options, their values and
+files at TAB. Write it to a file, again after an update of ppo-lm:
 
-  {bash_command}
-  {zsh_command}
+  {bash.command}
+  {zsh.command}
 
-and load it in every new shell: in {bash.startup} and {zsh.startup} respectively,
+Load it in every new shell, with a line in {bash.startup} or {zsh.startup}:
 
   {bash.line}
   {zsh.line}
 
-This is for ppo-lm itself, in an activated environment. What follows `uv run`
-is not completed."""
+It completes ppo-lm itself, in an activated environment, not `uv run ppo-lm`."""
 
 
 def make_parser(prog: str) -> Parser:
     """The options of the command."""
-    commands = {
-        f"{shell}_command": f"mkdir -p {Path(setup.file).parent}; {PROGRAM} completion {shell} > {setup.file}"
-        for shell, setup in SHELLS.items()
-    }
-    parser = Parser(prog, DESCRIPTION.format(**SHELLS, **commands), "bash|zsh")
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("shell", choices=tuple(SHELLS), metavar="bash|zsh", help="Your shell.")
+    parser = Parser(prog, DESCRIPTION.format(**SHELLS), "bash|zsh", argparse.RawDescriptionHelpFormatter)
+    group = parser.add_argument_group("Everyday options")
+    group.add_argument("shell", choices=tuple(SHELLS), metavar="bash|zsh", help="Your shell.")
+    parser.add_general_group()
     return parser
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from ppo_lm.cli.commands import COMMANDS, parser_of
 from ppo_lm.cli.embedded_task import embedded_task
 from ppo_lm.cli.options import EMBEDDED, read_named
@@ -18,25 +20,22 @@ DESCRIPTION = (
 
 def make_parser(prog: str) -> Parser:
     """A parser with one for each command that has settings."""
-    parser = Parser(prog, DESCRIPTION, "COMMAND [--config FILE] [--OPTION VALUE ...] [--changed]")
-    commands = parser.add_subparsers(metavar="COMMAND", parser_class=lambda parser, **_: parser)
-    for command in COMMANDS:
-        if command != "config" and isinstance(found := parser_of(command, f"ppo-lm {command}"), ConfigParser):
-            commands.add_parser(command, help=COMMANDS[command], parser=_settings_parser(found, f"{prog} {command}"))
-    return parser
+    return _with_commands(prog, _commands(prog))
 
 
 def run(arguments: list[str], prog: str) -> None:
     """Print the settings of a command."""
-    command = arguments[0] if arguments else "--help"
-    parser = make_parser(prog)
+    command, *rest = arguments or [""]
+    commands = _commands(prog)
+    whole = _with_commands(prog, commands)
     if command.startswith("-"):
-        parser.parse(arguments or [command])
-    found = parser_of(command, f"ppo-lm {command}") if command in COMMANDS else None
-    if not isinstance(found, ConfigParser):
-        parser.error(f"{command!r} is not a command with settings{did_you_mean(command, COMMANDS)}")
-    parser = _settings_parser(found, f"{prog} {command}")
-    options = parser.parse(arguments[1:])
+        whole.parse([command])  # --help, or an unknown option
+    if not command:
+        whole.error(f"no command is named; write, for example: {prog} train")
+    if command not in commands:
+        whole.error(f"{command!r} is not a command with settings{did_you_mean(command, commands)}")
+    parser = commands[command]
+    options = parser.parse(rest)
     changed, files = options.pop("changed", False), options.pop("config", [])
     named = read_named(parser, files, options)
     if EMBEDDED in files and parser.task is not None:
@@ -46,5 +45,20 @@ def run(arguments: list[str], prog: str) -> None:
     print(dump_changed(parser.config, named) if changed else dump_template(parser.config, named, command), end="")
 
 
-def _settings_parser(parser: ConfigParser, prog: str) -> ConfigParser:
-    return ConfigParser(parser.config, prog, DESCRIPTION, task=parser.task, general=(CHANGED,))
+def _commands(prog: str) -> dict[str, ConfigParser]:
+    """The commands that have settings, each with what may be said about them."""
+    found = {command: parser_of(command, command) for command in COMMANDS if command != "config"}
+    return {
+        command: ConfigParser(parser.config, f"{prog} {command}", DESCRIPTION, task=parser.task, general=(CHANGED,))
+        for command, parser in found.items()
+        if isinstance(parser, ConfigParser)
+    }
+
+
+def _with_commands(prog: str, commands: Mapping[str, ConfigParser]) -> Parser:
+    whole = Parser(prog, DESCRIPTION, "COMMAND [--config FILE] [--OPTION VALUE ...] [--changed]")
+    group = whole.add_subparsers(title="Commands", metavar="COMMAND", parser_class=lambda parser, **_: parser)
+    for command, parser in commands.items():
+        group.add_parser(command, help=COMMANDS[command], parser=parser)
+    whole.add_general_group()
+    return whole

@@ -18,7 +18,8 @@ USAGE = f"""usage: ppo-lm COMMAND [options]
 
 {chr(10).join(f"  {command:<16}{summary}" for command, summary in COMMANDS.items())}
 
-`ppo-lm COMMAND --help` lists the options, `ppo-lm --version` prints the version.
+`ppo-lm COMMAND --help` lists the options of a command, `ppo-lm --version`
+prints the version.
 
 If no model is named, sft, reward, value, train and evaluate run the embedded
 task, on a toy model that comes with the package and needs no network;

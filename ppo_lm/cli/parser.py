@@ -7,6 +7,7 @@ import functools
 import re
 import shutil
 import sys
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any, Generic, NamedTuple, NoReturn, TypeVar
 
@@ -19,10 +20,11 @@ from ppo_lm.terminal import printable
 
 WIDEST = 120
 HELP_COLUMN = 28
+MOST_CHOICES = 50  # characters
 Config = TypeVar("Config", bound=Settings)
 EXIT_CODES = (
-    "0 done; 1 a problem that you can fix, which is printed; 2 an unknown command or option; 70 the run cannot go on; 74 "
-    "a file cannot be written; 75 the run was paused and saved, continue it with --resume; 130 or 143 stopped by a "
+    "0 done; 1 a problem that you can fix, which is printed; 2 an unknown command or option; 70 the run cannot go on; "
+    "74 a file cannot be written; 75 the run was paused and saved, continue it with --resume; 130 or 143 stopped by a "
     "signal. See docs/resume.md."
 )
 NEGATIVE_NUMBER = re.compile(r"-(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$", re.IGNORECASE)
@@ -34,19 +36,31 @@ class Parser(argparse.ArgumentParser):
     no_place = "it follows no option"
     """What is wrong with an argument that belongs to nothing."""
 
-    def __init__(self, prog: str, description: str, usage: str, add_help: bool = True):
+    def __init__(
+        self,
+        prog: str,
+        description: str,
+        usage: str,
+        formatter: type[argparse.HelpFormatter] = argparse.HelpFormatter,
+    ):
         width = min(shutil.get_terminal_size().columns, WIDEST) - 2
         super().__init__(
             prog=prog,
             usage=f"{prog} {usage}",
             description=description,
-            epilog=f"Exit codes: {EXIT_CODES}",
-            formatter_class=functools.partial(argparse.HelpFormatter, max_help_position=HELP_COLUMN, width=width),
+            epilog=textwrap.fill(f"Exit codes: {EXIT_CODES}", width),
+            formatter_class=functools.partial(formatter, max_help_position=HELP_COLUMN, width=width),
             argument_default=argparse.SUPPRESS,
             allow_abbrev=False,
-            add_help=add_help,
+            add_help=False,
         )
         self._negative_number_matcher = NEGATIVE_NUMBER  # argparse's own lacks exponents before Python 3.14
+
+    def add_general_group(self) -> argparse._ArgumentGroup:
+        """The group of the options that are not settings, with --help."""
+        group = self.add_argument_group("General options")
+        group.add_argument("-h", "--help", action="help", help="Show this help and exit.")
+        return group
 
     def parse(self, arguments: Sequence[str]) -> dict[str, Any]:
         """The value of each option in `arguments`, by name. Ends with exit code 2 if one is unknown or incomplete."""
@@ -101,23 +115,24 @@ class ConfigParser(Parser, Generic[Config]):
     ):
         self.config, self.task = config, task
         embedded = {} if task is None else embedded_settings(task)
-        defaults = "Defaults are in [brackets]."
-        if embedded:
-            defaults = 'Defaults are in [brackets]; after "toy", those if you name no model and no --config.'
-        super().__init__(prog, f"{description} {defaults}", _usage(config, general), add_help=False)
+        super().__init__(prog, f"{description}{_about_defaults(config, bool(embedded))}", _usage(config, general))
         texts = help_texts(config)
         (everyday, first), *topics = by_heading(config).items()
         group = self.add_argument_group(everyday)
         if config.POSITIONAL is not None:
-            self.no_place = f"give each {_singular(config.POSITIONAL)} before the first option"
-            _add_positional(group, fields_of(config)[config.POSITIONAL])
+            positional = fields_of(config)[config.POSITIONAL]
+            name = _singular(positional.name)
+            self.no_place = (
+                f"give each {name} before all options" if positional.is_list else f"only one {name} is taken"
+            )
+            _add_positional(group, positional)
         for field in first:
-            _add_option(group, field, texts[field.name] + _defaults(field, embedded))
-        _add_general_options(self.add_argument_group("General options"), bool(embedded), general)
+            _add_option(group, field, texts[field.name], embedded)
+        _add_general_options(self.add_general_group(), bool(embedded), general)
         for topic, fields in topics:
             group = self.add_argument_group(topic)
             for field in fields:
-                _add_option(group, field, texts[field.name] + _defaults(field, embedded))
+                _add_option(group, field, texts[field.name], embedded)
 
 
 class _Repeatable(argparse._AppendAction):
@@ -128,6 +143,13 @@ class _Repeatable(argparse._AppendAction):
     ) -> None:
         whole = values is None or isinstance(values, list)
         setattr(namespace, self.dest, values if whole else [*(getattr(namespace, self.dest, None) or []), values])
+
+
+def _about_defaults(config: type[Settings], embedded: bool) -> str:
+    if all(field.default is None for field in fields_of(config).values()):
+        return ""
+    toy = '; after "toy", those of the embedded task, which is run if you name no model and no --config'
+    return f" Defaults are in [brackets]{toy if embedded else ''}."
 
 
 def _usage(config: type[Settings], general: Sequence[GeneralOption]) -> str:
@@ -148,11 +170,11 @@ def _add_positional(group: argparse._ArgumentGroup, field: Field) -> None:
         field.name,
         nargs="*" if field.is_list else "?",
         metavar=_singular(field.name),
-        help=f"The same as --{field.name}; before any option.",
+        help=f"Short for --{field.name} {_singular(field.name)}; before all options.",
     )
 
 
-def _add_option(group: argparse._ArgumentGroup, field: Field, text: str) -> None:
+def _add_option(group: argparse._ArgumentGroup, field: Field, text: str, embedded: Mapping[str, Any]) -> None:
     add = functools.partial(
         group.add_argument,
         action=_Repeatable if field.is_list else "store",
@@ -160,6 +182,9 @@ def _add_option(group: argparse._ArgumentGroup, field: Field, text: str) -> None
         metavar=_metavar(field),
         **({"nargs": "?", "const": True} if field.kinds == (bool,) else {}),
     )
+    if _has_many_choices(field):
+        text = f"{text} One of {', '.join(field.choices)}."
+    text += _defaults(field, embedded)
     add(f"--{field.name}", help=text.replace("%", "%%"))
     if field.former_name:
         add(f"--{field.former_name}", help=argparse.SUPPRESS)
@@ -177,7 +202,6 @@ def _add_general_options(group: argparse._ArgumentGroup, embedded: bool, general
     for option in general:
         kind = {"action": "store_true"} if option.metavar is None else {"metavar": option.metavar}
         group.add_argument(f"--{option.name}", help=option.help, **kind)
-    group.add_argument("-h", "--help", action="help", help="Show this help and exit.")
 
 
 def _read_value(field: Field, text: str) -> Any:
@@ -193,10 +217,15 @@ def _read_value(field: Field, text: str) -> Any:
         return text
 
 
+def _has_many_choices(field: Field) -> bool:
+    """Whether they are too long for one line, so that the help text lists them."""
+    return len(",".join(field.choices)) > MOST_CHOICES
+
+
 def _metavar(field: Field) -> str:
     if field.choices:
-        return f"{{{','.join(field.choices)}}}"
-    return {int: "N", float: "X", bool: "{true,false}", str: "TEXT", list[str]: "TEXT"}.get(field.kinds[0], "LIST")
+        return "NAME" if _has_many_choices(field) else f"{{{','.join(field.choices)}}}"
+    return {int: "N", float: "X", bool: "true|false", str: "TEXT", list[str]: "TEXT"}.get(field.kinds[0], "LIST")
 
 
 def _defaults(field: Field, embedded: Mapping[str, Any]) -> str:

@@ -17,7 +17,7 @@ CHECKOUT = Path(ppo_lm.__file__).parents[1]
 PAGES = [CHECKOUT / "README.md", *sorted((CHECKOUT / "docs").glob("*.md"))]
 CODE = re.compile(r"```\w*\n(.*?)```|`([^`\n]+)`", flags=re.DOTALL)
 COMMAND = re.compile(r"(?:uv run )?(main\.py|ppo-lm +[a-z-]+)((?: .*)?)")
-WITHOUT_CONFIG = ("doctor", "report", "build-embedded")
+WITHOUT_CONFIG = ("config", "completion", "build-embedded")
 
 
 def commands(page: Path) -> list[list[str]]:

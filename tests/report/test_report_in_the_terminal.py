@@ -73,5 +73,5 @@ def test_the_command(run_folder, capsys):
     with pytest.raises(SystemExit):
         main(["report", str(run_folder), "--terminal", "--colour_by", "advantage"])
     assert capsys.readouterr().err.startswith(
-        "error: --colour_by is 'advantage', which no token has; did you mean 'adv"
+        "error: ReportConfig: colour_by is 'advantage'; it must be one of kl, rewards, "
     )
