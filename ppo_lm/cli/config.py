@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from typing import NoReturn
 
 from ppo_lm.cli.commands import COMMANDS, parser_of
 from ppo_lm.cli.embedded_task import embedded_task
@@ -20,21 +20,22 @@ DESCRIPTION = (
 
 def make_parser(prog: str) -> Parser:
     """A parser with one for each command that has settings."""
-    return _with_commands(prog, _commands(prog))
+    whole = Parser(prog, DESCRIPTION, "COMMAND [--config FILE] [--OPTION VALUE ...] [--changed]")
+    group = whole.add_subparsers(title="Commands", metavar="COMMAND", parser_class=lambda parser, **_: parser)
+    for command, summary in COMMANDS.items():
+        parser = _settings_parser(command, prog)
+        if parser is not None:
+            group.add_parser(command, help=summary, parser=parser)
+    whole.add_general_group()
+    return whole
 
 
 def run(arguments: list[str], prog: str) -> None:
     """Print the settings of a command."""
     command, *rest = arguments or [""]
-    commands = _commands(prog)
-    whole = _with_commands(prog, commands)
-    if command.startswith("-"):
-        whole.parse([command])  # --help, or an unknown option
-    if not command:
-        whole.error(f"no command is named; write, for example: {prog} train")
-    if command not in commands:
-        whole.error(f"{command!r} is not a command with settings{did_you_mean(command, commands)}")
-    parser = commands[command]
+    parser = _settings_parser(command, prog)
+    if parser is None:
+        _refuse(command, prog)
     options = parser.parse(rest)
     changed, files = options.pop("changed", False), options.pop("config", [])
     named = read_named(parser, files, options)
@@ -45,20 +46,19 @@ def run(arguments: list[str], prog: str) -> None:
     print(dump_changed(parser.config, named) if changed else dump_template(parser.config, named, command), end="")
 
 
-def _commands(prog: str) -> dict[str, ConfigParser]:
-    """The commands that have settings, each with what may be said about them."""
-    found = {command: parser_of(command, command) for command in COMMANDS if command != "config"}
-    return {
-        command: ConfigParser(parser.config, f"{prog} {command}", DESCRIPTION, task=parser.task, general=(CHANGED,))
-        for command, parser in found.items()
-        if isinstance(parser, ConfigParser)
-    }
+def _settings_parser(command: str, prog: str) -> ConfigParser | None:
+    """What may be said about the settings of a command, if it has any."""
+    parser = parser_of(command, command) if command in COMMANDS and command != "config" else None
+    if not isinstance(parser, ConfigParser):
+        return None
+    return ConfigParser(parser.config, f"{prog} {command}", DESCRIPTION, task=parser.task, general=(CHANGED,))
 
 
-def _with_commands(prog: str, commands: Mapping[str, ConfigParser]) -> Parser:
-    whole = Parser(prog, DESCRIPTION, "COMMAND [--config FILE] [--OPTION VALUE ...] [--changed]")
-    group = whole.add_subparsers(title="Commands", metavar="COMMAND", parser_class=lambda parser, **_: parser)
-    for command, parser in commands.items():
-        group.add_parser(command, help=COMMANDS[command], parser=parser)
-    whole.add_general_group()
-    return whole
+def _refuse(command: str, prog: str) -> NoReturn:
+    whole = make_parser(prog)
+    if command.startswith("-"):
+        whole.parse([command])  # --help, or an unknown option
+    if not command:
+        whole.error(f"no command is named; write, for example: {prog} train")
+    known = [each for each in COMMANDS if _settings_parser(each, prog)]
+    whole.error(f"{command!r} is not a command with settings{did_you_mean(command, known)}")

@@ -104,19 +104,12 @@ def test_what_only_some_commands_have_is_shown_by_those_alone(monkeypatch):
 
 
 def test_the_names_of_models_and_folders_may_come_first(monkeypatch):
-    for command, name in {
-        "generate": "MODEL ...",
-        "evaluate": "MODEL ...",
-        "report": "FOLDER ...",
-        "doctor": "FOLDER",
-    }.items():
+    first = {"generate": "MODEL ...", "evaluate": "MODEL ...", "report": "FOLDER ...", "doctor": "FOLDER"}
+    for command, name in first.items():
         assert f"usage: ppo-lm {command} [{name}] [--config FILE]" in printed_help(command, monkeypatch)
     for command, field in {"generate": "models", "report": "folders"}.items():
-        assert getattr(read_config(parser_of(command, ""), ["a", "b=c"]), field) == ["a", "b=c"]
-        assert getattr(read_config(parser_of(command, ""), [f"--{field}=a", f"--{field}", "b=c"]), field) == [
-            "a",
-            "b=c",
-        ]
+        for arguments in (["a", "b=c"], [f"--{field}=a", f"--{field}", "b=c"]):
+            assert getattr(read_config(parser_of(command, ""), arguments), field) == ["a", "b=c"]
     assert read_config(parser_of("doctor", ""), ["runs/a"]).folder == "runs/a"
 
 

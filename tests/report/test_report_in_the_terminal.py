@@ -7,8 +7,11 @@ import pytest
 from rich.console import Console
 
 from ppo_lm.cli.main import main
+from ppo_lm.config import ReportConfig
+from ppo_lm.config.fields import fields_of
 from ppo_lm.report import read_run_folder, show_report
 from ppo_lm.report.terminal import sparkline
+from ppo_lm.report.token_files import NUMBERS
 from tests.report.conftest import HOSTILE, make_run
 
 pytestmark = pytest.mark.fast
@@ -75,3 +78,7 @@ def test_the_command(run_folder, capsys):
     assert capsys.readouterr().err.startswith(
         "error: ReportConfig: colour_by is 'advantage'; it must be one of kl, rewards, "
     )
+
+
+def test_every_number_of_a_token_can_colour_it():
+    assert fields_of(ReportConfig)["colour_by"].choices == tuple(NUMBERS)
