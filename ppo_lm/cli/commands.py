@@ -3,8 +3,11 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib
+from collections.abc import Mapping
 from types import ModuleType
+from typing import Any, cast
 
 from ppo_lm.cli.parser import Parser
 
@@ -32,3 +35,11 @@ def module_of(command: str) -> ModuleType:
 def parser_of(command: str, prog: str) -> Parser:
     """The options of a command."""
     return module_of(command).make_parser(prog)
+
+
+def add_commands(whole: argparse.ArgumentParser, parsers: Mapping[str, Parser]) -> None:
+    """Make the parsers of commands the sub-parsers of another."""
+    as_it_is = cast(Any, lambda parser, **_: parser)  # argparse would make each parser itself
+    group = whole.add_subparsers(title="Commands", metavar="COMMAND", parser_class=as_it_is)
+    for command, parser in parsers.items():
+        group.add_parser(command, help=COMMANDS[command], parser=parser)

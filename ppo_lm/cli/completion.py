@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from ppo_lm.cli.commands import COMMANDS, parser_of
+from ppo_lm.cli.commands import COMMANDS, add_commands, parser_of
 from ppo_lm.cli.options import EMBEDDED
 from ppo_lm.cli.parser import ConfigParser, Parser
 from ppo_lm.config.fields import fields_of
@@ -89,11 +89,8 @@ def _all_commands(names: Mapping[str, Sequence[str]]) -> argparse.ArgumentParser
     """One parser with all commands, whose actions say how `shtab` completes them."""
     root = argparse.ArgumentParser(PROGRAM)
     root.add_argument("--version", action="store_true", help="Print the version.")
-    commands = root.add_subparsers(parser_class=lambda parser, **_: parser)
-    for command, summary in COMMANDS.items():
-        parser = parser_of(command, f"{PROGRAM} {command}")
-        _prepare(parser, names)
-        commands.add_parser(command, help=summary, parser=parser)
+    add_commands(root, {command: parser_of(command, f"{PROGRAM} {command}") for command in COMMANDS})
+    _prepare(root, names)
     return root
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NoReturn
 
-from ppo_lm.cli.commands import COMMANDS, parser_of
+from ppo_lm.cli.commands import COMMANDS, add_commands, parser_of
 from ppo_lm.cli.embedded_task import embedded_task
 from ppo_lm.cli.options import EMBEDDED, read_named
 from ppo_lm.cli.parser import ConfigParser, GeneralOption, Parser
@@ -21,11 +21,7 @@ DESCRIPTION = (
 def make_parser(prog: str) -> Parser:
     """A parser with one for each command that has settings."""
     whole = Parser(prog, DESCRIPTION, "COMMAND [--config FILE] [--OPTION VALUE ...] [--changed]")
-    group = whole.add_subparsers(title="Commands", metavar="COMMAND", parser_class=lambda parser, **_: parser)
-    for command, summary in COMMANDS.items():
-        parser = _settings_parser(command, prog)
-        if parser is not None:
-            group.add_parser(command, help=summary, parser=parser)
+    add_commands(whole, {command: parser for command in COMMANDS if (parser := _settings_parser(command, prog))})
     whole.add_general_group()
     return whole
 

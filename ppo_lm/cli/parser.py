@@ -136,7 +136,8 @@ class ConfigParser(Parser, Generic[Config]):
 
 
 class _Repeatable(argparse._AppendAction):
-    """Collects the values of an option that is given several times; a list or null replaces what came before."""
+    """Collects the values of an option that is given several times; a list or null replaces what came before. Shell
+    completion knows by its base that the option may be repeated."""
 
     def __call__(
         self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
@@ -170,7 +171,7 @@ def _add_positional(group: argparse._ArgumentGroup, field: Field) -> None:
         field.name,
         nargs="*" if field.is_list else "?",
         metavar=_singular(field.name),
-        help=f"Short for --{field.name} {_singular(field.name)}; before all options.",
+        help=f"Short for --{field.name} {_singular(field.name)}; goes before all options.",
     )
 
 
@@ -200,8 +201,10 @@ def _add_general_options(group: argparse._ArgumentGroup, embedded: bool, general
         + ". Options override it; if files conflict, the last one wins.",
     )
     for option in general:
-        kind = {"action": "store_true"} if option.metavar is None else {"metavar": option.metavar}
-        group.add_argument(f"--{option.name}", help=option.help, **kind)
+        if option.metavar is None:
+            group.add_argument(f"--{option.name}", action="store_true", help=option.help)
+        else:
+            group.add_argument(f"--{option.name}", metavar=option.metavar, help=option.help)
 
 
 def _read_value(field: Field, text: str) -> Any:
