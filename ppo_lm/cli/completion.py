@@ -114,7 +114,7 @@ def _prepare(parser: argparse.ArgumentParser, names: Mapping[str, Sequence[str]]
         words = [*names.get(action.dest, ()), *built_in.get(action.dest, ())]
         if field is not None and field.choices:
             action.choices = field.choices
-        elif field is not None and field.kinds == (bool,):
+        elif field is not None and field.is_switch:
             action.choices = ("true", "false")
             action.metavar = ":value"  # for zsh, which shtab does not tell that it may be left out
         elif field is None and action.metavar == "FOLDER":

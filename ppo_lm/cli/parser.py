@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import itertools
 import re
 import shutil
 import sys
@@ -134,6 +135,17 @@ class ConfigParser(Parser, Generic[Config]):
             for field in fields:
                 _add_option(group, field, texts[field.name], embedded)
 
+    def parse(self, arguments: Sequence[str]) -> dict[str, Any]:
+        """As `Parser` does; a switch before a name, as in `report --terminal FOLDER`, does not take the name."""
+        if self.config.POSITIONAL is None:
+            return super().parse(arguments)
+        switches = {f"--{name}": field for name, field in fields_of(self.config).items() if field.is_switch}
+        apart = [
+            f"{this}=true" if this in switches and isinstance(_read_value(switches[this], following), str) else this
+            for this, following in itertools.pairwise([*arguments, ""])
+        ]
+        return super().parse(apart)
+
 
 class _Repeatable(argparse._AppendAction):
     """Collects the values of an option that is given several times; a list or null replaces what came before. Shell
@@ -181,7 +193,7 @@ def _add_option(group: argparse._ArgumentGroup, field: Field, text: str, embedde
         action=_Repeatable if field.is_list else "store",
         type=functools.partial(_read_value, field),
         metavar=_metavar(field),
-        **({"nargs": "?", "const": True} if field.kinds == (bool,) else {}),
+        **({"nargs": "?", "const": True} if field.is_switch else {}),
     )
     if _has_many_choices(field):
         text = f"{text} One of {', '.join(field.choices)}."

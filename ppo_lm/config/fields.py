@@ -51,6 +51,11 @@ class Field:
         return any(typing.get_origin(kind) is list for kind in self.kinds)
 
     @property
+    def is_switch(self) -> bool:
+        """Whether the value is true or false."""
+        return self.kinds == (bool,)
+
+    @property
     def takes_text(self) -> bool:
         """Whether the value may be any text, or a list of texts."""
         return str in self.kinds or list[str] in self.kinds

@@ -57,6 +57,8 @@ def test_help_answers_within_a_second(checkout):
         *([command, "--help"] for command in COMMANDS),
         *([command, "--print_config"] for command in ("sft", "reward", "value", "train", "evaluate")),
         ["collect", "--prompts", "mine.txt", "--print_config"],
+        ["report", "runs/a", "--print_config"],
+        ["doctor", "runs/a", "--print_config"],
         ["train", "--advantage_estimator", "rloo", "--responses_per_prompt", "2", "--print_config"],
     ],
     ids=" ".join,

@@ -130,6 +130,14 @@ def test_a_name_in_the_wrong_place_says_where_it_goes(command, arguments, proble
     assert ended.value.code == 2 and capsys.readouterr().err == f"error: {problem}\n"
 
 
+@pytest.mark.parametrize("switch", [["--terminal"], ["--terminal", "true"], ["--terminal=true"]])
+def test_a_switch_does_not_take_a_name_for_its_value(switch):
+    config = read_config(parser_of("report", ""), [*switch, "a", "b", "--colour_by=kl"])
+    assert (config.terminal, config.folders, config.colour_by) == (True, ["a", "b"], "kl")
+    assert read_config(parser_of("report", ""), ["--terminal", "false", "a"]).terminal is False
+    assert read_config(parser_of("report", ""), ["a", "--terminal"]).terminal is True
+
+
 def test_a_switch_needs_no_value():
     def read(*arguments):
         return read_config(parser_of("train", ""), ["--model_name=m", "--output_dir=x", *arguments])
