@@ -23,16 +23,23 @@ from ppo_lm.reading import user_path
 Config = TypeVar("Config", bound=Settings)
 
 
-def run(arguments: list[str], prog: str) -> None:
-    """Build the model, and print what was measured."""
+def make_parser(prog: str) -> Parser:
+    """The options of the command."""
     parser = Parser(
         prog,
         "Build the embedded model, with its reward and value model, from random weights.",
         "--output_dir FOLDER [--seed N]",
     )
-    parser.add_argument("--output_dir", required=True, metavar="FOLDER", help="Folder for the model.")
-    parser.add_argument("--seed", type=int, metavar="N", help="Random seed: weights, data order. [0]")
-    options = parser.parse(arguments)
+    group = parser.add_argument_group("Everyday options")
+    group.add_argument("--output_dir", required=True, metavar="FOLDER", help="Folder for the model.")
+    group.add_argument("--seed", type=int, metavar="N", help="Random seed: weights, data order. [0]")
+    parser.add_general_group()
+    return parser
+
+
+def run(arguments: list[str], prog: str) -> None:
+    """Build the model, and print what was measured."""
+    options = make_parser(prog).parse(arguments)
     for name, value in build_embedded(user_path(options["output_dir"], "output_dir"), options.get("seed", 0)).items():
         print(f"{name}: {value:.4f}")
 

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from itertools import takewhile
-
 from ppo_lm.cli.options import note, read_config
+from ppo_lm.cli.parser import ConfigParser
 from ppo_lm.cli.stages import hide_progress_bars
 from ppo_lm.config import GenerateConfig
 
 
+def make_parser(prog: str) -> ConfigParser[GenerateConfig]:
+    """The options of the command."""
+    return ConfigParser(GenerateConfig, prog, "Answer prompts with one model, or with several side by side.")
+
+
 def run(arguments: list[str], prog: str) -> None:
-    """Answer the prompts that the options name, or those that are typed. Models may come first, without an option."""
-    models = list(takewhile(lambda argument: not argument.startswith("-"), arguments))
-    options = [part for model in models for part in ("--models", model)] + arguments[len(models) :]
-    description = "Answer prompts with one model, or with several side by side: ppo-lm generate MODEL [MODEL ...]."
-    config = read_config(GenerateConfig, options, prog, description)
+    """Answer the prompts that the options name, or those that are typed."""
+    config = read_config(make_parser(prog), arguments)
     if config.models is None:
         note("no model is named, so the embedded one answers")
         config.models = ["embedded"]

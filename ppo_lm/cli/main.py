@@ -2,35 +2,30 @@
 
 from __future__ import annotations
 
-import importlib
 import sys
+import textwrap
 
 import ppo_lm
+from ppo_lm.cli.commands import COMMANDS, module_of
 from ppo_lm.cli.output import lasting_output
+from ppo_lm.cli.parser import EXIT_CODES
 from ppo_lm.config.other_names import did_you_mean
 from ppo_lm.errors import UserError
 from ppo_lm.signals import end_at_once_on_signals
 from ppo_lm.terminal import printable
 
-COMMANDS = {  # each is a module of this package with a function `run(arguments, prog)`
-    "sft": "supervised fine-tuning, from demonstrations",
-    "reward": "train a reward model, from preferences",
-    "value": "train a value model, from demonstrations and a reward",
-    "train": "PPO, from prompts and a reward",
-    "evaluate": "compare policies on the same prompts",
-    "generate": "answer prompts, with one model or several side by side",
-    "collect": "judge pairs of completions in a browser",
-    "report": "show runs, down to single tokens, in one HTML file",
-    "doctor": "check a PPO run for known signs of failure",
-    "build-embedded": "build the small model that comes with the package",
-}
 USAGE = f"""usage: ppo-lm COMMAND [options]
 
 {chr(10).join(f"  {command:<16}{summary}" for command, summary in COMMANDS.items())}
 
-`ppo-lm COMMAND --help` lists the options, `ppo-lm --version` prints the version. If no model is named, sft, reward,
-value, train and evaluate run the embedded task, on a toy model that comes with the package and needs no network;
-`--config embedded` uses the settings of that task with another model."""
+`ppo-lm COMMAND --help` lists the options of a command, `ppo-lm --version`
+prints the version.
+
+If no model is named, sft, reward, value, train and evaluate run the embedded
+task, on a toy model that comes with the package and needs no network;
+`--config embedded` uses the settings of that task with another model.
+
+{textwrap.fill(f"Exit codes: {EXIT_CODES}", 78)}"""
 
 
 def main(arguments: list[str] | None = None, prog: str | None = None) -> None:
@@ -60,4 +55,4 @@ def _run(arguments: list[str], prog: str | None) -> None:
         unknown = f"error: there is no command {command!r}{did_you_mean(command, COMMANDS)}"
         print(printable(unknown) if command else USAGE, file=sys.stderr)
         raise SystemExit(2)
-    importlib.import_module(f"ppo_lm.cli.{command.replace('-', '_')}").run(options, prog or f"ppo-lm {command}")
+    module_of(command).run(options, prog or f"ppo-lm {command}")

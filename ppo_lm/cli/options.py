@@ -7,7 +7,7 @@ import sys
 from typing import Any, TypeVar
 
 from ppo_lm.cli.embedded_task import describe_toy_model, embedded_task
-from ppo_lm.cli.parser import config_parser
+from ppo_lm.cli.parser import ConfigParser
 from ppo_lm.config.fields import fields_of
 from ppo_lm.config.files import dump_settings, read_settings
 from ppo_lm.config.output_folder import free_folder
@@ -17,33 +17,24 @@ from ppo_lm.reading import user_path
 from ppo_lm.terminal import printable
 
 Config = TypeVar("Config", bound=Settings)
+EMBEDDED = "embedded"  # as a file of settings: those of the embedded task
 
 
-def read_config(
-    config: type[Config], arguments: list[str], prog: str, description: str, task: str | None = None
-) -> Config:
-    """A `config` from the command line. `task`: the command's name, if it has settings for the embedded task.
-
-    Raises `ConfigError`; ends with exit code 2 if an option is unknown, with 0 after `--help` and `--print_config`.
-    """
-    parser = config_parser(config, prog, description, task=task)
-    return make_config(config, parser.parse(arguments), task)
+def read_config(parser: ConfigParser[Config], arguments: list[str]) -> Config:
+    """A configuration from the command line; see `make_config`. Ends with exit code 2 if an option is unknown, with 0
+    after `--help` and `--print_config`."""
+    return make_config(parser, parser.parse(arguments))
 
 
-def make_config(config: type[Config], options: dict[str, Any], task: str | None) -> Config:
-    """A `config` from parsed options. Prints what it decides: the model if none is named, and another folder if none is
-    named and the default one is taken."""
-    options = dict(options)
+def make_config(parser: ConfigParser[Config], options: dict[str, Any]) -> Config:
+    """A configuration from the options that `parser` read. Prints what it decides: the model if none is named, and
+    another folder if none is named and the default one is taken. Raises `ConfigError`."""
+    config, task, options = parser.config, parser.task, dict(options)
     print_config, files = options.pop("print_config", False), options.pop("config", [])
     overwrite = options.pop("overwrite", False)
     task_by_default = task is not None and not files and not options.keys() & {"model_name", "models"}
-    named: dict[str, Any] = {}
-    for file in files:
-        if file != "embedded" or task is None:
-            named |= with_current_names(config, read_settings(user_path(file, "--config"), "--config"))
-    named |= with_current_names(config, options)
-    chosen: dict[str, Any] = {}
-    if task is not None and (task_by_default or "embedded" in files):
+    named, chosen = read_named(parser, files, options), {}
+    if task is not None and (task_by_default or EMBEDDED in files):
         chosen = embedded_task(task, config, named)
     made = config(**chosen | named)
     if task_by_default:
@@ -56,6 +47,16 @@ def make_config(config: type[Config], options: dict[str, Any], task: str | None)
         print(dump_settings(made), end="")
         raise SystemExit(0)
     return made
+
+
+def read_named(parser: ConfigParser, files: list[str], options: dict[str, Any]) -> dict[str, Any]:
+    """What the files, the last one counting most, and the options that go over them set, by current names. Raises
+    `ConfigError` for a file that cannot be read."""
+    named: dict[str, Any] = {}
+    for file in files:
+        if file != EMBEDDED or parser.task is None:
+            named |= with_current_names(parser.config, read_settings(user_path(file, "--config"), "--config"))
+    return named | with_current_names(parser.config, options)
 
 
 def _choose_folder(config: FolderSettings | OptionalFolderSettings, overwrite: bool) -> str:

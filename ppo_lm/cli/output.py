@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TextIO, cast
 
 from ppo_lm.errors import StorageError
@@ -50,6 +51,11 @@ class LastingStream:
     def _report(self, error: OSError) -> None:
         if self is not sys.stderr:
             print(f"error: stdout cannot be written: {error.strerror}; nothing more is printed", file=sys.stderr)
+
+
+def print_json(record: Mapping[str, Any]) -> None:
+    """Print one JSON object, for a script."""
+    print(json.dumps(record, indent=2))
 
 
 @contextlib.contextmanager

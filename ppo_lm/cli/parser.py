@@ -4,41 +4,64 @@ from __future__ import annotations
 
 import argparse
 import functools
+import itertools
 import re
 import shutil
 import sys
+import textwrap
 from collections.abc import Mapping, Sequence
-from typing import Any, NoReturn
+from typing import Any, Generic, NamedTuple, NoReturn, TypeVar
 
-from ppo_lm.config.field_types import Topic
-from ppo_lm.config.fields import Field, fields_of, help_texts
+from ppo_lm.config.fields import Field, by_heading, fields_of, help_texts
 from ppo_lm.config.files import embedded_settings
 from ppo_lm.config.other_names import did_you_mean
-from ppo_lm.config.run_settings import WRITES_RUN
 from ppo_lm.config.settings import Settings
 from ppo_lm.reading import Unreadable, parse_yaml
 from ppo_lm.terminal import printable
 
 WIDEST = 120
 HELP_COLUMN = 28
+MOST_CHOICES = 50  # characters
+Config = TypeVar("Config", bound=Settings)
+EXIT_CODES = (
+    "0 done; 1 a problem that you can fix, which is printed; 2 an unknown command or option; 70 the run cannot go on; "
+    "74 a file cannot be written; 75 the run was paused and saved, continue it with --resume; 130 or 143 stopped by a "
+    "signal. See docs/resume.md."
+)
 NEGATIVE_NUMBER = re.compile(r"-(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$", re.IGNORECASE)
 
 
 class Parser(argparse.ArgumentParser):
     """Returns only the options that were given, and suggests the closest one for an unknown option."""
 
-    def __init__(self, prog: str, description: str, usage: str, add_help: bool = True):
+    no_place = "it follows no option"
+    """What is wrong with an argument that belongs to nothing."""
+
+    def __init__(
+        self,
+        prog: str,
+        description: str,
+        usage: str,
+        formatter: type[argparse.HelpFormatter] = argparse.HelpFormatter,
+    ):
         width = min(shutil.get_terminal_size().columns, WIDEST) - 2
         super().__init__(
             prog=prog,
             usage=f"{prog} {usage}",
             description=description,
-            formatter_class=functools.partial(argparse.HelpFormatter, max_help_position=HELP_COLUMN, width=width),
+            epilog=textwrap.fill(f"Exit codes: {EXIT_CODES}", width),
+            formatter_class=functools.partial(formatter, max_help_position=HELP_COLUMN, width=width),
             argument_default=argparse.SUPPRESS,
             allow_abbrev=False,
-            add_help=add_help,
+            add_help=False,
         )
         self._negative_number_matcher = NEGATIVE_NUMBER  # argparse's own lacks exponents before Python 3.14
+
+    def add_general_group(self) -> argparse._ArgumentGroup:
+        """The group of the options that are not settings, with --help."""
+        group = self.add_argument_group("General options")
+        group.add_argument("-h", "--help", action="help", help="Show this help and exit.")
+        return group
 
     def parse(self, arguments: Sequence[str]) -> dict[str, Any]:
         """The value of each option in `arguments`, by name. Ends with exit code 2 if one is unknown or incomplete."""
@@ -48,7 +71,9 @@ class Parser(argparse.ArgumentParser):
             known = [option.lstrip("-") for option in self._option_string_actions]
             self.error("\n".join(f"there is no option --{name}{did_you_mean(name, known, '--')}" for name in unknown))
         if rest:
-            self.error(f"unexpected argument {rest[0]!r}: it follows no option")
+            is_file_of_settings = rest[0].endswith((".yaml", ".yml")) and "--config" in self._option_string_actions
+            hint = f"; did you mean '--config {rest[0]}'?" if is_file_of_settings else ""
+            self.error(f"unexpected argument {rest[0]!r}: {self.no_place}{hint}")
         return vars(values)
 
     def error(self, message: str) -> NoReturn:
@@ -57,38 +82,74 @@ class Parser(argparse.ArgumentParser):
         raise SystemExit(2)
 
 
-def config_parser(
-    config: type[Settings], prog: str, description: str, *, task: str | None = None, resumable: bool = False
-) -> Parser:
-    """A parser whose options are the fields of `config`, by topic.
+class GeneralOption(NamedTuple):
+    """An option that is not a setting: a flag or, with a `metavar`, one that takes a value."""
 
-    It also has `--config FILE`, which may be repeated, `--print_config`, `--resume FOLDER` if `resumable`, and
-    `--overwrite` if it writes the folder of a run. `task`: the command's name, if it has settings for the embedded
-    task; then "embedded" is a FILE, and `--help` shows them beside the defaults.
+    name: str
+    help: str
+    metavar: str | None = None
+
+
+PRINT_CONFIG = GeneralOption("print_config", "Print all settings as YAML and exit.")
+RESUME = GeneralOption("resume", "Resume an unfinished run, or extend one.", "FOLDER")
+ALLOW_CHANGES = GeneralOption("allow_changes", "With --resume: continue although something has changed.")
+OVERWRITE = GeneralOption("overwrite", "Replace a run that output_dir already holds.")
+JSON = GeneralOption("json", "Print the result as one JSON object; everything else goes to stderr.")
+OF_A_RUN = (PRINT_CONFIG, RESUME, ALLOW_CHANGES, OVERWRITE)
+
+
+class ConfigParser(Parser, Generic[Config]):
+    """A parser whose options are the fields of `config`, by topic, everyday ones first.
+
+    It also has `--config FILE`, which may be repeated, and the `general` options. `task`: the command's name, if it has
+    settings for the embedded task; then "embedded" is a FILE, and `--help` shows them beside the defaults.
     """
-    resume, writes_run = " | --resume FOLDER" if resumable else "", issubclass(config, WRITES_RUN)
-    usage = f"[--config FILE] [--OPTION VALUE ...]{resume}"
-    embedded = {} if task is None else embedded_settings(task)
-    defaults = "Defaults are in [brackets]."
-    if embedded:
-        defaults = 'Defaults are in [brackets]; after "toy", those if you name no model and no --config.'
-    parser = Parser(prog, f"{description} {defaults}", usage, add_help=False)
-    fields = fields_of(config)
-    texts = {name: text + _defaults(fields[name], embedded) for name, text in help_texts(config).items()}
-    everyday = parser.add_argument_group("Everyday options")
-    for name in config.EVERYDAY:
-        _add_option(everyday, fields[name], texts[name])
-    _add_general_options(parser.add_argument_group("General options"), bool(embedded), resumable, writes_run)
-    for topic in Topic:
-        group = parser.add_argument_group(topic.value)
-        for name, field in fields.items():
-            if field.topic is topic and name not in config.EVERYDAY:
-                _add_option(group, field, texts[name])
-    return parser
+
+    def __init__(
+        self,
+        config: type[Config],
+        prog: str,
+        description: str,
+        *,
+        task: str | None = None,
+        general: Sequence[GeneralOption] = (PRINT_CONFIG,),
+    ):
+        self.config, self.task = config, task
+        embedded = {} if task is None else embedded_settings(task)
+        super().__init__(prog, f"{description}{_about_defaults(config, bool(embedded))}", _usage(config, general))
+        texts = help_texts(config)
+        (everyday, first), *topics = by_heading(config).items()
+        group = self.add_argument_group(everyday)
+        if config.POSITIONAL is not None:
+            positional = fields_of(config)[config.POSITIONAL]
+            name = _singular(positional.name)
+            self.no_place = (
+                f"give each {name} before all options" if positional.is_list else f"only one {name} is taken"
+            )
+            _add_positional(group, positional)
+        for field in first:
+            _add_option(group, field, texts[field.name], embedded)
+        _add_general_options(self.add_general_group(), bool(embedded), general)
+        for topic, fields in topics:
+            group = self.add_argument_group(topic)
+            for field in fields:
+                _add_option(group, field, texts[field.name], embedded)
+
+    def parse(self, arguments: Sequence[str]) -> dict[str, Any]:
+        """As `Parser` does; a switch before a name, as in `report --terminal FOLDER`, does not take the name."""
+        if self.config.POSITIONAL is None:
+            return super().parse(arguments)
+        switches = {f"--{name}": field for name, field in fields_of(self.config).items() if field.is_switch}
+        apart = [
+            f"{this}=true" if this in switches and isinstance(_read_value(switches[this], following), str) else this
+            for this, following in itertools.pairwise([*arguments, ""])
+        ]
+        return super().parse(apart)
 
 
-class _Repeatable(argparse.Action):
-    """Collects the values of an option that is given several times; a list or null replaces what came before."""
+class _Repeatable(argparse._AppendAction):
+    """Collects the values of an option that is given several times; a list or null replaces what came before. Shell
+    completion knows by its base that the option may be repeated."""
 
     def __call__(
         self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
@@ -97,19 +158,52 @@ class _Repeatable(argparse.Action):
         setattr(namespace, self.dest, values if whole else [*(getattr(namespace, self.dest, None) or []), values])
 
 
-def _add_option(group: argparse._ArgumentGroup, field: Field, text: str) -> None:
+def _about_defaults(config: type[Settings], embedded: bool) -> str:
+    if all(field.default is None for field in fields_of(config).values()):
+        return ""
+    toy = '; after "toy", those of the embedded task, which is run if you name no model and no --config'
+    return f" Defaults are in [brackets]{toy if embedded else ''}."
+
+
+def _usage(config: type[Settings], general: Sequence[GeneralOption]) -> str:
+    first = ""
+    if config.POSITIONAL is not None:
+        several = " ..." if fields_of(config)[config.POSITIONAL].is_list else ""
+        first = f"[{_singular(config.POSITIONAL)}{several}] "
+    return f"{first}[--config FILE] [--OPTION VALUE ...]{' | --resume FOLDER' if RESUME in general else ''}"
+
+
+def _singular(field: str) -> str:
+    """`models` → MODEL"""
+    return field.removesuffix("s").upper()
+
+
+def _add_positional(group: argparse._ArgumentGroup, field: Field) -> None:
+    group.add_argument(
+        field.name,
+        nargs="*" if field.is_list else "?",
+        metavar=_singular(field.name),
+        help=f"Short for --{field.name} {_singular(field.name)}; goes before all options.",
+    )
+
+
+def _add_option(group: argparse._ArgumentGroup, field: Field, text: str, embedded: Mapping[str, Any]) -> None:
     add = functools.partial(
         group.add_argument,
         action=_Repeatable if field.is_list else "store",
         type=functools.partial(_read_value, field),
         metavar=_metavar(field),
+        **({"nargs": "?", "const": True} if field.is_switch else {}),
     )
+    if _has_many_choices(field):
+        text = f"{text} One of {', '.join(field.choices)}."
+    text += _defaults(field, embedded)
     add(f"--{field.name}", help=text.replace("%", "%%"))
     if field.former_name:
         add(f"--{field.former_name}", help=argparse.SUPPRESS)
 
 
-def _add_general_options(group: argparse._ArgumentGroup, embedded: bool, resumable: bool, overwrite: bool) -> None:
+def _add_general_options(group: argparse._ArgumentGroup, embedded: bool, general: Sequence[GeneralOption]) -> None:
     group.add_argument(
         "--config",
         action="append",
@@ -118,15 +212,11 @@ def _add_general_options(group: argparse._ArgumentGroup, embedded: bool, resumab
         + (', or "embedded" for those of the embedded task' if embedded else "")
         + ". Options override it; if files conflict, the last one wins.",
     )
-    group.add_argument("--print_config", action="store_true", help="Print all settings as YAML and exit.")
-    if resumable:
-        group.add_argument("--resume", metavar="FOLDER", help="Resume an unfinished run, or extend one.")
-        group.add_argument(
-            "--allow_changes", action="store_true", help="With --resume: continue although something has changed."
-        )
-    if overwrite:
-        group.add_argument("--overwrite", action="store_true", help="Replace a run that output_dir already holds.")
-    group.add_argument("-h", "--help", action="help", help="Show this help and exit.")
+    for option in general:
+        if option.metavar is None:
+            group.add_argument(f"--{option.name}", action="store_true", help=option.help)
+        else:
+            group.add_argument(f"--{option.name}", metavar=option.metavar, help=option.help)
 
 
 def _read_value(field: Field, text: str) -> Any:
@@ -142,10 +232,15 @@ def _read_value(field: Field, text: str) -> Any:
         return text
 
 
+def _has_many_choices(field: Field) -> bool:
+    """Whether they are too long for one line, so that the help text lists them."""
+    return len(",".join(field.choices)) > MOST_CHOICES
+
+
 def _metavar(field: Field) -> str:
     if field.choices:
-        return f"{{{','.join(field.choices)}}}"
-    return {int: "N", float: "X", bool: "{true,false}", str: "TEXT", list[str]: "TEXT"}.get(field.kinds[0], "LIST")
+        return "NAME" if _has_many_choices(field) else f"{{{','.join(field.choices)}}}"
+    return {int: "N", float: "X", bool: "true|false", str: "TEXT", list[str]: "TEXT"}.get(field.kinds[0], "LIST")
 
 
 def _defaults(field: Field, embedded: Mapping[str, Any]) -> str:

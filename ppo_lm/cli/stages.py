@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ppo_lm.cli.options import make_config
-from ppo_lm.cli.parser import config_parser
+from ppo_lm.cli.parser import ConfigParser
 from ppo_lm.config.fields import fields_of
 from ppo_lm.config.files import read_settings
 from ppo_lm.config.settings import Settings, with_current_names
@@ -17,25 +17,25 @@ from ppo_lm.reading import user_path
 
 
 class RunRequest(NamedTuple):
-    """What the command line asks for. `resume`: the folder of the run to resume."""
+    """What the command line asks for. `resume`: the folder of the run to resume; `json`: print the result as JSON."""
 
     config: Any
     resume: Path | None
     overwrite: bool
     allow_changes: bool
+    json: bool
 
     def options(self) -> dict[str, Any]:
         """As the stages take them."""
         return {"resume": self.resume, "overwrite": self.overwrite, "allow_changes": self.allow_changes}
 
 
-def read_run(
-    config: type[Settings], arguments: list[str], prog: str, description: str, task: str, *, resumable: bool = True
-) -> RunRequest:
+def read_run(parser: ConfigParser, arguments: list[str]) -> RunRequest:
     """The run that `--resume FOLDER` names, or a new one with the settings of `make_config`. Raises `ConfigError`
     unless its folder can be used."""
-    options = config_parser(config, prog, description, task=task, resumable=resumable).parse(arguments)
+    config, options = parser.config, parser.parse(arguments)
     overwrite, allow_changes = options.get("overwrite", False), options.pop("allow_changes", False)
+    json = options.pop("json", False)
     if allow_changes and "resume" not in options:
         raise ConfigError.of("--allow_changes belongs to --resume; give the folder of an unfinished run")
     if "resume" in options:
@@ -47,12 +47,12 @@ def read_run(
         made = config(**(with_current_names(config, saved) | changed))
         check_resumable(folder, made)
     else:
-        folder, made = None, make_config(config, options, task)
+        folder, made = None, make_config(parser, options)
     from ppo_lm.run import check_one_process
 
     check_one_process()
     hide_progress_bars()
-    return RunRequest(made, folder, overwrite, allow_changes)
+    return RunRequest(made, folder, overwrite, allow_changes, json)
 
 
 def find_run(name: str) -> Path:

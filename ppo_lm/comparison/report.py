@@ -16,6 +16,7 @@ from ppo_lm.terminal import printable
 from ppo_lm.tracking import write_picture
 from ppo_lm.tracking.screen import number as show
 
+RESULTS = "results.json"
 MEASURES = {
     "score": "score",
     "win_rate": "win rate",
@@ -55,7 +56,7 @@ def write_results(results: dict[str, list[Standing]], exposure: Exposure, judge:
         for kind, rows in results.items()
     }
     data = {"prompts": exposure.prompts, "unseen_by_runs": exposure.unseen_by_runs, "seen": exposure.seen}
-    write_json(folder / "results.json", {**data, "judge": judge, **plain})
+    write_json(folder / RESULTS, {**data, "judge": judge, **plain})
     lines = ["# Comparison", "", f"{exposure.describe()}, judged by `{judge}`.", ""]
     lines += [line for sentence in exposure.sentences for line in (f"{sentence}.", "")]
     for kind, rows in results.items():

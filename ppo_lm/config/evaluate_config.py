@@ -37,6 +37,8 @@ class EvaluateConfig(PromptSettings, FolderSettings):
         "output_dir",
     )
 
+    POSITIONAL = "models"
+
     MODEL = Topic("Model")
 
     models: list[str] | None = None

@@ -50,6 +50,16 @@ class Field:
         """Whether the value may be a list."""
         return any(typing.get_origin(kind) is list for kind in self.kinds)
 
+    @property
+    def is_switch(self) -> bool:
+        """Whether the value is true or false."""
+        return self.kinds == (bool,)
+
+    @property
+    def takes_text(self) -> bool:
+        """Whether the value may be any text, or a list of texts."""
+        return str in self.kinds or list[str] in self.kinds
+
     def problem(self, value: object) -> str | None:
         """A sentence if `value` has the wrong type or is out of bounds."""
         if value is None and self.optional:
@@ -82,6 +92,17 @@ def fields_of(config: type) -> dict[str, Field]:
             sets_length=any(isinstance(extra, SetsLength) for extra in extras),
         )
     return fields
+
+
+def by_heading(config: type) -> dict[str, list[Field]]:
+    """The fields of a configuration class under the headings of `--help`: everyday ones, then the others by topic."""
+    fields = fields_of(config)
+    found = {"Everyday options": [fields[name] for name in config.EVERYDAY]}
+    for topic in Topic:
+        others = [field for name, field in fields.items() if field.topic is topic and name not in config.EVERYDAY]
+        if others:
+            found[topic.value] = others
+    return found
 
 
 def help_texts(config: type) -> dict[str, str]:

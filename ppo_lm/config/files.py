@@ -47,7 +47,12 @@ def is_ppo_run(settings: Mapping[str, Any]) -> bool:
 
 def dump_settings(config: Settings) -> str:
     """The YAML text of a configuration, which `read_settings` reads."""
-    return yaml.dump(dataclasses.asdict(config), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+    return dump_values(dataclasses.asdict(config))
+
+
+def dump_values(settings: Mapping[str, Any]) -> str:
+    """The YAML text of some settings, in their order; empty if there are none."""
+    return yaml.dump(dict(settings), Dumper=_Dumper, sort_keys=False, allow_unicode=True) if settings else ""
 
 
 def embedded_settings(command: str) -> dict[str, Any]:

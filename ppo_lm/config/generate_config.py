@@ -35,6 +35,8 @@ class GenerateConfig(SourceSettings):
         "device",
     )
 
+    POSITIONAL = "models"
+
     MODEL = Topic("Model")
 
     models: list[str] | None = None

@@ -35,6 +35,9 @@ class Settings:
     EVERYDAY: ClassVar[tuple[str, ...]] = ()
     """The fields that `--help` lists first."""
 
+    POSITIONAL: ClassVar[str | None] = None
+    """The field whose value may come before all options, without a name: `ppo-lm generate MODEL`."""
+
     def problems(self) -> list[str]:
         """One sentence per problem; empty if there is none."""
         checks = [field.problem(getattr(self, name)) for name, field in fields_of(type(self)).items()]

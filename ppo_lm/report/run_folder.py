@@ -42,7 +42,9 @@ def read_run_folder(folder: Path) -> Record:
         "series": _series(steps),
         "dropped": [{"step": row["step"], "reason": row["dropped"]} for row in rows if "dropped" in row],
         "evaluations": _evaluations(rows),
-        "health": read_findings(folder / METRICS, steps, config) if isinstance(config, PPOConfig) else [],
+        "health": [finding.text for finding in read_findings(folder / METRICS, steps, config)]
+        if isinstance(config, PPOConfig)
+        else [],
         "answers": _answers(read_rows(folder / HELD_OUT)),
         "settings": _settings(config),
         "environment": _read_optional(folder / ENVIRONMENT),

@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from ppo_lm.cli.options import read_config
+from ppo_lm.cli.parser import OF_A_RUN, ConfigParser
 from ppo_lm.config import EvaluateConfig, PPOConfig, RewardConfig, SFTConfig, ValueConfig
 from ppo_lm.config.fields import fields_of
 from ppo_lm.config.files import embedded_settings
@@ -17,7 +18,7 @@ KINDS = {"sft": SFTConfig, "reward": RewardConfig, "value": ValueConfig, "train"
 
 
 def read(*arguments: str, command: str = "train"):
-    return read_config(KINDS[command], list(arguments), f"ppo-lm {command}", "", command)
+    return read_config(ConfigParser(KINDS[command], "ppo-lm", "", task=command, general=OF_A_RUN), list(arguments))
 
 
 def test_options_go_over_files_and_files_over_defaults(tmp_path):
@@ -181,6 +182,10 @@ def test_wrong_values_of_files_and_options_are_reported_at_once_in_the_words_of_
         (["-lr", "1e-3"], "error: there is no option --lr; did you mean '--learning_rate'?\n"),
         (["--learning-rate=1e-3"], "error: there is no option --learning-rate; did you mean '--learning_rate'?\n"),
         (["3"], "error: unexpected argument '3': it follows no option\n"),
+        (
+            ["mine.yaml"],
+            "error: unexpected argument 'mine.yaml': it follows no option; did you mean '--config mine.yaml'?\n",
+        ),
         (["--steps"], "error: argument --steps: expected one argument\n"),
     ],
 )

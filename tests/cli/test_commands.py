@@ -9,8 +9,10 @@ from importlib.metadata import version
 
 import pytest
 
-from ppo_lm.cli.main import COMMANDS, USAGE, main
+from ppo_lm.cli.commands import COMMANDS
+from ppo_lm.cli.main import USAGE, main
 from ppo_lm.cli.options import read_config
+from ppo_lm.cli.train import make_parser
 from ppo_lm.config import PPOConfig
 from ppo_lm.config.files import dump_settings
 
@@ -55,6 +57,8 @@ def test_help_answers_within_a_second(checkout):
         *([command, "--help"] for command in COMMANDS),
         *([command, "--print_config"] for command in ("sft", "reward", "value", "train", "evaluate")),
         ["collect", "--prompts", "mine.txt", "--print_config"],
+        ["report", "runs/a", "--print_config"],
+        ["doctor", "runs/a", "--print_config"],
         ["train", "--advantage_estimator", "rloo", "--responses_per_prompt", "2", "--print_config"],
     ],
     ids=" ".join,
@@ -120,7 +124,7 @@ def test_the_usage_is_printed_when_it_is_asked_for(argument, capsys):
 def test_help_with_a_command_prints_the_commands_own(capsys):
     with pytest.raises(SystemExit) as ended:
         main(["help", "doctor"])
-    assert ended.value.code == 0 and capsys.readouterr().out.startswith("usage: ppo-lm doctor FOLDER")
+    assert ended.value.code == 0 and capsys.readouterr().out.startswith("usage: ppo-lm doctor [FOLDER]")
 
 
 def test_wrong_values_end_with_exit_code_1_before_any_model_loads(run):
@@ -164,7 +168,7 @@ def test_the_main_job_in_small(run, tmp_path):
         "checkpoints",
         "trained_prompts.json",
     }
-    again = read_config(PPOConfig, ["--config", str(out / "config.yaml")], "ppo-lm train", "", "train")
+    again = read_config(make_parser("ppo-lm train"), ["--config", str(out / "config.yaml")])
     assert (again.steps, again.batch_size, again.model_name) == (2, 8, "embedded")
 
 

@@ -1,14 +1,34 @@
 import pytest
 
-from ppo_lm.cli.main import COMMANDS
-from ppo_lm.config import CollectConfig, EvaluateConfig, GenerateConfig, PPOConfig, RewardConfig, SFTConfig, ValueConfig
+from ppo_lm.cli.commands import COMMANDS
+from ppo_lm.config import (
+    CollectConfig,
+    DoctorConfig,
+    EvaluateConfig,
+    GenerateConfig,
+    PPOConfig,
+    ReportConfig,
+    RewardConfig,
+    SFTConfig,
+    ValueConfig,
+)
 from ppo_lm.config.fields import fields_of
 from ppo_lm.config.other_names import OTHER_NAMES, did_you_mean
 from ppo_lm.errors import ConfigError
 
 pytestmark = pytest.mark.fast
 
-CONFIGS = [SFTConfig, RewardConfig, ValueConfig, PPOConfig, EvaluateConfig, CollectConfig, GenerateConfig]
+CONFIGS = [
+    SFTConfig,
+    RewardConfig,
+    ValueConfig,
+    PPOConfig,
+    EvaluateConfig,
+    CollectConfig,
+    GenerateConfig,
+    ReportConfig,
+    DoctorConfig,
+]
 
 # What a command that lacks the setting on the left should suggest
 EXPECTED = {

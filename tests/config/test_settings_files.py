@@ -1,9 +1,11 @@
 import math
+import re
 
 import pytest
 
 from ppo_lm.config import EvaluateConfig, PPOConfig, RewardConfig, SFTConfig, ValueConfig
 from ppo_lm.config.files import EMBEDDED_SETTINGS, dump_settings, embedded_settings, read_settings
+from ppo_lm.data import load_prompts
 from ppo_lm.errors import ConfigError
 from ppo_lm.reading import parse_yaml
 
@@ -69,8 +71,39 @@ def test_each_command_has_settings_for_the_embedded_task():
         config(**embedded_settings(command))
 
 
-def test_the_settings_in_the_checkout_are_valid(checkout):
-    files = sorted(checkout.glob("configs/*/*.yaml"))
-    assert len(files) >= 7
+FOLDERS = ["embedded", "smollm2_posts", "smollm2_sentiment", "tldr"]
+
+
+def test_the_readme_of_the_configs_describes_each_folder(checkout):
+    assert sorted(path.name for path in (checkout / "configs").iterdir() if path.is_dir()) == FOLDERS
+    text = (checkout / "configs" / "README.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| \[`(\w+)`\]\([^)]*\) \| (.*) \|$", text, flags=re.MULTILINE))
+    assert sorted(rows) == FOLDERS and "**never**" in rows["tldr"]
+    for folder, row in rows.items():
+        named = set(re.findall(r"`(\w+)`", row.split(" | ")[1]))
+        assert named == {file.stem for file in (checkout / "configs" / folder).glob("*.yaml")}
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_the_settings_in_the_checkout_are_read_by_their_commands_and_name_their_data(folder, checkout, monkeypatch):
+    monkeypatch.chdir(checkout)
+    files = sorted(checkout.glob(f"configs/{folder}/*.yaml"))
+    assert files
     for file in files:
-        COMMANDS[file.stem](**read_settings(file, str(file)))
+        settings = read_settings(file, str(file))
+        config = COMMANDS[file.stem](**settings)
+        sources = [settings[name] for name in ("prompts", "demonstrations", "preferences") if name in settings]
+        local = [source for source in sources if source != "embedded" and not source.startswith("trl-lib/")]
+        assert sources and all(len(load_prompts(source, config)[0]) > 100 for source in local)
+
+
+@pytest.mark.parametrize("folder", ["smollm2_posts", "tldr"])
+def test_a_stage_reads_what_an_earlier_one_writes(folder, checkout):
+    written: set[str] = set()
+    for stage in ("sft", "reward", "train", "evaluate"):
+        settings = read_settings(checkout / "configs" / folder / f"{stage}.yaml", "")
+        named = [settings.get(name, "") for name in ("model_name", "reward", "judge")] + settings.get("models", [])
+        paths = [name.split("=")[-1] for name in named if "runs/" in name]
+        assert bool(paths) == (stage != "sft")
+        assert [path for path in paths if not any(path.startswith(folder) for folder in written)] == []
+        written.add(settings["output_dir"])

@@ -7,8 +7,11 @@ import pytest
 from rich.console import Console
 
 from ppo_lm.cli.main import main
+from ppo_lm.config import ReportConfig
+from ppo_lm.config.fields import fields_of
 from ppo_lm.report import read_run_folder, show_report
 from ppo_lm.report.terminal import sparkline
+from ppo_lm.report.token_files import NUMBERS
 from tests.report.conftest import HOSTILE, make_run
 
 pytestmark = pytest.mark.fast
@@ -73,5 +76,9 @@ def test_the_command(run_folder, capsys):
     with pytest.raises(SystemExit):
         main(["report", str(run_folder), "--terminal", "--colour_by", "advantage"])
     assert capsys.readouterr().err.startswith(
-        "error: --colour_by is 'advantage', which no token has; did you mean 'adv"
+        "error: ReportConfig: colour_by is 'advantage'; it must be one of kl, rewards, "
     )
+
+
+def test_every_number_of_a_token_can_colour_it():
+    assert fields_of(ReportConfig)["colour_by"].choices == tuple(NUMBERS)

@@ -171,7 +171,7 @@ def test_the_command(run_folder, tmp_path, capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        ([], 2, "error: the following arguments are required: FOLDER"),
+        ([], 1, "error: folders is not set; name the folder of a run: ppo-lm report FOLDER"),
         (["nowhere"], 1, "error: there is no run in 'nowhere'"),
     ],
 )

@@ -8,7 +8,8 @@ import pytest
 
 from ppo_lm.cli.main import main
 from ppo_lm.cli.options import read_config
-from ppo_lm.config import PPOConfig, SFTConfig
+from ppo_lm.cli.train import make_parser
+from ppo_lm.config import SFTConfig
 from ppo_lm.errors import ConfigError, UserError
 from ppo_lm.run import Checkpoint, check_output_dir, make_run_folder, save_checkpoint
 from ppo_lm.run.folder import unlock
@@ -117,7 +118,7 @@ def test_a_default_folder_that_is_taken_is_not_used_and_the_program_says_so(tmp_
     monkeypatch.chdir(tmp_path)
 
     def read(*arguments):
-        return read_config(PPOConfig, list(arguments), "ppo-lm train", "", "train").output_dir
+        return read_config(make_parser("ppo-lm train"), list(arguments)).output_dir
 
     assert read() == "runs/embedded"
     (tmp_path / "runs" / "embedded").mkdir(parents=True)
