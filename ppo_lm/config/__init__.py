@@ -2,10 +2,20 @@
 
 from ppo_lm.config.collect_config import CollectConfig
 from ppo_lm.config.evaluate_config import EvaluateConfig
+from ppo_lm.config.export_config import ExportConfig
 from ppo_lm.config.generate_config import GenerateConfig
 from ppo_lm.config.ppo_config import PPOConfig
 from ppo_lm.config.reward_config import RewardConfig
 from ppo_lm.config.sft_config import SFTConfig
 from ppo_lm.config.value_config import ValueConfig
 
-__all__ = ["CollectConfig", "EvaluateConfig", "GenerateConfig", "PPOConfig", "RewardConfig", "SFTConfig", "ValueConfig"]
+__all__ = [
+    "CollectConfig",
+    "EvaluateConfig",
+    "ExportConfig",
+    "GenerateConfig",
+    "PPOConfig",
+    "RewardConfig",
+    "SFTConfig",
+    "ValueConfig",
+]

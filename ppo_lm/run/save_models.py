@@ -35,7 +35,8 @@ def save_models(policy: PolicyModel, folder: Path, *, merged: bool = True) -> li
     Returns notes for the user, one sentence each. Raises `StorageError` if they cannot be written."""
     if policy.role is not None:
         save_adapter_with_tokenizer(policy, folder)
-    return save_merged(policy, folder) if merged or policy.role is None else []
+    lost = save_merged(policy, folder) if merged or policy.role is None else None
+    return [f"{folder / 'merged'}: {lost}; {folder / 'adapter'} has all of it"] if lost else []
 
 
 def save_adapter_with_tokenizer(policy: PolicyModel, folder: Path) -> None:
@@ -45,11 +46,10 @@ def save_adapter_with_tokenizer(policy: PolicyModel, folder: Path) -> None:
         save_adapter(policy, adapter)
 
 
-def save_merged(policy: PolicyModel, folder: Path) -> list[str]:
-    """Write `folder/merged`. Returns a note if rounding loses some of the adapter."""
+def save_merged(policy: PolicyModel, folder: Path) -> str | None:
+    """Write `folder/merged`. Returns a clause if rounding loses some of the adapter."""
     network, kept = policy.base.merged_network(policy.role)
     with whole_folder(folder / "merged") as whole:
         network.save_pretrained(whole)
         policy.base.tokenizer.save_pretrained(whole)
-    lost = rounding_note(kept, policy.base.dtype)
-    return [f"{folder / 'merged'}: {lost}; {folder / 'adapter'} has all of it"] if lost else []
+    return rounding_note(kept, policy.base.dtype)

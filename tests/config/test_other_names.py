@@ -1,14 +1,32 @@
 import pytest
 
 from ppo_lm.cli.main import COMMANDS
-from ppo_lm.config import CollectConfig, EvaluateConfig, GenerateConfig, PPOConfig, RewardConfig, SFTConfig, ValueConfig
+from ppo_lm.config import (
+    CollectConfig,
+    EvaluateConfig,
+    ExportConfig,
+    GenerateConfig,
+    PPOConfig,
+    RewardConfig,
+    SFTConfig,
+    ValueConfig,
+)
 from ppo_lm.config.fields import fields_of
 from ppo_lm.config.other_names import OTHER_NAMES, did_you_mean
 from ppo_lm.errors import ConfigError
 
 pytestmark = pytest.mark.fast
 
-CONFIGS = [SFTConfig, RewardConfig, ValueConfig, PPOConfig, EvaluateConfig, CollectConfig, GenerateConfig]
+CONFIGS = [
+    SFTConfig,
+    RewardConfig,
+    ValueConfig,
+    PPOConfig,
+    EvaluateConfig,
+    CollectConfig,
+    GenerateConfig,
+    ExportConfig,
+]
 
 # What a command that lacks the setting on the left should suggest
 EXPECTED = {

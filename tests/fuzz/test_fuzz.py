@@ -12,14 +12,23 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ppo_lm.cli.main import main
-from ppo_lm.config import CollectConfig, EvaluateConfig, GenerateConfig, PPOConfig, RewardConfig, SFTConfig, ValueConfig
+from ppo_lm.config import (
+    CollectConfig,
+    EvaluateConfig,
+    ExportConfig,
+    GenerateConfig,
+    PPOConfig,
+    RewardConfig,
+    SFTConfig,
+    ValueConfig,
+)
 from ppo_lm.data import load_demonstrations, load_preferences, load_prompts
 from ppo_lm.errors import CheckpointError, ConfigError, DataError, UserError
 from ppo_lm.run import Checkpoint, load_checkpoint, save_checkpoint
 from ppo_lm.run.checkpoint import MANIFEST, STATE
 from ppo_lm.tracking.files import drop_later_steps
 
-CONFIGS = [PPOConfig, SFTConfig, RewardConfig, ValueConfig, EvaluateConfig, CollectConfig, GenerateConfig]
+CONFIGS = [PPOConfig, SFTConfig, RewardConfig, ValueConfig, EvaluateConfig, CollectConfig, GenerateConfig, ExportConfig]
 COMMANDS = {"train": PPOConfig, "sft": SFTConfig, "reward": RewardConfig, "value": ValueConfig}
 fuzz = lambda count: settings(  # noqa: E731
     max_examples=count,
