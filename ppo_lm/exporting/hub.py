@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ppo_lm.errors import ConfigError, UserError, first_line
 
-UNIT = 2**20  # bytes in a MiB
+KIB = 2**10  # bytes
 
 
 def check_can_push() -> None:
@@ -47,8 +47,8 @@ def describe_upload(repository: str, uploads: Mapping[str, Path], private: bool)
     """What `push` would upload: lines of text."""
     sizes = {name: file.stat().st_size for name, file in uploads.items()}
     kind = "private" if private else "public"
-    files = f"{len(sizes)} files, {sum(sizes.values()) / UNIT:,.2f} MiB"
+    files = f"{len(sizes)} files, {sum(sizes.values()) / KIB:,.1f} KiB"
     return [
         f"would be uploaded to {repository} (which is created as a {kind} repository if it does not exist), {files}:",
-        *(f"{size / UNIT:>12,.2f} MiB  {name}" for name, size in sizes.items()),
+        *(f"{size / KIB:>14,.1f} KiB  {name}" for name, size in sizes.items()),
     ]

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from ppo_lm.data.report import FEW
 from ppo_lm.exporting.measured import Measured, count_examples
 from ppo_lm.exporting.source import Source
+from ppo_lm.health.checks import WINDOW
 from ppo_lm.markdown import plain
 
 
@@ -48,4 +49,7 @@ def _gap(evaluations: Sequence[Measured]) -> str:
 def _health(source: Source) -> list[str]:
     """What `ppo-lm doctor` finds."""
     findings = source.record["health"]
-    return [f"`ppo-lm doctor`: {plain(finding)}" for finding in findings] or ["`ppo-lm doctor` finds no problem."]
+    early = "" if len(source.record["steps"]) >= WINDOW else f"; most of its checks start at step {WINDOW}"
+    return [f"`ppo-lm doctor`: {plain(finding)}" for finding in findings] or [
+        f"`ppo-lm doctor` finds no problem{early}."
+    ]

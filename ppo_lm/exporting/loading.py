@@ -23,7 +23,7 @@ head = load_file({file})
 
 def values(input_ids, attention_mask):
     states = model.get_decoder()(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-    return states.float() @ head["linear.weight"][0] + head["linear.bias"]
+    return states.float() @ head["weight"][0] + head["bias"]
 ```"""
 
 
