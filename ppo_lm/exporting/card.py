@@ -96,7 +96,7 @@ def _evaluation(source: Source, evaluations: Sequence[Measured]) -> list[str]:
     if not evaluations:
         return []
     count = count_examples(source.record, "held_out")
-    lines = [f"Means over {count:,} held-out examples, before and after training:", ""]
+    lines = [f"Means over {count:,} held-out example{'s' * (count != 1)}, before and after training:", ""]
     for evaluation in evaluations:
         first, last = evaluation.steps
         lines += [f"| {plain(evaluation.kind)} | step {first} | step {last} |", "|---|---|---|"]

@@ -65,6 +65,8 @@ def run_export(config: ExportConfig, note: Callable[[str], object] = lambda sent
             note(sentence)
         _write_curve(source, unfinished)
         write_text(unfinished / CARD, make_card(source, places, unfinished, name))
+    if config.push_to_hub is not None and not config.dry_run:
+        note(f"uploading {folder} to {config.push_to_hub}")
     return _upload(config, places, Exported(folder, parts))
 
 

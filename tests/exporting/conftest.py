@@ -6,7 +6,7 @@ import pytest
 
 from tests.ppo_trainer.conftest import PROMPTS, length_reward, make
 
-SETTINGS = dict(steps=2, eval_prompts=2, eval_every=0, lora_r=4)
+SETTINGS = dict(steps=2, eval_prompts=2, eval_every=0, lora_r=4, value_learning_rate=5e-2)
 
 
 @pytest.fixture(scope="session")

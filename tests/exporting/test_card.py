@@ -52,8 +52,8 @@ def test_a_card_says_what_was_trained_on_what_and_how_well_it_went(copied):
     assert f"<td>score</td>\n<td>{before['score']:.4g}</td>\n<td>{after['score']:.4g}</td>" in html
     results = ModelCard(card).data.eval_results
     assert {r.metric_name: r.metric_value for r in results}["score, sampled"] == after["score"]
-    assert "2 held out" in html and "learning_rate: 0.01" in html and "transformers: <code>" in html
-    assert "means over 2 held-out examples only" in html
+    assert "1 held out" in html and "learning_rate: 0.01" in html and "transformers: <code>" in html
+    assert "means over 1 held-out example only" in html
     assert "Only the reward that it was trained on was measured" in html
     assert "finds no problem; most of its checks start at step 10" in html
 

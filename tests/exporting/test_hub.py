@@ -46,12 +46,12 @@ class Hub(BaseHTTPRequestHandler):
         self.server.asked.append((self.path, self.headers["Authorization"], body))
         answer = {}
         if self.path == "/api/repos/create":
-            answer = {"url": "https://hub.example/me/it", "name": "me/it", "id": "1"}
+            answer = {"url": f"{constants.ENDPOINT}/me/it", "name": "me/it", "id": "1"}
         elif "/preupload/" in self.path:
             files = json.loads(body)["files"]
             answer = {"files": [{"path": f["path"], "uploadMode": "regular", "shouldIgnore": False} for f in files]}
         elif "/commit/" in self.path:
-            answer = {"commitUrl": "https://hub.example/me/it/commit/1", "commitOid": "1", "success": True}
+            answer = {"commitUrl": f"{constants.ENDPOINT}/me/it/commit/1", "commitOid": "1", "success": True}
         content = json.dumps(answer).encode()
         self.send_response(200)
         self.send_header("Content-Type", "application/json")
