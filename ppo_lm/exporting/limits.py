@@ -20,8 +20,8 @@ def describe_limits(source: Source, evaluations: Sequence[Measured]) -> list[str
         sentences.append("It was not evaluated on held-out data.")
     elif held_out < FEW:
         sentences.append(
-            f"Evaluations are means over {held_out} held-out example{'s' * (held_out > 1)} only: read nothing into small "
-            "differences."
+            f"Evaluations are means over {held_out} held-out example{'s' * (held_out > 1)} only: read nothing into "
+            "small differences."
         )
     if leaked:
         sentences.append(f"{leaked:,} of the {held_out:,} held-out examples have a prompt that is also trained on.")

@@ -47,6 +47,7 @@ from ppo_lm.run import (
     save_adapter,
     save_models,
     save_value,
+    save_whole_value,
 )
 from ppo_lm.tracking import (
     Column,
@@ -343,13 +344,13 @@ class PPOTrainer:
         """Write `adapter/` (plain PEFT), `merged/` (plain transformers, if `save_merged`) and `value/` (for
         `value_model`, unless it has no adapter of its own) into `folder`; with lora_r 0 only `merged/`. Returns what
         `save_models` does."""
-        save_value(self.roles.value, Path(folder))
+        save_whole_value(self.roles.value, Path(folder))
         return save_models(self.roles.policy, Path(folder), merged=self.config.save_merged)
 
     def _save_adapters(self, folder: Path) -> None:
         """Write `adapter/` and `value/` into the folder of a checkpoint."""
         save_adapter(self.roles.policy, folder / "adapter")
-        save_value(self.roles.value, folder)
+        save_value(self.roles.value, folder / "value")
 
     def _encode(self, prompts: PromptSet | Sequence[Prompt], columns: Mapping[str, list] | None) -> PromptSet:
         """A batch with its token ids; a run's prompts already have theirs."""

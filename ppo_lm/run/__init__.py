@@ -12,7 +12,7 @@ from ppo_lm.run.folder import (
 )
 from ppo_lm.run.launch import check_one_process
 from ppo_lm.run.run import Run
-from ppo_lm.run.save_models import save_adapter, save_best, save_models, save_value
+from ppo_lm.run.save_models import save_adapter, save_best, save_models, save_value, save_whole_value
 from ppo_lm.run.stateful import GlobalRandom, RandomStream, Stateful, Weights
 from ppo_lm.run.trained_prompts import Lineage, TrainingPrompts, count_seen, run_of, trace
 
@@ -45,6 +45,7 @@ __all__ = [
     "save_checkpoint",
     "save_models",
     "save_value",
+    "save_whole_value",
     "trace",
     "write_config",
 ]

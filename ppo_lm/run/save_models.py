@@ -24,7 +24,13 @@ def save_adapter(policy: PolicyModel, folder: Path) -> None:
 
 
 def save_value(value: ValueModel | None, folder: Path) -> None:
-    """Write `folder/value`, from which a later run can start, if there is a value model with an adapter of its own."""
+    """Write the value model, from which a later run can start, if there is one with an adapter of its own."""
+    if value is not None and value.has_own_adapter:
+        value.save(folder)
+
+
+def save_whole_value(value: ValueModel | None, folder: Path) -> None:
+    """Replace `folder/value` with what `save_value` writes."""
     if value is not None and value.has_own_adapter:
         with whole_folder(folder / "value") as place:
             value.save(place)

@@ -17,7 +17,7 @@ from ppo_lm.errors import CheckpointError, ConfigError, ModelError, Problems
 from ppo_lm.fingerprint import fingerprint
 from ppo_lm.reading import Unreadable, read_json, user_path
 from ppo_lm.rewards import Responses, Reward, RewardComputer, check_columns, load_reward, without_addresses
-from ppo_lm.run import TrainingPrompts, check_output_dir, save_value
+from ppo_lm.run import TrainingPrompts, check_output_dir, save_value, save_whole_value
 from ppo_lm.run.identity import Identity, identify_parts
 from ppo_lm.run.stage import (
     LINES,
@@ -106,7 +106,7 @@ def run_value(
         run.register("scores", scored)
         scored.check_rewards(fingerprint(identify_rewards()))
         optimiser = register_training(run, model.parameters(), settings, len(train.tokens))
-        run.save_in_checkpoints(lambda folder: save_value(model, folder))
+        run.save_in_checkpoints(lambda folder: save_value(model, folder / "value"))
         headline = f"value model on {config.model_name} ({base.description})"
         trained_on = TrainingPrompts(base.name, train.given)
         run.start(headline, reports=[report], trained_on=trained_on, columns=LOSS, lines=LINES)
@@ -127,7 +127,7 @@ def run_value(
             model, train_set, settings, gamma=config.gamma, seed=config.seed, optimiser=optimiser, progress=run
         )
         after = run.measure("after", len(test), measured, after=run.step)
-        run.finish(lambda folder: save_value(model, folder))
+        run.finish(lambda folder: save_whole_value(model, folder))
     return before_and_after(before, after)
 
 
