@@ -28,13 +28,13 @@ def card_header(source: Source, places: Places, evaluations: Sequence[Measured],
 
     parts, root = places.parts, trace(source.base).root
     adapters_only = not {MERGED, GGUF} & set(parts)
-    known = is_on_hub(root)
+    known, data_names = is_on_hub(root), _data_names(source)
     data = ModelCardData(
         base_model=root if known else None,
         base_model_relation=_relation(source.base == root, adapters_only) if known else None,
         library_name="peft" if adapters_only else "transformers",
         pipeline_tag=_pipeline(parts),
-        datasets=[found for setting in DATA if is_on_hub(found := source.settings.get(setting))] or None,
+        datasets=[name for name in data_names if is_on_hub(name)] or None,
         tags=["ppo_lm", *STAGE_TAGS[source.stage], *(["lora"] if source.adapted else [])],
         model_name=name,
         eval_results=_results(source, evaluations) or None,
@@ -61,11 +61,17 @@ def _pipeline(parts: Sequence[str]) -> str | None:
     return "text-classification" if REWARD in parts else None
 
 
+def _data_names(source: Source) -> list[str]:
+    """What the settings name as data."""
+    named = (source.settings.get(setting) for setting in DATA)
+    return [name for name in named if isinstance(name, str)]
+
+
 def _results(source: Source, evaluations: Sequence[Measured]) -> list:
     """The last evaluation of each kind."""
     from huggingface_hub import EvalResult
 
-    names = [found for setting in DATA if (found := source.settings.get(setting))]
+    names = _data_names(source)
     return [
         EvalResult(
             task_type="text-generation",

@@ -32,14 +32,14 @@ def _write_policy(source: Source, parts: list[str], folder: Path) -> list[str]:
     if ADAPTER not in source.models:
         shutil.copytree(source.models[MERGED].folder, folder / MERGED)
         return []
-    policy = load_policy(source)
+    policy = _load_policy(source)
     if ADAPTER in parts:
         save_adapter_with_tokenizer(policy, folder)
     lost = save_merged(policy, folder) if {MERGED, GGUF} & set(parts) else None
     return [f"{MERGED}: {lost}; {ADAPTER} has all of it"] if lost else []
 
 
-def load_policy(source: Source) -> PolicyModel:
+def _load_policy(source: Source) -> PolicyModel:
     """The policy on its base, in the dtype that it was trained in, on the CPU: the base is frozen, so the adapter that
     is saved and the sum that is merged are those of the run."""
     dtype = str(source.dtype).removeprefix("torch.")
