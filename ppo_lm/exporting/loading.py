@@ -48,12 +48,11 @@ def describe_loading(source: Source, places: Places, folder: Path, name: str) ->
 def _adapter(source: Source, places: Places, folder: Path, name: str) -> list[str]:
     place = places.arguments(ADAPTER)
     lines = adapter_lines(source.base, source.dtype, place)
-    found = folder / ADAPTER
-    rank = largest_rank(check_adapter_folder(found))
+    rank = largest_rank(check_adapter_folder(folder / ADAPTER))
     if rank is None:
         served = ["vLLM cannot load it: its rank or its scale is not one that vLLM supports for all layers."]
     else:
-        module = f"{name}={places.repository if places.root == ADAPTER and places.repository else places.path(ADAPTER)}"
+        module = f"{name}={places.repository_or_path(ADAPTER)}"
         options = ["--enable-lora", "--max-lora-rank", str(rank), "--lora-modules", module]
         served = ["In vLLM:", "", block(shlex.join(["vllm", "serve", source.base, *options]), "sh")]
     return [

@@ -26,6 +26,10 @@ class Places(NamedTuple):
         """The path of a part below the folder of the card."""
         return "." if self.repository and part == self.root else part
 
+    def repository_or_path(self, part: str) -> str:
+        """For programs that take the id of a repository with the part at its root, or else a path."""
+        return self.repository if self.repository and part == self.root else self.path(part)
+
     @property
     def root(self) -> str | None:
         """The part at the root of the repository."""

@@ -136,7 +136,7 @@ def test_runs_of_the_other_stages(folder, tmp_path):
     PPOTrainer(config)
 
 
-def test_nothing_is_overwritten_and_a_new_run_takes_its_export_with_it(trained, tmp_path, capsys):
+def test_nothing_is_overwritten(trained, tmp_path, capsys):
     _, run = trained
     names = []
     for _ in range(2):
