@@ -43,7 +43,7 @@ from ppo_lm.experience_buffer import MemoryBudget
 from ppo_lm.models import BaseModel, RewardModel, ValueModel
 from ppo_lm.reading import user_path
 from ppo_lm.rewards import FunctionReward, RemoteReward, Responses, RewardContext, ask, load_reward
-from ppo_lm.run.find_policy import find_policy
+from ppo_lm.run.find_models import find_policy
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from tests.fuzz.hostile import JSON, YAML, hostile_paths

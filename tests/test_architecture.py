@@ -19,7 +19,7 @@ ROOT = Path(ppo_lm.__file__).parent
 CHECKOUT = ROOT.parent
 LEVELS = [  # a room imports from rooms above it in this list only, and from none on its own line
     ["terminal"],
-    ["errors", "signals", "types", "embedded"],
+    ["errors", "signals", "types", "embedded", "markdown"],
     ["user_code", "reading", "saving"],
     ["kernels"],
     ["ops", "config", "plugins", "fingerprint"],
@@ -37,7 +37,7 @@ LEVELS = [  # a room imports from rooms above it in this list only, and from non
     ["run"],
     ["ppo_trainer", "sft", "reward_modeling", "value_modeling"],
     ["comparison", "collection", "report"],
-    ["generation"],
+    ["generation", "exporting"],
     ["cli"],
 ]
 LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}

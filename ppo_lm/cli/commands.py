@@ -19,6 +19,7 @@ COMMANDS = {
     "evaluate": "compare policies on the same prompts",
     "generate": "answer prompts, with one model or several side by side",
     "collect": "judge pairs of completions in a browser",
+    "export": "adapter, merged model, value model and a model card, for others",
     "report": "show runs, down to single tokens, in one HTML file",
     "doctor": "check a PPO run for known signs of failure",
     "config": "write a file of settings to edit, or check one",

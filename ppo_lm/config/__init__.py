@@ -3,6 +3,7 @@
 from ppo_lm.config.collect_config import CollectConfig
 from ppo_lm.config.doctor_config import DoctorConfig
 from ppo_lm.config.evaluate_config import EvaluateConfig
+from ppo_lm.config.export_config import ExportConfig
 from ppo_lm.config.generate_config import GenerateConfig
 from ppo_lm.config.ppo_config import PPOConfig
 from ppo_lm.config.report_config import ReportConfig
@@ -14,6 +15,7 @@ __all__ = [
     "CollectConfig",
     "DoctorConfig",
     "EvaluateConfig",
+    "ExportConfig",
     "GenerateConfig",
     "PPOConfig",
     "ReportConfig",

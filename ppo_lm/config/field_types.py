@@ -50,6 +50,7 @@ class Topic(Enum):
     SERVER = "Server"
     STOPPING = "Stopping early"
     RUN = "Run folder"
+    HUB = "Hugging Face hub"
 
 
 NOT_NEGATIVE = Rule("be 0 or more", lambda value: value >= 0)

@@ -1,9 +1,13 @@
-"""README.md beside an adapter: the lines that load it without ppo_lm."""
+"""README.md beside a model: the lines that load it without ppo_lm."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
+import torch
+
+from ppo_lm.markdown import code
 from ppo_lm.models.adapter_check import CONFIG_FILE
 from ppo_lm.models.base_model import BaseModel
 
@@ -11,15 +15,24 @@ CARD = "README.md"
 
 POLICY = """# A policy trained with ppo_lm
 
-A LoRA adapter on `{name}`. {remark}It loads without ppo_lm, from the path `folder` of this folder:
+A LoRA adapter on {name}. {remark}It loads without ppo_lm, from the path `folder` of this folder:
 
-```python
+{lines}"""
+
+ADAPTER = """```python
 import torch
 from peft import {classes}
 from transformers import AutoModelForCausalLM
 
 base = {base}
-model = PeftModel.from_pretrained(base, folder)
+model = PeftModel.from_pretrained(base, {place})
+```
+"""
+
+MERGED = """```python
+from transformers import AutoModelForCausalLM
+
+model = AutoModelForCausalLM.from_pretrained({place}, dtype="auto")
 ```
 """
 
@@ -29,7 +42,7 @@ The tokenizer is in the same folder:
 ```python
 from transformers import AutoTokenizer
 
-tokenizer = AutoTokenizer.from_pretrained(folder)
+tokenizer = AutoTokenizer.from_pretrained({place})
 prompt = tokenizer("How do I boil an egg?", return_tensors="pt")
 answer = model.generate(prompt.input_ids, attention_mask=prompt.attention_mask, max_new_tokens=64)
 print(tokenizer.decode(answer[0]))
@@ -38,7 +51,7 @@ print(tokenizer.decode(answer[0]))
 
 CLASSIFIER = """# A reward model trained with ppo_lm
 
-A LoRA adapter on `{name}` and a head, as a sequence classifier. {remark}It loads without ppo_lm, from the path `folder`
+A LoRA adapter on {name} and a head, as a sequence classifier. {remark}It loads without ppo_lm, from the path `folder`
 of this folder, and gives the same scores for token ids of prompt and response, the end token included, that are padded
 on the right with `pad_token_id`:
 
@@ -66,31 +79,54 @@ GGUF = "Its base is a GGUF file, which `from_pretrained` reads only with `gguf_f
 def write_policy_card(base: BaseModel, folder: Path) -> None:
     """Write the card of the policy's adapter in `folder`, with the lines that generate if the tokenizer is there."""
     has_tokenizer = (folder / "tokenizer_config.json").is_file()
-    _write(folder, POLICY + (ANSWERING if has_tokenizer else ""), base, "AutoModelForCausalLM", {})
+    lines = adapter_lines(base.name, base.dtype)
+    text = POLICY.format(name=code(base.name), remark=gguf_remark(lines), lines=lines)
+    _write(folder, text + (answering_lines() if has_tokenizer else ""))
+
+
+def adapter_lines(base: str, dtype: torch.dtype, place: str = "folder") -> str:
+    """A block of Python that loads an adapter on the model `base` as `model`. `place`: the arguments that name its
+    folder."""
+    line, classes = _base_loader(base, dtype, "AutoModelForCausalLM")
+    return ADAPTER.format(base=line, classes=classes, place=place)
+
+
+def merged_lines(place: str) -> str:
+    """A block of Python that loads a transformers model as `model`. `place`: see `adapter_lines`."""
+    return MERGED.format(place=place)
+
+
+def answering_lines(place: str = "folder") -> str:
+    """A block of Python in which `model` answers with the tokenizer that is in its folder."""
+    return ANSWERING.format(place=place)
 
 
 def write_classifier_card(base: BaseModel, folder: Path, shift: float) -> None:
     """Write the card of a reward model's adapter and head in `folder`. `shift`: to add to the classifier's logits."""
     options = {"num_labels": 1, "pad_token_id": base.pad_token_id}
-    _write(folder, CLASSIFIER, base, "AutoModelForSequenceClassification", options, shift=shift)
+    line, classes = _base_loader(base.name, base.dtype, "AutoModelForSequenceClassification", options)
+    name, remark = code(base.name), gguf_remark(line)
+    _write(folder, CLASSIFIER.format(name=name, remark=remark, base=line, classes=classes, shift=shift))
 
 
-def _write(
-    folder: Path, template: str, base: BaseModel, loader: str, options: dict[str, int], **numbers: float
-) -> None:
-    line, classes = _load(base, loader, options)
-    remark = GGUF if "gguf_file" in line else ""
-    text = template.format(name=base.name, remark=remark, base=line, classes=classes, **numbers)
+def _write(folder: Path, text: str) -> None:
     (folder / CARD).write_text(text, encoding="utf-8")
 
 
-def _load(base: BaseModel, loader: str, options: dict[str, int]) -> tuple[str, str]:
+def gguf_remark(lines: str) -> str:
+    """A sentence about a base that `lines` load from a GGUF file; empty for any other."""
+    return GGUF if "gguf_file=" in lines else ""
+
+
+def _base_loader(
+    base: str, dtype: torch.dtype, loader: str, options: Mapping[str, int] | None = None
+) -> tuple[str, str]:
     """(the expression that loads the base, the classes of peft that it needs)."""
-    more = "".join(f", {name}={value}" for name, value in options.items()) + f", dtype={base.dtype}"
-    place = Path(base.name)
+    more = "".join(f", {name}={value}" for name, value in (options or {}).items()) + f", dtype={dtype}"
+    place = Path(base)
     if place.suffix == ".gguf":
         return f"{loader}.from_pretrained({str(place.parent)!r}, gguf_file={place.name!r}{more})", "PeftModel"
     if (place / CONFIG_FILE).is_file():
         auto = loader.replace("AutoModel", "AutoPeftModel")
-        return f"{auto}.from_pretrained({base.name!r}{more}).merge_and_unload()", f"{auto}, PeftModel"
-    return f"{loader}.from_pretrained({base.name!r}{more})", "PeftModel"
+        return f"{auto}.from_pretrained({base!r}{more}).merge_and_unload()", f"{auto}, PeftModel"
+    return f"{loader}.from_pretrained({base!r}{more})", "PeftModel"

@@ -40,9 +40,14 @@ class ValueModel:
         """The trainable weights that are not the policy's."""
         return [*([] if self.trunk_of else self.base.role_parameters(self.role)), *self.head.parameters()]
 
+    @property
+    def has_own_adapter(self) -> bool:
+        """Whether it is an adapter and a head, which can be saved by itself."""
+        return self.role is not None and self.trunk_of is None
+
     def save(self, folder: str | Path) -> None:
-        """Write the adapter (PEFT's format) and the head."""
-        assert self.role is not None
+        """Write the adapter (PEFT's format) and the head. It must have its own adapter."""
+        assert self.role is not None and self.has_own_adapter
         folder = Path(folder)
         self.base.save_adapter(self.role, folder)
         self.head.save(folder)

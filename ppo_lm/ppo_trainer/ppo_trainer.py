@@ -37,7 +37,18 @@ from ppo_lm.rewards import (
     make_ready,
 )
 from ppo_lm.rollout import RolloutEngine, SamplingSettings
-from ppo_lm.run import RandomStream, Run, Stateful, TrainingPrompts, Weights, few_updates, save_adapter, save_models
+from ppo_lm.run import (
+    RandomStream,
+    Run,
+    Stateful,
+    TrainingPrompts,
+    Weights,
+    few_updates,
+    save_adapter,
+    save_models,
+    save_value,
+    save_whole_value,
+)
 from ppo_lm.tracking import (
     Column,
     Floor,
@@ -222,7 +233,7 @@ class PPOTrainer:
             parts = {**self.stateful_parts(), "evaluations": evaluator.history, "guard": guard, "health": health}
             for name, part in parts.items():
                 run.register(name, part, undo=name in self.random_streams())
-            run.save_in_checkpoints(lambda folder: save_adapter(self.roles.policy, folder / "adapter"))
+            run.save_in_checkpoints(self._save_adapters)
             notices = few_updates(self.model_trainer.total_updates, "raise steps")
             notices += notes_on_repetition(len(train_set), config)
             if resume is None:
@@ -330,9 +341,16 @@ class PPOTrainer:
         )
 
     def save(self, folder: str | Path) -> list[str]:
-        """Write `adapter/` (plain PEFT) and `merged/` (plain transformers, if `save_merged`) into `folder`; with lora_r
-        0 only the latter. Returns what `save_models` does."""
+        """Write `adapter/` (plain PEFT), `merged/` (plain transformers, if `save_merged`) and `value/` (for
+        `value_model`, unless it has no adapter of its own) into `folder`; with lora_r 0 only `merged/`. Returns what
+        `save_models` does."""
+        save_whole_value(self.roles.value, Path(folder))
         return save_models(self.roles.policy, Path(folder), merged=self.config.save_merged)
+
+    def _save_adapters(self, folder: Path) -> None:
+        """Write `adapter/` and `value/` into the folder of a checkpoint."""
+        save_adapter(self.roles.policy, folder / "adapter")
+        save_value(self.roles.value, folder / "value")
 
     def _encode(self, prompts: PromptSet | Sequence[Prompt], columns: Mapping[str, list] | None) -> PromptSet:
         """A batch with its token ids; a run's prompts already have theirs."""

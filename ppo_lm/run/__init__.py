@@ -2,7 +2,7 @@
 
 from ppo_lm.run.checkpoint import Checkpoint, list_checkpoints, load_checkpoint, save_checkpoint
 from ppo_lm.run.few_updates import few_updates
-from ppo_lm.run.find_policy import RunPolicy, find_policy, is_run_folder
+from ppo_lm.run.find_models import RunModel, find_policy, find_reward, find_value, is_run_folder
 from ppo_lm.run.folder import (
     check_output_dir,
     check_writable,
@@ -12,7 +12,7 @@ from ppo_lm.run.folder import (
 )
 from ppo_lm.run.launch import check_one_process
 from ppo_lm.run.run import Run
-from ppo_lm.run.save_models import save_adapter, save_best, save_models
+from ppo_lm.run.save_models import save_adapter, save_best, save_models, save_value, save_whole_value
 from ppo_lm.run.stateful import GlobalRandom, RandomStream, Stateful, Weights
 from ppo_lm.run.trained_prompts import Lineage, TrainingPrompts, count_seen, run_of, trace
 
@@ -22,7 +22,7 @@ __all__ = [
     "Lineage",
     "RandomStream",
     "Run",
-    "RunPolicy",
+    "RunModel",
     "Stateful",
     "TrainingPrompts",
     "Weights",
@@ -32,6 +32,8 @@ __all__ = [
     "count_seen",
     "few_updates",
     "find_policy",
+    "find_reward",
+    "find_value",
     "is_run_folder",
     "list_checkpoints",
     "load_checkpoint",
@@ -42,6 +44,8 @@ __all__ = [
     "save_best",
     "save_checkpoint",
     "save_models",
+    "save_value",
+    "save_whole_value",
     "trace",
     "write_config",
 ]

@@ -59,6 +59,7 @@ RUN_FILES = (  # whatever a run of any stage writes; the tests of every stage ch
     "completions.jsonl",
     "learning_curve.png",
     "report.html",
+    "export",
     "reward_report.png",
     "comparison.png",
     CONFIG,  # is removed last: a folder without it holds no run

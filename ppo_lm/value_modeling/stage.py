@@ -15,10 +15,9 @@ from ppo_lm.data import DataReport, Demonstration, load_demonstrations
 from ppo_lm.data.encoded import EncodedDemonstrations, encode_demonstrations
 from ppo_lm.errors import CheckpointError, ConfigError, ModelError, Problems
 from ppo_lm.fingerprint import fingerprint
-from ppo_lm.models import ValueModel
 from ppo_lm.reading import Unreadable, read_json, user_path
 from ppo_lm.rewards import Responses, Reward, RewardComputer, check_columns, load_reward, without_addresses
-from ppo_lm.run import TrainingPrompts, check_output_dir
+from ppo_lm.run import TrainingPrompts, check_output_dir, save_value, save_whole_value
 from ppo_lm.run.identity import Identity, identify_parts
 from ppo_lm.run.stage import (
     LINES,
@@ -30,7 +29,7 @@ from ppo_lm.run.stage import (
     register_training,
 )
 from ppo_lm.run.stateful import State
-from ppo_lm.saving import whole_folder, write_json
+from ppo_lm.saving import write_json
 from ppo_lm.tracking import Recorder, find_recorders
 from ppo_lm.value_modeling.value_trainer import ScoredDemonstration, measure_values, train_value_model
 
@@ -107,6 +106,7 @@ def run_value(
         run.register("scores", scored)
         scored.check_rewards(fingerprint(identify_rewards()))
         optimiser = register_training(run, model.parameters(), settings, len(train.tokens))
+        run.save_in_checkpoints(lambda folder: save_value(model, folder / "value"))
         headline = f"value model on {config.model_name} ({base.description})"
         trained_on = TrainingPrompts(base.name, train.given)
         run.start(headline, reports=[report], trained_on=trained_on, columns=LOSS, lines=LINES)
@@ -127,14 +127,8 @@ def run_value(
             model, train_set, settings, gamma=config.gamma, seed=config.seed, optimiser=optimiser, progress=run
         )
         after = run.measure("after", len(test), measured, after=run.step)
-        run.finish(lambda folder: save(model, folder))
+        run.finish(lambda folder: save_whole_value(model, folder))
     return before_and_after(before, after)
-
-
-def save(model: ValueModel, folder: Path) -> None:
-    """Write `folder/value`."""
-    with whole_folder(folder / "value") as place:
-        model.save(place)
 
 
 class _Scores:

@@ -165,6 +165,7 @@ def test_the_main_job_in_small(run, tmp_path):
         "learning_curve.png",
         "adapter",
         "merged",
+        "value",
         "checkpoints",
         "trained_prompts.json",
     }

@@ -5,6 +5,7 @@ from ppo_lm.config import (
     CollectConfig,
     DoctorConfig,
     EvaluateConfig,
+    ExportConfig,
     GenerateConfig,
     PPOConfig,
     ReportConfig,
@@ -28,6 +29,7 @@ CONFIGS = [
     GenerateConfig,
     ReportConfig,
     DoctorConfig,
+    ExportConfig,
 ]
 
 # What a command that lacks the setting on the left should suggest

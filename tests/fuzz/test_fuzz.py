@@ -16,6 +16,7 @@ from ppo_lm.config import (
     CollectConfig,
     DoctorConfig,
     EvaluateConfig,
+    ExportConfig,
     GenerateConfig,
     PPOConfig,
     ReportConfig,
@@ -30,7 +31,7 @@ from ppo_lm.run.checkpoint import MANIFEST, STATE
 from ppo_lm.tracking.files import drop_later_steps
 
 CONFIGS = [PPOConfig, SFTConfig, RewardConfig, ValueConfig, EvaluateConfig, CollectConfig, GenerateConfig]
-CONFIGS += [ReportConfig, DoctorConfig]
+CONFIGS += [ReportConfig, DoctorConfig, ExportConfig]
 COMMANDS = {"train": PPOConfig, "sft": SFTConfig, "reward": RewardConfig, "value": ValueConfig}
 fuzz = lambda count: settings(  # noqa: E731
     max_examples=count,

@@ -111,6 +111,7 @@ def test_train_writes_the_record_of_the_run(folder, tmp_path, capsys):
         "learning_curve.png",
         "adapter",
         "merged",
+        "value",
         "checkpoints",
         "trained_prompts.json",
     }
