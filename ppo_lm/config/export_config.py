@@ -18,7 +18,7 @@ REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 class ExportConfig(Settings):
     """Every setting of `ppo-lm export`."""
 
-    EVERYDAY = ("run", "parts", "out", "push_to_hub", "dry_run")
+    EVERYDAY = ("run", "parts", "out", "gguf_converter", "push_to_hub", "private", "dry_run")
 
     POSITIONAL = "run"
 
