@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import textwrap
 from collections.abc import Mapping
 from typing import Any
@@ -21,11 +22,16 @@ def dump_template(config: type[Settings], settings: Mapping[str, Any], command: 
     for heading, fields in by_heading(config).items():
         parts.append(f"\n{f'## {heading} '.ljust(WIDTH, '#')}\n")
         for field in fields:
-            parts.append("\n" + textwrap.fill(texts[field.name], WIDTH, initial_indent="# ", subsequent_indent="# "))
+            parts.append("\n" + _comment(texts[field.name]))
             is_set = field.name in settings
             line = dump_values({field.name: settings[field.name] if is_set else field.default})
             parts.append("\n" + (line if is_set else textwrap.indent(line, "#")))
     return "".join(parts)
+
+
+_comment = functools.partial(
+    textwrap.fill, width=WIDTH, initial_indent="# ", subsequent_indent="# ", break_on_hyphens=False
+)
 
 
 def dump_changed(config: type[Settings], settings: Mapping[str, Any]) -> str:

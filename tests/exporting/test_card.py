@@ -11,6 +11,7 @@ from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
 
 from ppo_lm.cli.options import read_config
+from ppo_lm.cli.train import make_parser
 from ppo_lm.config import ExportConfig, PPOConfig
 from ppo_lm.exporting import run_export
 from ppo_lm.exporting.card import make_card
@@ -108,14 +109,14 @@ def test_the_command_repeats_the_settings():
     ]
     command = shlex.split(repeat_command("train", settings).replace("\\\n", ""))
     assert command[:2] == ["ppo-lm", "train"]
-    again = read_config(PPOConfig, [*command[2:], "--output_dir", "runs/x"], "ppo-lm train", "", task="train")
+    again = read_config(make_parser("ppo-lm train"), [*command[2:], "--output_dir", "runs/x"])
     assert again == config
 
 
 def test_a_run_repeats_from_its_card(trained):
     settings = read_run_folder(trained[1])["settings"]
     command = shlex.split(repeat_command("train", settings).replace("\\\n", ""))
-    again = read_config(PPOConfig, command[2:], "ppo-lm train", "", task="train")
+    again = read_config(make_parser("ppo-lm train"), command[2:])
     assert {**asdict(again), "output_dir": None} == {**asdict(trained[0].config), "output_dir": None}
 
 
