@@ -25,8 +25,8 @@ class ModelReward(Reward):
     """Scores prompt and response together with a `RewardModel`, an adapter and a head on the shared base.
 
     Responses that were sampled here, in the base's own vocabulary, are read as exactly the tokens that were sampled.
-    Others are tokenised from their texts, with EOS appended unless the column `terminated` says that the response did
-    not end.
+    Others, and those that ended with a stop string, which their texts lack, are tokenised from their texts, with EOS
+    appended unless the column `terminated` says that the response did not end.
     """
 
     name = "reward_model"
@@ -67,7 +67,13 @@ class ModelReward(Reward):
             raise RewardError(f"{self.name} is not loaded; call make_ready first")
         model, budget = self._ready
         pairs = _readable_pairs(responses, model)
-        scores = _score_texts(model, responses, budget) if pairs is None else _score_pairs(model, pairs, budget)
+        if pairs is None:
+            scores = _score_texts(model, responses, budget)
+        else:
+            scores = _score_pairs(model, pairs, budget)
+            stopped = [] if pairs.stopped is None else pairs.stopped.nonzero()[:, 0].tolist()
+            if stopped:
+                scores[stopped] = _score_texts(model, responses.select(stopped), budget)
         if not scores.isfinite().all():
             raise NumericalFault("the reward model gave a score that is NaN or infinite; its weights may be damaged")
         return Scores.of(scores)
