@@ -53,8 +53,8 @@ class PPOConfig(PromptSettings, RewardSettings, ModelSettings, EndSettings, Chec
     monitor: Annotated[str | None, MAY_CHANGE] = None
     """Anything that reward accepts, such as a function or a reward model: logged but never trained on."""
     missing_eos_score: float | None = None
-    """Score of a response that reaches max_new_tokens without an EOS token, whatever the reward says. Default: keep the
-    reward's score."""
+    """Score of a response that reaches max_new_tokens without an EOS token or a stop string, whatever the reward says.
+    Default: keep the reward's score."""
 
     SAMPLING = Topic("Sampling")
 

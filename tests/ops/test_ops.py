@@ -70,7 +70,7 @@ def test_without_excluded_tokens_they_are_renormalised_over_the_others(frozen):
 
 
 def test_a_support_is_given_in_one_way():
-    states, weight, ids, mask = case()
+    states, _, ids, mask = case()
     with pytest.raises(ValueError, match="by its tokens or by those that it lacks"):
         action_logprobs(states, lambda h: h, ids, mask, support_ids=ids[..., None], excluded_ids=ids[..., None])
 

@@ -45,9 +45,7 @@ def test_the_end_token_is_left_out_before_everything_else(settings, allowed):
     counts = torch.bincount(tokens[early], minlength=4) / early.sum()
     assert counts[0] == 0 and (counts - expected).abs().max() < 4 * 0.5 / 10_000**0.5  # four standard errors
     torch.testing.assert_close(logprobs[early].exp(), expected[tokens[early]], rtol=0, atol=1e-6)
-    torch.testing.assert_close(
-        entropies[early], torch.special.entr(expected).sum().expand(10_000), rtol=0, atol=1e-6
-    )
+    torch.testing.assert_close(entropies[early], torch.special.entr(expected).sum().expand(10_000), rtol=0, atol=1e-6)
     if support is not None:
         assert sorted(support[0][support[0] >= 0].tolist()) == allowed
     plain = SamplingSettings(9, top_k=settings.top_k, top_p=settings.top_p)
@@ -97,7 +95,10 @@ def test_all_numbers_are_those_of_the_distribution_that_was_sampled_from(setting
     generator = SequenceGenerator(policy, SFTModel(policy.base), settings, recompute=recompute)
     pairs, _ = generator.generate_sequences(prompts)
     assert (pairs.excluded_ids is None) == (pairs.support_ids is not None)
-    networks = {"policy": policy.base.merged_network("policy").network, "reference": make_policy(full=True).base.network}
+    networks = {
+        "policy": policy.base.merged_network("policy").network,
+        "reference": make_policy(full=True).base.network,
+    }
     found = {"policy": (pairs.old_logprobs, pairs.entropies), "reference": (pairs.ref_logprobs, None)}
     for row in range(pairs.sequences):
         tokens, count = pairs.input_ids[row][pairs.attention_mask[row]], int(pairs.lengths[row])
@@ -136,8 +137,6 @@ def test_an_engine_that_ends_a_response_before_is_refused():
     for fewest in (0, 1):
         settings = SamplingSettings(3, min_new_tokens=fewest)
         SequenceGenerator(policy, SFTModel(policy.base), settings, engine=Short()).generate_sequences(prompts)
-    generator = SequenceGenerator(
-        policy, SFTModel(policy.base), SamplingSettings(3, min_new_tokens=2), engine=Short()
-    )
+    generator = SequenceGenerator(policy, SFTModel(policy.base), SamplingSettings(3, min_new_tokens=2), engine=Short())
     with pytest.raises(ConfigError, match="min_new_tokens is 2, but the engine Short ended a response before; set min"):
         generator.generate_sequences(prompts)
