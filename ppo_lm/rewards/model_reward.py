@@ -69,11 +69,10 @@ class ModelReward(Reward):
         pairs = _readable_pairs(responses, model)
         if pairs is None:
             scores = _score_texts(model, responses, budget)
-        else:
+        elif pairs.stopped is None:
             scores = _score_pairs(model, pairs, budget)
-            stopped = [] if pairs.stopped is None else pairs.stopped.nonzero()[:, 0].tolist()
-            if stopped:
-                scores[stopped] = _score_texts(model, responses.select(stopped), budget)
+        else:
+            scores = _score_both(model, responses, pairs, pairs.stopped.tolist(), budget)
         if not scores.isfinite().all():
             raise NumericalFault("the reward model gave a score that is NaN or infinite; its weights may be damaged")
         return Scores.of(scores)
@@ -91,6 +90,20 @@ _same_vocabulary: Callable[[PreTrainedTokenizerBase, PreTrainedTokenizerBase], b
 
 def _score_pairs(model: RewardModel, pairs: SAPairs, budget: MemoryBudget) -> torch.Tensor:
     return compute_in_micro_batches(pairs, budget, lambda part: model.scores(part.input_ids, part.attention_mask))
+
+
+def _score_both(
+    model: RewardModel, responses: Responses, pairs: SAPairs, by_text: list[bool], budget: MemoryBudget
+) -> torch.Tensor:
+    """The scores of the texts of some responses, and of the tokens of the others."""
+    texts = [row for row, is_text in enumerate(by_text) if is_text]
+    tokens = [row for row, is_text in enumerate(by_text) if not is_text]
+    scores = torch.zeros(len(by_text), device=model.base.device)
+    if texts:
+        scores[texts] = _score_texts(model, responses.select(texts), budget)
+    if tokens:
+        scores[tokens] = _score_pairs(model, pairs.select(torch.tensor(tokens, device=pairs.action_ids.device)), budget)
+    return scores
 
 
 @torch.no_grad()
