@@ -7,7 +7,5 @@ import torch
 
 def without(logits: torch.Tensor, excluded_ids: torch.Tensor) -> torch.Tensor:
     """The logits (n, V), −inf at the tokens (n, E) int64 with -1 = none. Never waits for the device."""
-    vocabulary = logits.shape[1]
-    columns = torch.where(excluded_ids < 0, vocabulary, excluded_ids)  # one more column takes what is none
-    excluded = torch.zeros(len(logits), vocabulary + 1, dtype=torch.bool, device=logits.device)
-    return logits.masked_fill(excluded.scatter_(1, columns, True)[:, :vocabulary], -torch.inf)
+    most = torch.where(excluded_ids < 0, torch.inf, -torch.inf).to(logits.dtype)  # none: token 0 stays as it is
+    return logits.scatter_reduce(1, excluded_ids.clamp(min=0), most, "amin")
