@@ -71,8 +71,12 @@ class SAPairs:
     action_ids: torch.Tensor  # (B, A) int64: the response, its observations included
     action_mask: torch.Tensor  # (B, A) bool: True on sampled tokens
     old_logprobs: torch.Tensor  # (B, A) nats, under the sampling distribution; 0 where masked
-    terminated: torch.Tensor  # (B,) bool: the response ended with EOS
+    terminated: torch.Tensor  # (B,) bool: the response ended with EOS or a stop string
     support_ids: torch.Tensor | None = None  # (B, A, K) int64: the choices that top-k/top-p left, -1 = none; None: all
+    excluded_ids: torch.Tensor | None = None  # (B, A, E) int64: or else those that could not be sampled, -1 = none
+    stopped: torch.Tensor | None = (
+        None  # (B,) bool: a stop string, which its text lacks, ended it; None: there are none
+    )
     sampler_logprobs: torch.Tensor | None = None  # (B, A) nats, from sampling; `old_logprobs` may be recomputed instead
     entropies: torch.Tensor | None = None  # (B, A) nats, of the distribution that each action was sampled from
     ref_logprobs: torch.Tensor | None = None  # (B, A) nats, of the frozen reference on the same support; 0 where masked
@@ -96,19 +100,19 @@ class SAPairs:
         if name in ("input_ids", "attention_mask"):
             good = column.ndim == 2 and column.shape[0] == rows and column.shape[1] >= actions
             shape = f"({rows}, at least {actions})"
-        elif name == "support_ids":
+        elif name in ("support_ids", "excluded_ids"):
             good, shape = column.ndim == 3 and column.shape[:2] == (rows, actions), f"({rows}, {actions}, K)"
         else:
-            expected = (rows,) if name in ("terminated", "scores") else (rows, actions)
+            expected = (rows,) if name in ("terminated", "stopped", "scores") else (rows, actions)
             good, shape = tuple(column.shape) == expected, str(expected)
         if not good:
             raise ValueError(
                 f"SAPairs.{name} has shape {tuple(column.shape)}; with {rows} sequences of {actions} actions it needs "
                 f"{shape}"
             )
-        if name in ("input_ids", "action_ids", "support_ids"):
+        if name in ("input_ids", "action_ids", "support_ids", "excluded_ids"):
             dtypes = (torch.int64,)
-        elif name in ("attention_mask", "action_mask", "terminated"):
+        elif name in ("attention_mask", "action_mask", "terminated", "stopped"):
             dtypes = (torch.bool,)
         else:
             dtypes = (torch.float32, torch.float64)

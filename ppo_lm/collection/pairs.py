@@ -72,7 +72,7 @@ class LivePairs:
         from ppo_lm.rollout import SamplingSettings, write_completions
 
         config, prompt = self._config, self._prompts.require_ids()[number]
-        sampling = SamplingSettings(config.max_new_tokens, config.temperature)
+        sampling = SamplingSettings(config.max_new_tokens, config.temperature).ending_as(config)
         first = second = ""
         for attempt in range(self.TRIES):
             seed = (config.seed * 1_000_003 + number) * self.TRIES + attempt

@@ -66,7 +66,7 @@ def run_comparison(
     texts = {c.name: read_column(chosen, c.column) for c in contestants if c.column is not None}
     notices = [contestant.note for contestant in contestants if contestant.note]
     exposure = find_exposure(contestants, config.judge, chosen.given)
-    notices += [*exposure.sentences, *note_on_few(len(chosen)), *notes_on_lengths(contestants, config.max_new_tokens)]
+    notices += [*exposure.sentences, *note_on_few(len(chosen)), *notes_on_lengths(contestants, config)]
     budget = make_budget(first, config.micro_batch_tokens)
     scorer = RewardComputer(judge, budget, timeout=config.judge_timeout)
 

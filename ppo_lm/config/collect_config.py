@@ -6,6 +6,7 @@ import dataclasses
 from typing import Annotated
 
 from ppo_lm.config.data_settings import SourceSettings
+from ppo_lm.config.end_settings import EndSettings
 from ppo_lm.config.field_types import Dtype, NonNegativeInt, PositiveFloat, PositiveInt, Rule, Text, Topic
 from ppo_lm.config.settings import checked
 
@@ -14,7 +15,7 @@ Port = Annotated[int, Rule("be between 0 and 65535 (0 for any free port)", lambd
 
 @checked
 @dataclasses.dataclass(kw_only=True)
-class CollectConfig(SourceSettings):
+class CollectConfig(SourceSettings, EndSettings):
     """Every setting of `ppo-lm collect`."""
 
     EVERYDAY = (

@@ -6,6 +6,7 @@ import dataclasses
 
 from ppo_lm.config.clashes import top_p_clashes
 from ppo_lm.config.data_settings import PromptSettings
+from ppo_lm.config.end_settings import EndSettings
 from ppo_lm.config.field_types import (
     Dtype,
     NonNegativeFloat,
@@ -21,7 +22,7 @@ from ppo_lm.config.settings import checked
 
 @checked
 @dataclasses.dataclass(kw_only=True)
-class EvaluateConfig(PromptSettings, FolderSettings):
+class EvaluateConfig(PromptSettings, EndSettings, FolderSettings):
     """Every setting of `ppo-lm evaluate`."""
 
     EVERYDAY = (

@@ -6,6 +6,7 @@ import dataclasses
 
 from ppo_lm.config.clashes import top_p_clashes
 from ppo_lm.config.data_settings import SourceSettings
+from ppo_lm.config.end_settings import EndSettings
 from ppo_lm.config.field_types import (
     Dtype,
     NonNegativeFloat,
@@ -19,7 +20,7 @@ from ppo_lm.config.settings import checked
 
 @checked
 @dataclasses.dataclass(kw_only=True)
-class GenerateConfig(SourceSettings):
+class GenerateConfig(SourceSettings, EndSettings):
     """Every setting of `ppo-lm generate`."""
 
     EVERYDAY = (

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from ppo_lm.config.clashes import top_p_clashes
 from ppo_lm.config.data_settings import PromptSettings
+from ppo_lm.config.end_settings import EndSettings
 from ppo_lm.config.field_types import (
     MAY_CHANGE,
     SETS_LENGTH,
@@ -29,7 +30,7 @@ from ppo_lm.config.settings import checked
 
 @checked
 @dataclasses.dataclass(kw_only=True)
-class PPOConfig(PromptSettings, RewardSettings, ModelSettings, CheckpointSettings, OptionalFolderSettings):
+class PPOConfig(PromptSettings, RewardSettings, ModelSettings, EndSettings, CheckpointSettings, OptionalFolderSettings):
     """Every setting of a run. All problems are reported at once, when the config is created."""
 
     EVERYDAY = (
@@ -52,8 +53,8 @@ class PPOConfig(PromptSettings, RewardSettings, ModelSettings, CheckpointSetting
     monitor: Annotated[str | None, MAY_CHANGE] = None
     """Anything that reward accepts, such as a function or a reward model: logged but never trained on."""
     missing_eos_score: float | None = None
-    """Score of a response that reaches max_new_tokens without an EOS token, whatever the reward says. Default: keep the
-    reward's score."""
+    """Score of a response that reaches max_new_tokens without an EOS token or a stop string, whatever the reward says.
+    Default: keep the reward's score."""
 
     SAMPLING = Topic("Sampling")
 

@@ -81,14 +81,6 @@ def same_vocabulary(one: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase
     return one is other or one.get_vocab() == other.get_vocab()
 
 
-def decode_completions(
-    tokenizer: PreTrainedTokenizerBase, action_ids: torch.Tensor, action_mask: torch.Tensor
-) -> list[str]:
-    """Decode the sampled tokens, (B, A) int64 with mask (B, A) bool, without special tokens; a single copy from the
-    device."""
-    return [decode(tokenizer, row) for row in unpad(action_ids, action_mask)]
-
-
 def decode(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
     """The text of one row of tokens, without special tokens."""
     return cast("str", tokenizer.decode(ids, skip_special_tokens=True))  # a list only for a list of rows

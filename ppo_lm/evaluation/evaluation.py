@@ -30,7 +30,8 @@ class Evaluation:
 
     score and `scores` are taken before any batch normalisation; kl is in nats per sequence, between policy and
     reference under the sampling settings (None: not meaningful); entropy is the mean entropy of the sampling
-    distributions, in nats per token; length is in tokens; ended is the share of responses that ended with EOS.
+    distributions, in nats per token; length is in tokens; ended is the share of responses that ended with EOS or a stop
+    string.
     """
 
     score: float

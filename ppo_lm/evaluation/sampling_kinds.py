@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from ppo_lm.rollout import SamplingSettings
+from ppo_lm.rollout import EndConfig, SamplingSettings
 
 
-class SamplingConfig(Protocol):
+class SamplingConfig(EndConfig, Protocol):
     """The settings below, which `PPOConfig`, `EvaluateConfig` and `GenerateConfig` have."""
 
     max_new_tokens: int
@@ -24,7 +24,7 @@ class EvaluationConfig(SamplingConfig, Protocol):
 
 def training_sampling(config: SamplingConfig) -> SamplingSettings:
     """How responses are sampled in training."""
-    return SamplingSettings(config.max_new_tokens, config.temperature, config.top_k, config.top_p)
+    return SamplingSettings(config.max_new_tokens, config.temperature, config.top_k, config.top_p).ending_as(config)
 
 
 def sampling_kinds(config: EvaluationConfig) -> dict[str, SamplingSettings]:
@@ -33,5 +33,5 @@ def sampling_kinds(config: EvaluationConfig) -> dict[str, SamplingSettings]:
     training keeps near the reference."""
     return {
         "sampled": training_sampling(config),
-        "near_greedy": SamplingSettings(config.max_new_tokens, config.eval_temperature),
+        "near_greedy": SamplingSettings(config.max_new_tokens, config.eval_temperature).ending_as(config),
     }

@@ -12,7 +12,7 @@ from ppo_lm.base_setup import make_budget
 from ppo_lm.comparison.contestants import Bases, load_policies, read_contestants
 from ppo_lm.config import GenerateConfig
 from ppo_lm.data import PromptSet, load_prompts
-from ppo_lm.data.encoding import decode_completions, pad
+from ppo_lm.data.encoding import pad
 from ppo_lm.data.examples import show_prompt
 from ppo_lm.data.fitting import encode_prompts
 from ppo_lm.errors import ConfigError, DataError, Problems
@@ -20,10 +20,9 @@ from ppo_lm.evaluation import training_sampling
 from ppo_lm.generation.streaming import stream
 from ppo_lm.models import PolicyModel
 from ppo_lm.reading import user_path
-from ppo_lm.rollout import pick_engine
+from ppo_lm.rollout import StopStrings, pick_engine, read_completions
 from ppo_lm.saving import append_record
 from ppo_lm.terminal import printable
-from ppo_lm.token_attribution import extract_actions
 
 
 def run_generation(config: GenerateConfig, source: TextIO | None = None, quiet: bool = False) -> list[dict]:
@@ -93,8 +92,7 @@ def _answers(config: GenerateConfig, policies: dict[str, PolicyModel], prompts: 
                 device=base.device,
             )
             sampled = engines[name].sample(ids, mask, settings, random[name])
-            action_ids, action_mask, _ = extract_actions(sampled.ids, base.eos_token_ids, base.pad_token_id)
-            completions[name] = decode_completions(base.tokenizer, action_ids, action_mask)
+            completions[name] = read_completions(sampled, base, StopStrings(base.tokenizer, settings)).texts
         for row, prompt in enumerate(batch.prompts):
             columns = {name: values[row] for name, values in batch.columns.items()}
             answers = {name: texts[row] for name, texts in completions.items()}

@@ -9,19 +9,25 @@ import torch
 from ppo_lm.data.encoding import decode
 from ppo_lm.data.pieces import INCOMPLETE
 from ppo_lm.models import PolicyModel
-from ppo_lm.rollout import PlainEngine, SamplingSettings
+from ppo_lm.rollout import PlainEngine, SamplingSettings, StopStrings
 
 
 def stream(
     policy: PolicyModel, ids: list[int], settings: SamplingSettings, generator: torch.Generator
 ) -> Iterator[str]:
-    """The parts of one answer, without special tokens; together, what `PlainEngine` samples with the same numbers."""
-    prompt = torch.tensor([ids], device=policy.base.device)
-    written, said = [], ""
+    """The parts of one answer, without special tokens and before a stop string; together, the completion that
+    `PlainEngine` samples with the same numbers. Text that may be the beginning of a stop string waits until it is known
+    not to be."""
+    prompt, tokenizer = torch.tensor([ids], device=policy.base.device), policy.base.tokenizer
+    stops, written, said, text = StopStrings(tokenizer, settings), [], 0, ""
     for token in PlainEngine(policy).stream(prompt, settings, generator):
         written.append(token)
-        text = decode(policy.base.tokenizer, written)
+        stop = stops.find(written, looked_at=len(written) - 1)
+        text = decode(tokenizer, written) if stop is None else stop.text
+        if stop is not None:
+            break
         if not text.endswith(INCOMPLETE):
-            yield text[len(said) :]
-            said = text
-    yield decode(policy.base.tokenizer, written)[len(said) :]
+            ready = max(len(text) - stops.held_back(text), said)
+            yield text[said:ready]
+            said = ready
+    yield text[said:]

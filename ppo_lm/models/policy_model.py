@@ -33,6 +33,7 @@ class PolicyModel:
             sa_pairs.action_mask,
             temperature=temperature,
             support_ids=sa_pairs.support_ids,
+            excluded_ids=sa_pairs.excluded_ids,
             entropy=entropy,
         )
 
@@ -46,6 +47,7 @@ class PolicyModel:
             count,
             temperature=temperature,
             support_ids=sa_pairs.support_ids,
+            excluded_ids=sa_pairs.excluded_ids,
         )
 
     def parameters(self) -> list[nn.Parameter]:

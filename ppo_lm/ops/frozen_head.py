@@ -6,6 +6,7 @@ from __future__ import annotations
 import torch
 from torch.nn.functional import linear
 
+from ppo_lm.ops.exclusion import without
 from ppo_lm.ops.exponentials import exponentials
 
 FEW = 200  # size of the vocabulary, in sizes of the support, from which on gathering rows of the weight is faster
@@ -18,15 +19,18 @@ def frozen_head_logprobs(
     action_ids: torch.Tensor,
     temperature: float,
     support_ids: torch.Tensor | None,
+    excluded_ids: torch.Tensor | None,
     entropy: bool,
 ) -> torch.Tensor:
     """log π(a|s) of n actions, and, with `entropy`, the entropies: (n,), or (2, n), fp32 (fp64 for fp64 weights).
 
     hidden: (n, H). weight: (V, H), which gets no gradient, and bias: (V,) or None. action_ids: (n,) int64. support_ids:
-    (n, K) int64 with -1 = none, or None for the whole vocabulary. Memory: (n, V), or (n, K, H) for a small support.
+    (n, K), or else excluded_ids: (n, E), int64 with -1 = none; None for the whole vocabulary. Memory: (n, V), or (n, K,
+    H) for a small support.
     """
     differentiate = torch.is_grad_enabled() and hidden.requires_grad
-    return _FrozenHead.apply(hidden, weight, bias, action_ids, temperature, support_ids, entropy, differentiate)
+    supports = support_ids, excluded_ids
+    return _FrozenHead.apply(hidden, weight, bias, action_ids, temperature, *supports, entropy, differentiate)
 
 
 def is_few(kept: int, vocabulary: int) -> bool:
@@ -36,13 +40,15 @@ def is_few(kept: int, vocabulary: int) -> bool:
 
 class _FrozenHead(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, hidden, weight, bias, action_ids, temperature, support_ids, entropy, differentiate):
+    def forward(ctx, hidden, weight, bias, action_ids, temperature, support_ids, excluded_ids, entropy, differentiate):
         columns = _Columns(weight, bias, action_ids, support_ids)
         logits = columns.logits(hidden)
         if support_ids is None:
             chosen = logits.gather(1, action_ids[:, None])
         else:
             chosen, logits = logits[:, :1], logits[:, 1:].masked_fill(support_ids < 0, -torch.inf)
+        if excluded_ids is not None:
+            logits = without(logits, excluded_ids)
         chosen = chosen.to(torch.promote_types(chosen.dtype, torch.float32)) / temperature
         highest, total, mean, weights, of_entropy = exponentials(logits, temperature, differentiate, entropy)
         logprobs = chosen.sub_(highest).sub_(total.log())
@@ -60,7 +66,7 @@ class _FrozenHead(torch.autograd.Function):
     def backward(ctx, *grads):
         slopes = ctx.saved_tensors
         found = [grad[:, None] * slope for grad, slope in zip(grads[0].view(len(slopes), -1), slopes)]
-        return sum(found[1:], found[0]).to(slopes[0].dtype), *(None,) * 7
+        return sum(found[1:], found[0]).to(slopes[0].dtype), *(None,) * 8
 
 
 class _Columns:

@@ -9,14 +9,23 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from ppo_lm.data import Prompt
-from ppo_lm.data.encoding import decode_completions, pad
+from ppo_lm.data.encoding import pad
 from ppo_lm.data.fitting import encode_prompts
 from ppo_lm.errors import ConfigError
 from ppo_lm.experience_buffer import MemoryBudget, compute_in_micro_batches
 from ppo_lm.models import PolicyModel
 from ppo_lm.models.policy_model import states_before_actions
-from ppo_lm.rollout import RolloutEngine, Sampled, SamplingSettings, pick_engine
-from ppo_lm.token_attribution import build_sa_pairs, extract_actions
+from ppo_lm.rollout import (
+    Completions,
+    RolloutEngine,
+    Sampled,
+    SamplingSettings,
+    StopStrings,
+    find_excluded,
+    pick_engine,
+    read_completions,
+)
+from ppo_lm.token_attribution import build_sa_pairs
 from ppo_lm.tracking import PhaseClock
 from ppo_lm.types import SAPairs
 
@@ -48,6 +57,7 @@ class SequenceGenerator:
         clock: PhaseClock | None = None,
     ):
         self.policy, self.reference, self.sampling = policy, reference, sampling
+        self.stops = StopStrings(policy.base.tokenizer, sampling)
         self.budget = budget or MemoryBudget()
         self.engine = engine or pick_engine(policy, self.budget)
         self.recompute = recompute
@@ -62,8 +72,8 @@ class SequenceGenerator:
     def generate_sequences(self, prompts: Sequence[Prompt], weights_changed: bool = True) -> tuple[SAPairs, list[str]]:
         """Sample one response to each prompt. Texts and conversations are encoded here; token ids are taken as they
         are. Returns the pairs, with `old_logprobs`, `sampler_logprobs`, `entropies` and `ref_logprobs`, and the B texts
-        without EOS. `weights_changed`: whether the policy may have changed since the last call, so that the engine
-        needs its new weights. Raises `DataError` for a prompt that is empty or too long."""
+        without EOS, cut before a stop string. `weights_changed`: whether the policy may have changed since the last
+        call, so that the engine needs its new weights. Raises `DataError` for a prompt that is empty or too long."""
         base = self.policy.base
         encoded = encode_prompts(prompts, base, self.sampling.max_new_tokens)
         prompt_ids, prompt_mask = pad(encoded, base.pad_token_id, side="left", device=base.device)
@@ -71,14 +81,21 @@ class SequenceGenerator:
             self.engine.update_weights(self.policy)
         sampled = self.engine.sample(prompt_ids, prompt_mask, self.sampling, self.random)
         self._check_support(sampled)
-        action_ids, action_mask, terminated = extract_actions(sampled.ids, base.eos_token_ids, base.pad_token_id)
+        completions = read_completions(sampled, base, self.stops)
         pairs = build_sa_pairs(
-            prompt_ids, prompt_mask, action_ids, action_mask, terminated, sampled.logprobs, sampled.support_ids
+            prompt_ids,
+            prompt_mask,
+            completions.ids,
+            completions.mask,
+            completions.terminated,
+            sampled.logprobs,
+            sampled.support_ids,
         )
+        pairs = pairs.with_columns(stopped=completions.stopped, excluded_ids=self._find_excluded(sampled, completions))
         self.clock.lap("sampling")
         pairs = self._describe_policy(pairs.with_columns(sampler_logprobs=pairs.old_logprobs), sampled.entropies)
         pairs = pairs.with_columns(ref_logprobs=self._logprobs(self.reference, pairs))
-        return pairs, decode_completions(self.tokenizer, action_ids, action_mask)
+        return pairs, completions.texts
 
     def _describe_policy(self, pairs: SAPairs, entropies: torch.Tensor | None) -> SAPairs:
         """Add `entropies`, the engine's if it reports them, and with `recompute` replace `old_logprobs`; if both have
@@ -101,6 +118,21 @@ class SequenceGenerator:
     @property
     def _scoring_temperature(self) -> float:
         return self.sampling.temperature or 1.0  # greedy samples are scored at temperature 1
+
+    def _find_excluded(self, sampled: Sampled, completions: Completions) -> torch.Tensor | None:
+        """The tokens that `min_new_tokens` excluded from each distribution, (B, A, E), unless the support lacks them.
+        Raises `ConfigError` if the engine sampled one of them."""
+        end_ids = torch.tensor(self.policy.base.eos_token_ids, device=sampled.ids.device)
+        excluded = find_excluded(self.sampling, end_ids, torch.arange(sampled.ids.shape[1], device=sampled.ids.device))
+        if excluded is None:
+            return None
+        ended = (completions.ids[:, :, None] == excluded).any(dim=2) & completions.mask
+        if bool(ended.any()):
+            raise ConfigError.of(
+                f"min_new_tokens is {self.sampling.min_new_tokens}, but the engine {type(self.engine).__name__} ended "
+                "a response before; set min_new_tokens to 0, or use another engine"
+            )
+        return excluded.expand(len(ended), -1, -1) if sampled.support_ids is None else None
 
     def _check_support(self, sampled: Sampled) -> None:
         """Raise `ConfigError` if the engine truncated the vocabulary without reporting the support: no other model

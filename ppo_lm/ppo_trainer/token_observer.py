@@ -19,6 +19,7 @@ from ppo_lm.tracking import TokensSeen
 from ppo_lm.types import SAPairs
 
 ALTERNATIVES = 5  # likely tokens that are kept beside each sampled one
+SUPPORTS = ("support_ids", "excluded_ids")  # columns with many numbers for a token
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ def describe_tokens(
 ) -> TokensSeen:
     """What a run records of `seen`, the first responses to `batch`. `texts` and `parts`: those of the whole batch."""
     rows, pairs = seen.pairs.sequences, seen.pairs
-    tensors = {name: column for name, column in pairs.columns().items() if name != "support_ids"}
+    tensors = {name: column for name, column in pairs.columns().items() if name not in SUPPORTS}
     if seen.ratios is not None:
         tensors["ratios"] = seen.ratios
     for name, choices in seen.choices.items():

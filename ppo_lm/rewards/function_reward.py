@@ -23,7 +23,7 @@ SINGULAR = {"prompt": "prompts", "completion": "completions"}
 class FunctionReward(Reward):
     """A function `fn(prompts, completions, **columns) -> list[float]`, the signature of TRL's GRPO reward functions.
 
-    Columns are lists as long as the prompts: those of the data set, `terminated` (whether the response ended with EOS)
+    Columns are lists as long as the prompts: those of the data set, `terminated` (whether the response ended by itself)
     and `completion_ids`. A function gets the ones it names, or all if it takes **kwargs. For a conversation, prompt and
     completion are lists of messages. None means "no opinion". Async functions are awaited. A function with the
     arguments `prompt` or `completion` judges one sample per call; if it is async, all calls run concurrently.

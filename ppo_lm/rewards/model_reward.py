@@ -25,8 +25,8 @@ class ModelReward(Reward):
     """Scores prompt and response together with a `RewardModel`, an adapter and a head on the shared base.
 
     Responses that were sampled here, in the base's own vocabulary, are read as exactly the tokens that were sampled.
-    Others are tokenised from their texts, with EOS appended unless the column `terminated` says that the response did
-    not end.
+    Others, and those that ended with a stop string, which their texts lack, are tokenised from their texts, with EOS
+    appended unless the column `terminated` says that the response did not end.
     """
 
     name = "reward_model"
@@ -67,7 +67,12 @@ class ModelReward(Reward):
             raise RewardError(f"{self.name} is not loaded; call make_ready first")
         model, budget = self._ready
         pairs = _readable_pairs(responses, model)
-        scores = _score_texts(model, responses, budget) if pairs is None else _score_pairs(model, pairs, budget)
+        if pairs is None:
+            scores = _score_texts(model, responses, budget)
+        elif pairs.stopped is None:
+            scores = _score_pairs(model, pairs, budget)
+        else:
+            scores = _score_both(model, responses, pairs, pairs.stopped.tolist(), budget)
         if not scores.isfinite().all():
             raise NumericalFault("the reward model gave a score that is NaN or infinite; its weights may be damaged")
         return Scores.of(scores)
@@ -85,6 +90,20 @@ _same_vocabulary: Callable[[PreTrainedTokenizerBase, PreTrainedTokenizerBase], b
 
 def _score_pairs(model: RewardModel, pairs: SAPairs, budget: MemoryBudget) -> torch.Tensor:
     return compute_in_micro_batches(pairs, budget, lambda part: model.scores(part.input_ids, part.attention_mask))
+
+
+def _score_both(
+    model: RewardModel, responses: Responses, pairs: SAPairs, by_text: list[bool], budget: MemoryBudget
+) -> torch.Tensor:
+    """The scores of the texts of some responses, and of the tokens of the others."""
+    texts = [row for row, is_text in enumerate(by_text) if is_text]
+    tokens = [row for row, is_text in enumerate(by_text) if not is_text]
+    scores = torch.zeros(len(by_text), device=model.base.device)
+    if texts:
+        scores[texts] = _score_texts(model, responses.select(texts), budget)
+    if tokens:
+        scores[tokens] = _score_pairs(model, pairs.select(torch.tensor(tokens, device=pairs.action_ids.device)), budget)
+    return scores
 
 
 @torch.no_grad()

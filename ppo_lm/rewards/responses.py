@@ -18,7 +18,7 @@ NO_TOKEN = -1
 @dataclass(frozen=True)
 class Responses:
     """B prompts and a response to each. `columns` are the data's, by name, and, if known, `terminated` (whether the
-    response ended with EOS) and `completion_ids` (its tokens). Raises `ValueError` unless all have the same length.
+    response ended by itself) and `completion_ids` (its tokens). Raises `ValueError` unless all have the same length.
 
     `sa_pairs` are the sampled tokens, in the vocabulary of `tokenizer`; None for texts that were not sampled here.
 
@@ -49,6 +49,11 @@ class Responses:
     def device(self) -> torch.device:
         """Where the scores belong: with the sampled tokens, or on the CPU."""
         return torch.device("cpu") if self.sa_pairs is None else self.sa_pairs.action_ids.device
+
+    def select(self, rows: Sequence[int]) -> Responses:
+        """The texts of the responses at `rows`, in that order."""
+        columns = {name: [values[row] for row in rows] for name, values in self.columns.items()}
+        return Responses([self.prompts[row] for row in rows], [self.texts[row] for row in rows], columns)
 
     def copied(self) -> Responses:
         """The same with its own lists and messages, so that nobody else sees changes to them."""

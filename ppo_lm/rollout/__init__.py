@@ -1,15 +1,18 @@
 """Sampling engines."""
 
-from ppo_lm.rollout.completions import write_completions
-from ppo_lm.rollout.engine import RolloutEngine, Sampled, SamplingSettings
+from ppo_lm.rollout.completions import Completions, read_completions, write_completions
+from ppo_lm.rollout.engine import EndConfig, RolloutEngine, Sampled, SamplingSettings
 from ppo_lm.rollout.graph_engine import GraphEngine
 from ppo_lm.rollout.pick import ENGINES, MakeEngine, find_engine, pick_engine
 from ppo_lm.rollout.plain_engine import PlainEngine
-from ppo_lm.rollout.sampling import draw_uniforms, sample_tokens
+from ppo_lm.rollout.sampling import draw_uniforms, find_excluded, sample_tokens
 from ppo_lm.rollout.slot_engine import SlotEngine
+from ppo_lm.rollout.stop_strings import StopStrings
 
 __all__ = [
     "ENGINES",
+    "Completions",
+    "EndConfig",
     "GraphEngine",
     "MakeEngine",
     "PlainEngine",
@@ -17,9 +20,12 @@ __all__ = [
     "Sampled",
     "SamplingSettings",
     "SlotEngine",
+    "StopStrings",
     "draw_uniforms",
     "find_engine",
+    "find_excluded",
     "pick_engine",
+    "read_completions",
     "sample_tokens",
     "write_completions",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -10,14 +10,28 @@ import torch
 from ppo_lm.models import PolicyModel
 
 
+class EndConfig(Protocol):
+    """When a response ends: the settings that every configuration of a command that samples has."""
+
+    min_new_tokens: int
+    stop_strings: list[str] | None
+
+
 @dataclass(frozen=True)
 class SamplingSettings:
-    """temperature 0 is greedy; top_k 0 and top_p 1 leave the whole vocabulary."""
+    """temperature 0 is greedy; top_k 0 and top_p 1 leave the whole vocabulary. A response ends with EOS, or with the
+    token that completes one of the `stop_strings` in its text, and has at least `min_new_tokens` tokens besides EOS."""
 
     max_new_tokens: int
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
+    min_new_tokens: int = 0
+    stop_strings: tuple[str, ...] = ()
+
+    def ending_as(self, config: EndConfig) -> SamplingSettings:
+        """The same, but responses end as `config` says."""
+        return replace(self, min_new_tokens=config.min_new_tokens, stop_strings=tuple(config.stop_strings or ()))
 
     def truncates(self, vocabulary: int) -> bool:
         """Whether some of the `vocabulary` tokens are never sampled; greedy decoding does not sample."""
@@ -26,7 +40,7 @@ class SamplingSettings:
 
 @dataclass(frozen=True)
 class Sampled:
-    """What was sampled, A ≤ max_new_tokens columns; tokens after a row's first EOS are ignored.
+    """What was sampled, A ≤ max_new_tokens columns; tokens after a row's first EOS or stop string are ignored.
 
     An engine that does not know the entropies omits them, and a scoring pass computes them. One that does not know the
     support can only sample from the whole vocabulary.
@@ -49,7 +63,12 @@ class RolloutEngine(Protocol):
         generator: torch.Generator,
     ) -> Sampled:
         """Sample one response for each left-padded prompt, (B, P) int64 and (B, P) bool. All randomness comes from
-        `generator`, which is on the CPU, so that a seed gives the same numbers on every device."""
+        `generator`, which is on the CPU, so that a seed gives the same numbers on every device.
+
+        `settings.min_new_tokens` has to be obeyed: the first tokens come from the distribution without the end tokens,
+        which are left out before top-k and top-p. Stop strings may be ignored: responses are cut at them afterwards
+        (`read_completions`), so an engine that stops there only saves time.
+        """
         ...
 
     def update_weights(self, policy: PolicyModel) -> None:

@@ -16,6 +16,7 @@ from ppo_lm.rollout.engine import Sampled, SamplingSettings
 from ppo_lm.rollout.in_slots import InSlots, Waiting
 from ppo_lm.rollout.replay import Replayed
 from ppo_lm.rollout.slots import Slots
+from ppo_lm.rollout.stop_strings import StopStrings
 
 LEAST_SLOTS = 8  # below which a step is not made smaller
 LEAST_WIDTH, WIDTHS = 64, 8  # steps attend to a multiple of 64, and of an eighth of the most, tokens
@@ -51,7 +52,8 @@ class GraphEngine(InSlots):
         lengths = prompt_mask.sum(dim=1).tolist()
         state, step = self._prepare(slots, max(lengths) + settings.max_new_tokens, settings)
         count, pad_token_id = min(slots, state.memory.slots), self.policy.base.pad_token_id
-        rows = _Rows(state, step, count, prompt_ids, prompt_mask, uniforms, lengths, pad_token_id)
+        stops = StopStrings(self.policy.base.tokenizer, settings)
+        rows = _Rows(state, step, count, prompt_ids, prompt_mask, uniforms, lengths, pad_token_id, stops)
         while rows.waiting or rows.running:
             if rows.waiting.should_start(count - len(rows.running), count):
                 rows.start(self.budget.tokens)
@@ -103,13 +105,16 @@ class _Rows:
         uniforms: torch.Tensor,
         lengths: list[int],
         pad_token_id: int,
+        stops: StopStrings,
     ):
         """`count`: how many of the slots to use."""
+        self.stops = stops
         self.slots, self.step, self.count, self.pad_token_id = slots, step, count, pad_token_id
         self.ids, self.mask, self.uniforms, self.lengths = ids, mask, uniforms, lengths
         self.waiting = Waiting(lengths)
         self.running: dict[int, int] = {}  # slot → row
         self.made = [0] * len(lengths)  # tokens sampled, if none has ended since the last look
+        self.looked_at = [0] * len(lengths)  # tokens by which no stop string has ended the response
         self.found = [column.new_zeros(len(lengths), *column.shape[1:]) for column in slots.columns()]
 
     def start(self, tokens: int) -> None:
@@ -164,6 +169,8 @@ class _Rows:
         """Wait for the device, and take the responses that have ended out of their slots."""
         running, made = torch.stack([self.slots.running.long(), self.slots.made]).tolist()
         ended = [slot for slot in self.running if not running[slot]]
+        if self.stops:
+            ended += self._stop([slot for slot in self.running if running[slot]], made)
         if not ended:
             return
         rows = [self.running.pop(slot) for slot in ended]
@@ -172,6 +179,19 @@ class _Rows:
         slot, row = torch.tensor([ended, rows], device=self.ids.device)
         for column, found in zip(self.slots.columns(), self.found):
             found[row] = column[slot]
+
+    def _stop(self, slots: list[int], made: list[int]) -> list[int]:
+        """Stop the responses in those of `slots` that a stop string has ended, and return them. `made`: the number of
+        tokens in each slot of all."""
+        found, ids = [], self.slots.ids.tolist()
+        for slot in slots:
+            row = self.running[slot]
+            if self.stops.find(ids[slot][: made[slot]], self.looked_at[row]):
+                found.append(slot)
+            self.looked_at[row] = made[slot]
+        if found:
+            self.slots.running[torch.tensor(found, device=self.ids.device)] = False
+        return found
 
     def sampled(self) -> Sampled:
         """See `Responses.sampled`."""

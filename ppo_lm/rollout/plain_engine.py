@@ -11,7 +11,8 @@ from torch.nn.functional import pad
 from ppo_lm.experience_buffer import MemoryBudget
 from ppo_lm.models import PolicyModel
 from ppo_lm.rollout.engine import RolloutEngine, Sampled, SamplingSettings
-from ppo_lm.rollout.sampling import Token, draw_uniforms, sample_tokens
+from ppo_lm.rollout.sampling import Token, draw_uniforms, find_excluded, sample_tokens
+from ppo_lm.rollout.stop_strings import EVERY, StopStrings
 
 
 class PlainEngine(RolloutEngine):
@@ -74,15 +75,27 @@ class PlainEngine(RolloutEngine):
         mask = pad(prompt_mask, (0, settings.max_new_tokens), value=True)
         growing, new = base.paths.growing_rows(base.network.get_decoder(), mask), prompt_ids
         ended = torch.zeros(len(prompt_ids), dtype=torch.bool, device=base.device)
+        stops, written = StopStrings(base.tokenizer, settings), []
         with base.role(self.policy.role):
             for step in range(settings.max_new_tokens):
                 logits = base.logits(growing.add(new))
-                token = sample_tokens(logits, settings, uniforms[:, step])
+                excluded = find_excluded(settings, eos, [step] * len(prompt_ids))
+                token = sample_tokens(logits, settings, uniforms[:, step], excluded)
                 yield token
                 ended |= torch.isin(token.ids, eos)
+                if stops:
+                    written.append(token.ids)
+                    if len(written) % EVERY == 0:
+                        ended |= _stopped(stops, torch.stack(written, dim=1))
                 if bool(ended.all()):
                     break
                 new = token.ids[:, None]
+
+
+def _stopped(stops: StopStrings, ids: torch.Tensor) -> torch.Tensor:
+    """Whether one of the last `EVERY` tokens of each row completes a stop string: ids (B, A) int64 → (B,) bool."""
+    looked_at = ids.shape[1] - EVERY
+    return torch.tensor([stops.find(row, looked_at) is not None for row in ids.tolist()], device=ids.device)
 
 
 def _join(groups: list[Sampled]) -> Sampled:

@@ -3,10 +3,12 @@ from."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 
+from ppo_lm.ops.exclusion import without
 from ppo_lm.ops.exponentials import BLOCK, sums_of_blocks
 from ppo_lm.rollout.engine import SamplingSettings
 
@@ -29,6 +31,17 @@ def uniform_dtype(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "mps" else torch.float64
 
 
+def find_excluded(
+    settings: SamplingSettings, end_ids: torch.Tensor, places: torch.Tensor | Sequence[int]
+) -> torch.Tensor | None:
+    """The tokens that cannot be sampled at `places` (n,) int64 of responses, counted from 0: before `min_new_tokens`,
+    the end tokens (E,) int64. Returns (n, E) int64, -1 = none; None if `min_new_tokens` is 0."""
+    if not settings.min_new_tokens:
+        return None
+    places = torch.as_tensor(places, device=end_ids.device)
+    return torch.where(places[:, None] < settings.min_new_tokens, end_ids, -1)
+
+
 class Token(NamedTuple):
     """One token per row."""
 
@@ -38,13 +51,22 @@ class Token(NamedTuple):
     support_ids: torch.Tensor | None  # (B, K) int64, -1 = none; None when it is the whole vocabulary
 
 
-def sample_tokens(logits: torch.Tensor, settings: SamplingSettings, uniforms: torch.Tensor) -> Token:
+def sample_tokens(
+    logits: torch.Tensor,
+    settings: SamplingSettings,
+    uniforms: torch.Tensor,
+    excluded_ids: torch.Tensor | None = None,
+) -> Token:
     """Temperature, then top-k, then top-p on what top-k left ("The curious case of neural text degeneration",
-    1904.09751).
+    1904.09751); all of it without the excluded tokens.
 
     logits: (B, V). uniforms: (B,) fp64, or fp32 where there is no fp64, in [0, 1]; each picks the token whose interval
-    of the cumulative distribution contains it. Greedy (temperature 0) has log-probability and entropy 0.
+    of the cumulative distribution contains it. excluded_ids: (B, E) int64 with -1 = none, or None (`find_excluded`);
+    they are not in the reported support, and with the whole vocabulary, none is reported. Greedy (temperature 0) has
+    log-probability and entropy 0.
     """
+    if excluded_ids is not None:
+        logits = without(logits, excluded_ids)
     if settings.temperature == 0:
         certain = logits.new_zeros(logits.shape[0], dtype=torch.float32)
         return Token(logits.argmax(dim=1), certain, certain, None)
@@ -53,6 +75,8 @@ def sample_tokens(logits: torch.Tensor, settings: SamplingSettings, uniforms: to
         return Token(*_draw(logits, settings.temperature, uniforms), None)
     logits = logits.float() / settings.temperature
     logits, ids = logits.topk(min(settings.top_k or vocabulary, vocabulary), dim=1)
+    if excluded_ids is not None:  # where top-k asks for more tokens than there are left
+        ids = ids.masked_fill(logits == -torch.inf, -1)
     if settings.top_p < 1:
         probabilities = logits.softmax(dim=1)
         outside = probabilities.cumsum(dim=1) - probabilities >= settings.top_p

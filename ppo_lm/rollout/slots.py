@@ -8,7 +8,7 @@ import torch
 from ppo_lm.fast.decoder import Head
 from ppo_lm.fast.kv_cache import KVMemory
 from ppo_lm.rollout.engine import SamplingSettings
-from ppo_lm.rollout.sampling import sample_tokens, uniform_dtype
+from ppo_lm.rollout.sampling import find_excluded, sample_tokens, uniform_dtype
 
 
 class Slots:
@@ -51,7 +51,8 @@ class Slots:
         # a slot that is not running keeps what it has: its number of tokens may be that of any column
         column = torch.where(running, made, self.settings.max_new_tokens)[:, None]
         uniforms = self.uniforms[places].gather(1, column)[:, 0]
-        token, logprob, entropy, support = sample_tokens(self.head(hidden), self.settings, uniforms)
+        excluded = find_excluded(self.settings, self.eos, made)
+        token, logprob, entropy, support = sample_tokens(self.head(hidden), self.settings, uniforms, excluded)
         rows = torch.arange(len(self.made), device=column.device)[places]
         self.ids[rows, column[:, 0]] = token
         self.logprobs[rows, column[:, 0]], self.entropies[rows, column[:, 0]] = logprob, entropy

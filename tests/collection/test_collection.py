@@ -350,6 +350,16 @@ def test_live_pairs_are_two_different_samples_and_the_same_after_a_restart(tmp_p
     assert again.fingerprint() == pairs.fingerprint()
 
 
+def test_live_pairs_end_at_stop_strings(tmp_path):
+    file = tmp_path / "prompts.txt"
+    file.write_text("POST: I moved out. TL;DR:")
+    settings = dict(prompts=str(file), model_name="embedded", max_new_tokens=30, stop_strings=["."])
+    _, *plain = load_pairs(CollectConfig(**settings))[0].pair(0)
+    _, *late = load_pairs(CollectConfig(**settings, min_new_tokens=20))[0].pair(0)
+    assert all(text and "." not in text for text in plain)
+    assert all("." in text for text in late)
+
+
 def test_prompts_of_live_pairs_are_fitted_like_those_of_ppo(tmp_path):
     file, long = tmp_path / "prompts.txt", "word " * 80
     file.write_text(f"POST: I moved out. TL;DR:\n\n{long}\nMy boss yelled at me again. {long}")

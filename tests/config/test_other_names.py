@@ -48,6 +48,8 @@ EXPECTED = {
         "Output_Dir": "output_dir",
         "held_out": "eval_prompts",
         "dataset": "prompts",
+        "stop": "stop_strings",
+        "min_tokens": "min_new_tokens",
         # TRL's PPOConfig
         "per_device_train_batch_size": "batch_size",
         "num_ppo_epochs": "ppo_epochs",
@@ -56,6 +58,7 @@ EXPECTED = {
         "cliprange_value": "value_clip",
         "vf_coef": "value_coef",
         "response_length": "max_new_tokens",
+        "stop_token": "stop_strings",
         "missing_eos_penalty": "missing_eos_score",
         "total_episodes": "steps",
         "sft_model_path": "model_name",

@@ -55,6 +55,8 @@ def test_the_fixed_defaults():
         (dict(model_name=" "), "model_name is ' '; it must not be empty"),
         (dict(kl_estimator="k4"), "kl_estimator is 'k4'; it must be one of k1, k2, k3"),
         (dict(kl_estimator=["k1"]), "kl_estimator is ['k1']; it must be one of k1, k2, k3"),
+        (dict(stop_strings="a"), "stop_strings is 'a'; it must be a list of texts"),
+        (dict(stop_strings=["a", ""]), "stop_strings is ['a', '']; it must have no empty text"),
         (dict(lr_schedule="step"), "lr_schedule is 'step'; it must be one of linear, cubic, inverse, cosine, constant"),
     ],
 )
@@ -76,6 +78,7 @@ def test_a_wrong_value_is_reported_in_one_sentence(settings, problem):
         dict(top_p=1, top_k=0),
         dict(whiten_advantages=False),
         dict(output_dir=None),
+        dict(min_new_tokens=10, max_new_tokens=10, stop_strings=[" ", "\n\n"]),
     ],
 )
 def test_values_on_the_bounds_are_taken(settings):
@@ -102,6 +105,7 @@ def test_all_problems_are_named_at_once():
         (dict(batch_size=4, mini_batches=8), ["mini_batches is 8 but batch_size is 4; a mini-batch needs"]),
         (dict(batch_size=4, responses_per_prompt=3), ["batch_size is 4 but responses_per_prompt is 3"]),
         (dict(top_k=0), ["top_p is 0.95 but top_k is 0"]),
+        (dict(min_new_tokens=11), ["min_new_tokens is 11 but max_new_tokens is 10"]),
         (dict(eval_every=5, eval_prompts=0), ["eval_every is 5 but eval_prompts is 0"]),
         (dict(reward=["a", "b"], reward_weights=[1.0]), ["reward_weights has 1 numbers for 2 rewards"]),
         (dict(top_k=0, kl_in="loss", kl_coef=0.0), ["top_p is 0.95", "kl_in is loss but kl_coef is 0"]),

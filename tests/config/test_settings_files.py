@@ -37,7 +37,9 @@ def test_numbers_are_numbers_and_dates_are_text(text, value):
 def test_settings_are_read_as_they_were_written(tmp_path):
     texts = ["1e5", "1e-5", "2024-01-31", "yes", "null", "12", "[a]", "é: #", " ", ".5", "-"]
     for text in texts:
-        config = PPOConfig(output_dir=text, reward=texts, reward_weights=[1e-05, 1e22, 0.1, -2.5e-9, 3] + [1] * 6)
+        weights = [1e-05, 1e22, 0.1, -2.5e-9, 3] + [1] * 6
+        stops = ["\n", "\n\n", "\t", "[INST]", "null", "🙂"]
+        config = PPOConfig(output_dir=text, reward=texts, reward_weights=weights, stop_strings=stops)
         (tmp_path / "config.yaml").write_text(dump_settings(config), encoding="utf-8")
         assert PPOConfig(**read_settings(tmp_path / "config.yaml", "")) == config
 

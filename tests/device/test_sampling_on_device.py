@@ -16,6 +16,8 @@ SETTINGS = [
     SamplingSettings(40, top_k=20, top_p=0.9),
     SamplingSettings(40, top_p=0.8, temperature=1.3),
     SamplingSettings(40, temperature=0),
+    SamplingSettings(40, min_new_tokens=5),
+    SamplingSettings(40, top_k=20, min_new_tokens=5),
 ]
 
 

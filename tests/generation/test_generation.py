@@ -102,6 +102,37 @@ def test_a_stream_is_what_the_engine_samples(folder, temperature):
     assert "".join(parts) == policy.base.tokenizer.decode(sampled.ids[0], skip_special_tokens=True)
 
 
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_stream_never_says_any_of_a_stop_string(folder, temperature):
+    """What was said at any time is the beginning of what the response says before the stop string."""
+    policy, config = PolicyModel(load_base(folder), None), dict(temperature=temperature, top_k=20)
+    ids = policy.base.tokenizer(PROMPTS[0])["input_ids"]
+    whole = "".join(stream(policy, ids, SamplingSettings(30, **config), torch.Generator().manual_seed(3)))
+    for begin, end in ((0, 2), (7, 12), (11, 30), (len(whole) - 2, len(whole))):
+        stop = whole[begin:end]
+        settings = SamplingSettings(30, **config, stop_strings=(stop, "not in it"))
+        said = ""
+        for part in stream(policy, ids, settings, torch.Generator().manual_seed(3)):
+            said += part
+            assert whole[: whole.index(stop)].startswith(said)
+        assert said == whole[: whole.index(stop)]
+    settings = SamplingSettings(30, **config, stop_strings=(whole[-3:] + "no",))  # waits for what never comes
+    assert "".join(stream(policy, ids, settings, torch.Generator().manual_seed(3))) == whole
+
+
+def test_answers_end_at_stop_strings_and_not_before_the_fewest_tokens(folder, capsys):
+    settings = dict(models=[f"it={folder}"], prompt=PROMPTS[:3], temperature=0, max_new_tokens=8)
+    whole = [row["completions"]["it"] for row in run_generation(GenerateConfig(**settings), quiet=True)]
+    stop = whole[0][3:6]
+    ended = run_generation(GenerateConfig(**settings, stop_strings=[stop]), quiet=True)
+    assert [row["completions"]["it"] for row in ended] == [text.partition(stop)[0] for text in whole]
+    late = run_generation(GenerateConfig(**settings, stop_strings=[stop], min_new_tokens=8), quiet=True)
+    assert [row["completions"]["it"] for row in late] == whole
+    config = GenerateConfig(models=[f"it={folder}"], temperature=0, max_new_tokens=8, stop_strings=[stop])
+    run_generation(config, source=io.StringIO(f"{PROMPTS[0]}\n"))
+    assert capsys.readouterr().out == f"[it] {printable(whole[0].partition(stop)[0])}\n"
+
+
 def test_lines_are_answered_one_by_one(folder, capsys):
     config = GenerateConfig(models=[f"it={folder}"], temperature=0, max_new_tokens=8)
     run_generation(config, source=io.StringIO(f"{PROMPTS[0]}\n\n{PROMPTS[1]}\n"))

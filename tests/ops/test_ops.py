@@ -41,6 +41,40 @@ def test_on_a_support_they_are_renormalised_over_it():
     torch.testing.assert_close(ours, expected, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("frozen", [True, False], ids=["frozen head", "trained head"])
+def test_without_excluded_tokens_they_are_renormalised_over_the_others(frozen):
+    """And so are entropies and gradients. Row 0 excludes two tokens, row 1 token 0, row 2 none."""
+    states, weight, ids, mask = case()
+    ids[:2] = ids[:2].clamp(min=3)
+    excluded = torch.tensor([[1, 2], [-1, 0], [-1, -1]])[:, None].expand(3, 5, 2)
+    head = torch.nn.Linear(8, 40, bias=False, dtype=torch.float64).requires_grad_(not frozen)
+    head.weight.data.copy_(weight)
+    found = []
+    for ours in (True, False):
+        leaf = states.clone().requires_grad_()
+        if ours:
+            logprobs, entropies = action_logprobs(
+                leaf, head, ids, mask, temperature=0.7, excluded_ids=excluded, chunk=4, entropy=True
+            )
+        else:
+            logits = leaf @ weight.T / 0.7
+            columns = torch.arange(40)
+            left_out = torch.stack([(columns == 1) | (columns == 2), columns == 0, columns < 0])
+            possible = torch.where(left_out[:, None], -1e9, logits).log_softmax(dim=2)
+            logprobs = torch.where(mask, possible.gather(2, ids[..., None])[..., 0], 0.0)
+            entropies = torch.where(mask, -(possible.exp() * possible).sum(dim=2), 0.0)
+        (logprobs.sum() + (entropies * torch.arange(15).view(3, 5)).sum()).backward()
+        found.append((logprobs.detach(), entropies.detach(), leaf.grad))
+    for one, other in zip(*found):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
+
+
+def test_a_support_is_given_in_one_way():
+    states, _, ids, mask = case()
+    with pytest.raises(ValueError, match="by its tokens or by those that it lacks"):
+        action_logprobs(states, lambda h: h, ids, mask, support_ids=ids[..., None], excluded_ids=ids[..., None])
+
+
 def test_chunks_change_neither_values_nor_gradients():
     states, weight, ids, mask = case(rows=8)
     results = []

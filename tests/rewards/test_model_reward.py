@@ -1,6 +1,7 @@
 """Reward models on the shared base."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -50,6 +51,18 @@ def test_texts_score_as_they_do_alone_whatever_the_micro_batches():
     for tokens in (1, 20, 10_000):
         found = ModelReward.of(model, tokens).score(Responses(PROMPTS, TEXTS)).total
         torch.testing.assert_close(found, expected.detach(), rtol=0, atol=1e-5)
+
+
+def test_a_response_that_stopped_is_read_as_its_text_with_an_end_token():
+    model = reward_model()
+    reward, tokens = ModelReward.of(model), sampled(model)
+    stopped = torch.tensor([True, False, True, False])
+    responses = replace(tokens, sa_pairs=tokens.sa_pairs.with_columns(stopped=stopped, terminated=stopped))
+    responses.columns["terminated"][:] = stopped.tolist()
+    from_texts = reward.score(Responses(PROMPTS, TEXTS)).total
+    expected = torch.where(stopped, from_texts, reward.score(tokens).total)
+    torch.testing.assert_close(reward.score(responses).total, expected, rtol=0, atol=1e-5)
+    assert not torch.allclose(expected, reward.score(tokens).total, atol=1e-2)
 
 
 def test_tokens_of_another_vocabulary_are_read_as_texts():

@@ -84,7 +84,12 @@ def test_what_was_sampled_can_be_used_by_autograd(engine):
         assert not column.is_inference()
 
 
-SETTINGS = [SamplingSettings(12), SamplingSettings(12, top_k=30, top_p=0.7), SamplingSettings(12, temperature=0)]
+SETTINGS = [
+    SamplingSettings(12),
+    SamplingSettings(12, top_k=30, top_p=0.7),
+    SamplingSettings(12, temperature=0),
+    SamplingSettings(12, min_new_tokens=4),
+]
 
 
 def started_slots(settings, monkeypatch):
