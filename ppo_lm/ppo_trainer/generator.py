@@ -15,6 +15,7 @@ from ppo_lm.errors import ConfigError
 from ppo_lm.experience_buffer import MemoryBudget, compute_in_micro_batches
 from ppo_lm.models import PolicyModel
 from ppo_lm.models.policy_model import states_before_actions
+from ppo_lm.progress import phase
 from ppo_lm.rollout import RolloutEngine, Sampled, SamplingSettings, pick_engine
 from ppo_lm.token_attribution import build_sa_pairs, extract_actions
 from ppo_lm.tracking import PhaseClock
@@ -76,8 +77,9 @@ class SequenceGenerator:
             prompt_ids, prompt_mask, action_ids, action_mask, terminated, sampled.logprobs, sampled.support_ids
         )
         self.clock.lap("sampling")
-        pairs = self._describe_policy(pairs.with_columns(sampler_logprobs=pairs.old_logprobs), sampled.entropies)
-        pairs = pairs.with_columns(ref_logprobs=self._logprobs(self.reference, pairs))
+        with phase("scoring"):
+            pairs = self._describe_policy(pairs.with_columns(sampler_logprobs=pairs.old_logprobs), sampled.entropies)
+            pairs = pairs.with_columns(ref_logprobs=self._logprobs(self.reference, pairs))
         return pairs, decode_completions(self.tokenizer, action_ids, action_mask)
 
     def _describe_policy(self, pairs: SAPairs, entropies: torch.Tensor | None) -> SAPairs:

@@ -15,6 +15,7 @@ from ppo_lm.data.fitting import check_prompts, encode_prompt_set, fit_prompts
 from ppo_lm.errors import ConfigError, NumericalFault, PartError
 from ppo_lm.evaluation import Evaluation, training_sampling
 from ppo_lm.health import HealthWatch
+from ppo_lm.live import screens
 from ppo_lm.ops import masked_whiten
 from ppo_lm.ppo_trainer.evaluator import Evaluator
 from ppo_lm.ppo_trainer.faults import check_pairs
@@ -48,11 +49,11 @@ from ppo_lm.tracking import (
     Recorder,
     SamplesDrawn,
     SamplesFile,
-    Screen,
     TokensFiles,
     TokensSeen,
     measure_machine,
 )
+from ppo_lm.terminal.working import working
 from ppo_lm.user_code import users_parts
 
 OBSERVED = 8  # responses of a step that are kept token by token
@@ -94,18 +95,19 @@ class PPOTrainer:
             config.reward_normalise,
             config.reward_timeout,
         )
-        self.roles = set_up_roles(
-            self.base,
-            lora_r=config.lora_r,
-            lora_alpha=config.lora_alpha,
-            lora_dropout=config.lora_dropout,
-            lora_targets=config.lora_targets,
-            load_rewards=self.reward_computer.make_ready,
-            seed=config.seed,
-            shared_trunk=config.value_backbone == "shared",
-            value_folder=inputs.value,
-            with_value=self.estimator.needs_values,
-        )
+        with working("setting up the policy, the value model and the rewards"):
+            self.roles = set_up_roles(
+                self.base,
+                lora_r=config.lora_r,
+                lora_alpha=config.lora_alpha,
+                lora_dropout=config.lora_dropout,
+                lora_targets=config.lora_targets,
+                load_rewards=self.reward_computer.make_ready,
+                seed=config.seed,
+                shared_trunk=config.value_backbone == "shared",
+                value_folder=inputs.value,
+                with_value=self.estimator.needs_values,
+            )
         for model in (self.roles.policy, self.roles.value) if config.gradient_checkpointing else ():
             if model is not None:
                 model.base.checkpoint_activations()
@@ -205,7 +207,6 @@ class PPOTrainer:
         guard, health = StepGuard(config), HealthWatch(config)
         monitor = self.monitor.name if self.monitor else "monitor"
         by_name = prompts is None and self.is_by_name and not recorders
-        screen = () if quiet else (Screen(),)
         run = Run(
             config,
             steps=config.steps,
@@ -216,7 +217,7 @@ class PPOTrainer:
             allow_changes=allow_changes,
             save_every=config.save_every,
             keep_checkpoints=config.keep_checkpoints,
-            recorders=[MetricsFile(), SamplesFile(), TokensFiles(), Picture(), *screen, *recorders],
+            recorders=[MetricsFile(), SamplesFile(), TokensFiles(), Picture(), *screens(quiet), *recorders],
         )
         with run, self.budget.telling(run.say):
             parts = {**self.stateful_parts(), "evaluations": evaluator.history, "guard": guard, "health": health}
@@ -364,13 +365,14 @@ class PPOTrainer:
             loaded, report = self.prompts, self.report
         else:
             raise ConfigError.no_data("prompts", ", or pass prompts to train()")
-        fitted, report = fit_prompts(
-            loaded,
-            report,
-            self.base,
-            max_prompt_tokens=config.max_prompt_tokens,
-            max_new_tokens=config.max_new_tokens,
-        )
+        with working("tokenising the prompts"):
+            fitted, report = fit_prompts(
+                loaded,
+                report,
+                self.base,
+                max_prompt_tokens=config.max_prompt_tokens,
+                max_new_tokens=config.max_new_tokens,
+            )
         train_set, held_out = fitted.split(config.eval_prompts, config.seed)
         parts = ([str(prompt) for prompt in part.prompts] for part in (train_set, held_out))
         report.describe_split(*parts, asked=config.eval_prompts)
@@ -401,5 +403,10 @@ class PPOTrainer:
 
 def columns(monitor_name: str) -> list[Column]:
     """The metrics of a step that the screen shows."""
-    titles = {"score": "reward", "kl": "KL", "monitor": monitor_name, "length": "length", "ended": "ended"}
-    return [Column(name, title) for name, title in titles.items()]
+    return [
+        Column("score", "reward"),
+        Column("kl", "KL", "5.2f"),
+        Column("monitor", monitor_name),
+        Column("length", "length", "5.1f"),
+        Column("ended", "ended", "4.0%"),
+    ]

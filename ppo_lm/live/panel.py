@@ -1,0 +1,140 @@
+"""The panel below what a run prints on a terminal."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import NamedTuple
+
+from ppo_lm.live.state import Curve, RunState
+from ppo_lm.progress import under_way
+from ppo_lm.terminal import clock, sparkline
+from ppo_lm.terminal.pinned import Line, Size, cut, pinned
+from ppo_lm.terminal.text import ASCII_BARS, BARS
+from ppo_lm.terminal.working import can_encode, describe_work
+from ppo_lm.tracking import RunFinish, RunStart
+from ppo_lm.tracking.screen import number
+
+TITLE, NUMBER, CURVE = 18, 9, 30  # columns of a terminal; a curve takes at most so many
+COLUMN = 39  # what a metric takes at least, its gap included
+FINDINGS = 2
+DIM, BOLD, YELLOW, CYAN = 2, 1, 33, 36  # SGR
+
+
+class Live(RunState):
+    """Pins the panel from the start of a run to its end. Whatever else is printed, the lines of `Screen` for one, scrolls
+    above it and remains when it goes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._pinned = ExitStack()
+        self._body = _Body([], (-1, 0))
+
+    def start(self, event: RunStart) -> None:
+        super().start(event)
+        self._pinned.enter_context(pinned(sys.stdout, self.draw))
+
+    def finish(self, event: RunFinish) -> None:
+        super().finish(event)
+        self._pinned.close()
+
+    def close(self) -> None:
+        self._pinned.close()
+
+    def draw(self, size: Size) -> list[Line]:
+        """The panel for a terminal of this size."""
+        width, encoding = size.width - 1, sys.stdout.encoding
+        if self._body.key != (self.changes, width):
+            self._body = _Body(draw_body(self, width, can_encode(BARS, encoding)), (self.changes, width))
+        phases = under_way()
+        now = describe_work(phases, encoding) if phases else ""
+        head = [draw_progress(self, width, can_encode("━─", encoding)), styled([(now, CYAN)], width)]
+        return [*head, *self._body.lines][: size.height - 2]
+
+
+class _Body(NamedTuple):
+    """Everything that changes with the events only."""
+
+    lines: list[Line]
+    key: tuple[int, int]
+
+
+def draw_progress(state: RunState, width: int, unicode: bool) -> Line:
+    """How far the run is, and how long it will take."""
+    passed, left = clock(time.monotonic() - state.began), state.seconds_left()
+    times = f"{passed} passed" + ("" if left is None else f", about {clock(left)} left")
+    if not state.steps:
+        return styled([(times, DIM)], width)
+    count = f"step {state.step_number}/{state.steps}"
+    room = max(width - len(count) - len(times) - 4, 0)
+    full = room * state.step_number // state.steps
+    done, rest = ("━", "─") if unicode else ("#", "-")
+    return styled(
+        [(count, BOLD), ("  ", 0), (done * full, CYAN), (rest * (room - full) + "  ", DIM), (times, DIM)], width
+    )
+
+
+def draw_body(state: RunState, width: int, unicode: bool) -> list[Line]:
+    """Findings, curves, speeds, the latest evaluation and a sample; the most important first, because a low terminal
+    shows the first lines only."""
+    lines = [styled([("health: ", YELLOW), (text, YELLOW)], width) for text in state.findings[-FINDINGS:]]
+    if state.skipped_steps:
+        lines.append(styled([(f"skipped steps: {state.skipped_steps}", YELLOW)], width))
+    lines += _draw_curves(state.curves(), width, unicode)
+    lines += _draw_cost(state, width)
+    if state.evaluations:
+        for name, means in state.evaluations.means.items():
+            label = f"held out, {name.replace('_', ' ')} (step {state.evaluations.step})  "
+            known = {column.name: column for column in state.columns}
+            shown = [(known[key].title, value) for key, value in means.items() if key in known] or [*means.items()]
+            lines.append(_pairs(label, {title: number(value, ".3f") for title, value in shown}, width))
+    if state.sample:
+        sample = state.sample
+        label = f"sample (step {sample.step}, {number(sample.score, '.2f')})  "
+        prompt = " ".join(sample.prompt[-width:].split())[-(width // 3) :]
+        answer = " ".join(sample.completion[: 4 * width].split())
+        lines.append(styled([(label, DIM), (prompt, DIM), ("  ", 0), (answer, 0)], width))
+    return lines
+
+
+def _draw_curves(curves: Sequence[Curve], width: int, unicode: bool) -> list[Line]:
+    """A table read in rows, in as many columns as fit."""
+    columns = max(width // COLUMN, 1)
+    room = min(width // columns - TITLE - NUMBER - 4, CURVE)
+    cells = [cell for curve in curves for cell in [_draw_curve(curve, room, BARS if unicode else ASCII_BARS)]]
+    rows = [cells[start : start + columns] for start in range(0, len(cells), columns)]
+    return [styled([part for cell in row for part in cell], width) for row in rows]
+
+
+def _draw_curve(curve: Curve, room: int, bars: str) -> list[tuple[str, int]]:
+    known = [value for value in curve.values if value is not None and math.isfinite(value)]
+    latest = number(known[-1], curve.column.format).strip() if known else ""
+    values = [value if value is not None and math.isfinite(value) else None for value in curve.values]
+    title = cut(curve.column.title, TITLE)
+    padding = " " * (TITLE - title.cells + NUMBER - len(latest))
+    return [(title.text, DIM), (padding + latest, BOLD), (f" {sparkline(values, room, bars):<{room}}   ", CYAN)]
+
+
+def _draw_cost(state: RunState, width: int) -> list[Line]:
+    speeds = {name: f"{speed:,.0f}" for name, speed in state.speeds().items()}
+    memory = state.peak_memory()
+    more = {} if memory is None else {"peak memory": f"{memory:,.0f} MiB"}
+    return [_pairs("tokens/s  ", speeds | more, width)] if speeds else []
+
+
+def _pairs(label: str, pairs: dict[str, str], width: int) -> Line:
+    parts = [part for name, text in pairs.items() for part in ((f"{name} ", DIM), (f"{text}  ", BOLD))]
+    return styled([(label, DIM), *parts], width)
+
+
+def styled(parts: Sequence[tuple[str, int]], width: int) -> Line:
+    """The parts, each with its style (0 for none), as far as they fit into `width` columns."""
+    text, cells = "", 0
+    for part, style in parts:
+        shown = cut(part, width - cells)
+        text += f"\x1b[{style}m{shown.text}\x1b[0m" if style and shown.text else shown.text
+        cells += shown.cells
+    return Line(text, cells)
