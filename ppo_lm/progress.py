@@ -1,7 +1,7 @@
 """What the process is doing at the moment: phases that whoever watches looks up.
 
-Work that takes long says so by entering a `phase`, which costs two list operations and never calls anybody, so it can be
-used in inner loops. Displays read `under_way` whenever they draw.
+Work that takes long says so by entering a `phase`, which costs two list operations and calls nobody, so it can be used
+in inner loops. Displays read `under_way` whenever they draw.
 """
 
 from __future__ import annotations

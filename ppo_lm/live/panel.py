@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from typing import NamedTuple
 
-from ppo_lm.live.state import Curve, RunState
+from ppo_lm.live.state import Curve, RunState, Sample
 from ppo_lm.progress import under_way
 from ppo_lm.terminal import clock, sparkline
 from ppo_lm.terminal.pinned import Line, Size, cut, pinned
@@ -25,8 +25,8 @@ DIM, BOLD, YELLOW, CYAN = 2, 1, 33, 36  # SGR
 
 
 class Live(RunState):
-    """Pins the panel from the start of a run to its end. Whatever else is printed, the lines of `Screen` for one, scrolls
-    above it and remains when it goes."""
+    """Pins the panel from the start of a run to its end. What is printed meanwhile, such as the lines of `Screen`,
+    scrolls above it and remains when it goes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ class Live(RunState):
         phases = under_way()
         now = describe_work(phases, encoding) if phases else ""
         head = [draw_progress(self, width, can_encode("━─", encoding)), styled([(now, CYAN)], width)]
-        return [*head, *self._body.lines][: size.height - 2]
+        return [*head, *self._body.lines][: max(size.height * 2 // 3, 2)]
 
 
 class _Body(NamedTuple):
@@ -78,26 +78,18 @@ def draw_progress(state: RunState, width: int, unicode: bool) -> Line:
 
 
 def draw_body(state: RunState, width: int, unicode: bool) -> list[Line]:
-    """Findings, curves, speeds, the latest evaluation and a sample; the most important first, because a low terminal
+    """Findings, curves, speeds, a sample and the latest evaluation; the most important first, because a low terminal
     shows the first lines only."""
     lines = [styled([("health: ", YELLOW), (text, YELLOW)], width) for text in state.findings[-FINDINGS:]]
     if state.skipped_steps:
         lines.append(styled([(f"skipped steps: {state.skipped_steps}", YELLOW)], width))
-    lines += _draw_curves(state.curves(), width, unicode)
-    lines += _draw_cost(state, width)
-    if state.evaluations:
-        for name, means in state.evaluations.means.items():
-            label = f"held out, {name.replace('_', ' ')} (step {state.evaluations.step})  "
-            known = {column.name: column for column in state.columns}
-            shown = [(known[key].title, value) for key, value in means.items() if key in known] or [*means.items()]
-            lines.append(_pairs(label, {title: number(value, ".3f") for title, value in shown}, width))
-    if state.sample:
-        sample = state.sample
-        label = f"sample (step {sample.step}, {number(sample.score, '.2f')})  "
-        prompt = " ".join(sample.prompt[-width:].split())[-(width // 3) :]
-        answer = " ".join(sample.completion[: 4 * width].split())
-        lines.append(styled([(label, DIM), (prompt, DIM), ("  ", 0), (answer, 0)], width))
-    return lines
+    return [
+        *lines,
+        *_draw_curves(state.curves(), width, unicode),
+        *_draw_cost(state, width),
+        *_draw_sample(state.sample, width),
+        *_draw_evaluation(state, width),
+    ]
 
 
 def _draw_curves(curves: Sequence[Curve], width: int, unicode: bool) -> list[Line]:
@@ -121,13 +113,45 @@ def _draw_curve(curve: Curve, room: int, bars: str) -> list[tuple[str, int]]:
 def _draw_cost(state: RunState, width: int) -> list[Line]:
     speeds = {name: f"{speed:,.0f}" for name, speed in state.speeds().items()}
     memory = state.peak_memory()
-    more = {} if memory is None else {"peak memory": f"{memory:,.0f} MiB"}
-    return [_pairs("tokens/s  ", speeds | more, width)] if speeds else []
+    more = {} if memory is None else {"memory": f"{memory:,.0f} MiB"}
+    return _draw_pairs("tokens/s  ", speeds | more, width) if speeds else []
 
 
-def _pairs(label: str, pairs: dict[str, str], width: int) -> Line:
-    parts = [part for name, text in pairs.items() for part in ((f"{name} ", DIM), (f"{text}  ", BOLD))]
-    return styled([(label, DIM), *parts], width)
+def _draw_sample(sample: Sample | None, width: int) -> list[Line]:
+    """The end of the prompt and the beginning of the response."""
+    if sample is None:
+        return []
+    label = f"step {sample.step}, a prompt  "
+    room = max(width - len(label), 0)
+    prompt = " ".join(sample.prompt[-4 * width :].split())[-room:]
+    response = " ".join(sample.completion[: 4 * width].split())
+    score = f"response ({number(sample.score, '.2f')})"
+    return [
+        styled([(label, DIM), (prompt, 0)], width),
+        styled([(f"{score:<{len(label)}}", DIM), (response, 0)], width),
+    ]
+
+
+def _draw_evaluation(state: RunState, width: int) -> list[Line]:
+    evaluation, lines = state.evaluation_done, []
+    for name, means in evaluation.means.items() if evaluation else ():
+        shown = {column.title: means[column.name] for column in state.columns if column.name in means} or means
+        label = f"held out, {name.replace('_', ' ')}  "
+        lines += _draw_pairs(label, {title: number(value, ".3f") for title, value in shown.items()}, width)
+    return lines
+
+
+def _draw_pairs(label: str, pairs: Mapping[str, str], width: int) -> list[Line]:
+    """Names with their numbers, in as many lines as they need."""
+    rows, room = [[(label, DIM)]], width - len(label)
+    for name, text in pairs.items():
+        needed = cut(f"{name} {text}  ", width).cells
+        if needed > room:
+            rows.append([(" " * len(label), 0)])
+            room = width - len(label)
+        rows[-1] += [(f"{name} ", DIM), (f"{text}  ", BOLD)]
+        room -= needed
+    return [styled(row, width) for row in rows]
 
 
 def styled(parts: Sequence[tuple[str, int]], width: int) -> Line:

@@ -12,8 +12,8 @@ from ppo_lm.tracking import Recorder, Screen
 
 
 def screens(quiet: bool = False) -> Sequence[Recorder]:
-    """Nothing if `quiet`; in a notebook a display; otherwise plain lines and, if stdout is a terminal on which lines may
-    move, a panel below them; see `is_interactive`."""
+    """Nothing if `quiet`; in a notebook a display; otherwise plain lines and, on a terminal where lines may move
+    (`is_interactive`), a panel below them."""
     if quiet:
         return ()
     if in_notebook():

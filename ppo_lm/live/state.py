@@ -54,7 +54,7 @@ class RunState(Recorder):
         self.columns: Sequence[Column] = ()
         self.step_number = self.steps = 0
         self.rows: list[Mapping[str, float]] = []
-        self.evaluations: EvaluationDone | None = None  # the latest
+        self.evaluation_done: EvaluationDone | None = None  # the latest
         self.findings: list[str] = []
         self.skipped_steps = 0
         self.sample: Sample | None = None
@@ -91,7 +91,7 @@ class RunState(Recorder):
 
     def evaluation(self, event: EvaluationDone) -> None:
         self.last_step = time.monotonic()  # measuring is not a step
-        self.evaluations = event if any(event.means.values()) else self.evaluations
+        self.evaluation_done = event if any(event.means.values()) else self.evaluation_done
         self.changes += 1
 
     def finding(self, event: Finding) -> None:

@@ -39,6 +39,7 @@ from ppo_lm.rewards import (
 )
 from ppo_lm.rollout import RolloutEngine, SamplingSettings
 from ppo_lm.run import RandomStream, Run, Stateful, TrainingPrompts, Weights, few_updates, save_adapter, save_models
+from ppo_lm.terminal.working import working
 from ppo_lm.tracking import (
     Column,
     Floor,
@@ -53,7 +54,6 @@ from ppo_lm.tracking import (
     TokensSeen,
     measure_machine,
 )
-from ppo_lm.terminal.working import working
 from ppo_lm.user_code import users_parts
 
 OBSERVED = 8  # responses of a step that are kept token by token
@@ -73,7 +73,8 @@ class PPOTrainer:
         monitor: Reward | Callable | None = None,
         engine: RolloutEngine | None = None,
     ):
-        inputs = load_inputs(config, reward, monitor, engine)
+        with working("reading the inputs"):
+            inputs = load_inputs(config, reward, monitor, engine)
         self.is_by_name = reward is None and monitor is None and engine is None
         self.config, self.prompts, self.report = config, inputs.prompts, inputs.report
         self.estimator, self.losses = inputs.estimator, inputs.losses
@@ -125,9 +126,9 @@ class PPOTrainer:
         )
         self.model_trainer = ModelTrainer(self.roles.policy, self.roles.value, config, self.budget, inputs.losses)
         self.observer = TokenObserver(self.roles.policy, self.roles.sft, self.budget, config.temperature)
-        self.floor = Floor(
-            self.base, measure_machine(self.base.device, self.base.dtype), self._passes(), self.budget.slots
-        )
+        with working("measuring the machine"):
+            machine = measure_machine(self.base.device, self.base.dtype)
+        self.floor = Floor(self.base, machine, self._passes(), self.budget.slots)
 
     def ppo_step(self, prompts: PromptSet | Sequence[Prompt], columns: Mapping[str, list] | None = None) -> dict:
         """Sample, score and train on one batch of prompts, each `responses_per_prompt` times in a row: texts,

@@ -366,8 +366,9 @@ class Run:
         if saved:
             size = sum(file.stat().st_size for file in saved[-1].rglob("*") if file.is_file())
             self.say(
-                f"to extend the run, raise {self.longer_than(self.total)} and resume it:\n  {self._resume_command()}\n"
-                f"  (checkpoints/, {size / 2**20:,.1f} MiB, is kept only for this)"
+                f"to extend the run, raise {self.longer_than(self.total)} and resume it:\n"
+                f"    {self._resume_command()}\n"
+                f"(checkpoints/, {size / 2**20:,.1f} MiB, is kept only for this)"
             )
 
     def save(self) -> None:
@@ -384,7 +385,7 @@ class Run:
         saved = last_intact_checkpoint(self.folder) if self.folder else None
         if saved is None:
             return "\nNo checkpoint of this run was saved; start again with --overwrite"
-        return f"\nThe last checkpoint is {saved}; continue from it with:\n  {self._resume_command()}"
+        return f"\nThe last checkpoint is {saved}; continue from it with:\n    {self._resume_command()}"
 
     def _checkpoint(self) -> Checkpoint:
         state = {"step": self.step, "stop_reason": self.recorders.stop_reason, **self.description}
@@ -433,7 +434,7 @@ class Run:
         changed = " (and --allow_changes if you change your code)" if isinstance(error, USERS_PARTS) else ""
         raise RunPaused(
             f"{error}\nThe run was saved as it was after step {self.step}; continue with{changed}:\n"
-            f"  {self._resume_command()}"
+            f"    {self._resume_command()}"
         ) from error
 
     def _forget(self) -> None:

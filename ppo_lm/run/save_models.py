@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ppo_lm.models import PolicyModel
+from ppo_lm.models.loading import without_bars
 from ppo_lm.models.merging import rounding_note
 from ppo_lm.models.model_card import write_policy_card
 from ppo_lm.saving import whole_folder
@@ -33,7 +34,7 @@ def save_models(policy: PolicyModel, folder: Path, *, merged: bool = True) -> li
             save_adapter(policy, adapter)
     if merged or policy.role is None:
         network, kept = base.merged_network(policy.role)
-        with whole_folder(folder / "merged") as whole:
+        with whole_folder(folder / "merged") as whole, without_bars():
             network.save_pretrained(whole)
             tokenizer.save_pretrained(whole)
         lost = rounding_note(kept, base.dtype)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -11,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple, TextIO, cast
 
-from ppo_lm.terminal.text import printable
+from ppo_lm.terminal.text import printable, wrapped
 
 INTERVAL = 0.25  # seconds between two frames
 LEAST_WIDTH, LEAST_HEIGHT = 40, 8
@@ -43,6 +44,15 @@ def is_interactive(stream: TextIO) -> bool:
     except (OSError, ValueError):  # closed, or without a descriptor
         return False
     return size.width >= LEAST_WIDTH and size.height >= LEAST_HEIGHT
+
+
+def readable(text: str, stream: TextIO) -> str:
+    """`text` as `stream` should show it: on a terminal, its lines are wrapped at words."""
+    shown = printable(text)
+    try:
+        return wrapped(shown, _size_of(stream).width) if stream.isatty() else shown
+    except (OSError, ValueError):
+        return shown
 
 
 def _size_of(stream: TextIO) -> Size:
@@ -112,12 +122,16 @@ class _Pinned:
     def __enter__(self) -> None:
         for name in ("stdout", "stderr"):
             stream = getattr(sys, name)
-            if stream is not None and stream.isatty():
+            if _is_terminal(stream):
                 setattr(sys, name, cast(TextIO, _Above(self, stream)))
                 self._restore.append(lambda name=name, stream=stream: setattr(sys, name, stream))
+        for handler in _log_handlers():  # they keep the stream that they were created with
+            if _is_terminal(handler.stream):
+                before = handler.setStream(_Above(self, handler.stream))
+                self._restore.append(lambda handler=handler, before=before: handler.setStream(before))
         if threading.current_thread() is threading.main_thread():  # Python lets only the main thread set handlers
-            before = signal.signal(signal.SIGCONT, lambda *_: self._forget())
-            self._restore.append(lambda: signal.signal(signal.SIGCONT, before))
+            former = signal.signal(signal.SIGCONT, lambda *_: self._forget())
+            self._restore.append(lambda: signal.signal(signal.SIGCONT, former))
         self._thread.start()
 
     def __exit__(self, *_: object) -> None:
@@ -171,12 +185,14 @@ class _Pinned:
         self._lines, self._width = lines, width
 
     def _back(self, clear: bool) -> str:
-        """Move the cursor to where the lines begin. A terminal that has become narrower has wrapped them."""
+        """Move the cursor to where the lines begin. A terminal that has become narrower has wrapped them. They are
+        cleared row by row, because tmux moves what is cleared at once into its history."""
         if not self._lines:
             return ""
         width = _size_of(self._stream).width
         rows = sum(max(-(-line.cells // width), 1) for line in self._lines)
-        return f"\r\x1b[{rows}A" + "\x1b[J" * clear
+        back = f"\r\x1b[{rows}A"
+        return back + "\n".join(["\x1b[2K"] * (rows + 1)) + back if clear else back
 
     def _forget(self) -> None:
         """The process was stopped, and goes on below what the shell has written."""
@@ -187,6 +203,19 @@ class _Pinned:
             return os.tcgetpgrp(self._stream.fileno()) == os.getpgrp()
         except (OSError, ValueError):  # not the terminal that controls this process
             return True
+
+
+def _is_terminal(stream: Any) -> bool:
+    try:
+        return stream.isatty()
+    except (AttributeError, ValueError):  # None, or closed
+        return False
+
+
+def _log_handlers() -> list[logging.StreamHandler]:
+    loggers = [logging.root, *logging.root.manager.loggerDict.values()]
+    handlers = {handler for logger in loggers for handler in getattr(logger, "handlers", ())}
+    return [handler for handler in handlers if isinstance(handler, logging.StreamHandler)]
 
 
 def _frame(lines: Sequence[Line]) -> str:

@@ -23,6 +23,29 @@ def clock(seconds: float) -> str:
     return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
 
 
+def wrapped(text: str, width: int) -> str:
+    """`text` with its lines broken at spaces, so that they fit into `width` columns, and indented as they were. As in
+    Markdown, a line that is indented by four spaces or more stays in one piece: a command to copy, for example."""
+    return "\n".join(_wrapped(line, width) for line in text.split("\n"))
+
+
+def _wrapped(line: str, width: int) -> str:
+    from rich.cells import cell_len
+
+    words = line.lstrip(" ").split(" ")
+    indent = " " * (len(line) - len(" ".join(words)))
+    if len(indent) >= 4:
+        return line
+    rows = [indent + words[0]]
+    for word in words[1:]:
+        longer = f"{rows[-1]} {word}"
+        if cell_len(longer) <= width:
+            rows[-1] = longer
+        else:
+            rows.append(indent + word)
+    return "\n".join(rows)
+
+
 def sparkline(values: Sequence[float | None], width: int = CURVE_WIDTH, bars: str = BARS) -> str:
     """A curve of at most `width` characters, each the mean of its share of the values, from the lowest to the highest;
     a space where nothing is known. `bars`: the characters, lowest first."""

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from ppo_lm.data.examples import show_prompt
 from ppo_lm.health import Finding
-from ppo_lm.terminal import clock, printable
+from ppo_lm.terminal import clock, printable, wrapped
 from ppo_lm.tracking.events import Column, EvaluationDone, RunFinish, RunStart, StepDone, StepSkipped
 from ppo_lm.tracking.recorder import RECORDERS, Recorder
 
@@ -119,10 +119,11 @@ class Screen(Recorder):
                     self.notice(f"  {path.name}{'/' if path.is_dir() else ''}")
 
     def _print(self, text: str, style: str | None = None) -> None:
-        """A terminal wraps long sentences at words; what is indented, such as a command, stays in one piece."""
+        """Long sentences are wrapped at words on a terminal. As in Markdown, four spaces mark what stays in one piece,
+        such as a command to copy."""
         shown = printable(text)
         if self.console.is_terminal:
-            shown = "\n".join(wrapped(line, self.console.width) for line in shown.split("\n"))
+            shown = wrapped(shown, self.console.width)
         self.console.print(shown, style=style, markup=False, soft_wrap=True)
 
     def _mean(self, name: str) -> float | None:
@@ -165,20 +166,6 @@ def fit(first: str, cells: Sequence[str], last: str, width: int) -> str:
         if cell_len(line) <= width:
             return line
     return f"{first}  {last}"
-
-
-def wrapped(line: str, width: int) -> str:
-    """A line that is not indented, in lines of at most `width` columns, broken at spaces only."""
-    if line.startswith(" "):
-        return line
-    rows = [""]
-    for word in line.split(" "):
-        longer = f"{rows[-1]} {word}" if rows[-1] else word
-        if cell_len(longer) <= width:
-            rows[-1] = longer
-        else:
-            rows.append(word)
-    return "\n".join(rows[not rows[0] and len(rows) > 1 :])
 
 
 def _step(event: StepDone | StepSkipped) -> str:
