@@ -12,10 +12,10 @@ from ppo_lm.tracking import Recorder, Screen
 
 
 def screens(quiet: bool = False) -> Sequence[Recorder]:
-    """Nothing if `quiet`; in a notebook a display; otherwise plain lines and, on a terminal where lines may move
-    (`is_interactive`), a panel below them."""
+    """Nothing if `quiet`; otherwise plain lines, with a display above them in a notebook, and a panel below them on a
+    terminal where lines may move (`is_interactive`)."""
     if quiet:
         return ()
     if in_notebook():
-        return (Notebook(),)
+        return (Notebook(), Screen())
     return (Screen(), Live()) if is_interactive(sys.stdout) else (Screen(),)

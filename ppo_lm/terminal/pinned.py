@@ -125,8 +125,8 @@ class _Pinned:
             if _is_terminal(stream):
                 setattr(sys, name, cast(TextIO, _Above(self, stream)))
                 self._restore.append(lambda name=name, stream=stream: setattr(sys, name, stream))
-        for handler in _log_handlers():  # they keep the stream that they were created with
-            if _is_terminal(handler.stream):
+        for handler in _log_handlers():  # most keep the stream that they were created with
+            if _is_terminal(handler.stream) and not isinstance(handler.stream, _Above):
                 before = handler.setStream(_Above(self, handler.stream))
                 self._restore.append(lambda handler=handler, before=before: handler.setStream(before))
         if threading.current_thread() is threading.main_thread():  # Python lets only the main thread set handlers

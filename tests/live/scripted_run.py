@@ -1,5 +1,5 @@
-"""A run that is a script of events, for the tests that look at it on a terminal. Usage: scripted_run.py FOLDER; it waits
-for the files FOLDER/1, FOLDER/2, ... where the test looks."""
+"""A run that is a script of events, for the tests that look at it on a terminal: `scripted_run.py FOLDER` waits for the
+files FOLDER/1, FOLDER/2, ... where a test looks."""
 
 import logging
 import sys
