@@ -431,10 +431,10 @@ class Run:
             self._write(self.folder, checkpoint)
         except StorageError as full:
             self._stop(StorageError(f"{error}\n{full}"))
-        changed = " (and --allow_changes if you change your code)" if isinstance(error, USERS_PARTS) else ""
+        changed = "\n(add --allow_changes if you change your code)" if isinstance(error, USERS_PARTS) else ""
         raise RunPaused(
-            f"{error}\nThe run was saved as it was after step {self.step}; continue with{changed}:\n"
-            f"    {self._resume_command()}"
+            f"{error}\nThe run was saved as it was after step {self.step}; continue with:\n"
+            f"    {self._resume_command()}{changed}"
         ) from error
 
     def _forget(self) -> None:

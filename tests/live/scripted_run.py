@@ -6,8 +6,6 @@ import sys
 import time
 from pathlib import Path
 
-import transformers
-
 from ppo_lm.cli.output import lasting_output
 from ppo_lm.config import PPOConfig
 from ppo_lm.health import Finding
@@ -51,7 +49,7 @@ def main(folder: Path) -> None:
         wait(folder)
     print("two parts")
     print("printed on stderr", file=sys.stderr)
-    logging.getLogger("transformers").warning("a warning")
+    logging.warning("a warning")
     step(recorders, 2)
     for recorder in recorders:
         recorder.finding(Finding("kl", "the KL is running away"))
@@ -68,6 +66,6 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    transformers.logging.set_verbosity_warning()
+    logging.basicConfig(format="%(message)s")  # writes to the present stderr, whatever replaces it
     with lasting_output(), Interrupts():
         main(Path(sys.argv[1]))

@@ -92,7 +92,7 @@ def test_a_stage_that_is_asked_to_stop_is_saved_and_resumed_by_command(folder, u
     (kind, settings, _, whole), parts = undisturbed, tmp_path / "parts"
     said = (
         rf"SIGTERM was received\nThe run was saved as it was after step {at}; "
-        rf"continue with: ppo-lm {kind} --resume {parts}"
+        rf"continue with:\n    ppo-lm {kind} --resume {parts}"
     )
     with signalling(signal.SIGTERM, at), pytest.raises(RunPaused, match=said):
         RUN[kind](make_config(kind, folder, tmp_path, parts, **settings), quiet=True)

@@ -1,6 +1,7 @@
 """Lines broken at words, curves of characters, and work that says what it is."""
 
 import threading
+from contextlib import suppress
 
 import pytest
 
@@ -42,8 +43,9 @@ def test_a_text_is_cut_to_columns_and_steers_nothing():
 def test_phases_are_under_way_inside_their_blocks_even_if_these_fail():
     with phase("evaluation", 10, "prompts") as outer:
         outer.done = 4
-        with pytest.raises(KeyError), phase("sampling"):
+        with phase("sampling"):
             assert [str(each) for each in under_way()] == ["evaluation 4/10 prompts", "sampling"]
+        with suppress(KeyError), phase("failing"):
             raise KeyError
         assert under_way() == (outer,)
     assert under_way() == ()
