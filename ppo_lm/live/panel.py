@@ -18,7 +18,7 @@ from ppo_lm.terminal.working import can_encode, describe_work
 from ppo_lm.tracking import RunFinish, RunStart
 from ppo_lm.tracking.screen import number
 
-TITLE, NUMBER, CURVE = 18, 9, 30  # columns of a terminal; a curve takes at most so many
+TITLE, NUMBER, CURVE = 14, 8, 30  # columns of a terminal; a curve takes at most so many
 COLUMN = 39  # what a metric takes at least, its gap included
 FINDINGS = 2
 DIM, BOLD, YELLOW, CYAN = 2, 1, 33, 36  # SGR

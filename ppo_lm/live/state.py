@@ -23,7 +23,7 @@ from ppo_lm.tracking import (
 
 FURTHER = (  # shown after the run's own columns and the parts of its reward
     Column("entropy", "entropy"),
-    Column("explained_variance", "explained variance"),
+    Column("explained_variance", "expl. variance"),
     Column("value_loss", "value loss", ".4f"),
     Column("clip_fraction", "clipped", ".1%"),
 )

@@ -38,9 +38,9 @@ def step(recorders, number: int) -> None:
 
 def main(folder: Path) -> None:
     recorders = screens()
-    columns = COLUMNS
+    notices = [f"notice {number}" for number in range(10)]
     for recorder in recorders:
-        recorder.start(RunStart("PPO on a script", PPOConfig(), None, 6, columns=columns))
+        recorder.start(RunStart("PPO on a script", PPOConfig(), None, 6, notices=notices, columns=COLUMNS))
     step(recorders, 1)
     print("printed by a reward")
     print("printed in", end=" ")

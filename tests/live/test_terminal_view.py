@@ -24,7 +24,7 @@ class Terminal:
         settings = {"CI": "", "NO_COLOR": "", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "LC_ALL": "C.UTF-8"}
         environment = [part for name, value in settings.items() for part in ("-e", f"{name}={value}")]
         command = f"{sys.executable} {SCRIPT} {folder}; sleep 60"
-        self.tmux("-f", os.devnull, "new-session", "-d", *environment, "-x", str(width), "-y", "24", command)
+        self.tmux("-f", os.devnull, "new-session", "-d", *environment, "-x", str(width), "-y", "30", command)
 
     def tmux(self, *arguments: str) -> str:
         return subprocess.run(
@@ -45,7 +45,7 @@ class Terminal:
 
     def resize(self, width: int) -> list[str]:
         """The screen once the panel fits: it has the whole width but one column."""
-        self.tmux("resize-window", "-x", str(width), "-y", "24")
+        self.tmux("resize-window", "-x", str(width), "-y", "30")
         for _ in range(100):
             lines = self.lines()
             if any(len(line) == width - 1 and " passed, about " in line for line in lines):
@@ -57,7 +57,7 @@ class Terminal:
 def assert_whole(lines: list[str], width: int) -> None:
     """Nothing is wrapped or torn, and every part of the panel is there once."""
     assert max(map(cells, lines)) < width
-    titles = ("reward   ", "KL   ", "entropy   ", "explained variance   ", "tokens/s  sampling ", " passed, about ")
+    titles = ("reward   ", "KL   ", "entropy   ", "expl. variance   ", "tokens/s  sampling ", " passed, about ")
     for part in (*titles, "response ("):
         assert sum(line.count(part) for line in lines) == 1, part
 
