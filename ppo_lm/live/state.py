@@ -65,7 +65,7 @@ class RunState(Recorder):
     def start(self, event: RunStart) -> None:
         self.headline, self.config, self.columns = event.headline, event.config, event.columns
         self.step_number, self.steps = event.done, event.steps
-        self.rows = steps_of(event.history)
+        self.rows = [*steps_of(event.history)]
         self.began = self.last_step = time.monotonic()
         self.changes += 1
 
