@@ -144,7 +144,7 @@ def test_the_main_job_in_small(run, tmp_path):
         "reward",
         "KL",
         "gold",
-        "tokens/s",
+        " left",
         "held-out evaluation at step 2",
         "before (",
         "after (",

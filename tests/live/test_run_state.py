@@ -84,9 +84,7 @@ def test_the_panel_by_hand(now):
     now[0] += 65.0
     progress = draw_progress(state, 60, unicode=True)
     assert plain(progress.text) == "step 2/10  ━━━" + "─" * 16 + "  1:05 passed, about 0:00 left"
-    assert [plain(line.text).rstrip() for line in draw_body(state, 60, unicode=False)] == [
-        "reward           8.000 _@"
-    ]
+    assert [plain(line.text).rstrip() for line in draw_body(state, 60, unicode=False)] == ["reward           8.000 _@"]
 
 
 @pytest.mark.parametrize("width", [40, 41, 79, 80, 120, 160, 300])
