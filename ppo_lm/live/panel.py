@@ -96,7 +96,7 @@ def _draw_curves(curves: Sequence[Curve], width: int, unicode: bool) -> list[Lin
     """A table read in rows, in as many columns as fit."""
     columns = max(width // COLUMN, 1)
     room = min(width // columns - TITLE - NUMBER - 4, CURVE)
-    cells = [cell for curve in curves for cell in [_draw_curve(curve, room, BARS if unicode else ASCII_BARS)]]
+    cells = [_draw_curve(curve, room, BARS if unicode else ASCII_BARS) for curve in curves]
     rows = [cells[start : start + columns] for start in range(0, len(cells), columns)]
     return [styled([part for cell in row for part in cell], width) for row in rows]
 
