@@ -18,6 +18,7 @@ pytestmark = pytest.mark.fast
 ROOT = Path(ppo_lm.__file__).parent
 CHECKOUT = ROOT.parent
 LEVELS = [  # a room imports from rooms above it in this list only, and from none on its own line
+    ["progress"],
     ["terminal"],
     ["errors", "signals", "types", "embedded", "markdown"],
     ["user_code", "reading", "saving"],
@@ -34,6 +35,7 @@ LEVELS = [  # a room imports from rooms above it in this list only, and from non
     ["rollout"],
     ["evaluation"],
     ["tracking"],
+    ["live"],
     ["run"],
     ["ppo_trainer", "sft", "reward_modeling", "value_modeling"],
     ["comparison", "collection", "report"],

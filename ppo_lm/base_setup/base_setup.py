@@ -15,6 +15,7 @@ from ppo_lm.fast.trial import is_refusal, trial_ids
 from ppo_lm.models import BaseModel
 from ppo_lm.models.adapter_check import CONFIG_FILE, check_adapter_folder
 from ppo_lm.models.complete import check_complete, check_finite, list_some
+from ppo_lm.models.loading import loading
 from ppo_lm.models.merging import MergedNetwork, rounding_note
 from ppo_lm.reading import user_path
 
@@ -40,6 +41,11 @@ def load_base(
     `allow_special_tokens` as in `BaseModel`. An adapter's folder loads its base with the adapter merged in.
     "embedded-blank" is the embedded network before training, initialised with `seed`.
     """
+    with loading(model_name):
+        return _load(model_name, dtype, device, seed, fast, allow_special_tokens)
+
+
+def _load(model_name: str, dtype: str, device: str, seed: int, fast: bool, allow_special_tokens: bool) -> BaseModel:
     where = pick_device(device)
     kind = pick_dtype(dtype, where)
     source = EMBEDDED_MODEL if model_name == "embedded" else user_path(model_name, "model_name", ModelError)

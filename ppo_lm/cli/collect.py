@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from ppo_lm.cli.options import note, read_config
 from ppo_lm.cli.parser import ConfigParser
-from ppo_lm.cli.stages import hide_progress_bars
 from ppo_lm.config import CollectConfig
 
 
@@ -18,7 +17,6 @@ def run(arguments: list[str], prog: str) -> None:
     config = read_config(make_parser(prog), arguments)
     if config.prompts is not None and config.model_name == "embedded":
         note("the embedded model writes the completions; choose another with --model_name")
-    hide_progress_bars()
     from ppo_lm.collection import run_collection
 
     run_collection(config)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from ppo_lm.cli.options import note, read_config
 from ppo_lm.cli.parser import ConfigParser
-from ppo_lm.cli.stages import hide_progress_bars
 from ppo_lm.config import ExportConfig
 from ppo_lm.terminal import printable
 
@@ -17,7 +16,6 @@ def make_parser(prog: str) -> ConfigParser[ExportConfig]:
 def run(arguments: list[str], prog: str) -> None:
     """Export the run in the given folder."""
     config = read_config(make_parser(prog), arguments)
-    hide_progress_bars()
     from ppo_lm.exporting import run_export
 
     exported = run_export(config, note)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from ppo_lm.cli.options import note, read_config
 from ppo_lm.cli.parser import ConfigParser
-from ppo_lm.cli.stages import hide_progress_bars
 from ppo_lm.config import GenerateConfig
 
 
@@ -19,7 +18,6 @@ def run(arguments: list[str], prog: str) -> None:
     if config.models is None:
         note("no model is named, so the embedded one answers")
         config.models = ["embedded"]
-    hide_progress_bars()
     from ppo_lm.generation import run_generation
 
     made = run_generation(config)

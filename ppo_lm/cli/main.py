@@ -13,6 +13,7 @@ from ppo_lm.config.other_names import did_you_mean
 from ppo_lm.errors import UserError
 from ppo_lm.signals import end_at_once_on_signals
 from ppo_lm.terminal import printable
+from ppo_lm.terminal.pinned import readable
 
 USAGE = f"""usage: ppo-lm COMMAND [options]
 
@@ -35,7 +36,7 @@ def main(arguments: list[str] | None = None, prog: str | None = None) -> None:
         try:
             _run(sys.argv[1:] if arguments is None else arguments, prog)
         except UserError as error:
-            print(f"error: {printable(str(error))}", file=sys.stderr)
+            print(readable(f"error: {error}", sys.stderr), file=sys.stderr)
             raise SystemExit(error.exit_code) from None
         except KeyboardInterrupt:
             raise SystemExit(130) from None  # 128 + SIGINT, as in a shell

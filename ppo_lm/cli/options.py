@@ -14,7 +14,7 @@ from ppo_lm.config.output_folder import free_folder
 from ppo_lm.config.run_settings import WRITES_RUN, FolderSettings, OptionalFolderSettings
 from ppo_lm.config.settings import Settings, with_current_names
 from ppo_lm.reading import user_path
-from ppo_lm.terminal import printable
+from ppo_lm.terminal.pinned import readable
 
 Config = TypeVar("Config", bound=Settings)
 EMBEDDED = "embedded"  # as a file of settings: those of the embedded task
@@ -70,4 +70,4 @@ def _choose_folder(config: FolderSettings | OptionalFolderSettings, overwrite: b
 
 def note(text: str) -> None:
     """Print on stderr what the program decided for the user."""
-    print(f"note: {printable(text)}", file=sys.stderr)
+    print(readable(f"note: {text}", sys.stderr), file=sys.stderr)

@@ -14,6 +14,7 @@ from ppo_lm.config.settings import Settings, with_current_names
 from ppo_lm.config.stages import STAGES
 from ppo_lm.errors import ConfigError
 from ppo_lm.reading import user_path
+from ppo_lm.terminal.working import working
 
 
 class RunRequest(NamedTuple):
@@ -48,10 +49,10 @@ def read_run(parser: ConfigParser, arguments: list[str]) -> RunRequest:
         check_resumable(folder, made)
     else:
         folder, made = None, make_config(parser, options)
-    from ppo_lm.run import check_one_process
+    with working("importing PyTorch and transformers"):
+        from ppo_lm.run import check_one_process
 
     check_one_process()
-    hide_progress_bars()
     return RunRequest(made, folder, overwrite, allow_changes, json)
 
 
@@ -102,10 +103,3 @@ def check_resumable(folder: Path, config: Settings) -> None:
 
     lock_run_folder(folder).release()
     check_unfinished(config, load_checkpoint(folder)[0], folder)
-
-
-def hide_progress_bars() -> None:
-    """Load models without the progress bars of transformers."""
-    from transformers.utils.logging import disable_progress_bar
-
-    disable_progress_bar()

@@ -22,6 +22,7 @@ from ppo_lm.data.fitting import encode_prompt_set, fit_prompts
 from ppo_lm.errors import ConfigError, DataError, Problems
 from ppo_lm.evaluation import Evaluation, evaluate, evaluate_texts, sampling_kinds
 from ppo_lm.evaluation.intervals import note_on_few
+from ppo_lm.live import screens
 from ppo_lm.models import BaseModel, PolicyModel
 from ppo_lm.ppo_trainer import SequenceGenerator
 from ppo_lm.rewards import (
@@ -36,7 +37,7 @@ from ppo_lm.rewards import (
 from ppo_lm.rollout import SamplingSettings
 from ppo_lm.run import Run, check_output_dir
 from ppo_lm.saving import append_record
-from ppo_lm.tracking import MetricsFile, Recorder, Screen, find_recorders
+from ppo_lm.tracking import MetricsFile, Recorder, find_recorders
 
 
 def run_comparison(
@@ -76,10 +77,13 @@ def run_comparison(
     make_ready(judge, RewardContext(pick_device(config.device), judge_base, budget, config.allow_special_tokens))
 
     console = Console(highlight=False)
-    screen = () if quiet else (Screen(console),)
     results = {}
     run = Run(
-        config, steps=0, command="ppo-lm evaluate", overwrite=overwrite, recorders=[MetricsFile(), *screen, *recorders]
+        config,
+        steps=0,
+        command="ppo-lm evaluate",
+        overwrite=overwrite,
+        recorders=[MetricsFile(), *screens(quiet), *recorders],
     )
     with run, budget.telling(run.say):
         micro_batches = describe_micro_batches(first, config.micro_batch_tokens, budget)

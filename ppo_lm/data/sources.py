@@ -11,6 +11,7 @@ from types import ModuleType
 
 from ppo_lm.errors import DataError, first_line
 from ppo_lm.reading import TOO_DEEP, Unreadable, is_too_deep, parse_json, read_lines, read_text, user_path
+from ppo_lm.terminal.working import working
 
 LONGEST_ROW = 1_000_000  # characters
 SUFFIXES = (".txt", ".jsonl", ".json", ".csv", ".parquet")
@@ -222,8 +223,10 @@ def _load_saved(folder: Path, role: str, split: str) -> Iterable:
 
 def _load_from_hub(name: str, role: str, split: str, subset: str | None) -> Iterable:
     datasets = _import_datasets(role, name)
+    datasets.disable_progress_bars()  # they would fill a log
     try:
-        return datasets.load_dataset(name, subset, split=split)
+        with working(f"loading {name}"):
+            return datasets.load_dataset(name, subset, split=split)
     except Exception as error:  # the hub client raises many kinds of error
         raise DataError(
             f"{role} {name!r}: there is no such file, and it cannot be loaded as a hub data set: {first_line(error)}"

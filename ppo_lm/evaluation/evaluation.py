@@ -9,6 +9,7 @@ from typing import Protocol
 from transformers import PreTrainedTokenizerBase
 
 from ppo_lm.data import Prompt, PromptSet
+from ppo_lm.progress import phase
 from ppo_lm.rewards import Responses, Reward, RewardComputer, ask
 from ppo_lm.types import SAPairs
 
@@ -71,18 +72,20 @@ def evaluate(
     """Sample one response to each prompt with `generator`, in order, and score it. `with_kl`: whether its KL to the
     reference is meaningful."""
     scores, monitors, texts, kl, entropies, lengths, ended = [], [], [], [], [], [], []
-    for start in range(0, len(prompts), batch_size):
-        batch = prompts.select(list(range(start, min(start + batch_size, len(prompts)))))
-        sa_pairs, generated = generator.generate_sequences(batch.ids or batch.prompts, weights_changed=start == 0)
-        responses = Responses.sampled(batch.prompts, generated, batch.columns, sa_pairs, generator.tokenizer)
-        scores += scorer.compute_rewards(responses).plain.tolist()
-        texts += generated
-        if monitor is not None:
-            monitors += ask(monitor, responses, scorer.timeout).opinions
-        kl += (sa_pairs.old_logprobs - sa_pairs.require("ref_logprobs")).sum(dim=1).tolist()
-        entropies += sa_pairs.require("entropies").sum(dim=1).tolist()
-        lengths += sa_pairs.lengths.tolist()
-        ended += responses.columns["terminated"]
+    with phase("held-out evaluation", len(prompts), "prompts") as progress:
+        for start in range(0, len(prompts), batch_size):
+            batch = prompts.select(list(range(start, min(start + batch_size, len(prompts)))))
+            sa_pairs, generated = generator.generate_sequences(batch.ids or batch.prompts, weights_changed=start == 0)
+            responses = Responses.sampled(batch.prompts, generated, batch.columns, sa_pairs, generator.tokenizer)
+            scores += scorer.compute_rewards(responses).plain.tolist()
+            texts += generated
+            if monitor is not None:
+                monitors += ask(monitor, responses, scorer.timeout).opinions
+            kl += (sa_pairs.old_logprobs - sa_pairs.require("ref_logprobs")).sum(dim=1).tolist()
+            entropies += sa_pairs.require("entropies").sum(dim=1).tolist()
+            lengths += sa_pairs.lengths.tolist()
+            ended += responses.columns["terminated"]
+            progress.done += len(generated)
     return Evaluation(
         score=_mean(scores),
         kl=_mean(kl) if with_kl else None,

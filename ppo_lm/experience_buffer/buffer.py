@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 import torch
 
 from ppo_lm.experience_buffer.budget import MemoryBudget
+from ppo_lm.progress import phase
 from ppo_lm.types import SAPairs
 
 
@@ -55,8 +56,10 @@ def try_micro_batches(
 
     def attempt(tokens: int) -> None:
         start_over()
-        for rows, part in micro_batches(sa_pairs, tokens):
-            work(rows, part)
+        with phase("micro-batches", sa_pairs.sequences, "sequences") as progress:
+            for rows, part in micro_batches(sa_pairs, tokens):
+                work(rows, part)
+                progress.done += len(rows)
 
     budget.fit_tokens(sa_pairs.attention_mask.sum(dim=1), attempt)
 

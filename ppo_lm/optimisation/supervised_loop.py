@@ -15,6 +15,7 @@ from torch import nn
 from ppo_lm.errors import NumericalFault, RunStopped
 from ppo_lm.optimisation.batches import length_bucketed_batches
 from ppo_lm.optimisation.optimiser import Optimiser
+from ppo_lm.progress import phase
 
 Example = TypeVar("Example")
 
@@ -110,10 +111,12 @@ def minimise(
         rows = next(islice(batches, step - 1 - drawn, None))
         drawn = step
         weight, loss = sum(weights[row] for row in rows), 0.0
-        for start in range(0, len(rows), size):
-            part = sum_losses([examples[row] for row in rows[start : start + size]]) / weight
-            part.backward()
-            loss += float(part.detach())
+        with phase("training", len(rows), "examples") as within:
+            for start in range(0, len(rows), size):
+                part = sum_losses([examples[row] for row in rows[start : start + size]]) / weight
+                part.backward()
+                loss += float(part.detach())
+                within.done = min(start + size, len(rows))
         used = optimiser.learning_rate
         try:
             optimiser.step()

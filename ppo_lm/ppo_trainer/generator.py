@@ -15,6 +15,7 @@ from ppo_lm.errors import ConfigError
 from ppo_lm.experience_buffer import MemoryBudget, compute_in_micro_batches
 from ppo_lm.models import PolicyModel
 from ppo_lm.models.policy_model import states_before_actions
+from ppo_lm.progress import phase
 from ppo_lm.rollout import (
     Completions,
     RolloutEngine,
@@ -93,8 +94,9 @@ class SequenceGenerator:
         )
         pairs = pairs.with_columns(stopped=completions.stopped, excluded_ids=self._find_excluded(sampled, completions))
         self.clock.lap("sampling")
-        pairs = self._describe_policy(pairs.with_columns(sampler_logprobs=pairs.old_logprobs), sampled.entropies)
-        pairs = pairs.with_columns(ref_logprobs=self._logprobs(self.reference, pairs))
+        with phase("scoring"):
+            pairs = self._describe_policy(pairs.with_columns(sampler_logprobs=pairs.old_logprobs), sampled.entropies)
+            pairs = pairs.with_columns(ref_logprobs=self._logprobs(self.reference, pairs))
         return pairs, completions.texts
 
     def _describe_policy(self, pairs: SAPairs, entropies: torch.Tensor | None) -> SAPairs:

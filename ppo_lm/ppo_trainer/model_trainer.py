@@ -16,6 +16,7 @@ from ppo_lm.models import PolicyModel, ValueModel
 from ppo_lm.models.policy_model import states_before_actions
 from ppo_lm.ops import masked_sum
 from ppo_lm.optimisation import Optimiser, all_or_nothing
+from ppo_lm.progress import phase
 from ppo_lm.training import (
     Losses,
     NewNumbers,
@@ -217,17 +218,20 @@ class ModelTrainer:
         self._check_schedule()
         config, optimisers = self.config, {name: self.optimisers[name] for name in trained}
         sums, norms, first, seen, updates = {}, {}, {}, 0, 0
-        for batch in (
+        batches = (
             batch for _ in range(config.ppo_epochs) for batch in buffer.mini_batches(sa_pairs, config.mini_batches)
-        ):
-            found = self._accumulate(batch, model, optimisers.values(), part_loss)
-            first = first or {name: float(found[name]) / len(batch) for name in BEFORE_UPDATES if name in found}
-            _add(sums, found)
-            seen += len(batch)
-            if config.target_kl and updates and self._mean_kl(found, batch) > config.target_kl:
-                break
-            _add(norms, {f"{name}_grad_norm": optimiser.step() for name, optimiser in optimisers.items()})
-            updates += 1
+        )
+        with phase(f"training the {' and '.join(trained)}", self.updates, "updates") as progress:
+            for batch in batches:
+                found = self._accumulate(batch, model, optimisers.values(), part_loss)
+                first = first or {name: float(found[name]) / len(batch) for name in BEFORE_UPDATES if name in found}
+                _add(sums, found)
+                seen += len(batch)
+                if config.target_kl and updates and self._mean_kl(found, batch) > config.target_kl:
+                    break
+                _add(norms, {f"{name}_grad_norm": optimiser.step() for name, optimiser in optimisers.items()})
+                updates += 1
+                progress.done = updates
         for optimiser in optimisers.values():
             optimiser.skip(self.updates - updates)
         if "policy" in optimisers:

@@ -15,6 +15,7 @@ from ppo_lm.data.fitting import check_prompts, encode_prompt_set, fit_prompts
 from ppo_lm.errors import ConfigError, NumericalFault, PartError
 from ppo_lm.evaluation import Evaluation, training_sampling
 from ppo_lm.health import HealthWatch
+from ppo_lm.live import screens
 from ppo_lm.ops import masked_whiten
 from ppo_lm.ppo_trainer.evaluator import Evaluator
 from ppo_lm.ppo_trainer.faults import check_pairs
@@ -49,6 +50,7 @@ from ppo_lm.run import (
     save_value,
     save_whole_value,
 )
+from ppo_lm.terminal.working import working
 from ppo_lm.tracking import (
     Column,
     Floor,
@@ -59,7 +61,6 @@ from ppo_lm.tracking import (
     Recorder,
     SamplesDrawn,
     SamplesFile,
-    Screen,
     TokensFiles,
     TokensSeen,
     measure_machine,
@@ -83,7 +84,8 @@ class PPOTrainer:
         monitor: Reward | Callable | None = None,
         engine: RolloutEngine | None = None,
     ):
-        inputs = load_inputs(config, reward, monitor, engine)
+        with working("reading the inputs"):
+            inputs = load_inputs(config, reward, monitor, engine)
         self.is_by_name = reward is None and monitor is None and engine is None
         self.config, self.prompts, self.report = config, inputs.prompts, inputs.report
         self.estimator, self.losses = inputs.estimator, inputs.losses
@@ -105,18 +107,19 @@ class PPOTrainer:
             config.reward_normalise,
             config.reward_timeout,
         )
-        self.roles = set_up_roles(
-            self.base,
-            lora_r=config.lora_r,
-            lora_alpha=config.lora_alpha,
-            lora_dropout=config.lora_dropout,
-            lora_targets=config.lora_targets,
-            load_rewards=self.reward_computer.make_ready,
-            seed=config.seed,
-            shared_trunk=config.value_backbone == "shared",
-            value_folder=inputs.value,
-            with_value=self.estimator.needs_values,
-        )
+        with working("setting up the policy, the value model and the rewards"):
+            self.roles = set_up_roles(
+                self.base,
+                lora_r=config.lora_r,
+                lora_alpha=config.lora_alpha,
+                lora_dropout=config.lora_dropout,
+                lora_targets=config.lora_targets,
+                load_rewards=self.reward_computer.make_ready,
+                seed=config.seed,
+                shared_trunk=config.value_backbone == "shared",
+                value_folder=inputs.value,
+                with_value=self.estimator.needs_values,
+            )
         for model in (self.roles.policy, self.roles.value) if config.gradient_checkpointing else ():
             if model is not None:
                 model.base.checkpoint_activations()
@@ -134,9 +137,9 @@ class PPOTrainer:
         )
         self.model_trainer = ModelTrainer(self.roles.policy, self.roles.value, config, self.budget, inputs.losses)
         self.observer = TokenObserver(self.roles.policy, self.roles.sft, self.budget, config.temperature)
-        self.floor = Floor(
-            self.base, measure_machine(self.base.device, self.base.dtype), self._passes(), self.budget.slots
-        )
+        with working("measuring the machine"):
+            machine = measure_machine(self.base.device, self.base.dtype)
+        self.floor = Floor(self.base, machine, self._passes(), self.budget.slots)
 
     def ppo_step(self, prompts: PromptSet | Sequence[Prompt], columns: Mapping[str, list] | None = None) -> dict:
         """Sample, score and train on one batch of prompts, each `responses_per_prompt` times in a row: texts,
@@ -216,7 +219,6 @@ class PPOTrainer:
         guard, health = StepGuard(config), HealthWatch(config)
         monitor = self.monitor.name if self.monitor else "monitor"
         by_name = prompts is None and self.is_by_name and not recorders
-        screen = () if quiet else (Screen(),)
         run = Run(
             config,
             steps=config.steps,
@@ -227,7 +229,7 @@ class PPOTrainer:
             allow_changes=allow_changes,
             save_every=config.save_every,
             keep_checkpoints=config.keep_checkpoints,
-            recorders=[MetricsFile(), SamplesFile(), TokensFiles(), Picture(), *screen, *recorders],
+            recorders=[MetricsFile(), SamplesFile(), TokensFiles(), Picture(), *screens(quiet), *recorders],
         )
         with run, self.budget.telling(run.say):
             parts = {**self.stateful_parts(), "evaluations": evaluator.history, "guard": guard, "health": health}
@@ -382,13 +384,14 @@ class PPOTrainer:
             loaded, report = self.prompts, self.report
         else:
             raise ConfigError.no_data("prompts", ", or pass prompts to train()")
-        fitted, report = fit_prompts(
-            loaded,
-            report,
-            self.base,
-            max_prompt_tokens=config.max_prompt_tokens,
-            max_new_tokens=config.max_new_tokens,
-        )
+        with working("tokenising the prompts"):
+            fitted, report = fit_prompts(
+                loaded,
+                report,
+                self.base,
+                max_prompt_tokens=config.max_prompt_tokens,
+                max_new_tokens=config.max_new_tokens,
+            )
         train_set, held_out = fitted.split(config.eval_prompts, config.seed)
         parts = ([str(prompt) for prompt in part.prompts] for part in (train_set, held_out))
         report.describe_split(*parts, asked=config.eval_prompts)
@@ -419,5 +422,10 @@ class PPOTrainer:
 
 def columns(monitor_name: str) -> list[Column]:
     """The metrics of a step that the screen shows."""
-    titles = {"score": "reward", "kl": "KL", "monitor": monitor_name, "length": "length", "ended": "ended"}
-    return [Column(name, title) for name, title in titles.items()]
+    return [
+        Column("score", "reward"),
+        Column("kl", "KL", "5.2f"),
+        Column("monitor", monitor_name),
+        Column("length", "length", "5.1f"),
+        Column("ended", "ended", "4.0%"),
+    ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ppo_lm.experience_buffer import MemoryBudget, compute_in_micro_batches
 from ppo_lm.models import ValueModel
+from ppo_lm.progress import phase
 from ppo_lm.types import SAPairs
 
 
@@ -15,4 +16,6 @@ class ValueAdder:
 
     def add_values_to_sa_pairs(self, sa_pairs: SAPairs) -> SAPairs:
         """Add the column `values`: V of the state before each action, 0 where masked."""
-        return sa_pairs.with_columns(values=compute_in_micro_batches(sa_pairs, self.budget, self.value_model.values))
+        with phase("scoring"):
+            values = compute_in_micro_batches(sa_pairs, self.budget, self.value_model.values)
+        return sa_pairs.with_columns(values=values)

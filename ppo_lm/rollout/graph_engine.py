@@ -12,6 +12,7 @@ from ppo_lm.fast.decoder import Decoder
 from ppo_lm.fast.kv_cache import KVMemory
 from ppo_lm.fast.packing import round_up
 from ppo_lm.models import PolicyModel
+from ppo_lm.progress import phase
 from ppo_lm.rollout.engine import Sampled, SamplingSettings
 from ppo_lm.rollout.in_slots import InSlots, Waiting
 from ppo_lm.rollout.replay import Replayed
@@ -54,10 +55,12 @@ class GraphEngine(InSlots):
         count, pad_token_id = min(slots, state.memory.slots), self.policy.base.pad_token_id
         stops = StopStrings(self.policy.base.tokenizer, settings)
         rows = _Rows(state, step, count, prompt_ids, prompt_mask, uniforms, lengths, pad_token_id, stops)
-        while rows.waiting or rows.running:
-            if rows.waiting.should_start(count - len(rows.running), count):
-                rows.start(self.budget.tokens)
-            rows.advance(self.check_every)
+        with phase("sampling", len(prompt_ids), "responses") as progress:
+            while rows.waiting or rows.running:
+                if rows.waiting.should_start(count - len(rows.running), count):
+                    rows.start(self.budget.tokens)
+                rows.advance(self.check_every)
+                progress.done = len(prompt_ids) - len(rows.waiting) - len(rows.running)
         return rows
 
     def _prepare(self, count: int, length: int, settings: SamplingSettings) -> tuple[Slots, Replayed]:

@@ -66,8 +66,8 @@ class Waiting:
         """`lengths`: the number of tokens in each row's prompt."""
         self._lengths, self._rows = lengths, sorted(range(len(lengths)), key=lengths.__getitem__)
 
-    def __bool__(self) -> bool:
-        return bool(self._rows)
+    def __len__(self) -> int:
+        return len(self._rows)
 
     def should_start(self, free: int, slots: int) -> bool:
         """Whether enough of the slots are free, an eighth, for the next prompts to be read."""

@@ -10,6 +10,7 @@ from torch.nn.functional import pad
 
 from ppo_lm.experience_buffer import MemoryBudget
 from ppo_lm.models import PolicyModel
+from ppo_lm.progress import phase
 from ppo_lm.rollout.engine import RolloutEngine, Sampled, SamplingSettings
 from ppo_lm.rollout.sampling import Token, draw_uniforms, find_excluded, sample_tokens
 from ppo_lm.rollout.stop_strings import EVERY, StopStrings
@@ -51,7 +52,12 @@ class PlainEngine(RolloutEngine):
     def _sample(
         self, prompt_ids: torch.Tensor, prompt_mask: torch.Tensor, uniforms: torch.Tensor, settings: SamplingSettings
     ) -> Sampled:
-        ids, logprobs, entropies, supports = zip(*self._steps(prompt_ids, prompt_mask, uniforms, settings))
+        tokens: list[Token] = []
+        with phase("sampling", settings.max_new_tokens, "tokens of each response") as progress:
+            for token in self._steps(prompt_ids, prompt_mask, uniforms, settings):
+                tokens.append(token)
+                progress.done += 1
+        ids, logprobs, entropies, supports = zip(*tokens)
         return Sampled(
             torch.stack(ids, dim=1),
             torch.stack(logprobs, dim=1),

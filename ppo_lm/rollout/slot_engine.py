@@ -8,6 +8,7 @@ from ppo_lm.experience_buffer import MemoryBudget
 from ppo_lm.fast.decoder import Head
 from ppo_lm.fast.kv_cache import KVCache
 from ppo_lm.models import PolicyModel
+from ppo_lm.progress import phase
 from ppo_lm.rollout.engine import Sampled, SamplingSettings
 from ppo_lm.rollout.in_slots import InSlots, Waiting
 from ppo_lm.rollout.sampling import find_excluded, sample_tokens
@@ -46,15 +47,17 @@ class SlotEngine(InSlots):
         lengths = prompt_mask.sum(dim=1).tolist()
         waiting = Waiting(lengths)
         cache = KVCache(decoder, slots, max(lengths) + settings.max_new_tokens)
-        while waiting or cache.rows:
-            if waiting.should_start(slots - len(cache.rows), slots):
-                rows = waiting.take(slots - len(cache.rows), self.budget.tokens)
-                hidden = cache.read(rows, prompt_ids[rows], prompt_mask[rows])
-                started = len(cache.rows) - len(rows)
-            else:
-                hidden, started = cache.step(responses.last_tokens(cache.rows)), 0
-            ended = responses.extend(cache.rows[started:], head(hidden))
-            cache.remove([started + place for place in ended])
+        with phase("sampling", len(prompt_ids), "responses") as progress:
+            while waiting or cache.rows:
+                if waiting.should_start(slots - len(cache.rows), slots):
+                    rows = waiting.take(slots - len(cache.rows), self.budget.tokens)
+                    hidden = cache.read(rows, prompt_ids[rows], prompt_mask[rows])
+                    started = len(cache.rows) - len(rows)
+                else:
+                    hidden, started = cache.step(responses.last_tokens(cache.rows)), 0
+                ended = responses.extend(cache.rows[started:], head(hidden))
+                cache.remove([started + place for place in ended])
+                progress.done += len(ended)
         return responses
 
 

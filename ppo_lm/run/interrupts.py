@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from collections.abc import Callable
-from contextlib import suppress
 from types import FrameType
 
 from ppo_lm.errors import Interrupted
 from ppo_lm.signals import handle_signals, heed, is_doubled
+from ppo_lm.terminal.pinned import announce
 
 
 class Interrupts:
@@ -40,6 +39,4 @@ class Interrupts:
             return
         heed()
         self._received = signal.Signals(number)
-        text = f"{self._received.name}: the run stops after this step; send it again to stop at once\n"
-        with suppress(OSError):  # nobody reads stderr
-            os.write(2, text.encode())  # print is not safe in a signal handler
+        announce(f"{self._received.name}: the run stops after this step; send it again to stop at once")

@@ -29,6 +29,7 @@ from ppo_lm.errors import (
     writing,
 )
 from ppo_lm.health import Finding
+from ppo_lm.progress import phase
 from ppo_lm.reading import user_path
 from ppo_lm.run.checkpoint import (
     Checkpoint,
@@ -53,6 +54,7 @@ from ppo_lm.run.resume import check_unfinished, data_changes, describe, find_cha
 from ppo_lm.run.stateful import Stateful
 from ppo_lm.run.trained_prompts import TrainingPrompts, record_prompts
 from ppo_lm.saving import write_json, write_text
+from ppo_lm.terminal.working import working
 from ppo_lm.tracking import (
     Answer,
     CheckpointSaved,
@@ -119,7 +121,8 @@ class Run:
         self.longer_than = longer_than or (lambda steps: how_to_lengthen(config))
         self.save_every, self.keep_checkpoints = save_every, keep_checkpoints
         started = time.perf_counter()
-        self.description = describe(config, identity())
+        with working("hashing the models and the data"):
+            self.description = describe(config, identity())
         seconds = time.perf_counter() - started
         self.resumed = None if resume is None else user_path(resume, "resume")
         self.overwrite, self.allow_changes = overwrite, allow_changes
@@ -333,7 +336,8 @@ class Run:
         for row in self.history:
             if (row.get("evaluation"), row["step"]) == (name, after):
                 return {key: value for key, value in row.items() if key not in ("step", "evaluation")}
-        numbers = measure()
+        with phase("held-out evaluation"):
+            numbers = measure()
         self.record_evaluation(examples, {name: numbers})
         return numbers
 
@@ -349,7 +353,7 @@ class Run:
             if self.total:
                 self.save()
             if save is not None:
-                with writing(self.folder):
+                with working("saving the models"), writing(self.folder):
                     notices = save(self.folder)
                 self.say(*(notices or ()))
             self._say_how_to_extend(self.folder)
@@ -363,7 +367,8 @@ class Run:
         if saved:
             size = sum(file.stat().st_size for file in saved[-1].rglob("*") if file.is_file())
             self.say(
-                f"to extend the run, raise {self.longer_than(self.total)} and resume it: {self._resume_command()} "
+                f"to extend the run, raise {self.longer_than(self.total)} and resume it:\n"
+                f"    {self._resume_command()}\n"
                 f"(checkpoints/, {size / 2**20:,.1f} MiB, is kept only for this)"
             )
 
@@ -371,7 +376,8 @@ class Run:
         """Save a checkpoint, unless it contains NaN or infinity, or is the last one again."""
         checkpoint = self._checkpoint()
         if self.folder and checkpoint.state != self._saved_state and checkpoint.is_finite():
-            place = self._write(self.folder, checkpoint)
+            with phase("saving a checkpoint"):
+                place = self._write(self.folder, checkpoint)
             self._saved_state = checkpoint.state
             self.recorders.tell(Recorder.checkpoint, CheckpointSaved(self.step, place))
 
@@ -380,7 +386,7 @@ class Run:
         saved = last_intact_checkpoint(self.folder) if self.folder else None
         if saved is None:
             return "\nNo checkpoint of this run was saved; start again with --overwrite"
-        return f"\nThe last checkpoint is {saved}; continue from it with: {self._resume_command()}"
+        return f"\nThe last checkpoint is {saved}; continue from it with:\n    {self._resume_command()}"
 
     def _checkpoint(self) -> Checkpoint:
         state = {"step": self.step, "stop_reason": self.recorders.stop_reason, **self.description}
@@ -426,9 +432,10 @@ class Run:
             self._write(self.folder, checkpoint)
         except StorageError as full:
             self._stop(StorageError(f"{error}\n{full}"))
+        changed = "\n(add --allow_changes if you change your code)" if isinstance(error, USERS_PARTS) else ""
         raise RunPaused(
-            f"{error}\nThe run was saved as it was after step {self.step}; continue with: {self._resume_command()}"
-            + (" (with --allow_changes if you change your code)" if isinstance(error, USERS_PARTS) else "")
+            f"{error}\nThe run was saved as it was after step {self.step}; continue with:\n"
+            f"    {self._resume_command()}{changed}"
         ) from error
 
     def _forget(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ppo_lm.models import PolicyModel, ValueModel
+from ppo_lm.models.loading import without_bars
 from ppo_lm.models.merging import rounding_note
 from ppo_lm.models.model_card import write_policy_card
 from ppo_lm.saving import whole_folder
@@ -55,7 +56,7 @@ def save_adapter_with_tokenizer(policy: PolicyModel, folder: Path) -> None:
 def save_merged(policy: PolicyModel, folder: Path) -> str | None:
     """Write `folder/merged`. Returns a clause if rounding loses some of the adapter."""
     network, kept = policy.base.merged_network(policy.role)
-    with whole_folder(folder / "merged") as whole:
+    with whole_folder(folder / "merged") as whole, without_bars():
         network.save_pretrained(whole)
         policy.base.tokenizer.save_pretrained(whole)
     return rounding_note(kept, policy.base.dtype)

@@ -12,13 +12,14 @@ from ppo_lm.base_setup import load_base
 from ppo_lm.config.supervised_settings import SupervisedSettings
 from ppo_lm.data.encoded import Encoded
 from ppo_lm.fingerprint import fingerprint
+from ppo_lm.live import screens
 from ppo_lm.models import BaseModel
 from ppo_lm.optimisation import LoopSettings, Optimiser
 from ppo_lm.run.few_updates import FEW_UPDATES, few_updates
 from ppo_lm.run.identity import Identity, identify_base
 from ppo_lm.run.run import Run
 from ppo_lm.run.stateful import GlobalRandom, Weights
-from ppo_lm.tracking import Column, MetricsFile, Recorder, Screen
+from ppo_lm.tracking import Column, MetricsFile, Recorder
 
 LOSS = (Column("loss", "loss", ".4f"),)
 LINES = 20  # progress lines per stage
@@ -72,7 +73,7 @@ def make_stage_run(
             **identity(),
         }
 
-    screen, settings, examples = () if quiet else (Screen(),), loop_settings(config), len(train.tokens)
+    settings, examples = loop_settings(config), len(train.tokens)
     steps = settings.steps(examples)
     run = Run(
         config,
@@ -85,7 +86,7 @@ def make_stage_run(
         allow_changes=allow_changes,
         save_every=config.save_every,
         keep_checkpoints=config.keep_checkpoints,
-        recorders=[MetricsFile(), *screen, *recorders],
+        recorders=[MetricsFile(), *screens(quiet), *recorders],
     )
     longer_epochs = "" if 0 < config.max_steps < FEW_UPDATES else ", lower batch_size, or give more data"
     run.notices += few_updates(steps, f"raise {settings.longer_than(FEW_UPDATES - 1, examples)}{longer_epochs}")

@@ -6,12 +6,13 @@ import time
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 
 from ppo_lm.data.examples import show_prompt
 from ppo_lm.health import Finding
-from ppo_lm.terminal import printable
+from ppo_lm.terminal import clock, printable, wrapped
 from ppo_lm.tracking.events import Column, EvaluationDone, RunFinish, RunStart, StepDone, StepSkipped
 from ppo_lm.tracking.recorder import RECORDERS, Recorder
 
@@ -48,7 +49,8 @@ class Screen(Recorder):
         self.last = time.monotonic()
 
     def step(self, event: StepDone) -> None:
-        """Print a line with the means since the last one, the speed, and the time left."""
+        """Print a line with the means since the last one, the speed, and the time left. What does not fit into the
+        width is left out, the speed first."""
         now = time.monotonic()
         self.durations.append(event.metrics.get("seconds", now - self.last))
         self.last = now
@@ -56,24 +58,17 @@ class Screen(Recorder):
         self.waiting.append(event.metrics)
         if event.step % self.every and event.step != event.steps:
             return
-        shown = "  ".join(
-            f"{column.title} {number(value, column.format)}"
-            for column in self.columns
-            if (value := self._mean(column.name)) is not None
-        )
-        speed = self._mean("tokens_per_second")
+        columns = [*self.columns, Column("tokens_per_second", "tokens/s", "5.0f")]
+        known = [(column, value) for column in columns if (value := self._mean(column.name)) is not None]
         left = fmean(self.durations) * (event.steps - event.step)
-        self.notice(
-            f"step {event.step:>4}/{event.steps}  {shown}"
-            + (f"  {speed:5.0f} tokens/s" if speed is not None else "")
-            + f"  {clock(left)} left"
-        )
+        cells = [f"{column.title} {number(value, column.format)}" for column, value in known]
+        self.notice(fit(_step(event), cells, f"{clock(left)} left", self.console.width))
         self.waiting.clear()
 
     def skipped(self, event: StepSkipped) -> None:
         """Print why, and where the batch is kept."""
         where = f"; its batch is in {event.folder}" if event.folder else ""
-        self.notice(f"step {event.step:>4}/{event.steps}  skipped, nothing was trained: {event.reason}{where}")
+        self.notice(f"{_step(event)}  skipped, nothing was trained: {event.reason}{where}")
 
     def evaluation(self, event: EvaluationDone) -> None:
         """Print a line with all numbers, or a table of the columns if there are several kinds of evaluation; nothing if
@@ -124,7 +119,12 @@ class Screen(Recorder):
                     self.notice(f"  {path.name}{'/' if path.is_dir() else ''}")
 
     def _print(self, text: str, style: str | None = None) -> None:
-        self.console.print(printable(text), style=style, markup=False, soft_wrap=True)
+        """Long sentences are wrapped at words on a terminal. As in Markdown, four spaces mark what stays in one piece,
+        such as a command to copy."""
+        shown = printable(text)
+        if self.console.is_terminal:
+            shown = wrapped(shown, self.console.width)
+        self.console.print(shown, style=style, markup=False, soft_wrap=True)
 
     def _mean(self, name: str) -> float | None:
         known = [row[name] for row in self.waiting if name in row]
@@ -159,6 +159,14 @@ def number(value: float, spec: str) -> str:
     return text.lstrip("+-") if text[:1] in "+-" and not float(text) else text
 
 
-def clock(seconds: float) -> str:
-    """Minutes and seconds, "2:05"."""
-    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
+def fit(first: str, cells: Sequence[str], last: str, width: int) -> str:
+    """A line of as many cells as fit into `width` columns between the first and the last, which always stay."""
+    for count in range(len(cells), 0, -1):
+        line = "  ".join([first, *cells[:count], last])
+        if cell_len(line) <= width:
+            return line
+    return f"{first}  {last}"
+
+
+def _step(event: StepDone | StepSkipped) -> str:
+    return f"step {event.step:>{len(str(event.steps))}}/{event.steps}"

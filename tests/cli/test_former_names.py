@@ -36,7 +36,7 @@ def test_it_is_resumed_and_examined(folder, tmp_path, capsys):
 
     judge.write_text("def judge(completions):\n    return [float(len(text)) for text in completions]\n")
     main(["train", "--resume", str(out), "--allow_changes"])  # the code of the reward was fixed
-    assert "step    2/2" in capsys.readouterr().out
+    assert "step 2/2" in capsys.readouterr().out
     assert (out / "adapter" / "adapter_config.json").is_file()
     main(["doctor", str(out)])
     assert "2 of 2 steps" in capsys.readouterr().out

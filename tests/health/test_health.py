@@ -135,7 +135,7 @@ def test_responses_cut_off_or_empty_are_reported_once_after_the_first_step(folde
     assert found == {name: text}
     lines = capsys.readouterr().out.splitlines()
     (said,) = [number for number, line in enumerate(lines) if line == f"health: {text}"]
-    assert lines[said - 1].startswith("step    1/2") and lines[said + 1].startswith("step    2/2")
+    assert lines[said - 1].startswith("step 1/2") and lines[said + 1].startswith("step 2/2")
     main(["doctor", str(tmp_path / "run")])
     assert text in capsys.readouterr().out
 

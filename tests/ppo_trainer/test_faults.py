@@ -132,8 +132,8 @@ def test_after_three_skipped_steps_in_a_row_the_run_stops_and_says_where_to_resu
         make(folder, out, Lengths(at=(4, 5, 6, 7), value=-math.inf), eval_every=0, save_every=2).train(PROMPTS)
     assert stopped.value.exit_code == 70
     assert (
-        f"The last checkpoint is {out / 'checkpoints' / 'step-000002'}; continue from it with: "
-        f"trainer.train(..., resume='{out}')" in str(stopped.value)
+        f"The last checkpoint is {out / 'checkpoints' / 'step-000002'}; continue from it with:\n"
+        f"    trainer.train(..., resume='{out}')" in str(stopped.value)
     )
     make(folder, out, Lengths(), eval_every=0, save_every=2).train(PROMPTS, resume=out)  # the reward is fixed
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]

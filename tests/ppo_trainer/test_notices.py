@@ -29,7 +29,7 @@ def test_a_run_has_its_whole_schedule_after_earlier_steps_and_says_so(folder, tm
         "\nsteps made before this run: 2; the models continue from there, and the learning rate schedule starts again\n"
         in said
     )
-    assert said.index("before this run") < said.index("step    1/3")
+    assert said.index("before this run") < said.index("step 1/3")
     rows = [[json.loads(line) for line in (tmp_path / name / "metrics.jsonl").open()] for name in ("fresh", "later")]
     for name in ("learning_rate", "value_learning_rate"):
         then, now = ([row.get(name) for row in each] for each in rows)
@@ -50,7 +50,7 @@ def test_few_updates_are_said_with_their_number(folder, tmp_path, capsys):
     make(folder, tmp_path / "run", length_reward, **SETTINGS).train(PROMPTS)
     said = capsys.readouterr().out
     line = "training is only 12 optimiser updates, too few to expect much; raise steps\n"
-    assert line in said and said.index(line) < said.index("step    1/3")
+    assert line in said and said.index(line) < said.index("step 1/3")
     assert few_updates(20, "raise steps") == []
     assert few_updates(1, "raise steps") == ["training is only 1 optimiser update, too few to expect much; raise steps"]
 
@@ -62,7 +62,7 @@ def test_few_updates_are_said_with_their_number(folder, tmp_path, capsys):
 def test_prompts_that_are_repeated_to_fill_a_step_are_said(folder, tmp_path, capsys, prompts, copies, count):
     settings = {**SETTINGS, "steps": 1, "responses_per_prompt": copies}
     make(folder, tmp_path / "run", length_reward, **settings).train(PROMPTS[:prompts])
-    before = capsys.readouterr().out.partition("step    1/1")[0]
+    before = capsys.readouterr().out.partition("step 1/1")[0]
     line = (
         f"\na step takes {4 // copies} prompts, but there {count} to train on, so prompts are repeated within a step; "
     )
@@ -72,7 +72,7 @@ def test_prompts_that_are_repeated_to_fill_a_step_are_said(folder, tmp_path, cap
 def test_small_data_is_said_before_the_first_step(folder, tmp_path, capsys):
     trainer = make(folder, tmp_path / "run", length_reward, **{**SETTINGS, "eval_prompts": 128})
     evaluations = trainer.train(PROMPTS)
-    before = capsys.readouterr().out.partition("step    1/3")[0]
+    before = capsys.readouterr().out.partition("step 1/3")[0]
     assert "  11 for training, 1 held out, 0 of them" in before
     assert "  1 held out instead of 128, because at most a tenth of the examples is\n" in before
     assert "  evaluations are means over 1 held-out example only" in before
@@ -85,6 +85,6 @@ def test_a_run_that_saves_nothing_says_so_before_its_first_step(folder, tmp_path
     make(folder, None, length_reward, **dict(SETTINGS, output_dir=None)).train(PROMPTS)
     said = capsys.readouterr().out
     line = "\noutput_dir is not set, so nothing will be saved\n"
-    assert line in said and said.index(line) < said.index("step    1/3")
+    assert line in said and said.index(line) < said.index("step 1/3")
     make(folder, tmp_path / "run", length_reward, **SETTINGS).train(PROMPTS)
     assert "nothing will be saved" not in capsys.readouterr().out

@@ -55,8 +55,8 @@ def test_a_paused_run_ends_bit_for_bit_like_one_that_was_not(folder, undisturbed
     with pytest.raises(
         RunPaused,
         match=r"the judge is out\n  File .*test_resume.py(?:.*\n)+"
-        rf"The run was saved as it was after step {after}; continue with: "
-        rf"trainer.train\(..., resume='{parts}'\)",
+        rf"The run was saved as it was after step {after}; continue with:\n"
+        rf"    trainer.train\(..., resume='{parts}'\)",
     ):
         make(folder, parts, Flaky(fails), **settings).train(PROMPTS)
     found = make(folder, parts, Flaky(), **settings).train(PROMPTS, resume=parts)
@@ -114,10 +114,10 @@ def test_the_command_to_resume_fits_how_the_run_was_started(folder, tmp_path):
     prompts.write_text("\n".join(PROMPTS))
     by_name = dict(reward=f"{broken}:judge", prompts=str(prompts), eval_prompts=0)
     config = PPOConfig(model_name=folder, output_dir=str(tmp_path / "a"), **by_name)
-    with pytest.raises(RunPaused, match="continue with: ppo-lm train --resume"):
+    with pytest.raises(RunPaused, match="continue with:\n    ppo-lm train --resume"):
         PPOTrainer(config).train()
     config = PPOConfig(model_name=folder, output_dir=str(tmp_path / "b"), **by_name)
-    with pytest.raises(RunPaused, match=r"continue with: trainer.train\(..., resume="):
+    with pytest.raises(RunPaused, match=r"continue with:\n    trainer.train\(..., resume="):
         PPOTrainer(config).train(PROMPTS)
     other = PPOConfig(
         model_name=folder, output_dir=str(tmp_path / "a"), **{**by_name, "reward": "length_target(words=3)"}

@@ -10,7 +10,6 @@ from ppo_lm.cli.main import main
 from ppo_lm.config import ReportConfig
 from ppo_lm.config.fields import fields_of
 from ppo_lm.report import read_run_folder, show_report
-from ppo_lm.report.terminal import sparkline
 from ppo_lm.report.token_files import NUMBERS
 from tests.report.conftest import HOSTILE, make_run
 
@@ -21,15 +20,6 @@ def shown(folder, colours=None, width=80, **options):
     console = Console(file=io.StringIO(), width=width, color_system=colours, force_terminal=True)
     show_report([read_run_folder(folder)], console, **options)
     return console.file.getvalue()
-
-
-def test_sparkline_by_hand():
-    assert sparkline([0, 1, 2, 3, 4, 5, 6, 7]) == "▁▂▃▄▅▆▇█"
-    assert sparkline([1.0, 1.0]) == "▁▁"
-    assert sparkline([0.0, None, 7.0]) == "▁ █"
-    assert sparkline([0, 0, 7, 7], width=2) == "▁█"
-    assert sparkline([None, None]) == "  "
-    assert sparkline([]) == ""
 
 
 def test_everything_a_run_has(run_folder):

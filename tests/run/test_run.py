@@ -93,7 +93,7 @@ def alike(one, other, folders):
 def test_a_step_that_fails_half_way_is_undone_and_the_run_continues_bit_for_bit(tmp_path, fails, error):
     whole = Stage(tmp_path / "whole").run()
     with pytest.raises(
-        RunPaused, match=f"saved as it was after step {fails - 1}; continue with: again {tmp_path}/parts"
+        RunPaused, match=f"saved as it was after step {fails - 1}; continue with:\n    again {tmp_path}/parts"
     ):
         Stage(tmp_path / "parts", fails=fails, error=error).run()
     parts = Stage(tmp_path / "parts").run(resume=tmp_path / "parts")
@@ -130,7 +130,7 @@ def test_results_that_cannot_be_written_are_written_by_the_resumed_run_which_rep
             StorageError, match="No space left on device; free some space or fix the path\nThe last"
         ) as full:
             Stage(out).run(save=fails, save_every=save_every, resume=out if out.exists() else None)
-        assert f"checkpoint is {out / 'checkpoints' / 'step-000006'}; continue from it with: again {out}" in str(
+        assert f"checkpoint is {out / 'checkpoints' / 'step-000006'}; continue from it with:\n    again {out}" in str(
             full.value
         )
     parts = Stage(out, fails=6, error=AssertionError("a step was repeated"), recorders=[notices])
@@ -396,8 +396,8 @@ def test_a_finished_run_is_extended_as_if_it_had_been_planned_so(tmp_path):
         "it rises again"
     )
     assert callback.heard[-1].startswith(
-        "to extend the run, raise epochs (--epochs N) or max_steps (--max_steps N) and resume it: "
-        f"again {tmp_path / 'parts'} (checkpoints/, "
+        "to extend the run, raise epochs (--epochs N) or max_steps (--max_steps N) and resume it:\n"
+        f"    again {tmp_path / 'parts'}\n(checkpoints/, "
     )
     assert "max_steps: 6" in (tmp_path / "parts" / "config.yaml").read_text()
 

@@ -92,7 +92,7 @@ def test_a_stage_that_is_asked_to_stop_is_saved_and_resumed_by_command(folder, u
     (kind, settings, _, whole), parts = undisturbed, tmp_path / "parts"
     said = (
         rf"SIGTERM was received\nThe run was saved as it was after step {at}; "
-        rf"continue with: ppo-lm {kind} --resume {parts}"
+        rf"continue with:\n    ppo-lm {kind} --resume {parts}"
     )
     with signalling(signal.SIGTERM, at), pytest.raises(RunPaused, match=said):
         RUN[kind](make_config(kind, folder, tmp_path, parts, **settings), quiet=True)
@@ -254,7 +254,7 @@ def test_extending_a_model_that_others_were_trained_on_says_so_and_they_are_refu
         f"\nadapter/ and merged/ in {sft} will be replaced when the run ends; reward models, value models, adapters "
         "and PPO runs that were trained on the present ones will then be refused;"
     )
-    assert note in said and said.index(note) < said.index("step    2/3")
+    assert note in said and said.index(note) < said.index("step 2/3")
     with pytest.raises(ModelError) as refused:
         load_reward_model(load_base(str(sft / "merged"), "float32", "cpu"), reward / "reward")
     assert str(refused.value).count(str(sft / "merged")) == 1  # "use that one" would be no advice

@@ -9,6 +9,7 @@ from ppo_lm.config import PPOConfig
 from ppo_lm.data import DataReport
 from ppo_lm.errors import ConfigError, RecorderError, UserError
 from ppo_lm.health import Finding
+from ppo_lm.ppo_trainer.ppo_trainer import columns
 from ppo_lm.tracking import (
     RECORDERS,
     Answer,
@@ -54,11 +55,31 @@ def test_a_line_per_step_with_the_columns_the_speed_and_the_time_left(screen, ca
         "PPO on m, 1 done",
         "runs/a is taken",
         "rows: 2 of 3 rows used, 0 duplicates",
-        "step    2/4  reward  0.500  KL  0.250      9 tokens/s  0:04 left",
-        "step    3/4  reward  0.500  KL  0.250  gold  0.750      9 tokens/s  0:03 left",
-        "step    4/4  skipped, nothing was trained: the reward is NaN",
+        "step 2/4  reward  0.500  KL  0.250  tokens/s     9  0:04 left",
+        "step 3/4  reward  0.500  KL  0.250  gold  0.750  tokens/s     9  0:03 left",
+        "step 4/4  skipped, nothing was trained: the reward is NaN",
         "health: the KL runs away",
     ]
+
+
+def test_lines_fit_into_80_columns_with_the_default_columns_of_ppo(capsys):
+    screen = Screen(Console(width=80, highlight=False))
+    screen.start(start(steps=1000, columns=columns("gold")))
+    numbers = {"score": -10.5, "kl": 123.4, "monitor": -0.25, "length": 1000.5, "ended": 1.0, "seconds": 60.0}
+    for step in (1, 1000):
+        screen.step(StepDone(step, 1000, {**METRICS, "monitor": 0.5}))
+        screen.step(StepDone(step, 1000, {**numbers, "tokens_per_second": 12345.0}))
+    lines = capsys.readouterr().out.splitlines()[1:]
+    assert lines[0] == "step 1/1000  reward  0.500  KL  0.25  gold  0.500  length   2.0  33:18 left"
+    assert max(map(len, lines)) <= 80 and all("reward" in line and "left" in line for line in lines)
+
+
+def test_a_terminal_wraps_sentences_at_words_and_a_log_does_not(capsys):
+    sentence = "to extend the run, raise steps and resume it:\n    ppo-lm train --resume a/long/folder"
+    for terminal, lines in ((True, 3), (False, 2)):
+        Screen(Console(width=30, highlight=False, force_terminal=terminal, color_system=None)).notice(sentence)
+        printed = capsys.readouterr().out.splitlines()
+        assert len(printed) == lines and printed[-1] == "    ppo-lm train --resume a/long/folder"
 
 
 def test_few_lines_over_a_run_show_means_since_the_last(screen, capsys):
@@ -66,7 +87,7 @@ def test_few_lines_over_a_run_show_means_since_the_last(screen, capsys):
     for step in range(1, 5):
         screen.step(StepDone(step, 4, {"loss": float(step), "seconds": 1.0}))
     lines = capsys.readouterr().out.splitlines()[1:]
-    assert lines == ["step    2/4  loss 1.5000  0:02 left", "step    4/4  loss 3.5000  0:00 left"]
+    assert lines == ["step 2/4  loss 1.5000  0:02 left", "step 4/4  loss 3.5000  0:00 left"]
 
 
 def test_zero_has_no_sign(screen, capsys):
