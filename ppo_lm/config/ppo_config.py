@@ -23,13 +23,17 @@ from ppo_lm.config.field_types import (
 )
 from ppo_lm.config.model_settings import ModelSettings
 from ppo_lm.config.reward_settings import RewardSettings
-from ppo_lm.config.run_settings import CheckpointSettings, OptionalFolderSettings
+from ppo_lm.config.run_settings import CheckpointSettings, OptionalFolderSettings, StoppingSettings
 from ppo_lm.config.settings import checked
+
+EVALUATIONS = ("sampled/", "near_greedy/")  # how the names of their metrics begin
 
 
 @checked
 @dataclasses.dataclass(kw_only=True)
-class PPOConfig(PromptSettings, RewardSettings, ModelSettings, CheckpointSettings, OptionalFolderSettings):
+class PPOConfig(
+    PromptSettings, RewardSettings, ModelSettings, StoppingSettings, CheckpointSettings, OptionalFolderSettings
+):
     """Every setting of a run. All problems are reported at once, when the config is created."""
 
     EVERYDAY = (
@@ -242,6 +246,11 @@ class PPOConfig(PromptSettings, RewardSettings, ModelSettings, CheckpointSetting
             )
         if self.eval_every and not self.eval_prompts:
             clashes.append(f"eval_every is {self.eval_every} but eval_prompts is 0; hold out some prompts")
+        if (self.stop_metric or "").startswith(EVALUATIONS) and not self.eval_every:
+            clashes.append(
+                f"stop_metric is {self.stop_metric} but eval_every is 0, so it is only measured before and after "
+                "training; set eval_every"
+            )
         return clashes
 
     def _kl_clashes(self) -> list[str]:

@@ -51,6 +51,7 @@ from ppo_lm.tracking import (
     Screen,
     TokensFiles,
     TokensSeen,
+    early_stopping,
     measure_machine,
 )
 from ppo_lm.user_code import users_parts
@@ -206,6 +207,8 @@ class PPOTrainer:
         monitor = self.monitor.name if self.monitor else "monitor"
         by_name = prompts is None and self.is_by_name and not recorders
         screen = () if quiet else (Screen(),)
+        own = [MetricsFile(), SamplesFile(), TokensFiles(), Picture(), *screen]
+        own += early_stopping(config, partial_steps=config.value_warmup_steps)
         run = Run(
             config,
             steps=config.steps,
@@ -216,7 +219,7 @@ class PPOTrainer:
             allow_changes=allow_changes,
             save_every=config.save_every,
             keep_checkpoints=config.keep_checkpoints,
-            recorders=[MetricsFile(), SamplesFile(), TokensFiles(), Picture(), *screen, *recorders],
+            recorders=[*own, *recorders],
         )
         with run, self.budget.telling(run.say):
             parts = {**self.stateful_parts(), "evaluations": evaluator.history, "guard": guard, "health": health}

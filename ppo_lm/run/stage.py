@@ -18,7 +18,7 @@ from ppo_lm.run.few_updates import FEW_UPDATES, few_updates
 from ppo_lm.run.identity import Identity, identify_base
 from ppo_lm.run.run import Run
 from ppo_lm.run.stateful import GlobalRandom, Weights
-from ppo_lm.tracking import Column, MetricsFile, Recorder, Screen
+from ppo_lm.tracking import Column, MetricsFile, Recorder, Screen, early_stopping
 
 LOSS = (Column("loss", "loss", ".4f"),)
 LINES = 20  # progress lines per stage
@@ -85,7 +85,7 @@ def make_stage_run(
         allow_changes=allow_changes,
         save_every=config.save_every,
         keep_checkpoints=config.keep_checkpoints,
-        recorders=[MetricsFile(), *screen, *recorders],
+        recorders=[MetricsFile(), *screen, *early_stopping(config), *recorders],
     )
     longer_epochs = "" if 0 < config.max_steps < FEW_UPDATES else ", lower batch_size, or give more data"
     run.notices += few_updates(steps, f"raise {settings.longer_than(FEW_UPDATES - 1, examples)}{longer_epochs}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar, TypeVar
 
@@ -115,6 +116,15 @@ class Broadcast:
                 reason = getattr(recorder, method.__name__)(event)
             if reason is not None and self.stop_reason is None:
                 self.stop_reason = str(reason)
+
+    def by_name(self) -> dict[str, Recorder]:
+        """The recorders by the name of their class; a second one of a class is "CLASS 2", and so on."""
+        found, made = {}, Counter()
+        for recorder in self.recorders:
+            name = type(recorder).__name__
+            made[name] += 1
+            found[name if made[name] == 1 else f"{name} {made[name]}"] = recorder
+        return found
 
     def close(self) -> list[RecorderError]:
         """Close every recorder. Returns the errors."""
