@@ -7,8 +7,9 @@ from itertools import islice
 from pathlib import Path
 
 import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ppo_lm.base_setup import describe_micro_batches, load_base, make_budget, set_up_roles
+from ppo_lm.base_setup import LoadedModel, describe_micro_batches, load_base, make_budget, set_up_roles
 from ppo_lm.config import PPOConfig
 from ppo_lm.data import DataReport, Prompt, PromptSet, load_prompts
 from ppo_lm.data.fitting import check_prompts, encode_prompt_set, fit_prompts
@@ -62,8 +63,9 @@ OBSERVED = 8  # responses of a step that are kept token by token
 class PPOTrainer:
     """PPO on a language model: policy, reference, value and rewards on one shared base.
 
-    `reward` (one or several), `monitor` and `engine` override what the configuration names. Rewards and the monitor are
-    functions `fn(prompts, completions, **columns)` or `Reward` objects.
+    `reward` (one or several), `monitor`, `engine`, and `model` with its `tokenizer` override what the configuration
+    names. Rewards and the monitor are functions `fn(prompts, completions, **columns)` or `Reward` objects. The model is
+    one of transformers that is already loaded; see `LoadedModel`.
     """
 
     def __init__(
@@ -72,9 +74,13 @@ class PPOTrainer:
         reward: Reward | Callable | Sequence[Reward | Callable] | None = None,
         monitor: Reward | Callable | None = None,
         engine: RolloutEngine | None = None,
+        model: PreTrainedModel | None = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
     ):
+        loaded = LoadedModel.of(model, tokenizer)
+        config = loaded.in_place_of(config) if loaded else config
         inputs = load_inputs(config, reward, monitor, engine)
-        self.is_by_name = reward is None and monitor is None and engine is None
+        self.is_by_name = all(part is None for part in (reward, monitor, engine, model))
         self.config, self.prompts, self.report = config, inputs.prompts, inputs.report
         self.estimator, self.losses = inputs.estimator, inputs.losses
         self.base = load_base(
@@ -84,6 +90,7 @@ class PPOTrainer:
             seed=config.seed,
             fast=config.fast,
             allow_special_tokens=config.allow_special_tokens,
+            loaded=loaded,
         )
         self.budget = make_budget(self.base, config.micro_batch_tokens, config.rollout_slots)
         self.monitor = inputs.monitor

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import nn
 
-from ppo_lm.base_setup import load_base
+from ppo_lm.base_setup import LoadedModel, load_base
 from ppo_lm.config.supervised_settings import SupervisedSettings
 from ppo_lm.data.encoded import Encoded
 from ppo_lm.fingerprint import fingerprint
@@ -24,14 +24,15 @@ LOSS = (Column("loss", "loss", ".4f"),)
 LINES = 20  # progress lines per stage
 
 
-def load_stage_base(config: SupervisedSettings) -> BaseModel:
-    """The base model that a configuration names; see `load_base`."""
+def load_stage_base(config: SupervisedSettings, loaded: LoadedModel | None = None) -> BaseModel:
+    """The base model that a configuration names, or the one that is loaded already; see `load_base`."""
     return load_base(
         config.model_name,
         config.dtype,
         config.device,
         seed=config.seed,
         allow_special_tokens=config.allow_special_tokens,
+        loaded=loaded,
     )
 
 

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ppo_lm.base_setup import add_adapter, make_budget, make_lora_config, rehearse_training
+from ppo_lm.base_setup import LoadedModel, add_adapter, make_budget, make_lora_config, rehearse_training
 from ppo_lm.config import SFTConfig
 from ppo_lm.data import DataReport, Demonstration, load_demonstrations
 from ppo_lm.data.encoded import EncodedDemonstrations, encode_demonstrations
@@ -40,6 +41,8 @@ def run_sft(
     recorders: Sequence[Recorder] = (),
     overwrite: bool = False,
     allow_changes: bool = False,
+    model: PreTrainedModel | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> dict[str, float]:
     """Train, measure on held-out demonstrations before and after, and save. Returns what was measured: `loss_before`,
     `loss_after`, and with `rouge_samples` the ROUGE scores in the same way; empty if none is held out.
@@ -49,8 +52,10 @@ def run_sft(
     interrupted run; if it has changed, it is refused, or continued with `allow_changes`. On SIGINT or SIGTERM, the run
     is saved after the current step, and `RunPaused` is raised.
     """
+    loaded = LoadedModel.of(model, tokenizer)
+    config = loaded.in_place_of(config) if loaded else config
     demonstrations, report = load_inputs(config, resume, overwrite)
-    base = load_stage_base(config)
+    base = load_stage_base(config, loaded)
     encoded = encode_demonstrations(
         base, demonstrations, report, max_prompt_tokens=config.max_prompt_tokens, max_tokens=config.max_tokens
     )

@@ -93,7 +93,10 @@ class EarlyStopping(Recorder):
 
 def early_stopping(config: StoppingSettings, partial_steps: int = 0) -> list[EarlyStopping]:
     """The recorder that the configuration asks for, if any. `partial_steps`: see `EarlyStopping`."""
-    if config.stop_metric is None:
-        return []
-    settings = config.stop_metric, config.stop_patience, config.stop_mode, config.stop_min_delta
-    return [EarlyStopping(*settings, partial_steps)]
+    metric, patience, mode, min_delta = (
+        config.stop_metric,
+        config.stop_patience,
+        config.stop_mode,
+        config.stop_min_delta,
+    )
+    return [] if metric is None else [EarlyStopping(metric, patience, mode, min_delta, partial_steps)]
