@@ -22,6 +22,7 @@ from ppo_lm.config.field_types import (
     ZeroOrAboveOne,
 )
 from ppo_lm.config.model_settings import ModelSettings
+from ppo_lm.config.optimiser_settings import OptimiserSettings
 from ppo_lm.config.reward_settings import RewardSettings
 from ppo_lm.config.run_settings import CheckpointSettings, OptionalFolderSettings, StoppingSettings
 from ppo_lm.config.settings import checked
@@ -32,7 +33,13 @@ EVALUATIONS = ("sampled/", "near_greedy/")  # how the names of their metrics beg
 @checked
 @dataclasses.dataclass(kw_only=True)
 class PPOConfig(
-    PromptSettings, RewardSettings, ModelSettings, StoppingSettings, CheckpointSettings, OptionalFolderSettings
+    PromptSettings,
+    RewardSettings,
+    ModelSettings,
+    OptimiserSettings,
+    StoppingSettings,
+    CheckpointSettings,
+    OptionalFolderSettings,
 ):
     """Every setting of a run. All problems are reported at once, when the config is created."""
 
@@ -162,11 +169,6 @@ class PPOConfig(
     """Peak learning rate of the policy."""
     value_learning_rate: PositiveFloat = 1e-4
     """Peak learning rate of the value model."""
-    lr_schedule: Literal["linear", "cubic", "inverse", "cosine", "constant"] = "linear"
-    """Decay of both learning rates; after a fraction t of the run, cubic is (1 - t)^3 and inverse is (1 - t) / (1 +
-    8t)."""
-    adam_epsilon: PositiveFloat = 1e-5
-    """ε of AdamW, 1e-5 as in OpenAI's PPO. The smaller it is, the further weights with small gradients move."""
     max_grad_norm: PositiveFloat = 1.0
     """Clip the gradient norm of the policy, and that of the value model, at this value."""
 

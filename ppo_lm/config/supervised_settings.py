@@ -6,13 +6,16 @@ import dataclasses
 from typing import Annotated, Literal
 
 from ppo_lm.config.data_settings import SourceSettings
-from ppo_lm.config.field_types import MAY_CHANGE, SETS_LENGTH, NonNegativeInt, PositiveFloat, PositiveInt, Topic
+from ppo_lm.config.field_types import MAY_CHANGE, SETS_LENGTH, NonNegativeInt, PositiveFloat, PositiveInt, Text, Topic
 from ppo_lm.config.model_settings import ModelSettings
+from ppo_lm.config.optimiser_settings import OptimiserSettings
 from ppo_lm.config.run_settings import CheckpointSettings, FolderSettings, StoppingSettings
 
 
 @dataclasses.dataclass(kw_only=True)
-class SupervisedSettings(SourceSettings, ModelSettings, StoppingSettings, CheckpointSettings, FolderSettings):
+class SupervisedSettings(
+    SourceSettings, ModelSettings, OptimiserSettings, StoppingSettings, CheckpointSettings, FolderSettings
+):
     """Training on examples, in epochs."""
 
     DATA = Topic("Data")
@@ -36,7 +39,10 @@ class SupervisedSettings(SourceSettings, ModelSettings, StoppingSettings, Checkp
     """Stop after this many optimiser steps; 0 for no limit. The learning rate schedule ends there too. With --resume,
     the run gets this length."""
     learning_rate: PositiveFloat = 1e-4
-    """Peak learning rate: 5% linear warm-up, then cosine decay to 0."""
+    """Peak learning rate, after 5% linear warm-up."""
+    lr_schedule: Text = "cosine"
+    """Decay of the learning rate after the warm-up: cosine, linear, cubic, inverse or constant; or your own function of
+    the fraction of the run, as module:name or file.py:name."""
     max_grad_norm: PositiveFloat = 1.0
     """Clip the gradient norm at this value."""
 

@@ -129,7 +129,9 @@ class PPOTrainer:
         self.whiten_advantages = (
             self.estimator.whitens if config.whiten_advantages is None else config.whiten_advantages
         )
-        self.model_trainer = ModelTrainer(self.roles.policy, self.roles.value, config, self.budget, inputs.losses)
+        self.model_trainer = ModelTrainer(
+            self.roles.policy, self.roles.value, config, self.budget, inputs.losses, inputs.optimiser_parts
+        )
         self.observer = TokenObserver(self.roles.policy, self.roles.sft, self.budget, config.temperature)
         self.floor = Floor(
             self.base, measure_machine(self.base.device, self.base.dtype), self._passes(), self.budget.slots

@@ -17,6 +17,7 @@ from ppo_lm.data.encoding import encode_for, encode_pair, fit_prompt
 from ppo_lm.errors import ConfigError, DataError, ModelError, Problems
 from ppo_lm.fingerprint import fingerprint
 from ppo_lm.models import BaseModel, RewardModel
+from ppo_lm.optimisation import find_optimiser_parts
 from ppo_lm.reading import user_path
 from ppo_lm.reward_modeling.report import RewardReport, write_report
 from ppo_lm.reward_modeling.reward_trainer import Comparison, normalise, score_all, train_reward_model
@@ -112,6 +113,7 @@ def load_inputs(config: RewardConfig, resume: Path | None = None, overwrite: boo
     problems.attempt(check_output_dir, config, resume, overwrite)
     problems.attempt(user_path, config.model_name, "model_name", ModelError)
     problems.attempt(find_recorders, config.recorders)
+    problems.attempt(find_optimiser_parts, config)
     preferences = demonstrations = None
     if config.preferences is None:
         problems.found.append(ConfigError.no_data("preferences"))

@@ -13,9 +13,9 @@ from ppo_lm.config.supervised_settings import SupervisedSettings
 from ppo_lm.data.encoded import Encoded
 from ppo_lm.fingerprint import fingerprint
 from ppo_lm.models import BaseModel
-from ppo_lm.optimisation import LoopSettings, Optimiser
+from ppo_lm.optimisation import LoopSettings, Optimiser, find_optimiser_parts
 from ppo_lm.run.few_updates import FEW_UPDATES, few_updates
-from ppo_lm.run.identity import Identity, identify_base
+from ppo_lm.run.identity import Identity, identify_base, identify_optimiser_parts, identify_parts
 from ppo_lm.run.run import Run
 from ppo_lm.run.stateful import GlobalRandom, Weights
 from ppo_lm.tracking import Column, MetricsFile, Recorder, Screen, early_stopping
@@ -45,6 +45,8 @@ def loop_settings(config: SupervisedSettings) -> LoopSettings:
         micro_batch_size=config.micro_batch_size,
         max_steps=config.max_steps,
         max_grad_norm=config.max_grad_norm,
+        epsilon=config.adam_epsilon,
+        parts=find_optimiser_parts(config),
     )
 
 
@@ -70,6 +72,7 @@ def make_stage_run(
             "the training data": fingerprint([dataclasses.astuple(tokens) for tokens in train.tokens]),
             "the held-out data": fingerprint([dataclasses.astuple(tokens) for tokens in held_out.tokens]),
             **identify_base(base),
+            **identify_parts(identify_optimiser_parts(settings.parts)),
             **identity(),
         }
 

@@ -16,6 +16,7 @@ from ppo_lm.errors import ConfigError, ModelError, Problems, require
 from ppo_lm.evaluation import rouge
 from ppo_lm.experience_buffer import MemoryBudget
 from ppo_lm.models import BaseModel, PolicyModel
+from ppo_lm.optimisation import find_optimiser_parts
 from ppo_lm.reading import user_path
 from ppo_lm.rollout import SamplingSettings, write_completions
 from ppo_lm.run import TrainingPrompts, check_output_dir, save_adapter, save_models
@@ -105,6 +106,7 @@ def load_inputs(
     problems.attempt(check_output_dir, config, resume, overwrite)
     problems.attempt(user_path, config.model_name, "model_name", ModelError)
     problems.attempt(find_recorders, config.recorders)
+    problems.attempt(find_optimiser_parts, config)
     if config.rouge_samples:
         what = f"ROUGE (rouge_samples {config.rouge_samples}; 0 turns it off)"
         problems.attempt(require, "torchmetrics", what, "rouge")

@@ -17,6 +17,7 @@ from ppo_lm.data.encoded import EncodedDemonstrations, encode_demonstrations
 from ppo_lm.errors import CheckpointError, ConfigError, ModelError, Problems
 from ppo_lm.fingerprint import fingerprint
 from ppo_lm.models import ValueModel
+from ppo_lm.optimisation import find_optimiser_parts
 from ppo_lm.reading import Unreadable, read_json, user_path
 from ppo_lm.rewards import Responses, Reward, RewardComputer, check_columns, load_reward, without_addresses
 from ppo_lm.run import TrainingPrompts, check_output_dir
@@ -196,6 +197,7 @@ def load_inputs(config: ValueConfig, resume: Path | None = None, overwrite: bool
     problems.attempt(check_output_dir, config, resume, overwrite)
     problems.attempt(user_path, config.model_name, "model_name", ModelError)
     problems.attempt(find_recorders, config.recorders)
+    problems.attempt(find_optimiser_parts, config)
     rewards = [problems.attempt(load_reward, reward) for reward in config.rewards]
     found = "demonstrations have only a prompt and a completion; choose another reward"
     for reward in rewards:

@@ -55,7 +55,6 @@ def test_the_fixed_defaults():
         (dict(model_name=" "), "model_name is ' '; it must not be empty"),
         (dict(kl_estimator="k4"), "kl_estimator is 'k4'; it must be one of k1, k2, k3"),
         (dict(kl_estimator=["k1"]), "kl_estimator is ['k1']; it must be one of k1, k2, k3"),
-        (dict(lr_schedule="step"), "lr_schedule is 'step'; it must be one of linear, cubic, inverse, cosine, constant"),
     ],
 )
 def test_a_wrong_value_is_reported_in_one_sentence(settings, problem):
