@@ -175,7 +175,7 @@ class Optimiser:
         """Copies, on the weights' own device, of everything an update changes."""
         weights = {f"weight.{place}": weight for place, weight in self._fp32_weights()}
         return {
-            name: value.detach().clone() if isinstance(value, torch.Tensor) else value
+            name: value.detach().clone() if isinstance(value, torch.Tensor) else deepcopy(value)
             for name, value in (self.state_dict() | weights).items()
         }
 
