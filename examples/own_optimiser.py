@@ -21,7 +21,7 @@ class Lion(torch.optim.Optimizer):
         super().__init__(weights, {"lr": lr})
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:
+    def step(self, closure: object = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """One update."""
         for group in self.param_groups:
             for weight in group["params"]:

@@ -114,9 +114,8 @@ class PPOTrainer:
             value_folder=inputs.value,
             with_value=self.estimator.needs_values,
         )
-        for model in (self.roles.policy, self.roles.value) if config.gradient_checkpointing else ():
-            if model is not None:
-                model.base.checkpoint_activations()
+        for trained in self.roles.trained().values() if config.gradient_checkpointing else ():
+            trained.base.checkpoint_activations()
         self.clock = PhaseClock(self.base.device)
         self.engine = inputs.make_engine(self.roles.policy, self.budget)
         self.generator = self._make_generator(training_sampling(config), self.clock)
