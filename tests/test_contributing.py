@@ -68,6 +68,8 @@ def test_each_seam_has_a_block_and_each_block_is_one_file(blocks):
     assert list(blocks) == [
         "my_estimator.py",
         "my_loss.py",
+        "my_optimiser.py",
+        "my_schedule.py",
         "my_reward.py",
         "my_engine.py",
         "my_recorder.py",
@@ -86,6 +88,17 @@ def test_an_estimator(train):
 def test_a_loss(train):
     rows, _ = train(policy_loss="my_loss.py:UNCLIPPED")
     assert "far" in rows[0] and "clip_fraction" not in rows[0] and rows[0]["policy_grad_norm"] > 0
+
+
+def test_an_optimiser(train):
+    _, trainer = train(optimiser="my_optimiser.py:adafactor")
+    optimiser = trainer.model_trainer.policy_optimiser
+    assert isinstance(optimiser.inner, torch.optim.Adafactor) and optimiser.inner.state
+
+
+def test_a_schedule(train):
+    rows, _ = train(lr_schedule="my_schedule.py:two_levels", steps=3)
+    assert [row["learning_rate"] for row in rows] == pytest.approx([1e-5, 1e-6, 1e-6])
 
 
 def test_a_reward(train):

@@ -1,6 +1,7 @@
 """Factories: from names and settings to models."""
 
 from ppo_lm.base_setup.base_setup import EMBEDDED_MODEL, load_adapter, load_base, pick_device, read_adapter_base
+from ppo_lm.base_setup.loaded_model import LoadedModel
 from ppo_lm.base_setup.lora_setup import make_lora_config
 from ppo_lm.base_setup.memory import describe_micro_batches, make_budget
 from ppo_lm.base_setup.model_setup import (
@@ -16,6 +17,7 @@ from ppo_lm.base_setup.tokenizer_setup import find_eos_token_ids
 
 __all__ = [
     "EMBEDDED_MODEL",
+    "LoadedModel",
     "Roles",
     "add_adapter",
     "describe_micro_batches",

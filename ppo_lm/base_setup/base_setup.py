@@ -9,6 +9,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from ppo_lm.base_setup.blank_network import make_blank_network
+from ppo_lm.base_setup.loaded_model import LoadedModel
 from ppo_lm.base_setup.tokenizer_setup import find_eos_token_ids
 from ppo_lm.errors import ModelError, UserError, first_line
 from ppo_lm.fast.trial import is_refusal, trial_ids
@@ -33,25 +34,37 @@ def load_base(
     seed: int = 0,
     fast: bool = True,
     allow_special_tokens: bool = False,
+    loaded: LoadedModel | None = None,
 ) -> BaseModel:
     """Load the network and its tokenizer, frozen.
 
     dtype "auto" is bfloat16 on a GPU and float32 on a CPU. Raises `ModelError`, which says what to do, if the model
     cannot be reached or is not a causal language model with a plain head. `fast` and
     `allow_special_tokens` as in `BaseModel`. An adapter's folder loads its base with the adapter merged in.
-    "embedded-blank" is the embedded network before training, initialised with `seed`.
+    "embedded-blank" is the embedded network before training, initialised with `seed`. `loaded` takes the place of the
+    network that `model_name` names; with "auto" it keeps its dtype and device.
     """
     with loading(model_name):
-        return _load(model_name, dtype, device, seed, fast, allow_special_tokens)
+        return _load(model_name, dtype, device, seed, fast, allow_special_tokens, loaded)
 
 
-def _load(model_name: str, dtype: str, device: str, seed: int, fast: bool, allow_special_tokens: bool) -> BaseModel:
-    where = pick_device(device)
-    kind = pick_dtype(dtype, where)
+def _load(
+    model_name: str,
+    dtype: str,
+    device: str,
+    seed: int,
+    fast: bool,
+    allow_special_tokens: bool,
+    loaded: LoadedModel | None,
+) -> BaseModel:
+    where = loaded.network.device if loaded and device == "auto" else pick_device(device)
+    kind = loaded.network.dtype if loaded and dtype == "auto" else pick_dtype(dtype, where)
     source = EMBEDDED_MODEL if model_name == "embedded" else user_path(model_name, "model_name", ModelError)
     name = str(source.resolve()) if source.exists() else model_name
     kept = 1.0  # share of the adapter that survives merging, if there is one
-    if model_name == "embedded-blank":
+    if loaded:
+        network, tokenizer = loaded.converted(kind)
+    elif model_name == "embedded-blank":
         network, tokenizer = make_blank_network(seed)
         for weight in network.parameters():
             weight.data = weight.data.to(kind)

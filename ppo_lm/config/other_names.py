@@ -134,11 +134,11 @@ OTHER_NAMES = {  # in lower case, with underscores → ours; of several, the fir
 }
 
 
-def did_you_mean(name: str, known: Iterable[str], prefix: str = "") -> str:
-    """The end of a sentence about an unknown name: what it is called here, or else the closest of the `known` names, if
-    any is close, after `prefix`."""
+def did_you_mean(name: str, known: Iterable[str], prefix: str = "", otherwise: str = "; `--help` lists them") -> str:
+    """The end of a sentence about an unknown name: what it is called here, or else the closest of the `known` names,
+    after `prefix`; `otherwise` if none is close."""
     known = list(known)
     plain = name.lower().replace("-", "_")
     meant = [other for other in (plain, *OTHER_NAMES.get(plain, ())) if other in known]
     meant = meant or difflib.get_close_matches(plain, known, n=1)
-    return f"; did you mean {prefix + meant[0]!r}?" if meant else "; `--help` lists them"
+    return f"; did you mean {prefix + meant[0]!r}?" if meant else otherwise

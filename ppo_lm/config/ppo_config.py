@@ -23,14 +23,26 @@ from ppo_lm.config.field_types import (
     ZeroOrAboveOne,
 )
 from ppo_lm.config.model_settings import ModelSettings
+from ppo_lm.config.optimiser_settings import OptimiserSettings
 from ppo_lm.config.reward_settings import RewardSettings
-from ppo_lm.config.run_settings import CheckpointSettings, OptionalFolderSettings
+from ppo_lm.config.run_settings import CheckpointSettings, OptionalFolderSettings, StoppingSettings
 from ppo_lm.config.settings import checked
+
+EVALUATIONS = ("sampled/", "near_greedy/")  # how the names of their metrics begin
 
 
 @checked
 @dataclasses.dataclass(kw_only=True)
-class PPOConfig(PromptSettings, RewardSettings, ModelSettings, EndSettings, CheckpointSettings, OptionalFolderSettings):
+class PPOConfig(
+    PromptSettings,
+    RewardSettings,
+    ModelSettings,
+    EndSettings,
+    OptimiserSettings,
+    StoppingSettings,
+    CheckpointSettings,
+    OptionalFolderSettings,
+):
     """Every setting of a run. All problems are reported at once, when the config is created."""
 
     EVERYDAY = (
@@ -159,11 +171,6 @@ class PPOConfig(PromptSettings, RewardSettings, ModelSettings, EndSettings, Chec
     """Peak learning rate of the policy."""
     value_learning_rate: PositiveFloat = 1e-4
     """Peak learning rate of the value model."""
-    lr_schedule: Literal["linear", "cubic", "inverse", "cosine", "constant"] = "linear"
-    """Decay of both learning rates; after a fraction t of the run, cubic is (1 - t)^3 and inverse is (1 - t) / (1 +
-    8t)."""
-    adam_epsilon: PositiveFloat = 1e-5
-    """ε of AdamW, 1e-5 as in OpenAI's PPO. The smaller it is, the further weights with small gradients move."""
     max_grad_norm: PositiveFloat = 1.0
     """Clip the gradient norm of the policy, and that of the value model, at this value."""
 
@@ -243,6 +250,11 @@ class PPOConfig(PromptSettings, RewardSettings, ModelSettings, EndSettings, Chec
             )
         if self.eval_every and not self.eval_prompts:
             clashes.append(f"eval_every is {self.eval_every} but eval_prompts is 0; hold out some prompts")
+        if (self.stop_metric or "").startswith(EVALUATIONS) and not self.eval_every:
+            clashes.append(
+                f"stop_metric is {self.stop_metric} but eval_every is 0, so it is only measured before and after "
+                "training; set eval_every"
+            )
         return clashes
 
     def _kl_clashes(self) -> list[str]:

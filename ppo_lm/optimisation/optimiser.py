@@ -1,9 +1,10 @@
-"""AdamW and its learning-rate schedule."""
+"""An optimiser and its learning-rate schedule."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from copy import deepcopy
 from typing import Any, cast
 
 import torch
@@ -12,12 +13,13 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import get_scheduler
 
 from ppo_lm.errors import NumericalFault
+from ppo_lm.optimisation.parts import FromTransformers, MakeOptimiser, Schedule, adamw, factors, inverse
 
-MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # AdamW's state for each weight
+SCHEDULED = ("params", "lr", "initial_lr")  # in a group of torch's optimisers, what it does not decide itself
 
 
 class Optimiser:
-    """AdamW without weight decay, gradient clipping, and a schedule that counts optimiser steps.
+    """An optimiser of torch, gradient clipping, and a schedule that counts optimiser steps.
 
     Weights of lower precision than fp32 have an fp32 master copy, which accumulates gradients and takes the updates;
     the weights are that copy, rounded ("Mixed precision training", 1710.03740).
@@ -28,19 +30,21 @@ class Optimiser:
         weights: Iterable[nn.Parameter],
         learning_rate: float,
         *,
-        schedule: str,
+        schedule: Schedule,
         total_steps: int,
         max_grad_norm: float,
         warmup_steps: int = 0,
         epsilon: float = 1e-5,  # as in OpenAI's PPO (2403.17031)
+        make: MakeOptimiser = adamw,
     ):
         self.weights = [weight for weight in weights if weight.requires_grad]
         self.parameters = [_copy_in_fp32(weight) if weight.dtype.itemsize < 4 else weight for weight in self.weights]
         self.max_grad_norm = max_grad_norm
-        self.adamw = torch.optim.AdamW(self.parameters, lr=learning_rate, eps=epsilon, weight_decay=0.0, fused=True)
+        self.inner = make(self.parameters, lr=learning_rate, eps=epsilon)
+        self._groups = [deepcopy(_options(group)) for group in self.inner.param_groups]  # as they were made
         self.steps_done = 0
         self._holds_back, self._waits = False, False
-        self.scheduler = make_schedule(schedule, self.adamw, warmup_steps, max(total_steps, 1))
+        self.scheduler = make_schedule(schedule, self.inner, warmup_steps, max(total_steps, 1))
 
     @property
     def learning_rate(self) -> float:
@@ -66,7 +70,7 @@ class Optimiser:
         if self._holds_back:
             self._waits = True
             return
-        self.adamw.step()
+        self.inner.step()
         self._round()
         self.scheduler.step()
         self.steps_done += 1
@@ -104,35 +108,58 @@ class Optimiser:
 
     def forget_gradients(self) -> None:
         """Clear the gradients accumulated so far."""
-        self.adamw.zero_grad(set_to_none=True)
+        self.inner.zero_grad(set_to_none=True)
 
     def state_dict(self) -> dict[str, Any]:
-        """AdamW's moments and the fp32 copies, by weight index, and the number of updates."""
-        state = self.adamw.state
-        moments = {
-            f"{place}.{moment}": state[weight][moment]
+        """What the optimiser keeps of each weight, such as moments, and the fp32 copies, by weight index; what it has
+        changed in its groups, by their index; and the number of updates."""
+        state = self.inner.state
+        kept = {
+            f"{place}.{name}": value
             for place, weight in enumerate(self.parameters)
-            for moment in MOMENTS
             if weight in state
+            for name, value in state[weight].items()
         }
-        copies = {f"{place}.fp32": copy.detach() for place, copy in self._copies()}
-        return {**moments, **copies, "steps_done": self.steps_done}
+        changed = {
+            f"group {place}.{name}": value
+            for place, (group, made) in enumerate(zip(self.inner.param_groups, self._groups, strict=True))
+            for name, value in _options(group).items()
+            if name not in made or not _equal(value, made[name])
+        }
+        copies = {f"fp32.{place}": copy.detach() for place, copy in self._copies()}
+        return {**kept, **changed, **copies, "steps_done": self.steps_done}
 
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what `state_dict` returned; weights that are fp32 themselves are not touched. The learning rate is
         that of this optimiser's own schedule after as many updates."""
         self.forget_gradients()
-        self.adamw.state.clear()
-        for place, weight in enumerate(self.parameters):
-            if f"{place}.step" in state:
-                self.adamw.state[weight] = {
-                    moment: state[f"{place}.{moment}"].to(weight.device, copy=True) for moment in MOMENTS
-                }
+        saved = _by_prefix(state)
+        self._restore_state(saved)
+        self._restore_groups(saved)
         for place, copy in self._copies():
-            copy.copy_(state[f"{place}.fp32"])
+            copy.copy_(state[f"fp32.{place}"])
         self._round()
         self._move_schedule_to(state["steps_done"])
+
+    def _restore_state(self, saved: Mapping[str, Mapping[str, Any]]) -> None:
+        places = {weight: str(place) for place, weight in enumerate(self.parameters)}
+        self.inner.state.clear()
+        for group in self.inner.param_groups:
+            counts_on_device = group.get("fused") or group.get("capturable")  # torch's optimisers count on the CPU
+            for weight in group["params"]:
+                for name, value in saved.get(places[weight], {}).items():
+                    device = "cpu" if name == "step" and not counts_on_device else weight.device
+                    self.inner.state[weight][name] = _copied(value, device)
+
+    def _restore_groups(self, saved: Mapping[str, Mapping[str, Any]]) -> None:
+        for place, (group, made) in enumerate(zip(self.inner.param_groups, self._groups, strict=True)):
+            for name in _options(group).keys() - made.keys():
+                del group[name]
+            device = group["params"][0].device
+            group |= {
+                name: _copied(value, device) for name, value in {**made, **saved.get(f"group {place}", {})}.items()
+            }
 
     def _move_schedule_to(self, steps: int) -> None:
         rates = [
@@ -141,14 +168,14 @@ class Optimiser:
         self.steps_done = steps
         place = {"last_epoch": steps, "_step_count": steps + 1, "_last_lr": rates}
         self.scheduler.load_state_dict({**self.scheduler.state_dict(), **place})
-        for group, rate in zip(self.adamw.param_groups, rates, strict=True):
+        for group, rate in zip(self.inner.param_groups, rates, strict=True):
             group["lr"] = rate
 
     def snapshot(self) -> dict[str, Any]:
         """Copies, on the weights' own device, of everything an update changes."""
-        weights = {f"{place}.weight": weight for place, weight in self._fp32_weights()}
+        weights = {f"weight.{place}": weight for place, weight in self._fp32_weights()}
         return {
-            name: value.detach().clone() if isinstance(value, torch.Tensor) else value
+            name: value.detach().clone() if isinstance(value, torch.Tensor) else deepcopy(value)
             for name, value in (self.state_dict() | weights).items()
         }
 
@@ -156,7 +183,7 @@ class Optimiser:
     def go_back_to(self, snapshot: Mapping[str, Any]) -> None:
         """Undo every update since `snapshot`."""
         for place, weight in self._fp32_weights():
-            weight.copy_(snapshot[f"{place}.weight"])
+            weight.copy_(snapshot[f"weight.{place}"])
         self.load_state_dict(snapshot)
 
     def _fp32_weights(self) -> list[tuple[int, nn.Parameter]]:
@@ -173,24 +200,53 @@ class Optimiser:
             self.weights[i].copy_(copy)
 
 
-def make_schedule(name: str, adamw: torch.optim.AdamW, warmup_steps: int, total_steps: int) -> LambdaLR:
-    """The schedule that `PPOConfig.lr_schedule` names, after a linear warm-up."""
-    if name == "inverse":
-        falling = max(total_steps - warmup_steps, 1)
-        return LambdaLR(
-            adamw, lambda step: step / warmup_steps if step < warmup_steps else inverse((step - warmup_steps) / falling)
+def make_schedule(
+    schedule: Schedule, optimiser: torch.optim.Optimizer, warmup_steps: int, total_steps: int
+) -> LambdaLR:
+    """The schedule, after a linear warm-up. One of the user's own is computed here for the whole run, so that no update
+    can fail in it."""
+    if isinstance(schedule, FromTransformers):
+        made = get_scheduler(
+            schedule.name,
+            optimiser,
+            num_warmup_steps=warmup_steps,
+            num_training_steps=total_steps,
+            scheduler_specific_kwargs=dict(schedule.options),
         )
-    name, shape = ("polynomial", {"power": 3, "lr_end": 0.0}) if name == "cubic" else (name, {})
-    made = get_scheduler(
-        name, adamw, num_warmup_steps=warmup_steps, num_training_steps=total_steps, scheduler_specific_kwargs=shape
-    )
-    return cast("LambdaLR", made)  # as are all schedules with a name that `PPOConfig.lr_schedule` accepts
+        return cast("LambdaLR", made)  # as are all that are registered
+    falling = max(total_steps - warmup_steps, 1)
+    if schedule is inverse:
+        return _after_warm_up(optimiser, warmup_steps, lambda step: inverse((step - warmup_steps) / falling))
+    own = factors(schedule, falling)
+    return _after_warm_up(optimiser, warmup_steps, lambda step: own[min(step - warmup_steps, falling)])
 
 
-def inverse(share: float) -> float:
-    """The fraction of the peak rate after this share of the run: a half after 10% of it, a quarter after 25%, zero at
-    the end."""
-    return max(0.0, 1.0 - share) / (1.0 + 8.0 * share)
+def _after_warm_up(optimiser: torch.optim.Optimizer, warmup_steps: int, factor: Callable[[int], float]) -> LambdaLR:
+    return LambdaLR(optimiser, lambda step: step / warmup_steps if step < warmup_steps else factor(step))
+
+
+def _options(group: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a group of torch's optimiser that the optimiser itself decides."""
+    return {name: value for name, value in group.items() if name not in SCHEDULED}
+
+
+def _equal(value: object, other: object) -> bool:
+    if isinstance(value, torch.Tensor) and isinstance(other, torch.Tensor):
+        return torch.equal(value, other)
+    return type(value) is type(other) and value == other
+
+
+def _copied(value: Any, device: torch.device | str) -> Any:
+    return value.to(device, copy=True) if isinstance(value, torch.Tensor) else deepcopy(value)
+
+
+def _by_prefix(state: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The values whose names are PREFIX.NAME, by both."""
+    found: dict[str, dict[str, Any]] = {}
+    for key, value in state.items():
+        prefix, _, name = key.partition(".")
+        found.setdefault(prefix, {})[name] = value
+    return found
 
 
 def _copy_in_fp32(weight: nn.Parameter) -> torch.Tensor:

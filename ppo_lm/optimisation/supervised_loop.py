@@ -15,9 +15,11 @@ from torch import nn
 from ppo_lm.errors import NumericalFault, RunStopped
 from ppo_lm.optimisation.batches import length_bucketed_batches
 from ppo_lm.optimisation.optimiser import Optimiser
+from ppo_lm.optimisation.parts import SCHEDULES, OptimiserParts, adamw
 from ppo_lm.progress import phase
 
 Example = TypeVar("Example")
+DEFAULT_PARTS = OptimiserParts(adamw, SCHEDULES.find("cosine"))
 
 
 class Progress(Protocol):
@@ -47,8 +49,8 @@ class Counter:
 
 @dataclass(frozen=True, kw_only=True)
 class LoopSettings:
-    """Epochs over batches of examples of similar length; cosine schedule with 5% warm-up. `micro_batch_size`: None for
-    whole batches. `max_steps` above 0 ends the loop, and the schedule, early."""
+    """Epochs over batches of examples of similar length, with 5% warm-up. `micro_batch_size`: None for whole batches.
+    `max_steps` above 0 ends the loop, and the schedule, early."""
 
     learning_rate: float
     epochs: int
@@ -56,6 +58,8 @@ class LoopSettings:
     micro_batch_size: int | None = None
     max_steps: int = 0
     max_grad_norm: float = 1.0
+    epsilon: float = 1e-5
+    parts: OptimiserParts = DEFAULT_PARTS
 
     def steps(self, examples: int) -> int:
         """How many optimiser steps the loop makes."""
@@ -78,10 +82,12 @@ class LoopSettings:
         return Optimiser(
             parameters,
             self.learning_rate,
-            schedule="cosine",
+            schedule=self.parts.schedule,
             total_steps=total,
             max_grad_norm=self.max_grad_norm,
             warmup_steps=total // 20,
+            epsilon=self.epsilon,
+            make=self.parts.make,
         )
 
 

@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING
 from ppo_lm.data import PromptSet
 from ppo_lm.fingerprint import source_of
 from ppo_lm.rewards import identify, without_addresses
-from ppo_lm.run.identity import Identity, identify_base, identify_parts, identify_prompts
+from ppo_lm.run.identity import (
+    Identity,
+    identify_base,
+    identify_optimiser_parts,
+    identify_parts,
+    identify_prompts,
+)
 
 if TYPE_CHECKING:
     from ppo_lm.ppo_trainer.ppo_trainer import PPOTrainer
@@ -21,6 +27,7 @@ def identify_run(trainer: PPOTrainer, train: PromptSet, held_out: PromptSet) -> 
         parts["the monitor"] = identify(trainer.monitor)
     own = {"estimator": trainer.estimator.add_advantages, "engine": trainer.engine, **trainer.losses._asdict()}
     parts |= {f"the {name}": source_of(part) for name, part in own.items()}
+    parts |= identify_optimiser_parts(trainer.model_trainer.optimiser_parts)
     return {
         **_names(trainer),
         **identify_prompts(train, held_out),

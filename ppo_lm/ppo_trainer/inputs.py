@@ -11,6 +11,7 @@ from ppo_lm.base_setup import find_value_folder
 from ppo_lm.config import PPOConfig
 from ppo_lm.data import DataReport, PromptSet, load_prompts
 from ppo_lm.errors import ConfigError, DataError, ModelError, Problems
+from ppo_lm.optimisation import OptimiserParts, find_optimiser_parts
 from ppo_lm.reading import user_path
 from ppo_lm.rewards import DEFAULT_REWARD, Reward, as_list_of_rewards, as_reward, check_prompt_columns, load_reward
 from ppo_lm.rollout import MakeEngine, RolloutEngine, find_engine
@@ -25,6 +26,7 @@ class Inputs(NamedTuple):
 
     estimator: Estimator
     losses: Losses
+    optimiser_parts: OptimiserParts
     rewards: list[Reward]
     value: Path | None
     monitor: Reward | None
@@ -39,10 +41,11 @@ def load_inputs(
     monitor: Reward | Callable | None = None,
     engine: RolloutEngine | None = None,
 ) -> Inputs:
-    """Find the estimator, the losses and the engine's factory, and load rewards, monitor and prompts; what is given in
-    Python overrides the configuration. All problems are raised as one error."""
+    """Find the estimator, the losses, the optimiser and the engine's factory, and load rewards, monitor and prompts;
+    what is given in Python overrides the configuration. All problems are raised as one error."""
     problems = Problems("PPOConfig")
     estimator, losses = problems.attempt(find_estimator, config), problems.attempt(find_losses, config)
+    optimiser_parts = problems.attempt(find_optimiser_parts, config)
     if reward is None:
         rewards = [problems.attempt(load_reward, spec) for spec in config.rewards or [DEFAULT_REWARD]]
     else:
@@ -74,7 +77,7 @@ def load_inputs(
     problems.attempt(find_recorders, config.recorders)
     problems.attempt(user_path, config.model_name, "model_name", ModelError)
     problems.raise_all()
-    return Inputs(estimator, losses, rewards, value, watched, prompts, report, make_engine)
+    return Inputs(estimator, losses, optimiser_parts, rewards, value, watched, prompts, report, make_engine)
 
 
 def check_batch(batch: PromptSet, mini_batches: int, responses_per_prompt: int) -> None:

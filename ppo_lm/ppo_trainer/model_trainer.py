@@ -15,7 +15,7 @@ from ppo_lm.experience_buffer import ExperienceBuffer, MemoryBudget, try_micro_b
 from ppo_lm.models import PolicyModel, ValueModel
 from ppo_lm.models.policy_model import states_before_actions
 from ppo_lm.ops import masked_sum
-from ppo_lm.optimisation import Optimiser, all_or_nothing
+from ppo_lm.optimisation import Optimiser, OptimiserParts, all_or_nothing, find_optimiser_parts
 from ppo_lm.progress import phase
 from ppo_lm.training import (
     Losses,
@@ -63,11 +63,13 @@ class ModelTrainer:
         config: PPOConfig,
         budget: MemoryBudget | None = None,
         losses: Losses | None = None,
+        optimiser_parts: OptimiserParts | None = None,
     ):
-        """`value_model`: None if the advantage estimator needs none. `losses`: None uses those that the configuration
-        names."""
+        """`value_model`: None if the advantage estimator needs none. `losses` and `optimiser_parts`: None uses those
+        that the configuration names."""
         self.policy, self.value_model, self.config = policy, value_model, config
         self.losses = losses or find_losses(config)
+        self.optimiser_parts = optimiser_parts or find_optimiser_parts(config)
         self.updates = config.ppo_epochs * config.mini_batches  # per step
         self.warmup_updates = config.value_warmup_steps * self.updates
         self.total_updates = config.steps * self.updates - self.warmup_updates
@@ -84,10 +86,11 @@ class ModelTrainer:
         return Optimiser(
             model.parameters(),
             learning_rate,
-            schedule=self.config.lr_schedule,
+            schedule=self.optimiser_parts.schedule,
             total_steps=total_steps,
             max_grad_norm=self.config.max_grad_norm,
             epsilon=self.config.adam_epsilon,
+            make=self.optimiser_parts.make,
         )
 
     @property
@@ -255,8 +258,8 @@ class ModelTrainer:
 
     def _check_schedule(self) -> None:
         """Raise once the learning rate has reached 0: nothing more would be learnt."""
-        config, done = self.config, self.policy_optimiser.steps_done
-        if config.lr_schedule != "constant" and done >= self.total_updates:
+        config, optimiser = self.config, self.policy_optimiser
+        if optimiser.steps_done >= self.total_updates and optimiser.learning_rate == 0:
             raise ConfigError.of(
                 f"all {config.steps} steps are done, so the {config.lr_schedule} schedule has ended; raise steps, or "
                 "set lr_schedule to constant"

@@ -7,8 +7,9 @@ from itertools import islice
 from pathlib import Path
 
 import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ppo_lm.base_setup import describe_micro_batches, load_base, make_budget, set_up_roles
+from ppo_lm.base_setup import LoadedModel, describe_micro_batches, load_base, make_budget, set_up_roles
 from ppo_lm.config import PPOConfig
 from ppo_lm.data import DataReport, Prompt, PromptSet, load_prompts
 from ppo_lm.data.fitting import check_prompts, encode_prompt_set, fit_prompts
@@ -63,6 +64,7 @@ from ppo_lm.tracking import (
     SamplesFile,
     TokensFiles,
     TokensSeen,
+    early_stopping,
     measure_machine,
 )
 from ppo_lm.user_code import users_parts
@@ -73,8 +75,9 @@ OBSERVED = 8  # responses of a step that are kept token by token
 class PPOTrainer:
     """PPO on a language model: policy, reference, value and rewards on one shared base.
 
-    `reward` (one or several), `monitor` and `engine` override what the configuration names. Rewards and the monitor are
-    functions `fn(prompts, completions, **columns)` or `Reward` objects.
+    `reward` (one or several), `monitor`, `engine`, and `model` with its `tokenizer` override what the configuration
+    names. Rewards and the monitor are functions `fn(prompts, completions, **columns)` or `Reward` objects. The model is
+    one of transformers that is already loaded; see `LoadedModel`.
     """
 
     def __init__(
@@ -83,10 +86,14 @@ class PPOTrainer:
         reward: Reward | Callable | Sequence[Reward | Callable] | None = None,
         monitor: Reward | Callable | None = None,
         engine: RolloutEngine | None = None,
+        model: PreTrainedModel | None = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
     ):
+        loaded = LoadedModel.of(model, tokenizer)
+        config = loaded.in_place_of(config) if loaded else config
         with working("reading the inputs"):
             inputs = load_inputs(config, reward, monitor, engine)
-        self.is_by_name = reward is None and monitor is None and engine is None
+        self.is_by_name = all(part is None for part in (reward, monitor, engine, model))
         self.config, self.prompts, self.report = config, inputs.prompts, inputs.report
         self.estimator, self.losses = inputs.estimator, inputs.losses
         self.base = load_base(
@@ -96,6 +103,7 @@ class PPOTrainer:
             seed=config.seed,
             fast=config.fast,
             allow_special_tokens=config.allow_special_tokens,
+            loaded=loaded,
         )
         self.budget = make_budget(self.base, config.micro_batch_tokens, config.rollout_slots)
         self.monitor = inputs.monitor
@@ -120,9 +128,8 @@ class PPOTrainer:
                 value_folder=inputs.value,
                 with_value=self.estimator.needs_values,
             )
-        for model in (self.roles.policy, self.roles.value) if config.gradient_checkpointing else ():
-            if model is not None:
-                model.base.checkpoint_activations()
+        for trained in self.roles.trained().values() if config.gradient_checkpointing else ():
+            trained.base.checkpoint_activations()
         self.clock = PhaseClock(self.base.device)
         self.engine = inputs.make_engine(self.roles.policy, self.budget)
         self.generator = self._make_generator(training_sampling(config), self.clock)
@@ -135,7 +142,9 @@ class PPOTrainer:
         self.whiten_advantages = (
             self.estimator.whitens if config.whiten_advantages is None else config.whiten_advantages
         )
-        self.model_trainer = ModelTrainer(self.roles.policy, self.roles.value, config, self.budget, inputs.losses)
+        self.model_trainer = ModelTrainer(
+            self.roles.policy, self.roles.value, config, self.budget, inputs.losses, inputs.optimiser_parts
+        )
         self.observer = TokenObserver(self.roles.policy, self.roles.sft, self.budget, config.temperature)
         with working("measuring the machine"):
             machine = measure_machine(self.base.device, self.base.dtype)
@@ -219,6 +228,8 @@ class PPOTrainer:
         guard, health = StepGuard(config), HealthWatch(config)
         monitor = self.monitor.name if self.monitor else "monitor"
         by_name = prompts is None and self.is_by_name and not recorders
+        own = [MetricsFile(), SamplesFile(), TokensFiles(), Picture(), *screens(quiet)]
+        own += early_stopping(config, partial_steps=config.value_warmup_steps)
         run = Run(
             config,
             steps=config.steps,
@@ -229,7 +240,7 @@ class PPOTrainer:
             allow_changes=allow_changes,
             save_every=config.save_every,
             keep_checkpoints=config.keep_checkpoints,
-            recorders=[MetricsFile(), SamplesFile(), TokensFiles(), Picture(), *screens(quiet), *recorders],
+            recorders=[*own, *recorders],
         )
         with run, self.budget.telling(run.say):
             parts = {**self.stateful_parts(), "evaluations": evaluator.history, "guard": guard, "health": health}

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ppo_lm.base_setup import add_adapter, make_lora_config
+from ppo_lm.base_setup import LoadedModel, add_adapter, make_lora_config
 from ppo_lm.config import RewardConfig
 from ppo_lm.data import DataReport, Demonstration, Preference, Prompt, load_demonstrations, load_preferences
 from ppo_lm.data.encoded import Encoded, encode_all
@@ -16,6 +17,7 @@ from ppo_lm.data.encoding import encode_for, encode_pair, fit_prompt
 from ppo_lm.errors import ConfigError, DataError, ModelError, Problems
 from ppo_lm.fingerprint import fingerprint
 from ppo_lm.models import BaseModel, RewardModel
+from ppo_lm.optimisation import find_optimiser_parts
 from ppo_lm.reading import user_path
 from ppo_lm.reward_modeling.report import RewardReport, write_report
 from ppo_lm.reward_modeling.reward_trainer import Comparison, normalise, score_all, train_reward_model
@@ -34,6 +36,8 @@ def run_reward(
     recorders: Sequence[Recorder] = (),
     overwrite: bool = False,
     allow_changes: bool = False,
+    model: PreTrainedModel | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> dict[str, float]:
     """Train, normalise, measure on held-out comparisons, and save. Returns what was measured after training:
     `accuracy`, `calibration_error` and `length_correlation`; empty if none is held out. A single held-out comparison
@@ -44,8 +48,10 @@ def run_reward(
     folder of an interrupted run; if it has changed, it is refused, or continued with `allow_changes`. On SIGINT or
     SIGTERM, the run is saved after the current step, and `RunPaused` is raised.
     """
+    loaded = LoadedModel.of(model, tokenizer)
+    config = loaded.in_place_of(config) if loaded else config
     inputs = load_inputs(config, resume, overwrite)
-    base = load_stage_base(config)
+    base = load_stage_base(config, loaded)
     encoded = encode_preferences(base, inputs.preferences, config, inputs.reports[0])
     train, held_out = encoded.split(config.held_out, config.seed, inputs.reports[0])
     references = reference_sequences(base, inputs.demonstrations, train, config, inputs.reports[0])
@@ -67,19 +73,19 @@ def run_reward(
             "the sources of the held-out data": fingerprint([pair.source for pair in held_out.texts]),
         },
     ) as run:
-        model = set_up_reward_model(base, config)
-        optimiser = register_training(run, model.parameters(), settings, len(train.tokens))
+        reward_model = set_up_reward_model(base, config)
+        optimiser = register_training(run, reward_model.parameters(), settings, len(train.tokens))
         headline = f"reward model on {config.model_name} ({base.description})"
         trained_on = TrainingPrompts(base.name, train.given)
         run.start(headline, reports=inputs.reports, trained_on=trained_on, columns=LOSS, lines=LINES)
-        run.measure("before", len(held_out.texts), lambda: measure(model, held_out).headline(), after=0)
-        train_reward_model(model, train.tokens, settings, seed=config.seed, optimiser=optimiser, progress=run)
-        result = measure(model, held_out)  # before normalising, when score differences are still log-odds
-        normalise(model, references)
+        run.measure("before", len(held_out.texts), lambda: measure(reward_model, held_out).headline(), after=0)
+        train_reward_model(reward_model, train.tokens, settings, seed=config.seed, optimiser=optimiser, progress=run)
+        result = measure(reward_model, held_out)  # before normalising, when score differences are still log-odds
+        normalise(reward_model, references)
         run.measure("after", len(held_out.texts), result.headline, after=run.step)
         if result.chosen:
             run.say(f"accuracy {result.accuracy} on {len(result.chosen):,} held-out comparisons (95% interval)")
-        run.finish(lambda folder: save(model, result, folder))
+        run.finish(lambda folder: save(reward_model, result, folder))
     return result.headline()
 
 
@@ -107,6 +113,7 @@ def load_inputs(config: RewardConfig, resume: Path | None = None, overwrite: boo
     problems.attempt(check_output_dir, config, resume, overwrite)
     problems.attempt(user_path, config.model_name, "model_name", ModelError)
     problems.attempt(find_recorders, config.recorders)
+    problems.attempt(find_optimiser_parts, config)
     preferences = demonstrations = None
     if config.preferences is None:
         problems.found.append(ConfigError.no_data("preferences"))

@@ -9,8 +9,9 @@ import torch
 
 import ppo_lm
 from ppo_lm.data import PromptSet
-from ppo_lm.fingerprint import fingerprint, fingerprint_weights
+from ppo_lm.fingerprint import fingerprint, fingerprint_weights, source_of
 from ppo_lm.models import BaseModel
+from ppo_lm.optimisation import OptimiserParts
 
 PACKAGES = ("torch", "transformers", "peft")  # whose versions round differently
 
@@ -43,6 +44,11 @@ def identify_prompts(train: PromptSet, held_out: PromptSet) -> Identity:
         for name, values in train.columns.items()
     }
     return {"the prompts": fingerprint([train.prompts, held_out.prompts]), **columns}
+
+
+def identify_optimiser_parts(parts: OptimiserParts) -> dict[str, str | None]:
+    """The code of the optimiser and its schedule, for `identify_parts`."""
+    return {"the optimiser": source_of(parts.make), "the learning rate schedule": source_of(parts.schedule)}
 
 
 def identify_parts(identities: Mapping[str, object]) -> Identity:

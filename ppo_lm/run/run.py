@@ -149,9 +149,9 @@ class Run:
                 self._make_folder(user_path(self.config.output_dir, "output_dir"))
             else:
                 self.notices.append("output_dir is not set, so nothing will be saved")
-            for recorder in self.recorders.recorders:
+            for name, recorder in self.recorders.by_name().items():
                 if isinstance(recorder, Stateful):
-                    self.parts.register(f"recorder {type(recorder).__name__}", recorder, optional=True)
+                    self.parts.register(f"recorder {name}", recorder, optional=True)
         except BaseException as error:
             self.__exit__(type(error), error, error.__traceback__)
             raise

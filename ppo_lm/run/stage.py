@@ -8,31 +8,32 @@ from pathlib import Path
 
 from torch import nn
 
-from ppo_lm.base_setup import load_base
+from ppo_lm.base_setup import LoadedModel, load_base
 from ppo_lm.config.supervised_settings import SupervisedSettings
 from ppo_lm.data.encoded import Encoded
 from ppo_lm.fingerprint import fingerprint
 from ppo_lm.live import screens
 from ppo_lm.models import BaseModel
-from ppo_lm.optimisation import LoopSettings, Optimiser
+from ppo_lm.optimisation import LoopSettings, Optimiser, find_optimiser_parts
 from ppo_lm.run.few_updates import FEW_UPDATES, few_updates
-from ppo_lm.run.identity import Identity, identify_base
+from ppo_lm.run.identity import Identity, identify_base, identify_optimiser_parts, identify_parts
 from ppo_lm.run.run import Run
 from ppo_lm.run.stateful import GlobalRandom, Weights
-from ppo_lm.tracking import Column, MetricsFile, Recorder
+from ppo_lm.tracking import Column, MetricsFile, Recorder, early_stopping
 
 LOSS = (Column("loss", "loss", ".4f"),)
 LINES = 20  # progress lines per stage
 
 
-def load_stage_base(config: SupervisedSettings) -> BaseModel:
-    """The base model that a configuration names; see `load_base`."""
+def load_stage_base(config: SupervisedSettings, loaded: LoadedModel | None = None) -> BaseModel:
+    """The base model that a configuration names, or the one that is loaded already; see `load_base`."""
     return load_base(
         config.model_name,
         config.dtype,
         config.device,
         seed=config.seed,
         allow_special_tokens=config.allow_special_tokens,
+        loaded=loaded,
     )
 
 
@@ -45,6 +46,8 @@ def loop_settings(config: SupervisedSettings) -> LoopSettings:
         micro_batch_size=config.micro_batch_size,
         max_steps=config.max_steps,
         max_grad_norm=config.max_grad_norm,
+        epsilon=config.adam_epsilon,
+        parts=find_optimiser_parts(config),
     )
 
 
@@ -70,6 +73,7 @@ def make_stage_run(
             "the training data": fingerprint([dataclasses.astuple(tokens) for tokens in train.tokens]),
             "the held-out data": fingerprint([dataclasses.astuple(tokens) for tokens in held_out.tokens]),
             **identify_base(base),
+            **identify_parts(identify_optimiser_parts(settings.parts)),
             **identity(),
         }
 
@@ -86,7 +90,7 @@ def make_stage_run(
         allow_changes=allow_changes,
         save_every=config.save_every,
         keep_checkpoints=config.keep_checkpoints,
-        recorders=[MetricsFile(), *screens(quiet), *recorders],
+        recorders=[MetricsFile(), *screens(quiet), *early_stopping(config), *recorders],
     )
     longer_epochs = "" if 0 < config.max_steps < FEW_UPDATES else ", lower batch_size, or give more data"
     run.notices += few_updates(steps, f"raise {settings.longer_than(FEW_UPDATES - 1, examples)}{longer_epochs}")

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ppo_lm.base_setup import add_adapter, make_budget, make_lora_config, rehearse_training
+from ppo_lm.base_setup import LoadedModel, add_adapter, make_budget, make_lora_config, rehearse_training
 from ppo_lm.config import SFTConfig
 from ppo_lm.data import DataReport, Demonstration, load_demonstrations
 from ppo_lm.data.encoded import EncodedDemonstrations, encode_demonstrations
@@ -15,6 +16,7 @@ from ppo_lm.errors import ConfigError, ModelError, Problems, require
 from ppo_lm.evaluation import rouge
 from ppo_lm.experience_buffer import MemoryBudget
 from ppo_lm.models import BaseModel, PolicyModel
+from ppo_lm.optimisation import find_optimiser_parts
 from ppo_lm.reading import user_path
 from ppo_lm.rollout import SamplingSettings, write_completions
 from ppo_lm.run import TrainingPrompts, check_output_dir, save_adapter, save_models
@@ -40,6 +42,8 @@ def run_sft(
     recorders: Sequence[Recorder] = (),
     overwrite: bool = False,
     allow_changes: bool = False,
+    model: PreTrainedModel | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> dict[str, float]:
     """Train, measure on held-out demonstrations before and after, and save. Returns what was measured: `loss_before`,
     `loss_after`, and with `rouge_samples` the ROUGE scores in the same way; empty if none is held out.
@@ -49,8 +53,10 @@ def run_sft(
     interrupted run; if it has changed, it is refused, or continued with `allow_changes`. On SIGINT or SIGTERM, the run
     is saved after the current step, and `RunPaused` is raised.
     """
+    loaded = LoadedModel.of(model, tokenizer)
+    config = loaded.in_place_of(config) if loaded else config
     demonstrations, report = load_inputs(config, resume, overwrite)
-    base = load_stage_base(config)
+    base = load_stage_base(config, loaded)
     encoded = encode_demonstrations(
         base, demonstrations, report, max_prompt_tokens=config.max_prompt_tokens, max_tokens=config.max_tokens
     )
@@ -100,6 +106,7 @@ def load_inputs(
     problems.attempt(check_output_dir, config, resume, overwrite)
     problems.attempt(user_path, config.model_name, "model_name", ModelError)
     problems.attempt(find_recorders, config.recorders)
+    problems.attempt(find_optimiser_parts, config)
     if config.rouge_samples:
         what = f"ROUGE (rouge_samples {config.rouge_samples}; 0 turns it off)"
         problems.attempt(require, "torchmetrics", what, "rouge")

@@ -1,5 +1,6 @@
 """What a run reports and who listens: events, recorders, health checks, time and memory."""
 
+from ppo_lm.tracking.early_stopping import EarlyStopping, early_stopping
 from ppo_lm.tracking.events import (
     Answer,
     CheckpointSaved,
@@ -29,6 +30,7 @@ __all__ = [
     "Answer",
     "CheckpointSaved",
     "Column",
+    "EarlyStopping",
     "EvaluationDone",
     "Floor",
     "MLflow",
@@ -51,6 +53,7 @@ __all__ = [
     "Trackio",
     "WandB",
     "add_recorders",
+    "early_stopping",
     "find_recorders",
     "measure_machine",
     "peak_memory",

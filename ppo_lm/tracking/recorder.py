@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar, TypeVar
 
@@ -122,6 +123,15 @@ class Broadcast:
     def notes(self) -> list[str]:
         """The notes of every recorder."""
         return [note for recorder in self.recorders for note in recorder.notes]
+
+    def by_name(self) -> dict[str, Recorder]:
+        """The recorders by the name of their class; a second one of a class is "CLASS 2", and so on."""
+        found, made = {}, Counter()
+        for recorder in self.recorders:
+            name = type(recorder).__name__
+            made[name] += 1
+            found[name if made[name] == 1 else f"{name} {made[name]}"] = recorder
+        return found
 
     def close(self) -> list[RecorderError]:
         """Close every recorder. Returns the errors."""

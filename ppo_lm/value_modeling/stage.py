@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ppo_lm.base_setup import make_budget, set_up_roles
+from ppo_lm.base_setup import LoadedModel, make_budget, set_up_roles
 from ppo_lm.config import ValueConfig
 from ppo_lm.data import DataReport, Demonstration, load_demonstrations
 from ppo_lm.data.encoded import EncodedDemonstrations, encode_demonstrations
 from ppo_lm.errors import CheckpointError, ConfigError, ModelError, Problems
 from ppo_lm.fingerprint import fingerprint
+from ppo_lm.optimisation import find_optimiser_parts
 from ppo_lm.reading import Unreadable, read_json, user_path
 from ppo_lm.rewards import Responses, Reward, RewardComputer, check_columns, load_reward, without_addresses
 from ppo_lm.run import TrainingPrompts, check_output_dir, save_value, save_whole_value
@@ -43,6 +45,8 @@ def run_value(
     recorders: Sequence[Recorder] = (),
     overwrite: bool = False,
     allow_changes: bool = False,
+    model: PreTrainedModel | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> dict[str, float]:
     """Score the demonstrations, train, measure on held-out ones before and after, and save. Returns what was measured:
     `explained_variance` and `value_loss`, each with `_before` and `_after`; empty if none is held out. A single
@@ -54,9 +58,11 @@ def run_value(
     changed, it is refused, or continued with `allow_changes`. On SIGINT or SIGTERM, the run is saved after the current
     step, and `RunPaused` is raised.
     """
+    loaded = LoadedModel.of(model, tokenizer)
+    config = loaded.in_place_of(config) if loaded else config
     inputs = load_inputs(config, resume, overwrite)
     report = inputs.report
-    base = load_stage_base(config)
+    base = load_stage_base(config, loaded)
     encoded = encode_demonstrations(
         base,
         inputs.demonstrations,
@@ -73,7 +79,7 @@ def run_value(
         config.reward_clip,
         timeout=config.reward_timeout,
     )
-    model = set_up_roles(
+    value_model = set_up_roles(
         base,
         lora_r=config.lora_r,
         lora_alpha=config.lora_alpha,
@@ -82,7 +88,7 @@ def run_value(
         load_rewards=computer.make_ready,
         seed=config.seed,
     ).value
-    assert model is not None  # `with_value` is True
+    assert value_model is not None  # `with_value` is True
 
     @functools.cache
     def identify_rewards() -> Identity:
@@ -105,8 +111,8 @@ def run_value(
         folder = run.require_folder()
         run.register("scores", scored)
         scored.check_rewards(fingerprint(identify_rewards()))
-        optimiser = register_training(run, model.parameters(), settings, len(train.tokens))
-        run.save_in_checkpoints(lambda folder: save_value(model, folder / "value"))
+        optimiser = register_training(run, value_model.parameters(), settings, len(train.tokens))
+        run.save_in_checkpoints(lambda folder: save_value(value_model, folder / "value"))
         headline = f"value model on {config.model_name} ({base.description})"
         trained_on = TrainingPrompts(base.name, train.given)
         run.start(headline, reports=[report], trained_on=trained_on, columns=LOSS, lines=LINES)
@@ -120,14 +126,14 @@ def run_value(
         train_set, test = (add_scores(part, own) for part, own in zip((train, held_out), scored.parts))
 
         def measured() -> dict[str, float]:
-            return measure_values(model, test, config.gamma, config.micro_batch_size)
+            return measure_values(value_model, test, config.gamma, config.micro_batch_size)
 
         before = run.measure("before", len(test), measured, after=0)
         train_value_model(
-            model, train_set, settings, gamma=config.gamma, seed=config.seed, optimiser=optimiser, progress=run
+            value_model, train_set, settings, gamma=config.gamma, seed=config.seed, optimiser=optimiser, progress=run
         )
         after = run.measure("after", len(test), measured, after=run.step)
-        run.finish(lambda folder: save_whole_value(model, folder))
+        run.finish(lambda folder: save_whole_value(value_model, folder))
     return before_and_after(before, after)
 
 
@@ -185,6 +191,7 @@ def load_inputs(config: ValueConfig, resume: Path | None = None, overwrite: bool
     problems.attempt(check_output_dir, config, resume, overwrite)
     problems.attempt(user_path, config.model_name, "model_name", ModelError)
     problems.attempt(find_recorders, config.recorders)
+    problems.attempt(find_optimiser_parts, config)
     rewards = [problems.attempt(load_reward, reward) for reward in config.rewards]
     found = "demonstrations have only a prompt and a completion; choose another reward"
     for reward in rewards:

@@ -57,7 +57,6 @@ def test_the_fixed_defaults():
         (dict(kl_estimator=["k1"]), "kl_estimator is ['k1']; it must be one of k1, k2, k3"),
         (dict(stop_strings="a"), "stop_strings is 'a'; it must be a list of texts"),
         (dict(stop_strings=["a", ""]), "stop_strings is ['a', '']; it must have no empty text"),
-        (dict(lr_schedule="step"), "lr_schedule is 'step'; it must be one of linear, cubic, inverse, cosine, constant"),
     ],
 )
 def test_a_wrong_value_is_reported_in_one_sentence(settings, problem):

@@ -128,3 +128,19 @@ def test_a_run_with_two_of_them_from_the_command_line_and_the_doctor_on_it(folde
     capsys.readouterr()
     main(["doctor", str(out)])
     assert "11 of 11 steps" in capsys.readouterr().out
+
+
+def test_an_optimiser_and_a_schedule(folder, checkout):
+    own = f"{checkout}/examples/own_optimiser.py"
+    settings = dict(optimiser=f"{own}:Lion", lr_schedule=f"{own}:hold_then_fall", ppo_epochs=1)
+    _, results, trainer = take_step(folder, **settings)
+    assert results["learning_rate"] == 1e-2  # 5 · (1 − 1/3) is above 1
+    optimiser = trainer.model_trainer.policy_optimiser
+    means = [optimiser.inner.state[weight]["mean"] for weight in optimiser.parameters]
+    moved = torch.cat([mean.sign().flatten() for mean in means])
+    assert set(moved.unique().tolist()) <= {-1.0, 0.0, 1.0} and (moved != 0).any()
+    # a new adapter's B is 0, so that one update moves it by the learning rate or not at all
+    sizes = torch.cat([weight.detach().abs().flatten() for weight, mean in zip(optimiser.parameters, means)])
+    assert (sizes[moved != 0] >= 1e-2 * 0.999).any()
+    trainer.ppo_step(PROMPTS)
+    assert trainer.ppo_step(PROMPTS)["learning_rate"] == 0.0

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from ppo_lm.errors import NumericalFault
-from ppo_lm.optimisation import Optimiser, all_or_nothing
+from ppo_lm.optimisation import SCHEDULES, Optimiser, all_or_nothing
 
 pytestmark = pytest.mark.fast
 
-SETTINGS = dict(schedule="constant", total_steps=0, max_grad_norm=1e9)
+SETTINGS = dict(schedule=SCHEDULES.find("constant"), total_steps=0, max_grad_norm=1e9)
 
 
 def train(
@@ -64,7 +64,12 @@ def test_a_restored_optimiser_continues_bit_for_bit():
 
 def test_the_inverse_schedule_rises_in_the_warm_up_and_falls_to_0():
     optimiser = Optimiser(
-        [torch.nn.Parameter(torch.zeros(1))], 1.0, schedule="inverse", total_steps=10, max_grad_norm=1.0, warmup_steps=2
+        [torch.nn.Parameter(torch.zeros(1))],
+        1.0,
+        schedule=SCHEDULES.find("inverse"),
+        total_steps=10,
+        max_grad_norm=1.0,
+        warmup_steps=2,
     )
     rates = [optimiser.learning_rate]
     for _ in range(11):

@@ -127,7 +127,7 @@ def gradients(pairs, role, **settings):
     trainer, _ = setup(**settings, max_grad_norm=1e9)
     optimiser = getattr(trainer, f"{role}_optimiser")
     caught = []
-    optimiser.adamw.register_step_pre_hook(
+    optimiser.inner.register_step_pre_hook(
         lambda *_: caught.append(torch.cat([p.grad.flatten() for p in optimiser.parameters]))
     )
     metrics = getattr(trainer, f"train_{role}_model")(pairs)

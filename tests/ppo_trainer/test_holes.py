@@ -214,7 +214,7 @@ class Slow:
 def caught_gradients(optimiser):
     """Filled with the gradient of every weight when the optimiser steps."""
     caught = []
-    optimiser.adamw.register_step_pre_hook(lambda *_: caught.extend(p.grad.clone() for p in optimiser.parameters))
+    optimiser.inner.register_step_pre_hook(lambda *_: caught.extend(p.grad.clone() for p in optimiser.parameters))
     return caught
 
 

@@ -59,8 +59,8 @@ def test_a_shared_trunk_gets_the_sum_of_all_gradients_in_one_pass(kl_coef, entro
     )
     trainer, caught = ModelTrainer(roles.policy, roles.value, config), {}
     for optimiser in (trainer.policy_optimiser, trainer.value_optimiser):
-        optimiser.adamw.register_step_pre_hook(
-            lambda adamw, *_: caught.update({p: p.grad.clone() for g in adamw.param_groups for p in g["params"]})
+        optimiser.inner.register_step_pre_hook(
+            lambda inner, *_: caught.update({p: p.grad.clone() for g in inner.param_groups for p in g["params"]})
         )
     metrics = trainer.train_models(pairs, kl_coef)
     assert metrics["policy_loss"] == pytest.approx(policy.item(), abs=1e-5)
@@ -142,7 +142,7 @@ def test_the_first_pass_has_ratio_1_and_clips_nothing_with_lora_dropout_set(sett
 def test_the_number_of_optimiser_steps_is_epochs_times_mini_batches():
     trainer, _ = setup(ppo_epochs=3, mini_batches=4)
     steps = []
-    trainer.policy_optimiser.adamw.register_step_pre_hook(lambda *_: steps.append(1))
+    trainer.policy_optimiser.inner.register_step_pre_hook(lambda *_: steps.append(1))
     trainer.train_policy_model(fixed_pairs())
     assert len(steps) == 12
 
@@ -169,7 +169,7 @@ def test_training_moves_the_policy_towards_good_actions_and_the_value_towards_it
 def test_gradients_longer_than_the_limit_are_scaled_to_it():
     trainer, _ = setup(max_grad_norm=0.01)
     norms = []
-    trainer.value_optimiser.adamw.register_step_pre_hook(
+    trainer.value_optimiser.inner.register_step_pre_hook(
         lambda *_: norms.append(torch.cat([p.grad.flatten() for p in trainer.value_optimiser.parameters]).norm().item())
     )
     metrics = trainer.train_value_model(fixed_pairs())

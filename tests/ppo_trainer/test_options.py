@@ -88,7 +88,7 @@ def test_truncated_importance_weights_the_surrogate_and_the_kl():
     expected = masked_mean(expected * trust, pairs.action_mask)
     expected = torch.cat([g.flatten() for g in torch.autograd.grad(expected, roles.policy.parameters())])
     optimiser, caught = trainer.policy_optimiser, []
-    optimiser.adamw.register_step_pre_hook(
+    optimiser.inner.register_step_pre_hook(
         lambda *_: caught.append(torch.cat([p.grad.flatten() for p in optimiser.parameters]))
     )
     trainer.train_policy_model(pairs, kl_coef=0.5)
@@ -175,7 +175,7 @@ def test_the_kl_in_the_loss_adds_its_gradient():
     plain, _ = gradients(pairs, "policy")
     caught = []
     optimiser = trainer.policy_optimiser
-    optimiser.adamw.register_step_pre_hook(
+    optimiser.inner.register_step_pre_hook(
         lambda *_: caught.append(torch.cat([p.grad.flatten() for p in optimiser.parameters]))
     )
     metrics = trainer.train_policy_model(pairs, kl_coef=0.5)
