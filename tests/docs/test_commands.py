@@ -1,7 +1,7 @@
 """Every command in the documentation is one that its program takes.
 
 A `ppo-lm` command with settings is read to the end, its files of settings included, and `--resume` opens a real paused
-run; one without settings is executed. The pages of TESTED_ELSEWHERE are executed as they are.
+run; one without settings is executed. Commands that no test runs are in NOT_CHECKED and NOT_EXECUTED, with the reason.
 """
 
 import argparse
@@ -9,11 +9,14 @@ import re
 import runpy
 import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from ppo_lm.cli.main import main
+from ppo_lm.cli.parser import Parser
 from ppo_lm.cli.stages import read_run
 from ppo_lm.config.stages import STAGES
 from tests.docs.pages import CHECKOUT, PAGES, SHELL, blocks, commands, inline_code
@@ -22,26 +25,44 @@ NOT_CHECKED = {  # program → why no test runs it
     "pip": "installs from a package registry",
     "uvx": "installs from a package registry",
     "git": "clones from a server",
+    "cd": "changes nothing",
     "ruff": ".ci/run runs it",
     "pyright": ".ci/run runs it",
 }
+NOT_EXECUTED = {  # command without settings → why only its options are read
+    "build-embedded": "trains the model that ships with the package, for twenty minutes",
+}
 OURS = ("uv", "ppo-lm", "main.py")  # what a command in the text, outside a block, starts with
-PREFIXES = (["unshare", "-rm"], ["uv", "run"])
-PLACEHOLDER = re.compile(r"runs/[\w-]+|RUN|FOLDER")
+BEFORE_A_PROGRAM = re.compile(r"([A-Z_]+=\S* |unshare -rm |uv run (--group [\w-]+ )?)*")
+RUN = re.compile(r"(runs/[\w-]+|RUN|FOLDER)(?=/|$)")  # what pages call the folder of a run
 
 
 class Parsed(Exception):
-    """A script has read its options."""
+    """A program has read its options."""
+
+
+@contextmanager
+def stops_after_its_options(monkeypatch) -> Iterator[None]:
+    """In the block, a program ends once it has read its options, which it must do."""
+
+    def then_stop(parse):
+        def parse_and_stop(*given):
+            parse(*given)
+            raise Parsed
+
+        return parse_and_stop
+
+    with monkeypatch.context() as patch, pytest.raises(Parsed):
+        for parser, method in ((argparse.ArgumentParser, "parse_args"), (Parser, "parse")):
+            patch.setattr(parser, method, then_stop(getattr(parser, method)))
+        yield
 
 
 def check(words: list[str], checker: "Checker") -> None:
     """Raise unless the program takes the command."""
     words = [word for word in words if word not in ("...", "…")]
-    while "=" in words[0] and words[0].partition("=")[0].isupper():
-        words = words[1:]
-    for prefix in PREFIXES:
-        if words[: len(prefix)] == prefix:
-            words = words[len(prefix) :]
+    leading = BEFORE_A_PROGRAM.match(" ".join(words) + " ")
+    words = words[len(leading[0].split()) :]
     program, arguments = words[0], words[1:]
     if program == "main.py":
         checker.ppo_lm("train", arguments)
@@ -63,14 +84,16 @@ class Checker:
 
     def ppo_lm(self, command: str, arguments: list[str]) -> None:
         """A command with settings is read to the end; another one is executed, on a real run."""
+        for argument in arguments:
+            self.make_run(argument, "paused" if "--resume" in arguments else "finished")
         if "--resume" in arguments:
-            self.make_run(arguments[arguments.index("--resume") + 1], "paused")
             read_run(STAGES[command], arguments, f"ppo-lm {command}", "", command)
         elif self.has_settings(command):
             assert self.exit_code(command, *arguments, "--print_config") == 0
+        elif command in NOT_EXECUTED:
+            with stops_after_its_options(self.monkeypatch):
+                main([command, *arguments])
         else:
-            for argument in arguments:
-                self.make_run(argument, "finished")
             assert self.exit_code(command, *arguments) == 0
 
     def has_settings(self, command: str) -> bool:
@@ -85,27 +108,22 @@ class Checker:
             return int(ended.code or 0)
         return 0
 
-    def make_run(self, name: str, template: str) -> None:
-        if PLACEHOLDER.fullmatch(name) and not (self.place / name).exists():
-            shutil.copytree(self.place / "templates" / template, self.place / name)
+    def make_run(self, argument: str, template: str) -> None:
+        """Where an argument names the folder of a run, or a file in it, put one."""
+        named = RUN.match(argument)
+        if named:
+            shutil.rmtree(self.place / named[0], ignore_errors=True)
+            shutil.copytree(self.place / "templates" / template, self.place / named[0])
 
     def script(self, file: Path, arguments: list[str]) -> None:
         """It exists and compiles, and its parser takes the options; nothing else of it runs."""
         compile(file.read_text(encoding="utf-8"), file, "exec")
         if not arguments:
             return
-        parse = argparse.ArgumentParser.parse_args
-
-        def parse_and_stop(parser, *given):
-            parse(parser, *given)
-            raise Parsed
-
-        with self.monkeypatch.context() as patch:
-            patch.setattr(argparse.ArgumentParser, "parse_args", parse_and_stop)
-            patch.setattr(sys, "argv", [str(file), *arguments])
-            patch.syspath_prepend(str(file.parent))
-            with pytest.raises(Parsed):
-                runpy.run_path(str(file), run_name="__main__")
+        self.monkeypatch.setattr(sys, "argv", [str(file), *arguments])
+        self.monkeypatch.syspath_prepend(str(file.parent))
+        with stops_after_its_options(self.monkeypatch):
+            runpy.run_path(str(file), run_name="__main__")
 
     def pytest(self, arguments: list[str]) -> None:
         """Its files and markers exist."""
