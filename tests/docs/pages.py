@@ -54,7 +54,8 @@ def commands(text: str) -> list[list[str]]:
     """The words of each command in a text for the shell: a backslash continues a line, `&&`, `;` and `|` end a command.
     A text that the shell could not read has none."""
     found: list[list[str]] = []
-    for line in text.replace("\\\n", " ").splitlines():
+    without_documents = re.sub(r"<<'(\w+)'\n.*?^\1$", "", text, flags=re.DOTALL | re.MULTILINE)
+    for line in without_documents.replace("\\\n", " ").splitlines():
         lexer = shlex.shlex(line, posix=True, punctuation_chars="&|;")
         lexer.whitespace_split = True
         found.append([])

@@ -25,7 +25,8 @@ NOT_CHECKED = {  # program → why no test runs it
     "pip": "installs from a package registry",
     "uvx": "installs from a package registry",
     "git": "clones from a server",
-    "cd": "changes nothing",
+    "cat": "writes the file of a page that test_start.py runs",
+    "python": "runs the file of a page that test_start.py runs",
     "ruff": ".ci/run runs it",
     "pyright": ".ci/run runs it",
 }
