@@ -24,7 +24,7 @@ SHOWN_AS_THEY_ARE = (".md", ".png")
 def main() -> None:
     """Copy the pages, add the sources that they link to, and build."""
     shutil.rmtree(PAGES.parent, ignore_errors=True)
-    (PAGES / "docs").mkdir(parents=True)
+    shutil.copytree(CHECKOUT / "docs" / "assets", PAGES / "docs" / "assets")
     for picture in (CHECKOUT / "docs").glob("*.png"):
         shutil.copy(picture, PAGES / "docs")
     sources: set[Path] = set()
