@@ -3,9 +3,9 @@ commands."""
 
 import json
 import sys
+from pathlib import Path
 
 import pytest
-import yaml
 
 from ppo_lm.cli.main import main
 from ppo_lm.config.stages import STAGES
@@ -21,7 +21,7 @@ STANDS_IN = {  # page → what the page says, what is executed instead, and why
     ],
 }
 NOT_CODE = ("text",)  # diagrams, and what a program printed
-READ_BY = [*STAGES, "evaluate", "generate", "collect"]  # commands with files of settings
+READS_SETTINGS = [*STAGES, "evaluate", "generate", "collect"]
 
 
 def test_each_block_is_in_a_language_that_some_test_runs():
@@ -30,9 +30,7 @@ def test_each_block_is_in_a_language_that_some_test_runs():
     assert all((CHECKOUT / test).is_file() for test in TESTED_ELSEWHERE.values())
 
 
-@pytest.mark.parametrize(
-    "page", [page for page in PAGES if page not in TESTED_ELSEWHERE and blocks(page, "python")]
-)
+@pytest.mark.parametrize("page", [page for page in PAGES if page not in TESTED_ELSEWHERE and blocks(page, "python")])
 def test_the_python_of_a_page_runs(page, reader, monkeypatch):
     """In order, in one namespace, as a reader would paste it."""
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)  # `config.py` replaces it
@@ -49,22 +47,32 @@ def test_the_python_of_a_page_runs(page, reader, monkeypatch):
 
 
 @pytest.mark.fast
-@pytest.mark.parametrize("block", [block for page in PAGES for block in blocks(page, "json", "jsonl")], ids=str)
-def test_json_of_a_page_can_be_read(block):
-    for text in block.code.splitlines() if block.language == "jsonl" else [block.code]:
-        json.loads(text)
+def test_json_of_the_pages_can_be_read():
+    for block in [block for page in PAGES for block in blocks(page, "json", "jsonl")]:
+        for text in block.code.splitlines() if block.language == "jsonl" else [block.code]:
+            json.loads(text)
 
 
-@pytest.mark.fast
-@pytest.mark.parametrize("block", [block for page in PAGES for block in blocks(page, "yaml")], ids=str)
-def test_settings_of_a_page_are_taken_by_a_command(block, reader, capsys):
-    assert isinstance(yaml.safe_load(block.code), dict)
-    (reader / "settings.yaml").write_text(block.code)
+def problems_with(settings: str, reader: Path, capsys) -> list[str]:
+    """What each command says to a file of settings; empty if one of them takes it."""
+    (reader / "settings.yaml").write_text(settings)
     answers = []
-    for command in READ_BY:
+    for command in READS_SETTINGS:
         with pytest.raises(SystemExit) as ended:
             main([command, "--config", "settings.yaml", "--print_config"])
         if ended.value.code == 0:
-            return
+            return []
         answers.append(f"{command}: {capsys.readouterr().err}")
-    pytest.fail("\n".join(answers))
+    return answers
+
+
+@pytest.mark.fast
+def test_settings_of_the_pages_are_taken_by_a_command(reader, capsys):
+    for block in [block for page in PAGES for block in blocks(page, "yaml")]:
+        assert not problems_with(block.code, reader, capsys), block
+
+
+@pytest.mark.fast
+def test_wrong_settings_are_noticed(reader, capsys):
+    assert not problems_with("steps: 3\nreward: sentiment\n", reader, capsys)
+    assert len(problems_with("stepz: 3\n", reader, capsys)) == len(READS_SETTINGS)

@@ -15,11 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from ppo_lm.cli.main import main
+from ppo_lm.cli.main import COMMANDS, main
 from ppo_lm.cli.parser import Parser
 from ppo_lm.cli.stages import read_run
 from ppo_lm.config.stages import STAGES
-from tests.docs.pages import CHECKOUT, PAGES, SHELL, blocks, commands, inline_code
+from tests.docs.pages import CHECKOUT, NOT_YET, PAGES, SHELL, blocks, commands, inline_code
 
 NOT_CHECKED = {  # program → why no test runs it
     "pip": "installs from a package registry",
@@ -53,10 +53,14 @@ def stops_after_its_options(monkeypatch) -> Iterator[None]:
 
         return parse_and_stop
 
-    with monkeypatch.context() as patch, pytest.raises(Parsed):
+    with monkeypatch.context() as patch:
         for parser, method in ((argparse.ArgumentParser, "parse_args"), (Parser, "parse")):
             patch.setattr(parser, method, then_stop(getattr(parser, method)))
-        yield
+        try:
+            yield
+        except Parsed:
+            return
+    pytest.fail("it reads no options")
 
 
 def check(words: list[str], checker: "Checker") -> None:
@@ -85,6 +89,8 @@ class Checker:
 
     def ppo_lm(self, command: str, arguments: list[str]) -> None:
         """A command with settings is read to the end; another one is executed, on a real run."""
+        if command in NOT_YET and command not in COMMANDS:
+            return
         for argument in arguments:
             self.make_run(argument, "paused" if "--resume" in arguments else "finished")
         if "--resume" in arguments:

@@ -61,6 +61,17 @@ def test_every_page_is_there(site):
     assert expected <= names
 
 
+def test_every_page_has_its_place_in_the_navigation():
+    import tomllib  # Python 3.11, as zensical
+
+    nav = tomllib.loads((CHECKOUT / "zensical.toml").read_text(encoding="utf-8"))["project"]["nav"]
+    named = []
+    for part in nav:
+        for entry in part.values() if isinstance(part, dict) else [part]:
+            named += entry if isinstance(entry, list) else [entry]
+    assert sorted(named) == sorted(PAGES)
+
+
 def test_every_link_of_the_site_resolves(site):
     broken = []
     for page, found in site.items():
