@@ -1,5 +1,6 @@
-"""Every block of code in the documentation runs: Python is executed, settings are read. test_commands.py has the
-commands."""
+"""Every block of code in the documentation runs: Python is executed, settings are read.
+
+The commands are in test_documented_commands.py."""
 
 import json
 import sys
