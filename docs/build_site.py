@@ -28,8 +28,10 @@ def main() -> None:
     for picture in (CHECKOUT / "docs").glob("*.png"):
         shutil.copy(picture, PAGES / "docs")
     sources: set[Path] = set()
-    for page in (CHECKOUT / "README.md", CHECKOUT / "CONTRIBUTING.md", *(CHECKOUT / "docs").glob("*.md")):
-        (PAGES / page.relative_to(CHECKOUT)).write_text(with_links_to_sources(page, sources), encoding="utf-8")
+    for page in (page for where in ("", "docs", "configs") for page in (CHECKOUT / where).glob("*.md")):
+        copy = PAGES / page.relative_to(CHECKOUT)
+        copy.parent.mkdir(exist_ok=True)
+        copy.write_text(with_links_to_sources(page, sources), encoding="utf-8")
     for source in sources:
         add_source(source)
     command = [sys.executable, "-m", "zensical", "build", "--clean", "--strict"]

@@ -11,9 +11,10 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 CHECKOUT = Path(__file__).parents[2]
-PAGES = ["README.md", "CONTRIBUTING.md", *sorted(f"docs/{page.name}" for page in (CHECKOUT / "docs").glob("*.md"))]
+PAGES = sorted(
+    str(page.relative_to(CHECKOUT)) for where in ("", "docs", "configs") for page in (CHECKOUT / where).glob("*.md")
+)
 MARKDOWN = MarkdownIt("commonmark").enable("table")
-NOT_YET = {"export": "ppo-lm export is not there yet"}  # command → why the pages' commands with it wait
 SHELL = ("", "bash", "sh", "console")  # the languages of a block of commands
 
 

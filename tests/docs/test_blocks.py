@@ -14,6 +14,8 @@ from tests.docs.pages import CHECKOUT, PAGES, SHELL, blocks
 
 TESTED_ELSEWHERE = {  # page → the test that does more with its Python than execute it
     "CONTRIBUTING.md": "tests/test_contributing.py",  # trains with the part that each block adds
+    "docs/from_trl.md": "tests/examples/test_migration_scripts.py",  # runs the scripts of both libraries
+    "docs/from_grpo.md": "tests/examples/test_migration_scripts.py",
 }
 STANDS_IN = {  # page → what the page says, what is executed instead, and why
     "README.md": [("PPOConfig()", 'PPOConfig(model_name="embedded")', "its model is on the hub")],

@@ -5,25 +5,27 @@ run; one without settings is executed. Commands that no test runs are in NOT_CHE
 """
 
 import argparse
+import importlib
 import re
 import runpy
 import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import takewhile
 from pathlib import Path
 
 import pytest
 
-from ppo_lm.cli.main import COMMANDS, main
+from ppo_lm.cli.main import main
 from ppo_lm.cli.parser import Parser
 from ppo_lm.cli.stages import read_run
-from ppo_lm.config.stages import STAGES
-from tests.docs.pages import CHECKOUT, NOT_YET, PAGES, SHELL, blocks, commands, inline_code
+from tests.docs.pages import CHECKOUT, PAGES, SHELL, blocks, commands, inline_code
 
 NOT_CHECKED = {  # program → why no test runs it
     "pip": "installs from a package registry",
     "uvx": "installs from a package registry",
+    "uv": "tests/test_wheel.py builds the wheel and installs it",
     "git": "clones from a server",
     "cat": "writes the file of a page that test_start.py runs",
     "python": "runs the file of a page that test_start.py runs",
@@ -65,7 +67,7 @@ def stops_after_its_options(monkeypatch) -> Iterator[None]:
 
 def check(words: list[str], checker: "Checker") -> None:
     """Raise unless the program takes the command."""
-    words = [word for word in words if word not in ("...", "…")]
+    words = [word for word in takewhile(lambda word: word not in (">", ">>"), words) if word not in ("...", "…")]
     leading = BEFORE_A_PROGRAM.match(" ".join(words) + " ")
     words = words[len(leading[0].split()) :]
     program, arguments = words[0], words[1:]
@@ -89,12 +91,10 @@ class Checker:
 
     def ppo_lm(self, command: str, arguments: list[str]) -> None:
         """A command with settings is read to the end; another one is executed, on a real run."""
-        if command in NOT_YET and command not in COMMANDS:
-            return
         for argument in arguments:
             self.make_run(argument, "paused" if "--resume" in arguments else "finished")
         if "--resume" in arguments:
-            read_run(STAGES[command], arguments, f"ppo-lm {command}", "", command)
+            read_run(importlib.import_module(f"ppo_lm.cli.{command}").make_parser("ppo-lm"), arguments)
         elif self.has_settings(command):
             assert self.exit_code(command, *arguments, "--print_config") == 0
         elif command in NOT_EXECUTED:
