@@ -5,7 +5,6 @@ run; one without settings is executed. Commands that no test runs are in NOT_CHE
 """
 
 import argparse
-import importlib
 import re
 import runpy
 import shutil
@@ -17,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from ppo_lm.cli.commands import parser_of
 from ppo_lm.cli.main import main
 from ppo_lm.cli.parser import Parser
 from ppo_lm.cli.stages import read_run
@@ -27,6 +27,7 @@ NOT_CHECKED = {  # program → why no test runs it
     "uvx": "installs from a package registry",
     "uv": "tests/test_wheel.py builds the wheel and installs it",
     "git": "clones from a server",
+    "jq": "reads what a command printed",
     "cat": "writes the file of a page that test_start.py runs",
     "python": "runs the file of a page that test_start.py runs",
     "ruff": ".ci/run runs it",
@@ -94,7 +95,7 @@ class Checker:
         for argument in arguments:
             self.make_run(argument, "paused" if "--resume" in arguments else "finished")
         if "--resume" in arguments:
-            read_run(importlib.import_module(f"ppo_lm.cli.{command}").make_parser("ppo-lm"), arguments)
+            read_run(parser_of(command, "ppo-lm"), arguments)
         elif self.has_settings(command):
             assert self.exit_code(command, *arguments, "--print_config") == 0
         elif command in NOT_EXECUTED:
