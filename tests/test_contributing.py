@@ -1,7 +1,5 @@
 """Every part that CONTRIBUTING.md shows how to add, added as it says: one file, and no other."""
 
-import re
-
 import pytest
 import torch
 from transformers import SeedOssConfig, SeedOssForCausalLM
@@ -11,6 +9,7 @@ from ppo_lm.errors import ConfigError
 from ppo_lm.fast.accelerate import Accelerated, accelerate
 from ppo_lm.fast.blocks import FAMILIES
 from tests.conftest import SMALL
+from tests.docs.pages import blocks as documented
 
 pytestmark = pytest.mark.fast
 
@@ -23,11 +22,12 @@ def by_length(completions):
 
 
 @pytest.fixture
-def blocks(checkout, tmp_path) -> dict[str, str]:
+def blocks(tmp_path) -> dict[str, str]:
     """The code blocks of the page, by the file that their first line names, written to `tmp_path`."""
-    page = (checkout / "CONTRIBUTING.md").read_text(encoding="utf-8")
     found = {}
-    for name, code in re.findall(r"```python\n# (?:in )?(\S+)\n(.*?)```", page, flags=re.DOTALL):
+    for block in documented("CONTRIBUTING.md", "python"):
+        first, _, code = block.code.partition("\n")
+        name = first.removeprefix("# ").removeprefix("in ")
         assert len(code.splitlines()) <= MOST_LINES
         found[name] = code
         if "/" not in name:

@@ -1,7 +1,6 @@
 """The scripts before and after of the pages for users of TRL, run with small numbers."""
 
 import json
-import re
 
 import pytest
 import torch
@@ -9,6 +8,7 @@ from transformers import AutoTokenizer, LlamaForSequenceClassification
 
 from ppo_lm.base_setup import EMBEDDED_MODEL
 from tests.conftest import make_base
+from tests.docs.pages import blocks
 
 OURS = {
     "from_trl.md": {"steps=157": "steps=1", "batch_size=64": "batch_size=4", "max_new_tokens=53": "max_new_tokens=6"},
@@ -32,7 +32,7 @@ THEIRS = {
 
 
 @pytest.fixture
-def run(checkout, tmp_path, monkeypatch):
+def run(tmp_path, monkeypatch):
     """Run the script before (0) or after (1) of a page where its files are, with some of its text replaced."""
     base, files = make_base(), {}
     torch.manual_seed(0)
@@ -48,8 +48,7 @@ def run(checkout, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
     def run(page, which, changes):
-        text = (checkout / "docs" / page).read_text(encoding="utf-8")
-        code = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)[which]
+        code = blocks(f"docs/{page}", "python")[which].code
         for old, new in changes.items():
             assert old in code
             code = code.replace(old, new)
