@@ -41,7 +41,7 @@ def test_the_main_job_and_its_report(fresh):
     """With fewer steps and prompts than the page has; the slow test below runs it as it is."""
     small = MAIN_JOB.code.replace("main.py", "main.py --steps 2 --eval_prompts 4")
     assert small != MAIN_JOB.code
-    assert "step    2/2" in run(small, fresh)
+    assert "step 2/2" in run(small, fresh)
     assert "report.html" in run("uv run ppo-lm report runs/embedded", fresh)
     assert (fresh / "runs" / "embedded" / "report.html").is_file()
 
