@@ -75,12 +75,13 @@ def run(arguments: list[str], prog: str) -> None:
 def _registered_names() -> dict[str, list[str]]:
     """The settings that name a registered part → the names."""
     from ppo_lm.advantage import ESTIMATORS
+    from ppo_lm.optimisation.parts import OPTIMISERS, SCHEDULES
     from ppo_lm.rewards import REWARDS
     from ppo_lm.rollout import ENGINES
     from ppo_lm.tracking import RECORDERS
     from ppo_lm.training import POLICY_LOSSES, VALUE_LOSSES
 
-    registries = (ESTIMATORS, POLICY_LOSSES, VALUE_LOSSES, ENGINES, RECORDERS, REWARDS)
+    registries = (ESTIMATORS, POLICY_LOSSES, VALUE_LOSSES, OPTIMISERS, SCHEDULES, ENGINES, RECORDERS, REWARDS)
     names = {registry.role: registry.names for registry in registries}
     return names | dict.fromkeys(("monitor", "judge"), REWARDS.names)
 
