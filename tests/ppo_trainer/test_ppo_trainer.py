@@ -124,7 +124,7 @@ def test_train_writes_the_record_of_the_run(folder, tmp_path, capsys):
     assert {s["step"] for s in samples} == {2, 3} and len(samples) == 8  # every second step, and the last
     assert (out / "learning_curve.png").read_bytes()[:4] == b"\x89PNG"
     printed = capsys.readouterr().out
-    assert "tokens/s" in printed and "left" in printed and "before" in printed and "after" in printed
+    assert "length" in printed and "left" in printed and "before" in printed and "after" in printed
 
 
 def test_evaluating_changes_nothing_in_training(folder, tmp_path):

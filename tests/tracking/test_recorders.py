@@ -70,7 +70,7 @@ def test_lines_fit_into_80_columns_with_the_default_columns_of_ppo(capsys):
         screen.step(StepDone(step, 1000, {**METRICS, "monitor": 0.5}))
         screen.step(StepDone(step, 1000, {**numbers, "tokens_per_second": 12345.0}))
     lines = capsys.readouterr().out.splitlines()[1:]
-    assert lines[0] == "step 1/1000  reward  0.500  KL  0.25  gold  0.500  length   2.0  33:18 left"
+    assert lines[0] == "step    1/1000  reward  0.500  KL  0.25  gold  0.500  length   2.0  33:18 left"
     assert max(map(len, lines)) <= 80 and all("reward" in line and "left" in line for line in lines)
 
 
