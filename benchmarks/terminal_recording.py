@@ -3,8 +3,8 @@
     uv run --with asciinema --with termtosvg-ng benchmarks/terminal_recording.py
     uv run --with termtosvg-ng benchmarks/terminal_recording.py --cast runs/main.cast    # draws a recording again
 
-asciinema records the run, and termtosvg draws it. In between the recording is sped up, and it is cut where the panel
-has the last evaluation. Who prefers reduced motion sees the last frame.
+asciinema records the run, and termtosvg draws it. In between, the recording is sped up and cut once the panel shows the
+last evaluation. With reduced motion, only the last frame is shown.
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ import sys
 from pathlib import Path
 
 CHECKOUT = Path(__file__).resolve().parents[1]
-ONE_DRAWING = 0.05  # seconds between two outputs that belong to the same drawing of the panel
-SECONDS, LAST, FRAME = 15, 3, 0.3  # of the whole animation but its last frame, of that frame, of each other at least
+SECONDS = 15  # of the animation, about, before its last frame
+LAST_FRAME = 3  # seconds
+FRAME = 0.3  # seconds at least, of every other one
+ONE_DRAWING = 0.05  # seconds at most between two outputs that belong to the same drawing of the panel
 THE_END = "saving the models"  # what the panel says after the last evaluation
 STILL = """<style>
 @media (prefers-reduced-motion: reduce) {
@@ -57,7 +59,7 @@ def speed_up(cast: Path, short: Path) -> int:
 
 def draw(short: Path, picture: Path) -> None:
     """Draw the recording as an SVG that moves."""
-    timing = ["--min-frame-duration", str(round(1000 * FRAME)), "--loop-delay", str(1000 * LAST)]
+    timing = ["--min-frame-duration", str(round(1000 * FRAME)), "--loop-delay", str(1000 * LAST_FRAME)]
     look = ["--template", "window_frame_powershell"]
     subprocess.run(["termtosvg", "render", str(short), str(picture), *timing, *look], check=True)
     svg, end, _ = picture.read_text(encoding="utf-8").rpartition("</svg>")
