@@ -18,15 +18,17 @@ from pathlib import Path
 CHECKOUT = Path(__file__).resolve().parents[1]
 PAGES = CHECKOUT / "site" / "pages"
 LINK = re.compile(r"(?<=\]\()(?P<path>[^)#\s:]+)")
-SHOWN_AS_THEY_ARE = (".md", ".png")
+PICTURES = (".png", ".svg")
+SHOWN_AS_THEY_ARE = (".md", *PICTURES)
 
 
 def main() -> None:
     """Copy the pages, add the sources that they link to, and build."""
     shutil.rmtree(PAGES.parent, ignore_errors=True)
     shutil.copytree(CHECKOUT / "docs" / "assets", PAGES / "docs" / "assets")
-    for picture in (CHECKOUT / "docs").glob("*.png"):
-        shutil.copy(picture, PAGES / "docs")
+    for file in (CHECKOUT / "docs").iterdir():
+        if file.suffix in PICTURES:
+            shutil.copy(file, PAGES / "docs")
     sources: set[Path] = set()
     for page in (page for where in ("", "docs", "configs") for page in (CHECKOUT / where).glob("*.md")):
         copy = PAGES / page.relative_to(CHECKOUT)
