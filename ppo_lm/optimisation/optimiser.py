@@ -215,7 +215,7 @@ def make_schedule(
         )
         return cast("LambdaLR", made)  # as are all that are registered
     falling = max(total_steps - warmup_steps, 1)
-    fractions = factors(schedule, falling)
+    fractions = factors(schedule, falling, getattr(schedule, "__name__", type(schedule).__name__))
 
     def fraction(step: int) -> float:
         return step / warmup_steps if step < warmup_steps else fractions[min(step - warmup_steps, falling)]
