@@ -226,7 +226,7 @@ DETAILS = [
     Detail(
         23,
         "ppo_lm/optimisation/optimiser.py::make_schedule",
-        "inverse((step - warmup_steps) / falling)",
+        "fractions[min(step - warmup_steps, falling)]",
         "1.0",
         "tests/ppo_trainer/test_model_trainer.py::test_the_learning_rate_falls_to_0_over_the_run",
     ),

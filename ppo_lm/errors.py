@@ -14,6 +14,11 @@ from safetensors import SafetensorError
 
 from ppo_lm.terminal import printable
 
+EXIT_CODES = (
+    "0 done; 1 a problem that you can fix, which is printed; 2 an unknown command or option; 70 the run cannot go on; "
+    "74 a file cannot be written; 75 the run was paused and saved, continue it with --resume; 130 or 143 stopped by a "
+    "signal. See docs/resume.md."
+)
 RUST_REASON = re.compile(r"([^:\n]+) \(os error \d+\)")  # how safetensors and tokenizers show an error of the system
 
 

@@ -89,6 +89,7 @@ def _load(
     check_finite(network.named_parameters(), f"model {model_name!r}")
     _check_network(base, model_name)
     base.notes += ["de-quantised from GGUF"] if source.suffix == ".gguf" else []
+    base.notes += loaded.notes(model_name) if loaded else []
     lost = rounding_note(kept, base.dtype)
     base.notes += [lost] if lost else []
     return base

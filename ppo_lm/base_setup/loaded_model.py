@@ -44,6 +44,10 @@ class LoadedModel(NamedTuple):
         base."""
         return replace(config, model_name=self.network.name_or_path or config.model_name)
 
+    def notes(self, model_name: str) -> list[str]:
+        """For the headline of a run: which base is named by what is saved, if the network has no name."""
+        return [] if self.network.name_or_path else [f"without a name, so what is saved names {model_name} as its base"]
+
     def converted(self, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         """Both, after converting the network in place if it has another dtype."""
         if self.network.dtype != dtype:

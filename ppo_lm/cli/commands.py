@@ -3,13 +3,15 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib
 from collections.abc import Mapping
 from types import ModuleType
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
-from ppo_lm.cli.parser import Parser
+if TYPE_CHECKING:
+    import argparse
+
+    from ppo_lm.cli.parser import Parser
 
 COMMANDS = {
     "sft": "supervised fine-tuning, from demonstrations",

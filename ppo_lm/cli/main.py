@@ -8,9 +8,8 @@ import textwrap
 import ppo_lm
 from ppo_lm.cli.commands import COMMANDS, module_of
 from ppo_lm.cli.output import lasting_output
-from ppo_lm.cli.parser import EXIT_CODES
 from ppo_lm.config.other_names import did_you_mean
-from ppo_lm.errors import UserError
+from ppo_lm.errors import EXIT_CODES, UserError
 from ppo_lm.signals import end_at_once_on_signals
 from ppo_lm.terminal import printable
 from ppo_lm.terminal.pinned import readable

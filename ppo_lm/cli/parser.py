@@ -16,6 +16,7 @@ from ppo_lm.config.fields import Field, by_heading, fields_of, help_texts
 from ppo_lm.config.files import embedded_settings
 from ppo_lm.config.other_names import did_you_mean
 from ppo_lm.config.settings import Settings
+from ppo_lm.errors import EXIT_CODES
 from ppo_lm.reading import Unreadable, parse_yaml
 from ppo_lm.terminal import printable
 
@@ -23,11 +24,6 @@ WIDEST = 120
 HELP_COLUMN = 28
 MOST_CHOICES = 50  # characters
 Config = TypeVar("Config", bound=Settings)
-EXIT_CODES = (
-    "0 done; 1 a problem that you can fix, which is printed; 2 an unknown command or option; 70 the run cannot go on; "
-    "74 a file cannot be written; 75 the run was paused and saved, continue it with --resume; 130 or 143 stopped by a "
-    "signal. See docs/resume.md."
-)
 NEGATIVE_NUMBER = re.compile(r"-(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$", re.IGNORECASE)
 
 

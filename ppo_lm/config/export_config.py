@@ -48,7 +48,7 @@ class ExportConfig(Settings):
     def clashes(self) -> list[str]:
         clashes = super().clashes()
         clashes += [
-            f"parts names {part!r}, which is none of {', '.join(PARTS)}{did_you_mean(part, PARTS)}"
+            f"parts names {part!r}, which is none of {', '.join(PARTS)}{did_you_mean(part, PARTS, otherwise='')}"
             for part in self.parts or []
             if part not in PARTS
         ]

@@ -42,7 +42,8 @@ def _definition(part: Any) -> Any:
 def _file_of(definition: Any) -> Path:
     """Where it is defined. Raises TypeError if that is not in Python."""
     methods = (member for member in vars(definition).values() if inspect.isfunction(member))
-    found = next(methods, definition) if inspect.isclass(definition) else definition
+    own = (method for method in methods if method.__module__ == definition.__module__)  # a NamedTuple also has Python's
+    found = next(own, definition) if inspect.isclass(definition) else definition
     return Path(inspect.getsourcefile(found) or "")
 
 

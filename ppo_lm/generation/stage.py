@@ -80,6 +80,7 @@ def _answers(config: GenerateConfig, policies: dict[str, PolicyModel], prompts: 
     engines = {name: pick_engine(policy, make_budget(policy.base, None)) for name, policy in policies.items()}
     for name, engine in engines.items():
         engine.update_weights(policies[name])
+    stops = {name: StopStrings(policy.base.tokenizer, settings) for name, policy in policies.items()}
     for start in range(0, len(prompts), config.batch_size):
         batch = prompts.select(list(range(start, min(start + config.batch_size, len(prompts)))))
         completions = {}
@@ -92,7 +93,7 @@ def _answers(config: GenerateConfig, policies: dict[str, PolicyModel], prompts: 
                 device=base.device,
             )
             sampled = engines[name].sample(ids, mask, settings, random[name])
-            completions[name] = read_completions(sampled, base, StopStrings(base.tokenizer, settings)).texts
+            completions[name] = read_completions(sampled, base, stops[name]).texts
         for row, prompt in enumerate(batch.prompts):
             columns = {name: values[row] for name, values in batch.columns.items()}
             answers = {name: texts[row] for name, texts in completions.items()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from typing import Any, cast
 
@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import get_scheduler
 
 from ppo_lm.errors import NumericalFault
-from ppo_lm.optimisation.parts import FromTransformers, MakeOptimiser, Schedule, adamw, factors, inverse
+from ppo_lm.optimisation.parts import FromTransformers, MakeOptimiser, Schedule, adamw, factors
 
 SCHEDULED = ("params", "lr", "initial_lr")  # in a group of torch's optimisers, what it does not decide itself
 
@@ -203,8 +203,8 @@ class Optimiser:
 def make_schedule(
     schedule: Schedule, optimiser: torch.optim.Optimizer, warmup_steps: int, total_steps: int
 ) -> LambdaLR:
-    """The schedule, after a linear warm-up. One of the user's own is computed here for the whole run, so that no update
-    can fail in it."""
+    """The schedule, after a linear warm-up. One that is not from transformers is computed here for the whole run, so
+    that no update can fail in it."""
     if isinstance(schedule, FromTransformers):
         made = get_scheduler(
             schedule.name,
@@ -215,14 +215,12 @@ def make_schedule(
         )
         return cast("LambdaLR", made)  # as are all that are registered
     falling = max(total_steps - warmup_steps, 1)
-    if schedule is inverse:
-        return _after_warm_up(optimiser, warmup_steps, lambda step: inverse((step - warmup_steps) / falling))
-    own = factors(schedule, falling)
-    return _after_warm_up(optimiser, warmup_steps, lambda step: own[min(step - warmup_steps, falling)])
+    fractions = factors(schedule, falling, getattr(schedule, "__name__", type(schedule).__name__))
 
+    def fraction(step: int) -> float:
+        return step / warmup_steps if step < warmup_steps else fractions[min(step - warmup_steps, falling)]
 
-def _after_warm_up(optimiser: torch.optim.Optimizer, warmup_steps: int, factor: Callable[[int], float]) -> LambdaLR:
-    return LambdaLR(optimiser, lambda step: step / warmup_steps if step < warmup_steps else factor(step))
+    return LambdaLR(optimiser, fraction)
 
 
 def _options(group: Mapping[str, Any]) -> dict[str, Any]:

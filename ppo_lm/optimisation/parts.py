@@ -106,7 +106,7 @@ def _can_be_saved(value: object) -> bool:
     return value is None or isinstance(value, (torch.Tensor, bool, int, float, str))
 
 
-def factors(schedule: Decay, steps: int, spec: str = "") -> list[float]:
+def factors(schedule: Decay, steps: int, spec: str) -> list[float]:
     """The schedule after 0, 1, …, `steps` of `steps` updates. `spec`: its name, for messages. Raises `ConfigError`
     unless each is a finite number of at least 0."""
     found = []

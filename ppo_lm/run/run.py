@@ -353,7 +353,7 @@ class Run:
             if self.total:
                 self.save()
             if save is not None:
-                with working("saving the models"), writing(self.folder):
+                with working("saving the results"), writing(self.folder):
                     notices = save(self.folder)
                 self.say(*(notices or ()))
             self._say_how_to_extend(self.folder)

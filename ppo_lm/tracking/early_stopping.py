@@ -52,18 +52,18 @@ class EarlyStopping(Recorder):
                 f"stop_metric is {self.metric!r}, but the metrics of this run are {names}"
                 f"{did_you_mean(self.metric, self.seen, otherwise='; name one of them')}"
             )
-        return self._observe(event.metrics.get(self.metric), "steps")
+        return self._observe(event.metrics.get(self.metric), "step")
 
     def evaluation(self, event: EvaluationDone) -> str | None:
         """Observe an evaluation's metric."""
         found = {f"{name}/{metric}": value for name, means in event.means.items() for metric, value in means.items()}
         self._see(found)
-        return self._observe(found.get(self.metric), "evaluations")
+        return self._observe(found.get(self.metric), "evaluation")
 
     def _see(self, names: Iterable[str], prefix: str = "") -> None:
         self.seen.update(prefix + name for name in names if name not in ("step", "evaluation", "dropped"))
 
-    def _observe(self, value: float | None, observations: str) -> str | None:
+    def _observe(self, value: float | None, observation: str) -> str | None:
         if value is None:
             return None
         if self.best is None or self._gain(value, self.best) > self.min_delta:
@@ -75,7 +75,7 @@ class EarlyStopping(Recorder):
         self.waited = 0  # a run that is extended gets the whole patience again
         return (
             f"{self.metric} has not {'risen' if self.mode == 'max' else 'fallen'} by more than {self.min_delta:g} from "
-            f"{self.best:.4g} in {self.patience} {observations} (stop_patience)"
+            f"{self.best:.4g} in {self.patience} {observation}{'s' * (self.patience > 1)} (stop_patience)"
         )
 
     def _gain(self, value: float, best: float) -> float:

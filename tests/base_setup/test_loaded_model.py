@@ -79,6 +79,15 @@ def test_a_model_without_a_name_gets_that_of_the_configuration():
 
 
 @pytest.mark.fast
+def test_a_run_says_which_base_it_names_for_a_model_without_a_name(folder, loaded):
+    base = make_base()
+    given = LoadedModel.of(base.network, base.tokenizer)
+    note = "without a name, so what is saved names me/mine as its base"
+    assert load_base("me/mine", loaded=given).description.endswith(f"; {note}")
+    assert "name" not in load_base(folder, loaded=LoadedModel.of(**loaded)).description
+
+
+@pytest.mark.fast
 def test_what_is_no_model_or_has_adapters_or_no_tokenizer_is_refused():
     base = make_base()
     for given, message in (

@@ -11,6 +11,7 @@ import torch
 from ppo_lm.advantage import TDError
 from ppo_lm.fingerprint import fingerprint, fingerprint_weights, source_of
 from ppo_lm.fingerprint.values import PIECE
+from ppo_lm.optimisation.parts import SCHEDULES
 
 pytestmark = pytest.mark.fast
 
@@ -119,3 +120,4 @@ def test_code_without_a_file_is_compared_as_it_was_compiled():
 
 def test_parts_of_the_package_and_of_python_itself_have_versions_instead():
     assert source_of(TDError) is source_of(TDError()) is source_of(len) is None
+    assert source_of(SCHEDULES.find("cosine")) is None  # a NamedTuple, most of whose methods are Python's

@@ -133,6 +133,22 @@ def test_answers_end_at_stop_strings_and_not_before_the_fewest_tokens(folder, ca
     assert capsys.readouterr().out == f"[it] {printable(whole[0].partition(stop)[0])}\n"
 
 
+def test_a_stop_string_that_is_no_text_of_one_of_the_models_is_refused_before_any_answers(
+    folder, tmp_path, monkeypatch
+):
+    """`STOP` is a special token of the second model only."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["STOP"]})
+    AutoModelForCausalLM.from_pretrained(folder).save_pretrained(tmp_path / "other")
+    tokenizer.save_pretrained(tmp_path / "other")
+    sampled = []
+    monkeypatch.setattr("ppo_lm.generation.stage.read_completions", lambda *args: sampled.append(args))
+    config = GenerateConfig(models=[folder, str(tmp_path / "other")], prompt=["Hi"], stop_strings=["STOP"])
+    with pytest.raises(ConfigError, match="stop_strings has 'STOP', a special token"):
+        run_generation(config, quiet=True)
+    assert not sampled
+
+
 def test_lines_are_answered_one_by_one(folder, capsys):
     config = GenerateConfig(models=[f"it={folder}"], temperature=0, max_new_tokens=8)
     run_generation(config, source=io.StringIO(f"{PROMPTS[0]}\n\n{PROMPTS[1]}\n"))

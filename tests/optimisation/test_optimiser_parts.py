@@ -201,6 +201,15 @@ def test_what_cannot_be_used_is_refused_with_where(settings, message, tmp_path):
         find_optimiser_parts(PPOConfig(**{setting: f"{tmp_path}/own.py:{name}"}))
 
 
+def test_a_schedule_that_fails_where_it_was_not_tried_is_named():
+    def thirds(share):
+        return -1.0 if share == 1 / 3 else 1.0
+
+    settings = dict(schedule=thirds, total_steps=3, max_grad_norm=1.0)
+    with pytest.raises(ConfigError, match=r"lr_schedule 'thirds' is -1 at 0.333333 of the run"):
+        Optimiser([torch.nn.Parameter(torch.zeros(1))], 1.0, **settings)
+
+
 def test_all_unknown_names_are_reported_at_once():
     with pytest.raises(ConfigError, match=r"2 problems(.|\n)*'adamw'(.|\n)*linear, cubic, inverse, cosine, constant"):
         find_optimiser_parts(PPOConfig(optimiser="adam", lr_schedule="step"))

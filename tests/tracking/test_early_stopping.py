@@ -49,6 +49,13 @@ def test_the_reason_has_the_best_value_and_the_patience():
     )
 
 
+def test_a_patience_of_one_is_one_step():
+    assert watch(EarlyStopping("score", 1), [2, 1]) == (
+        2,
+        "score has not risen by more than 0 from 2 in 1 step (stop_patience)",
+    )
+
+
 def test_an_evaluation_is_an_observation_and_the_steps_between_are_none():
     stopping = started(EarlyStopping("sampled/score", 2))
 
