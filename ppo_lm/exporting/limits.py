@@ -26,25 +26,29 @@ def describe_limits(source: Source, evaluations: Sequence[Measured]) -> list[str
     if leaked:
         sentences.append(f"{leaked:,} of the {held_out:,} held-out examples have a prompt that is also trained on.")
     if source.stage == "train":
-        sentences += [_gap(evaluations), *_health(source)]
+        sentences += [*_gap(evaluations), *_health(source)]
     if record["dropped"]:
         sentences.append(f"{len(record['dropped']):,} steps were skipped because of NaN or infinity.")
     return [*sentences, "Whether its answers are true, safe or fair was not evaluated."]
 
 
-def _gap(evaluations: Sequence[Measured]) -> str:
+def _gap(evaluations: Sequence[Measured]) -> list[str]:
     """How the reward and the monitor, which is not trained on, moved."""
     for evaluation in evaluations:
         score, monitor = evaluation.change("score"), evaluation.change("monitor")
         if score and monitor:
             apart = score[1] > score[0] and monitor[1] < monitor[0]
             over = ": the policy has learnt to please the reward rather than to answer better" if apart else ""
-            return (
+            return [
                 f"From step {evaluation.steps[0]} to step {evaluation.steps[1]} ({evaluation.kind}), the reward went "
                 f"from {score[0]:.3f} to {score[1]:.3f}, and the monitor, which was not trained on, from "
                 f"{monitor[0]:.3f} to {monitor[1]:.3f}{over}."
-            )
-    return "Only the reward that it was trained on was measured, so nothing shows whether answers got better otherwise."
+            ]
+    if not evaluations or any("monitor" in evaluation.after for evaluation in evaluations):
+        return []
+    return [
+        "Only the reward that it was trained on was measured, so nothing shows whether answers got better otherwise."
+    ]
 
 
 def _health(source: Source) -> list[str]:
