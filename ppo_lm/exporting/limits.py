@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from ppo_lm.data.report import FEW
 from ppo_lm.exporting.measured import Measured, count_examples
 from ppo_lm.exporting.source import Source
 from ppo_lm.health.checks import WINDOW
-from ppo_lm.markdown import plain
+from ppo_lm.markdown import code, plain
 
 
 def describe_limits(source: Source, evaluations: Sequence[Measured]) -> list[str]:
@@ -29,7 +30,7 @@ def describe_limits(source: Source, evaluations: Sequence[Measured]) -> list[str
         sentences += [*_gap(evaluations), *_health(source)]
     if record["dropped"]:
         sentences.append(f"{len(record['dropped']):,} steps were skipped because of NaN or infinity.")
-    return [*sentences, "Whether its answers are true, safe or fair was not evaluated."]
+    return [*sentences, *_ends(source.settings), "Whether its answers are true, safe or fair was not evaluated."]
 
 
 def _gap(evaluations: Sequence[Measured]) -> list[str]:
@@ -49,6 +50,23 @@ def _gap(evaluations: Sequence[Measured]) -> list[str]:
     return [
         "Only the reward that it was trained on was measured, so nothing shows whether answers got better otherwise."
     ]
+
+
+def _ends(settings: Mapping[str, Any]) -> list[str]:
+    """What a policy has not learnt to do by itself, because it was done for it."""
+    found = []
+    if settings.get("stop_strings"):
+        texts = " or ".join(code(repr(text)) for text in settings["stop_strings"])
+        found.append(
+            f"In training and evaluation, a response was cut before {texts} (stop\\_strings): have it cut there wherever "
+            "the model is used, or it writes on."
+        )
+    if settings.get("min_new_tokens"):
+        found.append(
+            f"In training and evaluation, a response could not end before {settings['min_new_tokens']} tokens "
+            "(min\\_new\\_tokens): without that, some are shorter."
+        )
+    return found
 
 
 def _health(source: Source) -> list[str]:

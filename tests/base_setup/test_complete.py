@@ -167,7 +167,12 @@ def test_a_damaged_normalisation(folder, reward, content):
     assert "normalisation.json" in refusal(load_reward, folder, reward)
 
 
+def test_a_reward_model_is_no_base(reward):
+    assert "is a reward or value model (head.safetensors is in its folder)" in refusal(load, reward)
+
+
 def test_an_adapter_that_is_its_own_base(reward, tmp_path):
+    (reward / "head.safetensors").unlink()
     other = Path(shutil.copytree(reward, tmp_path / "other"))
 
     def name_base(folder, base):

@@ -94,6 +94,14 @@ def test_only_what_was_measured_is_claimed(copied):
     assert only not in unmeasured and "It was not evaluated on held-out data" in unmeasured
 
 
+def test_the_limits_name_what_ended_the_responses(copied):
+    assert "stop\\_strings" not in card_of(copied) and "could not end" not in card_of(copied)
+    rewrite(copied / "config.yaml", lambda settings: settings.update(stop_strings=["\n\n", "END"], min_new_tokens=3))
+    limits = card_of(copied).partition("## Limits")[2]
+    assert r"was cut before `'\n\n'` or `'END'` (stop\_strings)" in limits
+    assert "could not end before 3 tokens" in limits
+
+
 def test_hostile_texts_are_texts(copied):
     rewrite(copied / "data_report.json", lambda reports: reports[0].update(source=HOSTILE))
     rewrite(copied / "environment.json", lambda environment: environment.update({HOSTILE: HOSTILE * 1000}))
