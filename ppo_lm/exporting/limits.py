@@ -58,8 +58,8 @@ def _ends(settings: Mapping[str, Any]) -> list[str]:
     if settings.get("stop_strings"):
         texts = " or ".join(code(repr(text)) for text in settings["stop_strings"])
         found.append(
-            f"In training and evaluation, a response was cut before {texts} (stop\\_strings): have it cut there wherever "
-            "the model is used, or it writes on."
+            f"In training and evaluation, a response was cut before {texts} (stop\\_strings): have it cut there "
+            "wherever the model is used, or it writes on."
         )
     if settings.get("min_new_tokens"):
         found.append(

@@ -123,6 +123,7 @@ def test_an_adapter_whose_names_match_nothing(folder, reward):
         lambda tensors: {name.replace("layers", "blocks"): tensor for name, tensor in tensors.items()},
     )
     assert "this network has no place for base_model.model.model.blocks.0" in refusal(load_reward, folder, reward)
+    (reward / "head.safetensors").unlink()
     assert "this network has no place for base_model.model.model.blocks.0" in refusal(load, reward)  # as a model
 
 
@@ -207,6 +208,7 @@ def test_an_adapter_of_another_base_is_refused_as_a_model(folder, reward, tmp_pa
     config = reward / "adapter_config.json"
     settings = json.loads(config.read_text()) | {"base_model_name_or_path": other_base(folder, tmp_path, 0.1)}
     config.write_text(json.dumps(settings))
+    (reward / "head.safetensors").unlink()
     assert "was trained on other weights" in refusal(load, reward)
 
 
