@@ -14,7 +14,7 @@ from ppo_lm.base_setup.tokenizer_setup import find_eos_token_ids
 from ppo_lm.errors import ModelError, UserError, first_line
 from ppo_lm.fast.trial import is_refusal, trial_ids
 from ppo_lm.models import BaseModel
-from ppo_lm.models.adapter_check import CONFIG_FILE, check_adapter_folder
+from ppo_lm.models.adapter_check import CONFIG_FILE, check_adapter_folder, check_writes_text
 from ppo_lm.models.complete import check_complete, check_finite, list_some
 from ppo_lm.models.loading import loading
 from ppo_lm.models.merging import MergedNetwork, rounding_note
@@ -177,6 +177,7 @@ def _check_bases(folder: Path) -> None:
                 f"adapter {str(seen[0])!r} is its own base: {CONFIG_FILE} names {str(folder)!r} as "
                 "base_model_name_or_path; name the model that it was trained on"
             )
+        check_writes_text(folder)
         seen.append(folder.resolve())
         base = f"adapter {str(folder)!r}: base_model_name_or_path"
         folder = user_path(read_adapter_base(folder), base, ModelError)

@@ -10,7 +10,7 @@ from ppo_lm.config.field_types import Dtype
 from ppo_lm.data import PromptSet
 from ppo_lm.errors import ConfigError, UserError
 from ppo_lm.models import BaseModel, PolicyModel
-from ppo_lm.models.adapter_check import CONFIG_FILE, check_adapter_folder
+from ppo_lm.models.adapter_check import CONFIG_FILE, check_adapter_folder, check_writes_text
 from ppo_lm.reading import user_path
 from ppo_lm.run import find_policy, is_run_folder
 
@@ -82,6 +82,7 @@ def _check(contestant: Contestant, prompts: PromptSet) -> Contestant:
         folder = policy.folder
         contestant = Contestant(contestant.name, str(folder), f"{contestant.name}: {policy.description}")
     if (folder / CONFIG_FILE).is_file():
+        check_writes_text(folder)
         check_adapter_folder(folder)
     return contestant
 

@@ -37,7 +37,10 @@ COUNTS = {  # of a data report
 
 def make_card(source: Source, places: Places, folder: Path, name: str) -> str:
     """The text of README.md for the export in `folder`."""
-    evaluations = measured(source.record["evaluations"])
+    model = source.models[places.parts[0]]
+    evaluations = measured(
+        [made for made in source.record["evaluations"] if model.step is None or made["step"] <= model.step]
+    )
     sections = {
         "Loading": describe_loading(source, places, folder, name),
         "Data and reward": _data(source),
@@ -47,7 +50,7 @@ def make_card(source: Source, places: Places, folder: Path, name: str) -> str:
         "Limits": [f"* {sentence}" for sentence in describe_limits(source, evaluations)],
         "Environment": _environment(source.record["environment"]),
     }
-    described = source.models[places.parts[0]].description.replace(str(source.folder), source.folder.name)
+    described = model.description.replace(str(source.folder), source.folder.name)
     lines = [
         card_header(source, places, evaluations, name),
         f"# {plain(name)}",
@@ -96,16 +99,16 @@ def _evaluation(source: Source, evaluations: Sequence[Measured]) -> list[str]:
     if not evaluations:
         return []
     count = count_examples(source.record, "held_out")
-    lines = [f"Means over {count:,} held-out example{'s' * (count != 1)}, before and after training:", ""]
+    lines = [f"Means over {count:,} held-out example{'s' * (count != 1)}:", ""]
     for evaluation in evaluations:
-        first, last = evaluation.steps
-        lines += [f"| {plain(evaluation.kind)} | step {first} | step {last} |", "|---|---|---|"]
+        columns = dict(zip(evaluation.steps, (evaluation.before, evaluation.after)))  # one, if it was made once
         names = dict.fromkeys([*evaluation.before, *evaluation.after])
-        lines += [
-            f"| {plain(name)} | {_number(evaluation.before.get(name))} | {_number(evaluation.after.get(name))} |"
-            for name in names
+        rows = [
+            [plain(evaluation.kind), *(f"step {step}" for step in columns)],
+            ["---"] * (1 + len(columns)),
+            *([plain(name), *(_number(means.get(name)) for means in columns.values())] for name in names),
         ]
-        lines.append("")
+        lines += [*(f"| {' | '.join(cells)} |" for cells in rows), ""]
     return lines[:-1]
 
 

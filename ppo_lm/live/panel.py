@@ -32,6 +32,7 @@ class Live(RunState):
         super().__init__()
         self._pinned = ExitStack()
         self._body = _Body([], (-1, 0))
+        self._encoding = sys.stdout.encoding  # while the panel is drawn, sys.stdout may be redirected
 
     def start(self, event: RunStart) -> None:
         super().start(event)
@@ -46,9 +47,10 @@ class Live(RunState):
 
     def draw(self, size: Size) -> list[Line]:
         """The panel for a terminal of this size."""
-        width, encoding = size.width - 1, sys.stdout.encoding
-        if self._body.key != (self.changes, width):
-            self._body = _Body(draw_body(self, width, can_encode(BARS, encoding)), (self.changes, width))
+        width, encoding = size.width - 1, self._encoding
+        key = (self.changes, width)  # from before the drawing: an event during it makes it out of date
+        if self._body.key != key:
+            self._body = _Body(draw_body(self, width, can_encode(BARS, encoding)), key)
         phases = under_way()
         now = describe_work(phases, encoding) if phases else ""
         head = [draw_progress(self, width, can_encode("━─", encoding)), styled([(now, CYAN)], width)]

@@ -103,10 +103,11 @@ class RunState(Recorder):
         self.changes += 1
 
     def seconds_left(self) -> float | None:
-        """Of the steps to come; None before the first one is done."""
-        if not self.rows:
+        """Of the steps to come; None before the first one is timed."""
+        timed = [row["seconds"] for row in self.rows if "seconds" in row]  # metrics.jsonl has it for PPO only
+        if not timed:
             return None
-        left = fmean(row["seconds"] for row in self.rows if "seconds" in row) * (self.steps - self.step_number)
+        left = fmean(timed) * (self.steps - self.step_number)
         return max(left - (time.monotonic() - self.last_step), 0.0)
 
     def curves(self) -> list[Curve]:

@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel
 
 from ppo_lm.errors import ModelError, first_line
+from ppo_lm.models.score_head import HEAD_FILE
 from ppo_lm.reading import Unreadable, read_json
 
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"  # peft's names
@@ -92,6 +93,15 @@ def check_adapter_folder(folder: str | Path) -> dict[str, Any]:
             "does not support; merge it into its base with PEFT's merge_and_unload and use the merged model"
         )
     return settings
+
+
+def check_writes_text(folder: Path) -> None:
+    """Raise `ModelError` if the adapter in `folder` is a reward or value model's, which has a head beside it."""
+    if (folder / HEAD_FILE).is_file():
+        raise ModelError(
+            f"adapter {str(folder)!r} is a reward or value model ({HEAD_FILE} is in its folder), which writes no text; "
+            "name the adapter of a policy"
+        )
 
 
 def check_adapted_layers(network: PreTrainedModel, what: str) -> None:

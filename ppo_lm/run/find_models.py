@@ -18,10 +18,12 @@ ALL_WEIGHTS_OR_NONE = "no adapter that could be loaded: it trains all weights, o
 
 
 class RunModel(NamedTuple):
-    """The folder of an adapter or a plain model, and a sentence that says from which step it is."""
+    """The folder of an adapter or a plain model, and a sentence that says from which step it is. `step`: None if no
+    checkpoint says it."""
 
     folder: Path
     description: str
+    step: int | None
 
 
 def is_run_folder(folder: Path) -> bool:
@@ -56,7 +58,7 @@ def _find(run_folder: Path, what: str, places: Mapping[str, str], none: str) -> 
     for name, mark in places.items():
         folder = user_path(within / name, f"the {what} of the run in {str(run_folder)!r}", ModelError)
         if (folder / mark).is_file():
-            return RunModel(folder, _describe(run_folder, what, state, unfinished))
+            return RunModel(folder, _describe(run_folder, what, state, unfinished), state.get("step"))
     if unfinished:
         raise ModelError(
             f"the run in {str(run_folder)!r} is not finished, and {within.name} has {none}; finish it with --resume"

@@ -64,6 +64,7 @@ RUN_FILES = (  # whatever a run of any stage writes; the tests of every stage ch
     "comparison.png",
     CONFIG,  # is removed last: a folder without it holds no run
 )
+MORE_EXPORTS = "export-[0-9]*"  # `free_folder` numbers them
 
 
 def check_output_dir(
@@ -112,7 +113,7 @@ def make_run_folder(folder: Path, overwrite: bool = False) -> FileLock:
 def remove_run(folder: Path) -> None:
     """Remove whatever a run wrote into its folder."""
     with writing(folder):
-        for path in (*folder.glob(UNFINISHED), *(folder / name for name in RUN_FILES)):
+        for path in (*folder.glob(UNFINISHED), *folder.glob(MORE_EXPORTS), *(folder / name for name in RUN_FILES)):
             remove(path)
 
 

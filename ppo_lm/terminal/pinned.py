@@ -117,6 +117,7 @@ class _Pinned:
         self._lines: list[Line] = []  # on the terminal now
         self._width = 0  # for which they were drawn
         self._unended = ""  # the line that is being written above them
+        self._removed = False  # from the terminal, for good
         self._restore: list[Callable[[], object]] = []
 
     def __enter__(self) -> None:
@@ -141,7 +142,9 @@ class _Pinned:
             restore()
         if not self._is_in_foreground():
             self._forget()
-        self._put("".join(self.announced) + self._unended, [], self._width)
+        with self._lock:
+            self._put("".join(self.announced) + self._unended, [], self._width)
+            self._removed = True
 
     def write_above(self, stream: TextIO, text: str) -> None:
         """Write to `stream`, which is on this terminal, as soon as a line has ended."""
@@ -149,6 +152,9 @@ class _Pinned:
             stream.write(text)
             return
         with self._lock:
+            if self._removed:  # a log handler, for example, has kept the stream
+                stream.write(text)
+                return
             ended, newline, rest = (self._unended + text).rpartition("\n")
             self._unended = rest.rpartition("\r")[2] or rest  # a bar of another library goes back to its start
             if newline and self._is_in_foreground():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
+import shlex
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -42,7 +43,9 @@ class MLflow(Tracker):
         self.run = remembered(folder, f"mlflow {uri}", lambda: self._create(event, folder))
         self.client.update_run(self.run, status="RUNNING")
         self.client.log_text(self.run, dump_settings(event.config), "config.yaml")
-        self.notes = [f"MLflow: run {folder.name}; to look at it: mlflow ui --backend-store-uri {uri}"]
+        self.notes = [
+            f"MLflow: run {folder.name}; to look at it:\n    mlflow ui --backend-store-uri {shlex.quote(uri)}"
+        ]
         known = self.client.get_run(self.run).data.metrics
         return {name: self.client.get_metric_history(self.run, name)[-1].step for name in known}
 

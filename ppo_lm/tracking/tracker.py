@@ -53,6 +53,7 @@ class Tracker(Recorder, ABC):
     def start(self, event: RunStart) -> None:
         """Open the run, and send what is missing of its history."""
         if event.folder is None:
+            self.notes = [f"{type(self).__name__}: nothing is sent, because output_dir is not set"]
             return
         self.held = self.open(event, event.folder)
         self.is_open, self.step_done = True, event.done

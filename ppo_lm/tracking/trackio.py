@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import io
 import os
+import shlex
 from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,7 +38,7 @@ class Trackio(Tracker):
         name = remembered(folder, "trackio", lambda: _free_name(folder.name, SQLiteStorage.get_runs(project)))
         with _in_silence():
             self.run = trackio.init(project, name, config=dataclasses.asdict(event.config), resume="allow", embed=False)
-        self.notes = [f"Trackio: run {name}; to look at it: trackio show --project {project}"]
+        self.notes = [f"Trackio: run {name}; to look at it:\n    trackio show --project {shlex.quote(project)}"]
         if any(os.environ.get(variable) for variable in REMOTE):
             return history_of(event)
         return last_steps((row, row["step"]) for row in SQLiteStorage.get_logs(project, name))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import secrets
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -58,7 +59,8 @@ class WandB(Tracker):
 
     def _where(self) -> str:
         if self.run.settings.mode == "offline":
-            return f"W&B: recorded offline; to upload it: wandb sync {Path(self.run.settings.sync_dir).parent}/*run-*"
+            files = shlex.quote(str(Path(self.run.settings.sync_dir).parent))
+            return f"W&B: recorded offline; to upload it:\n    wandb sync {files}/*run-*"
         return f"W&B: {self.run.url}"
 
     def scalars(self, numbers: Mapping[str, float], step: int) -> None:

@@ -123,6 +123,7 @@ def test_an_adapter_whose_names_match_nothing(folder, reward):
         lambda tensors: {name.replace("layers", "blocks"): tensor for name, tensor in tensors.items()},
     )
     assert "this network has no place for base_model.model.model.blocks.0" in refusal(load_reward, folder, reward)
+    (reward / "head.safetensors").unlink()
     assert "this network has no place for base_model.model.model.blocks.0" in refusal(load, reward)  # as a model
 
 
@@ -167,7 +168,12 @@ def test_a_damaged_normalisation(folder, reward, content):
     assert "normalisation.json" in refusal(load_reward, folder, reward)
 
 
+def test_a_reward_model_is_no_base(reward):
+    assert "is a reward or value model (head.safetensors is in its folder)" in refusal(load, reward)
+
+
 def test_an_adapter_that_is_its_own_base(reward, tmp_path):
+    (reward / "head.safetensors").unlink()
     other = Path(shutil.copytree(reward, tmp_path / "other"))
 
     def name_base(folder, base):
@@ -202,6 +208,7 @@ def test_an_adapter_of_another_base_is_refused_as_a_model(folder, reward, tmp_pa
     config = reward / "adapter_config.json"
     settings = json.loads(config.read_text()) | {"base_model_name_or_path": other_base(folder, tmp_path, 0.1)}
     config.write_text(json.dumps(settings))
+    (reward / "head.safetensors").unlink()
     assert "was trained on other weights" in refusal(load, reward)
 
 

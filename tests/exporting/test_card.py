@@ -76,6 +76,32 @@ def test_the_monitor_and_the_doctor_speak_in_the_limits(copied):
     assert "1 of the 40 held-out examples have a prompt" in limits and "only: read nothing" not in limits
 
 
+def test_only_what_was_measured_is_claimed(copied):
+    file = copied / "metrics.jsonl"
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+
+    def claims(changed):
+        file.write_text("".join(json.dumps(row) + "\n" for row in changed))
+        return card_of(copied)
+
+    later = {"step": 99, "evaluation": "sampled", "score": 99.0}  # of steps after the checkpoint, which were lost
+    assert claims([*rows, later]) == claims(rows)
+    first = [row for row in rows if row["step"] == 0]
+    assert "| sampled | step 0 |\n| --- | --- |\n" in claims(first)
+    only = "Only the reward that it was trained on was measured"
+    assert only in claims(first) and only not in claims([{**row, "monitor": 0.5} for row in first])
+    unmeasured = claims([row for row in rows if "evaluation" not in row])
+    assert only not in unmeasured and "It was not evaluated on held-out data" in unmeasured
+
+
+def test_the_limits_name_what_ended_the_responses(copied):
+    assert "stop\\_strings" not in card_of(copied) and "could not end" not in card_of(copied)
+    rewrite(copied / "config.yaml", lambda settings: settings.update(stop_strings=["\n\n", "END"], min_new_tokens=3))
+    limits = card_of(copied).partition("## Limits")[2]
+    assert r"was cut before `'\n\n'` or `'END'` (stop\_strings)" in limits
+    assert "could not end before 3 tokens" in limits
+
+
 def test_hostile_texts_are_texts(copied):
     rewrite(copied / "data_report.json", lambda reports: reports[0].update(source=HOSTILE))
     rewrite(copied / "environment.json", lambda environment: environment.update({HOSTILE: HOSTILE * 1000}))

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from ppo_lm.base_setup import load_base
+from ppo_lm.base_setup import EMBEDDED_MODEL, load_base
 from ppo_lm.cli.main import main
 from ppo_lm.config import GenerateConfig
 from ppo_lm.errors import ConfigError
@@ -191,6 +191,7 @@ def test_control_characters_are_escaped(folder, capsys):
     ("settings", "message"),
     [
         (dict(models=["./nowhere"], prompt=["a"]), "models names './nowhere', but there is no such file or folder"),
+        (dict(models=[str(EMBEDDED_MODEL / "value")], prompt=["a"]), "is a reward or value model"),
         (dict(models=None, prompt=["a"]), "models has no entries; give one"),
         (dict(models=["embedded"], prompts="none.jsonl"), "none.jsonl"),
         (dict(models=["embedded"], prompt=["a"], out="no/such/folder.jsonl"), "there is no folder 'no/such'"),

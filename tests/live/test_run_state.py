@@ -1,5 +1,7 @@
 """What is known of a run while it runs, and how it is drawn: hand-computed numbers, every width, hostile texts."""
 
+import contextlib
+import io
 import re
 import time
 
@@ -63,6 +65,11 @@ def test_the_time_left_is_the_mean_of_the_steps_times_those_to_come_and_runs_dow
     assert started().seconds_left() is None
 
 
+def test_a_resumed_run_of_untimed_steps_is_drawn():
+    state = started(done=1, history=[{"step": 1, "loss": 2.0}])  # as of `ppo-lm sft`
+    assert "passed" in draw_progress(state, 60, unicode=True).text and "left" not in draw_page(state)
+
+
 def test_speeds_by_phase_are_the_steps_tokens_over_the_phases_seconds():
     assert full().speeds() == {"sampling": 40.0, "training": 20.0, "step": 10.0}
     assert started().speeds() == {} and full().peak_memory() == 2048.0
@@ -97,6 +104,27 @@ def test_no_line_is_wider_than_the_terminal_whatever_the_texts_hold(width):
         assert cell_len(plain(line.text)) == line.cells < width
         assert not set("\x1b\u202e\n\r") & set(plain(line.text))
     assert [line.cells for line in low] == [line.cells for line in lines[:6]]  # two thirds
+
+
+def test_the_panel_keeps_its_encoding_while_stdout_is_redirected():
+    view = full(Live)
+    view._encoding = "utf-8"
+    with contextlib.redirect_stdout(io.StringIO()):
+        assert "━" in view.draw(Size(80, 30))[0].text
+
+
+def test_an_event_during_a_drawing_is_drawn_next(monkeypatch):
+    view = full(Live)
+
+    def interrupted(state, *arguments):
+        if state.step_number == 3:
+            state.step(StepDone(4, 10, {"score": 9.0, "seconds": 1.0}))
+            return []
+        return draw_body(state, *arguments)
+
+    monkeypatch.setattr("ppo_lm.live.panel.draw_body", interrupted)
+    assert "9.000" not in "".join(line.text for line in view.draw(Size(80, 30)))
+    assert "9.000" in "".join(line.text for line in view.draw(Size(80, 30)))
 
 
 def test_an_encoding_without_blocks_gets_ascii():

@@ -1,6 +1,8 @@
 """The view of a run on a real terminal, tmux, that changes its size; and elsewhere the plain lines alone."""
 
+import logging
 import os
+import select
 import shutil
 import subprocess
 import sys
@@ -9,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from ppo_lm.terminal.pinned import is_interactive
+from ppo_lm.terminal.pinned import is_interactive, pinned
 
 SCRIPT = Path(__file__).with_name("scripted_run.py")
 INTERRUPTED = "SIGINT: the run stops after this step; send it again to stop at once"
@@ -123,15 +125,38 @@ def plain_lines(script: subprocess.Popen[str]) -> list[str]:
     ],
 )
 def test_lines_move_only_where_somebody_can_watch_them(changed, width, interactive, monkeypatch):
+    for name, value in {"NO_COLOR": "", "CI": "", "TERM": "xterm-256color", **changed}.items():
+        monkeypatch.setenv(name, value)
+    ours, theirs = pseudo_terminal(width)
+    with theirs, open(os.devnull, "w") as nowhere:
+        assert is_interactive(theirs) == interactive
+        assert not is_interactive(nowhere)
+    os.close(ours)
+
+
+@pytest.mark.fast
+def test_a_stream_that_was_kept_works_once_the_lines_are_gone(monkeypatch):
+    ours, theirs = pseudo_terminal(80)
+    monkeypatch.setattr(sys, "stderr", theirs)
+    with theirs:
+        with pinned(theirs, lambda size: []):
+            kept = logging.StreamHandler().stream
+            kept.write("unended")
+        kept.write(", later")
+        theirs.flush()
+        shown = b""
+        while select.select([ours], [], [], 0.5)[0]:
+            shown += os.read(ours, 1000)
+        assert shown == b"unended, later"
+    os.close(ours)
+
+
+def pseudo_terminal(width):
+    """(the descriptor of what shows it, the stream of what writes to it)."""
     import fcntl
     import struct
     import termios
 
-    for name, value in {"NO_COLOR": "", "CI": "", "TERM": "xterm-256color", **changed}.items():
-        monkeypatch.setenv(name, value)
     ours, theirs = os.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, width, 0, 0))
-    with open(theirs, "w") as terminal, open(os.devnull, "w") as nowhere:
-        assert is_interactive(terminal) == interactive
-        assert not is_interactive(nowhere)
-    os.close(ours)
+    return ours, open(theirs, "w")

@@ -27,6 +27,7 @@ def test_the_newest_intact_checkpoint_counts_until_the_run_is_finished(tmp_path)
     assert find_policy(tmp_path) == (
         four / "adapter",
         f"the run in {tmp_path} is not finished; this is its policy after step 4",
+        4,
     )
     (four / "adapter" / "adapter_config.json").write_text("torn")
     assert find_policy(tmp_path).folder == two / "adapter"
@@ -40,6 +41,7 @@ def test_the_newest_intact_checkpoint_counts_until_the_run_is_finished(tmp_path)
     assert find_policy(tmp_path) == (
         tmp_path / "adapter",
         f"the policy of the run in {tmp_path} after step 6, its last",
+        6,
     )
     extended = checkpoint(tmp_path, 8)
     assert find_policy(tmp_path).folder == extended / "adapter"
@@ -50,7 +52,7 @@ def test_a_finished_run_without_checkpoints_has_what_it_saved(tmp_path):
         find_policy(tmp_path)
     (tmp_path / "merged").mkdir()
     (tmp_path / "merged" / "config.json").write_text("{}")
-    assert find_policy(tmp_path) == (tmp_path / "merged", f"the policy of the run in {tmp_path}")
+    assert find_policy(tmp_path) == (tmp_path / "merged", f"the policy of the run in {tmp_path}", None)
 
 
 def test_an_unfinished_run_without_an_adapter_has_none(tmp_path):

@@ -66,6 +66,8 @@ def test_a_folder_that_holds_a_run_is_refused_with_the_ways_out(run_folder):
 
 def test_overwriting_removes_the_run_and_nothing_else(run_folder):
     (run_folder / "notes.txt").write_text("mine")
+    for export in ("export", "export-2", "export-12"):
+        (run_folder / export / "adapter").mkdir(parents=True)
     check_output_dir(SFTConfig(output_dir=str(run_folder)), overwrite=True)
     lock = make_run_folder(run_folder, overwrite=True)
     assert {path.name for path in run_folder.iterdir()} == {"notes.txt", ".lock"}

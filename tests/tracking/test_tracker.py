@@ -114,6 +114,7 @@ def test_a_run_without_a_folder_sends_nothing():
         getattr(tracker, method.__name__)(event)
     tracker.close()
     assert tracker.sent == []
+    assert tracker.notes == ["InMemory: nothing is sent, because output_dir is not set"]
 
 
 def test_the_history_of_a_tracker_that_cannot_be_asked():

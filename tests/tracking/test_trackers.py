@@ -183,10 +183,13 @@ def test_the_settings_and_the_samples(run):
 
 def test_the_run_says_where_each_is_and_the_libraries_say_nothing(run):
     lines = [line for line in run.printed.splitlines() if re.search("wandb|W&B|rackio|lflow", line, re.IGNORECASE)]
-    assert [line for line in lines if not line.startswith("  ")] == [
-        f"W&B: recorded offline; to upload it: wandb sync {run.out}/wandb/*run-*",
-        "Trackio: run run; to look at it: trackio show --project ppo_lm",
-        f"MLflow: run run; to look at it: mlflow ui --backend-store-uri sqlite:///{run.out}/mlflow/mlflow.db",
+    assert [line for line in lines if not re.match("  [a-z]", line)] == [
+        "W&B: recorded offline; to upload it:",
+        f"    wandb sync {run.out}/wandb/*run-*",
+        "Trackio: run run; to look at it:",
+        "    trackio show --project ppo_lm",
+        "MLflow: run run; to look at it:",
+        f"    mlflow ui --backend-store-uri sqlite:///{run.out}/mlflow/mlflow.db",
     ]
     assert "INFO" not in run.printed
 
