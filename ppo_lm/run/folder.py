@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shlex
 from contextlib import suppress
 from pathlib import Path
 
@@ -126,7 +127,7 @@ def _check_free(folder: Path, overwrite: bool) -> None:
         raise ConfigError.of(f"output_dir {str(folder)!r} is not empty, and holds no run; choose another folder")
     if overwrite:
         return
-    resume = f", continue it with --resume {folder}" if list_checkpoints(folder) else ""
+    resume = f", continue it with --resume {shlex.quote(str(folder))}" if list_checkpoints(folder) else ""
     raise ConfigError.of(
         f"output_dir {str(folder)!r} already holds a run; choose another folder{resume}, or replace it with --overwrite"
     )

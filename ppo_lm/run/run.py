@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -109,14 +110,14 @@ class Run:
         keep_checkpoints: int = 2,
         recorders: Sequence[Recorder] = (),
     ):
-        """`command`: how to resume, with `{}` for the folder. `longer_than`: returns what to raise for a run of more
-        than a number of steps; None if any setting of the length will do. `identity`: returns whatever the numbers
-        depend on besides the settings, such as the data, each under a name for messages; see `run.identity`. `resume`:
-        the folder of an interrupted run. `overwrite`: replace a run that `config.output_dir` holds, which is refused
-        otherwise.
-        `allow_changes`: resume although settings or identity have changed. `save_every`: 0 saves only when the run
-        pauses, and before `finish` writes the results. `recorders`: in addition to those that `config.recorders` names;
-        `Stateful` ones are saved in every checkpoint."""
+        """`command`: how to resume, with `{}` for the folder as a word for the shell, or `{folder}` for its name.
+        `longer_than`: returns what to raise for a run of more than a number of steps; None if any setting of the length
+        will do. `identity`: returns whatever the numbers depend on besides the settings, such as the data, each under a
+        name for messages; see `run.identity`. `resume`: the folder of an interrupted run. `overwrite`: replace a run
+        that `config.output_dir` holds, which is refused otherwise. `allow_changes`: resume although settings or
+        identity have changed. `save_every`: 0 saves only when the run pauses, and before `finish` writes the results.
+        `recorders`: in addition to those that `config.recorders` names; `Stateful` ones are saved in every
+        checkpoint."""
         self.config, self.total, self.command = config, steps, command
         self.longer_than = longer_than or (lambda steps: how_to_lengthen(config))
         self.save_every, self.keep_checkpoints = save_every, keep_checkpoints
@@ -399,7 +400,7 @@ class Run:
         return save_checkpoint(folder, self.step, checkpoint, self.keep_checkpoints, self._export)
 
     def _resume_command(self) -> str:
-        return self.command.format(str(self.folder))
+        return self.command.format(shlex.quote(str(self.folder)), folder=str(self.folder))
 
     def __exit__(self, kind: type | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         try:

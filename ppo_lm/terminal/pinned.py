@@ -165,7 +165,11 @@ class _Pinned:
     def _redraw_until_over(self) -> None:
         while not self._over.wait(INTERVAL):
             with self._lock:
-                self._redraw()
+                try:
+                    self._redraw()
+                except Exception as error:  # what is announced still has to appear
+                    self._draw = lambda size: ()
+                    self.announced.append(f"nothing more is drawn here: {printable(repr(error))}\n")
 
     def _redraw(self) -> None:
         if not self._is_in_foreground():

@@ -85,8 +85,10 @@ class MLflow(Tracker):
     def close(self) -> None:
         """Send what is left."""
         if self.is_open:
-            self._wait()
-            self.client.set_terminated(self.run)
+            try:
+                self._wait()
+            finally:
+                self.client.set_terminated(self.run)
 
     def _wait(self) -> None:
         if self.sending is not None:

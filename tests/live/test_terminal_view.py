@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from ppo_lm.terminal.pinned import is_interactive, pinned
+from ppo_lm.terminal.pinned import announce, is_interactive, pinned
 
 SCRIPT = Path(__file__).with_name("scripted_run.py")
 INTERRUPTED = "SIGINT: the run stops after this step; send it again to stop at once"
@@ -148,6 +148,21 @@ def test_a_stream_that_was_kept_works_once_the_lines_are_gone(monkeypatch):
         while select.select([ours], [], [], 0.5)[0]:
             shown += os.read(ours, 1000)
         assert shown == b"unended, later"
+    os.close(ours)
+
+
+@pytest.mark.fast
+def test_what_is_announced_appears_although_the_display_fails():
+    def draw(size):
+        raise KeyError("loss")
+
+    ours, theirs = pseudo_terminal(80)
+    with theirs, pinned(theirs, draw):
+        announce("this run stops after its step")
+        shown = b""
+        while b"KeyError" not in shown or b"after its step" not in shown:
+            assert select.select([ours], [], [], 5)[0], shown
+            shown += os.read(ours, 1000)
     os.close(ours)
 
 

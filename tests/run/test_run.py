@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shlex
 import time
 
 import pytest
@@ -382,6 +383,13 @@ def test_several_processes_are_refused(tmp_path, monkeypatch):
     assert not (tmp_path / "run").exists()
     monkeypatch.setenv("WORLD_SIZE", "1")
     Stage(tmp_path / "run").run()
+
+
+def test_the_command_that_resumes_a_run_can_be_pasted_whatever_its_folder_is_called(tmp_path):
+    folder, callback = tmp_path / "my run's folder", Notices()
+    Stage(folder, steps=1, max_steps=1, recorders=[callback]).run()
+    command = callback.heard[-1].split("\n")[1]
+    assert shlex.split(command) == ["again", str(folder)]
 
 
 def test_a_finished_run_is_extended_as_if_it_had_been_planned_so(tmp_path):
