@@ -141,8 +141,7 @@ def drop_later_steps(folder: Path, step: int) -> list[dict]:
     kept: dict[str, list[dict]] = {}
     for name in (METRICS, SAMPLES, HELD_OUT):
         file = folder / name
-        *lines, torn = _text_of(file).split("\n") if file.is_file() else [""]
-        records = [read_row(file, number, line) for number, line in enumerate(lines, start=1)]
+        records, torn = _read(file)
         kept[name] = [record for record in records if record["step"] <= step]
         if len(kept[name]) < len(records) or torn:
             write_text(file, "".join(to_json(record) + "\n" for record in kept[name]))
@@ -160,6 +159,18 @@ def recorded(folder: Path, up_to: int | None = None) -> str:
         steps = [read_row(file, number, line)["step"] for number, line in enumerate(lines, start=1)]
         lines = [line for line, step in zip(lines, steps, strict=True) if step <= up_to]
     return fingerprint(lines)
+
+
+def read_records(file: Path) -> list[dict]:
+    """The rows of metrics.jsonl, samples.jsonl or held_out.jsonl; none if there is no such file, and without a
+    half-written last line. Raises `UserError` if it is damaged."""
+    return _read(file)[0]
+
+
+def _read(file: Path) -> tuple[list[dict], str]:
+    """The rows, and what a half-written last line has."""
+    *lines, torn = _text_of(file).split("\n") if file.is_file() else [""]
+    return [read_row(file, number, line) for number, line in enumerate(lines, start=1)], torn
 
 
 def _text_of(file: Path) -> str:

@@ -5,22 +5,24 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
+import re
 import shlex
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ppo_lm.config.files import dump_settings
 from ppo_lm.tracking.events import RunStart
 from ppo_lm.tracking.recorder import RECORDERS
-from ppo_lm.tracking.tracker import PROJECT, Tracker, remembered
+from ppo_lm.tracking.tracker import PROJECT, Tracker, last_steps, remembered
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.utils.async_logging.run_operations import RunOperations
 
 FOLDER = "mlflow"
+TABLE = re.compile(r"(.+)/step-(\d+)\.json")  # its path among the artifacts
 
 
 @RECORDERS.register("mlflow")
@@ -47,7 +49,18 @@ class MLflow(Tracker):
             f"MLflow: run {folder.name}; to look at it:\n    mlflow ui --backend-store-uri {shlex.quote(uri)}"
         ]
         known = self.client.get_run(self.run).data.metrics
-        return {name: self.client.get_metric_history(self.run, name)[-1].step for name in known}
+        return {
+            **{name: self.client.get_metric_history(self.run, name)[-1].step for name in known},
+            **last_steps(self._tables()),
+        }
+
+    def _tables(self, folder: str | None = None) -> Iterator[tuple[list[str], int]]:
+        """The name and the step of each table that the run has, in whatever order."""
+        for artifact in self.client.list_artifacts(self.run, folder):
+            if artifact.is_dir:
+                yield from self._tables(artifact.path)
+            elif table := TABLE.fullmatch(artifact.path):
+                yield [table[1]], int(table[2])
 
     def _create(self, event: RunStart, folder: Path) -> str:
         from mlflow.entities import Param
@@ -76,7 +89,7 @@ class MLflow(Tracker):
     def table(self, name: str, rows: Sequence[Mapping[str, object]], step: int) -> None:
         """A file per step, in the format of MLflow's tables."""
         content = {"columns": list(rows[0]) if rows else [], "data": [list(row.values()) for row in rows]}
-        self.client.log_dict(self.run, content, f"{name}/step-{step:06d}.json")
+        self.client.log_dict(self.run, content, f"{name}/step-{step:06d}.json")  # see TABLE
 
     def alert(self, kind: str, text: str, step: int) -> None:
         """A tag; MLflow has no alerts."""

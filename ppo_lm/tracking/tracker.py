@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import groupby, islice
 from pathlib import Path
 
-from ppo_lm.config.output_folder import TRACKERS
+from ppo_lm.config.output_folder import HELD_OUT, SAMPLES, TRACKERS
 from ppo_lm.data.examples import show_prompt
 from ppo_lm.health import Finding
 from ppo_lm.reading import Unreadable, read_json
 from ppo_lm.saving import write_json
 from ppo_lm.tracking.events import EvaluationDone, RunStart, SamplesDrawn, StepDone, StepSkipped
+from ppo_lm.tracking.files import read_records
 from ppo_lm.tracking.recorder import Recorder
 
 PROJECT = "ppo_lm"  # unless the tracker's own variables name another
+SAMPLES_TABLE = "samples"  # its name, and with EVALUATION/ before it that of held-out samples
 SHOWN = 8  # samples in a table
 NONE_YET = -1  # before the evaluation at step 0
 
@@ -59,6 +62,9 @@ class Tracker(Recorder, ABC):
         self.is_open, self.step_done = True, event.done
         for row in event.history:
             self._send(*_series(row))
+        if event.done:
+            for name, drawn in recorded_samples(event.folder):
+                self._send_table(name, drawn)
 
     def step(self, event: StepDone) -> None:
         """A point of each series."""
@@ -72,14 +78,14 @@ class Tracker(Recorder, ABC):
 
     def samples(self, event: SamplesDrawn) -> None:
         """A table of the first few responses."""
-        self._send_table("samples", event, event.step)
+        self._send_table(SAMPLES_TABLE, event)
 
     def evaluation(self, event: EvaluationDone) -> None:
         """A point of each series, and a table of held-out responses."""
         for name, means in event.means.items():
             self._send({f"{name}/{metric}": mean for metric, mean in means.items()}, event.step)
         for name, drawn in event.samples.items():
-            self._send_table(f"{name}/samples", drawn, event.step)
+            self._send_table(f"{name}/{SAMPLES_TABLE}", drawn)
 
     def finding(self, event: Finding) -> None:
         """An alert."""
@@ -90,11 +96,11 @@ class Tracker(Recorder, ABC):
         if lacking:
             self.scalars(lacking, step)
 
-    def _send_table(self, name: str, drawn: SamplesDrawn, step: int) -> None:
-        if self._lacks(name, step):
+    def _send_table(self, name: str, drawn: SamplesDrawn) -> None:
+        if self._lacks(name, drawn.step):
             rows = [
                 {
-                    "step": step,
+                    "step": drawn.step,
                     "prompt": show_prompt(prompt),
                     "completion": text,
                     "score": score,
@@ -104,7 +110,7 @@ class Tracker(Recorder, ABC):
                     zip(drawn.prompts[:SHOWN], drawn.completions, drawn.scores)
                 )
             ]
-            self.table(name, rows, step)
+            self.table(name, rows, drawn.step)
 
     def _alert(self, kind: str, text: str) -> None:
         if self.is_open:
@@ -112,6 +118,27 @@ class Tracker(Recorder, ABC):
 
     def _lacks(self, name: str, step: int) -> bool:
         return self.is_open and step > self.held.get(name, NONE_YET)
+
+
+def recorded_samples(folder: Path) -> Iterator[tuple[str, SamplesDrawn]]:
+    """The tables of a run, from its files: (name, samples), step by step."""
+    for file in (folder / SAMPLES, folder / HELD_OUT):
+        for (step, evaluation), rows in groupby(read_records(file), key=_table_of):
+            some = list(islice(rows, SHOWN))
+            yield (
+                SAMPLES_TABLE if evaluation is None else f"{evaluation}/{SAMPLES_TABLE}",
+                SamplesDrawn(
+                    step,
+                    [row["prompt"] for row in some],
+                    [row["completion"] for row in some],
+                    [row["score"] for row in some],
+                    {part: [row["rewards"][part] for row in some] for part in some[0]["rewards"]},
+                ),
+            )
+
+
+def _table_of(row: Mapping) -> tuple[int, str | None]:
+    return row["step"], row.get("evaluation")
 
 
 def last_steps(points: Iterable[tuple[Iterable[str], int]]) -> dict[str, int]:
@@ -123,8 +150,13 @@ def last_steps(points: Iterable[tuple[Iterable[str], int]]) -> dict[str, int]:
 
 
 def history_of(event: RunStart) -> dict[str, int]:
-    """The last step of each series in the history of a run, for a tracker that cannot be asked what it holds."""
-    return last_steps(_series(row) for row in event.history)
+    """The last step of each series and table in the record of a run, for a tracker that cannot be asked what it
+    holds."""
+    tables = recorded_samples(event.folder) if event.folder and event.done else ()
+    return {
+        **last_steps(_series(row) for row in event.history),
+        **last_steps(([name], drawn.step) for name, drawn in tables),
+    }
 
 
 def remembered(folder: Path, tracker: str, new: Callable[[], str]) -> str:

@@ -27,7 +27,7 @@ class Trackio(Tracker):
     `TRACKIO_DIR`, or else in the cache of Hugging Face."""
 
     needs = ("trackio",)
-    run: trackio.Run
+    run: trackio.Run  # pyright: ignore[reportPrivateImportUsage] (its own documentation names it so)
 
     def open(self, event: RunStart, folder: Path) -> Mapping[str, int]:
         """Start the run, or continue it."""

@@ -7,7 +7,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ppo_lm.config import PPOConfig
-from ppo_lm.tracking import EvaluationDone, Recorder, RunStart, SamplesDrawn, StepDone, StepSkipped, Tracker
+from ppo_lm.tracking import (
+    EvaluationDone,
+    Recorder,
+    RunStart,
+    SamplesDrawn,
+    SamplesFile,
+    StepDone,
+    StepSkipped,
+    Tracker,
+)
 from ppo_lm.tracking.tracker import history_of, last_steps, remembered
 
 pytestmark = pytest.mark.fast
@@ -39,6 +48,10 @@ def metrics(step):
     return {"score": step / 2, "kl": step / 4}
 
 
+def answers(step):
+    return SamplesDrawn(step, ["p"], [f"answer {step}"], [step / 2], {"judge": [None]})
+
+
 def events(done):
     """The calls of a run after step `done`: the first evaluation is at step 0, the third step is skipped."""
     calls = [] if done else [(Recorder.evaluation, EvaluationDone(0, 2, {"sampled": {"score": 0.0}}))]
@@ -47,7 +60,7 @@ def events(done):
             calls.append((Recorder.skipped, StepSkipped(3, STEPS, "the reward is NaN", None)))
             continue
         calls.append((Recorder.step, StepDone(step, STEPS, metrics(step))))
-        calls.append((Recorder.samples, SamplesDrawn(step, ["p"], [f"answer {step}"], [step / 2], {})))
+        calls.append((Recorder.samples, answers(step)))
         if step % 2 == 0:
             calls.append((Recorder.evaluation, EvaluationDone(step, 2, {"sampled": {"score": step / 3}})))
     return calls
@@ -105,6 +118,22 @@ def test_a_tracker_that_joins_a_resumed_run_gets_its_history():
     tracker = InMemory([])
     tracker.start(start(4))
     assert numbers(tracker.sent) == [point for point in numbers(whole()) if point[1] <= 4]
+
+
+def test_tables_that_were_lost_before_the_checkpoint_are_sent_from_the_files_of_the_run(tmp_path):
+    file = SamplesFile()
+    file.start(start(0, folder=tmp_path))
+    for method, event in [*events(0), (Recorder.evaluation, EvaluationDone(6, 2, {}, {"sampled": answers(6)}))]:
+        getattr(file, method.__name__)(event)
+    sent = [("samples", 1, ("answer 1",))]
+    tracker = InMemory(sent)
+    tracker.start(start(6, folder=tmp_path))
+    tables = [point for point in sent if "samples" in point[0]]
+    assert tables == [
+        *[("samples", step, (f"answer {step}",)) for step in (1, 2, 4, 5, 6)],
+        ("sampled/samples", 6, ("answer 6",)),
+    ]
+    assert history_of(start(6, folder=tmp_path)) == last_steps(([name], step) for name, step, _ in sent)
 
 
 def test_a_run_without_a_folder_sends_nothing():
