@@ -9,6 +9,8 @@ os.environ.pop(
     "PYTHONDONTWRITEBYTECODE", None
 )  # the tests that start Python would compile torch and transformers every time
 
+os.environ.pop("UV_RUN_RECURSION_DEPTH", None)  # messages say `uv run` where it is set
+
 import ctypes
 import multiprocessing
 import signal

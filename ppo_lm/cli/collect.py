@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ppo_lm.cli.options import note, read_config
+from ppo_lm.cli.options import importing, note, read_config
 from ppo_lm.cli.parser import ConfigParser
 from ppo_lm.config import CollectConfig
 
@@ -17,6 +17,7 @@ def run(arguments: list[str], prog: str) -> None:
     config = read_config(make_parser(prog), arguments)
     if config.prompts is not None and config.model_name == "embedded":
         note("the embedded model writes the completions; choose another with --model_name")
-    from ppo_lm.collection import run_collection
+    with importing():
+        from ppo_lm.collection import run_collection
 
     run_collection(config)

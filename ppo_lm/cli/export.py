@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from ppo_lm.cli.options import note, read_config
+import sys
+
+from ppo_lm.cli.options import importing, note, read_config
 from ppo_lm.cli.parser import ConfigParser
 from ppo_lm.config import ExportConfig
-from ppo_lm.terminal import printable
+from ppo_lm.terminal.pinned import readable
 
 
 def make_parser(prog: str) -> ConfigParser[ExportConfig]:
@@ -16,7 +18,8 @@ def make_parser(prog: str) -> ConfigParser[ExportConfig]:
 def run(arguments: list[str], prog: str) -> None:
     """Export the run in the given folder."""
     config = read_config(make_parser(prog), arguments)
-    from ppo_lm.exporting import run_export
+    with importing():
+        from ppo_lm.exporting import run_export
 
     exported = run_export(config, note)
-    print(printable("\n".join(exported.lines())))
+    print(readable("\n".join(exported.lines()), sys.stdout))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ppo_lm.cli.options import note, read_config
+from ppo_lm.cli.options import importing, note, read_config
 from ppo_lm.cli.parser import ConfigParser
 from ppo_lm.config import GenerateConfig
 
@@ -18,7 +18,8 @@ def run(arguments: list[str], prog: str) -> None:
     if config.models is None:
         note("no model is named, so the embedded one answers")
         config.models = ["embedded"]
-    from ppo_lm.generation import run_generation
+    with importing():
+        from ppo_lm.generation import run_generation
 
     made = run_generation(config)
     if config.out:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 
 from ppo_lm.cli.embedded_task import describe_toy_model, embedded_task
@@ -15,6 +16,7 @@ from ppo_lm.config.run_settings import WRITES_RUN, FolderSettings, OptionalFolde
 from ppo_lm.config.settings import Settings, with_current_names
 from ppo_lm.reading import user_path
 from ppo_lm.terminal.pinned import readable
+from ppo_lm.terminal.working import working
 
 Config = TypeVar("Config", bound=Settings)
 EMBEDDED = "embedded"  # as a file of settings: those of the embedded task
@@ -66,6 +68,11 @@ def _choose_folder(config: FolderSettings | OptionalFolderSettings, overwrite: b
     if folder != wanted:
         note(f"{wanted} already holds a run, so output_dir is {folder}")
     return folder
+
+
+def importing() -> AbstractContextManager[object]:
+    """Show that the block imports what takes long."""
+    return working("importing PyTorch and transformers")
 
 
 def note(text: str) -> None:

@@ -27,6 +27,13 @@ Config = TypeVar("Config", bound=Settings)
 NEGATIVE_NUMBER = re.compile(r"-(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$", re.IGNORECASE)
 
 
+class WholeWords(argparse.HelpFormatter):
+    """Breaks the help of an option at spaces only."""
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return textwrap.wrap(" ".join(text.split()), width, break_on_hyphens=False)
+
+
 class Parser(argparse.ArgumentParser):
     """Returns only the options that were given, and suggests the closest one for an unknown option."""
 
@@ -38,7 +45,7 @@ class Parser(argparse.ArgumentParser):
         prog: str,
         description: str,
         usage: str,
-        formatter: type[argparse.HelpFormatter] = argparse.HelpFormatter,
+        formatter: type[argparse.HelpFormatter] = WholeWords,
     ):
         width = min(shutil.get_terminal_size().columns, WIDEST) - 2
         super().__init__(

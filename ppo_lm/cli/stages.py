@@ -6,7 +6,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ppo_lm.cli.options import make_config
+from ppo_lm.cli.options import importing, make_config
 from ppo_lm.cli.parser import ConfigParser
 from ppo_lm.config.fields import fields_of
 from ppo_lm.config.files import read_settings
@@ -14,7 +14,6 @@ from ppo_lm.config.settings import Settings, with_current_names
 from ppo_lm.config.stages import STAGES
 from ppo_lm.errors import ConfigError
 from ppo_lm.reading import user_path
-from ppo_lm.terminal.working import working
 
 
 class RunRequest(NamedTuple):
@@ -49,7 +48,7 @@ def read_run(parser: ConfigParser, arguments: list[str]) -> RunRequest:
         check_resumable(folder, made)
     else:
         folder, made = None, make_config(parser, options)
-    with working("importing PyTorch and transformers"):
+    with importing():
         from ppo_lm.run import check_one_process
 
     check_one_process()

@@ -68,9 +68,9 @@ class GenerateConfig(SourceSettings, EndSettings):
     """Longest answer, in tokens."""
     temperature: NonNegativeFloat = 1.0
     """Sampling temperature; 0 is greedy."""
-    top_k: NonNegativeInt = 0
+    top_k: NonNegativeInt = 50
     """Sample only from the k most likely tokens; 0 for all."""
-    top_p: PositiveFraction = 1.0
+    top_p: PositiveFraction = 0.95
     """Sample only from the most likely tokens whose probabilities add up to top_p; 1 for all."""
 
     MEMORY = Topic("Memory and speed")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
 import sys
 from collections.abc import Iterator
 from typing import TextIO
@@ -22,6 +24,7 @@ from ppo_lm.models import PolicyModel
 from ppo_lm.reading import user_path
 from ppo_lm.rollout import StopStrings, pick_engine, read_completions
 from ppo_lm.saving import append_record
+from ppo_lm.signals import keyboard_interrupt_on_signals
 from ppo_lm.terminal import printable
 
 
@@ -113,7 +116,18 @@ def _converse(config: GenerateConfig, policies: dict[str, PolicyModel], source: 
     random = {name: torch.Generator().manual_seed(config.seed) for name in policies}
     turns: dict[str, list] = {name: [] for name in policies}
     if source.isatty():
-        print("Type a prompt and press Enter. An empty line starts a new conversation; Ctrl-D ends.", file=sys.stderr)
+        print(
+            "Type a prompt and press Enter. An empty line starts a new conversation,\n"
+            "Ctrl-C stops an answer, Ctrl-D ends.",
+            file=sys.stderr,
+        )
+        chatting = [name for name, policy in policies.items() if policy.base.tokenizer.chat_template is not None]
+        if chatting:
+            print(
+                f"{printable(', '.join(chatting))}: what you type is a message in the model's chat template; --prompt\n"
+                "continues a text as it is.",
+                file=sys.stderr,
+            )
     for line in _lines(source):
         if not line.strip():
             turns = {name: [] for name in policies}
@@ -128,12 +142,27 @@ def _converse(config: GenerateConfig, policies: dict[str, PolicyModel], source: 
                 continue
             print(f"[{printable(name)}] ", end="", flush=True)
             said = ""
-            for part in stream(policy, ids, settings, random[name]):
-                print(printable(part), end="", flush=True)
-                said += part
+            with _stops_at_ctrl_c(source):
+                for part in stream(policy, ids, settings, random[name]):
+                    print(printable(part), end="", flush=True)
+                    said += part
             print()
             if chat:
                 turns[name] = [*turn, {"role": "assistant", "content": said}]
+
+
+@contextlib.contextmanager
+def _stops_at_ctrl_c(source: TextIO) -> Iterator[None]:
+    """If somebody types the prompts, Ctrl-C ends the block rather than the process."""
+    if not source.isatty():
+        yield
+        return
+    try:
+        with keyboard_interrupt_on_signals():
+            yield
+    except KeyboardInterrupt as interrupt:
+        if interrupt.args != ("SIGINT",):
+            raise SystemExit(128 + signal.SIGTERM) from None  # as in a shell
 
 
 def _lines(source: TextIO) -> Iterator[str]:

@@ -52,7 +52,7 @@ class Live(RunState):
         if self._body.key != key:
             self._body = _Body(draw_body(self, width, can_encode(BARS, encoding)), key)
         phases = under_way()
-        now = describe_work(phases, encoding) if phases else ""
+        now = describe_work(phases, encoding, width) if phases else ""
         head = [draw_progress(self, width, can_encode("━─", encoding)), styled([(now, CYAN)], width)]
         return [*head, *self._body.lines][: max(size.height * 2 // 3, 2)]
 

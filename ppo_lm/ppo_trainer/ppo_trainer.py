@@ -233,7 +233,7 @@ class PPOTrainer:
         run = Run(
             config,
             steps=config.steps,
-            command="ppo-lm train --resume {}" if by_name else "trainer.train(..., resume={folder!r})",
+            command="{} train --resume {}" if by_name else "trainer.train(..., resume={folder!r})",
             identity=lambda: identify_run(self, train_set, held_out),
             resume=None if resume is None else Path(resume),
             overwrite=overwrite,

@@ -7,6 +7,11 @@ import os
 from ppo_lm.errors import ConfigError
 
 
+def program() -> str:
+    """What the user types to run the command line again: the process may have been started by `uv run`."""
+    return "uv run ppo-lm" if "UV_RUN_RECURSION_DEPTH" in os.environ else "ppo-lm"
+
+
 def check_one_process() -> None:
     """Raise `ConfigError` in one of several processes of a launcher such as torchrun: each would train its own model,
     in the same folder."""

@@ -49,9 +49,17 @@ from ppo_lm.run.folder import (
     write_config,
 )
 from ppo_lm.run.interrupts import Interrupts
-from ppo_lm.run.launch import check_one_process
+from ppo_lm.run.launch import check_one_process, program
 from ppo_lm.run.parts import Parts
-from ppo_lm.run.resume import check_unfinished, data_changes, describe, find_changes, how_to_lengthen, length_changes
+from ppo_lm.run.resume import (
+    check_unfinished,
+    data_changes,
+    describe,
+    find_changes,
+    how_to_lengthen,
+    length_changes,
+    length_settings,
+)
 from ppo_lm.run.stateful import Stateful
 from ppo_lm.run.trained_prompts import TrainingPrompts, record_prompts
 from ppo_lm.saving import write_json, write_text
@@ -84,7 +92,7 @@ class Run:
     """A run of any stage. Inside the `with` block its folder is locked, signals wait for the end of the step, and an
     error after which the run can be resumed is raised only once it is saved::
 
-        with Run(config, steps=100, command="ppo-lm sft --resume {}", resume=resume, recorders=[Screen()]) as run:
+        with Run(config, steps=100, command="{} sft --resume {}", resume=resume, recorders=[Screen()]) as run:
             run.register("weights", Weights(model.parameters()))
             run.start("SFT on ...", reports=[report])
             for step in run.steps():
@@ -110,7 +118,7 @@ class Run:
         keep_checkpoints: int = 2,
         recorders: Sequence[Recorder] = (),
     ):
-        """`command`: how to resume, with `{}` for the folder as a word for the shell, or `{folder}` for its name.
+        """`command`: how to resume, with `{}` for the program and for the folder as words for a shell, or `{folder}`.
         `longer_than`: returns what to raise for a run of more than a number of steps; None if any setting of the length
         will do. `identity`: returns whatever the numbers depend on besides the settings, such as the data, each under a
         name for messages; see `run.identity`. `resume`: the folder of an interrupted run. `overwrite`: replace a run
@@ -357,20 +365,23 @@ class Run:
                 with working("saving the results"), writing(self.folder):
                     notices = save(self.folder)
                 self.say(*(notices or ()))
-            self._say_how_to_extend(self.folder)
         event = RunFinish(self.folder, self.step, self.recorders.stop_reason, examples)
         self.recorders.tell(Recorder.finish, event)
         if self.folder:
             finish_checkpoints(self.folder)
+            self._say_what_comes_next(self.folder)
 
-    def _say_how_to_extend(self, folder: Path) -> None:
+    def _say_what_comes_next(self, folder: Path) -> None:
         saved = list_checkpoints(folder)
         if saved:
+            lengths = length_settings(self.config)
+            option = f" --{lengths[0]} N" if len(lengths) == 1 and self.command.startswith("{}") else ""
             size = sum(file.stat().st_size for file in saved[-1].rglob("*") if file.is_file())
             self.say(
+                f"to look at the run:\n    {program()} report {shlex.quote(str(folder))}",
                 f"to extend the run, raise {self.longer_than(self.total)} and resume it:\n"
-                f"    {self._resume_command()}\n"
-                f"(checkpoints/, {size / 2**20:,.1f} MiB, is kept only for this)"
+                f"    {self._resume_command()}{option}\n"
+                f"(checkpoints/, {size / 2**20:,.1f} MiB, is kept only for this)",
             )
 
     def save(self) -> None:
@@ -400,7 +411,7 @@ class Run:
         return save_checkpoint(folder, self.step, checkpoint, self.keep_checkpoints, self._export)
 
     def _resume_command(self) -> str:
-        return self.command.format(shlex.quote(str(self.folder)), folder=str(self.folder))
+        return self.command.format(program(), shlex.quote(str(self.folder)), folder=str(self.folder))
 
     def __exit__(self, kind: type | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         try:

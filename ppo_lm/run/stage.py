@@ -83,7 +83,7 @@ def make_stage_run(
         config,
         steps=steps,
         longer_than=lambda number: settings.longer_than(number, examples),
-        command=f"ppo-lm {stage} --resume {{}}",
+        command=f"{{}} {stage} --resume {{}}",
         identity=identify,
         resume=resume,
         overwrite=overwrite,

@@ -33,12 +33,15 @@ def working(name: str) -> Iterator[Phase]:
                 yield entered
 
 
-def describe_work(phases: Sequence[Phase], encoding: str | None) -> str:
-    """One line, such as "⠹ training 1/4 updates · 3/16 micro-batches  0:12"; the time is that of the outermost."""
+def describe_work(phases: Sequence[Phase], encoding: str | None, width: int) -> str:
+    """One line of at most `width` characters, such as "⠹ training 1/4 updates · 3/16 micro-batches  0:12"; the time is
+    that of the outermost."""
     wheel, dot = (WHEEL, "·") if can_encode(WHEEL, encoding) else (ASCII_WHEEL, "-")
     now = time.monotonic()
-    names = f" {dot} ".join(map(str, phases))
-    return f"{wheel[int(now * TURNS) % len(wheel)]} {names}  {clock(now - phases[0].began)}"
+    names, passed = f" {dot} ".join(map(str, phases)), clock(now - phases[0].began)
+    space = max(width - len(passed) - 4, 3)
+    shown = names if len(names) <= space else f"{names[: space - 3]}..."
+    return f"{wheel[int(now * TURNS) % len(wheel)]} {shown}  {passed}"
 
 
 def can_encode(text: str, encoding: str | None) -> bool:
@@ -52,7 +55,7 @@ def can_encode(text: str, encoding: str | None) -> bool:
 
 def _draw(size: Size, encoding: str | None) -> list[Line]:
     phases = under_way()
-    return [cut(describe_work(phases, encoding), size.width - 1)] if phases else []
+    return [cut(describe_work(phases, encoding, size.width - 1), size.width - 1)] if phases else []
 
 
 @contextmanager

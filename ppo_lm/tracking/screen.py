@@ -84,7 +84,8 @@ class Screen(Recorder):
         if not self.columns:
             return
         shown = [c for c in self.columns if any(c.name in numbers for numbers in event.means.values())]
-        table = Table(title=f"held-out evaluation at step {event.step}, {event.examples} prompts")
+        prompts = f"{event.examples:,} prompt{'s' * (event.examples != 1)}"
+        table = Table(title=f"held-out evaluation at step {event.step}, {prompts}")
         table.add_column("sampling")
         for column in shown:
             table.add_column(printable(column.title), justify="right")

@@ -2,16 +2,19 @@
 
 import io
 import json
+import math
+import signal
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from ppo_lm import signals
 from ppo_lm.base_setup import EMBEDDED_MODEL, load_base
 from ppo_lm.cli.main import main
 from ppo_lm.config import GenerateConfig
 from ppo_lm.errors import ConfigError
-from ppo_lm.generation import run_generation
+from ppo_lm.generation import run_generation, stage
 from ppo_lm.generation.streaming import stream
 from ppo_lm.models import PolicyModel
 from ppo_lm.rollout import PlainEngine, SamplingSettings
@@ -153,6 +156,41 @@ def test_lines_are_answered_one_by_one(folder, capsys):
     config = GenerateConfig(models=[f"it={folder}"], temperature=0, max_new_tokens=8)
     run_generation(config, source=io.StringIO(f"{PROMPTS[0]}\n\n{PROMPTS[1]}\n"))
     assert capsys.readouterr().out == "".join(f"[it] {transformers_answer(folder, p)}\n" for p in PROMPTS[:2])
+
+
+class Keyboard(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_ctrl_c_stops_one_answer(folder, capsys, monkeypatch):
+    def interrupted(*arguments):
+        yield "a beginning"
+        if "the first" not in said:
+            said.append("the first")
+            signal.raise_signal(signal.SIGINT)
+        yield ", an end"
+
+    said: list[str] = []
+    monkeypatch.setattr(signals, "_last", -math.inf)
+    monkeypatch.setattr(stage, "stream", interrupted)
+    run_generation(GenerateConfig(models=[folder], max_new_tokens=8), Keyboard("a b\nc d\n"))
+    assert [line.partition("] ")[2] for line in capsys.readouterr().out.splitlines()] == [
+        "a beginning",
+        "a beginning, an end",
+    ]
+
+
+def test_sigterm_ends_a_conversation(folder, monkeypatch):
+    def ended(*arguments):
+        signal.raise_signal(signal.SIGTERM)
+        yield "too late"
+
+    monkeypatch.setattr(signals, "_last", -math.inf)  # a signal of another test is not this one, delivered again
+    monkeypatch.setattr(stage, "stream", ended)
+    with pytest.raises(SystemExit) as exit:
+        run_generation(GenerateConfig(models=[folder], max_new_tokens=8), Keyboard("a b\n"))
+    assert exit.value.code == 143
 
 
 def test_a_conversation_is_remembered_until_an_empty_line(folder, tmp_path, capsys, monkeypatch):

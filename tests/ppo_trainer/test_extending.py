@@ -52,8 +52,8 @@ def test_extending_by_command(folder, tmp_path, capsys):
     options |= dict(eval_prompts=0, lora_r=4, save_merged="false", output_dir=run)
     main(["train", *(text for name, value in options.items() for text in (f"--{name}", str(value)))])
     assert (
-        f"to extend the run, raise steps (--steps N) and resume it:\n    ppo-lm train --resume {run}\n(checkpoints/, "
-        in capsys.readouterr().out
+        f"to extend the run, raise steps (--steps N) and resume it:\n"
+        f"    ppo-lm train --resume {run} --steps N\n(checkpoints/, " in capsys.readouterr().out
     )
     with pytest.raises(SystemExit) as caught:
         main(["train", "--resume", str(run)])

@@ -55,7 +55,7 @@ class Stage:
         with Run(
             self.config,
             steps=self.steps,
-            command="again {}",
+            command="{} again {}",
             identity=lambda: {"the training data": data},
             resume=resume,
             overwrite=overwrite,
@@ -94,7 +94,7 @@ def alike(one, other, folders):
 def test_a_step_that_fails_half_way_is_undone_and_the_run_continues_bit_for_bit(tmp_path, fails, error):
     whole = Stage(tmp_path / "whole").run()
     with pytest.raises(
-        RunPaused, match=f"saved as it was after step {fails - 1}; continue with:\n    again {tmp_path}/parts"
+        RunPaused, match=f"saved as it was after step {fails - 1}; continue with:\n    ppo-lm again {tmp_path}/parts"
     ):
         Stage(tmp_path / "parts", fails=fails, error=error).run()
     parts = Stage(tmp_path / "parts").run(resume=tmp_path / "parts")
@@ -131,9 +131,8 @@ def test_results_that_cannot_be_written_are_written_by_the_resumed_run_which_rep
             StorageError, match="No space left on device; free some space or fix the path\nThe last"
         ) as full:
             Stage(out).run(save=fails, save_every=save_every, resume=out if out.exists() else None)
-        assert f"checkpoint is {out / 'checkpoints' / 'step-000006'}; continue from it with:\n    again {out}" in str(
-            full.value
-        )
+        saved = out / "checkpoints" / "step-000006"
+        assert f"checkpoint is {saved}; continue from it with:\n    ppo-lm again {out}" in str(full.value)
     parts = Stage(out, fails=6, error=AssertionError("a step was repeated"), recorders=[notices])
     parts.run(save=saves, save_every=save_every, resume=out)
     assert alike(whole, parts, (tmp_path / "whole", out))
@@ -282,7 +281,7 @@ def test_a_step_has_to_be_recorded(tmp_path):
     stage = Stage(tmp_path / "run")
     with (
         pytest.raises(RuntimeError, match="step 1 was not recorded"),
-        Run(stage.config, steps=2, command="again {}") as run,
+        Run(stage.config, steps=2, command="{} again {}") as run,
     ):
         for _ in run.steps():
             pass
@@ -303,7 +302,7 @@ class Counts(Sum):
 def test_only_what_a_failing_step_leaves_changed_is_copied_in_every_step(tmp_path):
     config = SFTConfig(model_name="m", demonstrations="d", output_dir=str(tmp_path / "run"))
     kept, undone = Counts(), Counts()
-    with Run(config, steps=6, command="again {}", save_every=3) as run:
+    with Run(config, steps=6, command="{} again {}", save_every=3) as run:
         run.register("kept", kept)
         run.register("undone", undone, undo=True)
         run.start("a stage")
@@ -315,7 +314,7 @@ def test_only_what_a_failing_step_leaves_changed_is_copied_in_every_step(tmp_pat
 
 def test_a_part_is_registered_before_the_run_starts(tmp_path):
     config = SFTConfig(model_name="m", demonstrations="d", output_dir=str(tmp_path / "run"))
-    with Run(config, steps=1, command="again {}") as run:
+    with Run(config, steps=1, command="{} again {}") as run:
         run.start("a stage")
         with pytest.raises(RuntimeError, match="part 'late' was registered after the start of the run"):
             run.register("late", Sum())
@@ -326,7 +325,7 @@ def test_a_run_that_was_asked_to_stop_stays_stopped_when_it_is_resumed(tmp_path)
     config = SFTConfig(model_name="m", demonstrations="d", output_dir=str(tmp_path / "run"))
 
     def run_until_the_result_is_measured(resume=None, error=None):
-        with Run(config, steps=6, command="again {}", resume=resume, recorders=[callback]) as run:
+        with Run(config, steps=6, command="{} again {}", resume=resume, recorders=[callback]) as run:
             run.start("a stage")
             for step in run.steps():
                 run.record_step(step, {})
@@ -389,7 +388,7 @@ def test_the_command_that_resumes_a_run_can_be_pasted_whatever_its_folder_is_cal
     folder, callback = tmp_path / "my run's folder", Notices()
     Stage(folder, steps=1, max_steps=1, recorders=[callback]).run()
     command = callback.heard[-1].split("\n")[1]
-    assert shlex.split(command) == ["again", str(folder)]
+    assert shlex.split(command) == ["ppo-lm", "again", str(folder)]
 
 
 def test_a_finished_run_is_extended_as_if_it_had_been_planned_so(tmp_path):
@@ -405,7 +404,7 @@ def test_a_finished_run_is_extended_as_if_it_had_been_planned_so(tmp_path):
     )
     assert callback.heard[-1].startswith(
         "to extend the run, raise epochs (--epochs N) or max_steps (--max_steps N) and resume it:\n"
-        f"    again {tmp_path / 'parts'}\n(checkpoints/, "
+        f"    ppo-lm again {tmp_path / 'parts'}\n(checkpoints/, "
     )
     assert "max_steps: 6" in (tmp_path / "parts" / "config.yaml").read_text()
 

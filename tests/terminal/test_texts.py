@@ -53,8 +53,9 @@ def test_phases_are_under_way_inside_their_blocks_even_if_these_fail():
 
 def test_work_is_described_in_one_line_in_any_encoding():
     with phase("training", 4, "updates"), phase("micro-batches"):
-        assert describe_work(under_way(), "utf-8")[1:] == " training 0/4 updates · micro-batches  0:00"
-        assert describe_work(under_way(), "ascii").isascii()
+        assert describe_work(under_way(), "utf-8", 80)[1:] == " training 0/4 updates · micro-batches  0:00"
+        assert describe_work(under_way(), "utf-8", 24)[1:] == " training 0/4 ...  0:00"
+        assert describe_work(under_way(), "ascii", 80).isascii()
     assert not can_encode("█", "latin-1") and not can_encode("█", None) and not can_encode("x", "no such encoding")
 
 

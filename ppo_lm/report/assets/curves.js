@@ -134,7 +134,7 @@ function draw(chart) {
   const settings = {
     width, height: HEIGHT, legend: { show: false }, scales: { x: { time: false } },
     cursor: { sync: spec.unit === "step" ? { key: "steps" } : undefined, drag: { x: true, y: false } },
-    axes: [{ ...axis, size: 24 }, { ...axis, size: 48, values: (_, ticks) => ticks.map(tick => number(tick)) }],
+    axes: [{ ...axis, size: 24 }, { ...axis, size: (_, labels) => 16 + 7 * Math.max(...(labels ?? []).map(label => label.length), 4), values: (_, ticks) => ticks.map(tick => number(tick)) }],
     series: [{}, ...series], hooks: { setCursor: [say] },
   };
   chart.plot?.destroy();
