@@ -6,7 +6,7 @@ from typing import NoReturn
 
 from ppo_lm.cli.commands import COMMANDS, add_commands, parser_of
 from ppo_lm.cli.embedded_task import embedded_task
-from ppo_lm.cli.options import EMBEDDED, read_named
+from ppo_lm.cli.options import EMBEDDED, checked_config, read_named
 from ppo_lm.cli.parser import ConfigParser, GeneralOption, Parser
 from ppo_lm.config.other_names import did_you_mean
 from ppo_lm.config.template import dump_changed, dump_template
@@ -38,7 +38,7 @@ def run(arguments: list[str], prog: str) -> None:
     if EMBEDDED in files and parser.task is not None:
         named = embedded_task(parser.task, parser.config, named) | named
     if named:
-        parser.config(**named)  # raises all problems at once
+        checked_config(parser.config, named, files)
     print(dump_changed(parser.config, named) if changed else dump_template(parser.config, named, command), end="")
 
 

@@ -14,6 +14,7 @@ from ppo_lm.config.files import dump_settings, read_settings
 from ppo_lm.config.output_folder import free_folder
 from ppo_lm.config.run_settings import WRITES_RUN, FolderSettings, OptionalFolderSettings
 from ppo_lm.config.settings import Settings, with_current_names
+from ppo_lm.errors import ConfigError
 from ppo_lm.reading import user_path
 from ppo_lm.terminal.pinned import readable
 from ppo_lm.terminal.working import working
@@ -38,7 +39,7 @@ def make_config(parser: ConfigParser[Config], options: dict[str, Any]) -> Config
     named, chosen = read_named(parser, files, options), {}
     if task is not None and (task_by_default or EMBEDDED in files):
         chosen = embedded_task(task, config, named)
-    made = config(**chosen | named)
+    made = checked_config(config, chosen | named, files)
     if task_by_default:
         note(describe_toy_model(config, chosen, named))
     elif task is not None and "model_name" in fields_of(config) and "model_name" not in chosen | named:
@@ -49,6 +50,14 @@ def make_config(parser: ConfigParser[Config], options: dict[str, Any]) -> Config
         print(dump_settings(made), end="")
         raise SystemExit(0)
     return made
+
+
+def checked_config(config: type[Config], values: dict[str, Any], files: list[str]) -> Config:
+    """The configuration with these values. Raises one `ConfigError` with all problems, under the names of the files."""
+    try:
+        return config(**values)
+    except ConfigError as error:
+        raise ConfigError(error.problems, " and ".join(files)) from None
 
 
 def read_named(parser: ConfigParser, files: list[str], options: dict[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
+from transformers import modeling_gguf_pytorch_utils
 from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
 
 from ppo_lm.terminal.working import working
@@ -20,10 +22,12 @@ def loading(name: str) -> Iterator[None]:
 @contextmanager
 def without_bars() -> Iterator[None]:
     """Inside the block, transformers and the hub's client show no progress bars."""
-    shown = is_progress_bar_enabled()
+    shown, bar = is_progress_bar_enabled(), modeling_gguf_pytorch_utils.tqdm
     disable_progress_bar()
+    modeling_gguf_pytorch_utils.tqdm = partial(bar, disable=True)  # the one bar that transformers always shows
     try:
         yield
     finally:
+        modeling_gguf_pytorch_utils.tqdm = bar
         if shown:
             enable_progress_bar()

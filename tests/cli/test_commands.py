@@ -130,7 +130,7 @@ def test_help_with_a_command_prints_the_commands_own(capsys):
 def test_wrong_values_end_with_exit_code_1_before_any_model_loads(run):
     code, said = run("--batch_size", 0, "--top_p", 1.5, "--clip_epsilon=-1")
     assert code == 1 and said.out == ""
-    assert said.err.startswith("error: PPOConfig: 3 problems:\n")
+    assert said.err.startswith("error: 3 problems:\n")
 
 
 def test_a_users_mistake_in_the_data_is_reported_in_one_sentence(run, tmp_path):

@@ -72,7 +72,7 @@ def test_all_problems_of_a_file_are_reported_at_once(tmp_path, capsys):
     out, err = capsys.readouterr()
     assert ended.value.code == 1 and out == ""
     assert err == (
-        "error: PPOConfig: 3 problems:\n"
+        f"error: {mine}: 3 problems:\n"
         "  - there is no field 'learning_rat'; did you mean 'learning_rate'?\n"
         "  - gamma is 'high'; it must be a finite number\n"
         "  - steps is 0; it must be at least 1\n"

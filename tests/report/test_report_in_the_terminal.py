@@ -65,9 +65,7 @@ def test_the_command(run_folder, capsys):
     assert not (run_folder / "report.html").exists()
     with pytest.raises(SystemExit):
         main(["report", str(run_folder), "--terminal", "--colour_by", "advantage"])
-    assert capsys.readouterr().err.startswith(
-        "error: ReportConfig: colour_by is 'advantage'; it must be one of kl, rewards, "
-    )
+    assert capsys.readouterr().err.startswith("error: colour_by is 'advantage'; it must be one of kl, rewards, ")
 
 
 def test_every_number_of_a_token_can_colour_it():
