@@ -1,8 +1,9 @@
-"""What each tracker takes of a step: the rows and samples of a finished run are sent to it as fast as it takes them.
+"""What each tracker takes of a step: the rows and samples of a finished run are sent to it at the pace of the run.
 
     uv run benchmarks/recording_cost.py runs/embedded
 
-The time is that of all threads, until everything is stored, so it is more than a run waits for.
+What a run waits for at its start, at its end and in its steps; and what this process computes meanwhile, in all of its
+threads, which takes time from a run on a CPU. W&B's own process is not counted.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import time
 from itertools import groupby
 from pathlib import Path
 from statistics import median
+from typing import NamedTuple
 
 from ppo_lm.config import PPOConfig
 from ppo_lm.tracking import EvaluationDone, Recorder, RunStart, SamplesDrawn, StepDone, find_recorders
@@ -42,15 +44,29 @@ def events(run: Path) -> list[tuple[str, object]]:
     return calls
 
 
-def seconds(tracker: Recorder, calls: list[tuple[str, object]], folder: Path) -> tuple[float, float]:
-    """To start, and to record."""
-    started = time.perf_counter()
+class Cost(NamedTuple):
+    """Seconds."""
+
+    start: float
+    end: float
+    waited: float  # for the steps
+    computed: float
+
+
+def cost(tracker: Recorder, calls: list[tuple[str, object]], folder: Path) -> Cost:
+    """What it takes to record the calls."""
+    began = time.perf_counter()
     tracker.start(RunStart("", PPOConfig(), folder, len(calls)))
-    ready = time.perf_counter()
+    ready, computed, waited = time.perf_counter(), time.process_time(), 0.0
     for method, event in calls:
+        if isinstance(event, StepDone):
+            time.sleep(event.metrics["seconds"])
+        asked = time.perf_counter()
         getattr(tracker, method)(event)
+        waited += time.perf_counter() - asked
+    done = time.perf_counter()
     tracker.close()
-    return ready - started, time.perf_counter() - ready
+    return Cost(ready - began, time.perf_counter() - done, waited, time.process_time() - computed)
 
 
 def main() -> None:
@@ -65,9 +81,10 @@ def main() -> None:
         for name, kind in zip(TRACKERS, find_recorders(TRACKERS)):
             folder = Path(place, name)
             folder.mkdir()
-            start, record = seconds(kind(), calls, folder)
-            each = record / len(steps)
-            print(f"{name:12} start {start:4.1f} s   {each * 1000:5.1f} ms a step, {each / step:.2%} of it")
+            start, end, waited, computed = cost(kind(), calls, folder)
+            shares = (f"{seconds / len(steps) / step:.2%}" for seconds in (waited, computed))
+            once = f"start {start:4.1f} s, end {end:4.1f} s"
+            print("{:12} {}; of a step, {:>6} waiting, {:>6} computing".format(name, once, *shares))
 
 
 if __name__ == "__main__":

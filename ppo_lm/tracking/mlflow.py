@@ -13,15 +13,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ppo_lm.config.files import dump_settings
-from ppo_lm.tracking.events import RunStart
+from ppo_lm.tracking.events import CheckpointSaved, RunStart
 from ppo_lm.tracking.recorder import RECORDERS
 from ppo_lm.tracking.tracker import PROJECT, Tracker, last_steps, remembered
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Metric
     from mlflow.utils.async_logging.run_operations import RunOperations
 
 FOLDER = "mlflow"
+SECONDS = 3.0  # between two batches of metrics: each costs a transaction
+MOST = 500  # metrics of a batch; MLflow takes 1,000
 TABLE = re.compile(r"(.+)/step-(\d+)\.json")  # its path among the artifacts
 
 
@@ -34,6 +37,11 @@ class MLflow(Tracker):
     client: MlflowClient
     run: str
     sending: RunOperations | None = None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waiting: list[Metric] = []
+        self.sent = 0.0  # when the last ones were, in seconds
 
     def open(self, event: RunStart, folder: Path) -> Mapping[str, int]:
         """Create the run, or find it."""
@@ -78,13 +86,18 @@ class MLflow(Tracker):
         return self.client.create_experiment(name, (folder / FOLDER).absolute().as_uri() if is_local else None)
 
     def scalars(self, numbers: Mapping[str, float], step: int) -> None:
-        """In the background; an error of the last ones is raised here."""
+        """In the background, those of some seconds at once; an error of the last ones is raised here."""
         from mlflow.entities import Metric
 
-        now = int(time.time() * 1000)
-        metrics = [Metric(name, float(value), now, step) for name, value in numbers.items()]
-        self._wait()
-        self.sending = self.client.log_batch(self.run, metrics=metrics, synchronous=False)
+        now = time.time()
+        self.waiting += [Metric(name, float(value), int(now * 1000), step) for name, value in numbers.items()]
+        if now - self.sent >= SECONDS or len(self.waiting) >= MOST:
+            self._send_waiting()
+
+    def checkpoint(self, event: CheckpointSaved) -> None:
+        """Send what is left."""
+        if self.is_open:
+            self._send_waiting()
 
     def table(self, name: str, rows: Sequence[Mapping[str, object]], step: int) -> None:
         """A file per step, in the format of MLflow's tables."""
@@ -99,9 +112,18 @@ class MLflow(Tracker):
         """Send what is left."""
         if self.is_open:
             try:
+                self._send_waiting()
                 self._wait()
             finally:
                 self.client.set_terminated(self.run)
+
+    def _send_waiting(self) -> None:
+        self._wait()
+        for start in range(0, len(self.waiting), MOST):
+            self.sending = self.client.log_batch(
+                self.run, metrics=self.waiting[start : start + MOST], synchronous=False
+            )
+        self.waiting, self.sent = [], time.time()
 
     def _wait(self) -> None:
         if self.sending is not None:
