@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 from transformers import modeling_gguf_pytorch_utils
 from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
@@ -22,12 +23,13 @@ def loading(name: str) -> Iterator[None]:
 @contextmanager
 def without_bars() -> Iterator[None]:
     """Inside the block, transformers and the hub's client show no progress bars."""
-    shown, bar = is_progress_bar_enabled(), modeling_gguf_pytorch_utils.tqdm
+    gguf: Any = modeling_gguf_pytorch_utils  # whose one bar cannot be disabled otherwise
+    shown, bar = is_progress_bar_enabled(), gguf.tqdm
     disable_progress_bar()
-    modeling_gguf_pytorch_utils.tqdm = partial(bar, disable=True)  # the one bar that transformers always shows
+    gguf.tqdm = partial(bar, disable=True)
     try:
         yield
     finally:
-        modeling_gguf_pytorch_utils.tqdm = bar
+        gguf.tqdm = bar
         if shown:
             enable_progress_bar()
