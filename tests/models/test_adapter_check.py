@@ -131,7 +131,8 @@ DOORS = {
 def test_another_adapter_is_refused_by_name_wherever_it_comes_in(kind, door, tmp_path, start):
     settings, message = REFUSED[kind]
     save_adapter(tmp_path, start, lora(**settings))
-    save_head(tmp_path)
+    if door.endswith("folder"):
+        save_head(tmp_path)
     with pytest.raises(ModelError, match=message) as caught:
         DOORS[door](tmp_path, start)
     assert str(tmp_path) in str(caught.value) and "\n" not in str(caught.value)
