@@ -37,6 +37,7 @@ def run(code: str, folder: Path) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_the_main_job_and_its_report(fresh):
     """With fewer steps and prompts than the page has; the slow test below runs it as it is."""
     small = MAIN_JOB.code.replace("main.py", "main.py --steps 2 --eval_prompts 4")

@@ -20,6 +20,7 @@ def test_the_file_has_no_outputs(cells):
             assert cell["outputs"] == [] and cell["execution_count"] is None
 
 
+@pytest.mark.slow
 def test_the_cells_train_a_policy_and_show_it(cells, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     matplotlib.use("agg")
