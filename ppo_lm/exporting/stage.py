@@ -18,6 +18,7 @@ from ppo_lm.exporting.hub import check_can_push, describe_upload, push
 from ppo_lm.exporting.places import Places
 from ppo_lm.exporting.source import STAGE_PARTS, Source, choose_parts, read_source
 from ppo_lm.exporting.writing import write_parts
+from ppo_lm.health.checks import steps_of
 from ppo_lm.health.doctor import read_rows
 from ppo_lm.health.rows import METRICS
 from ppo_lm.models.model_card import CARD
@@ -97,7 +98,7 @@ def _write_curve(source: Source, folder: Path) -> None:
     if (source.folder / CURVE).is_file():
         shutil.copyfile(source.folder / CURVE, folder / CURVE)
         return
-    steps = [row for row in read_rows(source.folder / METRICS) if "score" in row and "evaluation" not in row]
+    steps = [row for row in steps_of(read_rows(source.folder / METRICS)) if "score" in row]
     if steps:
         draw_learning_curve(steps, "monitor", folder / CURVE)
 

@@ -9,7 +9,7 @@ from ppo_lm.config import PPOConfig
 from ppo_lm.config.files import is_ppo_run, read_run_settings
 from ppo_lm.errors import ConfigError, UserError
 from ppo_lm.health.checks import WINDOW, Finding, check_health, steps_of
-from ppo_lm.health.rows import METRICS, null_as_nan, read_row
+from ppo_lm.health.rows import METRICS, null_as_nan, parse_rows
 from ppo_lm.reading import Missing, Unreadable, read_text
 
 
@@ -85,10 +85,9 @@ def _read_config(file: Path) -> PPOConfig:
 def read_rows(file: Path) -> list[dict]:
     """The complete rows of metrics.jsonl or samples.jsonl: a run in progress may still be writing the last one."""
     try:
-        *lines, _ = read_text(file).split("\n")
+        text = read_text(file)
     except Missing:
         return []
     except Unreadable as error:
         raise UserError(f"{file} cannot be read: it {error}") from None
-    rows = [read_row(file, number, line) for number, line in enumerate(lines, start=1)]
-    return [null_as_nan(row) for row in rows]
+    return [null_as_nan(row) for row in parse_rows(file, text)[0]]

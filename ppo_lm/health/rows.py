@@ -25,6 +25,12 @@ def read_row(file: Path, number: int, line: str) -> dict:
     return row
 
 
+def parse_rows(file: Path, text: str) -> tuple[list[dict], str]:
+    """The rows in the text of such a file, and what a last line that is not whole has. Raises `UserError`."""
+    *lines, torn = text.split("\n")
+    return [read_row(file, number, line) for number, line in enumerate(lines, start=1)], torn
+
+
 def _is_of_numbers(row: dict) -> bool:
     return all(value is None or isinstance(value, (int, float)) for name, value in row.items() if name not in TEXTS)
 

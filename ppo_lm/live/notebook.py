@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextvars
-import math
 import sys
 import threading
 import time
@@ -94,14 +93,13 @@ def draw_page(state: RunState) -> str:
 
 
 def _draw_curve(curve: Curve) -> str:
-    known = [(x, y) for x, y in enumerate(curve.values) if y is not None and math.isfinite(y)]
-    latest = number(known[-1][1], curve.column.format).strip() if known else ""
+    known = [(x, y) for x, y in enumerate(curve.values) if y is not None]
     known = known[:: -(-len(known) // POINTS) or 1]
     low, high = (edge((y for _, y in known), default=0.0) for edge in (min, max))
     across, up = WIDTH / max(len(curve.values) - 1, 1), (HEIGHT - 2) / ((high - low) or 1.0)
     points = " ".join(f"{x * across:.1f},{HEIGHT - 1 - (y - low) * up:.1f}" for x, y in known)
     return (
-        f"<div><div>{_text(curve.column.title)} <b>{latest}</b></div>"
+        f"<div><div>{_text(curve.column.title)} <b>{curve.latest}</b></div>"
         f'<svg width="{WIDTH}" height="{HEIGHT}" role="img" aria-label="{_text(curve.column.title)} by step">'
         f'<polyline points="{points}" fill="none" stroke="currentColor"/></svg></div>'
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -18,7 +17,7 @@ from ppo_lm.terminal.working import can_encode, describe_work
 from ppo_lm.tracking import RunFinish, RunStart
 from ppo_lm.tracking.screen import number
 
-TITLE, NUMBER, CURVE = 14, 8, 30  # columns of a terminal; a curve takes at most so many
+TITLE, NUMBER, CURVE = 14, 8, 30  # columns of a terminal; of a curve, the most
 COLUMN = 39  # what a metric takes at least, its gap included
 FINDINGS = 2
 DIM, BOLD, YELLOW, CYAN = 2, 1, 33, 36  # SGR
@@ -104,12 +103,13 @@ def _draw_curves(curves: Sequence[Curve], width: int, unicode: bool) -> list[Lin
 
 
 def _draw_curve(curve: Curve, room: int, bars: str) -> list[tuple[str, int]]:
-    known = [value for value in curve.values if value is not None and math.isfinite(value)]
-    latest = number(known[-1], curve.column.format).strip() if known else ""
-    values = [value if value is not None and math.isfinite(value) else None for value in curve.values]
     title = cut(curve.column.title, TITLE)
-    padding = " " * (TITLE - title.cells + NUMBER - len(latest))
-    return [(title.text, DIM), (padding + latest, BOLD), (f" {sparkline(values, room, bars):<{room}}   ", CYAN)]
+    padding = " " * (TITLE - title.cells + NUMBER - len(curve.latest))
+    return [
+        (title.text, DIM),
+        (padding + curve.latest, BOLD),
+        (f" {sparkline(curve.values, room, bars):<{room}}   ", CYAN),
+    ]
 
 
 def _draw_cost(state: RunState, width: int) -> list[Line]:

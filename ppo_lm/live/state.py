@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import NamedTuple
 
-from ppo_lm.config.settings import Settings
 from ppo_lm.health import Finding
 from ppo_lm.health.checks import steps_of
 from ppo_lm.tracking import (
@@ -20,6 +20,7 @@ from ppo_lm.tracking import (
     StepDone,
     StepSkipped,
 )
+from ppo_lm.tracking.screen import number
 
 FURTHER = (  # shown after the run's own columns and the parts of its reward
     Column("entropy", "entropy"),
@@ -30,10 +31,16 @@ FURTHER = (  # shown after the run's own columns and the parts of its reward
 
 
 class Curve(NamedTuple):
-    """A metric of all steps so far; None in steps that lack it."""
+    """A metric of all steps so far; None in steps that lack it, or where it is not finite."""
 
     column: Column
     values: Sequence[float | None]
+
+    @property
+    def latest(self) -> str:
+        """The last known number; empty if there is none."""
+        known = [value for value in self.values if value is not None]
+        return number(known[-1], self.column.format).strip() if known else ""
 
 
 class Sample(NamedTuple):
@@ -49,8 +56,6 @@ class RunState(Recorder):
     """Remembers what happens. `changes` counts the events, so that a drawing can tell whether it is out of date."""
 
     def __init__(self) -> None:
-        self.config: Settings | None = None
-        self.headline = ""
         self.columns: Sequence[Column] = ()
         self.step_number = self.steps = 0
         self.rows: list[Mapping[str, float]] = []
@@ -63,7 +68,7 @@ class RunState(Recorder):
         self.began = self.last_step = time.monotonic()
 
     def start(self, event: RunStart) -> None:
-        self.headline, self.config, self.columns = event.headline, event.config, event.columns
+        self.columns = event.columns
         self.step_number, self.steps = event.done, event.steps
         self.rows = [*steps_of(event.history)]
         self.began = self.last_step = time.monotonic()
@@ -116,8 +121,11 @@ class RunState(Recorder):
         parts = [name for name in last if name.startswith("reward/")]
         rewards = [Column(name, name.removeprefix("reward/")) for name in parts] if len(parts) > 1 else []
         shown = [*self.columns[:1], *rewards, *self.columns[1:], *FURTHER]
-        curves = [Curve(column, [row.get(column.name) for row in self.rows]) for column in shown]
-        return [curve for curve in curves if any(value is not None for value in curve.values)]
+        return [
+            Curve(column, [_finite(row.get(column.name)) for row in self.rows])
+            for column in shown
+            if any(row.get(column.name) is not None for row in self.rows)
+        ]
 
     def speeds(self) -> dict[str, float]:
         """Tokens per second of the last step, by phase and, as "step", altogether; empty if it was not timed."""
@@ -134,3 +142,7 @@ class RunState(Recorder):
     def peak_memory(self) -> float | None:
         """In MiB, so far."""
         return self.rows[-1].get("peak_memory_mib") if self.rows else None
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None

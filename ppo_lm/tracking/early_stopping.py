@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from ppo_lm.config.other_names import did_you_mean
@@ -10,6 +10,7 @@ from ppo_lm.config.run_settings import StoppingSettings
 from ppo_lm.errors import ConfigError
 from ppo_lm.tracking.events import EvaluationDone, RunStart, StepDone
 from ppo_lm.tracking.recorder import Recorder
+from ppo_lm.tracking.series import series_of_evaluation, series_of_row
 
 
 class EarlyStopping(Recorder):
@@ -40,12 +41,11 @@ class EarlyStopping(Recorder):
     def start(self, event: RunStart) -> None:
         """Note the metrics that a resumed run recorded earlier."""
         for row in event.history:
-            evaluation = row.get("evaluation")
-            self._see(row, "" if evaluation is None else f"{evaluation}/")
+            self.seen.update(series_of_row(row))
 
     def step(self, event: StepDone) -> str | None:
         """Observe a step's metric. Raises `ConfigError`, once all metrics are known, if there is none of this name."""
-        self._see(event.metrics)
+        self.seen.update(event.metrics)
         if self.metric not in self.seen and event.step > self.partial_steps:
             names = ", ".join(sorted(self.seen))
             raise ConfigError.of(
@@ -56,12 +56,11 @@ class EarlyStopping(Recorder):
 
     def evaluation(self, event: EvaluationDone) -> str | None:
         """Observe an evaluation's metric."""
-        found = {f"{name}/{metric}": value for name, means in event.means.items() for metric, value in means.items()}
-        self._see(found)
+        found: dict[str, float] = {}
+        for name, means in event.means.items():
+            found |= series_of_evaluation(name, means)
+        self.seen.update(found)
         return self._observe(found.get(self.metric), "evaluation")
-
-    def _see(self, names: Iterable[str], prefix: str = "") -> None:
-        self.seen.update(prefix + name for name in names if name not in ("step", "evaluation", "dropped"))
 
     def _observe(self, value: float | None, observation: str) -> str | None:
         if value is None:
@@ -93,10 +92,8 @@ class EarlyStopping(Recorder):
 
 def early_stopping(config: StoppingSettings, partial_steps: int = 0) -> list[EarlyStopping]:
     """The recorder that the configuration asks for, if any. `partial_steps`: see `EarlyStopping`."""
-    metric, patience, mode, min_delta = (
-        config.stop_metric,
-        config.stop_patience,
-        config.stop_mode,
-        config.stop_min_delta,
-    )
-    return [] if metric is None else [EarlyStopping(metric, patience, mode, min_delta, partial_steps)]
+    if config.stop_metric is None:
+        return []
+    return [
+        EarlyStopping(config.stop_metric, config.stop_patience, config.stop_mode, config.stop_min_delta, partial_steps)
+    ]

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from ppo_lm.config.output_folder import ENVIRONMENT, HELD_OUT, SAMPLES, TOKEN_FILES, TOKENS
 from ppo_lm.errors import UserError, writing
 from ppo_lm.fingerprint import fingerprint
-from ppo_lm.health.rows import METRICS, null_as_nan, read_row
+from ppo_lm.health.rows import METRICS, null_as_nan, parse_rows
 from ppo_lm.reading import Unreadable, read_text
 from ppo_lm.saving import append_record, escaped, remove, to_json, whole_file, write_json, write_text
 from ppo_lm.tracking.environment import describe_environment
@@ -141,7 +141,7 @@ def drop_later_steps(folder: Path, step: int) -> list[dict]:
     kept: dict[str, list[dict]] = {}
     for name in (METRICS, SAMPLES, HELD_OUT):
         file = folder / name
-        records, torn = _read(file)
+        records, torn = parse_rows(file, _text_of(file))
         kept[name] = [record for record in records if record["step"] <= step]
         if len(kept[name]) < len(records) or torn:
             write_text(file, "".join(to_json(record) + "\n" for record in kept[name]))
@@ -154,26 +154,24 @@ def drop_later_steps(folder: Path, step: int) -> list[dict]:
 def recorded(folder: Path, up_to: int | None = None) -> str:
     """A hash of the lines of metrics.jsonl, on which a resumed run builds: all of them, or those up to a step."""
     file = folder / METRICS
-    lines = _text_of(file).split("\n")[:-1] if file.is_file() else []
+    text = _text_of(file)
+    lines = text.split("\n")[:-1]
     if up_to is not None:
-        steps = [read_row(file, number, line)["step"] for number, line in enumerate(lines, start=1)]
-        lines = [line for line, step in zip(lines, steps, strict=True) if step <= up_to]
+        rows, _ = parse_rows(file, text)
+        lines = [line for line, row in zip(lines, rows, strict=True) if row["step"] <= up_to]
     return fingerprint(lines)
 
 
 def read_records(file: Path) -> list[dict]:
     """The rows of metrics.jsonl, samples.jsonl or held_out.jsonl; none if there is no such file, and without a
     half-written last line. Raises `UserError` if it is damaged."""
-    return _read(file)[0]
-
-
-def _read(file: Path) -> tuple[list[dict], str]:
-    """The rows, and what a half-written last line has."""
-    *lines, torn = _text_of(file).split("\n") if file.is_file() else [""]
-    return [read_row(file, number, line) for number, line in enumerate(lines, start=1)], torn
+    return parse_rows(file, _text_of(file))[0]
 
 
 def _text_of(file: Path) -> str:
+    """What the file holds; nothing if there is none."""
+    if not file.is_file():
+        return ""
     try:
         return read_text(file, LARGEST_RECORD)
     except Unreadable as error:

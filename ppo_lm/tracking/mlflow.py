@@ -36,11 +36,11 @@ class MLflow(Tracker):
     needs = ("mlflow", "sqlalchemy", "alembic")
     client: MlflowClient
     run: str
-    sending: RunOperations | None = None
 
     def __init__(self) -> None:
         super().__init__()
         self.waiting: list[Metric] = []
+        self.sending: list[RunOperations] = []
         self.sent = 0.0  # when the last ones were, in seconds
 
     def open(self, event: RunStart, folder: Path) -> Mapping[str, int]:
@@ -119,15 +119,13 @@ class MLflow(Tracker):
 
     def _send_waiting(self) -> None:
         self._wait()
-        for start in range(0, len(self.waiting), MOST):
-            self.sending = self.client.log_batch(
-                self.run, metrics=self.waiting[start : start + MOST], synchronous=False
-            )
+        batches = [self.waiting[start : start + MOST] for start in range(0, len(self.waiting), MOST)]
+        self.sending = [self.client.log_batch(self.run, metrics=batch, synchronous=False) for batch in batches]
         self.waiting, self.sent = [], time.time()
 
     def _wait(self) -> None:
-        if self.sending is not None:
-            self.sending.wait()
+        for batch in self.sending:
+            batch.wait()
 
 
 def _local(folder: Path) -> str:

@@ -7,6 +7,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING
 
 from ppo_lm.errors import writing
+from ppo_lm.health.checks import steps_of
 from ppo_lm.tracking.events import RunFinish, RunStart, StepDone
 from ppo_lm.tracking.recorder import RECORDERS, Recorder
 
@@ -26,7 +27,7 @@ class Picture(Recorder):
 
     def start(self, event: RunStart) -> None:
         """Keep the rows of a resumed run."""
-        self.history = [row for row in event.history if "evaluation" not in row and "dropped" not in row]
+        self.history = steps_of(event.history)
         self.monitor = next((column.title for column in event.columns if column.name == "monitor"), "monitor")
 
     def step(self, event: StepDone) -> None:

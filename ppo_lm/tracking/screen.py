@@ -12,6 +12,7 @@ from rich.table import Table
 
 from ppo_lm.data.examples import show_prompt
 from ppo_lm.health import Finding
+from ppo_lm.health.checks import steps_of
 from ppo_lm.terminal import clock, printable, wrapped
 from ppo_lm.tracking.events import Column, EvaluationDone, RunFinish, RunStart, StepDone, StepSkipped
 from ppo_lm.tracking.recorder import RECORDERS, Recorder
@@ -38,7 +39,7 @@ class Screen(Recorder):
     def start(self, event: RunStart) -> None:
         """Print the headline, the notices and the data reports."""
         self.columns, self.every = event.columns, max(event.steps // event.lines, 1) if event.lines else 1
-        self.steps = [row for row in event.history if "evaluation" not in row and "dropped" not in row]
+        self.steps = [*steps_of(event.history)]
         self.durations = [row["seconds"] for row in self.steps if "seconds" in row]
         self.resumed_at = event.done
         self.notice(event.headline + (f", {event.done} done" if event.done else ""))

@@ -15,6 +15,7 @@ from ppo_lm.saving import write_json
 from ppo_lm.tracking.events import EvaluationDone, RunStart, SamplesDrawn, StepDone, StepSkipped
 from ppo_lm.tracking.files import read_records
 from ppo_lm.tracking.recorder import Recorder
+from ppo_lm.tracking.series import series_of_evaluation, series_of_row
 
 PROJECT = "ppo_lm"  # unless the tracker's own variables name another
 SAMPLES_TABLE = "samples"  # its name, and with EVALUATION/ before it that of held-out samples
@@ -61,7 +62,7 @@ class Tracker(Recorder, ABC):
         self.held = self.open(event, event.folder)
         self.is_open, self.step_done = True, event.done
         for row in event.history:
-            self._send(*_series(row))
+            self._send(series_of_row(row), row["step"])
         if event.done:
             for name, drawn in recorded_samples(event.folder):
                 self._send_table(name, drawn)
@@ -83,7 +84,7 @@ class Tracker(Recorder, ABC):
     def evaluation(self, event: EvaluationDone) -> None:
         """A point of each series, and a table of held-out responses."""
         for name, means in event.means.items():
-            self._send({f"{name}/{metric}": mean for metric, mean in means.items()}, event.step)
+            self._send(series_of_evaluation(name, means), event.step)
         for name, drawn in event.samples.items():
             self._send_table(f"{name}/{SAMPLES_TABLE}", drawn)
 
@@ -154,7 +155,7 @@ def history_of(event: RunStart) -> dict[str, int]:
     holds."""
     tables = recorded_samples(event.folder) if event.folder and event.done else ()
     return {
-        **last_steps(_series(row) for row in event.history),
+        **last_steps((series_of_row(row), row["step"]) for row in event.history),
         **last_steps(([name], drawn.step) for name, drawn in tables),
     }
 
@@ -175,10 +176,3 @@ def _read(folder: Path) -> dict[str, str]:
     except Unreadable:
         return {}
     return known if isinstance(known, dict) else {}
-
-
-def _series(row: Mapping) -> tuple[dict[str, float], int]:
-    """The points of a row of metrics.jsonl by series, and their step."""
-    prefix = f"{row['evaluation']}/" if "evaluation" in row else ""
-    numbers = {prefix + name: value for name, value in row.items() if name not in ("step", "evaluation", "dropped")}
-    return numbers, row["step"]

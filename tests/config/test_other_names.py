@@ -1,36 +1,15 @@
 import pytest
 
+import ppo_lm.config
 from ppo_lm.cli.commands import COMMANDS
-from ppo_lm.config import (
-    CollectConfig,
-    DoctorConfig,
-    EvaluateConfig,
-    ExportConfig,
-    GenerateConfig,
-    PPOConfig,
-    ReportConfig,
-    RewardConfig,
-    SFTConfig,
-    ValueConfig,
-)
+from ppo_lm.config import EvaluateConfig, PPOConfig, RewardConfig, SFTConfig
 from ppo_lm.config.fields import fields_of
 from ppo_lm.config.other_names import OTHER_NAMES, did_you_mean
 from ppo_lm.errors import ConfigError
 
 pytestmark = pytest.mark.fast
 
-CONFIGS = [
-    SFTConfig,
-    RewardConfig,
-    ValueConfig,
-    PPOConfig,
-    EvaluateConfig,
-    CollectConfig,
-    GenerateConfig,
-    ReportConfig,
-    DoctorConfig,
-    ExportConfig,
-]
+CONFIGS = [getattr(ppo_lm.config, name) for name in ppo_lm.config.__all__]
 
 # What a command that lacks the setting on the left should suggest
 EXPECTED = {

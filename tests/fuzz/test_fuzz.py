@@ -11,27 +11,16 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import ppo_lm.config
 from ppo_lm.cli.main import main
-from ppo_lm.config import (
-    CollectConfig,
-    DoctorConfig,
-    EvaluateConfig,
-    ExportConfig,
-    GenerateConfig,
-    PPOConfig,
-    ReportConfig,
-    RewardConfig,
-    SFTConfig,
-    ValueConfig,
-)
+from ppo_lm.config import PPOConfig, RewardConfig, SFTConfig, ValueConfig
 from ppo_lm.data import load_demonstrations, load_preferences, load_prompts
 from ppo_lm.errors import CheckpointError, ConfigError, DataError, UserError
 from ppo_lm.run import Checkpoint, load_checkpoint, save_checkpoint
 from ppo_lm.run.checkpoint import MANIFEST, STATE
 from ppo_lm.tracking.files import drop_later_steps
 
-CONFIGS = [PPOConfig, SFTConfig, RewardConfig, ValueConfig, EvaluateConfig, CollectConfig, GenerateConfig]
-CONFIGS += [ReportConfig, DoctorConfig, ExportConfig]
+CONFIGS = [getattr(ppo_lm.config, name) for name in ppo_lm.config.__all__]
 COMMANDS = {"train": PPOConfig, "sft": SFTConfig, "reward": RewardConfig, "value": ValueConfig}
 fuzz = lambda count: settings(  # noqa: E731
     max_examples=count,

@@ -49,6 +49,19 @@ def metrics(out):
     ]
 
 
+class Fails:
+    """A reward that fails once, at its `at`-th call."""
+
+    def __init__(self, at=0):
+        self.calls, self.at = 0, at
+
+    def __call__(self, prompts, completions):
+        self.calls += 1
+        if self.calls == self.at:
+            raise ConnectionError("out")
+        return [len(c) / 10 for c in completions]
+
+
 class Signals:
     """A reward by length that sends its own process a signal at its `at`-th call, and then answers."""
 

@@ -3,7 +3,7 @@
 import pytest
 
 from ppo_lm.errors import CheckpointError, RunPaused
-from tests.ppo_trainer.conftest import PROMPTS, end_alike, make
+from tests.ppo_trainer.conftest import PROMPTS, Fails, end_alike, make
 
 FILE = """
 import torch
@@ -16,19 +16,6 @@ def half_nadam(weights, lr, eps):
 def fall(share):
     return 1 - share**2
 """
-
-
-class Fails:
-    """A reward that fails once, at its `at`-th call."""
-
-    def __init__(self, at=0):
-        self.calls, self.at = 0, at
-
-    def __call__(self, prompts, completions):
-        self.calls += 1
-        if self.calls == self.at:
-            raise ConnectionError("out")
-        return [len(c) / 10 for c in completions]
 
 
 def test_it_resumes_bit_for_bit_and_only_with_the_same_code(folder, tmp_path):

@@ -4,22 +4,9 @@ import pytest
 
 from ppo_lm.errors import RunPaused
 from ppo_lm.tracking import EarlyStopping, Recorder
-from tests.ppo_trainer.conftest import PROMPTS, end_alike, make, metrics
+from tests.ppo_trainer.conftest import PROMPTS, Fails, end_alike, make, metrics
 
 STOP = dict(stop_metric="kl_coef", stop_patience=3, steps=8, eval_prompts=0, eval_every=0, save_every=1)  # it is fixed
-
-
-class Fails:
-    """A reward that fails once, at its `at`-th call."""
-
-    def __init__(self, at=0):
-        self.calls, self.at = 0, at
-
-    def __call__(self, prompts, completions):
-        self.calls += 1
-        if self.calls == self.at:
-            raise ConnectionError("out")
-        return [len(c) / 10 for c in completions]
 
 
 class FailsAtTheEnd(Recorder):
