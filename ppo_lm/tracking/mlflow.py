@@ -40,7 +40,7 @@ class MLflow(Tracker):
     def __init__(self) -> None:
         super().__init__()
         self.waiting: list[Metric] = []
-        self.sending: list[RunOperations] = []
+        self.sending: list[RunOperations | None] = []
         self.sent = 0.0  # when the last ones were, in seconds
 
     def open(self, event: RunStart, folder: Path) -> Mapping[str, int]:
@@ -125,7 +125,8 @@ class MLflow(Tracker):
 
     def _wait(self) -> None:
         for batch in self.sending:
-            batch.wait()
+            if batch is not None:
+                batch.wait()
 
 
 def _local(folder: Path) -> str:
