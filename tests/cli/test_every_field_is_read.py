@@ -12,7 +12,8 @@ from ppo_lm.cli.main import main
 from ppo_lm.collection.pairs import load_pairs
 from ppo_lm.config import CollectConfig, EvaluateConfig, PPOConfig, RewardConfig, SFTConfig, ValueConfig
 
-SUPERVISED = ["--lora_r=4", "--held_out=4", "--batch_size=4", "--max_steps=1"]
+STOPPING = ["--stop_metric=loss", "--stop_mode=min", "--stop_patience=9"]
+SUPERVISED = ["--lora_r=4", "--held_out=4", "--batch_size=4", "--max_steps=1", *STOPPING]
 COMMANDS = {
     "sft": (SFTConfig, [*SUPERVISED, "--demonstrations={data}", "--rouge_samples=1", "--max_new_tokens=4"]),
     "reward": (RewardConfig, [*SUPERVISED, "--preferences={data}", "--demonstrations={data}"]),
@@ -27,6 +28,8 @@ COMMANDS = {
             "--steps=2",
             "--batch_size=4",
             "--eval_prompts=4",
+            "--stop_metric=score",
+            "--stop_patience=9",
         ],
     ),
     "evaluate": (
