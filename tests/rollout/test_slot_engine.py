@@ -117,7 +117,7 @@ def test_transformers_sample_the_same_however_many_rows_at_once(slots, settings)
     parts = sample(PlainEngine(policy, MemoryBudget(slots=slots)), settings, prompts)
     assert len({len(text) for text in texts}) > 4
     assert (parts[0], parts[2]) == (texts, support)
-    torch.testing.assert_close(parts[1], logprobs, rtol=0, atol=1e-5)
+    torch.testing.assert_close(parts[1], logprobs, rtol=0, atol=1e-4)
 
 
 def cramp(most, monkeypatch):

@@ -77,7 +77,7 @@ def adapter_after(micro_batch_size, dropout=0.0, max_steps=0):
 
 def test_micro_batches_change_nothing():
     for whole, split in zip(adapter_after(3)[0], adapter_after(1)[0]):
-        torch.testing.assert_close(whole, split, rtol=0, atol=1e-5)
+        torch.testing.assert_close(whole, split, rtol=0, atol=1e-4)  # a step moves a weight by up to 1e-2
 
 
 def test_dropout_is_on_in_training_and_off_afterwards():

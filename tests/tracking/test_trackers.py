@@ -53,6 +53,8 @@ def from_wandb(out):
 def from_trackio(out):
     found = defaultdict(list)
     name, database = trackio_run(out)
+    if not database.execute("SELECT name FROM sqlite_master WHERE name = 'metrics'").fetchall():
+        return found  # killed before its library, which writes in a thread of its own, had written anything
     rows = database.execute("SELECT step, metrics FROM metrics WHERE run_name = ? ORDER BY id", [name]).fetchall()
     for step, metrics in rows:
         for name, value in json.loads(metrics).items():
