@@ -23,6 +23,7 @@ from rich.table import Table
 from workloads import WORKLOADS, make_prompts, prepare
 
 from ppo_lm.data.encoding import pad
+from ppo_lm.rollout import draw_uniforms
 
 TINY = replace(WORKLOADS["tiny"], epochs=1)
 SIZES = {
@@ -58,9 +59,9 @@ def measure_early_ends(folder: Path, limit: int, ends: bool) -> dict[str, float]
             device=trainer.base.device,
         )
         started = time.perf_counter()
-        sampled = trainer.generator.engine.sample(
-            ids, mask, trainer.generator.sampling, torch.Generator().manual_seed(step)
-        )
+        sampling = trainer.generator.sampling
+        uniforms = draw_uniforms(len(ids), sampling, torch.Generator().manual_seed(step), ids.device)
+        sampled = trainer.generator.engine.sample(ids, mask, sampling, uniforms)
         seconds = time.perf_counter() - started
     eos = torch.isin(sampled.ids, torch.tensor(trainer.base.eos_token_ids)).long()
     lengths = (eos.cumsum(dim=1) - eos == 0).sum(dim=1).float()

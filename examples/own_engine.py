@@ -9,7 +9,7 @@ import torch
 
 from ppo_lm.experience_buffer import MemoryBudget
 from ppo_lm.models import PolicyModel
-from ppo_lm.rollout import RolloutEngine, Sampled
+from ppo_lm.rollout import RolloutEngine, Sampled, seed_of
 
 
 class Generate(RolloutEngine):
@@ -18,8 +18,8 @@ class Generate(RolloutEngine):
     def __init__(self, policy: PolicyModel, budget: MemoryBudget):
         self.policy = policy
 
-    def sample(self, prompt_ids, prompt_mask, settings, generator) -> Sampled:
-        base, seed = self.policy.base, int(torch.randint(2**31, (), generator=generator))
+    def sample(self, prompt_ids, prompt_mask, settings, uniforms) -> Sampled:
+        base, seed = self.policy.base, seed_of(uniforms)
         with base.role(self.policy.role), torch.random.fork_rng():
             torch.manual_seed(seed)
             made = base.network.generate(

@@ -25,6 +25,7 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from ppo_lm.base_setup import EMBEDDED_MODEL
 from ppo_lm.models import BaseModel
 from ppo_lm.rewards import Responses, ask
+from ppo_lm.rollout import SamplingSettings, draw_uniforms
 from ppo_lm.types import SAPairs
 
 # The settings of a small network of any family
@@ -123,6 +124,11 @@ def make_pairs(
         scores=draw(rows),
         **{**numbers, **columns},
     )
+
+
+def uniforms(prompt_ids: torch.Tensor, settings: SamplingSettings, seed: int = 5) -> torch.Tensor:
+    """The randomness of one call of an engine."""
+    return draw_uniforms(len(prompt_ids), settings, torch.Generator().manual_seed(seed), prompt_ids.device)
 
 
 def opinions(reward, prompts, texts, columns=None) -> list[float | None]:

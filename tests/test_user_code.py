@@ -415,7 +415,7 @@ class Quits(RolloutEngine):
     def __init__(self, policy, budget):
         pass
 
-    def sample(self, prompt_ids, prompt_mask, settings, generator):
+    def sample(self, prompt_ids, prompt_mask, settings, uniforms):
         raise ZeroDivisionError
 
 

@@ -22,7 +22,7 @@ from ppo_lm.evaluation import training_sampling
 from ppo_lm.generation.streaming import stream
 from ppo_lm.models import PolicyModel
 from ppo_lm.reading import user_path
-from ppo_lm.rollout import StopStrings, pick_engine, read_completions
+from ppo_lm.rollout import StopStrings, draw_uniforms, pick_engine, read_completions
 from ppo_lm.saving import append_record
 from ppo_lm.signals import keyboard_interrupt_on_signals
 from ppo_lm.terminal import printable
@@ -95,7 +95,8 @@ def _answers(config: GenerateConfig, policies: dict[str, PolicyModel], prompts: 
                 side="left",
                 device=base.device,
             )
-            sampled = engines[name].sample(ids, mask, settings, random[name])
+            uniforms = draw_uniforms(len(ids), settings, random[name], base.device)
+            sampled = engines[name].sample(ids, mask, settings, uniforms)
             completions[name] = read_completions(sampled, base, stops[name]).texts
         for row, prompt in enumerate(batch.prompts):
             columns = {name: values[row] for name, values in batch.columns.items()}

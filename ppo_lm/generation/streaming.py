@@ -9,7 +9,7 @@ import torch
 from ppo_lm.data.encoding import decode
 from ppo_lm.data.pieces import INCOMPLETE
 from ppo_lm.models import PolicyModel
-from ppo_lm.rollout import PlainEngine, SamplingSettings, StopStrings
+from ppo_lm.rollout import PlainEngine, SamplingSettings, StopStrings, draw_uniforms
 
 
 def stream(
@@ -20,7 +20,8 @@ def stream(
     not to be."""
     prompt, tokenizer = torch.tensor([ids], device=policy.base.device), policy.base.tokenizer
     stops, written, said, text = StopStrings(tokenizer, settings), [], 0, ""
-    for token in PlainEngine(policy).stream(prompt, settings, generator):
+    uniforms = draw_uniforms(1, settings, generator, prompt.device)
+    for token in PlainEngine(policy).stream(prompt, settings, uniforms):
         written.append(token)
         stop = stops.find(written, looked_at=len(written) - 1)
         text = decode(tokenizer, written) if stop is None else stop.text

@@ -22,6 +22,7 @@ from ppo_lm.rollout import (
     Sampled,
     SamplingSettings,
     StopStrings,
+    draw_uniforms,
     find_excluded,
     pick_engine,
     read_completions,
@@ -80,7 +81,8 @@ class SequenceGenerator:
         prompt_ids, prompt_mask = pad(encoded, base.pad_token_id, side="left", device=base.device)
         if weights_changed:
             self.engine.update_weights(self.policy)
-        sampled = self.engine.sample(prompt_ids, prompt_mask, self.sampling, self.random)
+        uniforms = draw_uniforms(len(prompt_ids), self.sampling, self.random, base.device)
+        sampled = self.engine.sample(prompt_ids, prompt_mask, self.sampling, uniforms)
         self._check_support(sampled)
         completions = read_completions(sampled, base, self.stops)
         pairs = build_sa_pairs(

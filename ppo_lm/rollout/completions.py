@@ -12,6 +12,7 @@ from ppo_lm.experience_buffer import MemoryBudget
 from ppo_lm.models import BaseModel, PolicyModel
 from ppo_lm.rollout.engine import Sampled, SamplingSettings
 from ppo_lm.rollout.pick import pick_engine
+from ppo_lm.rollout.sampling import draw_uniforms
 from ppo_lm.rollout.stop_strings import StopStrings
 from ppo_lm.token_attribution import extract_actions
 
@@ -54,6 +55,7 @@ def write_completions(
     generator, stops = torch.Generator().manual_seed(seed), StopStrings(base.tokenizer, sampling)
     for start in range(0, len(prompts), batch_size):
         encoded = [encode_for(base, prompt) for prompt in prompts[start : start + batch_size]]
-        sampled = engine.sample(*pad(encoded, base.pad_token_id, side="left", device=base.device), sampling, generator)
+        ids, mask = pad(encoded, base.pad_token_id, side="left", device=base.device)
+        sampled = engine.sample(ids, mask, sampling, draw_uniforms(len(ids), sampling, generator, base.device))
         texts += read_completions(sampled, base, stops).texts
     return texts

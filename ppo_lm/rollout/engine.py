@@ -60,10 +60,12 @@ class RolloutEngine(Protocol):
         prompt_ids: torch.Tensor,
         prompt_mask: torch.Tensor,
         settings: SamplingSettings,
-        generator: torch.Generator,
+        uniforms: torch.Tensor,
     ) -> Sampled:
         """Sample one response for each left-padded prompt, (B, P) int64 and (B, P) bool. All randomness comes from
-        `generator`, which is on the CPU, so that a seed gives the same numbers on every device.
+        `uniforms`, (B, max_new_tokens) in [0, 1), fp64 where the device has it (`draw_uniforms`): a response depends
+        on its own row of them only, whatever else is sampled with it. An engine that needs a seed can take it from
+        there (`seed_of`).
 
         `settings.min_new_tokens` has to be obeyed: the first tokens come from the distribution without the end tokens,
         which are left out before top-k and top-p. Stop strings may be ignored: responses are cut at them afterwards

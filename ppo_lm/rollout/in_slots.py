@@ -12,7 +12,6 @@ import torch
 from ppo_lm.experience_buffer import MemoryBudget
 from ppo_lm.models import PolicyModel
 from ppo_lm.rollout.engine import RolloutEngine, Sampled, SamplingSettings
-from ppo_lm.rollout.sampling import draw_uniforms
 
 
 class Responses(Protocol):
@@ -37,10 +36,9 @@ class InSlots(RolloutEngine):
         prompt_ids: torch.Tensor,
         prompt_mask: torch.Tensor,
         settings: SamplingSettings,
-        generator: torch.Generator,
+        uniforms: torch.Tensor,
     ) -> Sampled:
         """See `RolloutEngine.sample`. At most `budget.slots` responses are in progress at once."""
-        uniforms = draw_uniforms(len(prompt_ids), settings, generator, prompt_ids.device)
         with torch.inference_mode():
             responses = self.budget.fit_slots(
                 len(prompt_ids), lambda slots: self._sample(prompt_ids, prompt_mask, settings, uniforms, slots)

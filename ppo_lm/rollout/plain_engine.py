@@ -12,7 +12,7 @@ from ppo_lm.experience_buffer import MemoryBudget
 from ppo_lm.models import PolicyModel
 from ppo_lm.progress import phase
 from ppo_lm.rollout.engine import RolloutEngine, Sampled, SamplingSettings
-from ppo_lm.rollout.sampling import Token, draw_uniforms, find_excluded, sample_tokens
+from ppo_lm.rollout.sampling import Token, find_excluded, sample_tokens
 from ppo_lm.rollout.stop_strings import EVERY, StopStrings
 
 
@@ -37,11 +37,10 @@ class PlainEngine(RolloutEngine):
         prompt_ids: torch.Tensor,
         prompt_mask: torch.Tensor,
         settings: SamplingSettings,
-        generator: torch.Generator,
+        uniforms: torch.Tensor,
     ) -> Sampled:
         """See `RolloutEngine.sample`. At most `budget.slots` rows at once, each group until all of its rows have
         ended."""
-        uniforms = draw_uniforms(len(prompt_ids), settings, generator, prompt_ids.device)
 
         def attempt(slots: int) -> Sampled:
             columns = (prompt_ids.split(slots), prompt_mask.split(slots), uniforms.split(slots))
@@ -66,9 +65,9 @@ class PlainEngine(RolloutEngine):
         )
 
     @torch.no_grad()
-    def stream(self, prompt_ids: torch.Tensor, settings: SamplingSettings, generator: torch.Generator) -> Iterator[int]:
-        """The tokens of one response to a prompt (1, P), each as soon as it is sampled, EOS included."""
-        uniforms = draw_uniforms(1, settings, generator, prompt_ids.device)
+    def stream(self, prompt_ids: torch.Tensor, settings: SamplingSettings, uniforms: torch.Tensor) -> Iterator[int]:
+        """The tokens of one response to a prompt (1, P), each as soon as it is sampled, EOS included. `uniforms`: (1,
+        max_new_tokens)."""
         for token in self._steps(prompt_ids, torch.ones_like(prompt_ids, dtype=torch.bool), uniforms, settings):
             yield int(token.ids)
 

@@ -26,6 +26,11 @@ def draw_uniforms(
     return uniforms.to(device, uniform_dtype(device))
 
 
+def seed_of(uniforms: torch.Tensor) -> int:
+    """A seed below 2^53 for an engine that draws its own random numbers: the first of `uniforms`, of any shape."""
+    return int(uniforms.flatten()[0].double() * 2**53)
+
+
 def uniform_dtype(device: torch.device) -> torch.dtype:
     """fp64, or fp32 on Apple's mps, which has no fp64."""
     return torch.float32 if device.type == "mps" else torch.float64

@@ -18,6 +18,7 @@ from ppo_lm.fast.adapted_linear import AdaptedLinear, apply
 from ppo_lm.fast.fused_linear import FusedLinear
 from ppo_lm.models import BaseModel, PolicyModel
 from ppo_lm.rollout import PlainEngine, SamplingSettings, SlotEngine
+from tests.conftest import uniforms
 
 ROWS, LENGTH, VOCABULARY = 4096, 3, 1024
 
@@ -67,7 +68,8 @@ def set_b(policy, size):
 
 def sampled(engine):
     """(B,) tokens, (B,) log-probabilities, (B,) whether one of the pair was chosen from."""
-    found = engine.sample(*prompts(), SamplingSettings(1, top_k=2), torch.Generator().manual_seed(3))
+    (ids, mask), settings = prompts(), SamplingSettings(1, top_k=2)
+    found = engine.sample(ids, mask, settings, uniforms(ids, settings, seed=3))
     support = found.support_ids[:, 0].sort(dim=1).values
     return found.ids[:, 0], found.logprobs[:, 0].double(), (support == likeliest_two_and_direction()[0]).all(dim=1)
 

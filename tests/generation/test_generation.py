@@ -19,6 +19,7 @@ from ppo_lm.generation.streaming import stream
 from ppo_lm.models import PolicyModel
 from ppo_lm.rollout import PlainEngine, SamplingSettings
 from ppo_lm.terminal import printable
+from tests.conftest import uniforms
 from tests.ppo_trainer.conftest import PROMPTS, length_reward, make
 
 pytestmark = pytest.mark.fast
@@ -99,7 +100,7 @@ def test_a_stream_is_what_the_engine_samples(folder, temperature):
     parts = list(stream(policy, ids, settings, torch.Generator().manual_seed(3)))
     prompt = torch.tensor([ids])
     sampled = PlainEngine(policy).sample(
-        prompt, torch.ones_like(prompt, dtype=torch.bool), settings, torch.Generator().manual_seed(3)
+        prompt, torch.ones_like(prompt, dtype=torch.bool), settings, uniforms(prompt, settings, seed=3)
     )
     assert len(parts) > 2
     assert "".join(parts) == policy.base.tokenizer.decode(sampled.ids[0], skip_special_tokens=True)

@@ -5,7 +5,7 @@ import torch
 from ppo_lm.base_setup import make_lora_config
 from ppo_lm.models import BaseModel, PolicyModel
 from ppo_lm.token_attribution import extract_actions
-from tests.conftest import make_base
+from tests.conftest import make_base, uniforms
 
 EOS = list(range(1, 150))  # a tenth of the vocabulary: responses end at different times
 
@@ -29,7 +29,7 @@ def make_prompts(rows=13, width=9):
 
 
 def sample(engine, settings, prompts):
-    sampled = engine.sample(*prompts, settings, torch.Generator().manual_seed(5))
+    sampled = engine.sample(*prompts, settings, uniforms(prompts[0], settings))
     ids, mask, _ = extract_actions(sampled.ids, EOS, 0)
     support = None if sampled.support_ids is None else [row[m].tolist() for row, m in zip(sampled.support_ids, mask)]
     return [row[m].tolist() for row, m in zip(ids, mask)], torch.where(mask, sampled.logprobs, 0.0), support

@@ -9,6 +9,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from ppo_lm.experience_buffer import MemoryBudget
 from ppo_lm.fast import packed_linear
 from ppo_lm.rollout import GraphEngine, SamplingSettings, SlotEngine
+from tests.conftest import uniforms
 from tests.rollout.conftest import EOS, make_policy, make_prompts, sample
 
 
@@ -35,16 +36,13 @@ def test_a_thousand_random_cases_sample_what_slots_sample(part):
     for _ in range(100):
         settings, prompts, slots, every, ends = random_case(rng)
         policy.base.eos_token_ids = EOS[:ends]
-        expected = SlotEngine(policy, MemoryBudget(slots=slots)).sample(*prompts, settings, seeded())
+        drawn = uniforms(prompts[0], settings)
+        expected = SlotEngine(policy, MemoryBudget(slots=slots)).sample(*prompts, settings, drawn)
         if (slots, every, ends) not in engines:
             engines = {(slots, every, ends): GraphEngine(policy, MemoryBudget(slots=slots), every)}
         for engine in engines.values():
-            found = engine.sample(*prompts, settings, seeded())
+            found = engine.sample(*prompts, settings, drawn)
             same(found, expected, policy.base.eos_token_ids)
-
-
-def seeded():
-    return torch.Generator().manual_seed(5)
 
 
 def same(found, expected, eos):
@@ -78,7 +76,10 @@ def test_every_call_reads_the_current_weights(full, dtype):
 
 @pytest.mark.parametrize("engine", [GraphEngine, SlotEngine])
 def test_what_was_sampled_can_be_used_by_autograd(engine):
-    found = engine(make_policy(), MemoryBudget(slots=8)).sample(*make_prompts(), SETTINGS[1], seeded())
+    prompts = make_prompts()
+    found = engine(make_policy(), MemoryBudget(slots=8)).sample(
+        *prompts, SETTINGS[1], uniforms(prompts[0], SETTINGS[1])
+    )
     assert found.entropies is not None and found.support_ids is not None
     for column in (found.ids, found.logprobs, found.entropies, found.support_ids):
         assert not column.is_inference()
@@ -97,7 +98,7 @@ def started_slots(settings, monkeypatch):
     monkeypatch.setattr(packed_linear, "can_pack", lambda weight: False)  # an operation that cannot be traced
     policy, (ids, mask) = make_policy(), make_prompts(rows=6)
     slots, _ = GraphEngine(policy, MemoryBudget(slots=6))._prepare(6, ids.shape[1] + 12, settings)
-    slots.start(torch.arange(6), ids, mask, torch.rand(6, 12, dtype=torch.float64, generator=seeded()))
+    slots.start(torch.arange(6), ids, mask, uniforms(ids, SamplingSettings(12)))
     return slots
 
 

@@ -127,7 +127,7 @@ def _kept(logits, settings):
 
 
 class Short(RolloutEngine):
-    def sample(self, prompt_ids, prompt_mask, settings, generator):
+    def sample(self, prompt_ids, prompt_mask, settings, uniforms):
         ids = torch.tensor([[200, EOS[0], 200]]).expand(len(prompt_ids), 3)
         return Sampled(ids, torch.zeros(ids.shape))
 

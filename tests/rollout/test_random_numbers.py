@@ -11,10 +11,9 @@ from ppo_lm.rollout import (
     SamplingSettings,
     SlotEngine,
     draw_uniforms,
-    in_slots,
-    plain_engine,
     sample_tokens,
 )
+from tests.conftest import uniforms
 from tests.rollout.conftest import make_policy, make_prompts, sample
 
 pytestmark = pytest.mark.fast
@@ -52,9 +51,8 @@ def test_without_fp64_after_the_draw_the_same_tokens_are_sampled(engine, monkeyp
     """A whole rollout: nothing but the draw needs fp64, and numbers rounded to fp32 pick the same tokens here."""
     policy, prompts = make_policy(), make_prompts()
     expected = sample(engine(policy), SETTINGS, prompts)
-    rounded = draw_uniforms(len(prompts[0]), SETTINGS, torch.Generator().manual_seed(5), torch.device("cpu")).float()
-    for module in (in_slots, plain_engine):
-        monkeypatch.setattr(module, "draw_uniforms", lambda *_: rounded)
+    rounded = uniforms(prompts[0], SETTINGS).float()
+    monkeypatch.setattr("tests.rollout.conftest.uniforms", lambda *_: rounded)
     with WithoutFloat64("cpu"):
         found = sample(engine(policy), SETTINGS, prompts)
     assert (found[0], found[2]) == (expected[0], expected[2])

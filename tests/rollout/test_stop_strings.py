@@ -22,6 +22,7 @@ from ppo_lm.rollout import (
     read_completions,
     write_completions,
 )
+from tests.conftest import uniforms
 from tests.rollout.conftest import EOS, make_policy, make_prompts
 
 pytestmark = pytest.mark.fast
@@ -151,7 +152,7 @@ STOPS = ("e", "th")  # of random tokens, most responses say one soon
 
 def completions(engine, settings, prompts):
     policy = engine.policy
-    sampled = engine.sample(*prompts, settings, torch.Generator().manual_seed(5))
+    sampled = engine.sample(*prompts, settings, uniforms(prompts[0], settings))
     return read_completions(sampled, policy.base, StopStrings(policy.base.tokenizer, settings))
 
 
@@ -203,7 +204,7 @@ def test_engines_stop_sampling_soon_after(policy, kind):
     """Within 8 tokens of the stop, and those come from the response's own random numbers."""
     prompts = make_prompts(rows=6)
     settings = SamplingSettings(100, temperature=1.1, stop_strings=tuple("abcdefghijklmnopqrstuvwxyz"))
-    sampled = kind(policy, MemoryBudget(slots=2)).sample(*prompts, settings, torch.Generator().manual_seed(5))
+    sampled = kind(policy, MemoryBudget(slots=2)).sample(*prompts, settings, uniforms(prompts[0], settings))
     made = read_completions(sampled, policy.base, StopStrings(policy.base.tokenizer, settings))
     assert made.terminated.all()
     assert sampled.ids.shape[1] <= made.mask.sum(dim=1).max() + 8 < 40
