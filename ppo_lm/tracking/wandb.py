@@ -53,6 +53,7 @@ class WandB(Tracker):
             mode=None if has_key else "offline",
         )
         self.run.define_metric("*", step_metric=CURVES_BY)
+        wandb.Table(columns=[], data=[])  # the first one imports pandas, which would hold up a step
         self.rows = max([self.run.step, *(row["_step"] + 1 for row in held)])
         self.notes = [self._where()]
         return last_steps((row, row[CURVES_BY]) for row in held if CURVES_BY in row)
