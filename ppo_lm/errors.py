@@ -82,6 +82,10 @@ class Interrupted(UserError):
     """The process was asked to stop."""
 
 
+class ProcessLost(UserError):
+    """Another process of the run ended, or cannot be reached."""
+
+
 class NumericalFault(UserError):
     """A number that goes into a step is NaN or infinite. `batch`: the `SAPairs` it was found in; None if there are none
     yet."""

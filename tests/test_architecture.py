@@ -21,7 +21,7 @@ LEVELS = [  # a room imports from rooms above it in this list only, and from non
     ["progress"],
     ["terminal"],
     ["errors", "signals", "types", "embedded", "markdown"],
-    ["user_code", "reading", "saving"],
+    ["user_code", "reading", "saving", "distributed"],
     ["kernels"],
     ["ops", "config", "plugins", "fingerprint"],
     ["token_attribution", "experience_buffer", "health"],
@@ -41,6 +41,7 @@ LEVELS = [  # a room imports from rooms above it in this list only, and from non
     ["comparison", "collection", "report"],
     ["generation", "exporting"],
     ["cli"],
+    ["__main__"],
 ]
 LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
 MATHS = ["ops", "token_attribution", "reward_kl", "advantage", "training"]

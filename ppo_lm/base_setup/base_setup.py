@@ -11,6 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from ppo_lm.base_setup.blank_network import make_blank_network
 from ppo_lm.base_setup.loaded_model import LoadedModel
 from ppo_lm.base_setup.tokenizer_setup import find_eos_token_ids
+from ppo_lm.distributed import find_place
 from ppo_lm.errors import ModelError, UserError, first_line
 from ppo_lm.fast.trial import is_refusal, trial_ids
 from ppo_lm.models import BaseModel
@@ -96,13 +97,13 @@ def _load(
 
 
 def pick_device(device: str) -> torch.device:
-    """ "auto" is the first CUDA GPU if there is one, else Apple's GPU, else the CPU. Raises `ModelError` for a device
-    that is not available."""
+    """ "auto" is the first CUDA GPU if there is one, and of several processes each takes one; else Apple's GPU, else
+    the CPU. Raises `ModelError` for a device that is not available."""
     present = (
         [f"cuda:{i}" for i in range(torch.cuda.device_count())] + ["mps"] * torch.backends.mps.is_available() + ["cpu"]
     )
     if device == "auto":
-        return torch.device(present[0])
+        return torch.device(present[find_place().local_rank if torch.cuda.is_available() else 0])
     if device not in present and not (device == "cuda" and "cuda:0" in present):
         raise ModelError(
             f"device {device!r} is not available; this machine has {', '.join(present)}; set device to one of these or "

@@ -7,7 +7,7 @@ import textwrap
 
 import ppo_lm
 from ppo_lm.cli.commands import COMMANDS, module_of
-from ppo_lm.cli.output import lasting_output
+from ppo_lm.cli.output import lasting_output, only_one_speaks
 from ppo_lm.config.other_names import did_you_mean
 from ppo_lm.errors import EXIT_CODES, UserError
 from ppo_lm.signals import end_at_once_on_signals
@@ -31,7 +31,7 @@ task, on a toy model that comes with the package and needs no network;
 def main(arguments: list[str] | None = None, prog: str | None = None) -> None:
     """Run a command. A user error ends it with one message and the error's exit code; see docs/resume.md. `prog` is the
     name shown in its usage."""
-    with end_at_once_on_signals(), lasting_output():
+    with end_at_once_on_signals(), lasting_output(), only_one_speaks():
         try:
             _run(sys.argv[1:] if arguments is None else arguments, prog)
         except UserError as error:

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TextIO, cast
 
+from ppo_lm.distributed.place import find_place
 from ppo_lm.errors import StorageError
 
 
@@ -79,6 +80,19 @@ def lasting_output() -> Iterator[None]:
         code = StorageError.exit_code
     if code is not None:
         raise SystemExit(code)
+
+
+@contextlib.contextmanager
+def only_one_speaks() -> Iterator[None]:
+    """In the block, only the first of the processes of a launcher on this host prints anything."""
+    if find_place().local_rank == 0:
+        yield
+        return
+    with contextlib.ExitStack() as stack:
+        nowhere = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
+        stack.enter_context(contextlib.redirect_stdout(nowhere))
+        stack.enter_context(contextlib.redirect_stderr(nowhere))
+        yield
 
 
 def _fill_gaps() -> None:

@@ -39,20 +39,25 @@ def read_run(parser: ConfigParser, arguments: list[str]) -> RunRequest:
     if allow_changes and "resume" not in options:
         raise ConfigError.of("--allow_changes belongs to --resume; give the folder of an unfinished run")
     if "resume" in options:
-        folder = find_run(options.pop("resume"))
+        with importing():
+            from ppo_lm.distributed import join
+
+        folder = user_path(options.pop("resume"), "--resume")
         changed = with_current_names(config, options)
         check_changed(config, changed, allow_changes)
-        saved = read_settings(folder / "config.yaml", "--resume")
-        check_command(config, saved, folder)
-        made = config(**(with_current_names(config, saved) | changed))
-        check_resumable(folder, made)
+        made = join().once(lambda: read_unfinished(config, find_run(str(folder)), changed))
     else:
         folder, made = None, make_config(parser, options)
-    with importing():
-        from ppo_lm.run import check_one_process
-
-    check_one_process()
     return RunRequest(made, folder, overwrite, allow_changes, json)
+
+
+def read_unfinished(config: type[Settings], folder: Path, changed: dict[str, Any]) -> Settings:
+    """The settings of the run in `folder`, with what is `changed`. Raises a `UserError` if it cannot be resumed."""
+    saved = read_settings(folder / "config.yaml", "--resume")
+    check_command(config, saved, folder)
+    made = config(**(with_current_names(config, saved) | changed))
+    check_resumable(folder, made)
+    return made
 
 
 def find_run(name: str) -> Path:

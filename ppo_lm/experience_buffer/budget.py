@@ -9,6 +9,7 @@ from typing import TypeVar
 
 import torch
 
+from ppo_lm.distributed import processes
 from ppo_lm.errors import UserError, first_line
 from ppo_lm.ops import is_out_of_memory
 
@@ -19,8 +20,9 @@ class MemoryBudget:
     """What fits in memory: `tokens` in a micro-batch while scoring and training, prompts included, and `slots`, the
     number of responses sampled at once.
 
-    Either is halved when memory runs out, and stays halved. One object is shared by the whole run, so that what one
-    part learns holds for all others. `say` is called with one line whenever a limit is halved.
+    Either is halved when memory runs out, in all processes of a run, and stays halved. One object is shared by the
+    whole run, so that what one part learns holds for all others. `say` is called with one line whenever a limit is
+    halved.
     """
 
     def __init__(self, tokens: int = 1024, slots: int = 64, say: Callable[[str], None] | None = None):
@@ -41,7 +43,8 @@ class MemoryBudget:
 
         def halve(error: Exception) -> None:
             sizes = lengths.tolist()  # a list, as there may be no memory for tensors
-            longest, used = max(sizes), min(self.tokens, sum(sizes))
+            longest, total = processes().highest(max(sizes)), processes().highest(sum(sizes))
+            used = min(self.tokens, total)
             if used <= longest:
                 raise UserError(
                     f"out of memory with a single sequence of {longest} tokens ({first_line(error)}); lower "
@@ -73,6 +76,13 @@ class MemoryBudget:
         self.slots = max(min(self.slots, most), 1)
         return self.slots
 
+    def agree_on_slots(self) -> None:
+        """Sample no more responses at once than the process that can sample the fewest."""
+        team = processes()
+        first, self.slots = team.once(lambda: self.slots), -team.highest(-self.slots)
+        if self.slots < first:
+            self._tell(f"another process can sample only {self.slots} responses at once, so all do from now on")
+
     def state_dict(self) -> dict[str, int]:
         """The limits learnt so far. With them, a resumed run splits its batches, and therefore rounds, as it would have
         done without the interruption."""
@@ -88,10 +98,11 @@ class MemoryBudget:
 
 
 def _until_it_fits(attempt: Callable[[], Result], halve: Callable[[Exception], None]) -> Result:
-    """Return what `attempt` returns; whenever memory runs out, call `halve` with the error and try again."""
+    """Return what `attempt` returns; whenever memory runs out, in any process, call `halve` with the error and try
+    again."""
     while True:
         try:
-            return attempt()
+            return processes().together(attempt)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise

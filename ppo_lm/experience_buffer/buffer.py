@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 
 import torch
 
+from ppo_lm.distributed import Share, processes
 from ppo_lm.experience_buffer.budget import MemoryBudget
 from ppo_lm.progress import phase
 from ppo_lm.types import SAPairs
@@ -64,6 +65,14 @@ def try_micro_batches(
     budget.fit_tokens(sa_pairs.attention_mask.sum(dim=1), attempt)
 
 
+def share_of(sa_pairs: SAPairs) -> tuple[Share, SAPairs]:
+    """This process's share of a batch, about as many tokens as every other's, and its pairs."""
+    share = processes().share(sa_pairs.attention_mask.sum(dim=1))
+    if share.is_whole:
+        return share, sa_pairs
+    return share, sa_pairs.select(torch.tensor(share.own, device=sa_pairs.action_ids.device))
+
+
 def trim_padding(sa_pairs: SAPairs) -> SAPairs:
     """Drop the columns that are padding in every row, on the left of the prompts and on the right of the responses. A
     column that holds only observations stays."""
@@ -98,11 +107,13 @@ def compute_in_micro_batches(
     def work(rows: torch.Tensor, part: SAPairs) -> None:
         found.append((rows, compute(part)))
 
-    try_micro_batches(sa_pairs, budget, work, start_over=found.clear)
+    share, own = share_of(sa_pairs)
+    try_micro_batches(own, budget, work, start_over=found.clear)
     first = found[0][1]
-    shape = (*first.shape[:-2], *sa_pairs.action_ids.shape[: first.ndim])
-    result = torch.zeros(shape, dtype=torch.float32, device=sa_pairs.action_ids.device)
+    shape = (*first.shape[:-2], *own.action_ids.shape[: first.ndim])
+    result = torch.zeros(shape, dtype=torch.float32, device=own.action_ids.device)
     for rows, numbers in found:
         place = rows if numbers.ndim == 1 else (..., rows, slice(numbers.shape[-1]))
         result[place] = numbers
-    return result
+    sequences = max(result.ndim - 2, 0)  # the dimension of
+    return processes().gather_rows(share, result.movedim(sequences, 0)).movedim(0, sequences)

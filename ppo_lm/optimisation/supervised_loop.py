@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import Protocol, TypeVar
 
 import torch
 from torch import nn
 
+from ppo_lm.distributed import processes
 from ppo_lm.errors import NumericalFault, RunStopped
 from ppo_lm.optimisation.batches import length_bucketed_batches
 from ppo_lm.optimisation.optimiser import Optimiser
@@ -112,20 +115,30 @@ def minimise(
     batches = (
         rows for _ in range(settings.epochs) for rows in length_bucketed_batches(lengths, settings.batch_size, rng)
     )
-    drawn = 0
-    for step in progress.steps():
-        rows = next(islice(batches, step - 1 - drawn, None))
-        drawn = step
-        weight, loss = sum(weights[row] for row in rows), 0.0
+    team, drawn, dropout_seed = processes(), 0, copy(rng).getrandbits(32)
+
+    def accumulate(rows: Sequence[int], weight: int, counts: bool) -> float:
+        loss = 0.0
         with phase("training", len(rows), "examples") as within:
             for start in range(0, len(rows), size):
-                part = sum_losses([examples[row] for row in rows[start : start + size]]) / weight
+                part = sum_losses([examples[row] for row in rows[start : start + size]]) / weight * counts
                 part.backward()
                 loss += float(part.detach())
                 within.done = min(start + size, len(rows))
+        return loss
+
+    for step in progress.steps():
+        rows = next(islice(batches, step - 1 - drawn, None))
+        drawn = step
+        team.seed_dropout(dropout_seed, step)
+        share, weight = team.share([lengths[row] for row in rows]), sum(weights[row] for row in rows)
+        own = [rows[place] for place in share.own]
+        loss = torch.tensor(team.together(partial(accumulate, own, weight, share.counts)), dtype=torch.float64)
+        team.add_up_gradients(optimiser.parameters)
+        team.add_up([loss])
         used = optimiser.learning_rate
         try:
             optimiser.step()
         except NumericalFault as fault:
             raise RunStopped(f"step {step}: {fault}; lower learning_rate, or check the data") from fault
-        progress.record_step(step, {"loss": loss, "learning_rate": used})
+        progress.record_step(step, {"loss": float(loss), "learning_rate": used})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from ppo_lm.config import PPOConfig
 from ppo_lm.data import Prompt, PromptSet
@@ -53,7 +54,10 @@ class Evaluator:
         samples = {name: self._samples(evaluation) for name, evaluation in found.items()}
         run.record_evaluation(len(self.prompts), means, samples)
         if config.eval_every and step and run.folder and is_best(self.history.made["sampled"]):
-            save_best(self.policy, run.folder)
+            self._save_best(run, run.folder)
+
+    def _save_best(self, run: Run, folder: Path) -> None:
+        run.once(lambda: save_best(self.policy, folder))
 
     def evaluate(self, step: int) -> dict[str, Evaluation]:
         """Both evaluations, by name."""

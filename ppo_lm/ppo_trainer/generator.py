@@ -26,6 +26,7 @@ from ppo_lm.rollout import (
     find_excluded,
     pick_engine,
     read_completions,
+    sample_shares,
 )
 from ppo_lm.token_attribution import build_sa_pairs
 from ppo_lm.tracking import PhaseClock
@@ -82,7 +83,7 @@ class SequenceGenerator:
         if weights_changed:
             self.engine.update_weights(self.policy)
         uniforms = draw_uniforms(len(prompt_ids), self.sampling, self.random, base.device)
-        sampled = self.engine.sample(prompt_ids, prompt_mask, self.sampling, uniforms)
+        sampled = sample_shares(self.engine, prompt_ids, prompt_mask, self.sampling, uniforms, self.budget)
         self._check_support(sampled)
         completions = read_completions(sampled, base, self.stops)
         pairs = build_sa_pairs(

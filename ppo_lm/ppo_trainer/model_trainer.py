@@ -10,8 +10,9 @@ import torch
 
 from ppo_lm.base_setup import make_budget
 from ppo_lm.config import PPOConfig
+from ppo_lm.distributed import processes
 from ppo_lm.errors import ConfigError, NumericalFault
-from ppo_lm.experience_buffer import ExperienceBuffer, MemoryBudget, try_micro_batches
+from ppo_lm.experience_buffer import ExperienceBuffer, MemoryBudget, share_of, try_micro_batches
 from ppo_lm.models import PolicyModel, ValueModel
 from ppo_lm.models.policy_model import states_before_actions
 from ppo_lm.ops import masked_sum
@@ -270,19 +271,23 @@ class ModelTrainer:
     ) -> dict[str, torch.Tensor]:
         """Accumulate a mini-batch's gradient over its micro-batches. Returns the sums for metrics."""
         size, sums = Size(len(batch), batch.sequences), {}
+        share, own = share_of(batch)
 
         def work(_, micro: SAPairs) -> None:
             part = part_loss(micro, size)
             with model.base.role(model.role):  # checkpointed activations are recomputed in here
-                part.loss.backward()
-            _add(sums, {name: value.detach() for name, value in part.sums.items()})
+                (part.loss if share.counts else part.loss * 0).backward()
+            _add(sums, {name: value.detach() * share.counts for name, value in part.sums.items()})
 
         def start_over() -> None:
             sums.clear()
             for optimiser in optimisers:
                 optimiser.forget_gradients()
 
-        try_micro_batches(batch, self.budget, work, start_over)
+        try_micro_batches(own, self.budget, work, start_over)
+        for optimiser in optimisers:
+            processes().add_up_gradients(optimiser.parameters)
+        processes().add_up(sums.values())
         return sums
 
 

@@ -13,6 +13,7 @@ from ppo_lm.base_setup import LoadedModel, describe_micro_batches, load_base, ma
 from ppo_lm.config import PPOConfig
 from ppo_lm.data import DataReport, Prompt, PromptSet, load_prompts
 from ppo_lm.data.fitting import check_prompts, encode_prompt_set, fit_prompts
+from ppo_lm.distributed import join
 from ppo_lm.errors import ConfigError, NumericalFault, PartError
 from ppo_lm.evaluation import Evaluation, training_sampling
 from ppo_lm.health import HealthWatch
@@ -89,6 +90,7 @@ class PPOTrainer:
         model: PreTrainedModel | None = None,
         tokenizer: PreTrainedTokenizerBase | None = None,
     ):
+        join()
         loaded = LoadedModel.of(model, tokenizer)
         config = loaded.in_place_of(config) if loaded else config
         with working("reading the inputs"):
@@ -289,7 +291,8 @@ class PPOTrainer:
         ]
 
     def _record(self, run: Run, step: int, batch: PromptSet, results: dict, health: HealthWatch) -> None:
-        metrics = {name: value for name, value in results.items() if isinstance(value, (int, float))}
+        own = {name: value for name, value in results.items() if isinstance(value, (int, float))}
+        metrics = run.once(lambda: own)  # other processes took other times
         run.record_step(step, metrics)
         if step % self.config.samples_every == 0 or run.is_over:
             texts, scores, parts = results["generated_texts"], results["rewards"], results["reward_parts"]

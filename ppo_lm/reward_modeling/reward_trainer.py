@@ -9,6 +9,7 @@ import torch
 from torch.nn.functional import logsigmoid
 
 from ppo_lm.data.encoding import pad
+from ppo_lm.distributed import processes
 from ppo_lm.errors import ModelError
 from ppo_lm.models import RewardModel
 from ppo_lm.optimisation import LoopSettings, Optimiser, Progress, minimise
@@ -62,12 +63,19 @@ def train_reward_model(
 @torch.no_grad()
 def score_all(model: RewardModel, sequences: list[list[int]], batch_size: int = 64) -> torch.Tensor:
     """Scores of any number of sequences, in their order. Returns (N,) fp32 on the CPU."""
-    order = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))
-    scores = torch.zeros(len(sequences))
-    for start in range(0, len(order), batch_size):
-        rows = order[start : start + batch_size]
-        scores[rows] = score_sequences(model, [sequences[row] for row in rows]).cpu()
-    return scores
+    team = processes()
+    share = team.share([len(sequence) for sequence in sequences])
+    own = [sequences[row] for row in share.own]
+
+    def score() -> torch.Tensor:
+        order = sorted(range(len(own)), key=lambda i: len(own[i]))
+        scores = torch.zeros(len(own))
+        for start in range(0, len(order), batch_size):
+            rows = order[start : start + batch_size]
+            scores[rows] = score_sequences(model, [own[row] for row in rows]).cpu()
+        return scores
+
+    return team.gather_rows(share, team.together(score))
 
 
 def normalise(model: RewardModel, reference_sequences: list[list[int]]) -> None:

@@ -14,6 +14,7 @@ from ppo_lm.config import RewardConfig
 from ppo_lm.data import DataReport, Demonstration, Preference, Prompt, load_demonstrations, load_preferences
 from ppo_lm.data.encoded import Encoded, encode_all
 from ppo_lm.data.encoding import encode_for, encode_pair, fit_prompt
+from ppo_lm.distributed import join
 from ppo_lm.errors import ConfigError, DataError, ModelError, Problems
 from ppo_lm.fingerprint import fingerprint
 from ppo_lm.models import BaseModel, RewardModel
@@ -48,6 +49,7 @@ def run_reward(
     folder of an interrupted run; if it has changed, it is refused, or continued with `allow_changes`. On SIGINT or
     SIGTERM, the run is saved after the current step, and `RunPaused` is raised.
     """
+    join()
     loaded = LoadedModel.of(model, tokenizer)
     config = loaded.in_place_of(config) if loaded else config
     inputs = load_inputs(config, resume, overwrite)

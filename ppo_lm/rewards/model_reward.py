@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ppo_lm.base_setup import load_reward_model
 from ppo_lm.data.encoding import encode_pair, pad, same_vocabulary
+from ppo_lm.distributed import processes
 from ppo_lm.errors import NumericalFault, RewardError
 from ppo_lm.experience_buffer import MemoryBudget, compute_in_micro_batches, split_by_tokens
 from ppo_lm.fingerprint import fingerprint, fingerprint_weights
@@ -113,13 +114,15 @@ def _score_texts(model: RewardModel, responses: Responses, budget: MemoryBudget)
     for prompt, text, has_end in zip(responses.prompts, responses.texts, ended, strict=True):
         prompt_ids, completion_ids = encode_pair(base, prompt, text)
         ids.append(prompt_ids + (completion_ids if has_end else completion_ids[:-1]))
-    lengths = torch.tensor([len(tokens) for tokens in ids])
+    share = processes().share([len(tokens) for tokens in ids])
+    own = [ids[row] for row in share.own]
+    lengths = torch.tensor([len(tokens) for tokens in own])
 
     def score(micro_batch_tokens: int) -> torch.Tensor:
-        scores = torch.zeros(len(ids), device=base.device)
+        scores = torch.zeros(len(own), device=base.device)
         for rows in split_by_tokens(lengths, micro_batch_tokens):
-            padded = pad([ids[row] for row in rows], base.pad_token_id, side="right", device=base.device)
+            padded = pad([own[row] for row in rows], base.pad_token_id, side="right", device=base.device)
             scores[rows] = model.scores(*padded)
         return scores
 
-    return budget.fit_tokens(lengths, score)
+    return processes().gather_rows(share, budget.fit_tokens(lengths, score))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from ppo_lm.distributed import processes
 from ppo_lm.errors import NumericalFault, RewardError, UserError
 from ppo_lm.experience_buffer import MemoryBudget
 from ppo_lm.fingerprint import source_of
@@ -87,12 +88,22 @@ def ask(reward: Reward, responses: Responses, timeout: float = 0.0) -> Scores:
     when = f"on a batch of {len(responses)} responses"
     try:
         with user_code(f"reward {reward.name}", when, RewardError, RewardError, NumericalFault):
-            scores = call_within(limit, lambda: reward.score(given))
-            _check(scores, reward.name, len(responses))
+            scores = _score(reward, given, limit)
     except NumericalFault as fault:
         fault.batch = responses.sa_pairs
         raise
     return scores
+
+
+def _score(reward: Reward, responses: Responses, limit: float) -> Scores:
+    """In all processes if the reward runs models, which share the work; otherwise in the first one only."""
+
+    def score() -> Scores:
+        scores = call_within(limit, lambda: reward.score(responses))
+        _check(scores, reward.name, len(responses))
+        return scores
+
+    return score() if reward.models else processes().once(score)
 
 
 def _check(scores: Scores, name: str, count: int) -> None:

@@ -6,6 +6,7 @@ from ppo_lm.rollout.graph_engine import GraphEngine
 from ppo_lm.rollout.pick import ENGINES, MakeEngine, find_engine, pick_engine
 from ppo_lm.rollout.plain_engine import PlainEngine
 from ppo_lm.rollout.sampling import draw_uniforms, find_excluded, sample_tokens, seed_of
+from ppo_lm.rollout.shares import sample_shares
 from ppo_lm.rollout.slot_engine import SlotEngine
 from ppo_lm.rollout.stop_strings import StopStrings
 
@@ -26,6 +27,7 @@ __all__ = [
     "find_excluded",
     "pick_engine",
     "read_completions",
+    "sample_shares",
     "sample_tokens",
     "seed_of",
     "write_completions",

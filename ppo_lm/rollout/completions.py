@@ -13,6 +13,7 @@ from ppo_lm.models import BaseModel, PolicyModel
 from ppo_lm.rollout.engine import Sampled, SamplingSettings
 from ppo_lm.rollout.pick import pick_engine
 from ppo_lm.rollout.sampling import draw_uniforms
+from ppo_lm.rollout.shares import sample_shares
 from ppo_lm.rollout.stop_strings import StopStrings
 from ppo_lm.token_attribution import extract_actions
 
@@ -50,12 +51,14 @@ def write_completions(
     budget: MemoryBudget | None = None,
 ) -> list[str]:
     """The text of one completion per prompt, in order. `budget`: what fits in memory, learnt by earlier calls."""
-    base, engine, texts = policy.base, pick_engine(policy, budget), []
+    base, budget, texts = policy.base, budget or MemoryBudget(), []
+    engine = pick_engine(policy, budget)
     engine.update_weights(policy)
     generator, stops = torch.Generator().manual_seed(seed), StopStrings(base.tokenizer, sampling)
     for start in range(0, len(prompts), batch_size):
         encoded = [encode_for(base, prompt) for prompt in prompts[start : start + batch_size]]
         ids, mask = pad(encoded, base.pad_token_id, side="left", device=base.device)
-        sampled = engine.sample(ids, mask, sampling, draw_uniforms(len(ids), sampling, generator, base.device))
+        uniforms = draw_uniforms(len(ids), sampling, generator, base.device)
+        sampled = sample_shares(engine, ids, mask, sampling, uniforms, budget)
         texts += read_completions(sampled, base, stops).texts
     return texts

@@ -10,7 +10,6 @@ from ppo_lm.run.folder import (
     make_run_folder,
     write_config,
 )
-from ppo_lm.run.launch import check_one_process
 from ppo_lm.run.run import Run
 from ppo_lm.run.save_models import save_adapter, save_best, save_models, save_value, save_whole_value
 from ppo_lm.run.stateful import GlobalRandom, RandomStream, Stateful, Weights
@@ -26,7 +25,6 @@ __all__ = [
     "Stateful",
     "TrainingPrompts",
     "Weights",
-    "check_one_process",
     "check_output_dir",
     "check_writable",
     "count_seen",

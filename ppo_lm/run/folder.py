@@ -24,6 +24,7 @@ from ppo_lm.config.output_folder import (
 )
 from ppo_lm.config.run_settings import FolderSettings, OptionalFolderSettings
 from ppo_lm.config.settings import Settings
+from ppo_lm.distributed import find_place
 from ppo_lm.errors import ConfigError, StorageError, UserError, writing
 from ppo_lm.health.rows import METRICS
 from ppo_lm.reading import as_path, user_path
@@ -73,7 +74,7 @@ def check_output_dir(
 ) -> None:
     """Raise `ConfigError` unless the folder `config.output_dir`, if any, can be written to and, for a new run (`resume`
     is None), is free or may be replaced (`overwrite`)."""
-    if config.output_dir is None or resume is not None:
+    if config.output_dir is None or resume is not None or not find_place().is_first:
         return
     folder = user_path(config.output_dir, "output_dir")
     check_writable(config.output_dir)

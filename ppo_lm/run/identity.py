@@ -17,6 +17,8 @@ PACKAGES = ("torch", "transformers", "peft")  # whose versions round differently
 
 DATA = ("the prompts", "the training data", "the held-out data")  # what no resumed run may change
 
+THREADS = "the number of CPU threads"
+
 Identity = dict[str, object]  # plain values, or hashes, each under a name for messages
 
 
@@ -25,7 +27,7 @@ def identify_base(base: BaseModel) -> Identity:
     threads, versions."""
     network, tokenizer = base.network, base.tokenizer
     weights = [pair for pair in (*network.named_parameters(), *network.named_buffers()) if ".lora_" not in pair[0]]
-    threads = {"the number of CPU threads": torch.get_num_threads()} if base.device.type == "cpu" else {}
+    threads = {THREADS: torch.get_num_threads()} if base.device.type == "cpu" else {}
     return {
         "the weights of the base model": fingerprint_weights(weights),
         "the tokenizer": fingerprint([sorted(tokenizer.get_vocab().items()), tokenizer.chat_template]),

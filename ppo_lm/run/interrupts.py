@@ -6,6 +6,7 @@ import signal
 from collections.abc import Callable
 from types import FrameType
 
+from ppo_lm.distributed import processes
 from ppo_lm.errors import Interrupted
 from ppo_lm.signals import handle_signals, heed, is_doubled
 from ppo_lm.terminal.pinned import announce
@@ -27,9 +28,10 @@ class Interrupts:
         self._restore()
 
     def check(self) -> None:
-        """Raise `Interrupted` if a signal has arrived."""
-        if self._received is not None:
-            raise Interrupted(f"{self._received.name} was received")
+        """Raise `Interrupted` if a signal has arrived at any of the processes."""
+        number = processes().highest(0 if self._received is None else self._received)
+        if number:
+            raise Interrupted(f"{signal.Signals(number).name} was received")
 
     def _remember(self, number: int, _: FrameType | None) -> None:
         if self._received is not None:

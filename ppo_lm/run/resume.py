@@ -10,9 +10,10 @@ from typing import Any
 
 from ppo_lm.config.fields import fields_of
 from ppo_lm.config.settings import Settings, differences, with_current_names
-from ppo_lm.errors import CheckpointError
+from ppo_lm.distributed import processes
+from ppo_lm.errors import CheckpointError, ConfigError
 from ppo_lm.run.checkpoint import Checkpoint
-from ppo_lm.run.identity import DATA
+from ppo_lm.run.identity import DATA, THREADS
 
 FORMAT = 3  # of the state in a checkpoint
 HASH = re.compile(r"[0-9a-f]{64}")
@@ -23,15 +24,45 @@ def describe(config: Settings, identity: Mapping[str, object]) -> dict[str, Any]
     return {"format": FORMAT, "config": dataclasses.asdict(config), "identity": dict(identity)}
 
 
-def find_changes(config: Settings, now: Mapping[str, Any], then: Mapping[str, Any]) -> list[str]:
+def check_same_everywhere(description: Mapping[str, Any]) -> None:
+    """Raise `ConfigError` unless all processes describe their run as the first one does."""
+    team = processes()
+    first = team.once(lambda: description)
+
+    def check() -> None:
+        changes = differences(description["config"], first["config"], ())
+        changes += _identity_changes(description["identity"], first["identity"])
+        if changes:
+            raise ConfigError.of(
+                f"process {team.place.rank} is not like the first one: {'; '.join(changes)} here; start all with the "
+                "same command, and give all hosts the same files and packages"
+            )
+
+    team.together(check)
+
+
+def change_of_processes(then: Mapping[str, Any], size: int) -> list[str]:
+    """A sentence if a checkpoint was written by another number of processes."""
+    before = then.get("processes", 1)
+    if before == size:
+        return []
+    return [
+        f"the run was made by {before} process{'es' * (before > 1)} and goes on with {size}: the numbers are the same "
+        "up to rounding, not bit for bit"
+    ]
+
+
+def find_changes(config: Settings, now: Mapping[str, Any], then: Mapping[str, Any], size: int = 1) -> list[str]:
     """A phrase for everything that is different between the run that a checkpoint describes (`then`) and the one that
-    resumes it (`now`), except for fields that may change and those of `length_changes`. Raises `CheckpointError` for
-    another format."""
+    resumes it (`now`, in `size` processes), except for fields that may change and those of `length_changes`. Raises
+    `CheckpointError` for another format."""
     if then.get("format") != now["format"]:
         raise CheckpointError("the checkpoint was written by another version of ppo_lm; resume it with that version")
     fields = fields_of(type(config)).items()
     may_change = [name for name, field in fields if field.may_change or field.sets_length]
     settings = differences(now["config"], with_current_names(type(config), then["config"]), may_change)
+    if then.get("processes", 1) != size:  # which rounds otherwise, as another number of threads does
+        then = {**then, "identity": {**then["identity"], THREADS: now["identity"].get(THREADS)}}
     return settings + _identity_changes(now["identity"], then["identity"])
 
 

@@ -9,18 +9,20 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from filelock import FileLock
 
 from ppo_lm.config.run_settings import FolderSettings, OptionalFolderSettings
 from ppo_lm.data import DataReport, Prompt
+from ppo_lm.distributed import by_itself, processes
 from ppo_lm.errors import (
     CheckpointError,
     ConfigError,
     Interrupted,
     NumericalFault,
     PartError,
+    ProcessLost,
     RecorderError,
     RewardError,
     RunPaused,
@@ -49,9 +51,11 @@ from ppo_lm.run.folder import (
     write_config,
 )
 from ppo_lm.run.interrupts import Interrupts
-from ppo_lm.run.launch import check_one_process, program
+from ppo_lm.run.launch import program
 from ppo_lm.run.parts import Parts
 from ppo_lm.run.resume import (
+    change_of_processes,
+    check_same_everywhere,
     check_unfinished,
     data_changes,
     describe,
@@ -82,10 +86,19 @@ from ppo_lm.tracking.files import drop_later_steps, recorded
 from ppo_lm.tracking.recorder import Broadcast, add_recorders
 from ppo_lm.user_code import copied
 
+Event = TypeVar("Event")
+Result = TypeVar("Result")
 USERS_PARTS = (RewardError, RecorderError, PartError)
 BASES = ("adapter", "merged")  # in the folder of a run, models that others may have been trained on
 LONG_HASHING = 2.0  # seconds, from which on it is said
-PAUSES = (RewardError, NumericalFault, Interrupted, RecorderError, PartError)  # errors after which a run can be resumed
+PAUSES = (
+    RewardError,
+    NumericalFault,
+    Interrupted,
+    RecorderError,
+    PartError,
+    ProcessLost,
+)  # errors after which a run can be resumed
 
 
 class Run:
@@ -132,6 +145,7 @@ class Run:
         started = time.perf_counter()
         with working("hashing the models and the data"):
             self.description = describe(config, identity())
+        check_same_everywhere(self.description)
         seconds = time.perf_counter() - started
         self.resumed = None if resume is None else user_path(resume, "resume")
         self.overwrite, self.allow_changes = overwrite, allow_changes
@@ -140,7 +154,8 @@ class Run:
         self.history: list[dict] = []  # the rows of metrics.jsonl up to the checkpoint that was resumed
         self.notices = [f"hashing the models and the data took {seconds:.0f} s"] if seconds >= LONG_HASHING else []
         self.parts = Parts()
-        self.recorders = Broadcast(add_recorders(recorders, config.recorders))
+        self.place = processes().place
+        self.recorders = Broadcast(add_recorders(recorders, config.recorders) if self.place.is_first else [])
         self._saved_state: dict | None = None  # of the last checkpoint
         self._interrupts = Interrupts()
         self._lock: FileLock | None = None
@@ -148,7 +163,6 @@ class Run:
         self._export: Callable[[Path], object] = lambda folder: None
 
     def __enter__(self) -> Run:
-        check_one_process()
         if self.total:
             self._interrupts.__enter__()
         try:
@@ -167,19 +181,28 @@ class Run:
         return self
 
     def _make_folder(self, wanted: Path) -> None:
-        self.folder, self._lock = wanted, make_run_folder(wanted, self.overwrite)
-        write_config(self.folder, self.config)
+        def make() -> None:
+            self._lock = make_run_folder(wanted, self.overwrite)
+            write_config(wanted, self.config)
+
+        processes().once(make)
+        self.folder = wanted
 
     def _resume(self, folder: Path) -> None:
-        if not folder.is_dir():
-            raise CheckpointError(f"resume {str(folder)!r}: there is no such folder")
-        self.folder, self._lock = folder, lock_run_folder(folder)
-        checkpoint, damage = load_checkpoint(folder)
+        def read() -> tuple[Checkpoint, list[str], bool]:
+            if not folder.is_dir():
+                raise CheckpointError(f"resume {str(folder)!r}: there is no such folder")
+            self._lock = lock_run_folder(folder)
+            checkpoint, damage = load_checkpoint(folder)
+            check_unfinished(self.config, checkpoint, folder)
+            rows = recorded(folder, checkpoint.state["step"])
+            return checkpoint, damage, rows != checkpoint.state.get("rows")
+
+        checkpoint, damage, has_other_rows = processes().once(read)
+        self.folder = folder
         self.notices += damage
-        check_unfinished(self.config, checkpoint, folder)
-        changes = find_changes(self.config, self.description, checkpoint.state)
-        if recorded(folder, checkpoint.state["step"]) != checkpoint.state.get("rows"):
-            changes.append("metrics.jsonl changed")
+        changes = find_changes(self.config, self.description, checkpoint.state, self.place.size)
+        changes += ["metrics.jsonl changed"] if has_other_rows else []
         if data_changes(self.description, checkpoint.state):
             raise CheckpointError(
                 f"the run to resume has changed: {'; '.join(changes)}; a run cannot continue on other data: undo this, "
@@ -191,7 +214,8 @@ class Run:
                 "--allow_changes"
             )
         self.notices += [f"continuing with a change: {change}" for change in changes]
-        (folder / TRACEBACK).unlink(missing_ok=True)  # of the error that paused the run
+        self.notices += change_of_processes(checkpoint.state, self.place.size)
+        self.once(lambda: (folder / TRACEBACK).unlink(missing_ok=True))  # of the error that paused the run
         self.parts, self._saved_state = Parts(checkpoint), checkpoint.state
         self.step, self.recorders.stop_reason = checkpoint.state["step"], checkpoint.state["stop_reason"]
         lengths = length_changes(self.config, checkpoint.state)
@@ -247,11 +271,7 @@ class Run:
     ) -> None:
         """Tell the recorders that the run begins or continues; see `RunStart`. From here on, an error pauses the run.
         `trained_on`: recorded in the folder, so that `ppo-lm evaluate` knows."""
-        if self.folder and self.resumed:
-            self.history = drop_later_steps(self.folder, self.step)
-            write_config(self.folder, self.config)
-        if self.folder and trained_on:
-            record_prompts(self.folder, trained_on)
+        self.history = self.once(lambda: self._prepare(trained_on))
         self._started = True
         self.parts.remember()
         event = RunStart(
@@ -266,8 +286,31 @@ class Run:
             columns=columns,
             lines=lines,
         )
-        self.recorders.tell(Recorder.start, event)
-        self.say(*self.recorders.notes())
+        self._tell(Recorder.start, event)
+        self.say(*self.once(self.recorders.notes))
+
+    def _prepare(self, trained_on: TrainingPrompts | None) -> list[dict]:
+        """Make the folder ready to go on from this step. Returns the history."""
+        history = []
+        if self.folder and self.resumed:
+            history = drop_later_steps(self.folder, self.step)
+            write_config(self.folder, self.config)
+        if self.folder and trained_on:
+            record_prompts(self.folder, trained_on)
+        return history
+
+    def once(self, work: Callable[[], Result]) -> Result:
+        """Have the first of the run's processes do `work`, such as writing a file or telling the recorders. Returns
+        what it returns in all of them, or raises its error."""
+
+        def do() -> tuple[Result, str | None]:
+            return work(), self.recorders.stop_reason
+
+        result, self.recorders.stop_reason = processes().once(do)
+        return result
+
+    def _tell(self, method: Callable[[Any, Event], str | None], event: Event) -> None:
+        self.once(lambda: self.recorders.tell(method, event))
 
     @property
     def is_over(self) -> bool:
@@ -292,20 +335,23 @@ class Run:
     def record_step(self, step: int, metrics: Mapping[str, float]) -> None:
         """Step `step` is done."""
         self._done(step)
-        self.recorders.tell(Recorder.step, StepDone(step, self.total, dict(metrics)))
+        self._tell(Recorder.step, StepDone(step, self.total, dict(metrics)))
 
     def record_skipped(self, step: int, prompts: Sequence[Prompt], fault: NumericalFault) -> None:
         """Step `step` was skipped. Its prompts, and its pairs as far as they were computed, are kept in `dropped/`."""
-        aside = None
-        if self.folder:
-            aside = self.folder / "dropped" / f"step-{step:06d}"
-            with writing(aside):
-                aside.mkdir(parents=True, exist_ok=True)
-            write_json(aside / "prompts.json", {"fault": str(fault), "prompts": prompts})
-            if fault.batch is not None:
-                write_tensors(aside / "pairs.safetensors", fault.batch.columns())
+        aside = self.folder / "dropped" / f"step-{step:06d}" if self.folder else None
+        if aside is not None:
+            self.once(lambda: self._set_aside(aside, prompts, fault))
         self._done(step)
-        self.recorders.tell(Recorder.skipped, StepSkipped(step, self.total, str(fault), aside))
+        self._tell(Recorder.skipped, StepSkipped(step, self.total, str(fault), aside))
+
+    @staticmethod
+    def _set_aside(aside: Path, prompts: Sequence[Prompt], fault: NumericalFault) -> None:
+        with writing(aside):
+            aside.mkdir(parents=True, exist_ok=True)
+        write_json(aside / "prompts.json", {"fault": str(fault), "prompts": prompts})
+        if fault.batch is not None:
+            write_tensors(aside / "pairs.safetensors", fault.batch.columns())
 
     def _done(self, step: int) -> None:
         self.step = step
@@ -313,11 +359,11 @@ class Run:
 
     def record_samples(self, samples: SamplesDrawn) -> None:
         """The responses of a step."""
-        self.recorders.tell(Recorder.samples, _for_recorders(samples))
+        self._tell(Recorder.samples, _for_recorders(samples))
 
     def record_tokens(self, tokens: TokensSeen) -> None:
         """A few responses of a step, token by token."""
-        self.recorders.tell(Recorder.tokens, replace(tokens, prompts=copied(tokens.prompts)))
+        self._tell(Recorder.tokens, replace(tokens, prompts=copied(tokens.prompts)))
 
     def record_evaluation(
         self,
@@ -327,16 +373,20 @@ class Run:
     ) -> None:
         """Means over `examples` held-out examples, by the evaluation's name, and a few of them."""
         drawn = {name: _for_recorders(some) for name, some in (samples or {}).items()}
-        self.recorders.tell(Recorder.evaluation, EvaluationDone(self.step, examples, means, drawn))
+        self._tell(Recorder.evaluation, EvaluationDone(self.step, examples, means, drawn))
 
     def record_finding(self, finding: Finding) -> None:
         """A failure mode found in the metrics."""
-        self.recorders.tell(Recorder.finding, finding)
+        self._tell(Recorder.finding, finding)
 
     def say(self, *sentences: str) -> None:
         """Send notices to the recorders."""
-        for sentence in sentences:
-            self.recorders.tell(Recorder.notice, sentence)
+
+        def tell() -> None:
+            for sentence in sentences:
+                self.recorders.tell(Recorder.notice, sentence)
+
+        self.once(tell)
 
     def measure(
         self, name: str, examples: int, measure: Callable[[], dict[str, float]], *, after: int
@@ -358,15 +408,20 @@ class Run:
         """Write the results with `save(folder)`, which may return notices, and tell the recorders. The last checkpoint
         is saved first, so that a run that fails here repeats only this when it is resumed; it is the one that remains,
         with which the run can be extended. `examples`: see `RunFinish`."""
-        if self.folder:
-            if self.total:
-                self.save()
-            if save is not None:
-                with working("saving the results"), writing(self.folder):
-                    notices = save(self.folder)
-                self.say(*(notices or ()))
-        event = RunFinish(self.folder, self.step, self.recorders.stop_reason, examples)
-        self.recorders.tell(Recorder.finish, event)
+        if self.folder and self.total:
+            self.save()
+        self.once(lambda: self._finish(save, examples))
+
+    def _finish(
+        self,
+        save: Callable[[Path], Iterable[str] | None] | None,
+        examples: Sequence[tuple[Prompt, Sequence[Answer]]],
+    ) -> None:
+        if self.folder and save is not None:
+            with working("saving the results"), writing(self.folder):
+                notices = save(self.folder)
+            self.say(*(notices or ()))
+        self._tell(Recorder.finish, RunFinish(self.folder, self.step, self.recorders.stop_reason, examples))
         if self.folder:
             finish_checkpoints(self.folder)
             self._say_what_comes_next(self.folder)
@@ -386,12 +441,15 @@ class Run:
 
     def save(self) -> None:
         """Save a checkpoint, unless it contains NaN or infinity, or is the last one again."""
+        self.once(self._save)
+
+    def _save(self) -> None:
         checkpoint = self._checkpoint()
         if self.folder and checkpoint.state != self._saved_state and checkpoint.is_finite():
             with phase("saving a checkpoint"):
                 place = self._write(self.folder, checkpoint)
             self._saved_state = checkpoint.state
-            self.recorders.tell(Recorder.checkpoint, CheckpointSaved(self.step, place))
+            self._tell(Recorder.checkpoint, CheckpointSaved(self.step, place))
 
     def last_checkpoint(self) -> str:
         """A line that says where the last checkpoint is and how to continue from it."""
@@ -402,7 +460,7 @@ class Run:
 
     def _checkpoint(self) -> Checkpoint:
         state = {"step": self.step, "stop_reason": self.recorders.stop_reason, **self.description}
-        state["longer"] = self.longer_than(self.total)
+        state["longer"], state["processes"] = self.longer_than(self.total), self.place.size
         if self.folder:
             state["rows"] = recorded(self.folder)
         return self.parts.checkpoint(state)
@@ -414,6 +472,10 @@ class Run:
         return self.command.format(program(), shlex.quote(str(self.folder)), folder=str(self.folder))
 
     def __exit__(self, kind: type | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        with by_itself():  # an error may be this process's alone
+            self._exit(error)
+
+    def _exit(self, error: BaseException | None) -> None:
         try:
             if error is not None and not self._started:
                 self._forget()
@@ -434,6 +496,8 @@ class Run:
         """Save the run as it was after its last step; the unfinished batch is drawn again later."""
         if self.folder is None:
             raise type(error)(f"{error}; the run was not saved, because output_dir is not set") from error
+        if not self.place.is_first:
+            raise RunPaused(str(error)) from error
         self.parts.put_back()
         checkpoint = self._checkpoint()
         if not checkpoint.is_finite():
@@ -452,12 +516,12 @@ class Run:
 
     def _forget(self) -> None:
         """Leave the folder of a new run that never started free for the next attempt."""
-        if self.folder and self.resumed is None:
+        if self.folder and self.resumed is None and self.place.is_first:
             with suppress(StorageError):  # the error itself matters more
                 remove_run(self.folder)
 
     def _keep_traceback(self, error: UserError) -> None:
-        if self.folder and error.traceback:
+        if self.folder and error.traceback and self.place.is_first:
             with suppress(StorageError):  # the error itself matters more
                 write_text(self.folder / TRACEBACK, error.traceback)
 

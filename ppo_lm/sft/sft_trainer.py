@@ -8,6 +8,7 @@ import torch
 
 from ppo_lm.data.encoded import EncodedDemonstration
 from ppo_lm.data.encoding import pad
+from ppo_lm.distributed import processes
 from ppo_lm.models.policy_model import PolicyModel
 from ppo_lm.ops import action_logprobs
 from ppo_lm.optimisation import LoopSettings, Optimiser, Progress, minimise
@@ -56,7 +57,14 @@ def train_sft(
 @torch.no_grad()
 def completion_loss(policy: PolicyModel, demonstrations: list[EncodedDemonstration], batch_size: int = 32) -> float:
     """Mean negative log-likelihood per completion token, in nats, without dropout."""
-    batches = [demonstrations[start : start + batch_size] for start in range(0, len(demonstrations), batch_size)]
-    return sum(float(sum_completion_losses(policy, batch)) for batch in batches) / sum(
-        len(d.completion_ids) for d in demonstrations
-    )
+    team = processes()
+    share = team.share([len(d) for d in demonstrations])
+    own = [demonstrations[row] for row in share.own]
+
+    def measure() -> float:
+        batches = [own[start : start + batch_size] for start in range(0, len(own), batch_size)]
+        return sum(float(sum_completion_losses(policy, batch)) for batch in batches) * share.counts
+
+    loss = torch.tensor(team.together(measure), dtype=torch.float64)
+    team.add_up([loss])
+    return float(loss) / sum(len(d.completion_ids) for d in demonstrations)

@@ -12,6 +12,7 @@ from ppo_lm.base_setup import LoadedModel, add_adapter, make_budget, make_lora_c
 from ppo_lm.config import SFTConfig
 from ppo_lm.data import DataReport, Demonstration, load_demonstrations
 from ppo_lm.data.encoded import EncodedDemonstrations, encode_demonstrations
+from ppo_lm.distributed import join
 from ppo_lm.errors import ConfigError, ModelError, Problems, require
 from ppo_lm.evaluation import rouge
 from ppo_lm.experience_buffer import MemoryBudget
@@ -53,6 +54,7 @@ def run_sft(
     interrupted run; if it has changed, it is refused, or continued with `allow_changes`. On SIGINT or SIGTERM, the run
     is saved after the current step, and `RunPaused` is raised.
     """
+    join()
     loaded = LoadedModel.of(model, tokenizer)
     config = loaded.in_place_of(config) if loaded else config
     demonstrations, report = load_inputs(config, resume, overwrite)

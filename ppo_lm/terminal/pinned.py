@@ -70,6 +70,13 @@ def cut(text: str, cells: int) -> Line:
 
 
 _shown: _Pinned | None = None  # a terminal has one bottom
+_is_silent = False
+
+
+def be_silent() -> None:
+    """Announce nothing from now on: another process speaks for this one."""
+    global _is_silent  # of the process
+    _is_silent = True
 
 
 @contextmanager
@@ -96,6 +103,8 @@ def is_pinned() -> bool:
 
 def announce(text: str) -> None:
     """Print a line on stderr, or above the pinned lines. Safe in a signal handler, where `print` is not."""
+    if _is_silent:
+        return
     if _shown is not None:
         _shown.announced.append(text + "\n")
         return

@@ -14,6 +14,7 @@ from ppo_lm.base_setup import LoadedModel, make_budget, set_up_roles
 from ppo_lm.config import ValueConfig
 from ppo_lm.data import DataReport, Demonstration, load_demonstrations
 from ppo_lm.data.encoded import EncodedDemonstrations, encode_demonstrations
+from ppo_lm.distributed import join
 from ppo_lm.errors import CheckpointError, ConfigError, ModelError, Problems
 from ppo_lm.fingerprint import fingerprint
 from ppo_lm.optimisation import find_optimiser_parts
@@ -58,6 +59,7 @@ def run_value(
     changed, it is refused, or continued with `allow_changes`. On SIGINT or SIGTERM, the run is saved after the current
     step, and `RunPaused` is raised.
     """
+    join()
     loaded = LoadedModel.of(model, tokenizer)
     config = loaded.in_place_of(config) if loaded else config
     inputs = load_inputs(config, resume, overwrite)
@@ -120,9 +122,9 @@ def run_value(
             run.say(f"scoring {len(train.tokens) + len(held_out.tokens):,} completions")
             with computer.budget.telling(run.say):
                 scored.parts = [score_demonstrations(computer, part) for part in (train, held_out)]
-        elif _recorded_scores(folder) != scored.parts:
+        elif run.once(lambda: _recorded_scores(folder) != scored.parts):
             run.say(f"{SCORES_FILE} changed since the checkpoint; the checkpoint's scores count, and replace it")
-        write_json(folder / SCORES_FILE, scored.parts)
+        run.once(lambda: write_json(folder / SCORES_FILE, scored.parts))
         train_set, test = (add_scores(part, own) for part, own in zip((train, held_out), scored.parts))
 
         def measured() -> dict[str, float]:

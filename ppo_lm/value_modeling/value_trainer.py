@@ -13,6 +13,7 @@ import torch
 
 from ppo_lm.advantage import ReturnCalculator
 from ppo_lm.data.encoding import pad
+from ppo_lm.distributed import processes
 from ppo_lm.models import BaseModel, ValueModel
 from ppo_lm.ops import explained_variance, masked_sum
 from ppo_lm.optimisation import LoopSettings, Optimiser, Progress, minimise
@@ -89,12 +90,19 @@ def measure_values(
     tokens; empty if there are no demonstrations."""
     if not demonstrations:
         return {}
-    values, targets = [], []
-    for start in range(0, len(demonstrations), batch_size):
-        pairs = make_pairs(model.base, demonstrations[start : start + batch_size], gamma)
-        values.append(model.values(pairs)[pairs.action_mask])
-        targets.append(pairs.require("reward_to_go")[pairs.action_mask])
-    value, target = torch.cat(values), torch.cat(targets)
+    team = processes()
+    share = team.share([len(d) for d in demonstrations])
+    own = [demonstrations[row] for row in share.own]
+
+    def predict() -> list[torch.Tensor]:
+        found: list[torch.Tensor] = []
+        for start in range(0, len(own), batch_size):
+            pairs = make_pairs(model.base, own[start : start + batch_size], gamma)
+            both = torch.stack([model.values(pairs), pairs.require("reward_to_go")])
+            found += [row[:, mask].cpu() for row, mask in zip(both.unbind(dim=1), pairs.action_mask)]
+        return found
+
+    value, target = torch.cat(team.gather_items(share, team.together(predict)), dim=1)
     measured = {"value_loss": float(((value - target) ** 2).mean() / 2)}
     if len(demonstrations) > 1:
         everywhere = torch.ones_like(value, dtype=torch.bool)

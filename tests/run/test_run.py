@@ -374,16 +374,6 @@ def test_a_checkpoint_of_an_older_version_is_refused_in_a_sentence(tmp_path):
         Stage(tmp_path / "run").run(resume=tmp_path / "run")
 
 
-def test_several_processes_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setenv("RANK", "1")
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ConfigError, match="started as 2 processes .torchrun or the like., but ppo_lm trains in one"):
-        Stage(tmp_path / "run").run()
-    assert not (tmp_path / "run").exists()
-    monkeypatch.setenv("WORLD_SIZE", "1")
-    Stage(tmp_path / "run").run()
-
-
 def test_the_command_that_resumes_a_run_can_be_pasted_whatever_its_folder_is_called(tmp_path):
     folder, callback = tmp_path / "my run's folder", Notices()
     Stage(folder, steps=1, max_steps=1, recorders=[callback]).run()

@@ -1,0 +1,70 @@
+"""What processes that train together have to do with each other.
+
+Every process holds the whole batch of pairs, so that KL, advantages, whitening, metrics, controllers and schedules are
+computed everywhere alike, without a word. Only the costly work is split: sampling, scoring, and the gradients of a
+mini-batch. The few operations here are all that this takes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, TypeVar
+
+from ppo_lm.distributed.place import ALONE, Place
+from ppo_lm.distributed.sharing import Share
+
+if TYPE_CHECKING:
+    import torch
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class Processes:
+    """A process by itself: it does all rows, and nobody has to be asked. `Team` is several.
+
+    Every operation has to be called by all processes, in the same order; but not within the functions given to `once`
+    and `together`, where a process is by itself.
+    """
+
+    def __init__(self, place: Place = ALONE):
+        self.place = place
+
+    @property
+    def size(self) -> int:
+        """How many work together."""
+        return 1
+
+    def share(self, lengths: torch.Tensor | Sequence[int]) -> Share:
+        """Deal out rows of `lengths` (B,) tokens, so that all have about the same number of tokens."""
+        return Share((tuple(range(len(lengths))),), 0)
+
+    def gather_rows(self, share: Share, numbers: torch.Tensor, fill: float = 0) -> torch.Tensor:
+        """The rows of all processes, in their order in the batch. `numbers` (b, …): those of this process's share. In
+        other dimensions, whose sizes may differ between processes, `fill` is added at the end."""
+        return numbers
+
+    def gather_items(self, share: Share, items: Sequence[Item]) -> list[Item]:
+        """Like `gather_rows`, for any items that can be pickled."""
+        return list(items)
+
+    def add_up(self, tensors: Iterable[torch.Tensor]) -> None:
+        """Replace each tensor by its sum over all processes, in place; all have the same shapes everywhere."""
+
+    def add_up_gradients(self, parameters: Iterable[torch.Tensor]) -> None:
+        """`add_up` of the gradients. One that only some processes have is 0 in the others."""
+
+    def once(self, make: Callable[[], Result]) -> Result:
+        """What the first process makes of it, or the error that it raises, in all processes."""
+        return make()
+
+    def together(self, work: Callable[[], Result]) -> Result:
+        """What `work` returns in this process; if it raises in any, it raises in all."""
+        return work()
+
+    def highest(self, number: int) -> int:
+        """The highest of the processes' numbers."""
+        return number
+
+    def seed_dropout(self, seed: int, step: int) -> None:
+        """Give dropout in step `step` random numbers of this process's own. Alone, it uses torch's stream as it is."""
