@@ -42,9 +42,8 @@ def steps_of(folder, settings):
     clip = Optimiser.clip
 
     def kept(optimiser):
-        gradients.append(
-            torch.cat([weight.grad.flatten() for weight in optimiser.parameters if weight.grad is not None])
-        )
+        found = [weight.grad.flatten() for weight in optimiser.parameters if weight.grad is not None]
+        caught.append(torch.cat(found))
         return clip(optimiser)
 
     Optimiser.clip = kept
