@@ -51,7 +51,7 @@ from ppo_lm.run.folder import (
     write_config,
 )
 from ppo_lm.run.interrupts import Interrupts
-from ppo_lm.run.launch import program
+from ppo_lm.run.launch import program, training_program
 from ppo_lm.run.parts import Parts
 from ppo_lm.run.resume import (
     change_of_processes,
@@ -469,7 +469,7 @@ class Run:
         return save_checkpoint(folder, self.step, checkpoint, self.keep_checkpoints, self._export)
 
     def _resume_command(self) -> str:
-        return self.command.format(program(), shlex.quote(str(self.folder)), folder=str(self.folder))
+        return self.command.format(training_program(), shlex.quote(str(self.folder)), folder=str(self.folder))
 
     def __exit__(self, kind: type | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         with by_itself():  # an error may be this process's alone
