@@ -43,7 +43,9 @@ def join() -> Processes:
             f"{os.environ['MASTER_PORT']} ({first_line(error)}); check that all hosts can reach this address, and that "
             "GLOO_SOCKET_IFNAME names the network between them"
         ) from error
-    work_with(Team(place))
+    team = Team(place)
+    work_with(team)
+    team.start_watch(os.environ["MASTER_ADDR"])
     atexit.register(leave)
     if not place.is_first:
         be_silent()
@@ -52,9 +54,11 @@ def join() -> Processes:
 
 def leave() -> None:
     """Work alone again."""
-    if processes().size == 1:
+    team = processes()
+    if team.size == 1:
         return
     import torch.distributed as dist
 
+    team.end_watch()
     work_with(Processes())
     dist.destroy_process_group()
