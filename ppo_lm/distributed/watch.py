@@ -2,9 +2,9 @@
 
 gloo raises an error at once if a process dies, but waits for days if a host is cut off; NCCL waits in both cases,
 inside a library, where no signal handler and no thread of Python's can help. So every process has a watchman, a process
-of its own that needs nothing but Python (this file). Its end of a pipe closes when its process dies, however that happens. The
-first process's watchman listens, the others connect to it, and all send beats. Who loses another one gives its own
-process some time to say goodbye, to save what it can for example, and then kills it.
+of its own that needs nothing but Python (this file). Its end of a pipe closes when its process dies, however that
+happens. The first process's watchman listens, the others connect to it, and all send beats. Who loses another one gives
+its own process some time to say goodbye, to save what it can for example, and then kills it.
 """
 
 from __future__ import annotations

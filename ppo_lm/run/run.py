@@ -505,7 +505,8 @@ class Run:
                 f"{error}\nThe run contains NaN or inf, so it was not saved{self.last_checkpoint()}"
             ) from error
         try:
-            self._write(self.folder, checkpoint)
+            if checkpoint.state != self._saved_state:
+                self._write(self.folder, checkpoint)
         except StorageError as full:
             self._stop(StorageError(f"{error}\n{full}"))
         changed = "\n(add --allow_changes if you change your code)" if isinstance(error, USERS_PARTS) else ""
