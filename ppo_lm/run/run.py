@@ -142,6 +142,7 @@ class Run:
         self.config, self.total, self.command = config, steps, command
         self.longer_than = longer_than or (lambda steps: how_to_lengthen(config))
         self.save_every, self.keep_checkpoints = save_every, keep_checkpoints
+        self.place = processes().place
         started = time.perf_counter()
         with working("hashing the models and the data"):
             self.description = describe(config, identity())
@@ -153,8 +154,9 @@ class Run:
         self.step = 0  # steps done so far
         self.history: list[dict] = []  # the rows of metrics.jsonl up to the checkpoint that was resumed
         self.notices = [f"hashing the models and the data took {seconds:.0f} s"] if seconds >= LONG_HASHING else []
+        if self.place.size > 1:
+            self.notices.append(f"{self.place.size} processes share the work of a step")
         self.parts = Parts()
-        self.place = processes().place
         self.recorders = Broadcast(add_recorders(recorders, config.recorders) if self.place.is_first else [])
         self._saved_state: dict | None = None  # of the last checkpoint
         self._interrupts = Interrupts()
