@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -146,5 +147,10 @@ class Team(Processes):
             self.end_watch()
             work_with(Processes(self.place))
             raise ProcessLost(
-                f"another of the {self.size} processes ended or cannot be reached ({first_line(error)})"
+                f"another of the {self.size} processes ended or cannot be reached ({_reason(error)})"
             ) from error
+
+
+def _reason(error: Exception) -> str:
+    """The sentence in a message of gloo's, without the place in its source and its advice."""
+    return re.sub(r"^\[[^]]*\] ", "", first_line(error)).split(". ")[0]
