@@ -13,9 +13,9 @@ runs are not repeated, so use a new `--out` for new code or options.
 
 Prints, over seeds: the gold score and the KL of the last evaluation, on held-out posts that no run has trained on; the
 number of samples needed to reach a gold score of 0.85, read from an isotonic regression of the batches' gold scores on
-samples, which smooths without the lag of a moving average; and the mean gold score over all samples, which is the area
-under the curve. The sampler gap is that of `docs/metrics.md`, over all steps. Differences are paired by seed, with Student's 95% interval. The numbers and a picture, with bands from
-a bootstrap over seeds, are written to `--out`.
+samples, which smooths without the lag of a moving average; the mean gold score over all samples, which is the area
+under the curve; and the mean `sampler_gap` (docs/metrics.md). Differences are paired by seed, with Student's 95%
+interval. The numbers and a picture, with bands from a bootstrap over seeds, are written to `--out`.
 """
 
 from __future__ import annotations
