@@ -14,7 +14,7 @@ from ppo_lm.fingerprint import source_of
 from ppo_lm.rewards.responses import Responses
 from ppo_lm.rewards.reward import Reward
 from ppo_lm.rewards.scores import Scores
-from ppo_lm.services import run
+from ppo_lm.services import contained, run
 
 SINGULAR = {"prompt": "prompts", "completion": "completions"}
 
@@ -80,7 +80,7 @@ class FunctionReward(Reward):
             return [self.function(**call) for call in calls]
 
         async def all_at_once():
-            return await asyncio.gather(*(_contained(self.function(**call)) for call in calls))
+            return await asyncio.gather(*(contained(self.function(**call)) for call in calls))
 
         return run(all_at_once())
 

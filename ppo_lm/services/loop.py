@@ -15,7 +15,7 @@ def run(coroutine: Coroutine[Any, Any, Result]) -> Result:
     """Run a coroutine to completion and return its result. All run on one event loop in a separate thread, so that a
     function can keep clients and semaphores between calls, and so that this works where a loop is already running (a
     notebook). It is cancelled if the wait for it is interrupted."""
-    future = asyncio.run_coroutine_threadsafe(_contained(coroutine), _event_loop())
+    future = asyncio.run_coroutine_threadsafe(contained(coroutine), _event_loop())
     try:
         return future.result()
     except _Carrier as carrier:
@@ -33,7 +33,8 @@ class _Carrier(Exception):
         self.exception = exception
 
 
-async def _contained(coroutine: Awaitable[Result]) -> Result:
+async def contained(coroutine: Awaitable[Result]) -> Result:
+    """Await `coroutine`, one of several tasks: what would end the thread is raised by `run` instead."""
     try:
         return await coroutine
     except (SystemExit, KeyboardInterrupt) as exception:
