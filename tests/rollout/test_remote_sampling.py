@@ -9,7 +9,7 @@ import torch
 
 from ppo_lm import PPOConfig, PPOTrainer
 from ppo_lm.base_setup import load_base
-from ppo_lm.errors import ConfigError, RunPaused, SamplerError
+from ppo_lm.errors import ConfigError, ModelError, RunPaused, SamplerError
 from ppo_lm.experience_buffer import MemoryBudget
 from ppo_lm.rollout import (
     PlainEngine,
@@ -88,7 +88,10 @@ def expected(folder, tmp_path_factory):
 
 
 def test_a_run_is_the_same_as_if_the_server_s_engine_were_its_own(folder, double, expected, tmp_path):
-    trained = remote(folder, tmp_path / "run", double)
+    trained = remote(folder, tmp_path / "run", double, engine_folder=str(tmp_path / "shared"))
+    assert {Path(body["lora_path"]).parents[1] for path, body in double.seen if path == vllm.LOAD} == {
+        tmp_path / "shared"
+    }
     assert trained.engine.description.startswith("sampled by 1 vLLM server (version 0.32.0; ")
     trained.train(PROMPTS)
     end_alike(tmp_path / "run", expected)
@@ -380,6 +383,12 @@ def test_what_is_sent_names_all_that_changes_the_distribution():
 def test_settings_that_do_not_fit_are_refused(settings, message):
     with pytest.raises(ConfigError, match=message):
         PPOConfig(**{**REMOTE, "engine_urls": ["http://a:1"], **settings})
+
+
+def test_a_policy_without_an_adapter_is_refused():
+    policy = make_policy(full=True)
+    with double_of(policy) as one, pytest.raises(ModelError, match="all weights are trained, but vLLM .* set lora_r"):
+        engine_on(policy, one)
 
 
 def test_a_cut_vocabulary_is_refused_before_anything_is_sent():

@@ -9,7 +9,7 @@ import weakref
 from pathlib import Path
 from typing import NamedTuple
 
-from ppo_lm.errors import writing
+from ppo_lm.errors import ModelError, writing
 from ppo_lm.models import PolicyModel
 
 KEPT = 2  # versions: of an older one, a server may still have answers to give
@@ -32,12 +32,15 @@ class AdapterFolders:
         self._place: Path | None = None
 
     def write(self, policy: PolicyModel) -> Adapter:
-        """Write the policy as it is now. Raises `StorageError` if the files cannot be written."""
+        """Write the policy as it is now. Raises `ModelError` if it is not an adapter, `StorageError` if the files
+        cannot be written."""
+        if policy.role is None:
+            raise ModelError("all weights are trained, but vLLM servers get the policy as an adapter; set lora_r")
         self.version += 1
         place = self._made()
         adapter = Adapter(self._name(self.version), str(place / self._name(self.version)))
         with writing(Path(adapter.folder)):
-            policy.base.save_adapter(policy.role or "", adapter.folder)
+            policy.base.save_adapter(policy.role, adapter.folder)
         shutil.rmtree(place / self._name(self.version - KEPT), ignore_errors=True)
         return adapter
 

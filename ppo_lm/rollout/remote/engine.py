@@ -46,7 +46,7 @@ class VLLMEngine(RolloutEngine):
 
     def update_weights(self, policy: PolicyModel) -> None:
         """Write the adapter under a new name and have the servers load it; the first process does. Raises
-        `StorageError` if it cannot be written."""
+        `ModelError` if the policy is not an adapter, `StorageError` if it cannot be written."""
 
         def publish() -> Adapter:
             adapter = self.folders.write(policy)

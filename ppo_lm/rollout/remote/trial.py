@@ -7,6 +7,7 @@ import torch
 from ppo_lm.data.encoding import encode_for, pad
 from ppo_lm.distributed import processes
 from ppo_lm.errors import SamplerError
+from ppo_lm.health.checks import SAMPLER_GAP
 from ppo_lm.rollout.engine import SamplingSettings
 from ppo_lm.rollout.remote.engine import VLLMEngine
 from ppo_lm.rollout.remote.pool import Pool
@@ -16,17 +17,16 @@ from ppo_lm.token_attribution import build_sa_pairs, extract_actions
 
 PROMPTS = ["The weather was", "My sister and I", "In 1987, the price of", "To sort a list,"]
 SETTINGS = SamplingSettings(16, temperature=0.5)  # at 1, log-probabilities before and after temperature are the same
-LARGEST_GAP = 0.1  # nats per token; bfloat16 on both sides makes about 0.03
 
 
 def try_servers(engine: VLLMEngine) -> float:
     """Sample a few tokens from each server and compare their log-probabilities with the policy's. Returns the largest
     of the servers' gaps, the mean absolute difference in nats per token. Raises `SamplerError` for a server that fails,
-    or whose gap is above `LARGEST_GAP`."""
+    or whose gap is above `SAMPLER_GAP`."""
     engine.update_weights(engine.policy)
     gaps = {server.url: _gap(engine, server) for server in engine.pool.servers}
     url, gap = max(gaps.items(), key=lambda each: each[1])
-    if not gap <= LARGEST_GAP:
+    if not gap <= SAMPLER_GAP:
         raise SamplerError(
             f"the sampling server at {url} and the policy disagree by {gap:.2g} nats per token; start it with the same "
             "base model and dtype as the run, and with --logprobs-mode processed_logprobs"

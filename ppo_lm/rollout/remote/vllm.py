@@ -4,14 +4,13 @@ adapters")."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
 from ppo_lm.rollout.engine import SamplingSettings
-from ppo_lm.services import BadAnswer, Refused, printable
+from ppo_lm.services import BadAnswer, Refused, parse, printable
 
 VERSION, COMPLETIONS = "/version", "/v1/completions"
 LOAD, UNLOAD = "/v1/load_lora_adapter", "/v1/unload_lora_adapter"
@@ -95,8 +94,8 @@ def _check_end(ids: list[int], request: dict[str, Any]) -> None:
 
 def said(refused: Refused) -> str:
     """The server's own words of why it refused."""
-    with suppress(ValueError, TypeError, KeyError):
-        return printable(json.loads(refused.body)["error"]["message"]).rstrip(".")
+    with suppress(BadAnswer, KeyError, TypeError, AttributeError):
+        return printable(parse(refused.body)["error"]["message"]).rstrip(".")
     return printable(str(refused))
 
 
