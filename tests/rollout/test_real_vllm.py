@@ -82,9 +82,10 @@ class RealServer:
             return False
 
     def kill(self) -> None:
-        if self.process is not None:
-            os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait()
+        process, self.process = self.process, None
+        if process is not None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
 
 
 class Watch:
@@ -194,8 +195,8 @@ def test_five_steps_of_smollm2(tmp_path):
             batch_size=16,
             responses_per_prompt=2,
             max_new_tokens=24,
-            learning_rate=5e-4,
-            kl_coef=0.0,
+            learning_rate=1e-4,
+            kl_coef=0.05,
             steps=5,
         )
     assert len(steps) == 5 and max(row["sampler_gap"] for row in steps) < GAP
