@@ -73,7 +73,7 @@ def load_inputs(
         for role, each in [*(("reward", each) for each in rewards), ("monitor", watched)]:
             if each is not None:
                 problems.attempt(check_prompt_columns, each, prompts, role, config.prompts)
-    samplers = Samplers(config.engine_urls or [], config.engine_folder, config.engine_timeout)
+    samplers = Samplers(config.engine_urls or [], config.engine_folder, config.engine_timeout, config.max_staleness)
     make_engine = problems.attempt(find_engine, config.engine if engine is None else engine, samplers)
     problems.attempt(find_recorders, config.recorders)
     problems.attempt(user_path, config.model_name, "model_name", ModelError)

@@ -18,7 +18,6 @@ from ppo_lm.base_setup import EMBEDDED_MODEL, load_base, make_lora_config
 from ppo_lm.embedded.gold import gold
 from ppo_lm.models import PolicyModel
 from ppo_lm.rollout import SamplingSettings, VLLMEngine, find_excluded
-from ppo_lm.rollout.remote.server import Server
 from ppo_lm.token_attribution import build_sa_pairs, extract_actions
 from tests.conftest import uniforms
 from tests.distributed.conftest import free_port
@@ -227,12 +226,15 @@ def test_log_probabilities_are_those_of_a_trained_adapter(served, tmp_path, sett
         if "lora_B" in name:
             torch.nn.init.normal_(weight, std=0.05)
     policy = PolicyModel(base)
-    engine = VLLMEngine(policy, [Server(served.url)], tmp_path, 60.0)
+    engine = VLLMEngine(policy, [served.url], tmp_path, 60.0)
     engine.update_weights(policy)
     ids = torch.randint(2, 1500, (24, 9), generator=torch.Generator().manual_seed(0))
     whole = torch.ones_like(ids, dtype=torch.bool)
-    sampled, again = (engine.sample(ids, whole, settings, uniforms(ids, settings)) for _ in range(2))
-    assert torch.equal(sampled.ids, again.ids)  # a seed a request
+    numbers = uniforms(ids, settings)
+    sampled = engine.sample(ids, whole, settings, numbers)
+    for row in range(len(ids)):  # each has its own seed, so it does not matter what is sampled beside it
+        alone = engine.sample(ids[row, None], whole[row, None], settings, numbers[row, None])
+        assert torch.equal(alone.ids[0], sampled.ids[row, : alone.ids.shape[1]])
     actions, mask, ended = extract_actions(sampled.ids, base.eos_token_ids, base.pad_token_id)
     places = torch.arange(actions.shape[1])
     excluded = find_excluded(settings, torch.tensor(base.eos_token_ids), places)

@@ -21,7 +21,6 @@ from ppo_lm.rollout import (
     seed_of,
 )
 from ppo_lm.rollout.remote import vllm
-from ppo_lm.rollout.remote.server import Server
 from ppo_lm.services import BadAnswer
 from tests.conftest import make_base, uniforms
 from tests.distributed.conftest import in_processes
@@ -62,7 +61,7 @@ def double_of(policy, **options) -> VLLMDouble:
 
 
 def engine_on(policy, *doubles, folder=None, timeout=20.0, say=lambda line: None) -> VLLMEngine:
-    made = VLLMEngine(policy, [Server(double.url) for double in doubles], folder, timeout, say)
+    made = VLLMEngine(policy, [double.url for double in doubles], folder, timeout, say=say)
     made.update_weights(policy)
     return made
 
@@ -131,7 +130,7 @@ def test_neither_the_order_of_the_rows_nor_the_number_of_servers_changes_a_respo
 
 def two_processes(urls, folder):
     policy, (ids, mask) = make_policy(), make_prompts()
-    engine = VLLMEngine(policy, [Server(url) for url in urls], Path(folder), 20.0)
+    engine = VLLMEngine(policy, urls, Path(folder), 20.0)
     engine.update_weights(policy)
     sampled = sample_shares(engine, ids, mask, SETTINGS, uniforms(ids, SETTINGS), MemoryBudget())
     return engine.adapter.name, sampled.ids.tolist(), sampled.logprobs.tolist()
@@ -187,7 +186,7 @@ def test_a_server_that_is_down_for_a_moment_is_waited_for():
         engine = engine_on(policy, one, say=lines.append)
         before = sample(engine, SETTINGS, make_prompts())
         one.kill()
-        engine.pool.say = lambda line: (lines.append(line), one.start())
+        engine.say = lambda line: (lines.append(line), one.start())
         assert sample(engine, SETTINGS, make_prompts())[0] == before[0]
     assert len(lines) == 1 and "failed: Cannot connect to host" in lines[0] and "asked again for 20 s" in lines[0]
 
@@ -338,7 +337,10 @@ def test_only_the_last_two_versions_are_kept(tmp_path):
     with double_of(policy) as one:
         engine = engine_on(policy, one, folder=tmp_path)
         for _ in range(4):
-            engine.update_weights(policy)
+            with torch.no_grad():
+                policy.parameters()[0] += 0.1
+            for _ in range(3):  # nothing changes in between
+                engine.update_weights(policy)
         (run,) = tmp_path.iterdir()
         kept = sorted(place.name for place in run.iterdir())
         assert kept == sorted(one.adapters) and [name[-2:] for name in kept] == ["-4", "-5"]
@@ -383,6 +385,17 @@ def test_what_is_sent_names_all_that_changes_the_distribution():
 def test_settings_that_do_not_fit_are_refused(settings, message):
     with pytest.raises(ConfigError, match=message):
         PPOConfig(**{**REMOTE, "engine_urls": ["http://a:1"], **settings})
+
+
+def test_batches_sampled_ahead_have_the_weights_of_their_time(folder, double, tmp_path):
+    """With two batches ahead, one waits for its turn while the adapter changes."""
+    settings = dict(max_staleness=2, eval_every=1, steps=6)
+    spec = f"{__file__}:SeededEngine"
+    make(folder, tmp_path / "own", length_reward, **{**REMOTE, **settings, "engine": spec}).train(PROMPTS)
+    trained = remote(folder, tmp_path / "run", double, **settings)
+    trained.train(PROMPTS)
+    end_alike(tmp_path / "run", tmp_path / "own")
+    assert trained.engine.is_remote and len(double.adapters) == 4  # the present one, and three that may be in use
 
 
 def test_a_policy_without_an_adapter_is_refused():

@@ -9,10 +9,10 @@ import weakref
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
+
 from ppo_lm.errors import ModelError, writing
 from ppo_lm.models import PolicyModel
-
-KEPT = 2  # versions: of an older one, a server may still have answers to give
 
 
 class Adapter(NamedTuple):
@@ -23,26 +23,34 @@ class Adapter(NamedTuple):
 
 
 class AdapterFolders:
-    """Writes every version of a policy into a folder of its own, and removes the last but one. A name is never used
-    again, not by another run either, because vLLM's prefix cache tells adapters apart by their names."""
+    """Writes every version of a policy into a folder of its own, and removes older ones. A name is never used again,
+    not by another run either, because vLLM's prefix cache tells adapters apart by their names."""
 
-    def __init__(self, parent: Path | None):
-        """`parent`: where the folders are made; None for a temporary folder, which goes when this object does."""
-        self.run, self.parent, self.version = secrets.token_hex(4), parent, 0
+    def __init__(self, parent: Path | None, kept: int = 2):
+        """`parent`: where the folders are made; None for a temporary folder. Both go when this object does. `kept`: how
+        many versions, as servers may still be sampling with the one before."""
+        self.run, self.parent, self.kept, self.version = secrets.token_hex(4), parent, kept, 0
+        self._written: list[torch.Tensor] = []
         self._place: Path | None = None
 
     def write(self, policy: PolicyModel) -> Adapter:
-        """Write the policy as it is now. Raises `ModelError` if it is not an adapter, `StorageError` if the files
-        cannot be written."""
+        """Write the policy as it is now, unless it is as it was. Raises `ModelError` if it is not an adapter,
+        `StorageError` if the files cannot be written."""
         if policy.role is None:
             raise ModelError("all weights are trained, but vLLM servers get the policy as an adapter; set lora_r")
+        place, weights = self._made(), policy.parameters()
+        if self.version and all(torch.equal(now, then) for now, then in zip(weights, self._written)):
+            return self._adapter(place)
+        self._written = [weight.detach().clone() for weight in weights]
         self.version += 1
-        place = self._made()
-        adapter = Adapter(self._name(self.version), str(place / self._name(self.version)))
+        adapter = self._adapter(place)
         with writing(Path(adapter.folder)):
             policy.base.save_adapter(policy.role, adapter.folder)
-        shutil.rmtree(place / self._name(self.version - KEPT), ignore_errors=True)
+        shutil.rmtree(place / self._name(self.version - self.kept), ignore_errors=True)
         return adapter
+
+    def _adapter(self, place: Path) -> Adapter:
+        return Adapter(self._name(self.version), str(place / self._name(self.version)))
 
     def _name(self, version: int) -> str:
         return f"policy-{self.run}-{version}"

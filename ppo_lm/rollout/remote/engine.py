@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import copy
+import threading
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -27,15 +29,19 @@ class VLLMEngine(RolloutEngine):
     def __init__(
         self,
         policy: PolicyModel,
-        servers: list[Server],
+        urls: Sequence[str],
         folder: Path | None,
         timeout: float,
+        kept: int = 2,
         say: Callable[[str], None] = lambda line: None,
     ):
         """`folder`: where adapters are written, for the servers to read; None for a temporary folder. `timeout`:
-        seconds for one response, and for a server to come back. `say`: see `Pool`."""
-        self.policy, self.pool = policy, Pool(servers, timeout, timeout, say)
-        self.folders = AdapterFolders(folder)
+        seconds for one response, and for a server to come back. `kept`: versions of the adapter, the present one
+        included. `say`: called with one line when a server begins to fail, and when it is dropped."""
+        self.policy, self.say = policy, say
+        self.pool = Pool([Server(url, kept) for url in urls], timeout, timeout)
+        self.folders = AdapterFolders(folder, kept)
+        self._unsaid: list[str] = []  # what happened in other threads
         self.adapter: Adapter | None = None
         self.found = ""  # what was found of the servers, for the screen
 
@@ -45,15 +51,24 @@ class VLLMEngine(RolloutEngine):
         return f"sampled by {count} vLLM server{'s' if count > 1 else ''}{self.found}"
 
     def update_weights(self, policy: PolicyModel) -> None:
-        """Write the adapter under a new name and have the servers load it; the first process does. Raises
+        """If the adapter has changed, write it under a new name and have the servers load it; the first process does.
+        Raises
         `ModelError` if the policy is not an adapter, `StorageError` if it cannot be written."""
 
         def publish() -> Adapter:
+            while self._unsaid:
+                self.say(self._unsaid.pop(0))
             adapter = self.folders.write(policy)
-            run(self.pool.load(adapter))
+            run(self.pool.load(adapter, self.say))
             return adapter
 
         self.adapter = processes().once(publish)
+
+    is_remote = True
+
+    def snapshot(self) -> VLLMEngine:
+        """See `RolloutEngine.snapshot`: with the present version of the adapter."""
+        return copy.copy(self)
 
     @torch.no_grad()
     def sample(
@@ -82,7 +97,8 @@ class VLLMEngine(RolloutEngine):
         assert self.adapter is not None, "update_weights comes first"
         name, ends = self.adapter.name, self.policy.base.eos_token_ids
         requests = [completion_request(name, prompt, settings, ends, seed) for prompt, seed in zip(prompts, seeds)]
-        return run(pool.sample(self.adapter, requests))
+        in_main = threading.current_thread() is threading.main_thread()  # only there may a run be told of anything
+        return run(pool.sample(self.adapter, requests, self.say if in_main else self._unsaid.append))
 
     def collect(self, responses: list[Response], device: torch.device) -> Sampled:
         """Responses as one batch, padded after their ends."""

@@ -13,7 +13,6 @@ from ppo_lm.models import PolicyModel
 from ppo_lm.reading import user_path
 from ppo_lm.rollout.remote import vllm
 from ppo_lm.rollout.remote.engine import VLLMEngine
-from ppo_lm.rollout.remote.server import Server
 from ppo_lm.rollout.remote.trial import try_servers
 from ppo_lm.services import BadAnswer, Refused, exchange, open_session, parse, run
 
@@ -22,11 +21,12 @@ TO_ANSWER = 10.0  # seconds for a server to say which version it is
 
 class Samplers(NamedTuple):
     """The servers that a configuration names: their addresses; the folder of the adapters, None for a temporary one;
-    and the seconds of `engine_timeout`."""
+    the seconds of `engine_timeout`; and how many steps old the policy may be that they sample with."""
 
     urls: list[str]
     folder: str | None
     timeout: float
+    staleness: int = 0
 
 
 def find_servers(samplers: Samplers) -> Callable[[PolicyModel, MemoryBudget], VLLMEngine]:
@@ -38,7 +38,7 @@ def find_servers(samplers: Samplers) -> Callable[[PolicyModel, MemoryBudget], VL
     versions = processes().once(lambda: run(_ask_versions(urls)))
 
     def make(policy: PolicyModel, budget: MemoryBudget) -> VLLMEngine:
-        engine = VLLMEngine(policy, [Server(url) for url in urls], folder, samplers.timeout, budget.tell)
+        engine = VLLMEngine(policy, urls, folder, samplers.timeout, samplers.staleness + 2, budget.tell)
         gap = try_servers(engine)
         engine.found = f" (version {', '.join(sorted(set(versions)))}; {gap:.1g} nats per token from the policy)"
         return engine

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import aiohttp
 
 REQUESTS_AT_ONCE = 256  # per server: vLLM's own default of sequences that it decodes at once on a CPU or a small GPU
+Say = Callable[[str], None]
 TO_CONNECT = 10.0  # seconds
 LOOK_AGAIN = 0.1  # seconds until a server may have become free
 
@@ -26,47 +27,41 @@ class Pool:
     """The servers of a run. A request goes to the one with the fewest open requests; if it fails there, to another. A
     server is dropped once it has failed for `patience` seconds, or at once if it cannot be used as it is."""
 
-    def __init__(
-        self,
-        servers: Sequence[Server],
-        timeout: float,
-        patience: float,
-        say: Callable[[str], None] = lambda line: None,
-    ):
-        """`timeout`: seconds for one response. `say` is called with one line whenever a server begins to fail, and when
-        it is dropped."""
-        self.servers, self.timeout, self.patience, self.say = servers, timeout, patience, say
+    def __init__(self, servers: Sequence[Server], timeout: float, patience: float):
+        """`timeout`: seconds for one response."""
+        self.servers, self.timeout, self.patience = servers, timeout, patience
 
-    async def sample(self, adapter: Adapter, requests: Sequence[dict]) -> list[vllm.Response]:
-        """One response to each request. Raises `SamplerError` if no server is left, or if one refuses a request."""
+    async def sample(self, adapter: Adapter, requests: Sequence[dict], say: Say) -> list[vllm.Response]:
+        """One response to each request. `say` is called with one line whenever a server begins to fail, and when it is
+        dropped. Raises `SamplerError` if no server is left, or if one refuses a request."""
         limit = asyncio.Semaphore(REQUESTS_AT_ONCE * len(self.servers))
         with phase("sampling", len(requests), "responses") as progress:
             async with self._session() as session:
 
                 async def ask(request: dict) -> vllm.Response:
                     async with limit:
-                        response = await self._ask(session, adapter, request)
+                        response = await self._ask(session, adapter, request, say)
                     progress.done += 1
                     return response
 
                 return await _all_of([asyncio.ensure_future(ask(request)) for request in requests])
 
-    async def load(self, adapter: Adapter) -> None:
+    async def load(self, adapter: Adapter, say: Say) -> None:
         """Have all servers load the adapter. One that fails gets it later, with its next request."""
         async with self._session() as session:
             ready = [server for server in self.servers if server.can_be_asked(time.monotonic())]
-            await asyncio.gather(*(self._try_to_load(session, server, adapter) for server in ready))
+            await asyncio.gather(*(self._try_to_load(session, server, adapter, say) for server in ready))
 
-    async def _try_to_load(self, session: aiohttp.ClientSession, server: Server, adapter: Adapter) -> None:
+    async def _try_to_load(self, session: aiohttp.ClientSession, server: Server, adapter: Adapter, say: Say) -> None:
         sent = time.monotonic()
         with server.asked():
             try:
                 await server.load(session, adapter)
                 server.answered()
             except (BadAnswer, Unusable) as error:
-                self._note_failure(server, sent, error)
+                self._note_failure(server, sent, error, say)
 
-    async def _ask(self, session: aiohttp.ClientSession, adapter: Adapter, request: dict) -> vllm.Response:
+    async def _ask(self, session: aiohttp.ClientSession, adapter: Adapter, request: dict, say: Say) -> vllm.Response:
         while True:
             server, sent = await self._next_server(), time.monotonic()
             with server.asked():
@@ -80,7 +75,7 @@ class Pool:
                         f"up to {request['max_tokens']} new ones: {vllm.said(refused)}"
                     ) from refused
                 except (BadAnswer, Unusable) as error:
-                    self._note_failure(server, sent, error)
+                    self._note_failure(server, sent, error, say)
 
     async def _next_server(self) -> Server:
         while True:
@@ -92,7 +87,7 @@ class Pool:
                 return min(ready, key=lambda server: server.open)
             await asyncio.sleep(LOOK_AGAIN)
 
-    def _note_failure(self, server: Server, sent: float, error: BadAnswer | Unusable) -> None:
+    def _note_failure(self, server: Server, sent: float, error: BadAnswer | Unusable, say: Say) -> None:
         began = server.failing_since is None
         is_over = server.failed(sent, self.patience) or isinstance(error, Unusable)
         what = str(error) if isinstance(error, Unusable) else f"failed: {error}"
@@ -100,9 +95,9 @@ class Pool:
             return
         if is_over:
             server.lost = what
-            self.say(f"the sampling server at {server.url} is dropped: it {what}")
+            say(f"the sampling server at {server.url} is dropped: it {what}")
         elif began:
-            self.say(f"the sampling server at {server.url} {what}; it is asked again for {self.patience:g} s")
+            say(f"the sampling server at {server.url} {what}; it is asked again for {self.patience:g} s")
 
     def _why_none_is_left(self) -> str:
         reasons = "; ".join(f"the one at {server.url} {server.lost}" for server in self.servers)

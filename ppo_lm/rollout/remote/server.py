@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from ppo_lm.rollout.remote import vllm
-from ppo_lm.rollout.remote.adapters import KEPT, Adapter
+from ppo_lm.rollout.remote.adapters import Adapter
 from ppo_lm.services import BadAnswer, Refused, exchange, parse
 
 if TYPE_CHECKING:
@@ -25,8 +25,9 @@ class Unusable(Exception):
 class Server:
     """A server's state, as this process knows it."""
 
-    def __init__(self, url: str):
-        self.url = url
+    def __init__(self, url: str, kept: int = 2):
+        """`kept`: how many adapters it keeps."""
+        self.url, self.kept = url, kept
         self.open = 0  # requests that it has not answered yet
         self.loaded: list[str] = []  # adapters, oldest first
         self.failing_since: float | None = None
@@ -72,7 +73,7 @@ class Server:
                 if not vllm.is_loaded_already(refused):  # by another process
                     raise Unusable(_why_not_loaded(refused, adapter)) from refused
             self.loaded.append(adapter.name)
-            while len(self.loaded) > KEPT:
+            while len(self.loaded) > self.kept:
                 with suppress(Refused, BadAnswer):  # another process was faster, or it was restarted
                     await self._post(session, vllm.UNLOAD, lora_name=self.loaded.pop(0))
 

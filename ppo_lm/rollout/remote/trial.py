@@ -39,7 +39,7 @@ def _gap(engine: VLLMEngine, server: Server) -> float:
     prompts = [encode_for(base, text) for text in PROMPTS]
 
     def ask() -> list[Response]:
-        alone = Pool([server], engine.pool.timeout, patience=0)
+        alone = Pool([server], engine.pool.timeout, patience=0)  # one failure is enough
         return engine.ask(alone, prompts, SETTINGS, seeds=list(range(len(prompts))))
 
     sampled = engine.collect(processes().once(ask), base.device)
