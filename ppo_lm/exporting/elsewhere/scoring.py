@@ -1,0 +1,100 @@
+"""The rewards of a run for other programs: a reward model as it is, or functions through a file that they import."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import NamedTuple
+
+from ppo_lm.base_setup import find_reward_folder
+from ppo_lm.config import PPOConfig
+from ppo_lm.data import PromptSet
+from ppo_lm.errors import ConfigError, RewardError
+from ppo_lm.exporting.elsewhere.prompts import plain_columns
+from ppo_lm.reading import as_path
+from ppo_lm.rewards import DEFAULT_REWARD, ModelReward, Reward, load_reward, without_addresses
+
+FILE = "reward.py"
+SCORING = '''"""The rewards of a run of ppo_lm for {program}. They run in ppo_lm, which has to be installed beside {program}."""
+
+import json
+from pathlib import Path
+
+from ppo_lm.rewards import Responses, RewardComputer, load_reward
+
+HERE = Path(__file__).resolve().parent
+REWARDS = [{rewards}]
+COMPUTER = RewardComputer([load_reward(reward) for reward in REWARDS], weights={weights}, clip={clip})
+
+
+def score(given, completion, **known):
+    """One response: `given` is JSON of the prompt and its columns."""
+    row = json.loads(given)
+    columns = {{name: [value] for name, value in {{**row["columns"], **known}}.items()}}
+    return COMPUTER.compute_rewards(Responses([row["prompt"]], [completion], columns)).total.item()
+'''
+
+
+class Scoring(NamedTuple):
+    """`model`: the folder of a reward model, or None. `functions`: the rewards as the configuration names them, if they
+    are no model."""
+
+    model: Path | None
+    functions: list[str]
+    rewards: list[Reward]
+
+
+def find_scoring(program: str, config: PPOConfig, recorded: object) -> Scoring:
+    """What scores the responses of a run. `recorded`: what its checkpoint says of its rewards, or None. Raises
+    `ConfigError` for rewards that cannot go to another program."""
+    names = config.rewards or [DEFAULT_REWARD]
+    if recorded is not None and recorded != without_addresses(config.rewards):
+        raise ConfigError.of(
+            f"the run's rewards were given in Python ({', '.join(map(str, recorded))}), so they cannot be loaded by "
+            "name; name them with --reward in a run to export"
+        )
+    rewards = [load_reward(name) for name in names]
+    models = [reward for reward in rewards if isinstance(reward, ModelReward)]
+    alone = len(rewards) == 1 and config.reward_weights in (None, [1])
+    if models and alone:
+        return Scoring(find_reward_folder(names[0]), [], rewards)
+    mixed = [
+        name for name, reward in zip(names, rewards, strict=True) if type(reward).make_ready is not Reward.make_ready
+    ]
+    if mixed:
+        raise ConfigError.of(
+            f"reward {', '.join(mixed)} loads a model, which {program} takes only as the single reward, with weight 1, "
+            "and only if ppo_lm has trained it; export a run with such a reward, or with functions"
+        )
+    return Scoring(None, names, rewards)
+
+
+def check_columns_are_plain(scoring: Scoring, prompts: PromptSet) -> None:
+    """Raise `RewardError` if a function needs a column that JSON cannot hold, or what only ppo_lm knows of a
+    response."""
+    for reward in scoring.rewards if scoring.model is None else ():
+        missing = reward.missing_columns(plain_columns(prompts))
+        if missing:
+            raise RewardError(
+                f"reward {reward.name} needs {', '.join(missing)}, which cannot be given to it elsewhere: other programs "
+                "pass on the prompt, the text of the response, and columns that JSON can hold"
+            )
+
+
+def write_scoring(scoring: Scoring, config: PPOConfig, program: str, ending: str, folder: Path) -> None:
+    """Write `reward.py` and copies of the files that its rewards are in. `ending`: the function that the program
+    calls."""
+    rewards = ", ".join(_named(name, number, folder) for number, name in enumerate(scoring.functions))
+    text = SCORING.format(program=program, rewards=rewards, weights=config.reward_weights, clip=config.reward_clip)
+    (folder / FILE).write_text(text + ending, encoding="utf-8")
+
+
+def _named(name: str, number: int, folder: Path) -> str:
+    """A Python expression for a reward's name; a file that is in it is copied."""
+    place, _, function = name.rpartition(":")
+    file = as_path(place) if place.endswith(".py") else None
+    if file is None or not file.is_file():
+        return repr(name)
+    copy = f"{file.stem}_{number}.py"
+    shutil.copyfile(file, folder / copy)
+    return f'f"{{HERE}}/{copy}:{function}"'
