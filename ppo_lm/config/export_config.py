@@ -57,7 +57,7 @@ class ExportConfig(Settings):
             if part not in PARTS
         ]
         clashes += [
-            f"{name} is set, and so is to; set one of them"
+            f"{name} is set, but to is {self.to}, which writes a folder of its own; set one of them"
             for name in ("parts", "push_to_hub")
             if self.to and getattr(self, name)
         ]

@@ -11,7 +11,7 @@ import torch
 from ppo_lm.base_setup import load_base
 from ppo_lm.config import PPOConfig
 from ppo_lm.config.export_config import MERGED
-from ppo_lm.data import load_prompts
+from ppo_lm.data import DataReport, PromptSet, load_prompts
 from ppo_lm.errors import ConfigError, Problems
 from ppo_lm.exporting.content import Content
 from ppo_lm.exporting.elsewhere.mapping import Exporting, find_refusals, map_alike
@@ -37,7 +37,7 @@ from ppo_lm.exporting.elsewhere.prompts import (
     split_again,
 )
 from ppo_lm.exporting.elsewhere.readme import write_readme
-from ppo_lm.exporting.elsewhere.scoring import FILE, check_columns_are_plain, find_scoring, write_scoring
+from ppo_lm.exporting.elsewhere.scoring import FILE, check_columns, find_scoring, write_scoring
 from ppo_lm.exporting.elsewhere.script import SCRIPT, write_script
 from ppo_lm.exporting.elsewhere.verl import VERL
 from ppo_lm.exporting.header import is_on_hub
@@ -53,15 +53,14 @@ DATA = "data"
 
 
 class Elsewhere(Content):
-    """What a program needs to repeat a PPO run: settings, prompts, rewards and models. Raises `UserError` for a run that
-    it cannot repeat."""
+    """What a program needs to repeat a PPO run: settings, prompts, rewards and models. Raises `UserError` for a run
+    that it cannot repeat."""
 
     def __init__(self, name: str, source: Source):
         self.program, self.source = PROGRAMS[name], source
         if source.stage != "train":
             raise ConfigError.of(
-                f"to is {name}, but {source.folder} is a run of ppo-lm {source.stage}; give a run of ppo-lm train, whose "
-                "models come along"
+                f"to is {name}, but {source.folder} is a run of ppo-lm {source.stage}; give a run of ppo-lm train"
             )
         self.config = config = PPOConfig(**source.settings)
         newest = last_intact_checkpoint(source.folder)
@@ -69,7 +68,7 @@ class Elsewhere(Content):
         problems = Problems("ExportConfig")
         problems.attempt(self._check_settings)
         self.scoring = problems.attempt(find_scoring, self.program.name, config, self.identity.get("the rewards"))
-        self.loaded = problems.attempt(self._load_prompts)
+        self.loaded: tuple[PromptSet, DataReport] = problems.attempt(self._load_prompts)
         problems.raise_all()
         self.sft = source.base if is_on_hub(source.base) else None
         self.places = Places(None, list(self._files()))
@@ -78,9 +77,7 @@ class Elsewhere(Content):
         """Where the models are from, and what is not checked."""
         made = list(dict.fromkeys(model.description for model in self.source.models.values()))
         if not self.identity:
-            made.append(
-                "the run has no checkpoint, so nothing shows whether its prompts and rewards have changed since"
-            )
+            made.append("the run has no checkpoint, so nothing shows whether its prompts or rewards have changed")
         return made
 
     def write(self, folder: Path) -> list[str]:
@@ -95,7 +92,7 @@ class Elsewhere(Content):
             allow_special_tokens=config.allow_special_tokens,
         )
         prompts = split_again(*self.loaded, base, config, self.identity)
-        check_columns_are_plain(self.scoring, prompts.train)
+        check_columns(self.scoring, prompts.train, program.tells)
         notes = [*self._write_prompts(prompts, base, folder), *self._write_models(prompts, base, folder)]
         if self.scoring.model is None:
             ends = [str(base.tokenizer.convert_ids_to_tokens(token)) for token in base.eos_token_ids]
@@ -115,11 +112,11 @@ class Elsewhere(Content):
         if found:
             raise ConfigError(found)
 
-    def _load_prompts(self):
+    def _load_prompts(self) -> tuple[PromptSet, DataReport]:
         if self.config.prompts is None:
             raise ConfigError.of(
-                "the run's prompts were given in Python, so they cannot be read again; name them with --prompts in a run "
-                "to export"
+                "the run's prompts were given in Python, so they cannot be read again; export a run that names them "
+                "with --prompts"
             )
         return load_prompts(self.config.prompts, self.config)
 
@@ -167,7 +164,7 @@ class Elsewhere(Content):
         """What is written, and what it is."""
         scoring, files = self.scoring, {}
         if self.sft is None:
-            files[SFT] = "the model that the run started from, where it starts here and which the KL penalty refers to"
+            files[SFT] = "the model that the run started from, and the reference of the KL penalty"
         if MERGED in self.source.models:
             files[POLICY] = "the policy that the run has trained"
         if self.config.advantage_estimator == "gae":

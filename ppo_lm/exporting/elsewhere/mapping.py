@@ -61,8 +61,8 @@ class Mapped:
 class Exporting:
     """What the settings of another program depend on. `prompts`, `held_out`: how many there are. `longest`: the tokens
     of the longest prompt. `chat`: the prompts are conversations. `sft`: a hub id, or None if the model is in the
-    folder. `reward_model`: the reward is a model in the folder, not a function. `float32`: the run's
-    base was in float32. `adds_bos`: the tokenizer starts a text with its start token."""
+    folder. `reward_model`: the reward is a model in the folder, not a function. `float32`: the run's base was in float32.
+    `adds_bos`: the tokenizer starts a text with its start token."""
 
     config: PPOConfig
     prompts: int
@@ -96,9 +96,9 @@ class Exporting:
 
     @property
     def lora_targets(self) -> str | list[str]:
-        """The modules that get an adapter. Both programs train the head of a critic only if it gets one, too."""
+        """The modules that get an adapter, by name, or `ALL_LINEAR`."""
         targets = self.config.lora_targets
-        return targets if targets == ALL_LINEAR else [*(name.strip() for name in targets.split(",")), HEAD]
+        return targets if targets == ALL_LINEAR else [name.strip() for name in targets.split(",")]
 
     @property
     def has_critic(self) -> bool:
@@ -138,7 +138,7 @@ def map_alike(program: str, exporting: Exporting) -> list[Mapped]:
         ),
         "value_backbone": (
             gae and config.value_backbone == "shared",
-            "has no critic on the policy's hidden states; it gets a model of its own, which starts from V = 0",
+            "has no critic on the policy's hidden states, only a model of its own",
         ),
         "whiten_advantages": (
             config.whiten_advantages is not None and config.whiten_advantages != gae,
@@ -152,10 +152,6 @@ def map_alike(program: str, exporting: Exporting) -> list[Mapped]:
         "lora_alpha": (
             config.lora_alpha != exporting.lora_alpha,
             f"takes a whole number: {exporting.lora_alpha}",
-        ),
-        "lora_targets": (
-            gae and config.lora_r > 0,
-            "does not train a critic's head itself, only an adapter on it",
         ),
     }
     lacking = {name: (getattr(config, name) != neutral, words) for name, (neutral, words) in WITHOUT.items()}

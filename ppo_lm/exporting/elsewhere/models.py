@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import shutil
 from pathlib import Path
+from typing import cast
 
 from torch import nn
 
@@ -58,8 +59,8 @@ def write_reward_model(base: BaseModel, model: Path, prompts: Prompts, program: 
     head.start_from(trained.head, trained.mean, trained.std)
     tokenizer, notes = copy.deepcopy(base.tokenizer), []
     if program.reward_template is not None:
-        template = program.reward_template(base.tokenizer.chat_template if prompts.chat else None)
-        tokenizer.chat_template = template
+        own = cast("str", base.tokenizer.chat_template) if prompts.chat else None  # or several, by name
+        tokenizer.chat_template = program.reward_template(own)
         notes = _scored_differently(base, tokenizer, prompts, program)
     left_out = write_with_head(base, REWARD_MODEL, head, "sequence", tokenizer, folder / REWARD_MODEL)
     return notes + _constant(left_out, f"{program.name}'s reward model has no bias: its scores are the run's minus")
@@ -71,13 +72,13 @@ def _constant(number: float, words: str) -> list[str]:
 
 def _scored_differently(base: BaseModel, tokenizer, prompts: Prompts, program: Program) -> list[str]:
     """A sentence if the reward model reads other token ids than in the run, for a short response that ends."""
-    different = 0
+    different, response = 0, "ok" if prompts.chat else " ok"
     for prompt in prompts.train.prompts:
         written = tokenizer.apply_chat_template(
-            [*Row(prompt, "").messages, {"role": "assistant", "content": " ok"}], tokenize=False
+            [*Row(prompt, "").messages, {"role": "assistant", "content": response}], tokenize=False
         )
         read = tokenizer(written.removeprefix(tokenizer.bos_token or ""), verbose=False)["input_ids"]
-        different += read != [token for part in encode_pair(base, prompt, " ok") for token in part]
+        different += read != [token for part in encode_pair(base, prompt, response) for token in part]
     if not different:
         return []
     return [

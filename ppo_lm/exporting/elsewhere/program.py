@@ -22,6 +22,7 @@ class Program:
     write_option: the words of an option on its command line.
     reward_ending: Python that makes a function it can call of `score` (see `scoring`), given the texts that end a
         response.
+    tells: what `score` gets to know of a response besides its text.
     reward_template: the chat template of a reward model, given that of its base, or None for texts; None if it is given
         tokens.
     gpus: the options that take the number of GPUs, with `{gpus}` in its place.
@@ -39,6 +40,7 @@ class Program:
     write_prompts: Callable[[list[Row], Path, str], None]
     write_option: Callable[[str, object], list[str]]
     reward_ending: Callable[[list[str]], str]
+    tells: Sequence[str]
     reward_template: Callable[[str | None], str] | None
     gpus: Sequence[str]
     counts_prompts: bool

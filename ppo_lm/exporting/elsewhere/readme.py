@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from ppo_lm.config import PPOConfig
 from ppo_lm.exporting.elsewhere.mapping import IN_THE_FILES, OUR_OWN, InFolder, Mapped
@@ -11,9 +11,8 @@ from ppo_lm.markdown import code, plain
 
 INTRODUCTION = """# {run} for {name}
 
-What {name} needs to repeat a run of ppo\\_lm with PPO. Names and meanings of its settings are those of
-[{name} {version}]({address}); other versions may have others. ppo\\_lm has never run {name}'s training, which needs GPUs
-and Ray.
+What {name} needs to repeat a run of ppo\\_lm. Its settings are those of [{name} {version}]({address}); other versions
+may have others. What has never been run is {name}'s training itself, which needs GPUs and Ray.
 
 ```sh
 GPUS=8 bash train.sh
@@ -37,14 +36,14 @@ def write_readme(
     remarks: Sequence[str],
 ) -> str:
     """The text. `files`: what each file or folder is. `remarks`: what differs, a sentence each, without full stop."""
+    shown = {name for each in mapped if each.options for name in each.settings}
     lines = [
         INTRODUCTION.format(run=plain(run), name=program.name, version=program.version, address=program.address),
         "## Files",
         "",
         *(f"* `{name}`: {words}" for name, words in files.items()),
         "",
-        CONTINUE,
-        "",
+        *([CONTINUE, ""] if "policy" in files else []),
         f"## What is different in {program.name}",
         "",
         *(f"* {plain(remark)}." for remark in remarks),
@@ -56,9 +55,9 @@ def write_readme(
         "|---|---|",
         *(_row(each, config) for each in mapped if each.options),
         "",
-        f"In the files of this folder: {_names(IN_THE_FILES)}.",
+        f"In the files of this folder: {_names_without(shown, IN_THE_FILES)}.",
         "",
-        f"About ppo\\_lm itself, so left out: {_names(OUR_OWN)}.",
+        f"About ppo\\_lm itself, so left out: {_names_without(shown, OUR_OWN)}.",
     ]
     return "\n".join(lines) + "\n"
 
@@ -77,5 +76,5 @@ def _shown(value: object) -> object:
     return value.path if isinstance(value, InFolder) else value
 
 
-def _names(names: Sequence[str]) -> str:
-    return ", ".join(map(code, names))
+def _names_without(shown: Collection[str], names: Sequence[str]) -> str:
+    return ", ".join(code(name) for name in names if name not in shown)

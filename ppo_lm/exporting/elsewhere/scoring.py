@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,10 +13,11 @@ from ppo_lm.data import PromptSet
 from ppo_lm.errors import ConfigError, RewardError
 from ppo_lm.exporting.elsewhere.prompts import plain_columns
 from ppo_lm.reading import as_path
-from ppo_lm.rewards import DEFAULT_REWARD, ModelReward, Reward, load_reward, without_addresses
+from ppo_lm.rewards import DEFAULT_REWARD, FunctionReward, ModelReward, Reward, load_reward, without_addresses
 
 FILE = "reward.py"
-SCORING = '''"""The rewards of a run of ppo_lm for {program}. They run in ppo_lm, which has to be installed beside {program}."""
+ABOUT_A_RESPONSE = ("terminated", "completion_ids")
+SCORING = '''"""The rewards of a run of ppo_lm for {program}. They need ppo_lm, installed where {program} is."""
 
 import json
 from pathlib import Path
@@ -44,40 +46,40 @@ class Scoring(NamedTuple):
     rewards: list[Reward]
 
 
-def find_scoring(program: str, config: PPOConfig, recorded: object) -> Scoring:
+def find_scoring(program: str, config: PPOConfig, recorded: list[str] | None) -> Scoring:
     """What scores the responses of a run. `recorded`: what its checkpoint says of its rewards, or None. Raises
     `ConfigError` for rewards that cannot go to another program."""
     names = config.rewards or [DEFAULT_REWARD]
     if recorded is not None and recorded != without_addresses(config.rewards):
         raise ConfigError.of(
-            f"the run's rewards were given in Python ({', '.join(map(str, recorded))}), so they cannot be loaded by "
+            f"the run's rewards were given in Python ({', '.join(recorded)}), so they cannot be loaded by "
             "name; name them with --reward in a run to export"
         )
     rewards = [load_reward(name) for name in names]
-    models = [reward for reward in rewards if isinstance(reward, ModelReward)]
     alone = len(rewards) == 1 and config.reward_weights in (None, [1])
-    if models and alone:
+    if alone and isinstance(rewards[0], ModelReward):
         return Scoring(find_reward_folder(names[0]), [], rewards)
-    mixed = [
-        name for name, reward in zip(names, rewards, strict=True) if type(reward).make_ready is not Reward.make_ready
-    ]
-    if mixed:
+    load = [reward for reward in rewards if type(reward).make_ready is not Reward.make_ready]
+    if load:
         raise ConfigError.of(
-            f"reward {', '.join(mixed)} loads a model, which {program} takes only as the single reward, with weight 1, "
-            "and only if ppo_lm has trained it; export a run with such a reward, or with functions"
+            f"reward {', '.join(reward.name for reward in load)} loads a model, which {program} takes only as the "
+            "single reward, with weight 1, and only if ppo_lm has trained it; export a run with such a reward, or with "
+            "functions"
         )
     return Scoring(None, names, rewards)
 
 
-def check_columns_are_plain(scoring: Scoring, prompts: PromptSet) -> None:
-    """Raise `RewardError` if a function needs a column that JSON cannot hold, or what only ppo_lm knows of a
-    response."""
+def check_columns(scoring: Scoring, prompts: PromptSet, told: Sequence[str]) -> None:
+    """Raise `RewardError` if a function needs a column that JSON cannot hold, or something about a response that the
+    program does not tell it. `told`: what it does tell besides the text."""
     for reward in scoring.rewards if scoring.model is None else ():
         missing = reward.missing_columns(plain_columns(prompts))
+        required = reward.required if isinstance(reward, FunctionReward) else ()
+        missing += [name for name in ABOUT_A_RESPONSE if name in required and name not in told]
         if missing:
             raise RewardError(
-                f"reward {reward.name} needs {', '.join(missing)}, which cannot be given to it elsewhere: other programs "
-                "pass on the prompt, the text of the response, and columns that JSON can hold"
+                f"reward {reward.name} needs {', '.join(missing)}, which other programs cannot give it: they pass "
+                "on the prompt, the text of the response, and columns that JSON can hold"
             )
 
 
