@@ -256,9 +256,7 @@ def test_data_that_has_changed_is_refused(named, tmp_path):
 
 
 def test_a_reward_that_needs_what_only_ppo_lm_knows_is_refused(named, tmp_path):
-    (tmp_path / "ended.py").write_text(
-        "def ended(completions, completion_ids):\n    return [0.5 for _ in completions]\n"
-    )
+    (tmp_path / "ended.py").write_text("def ended(completion_ids):\n    return [0.5 for _ in completion_ids]\n")
     reward = f"{tmp_path / 'ended.py'}:ended"
     refused(named, tmp_path, RewardError, "reward ended needs completion_ids, which", program="openrlhf", reward=reward)
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -59,10 +58,13 @@ class Mapped:
 
 @dataclass(frozen=True)
 class Exporting:
-    """What the settings of another program depend on. `prompts`, `held_out`: how many there are. `longest`: the tokens
-    of the longest prompt. `chat`: the prompts are conversations. `sft`: a hub id, or None if the model is in the
-    folder. `reward_model`: the reward is a model in the folder, not a function. `float32`: the run's base was in float32.
-    `adds_bos`: the tokenizer starts a text with its start token."""
+    """What the settings of another program depend on.
+
+    `prompts`, `held_out`: how many there are. `longest`: the tokens of the longest prompt. `chat`: the prompts are
+    conversations. `sft`: a hub id, or None if the model is in the folder. `reward_model`: the reward is a model in the
+    folder, not a function. `float32`: the run's base was in float32. `adds_bos`: the tokenizer starts a text with its
+    start token.
+    """
 
     config: PPOConfig
     prompts: int
@@ -83,6 +85,10 @@ class Exporting:
     def prompts_per_step(self) -> int:
         """Prompts that a step samples from."""
         return self.config.batch_size // self.config.responses_per_prompt
+
+    def steps_of_a_round(self, rounded: Callable[[float], int]) -> int:
+        """Steps in which all prompts are read once; the last one is left out or smaller, as `rounded` says."""
+        return max(1, rounded(self.prompts / self.prompts_per_step))
 
     @property
     def longest_row(self) -> int:
@@ -182,9 +188,3 @@ def find_refusals(program: str, config: PPOConfig, estimators: Mapping[str, str]
             "with mini-batches of equal size can go there"
         )
     return found
-
-
-def rounds(exporting: Exporting) -> int:
-    """How often the prompts are read in the steps of a run, rounded up to whole rounds."""
-    steps_of_a_round = max(1, exporting.prompts // exporting.prompts_per_step)
-    return math.ceil(exporting.config.steps / steps_of_a_round)

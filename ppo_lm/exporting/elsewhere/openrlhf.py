@@ -54,6 +54,7 @@ OPENRLHF = Program(
     reward_ending=lambda ends: ENDING.format(ends=ends),
     tells=("terminated",),
     reward_template=None,
+    quoting="",
     gpus=[f"--{model}.num_gpus_per_node {{gpus}}" for model in ("actor", "ref", "critic", "reward")]
     + ["--vllm.num_engines {gpus}"],
     counts_prompts=False,

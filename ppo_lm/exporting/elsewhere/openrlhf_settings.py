@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from ppo_lm.exporting.elsewhere.mapping import ALL_LINEAR, HEAD, NEVER, Exporting, InFolder, Mapped, rounds
+import math
+
+from ppo_lm.exporting.elsewhere.mapping import ALL_LINEAR, HEAD, NEVER, Exporting, InFolder, Mapped
 
 TRAIN, HELD_OUT = "data/train.jsonl", "data/held_out.jsonl"
 ESTIMATORS = {"gae": "gae", "rloo": "rloo", "group": "group_norm"}
@@ -27,10 +29,11 @@ def _data(exporting: Exporting) -> list[Mapped]:
     columns: dict[str, object] = {"data.input_key": "prompt", "data.label_key": "label"}
     if exporting.chat:
         columns["data.apply_chat_template"] = True
-    wanted = config.steps * exporting.prompts_per_step
+    wanted, steps_of_a_round = config.steps * exporting.prompts_per_step, exporting.steps_of_a_round(math.ceil)
+    episodes = math.ceil(config.steps / steps_of_a_round)
     few = {"data.max_samples": wanted} if wanted < exporting.prompts else {}
-    read = rounds(exporting) * exporting.prompts
-    longer = f"OpenRLHF reads the prompts in whole rounds, so it makes more than {config.steps} steps"
+    made = config.steps if few else episodes * steps_of_a_round
+    longer = f"OpenRLHF reads the prompts in whole rounds, so it makes {made} steps rather than {config.steps}"
     evaluates = exporting.held_out and not exporting.reward_model
     evaluation: dict[str, object] = {
         "eval.dataset": InFolder(HELD_OUT),
@@ -53,8 +56,8 @@ def _data(exporting: Exporting) -> list[Mapped]:
         ),
         Mapped(
             ["steps"],
-            {"train.num_episodes": 1, **few} if few else {"train.num_episodes": rounds(exporting)},
-            longer if not few and read > wanted else "",
+            {"train.num_episodes": episodes, **few},
+            longer if made != config.steps else "",
         ),
         Mapped(
             ["eval_prompts", "eval_every", "eval_temperature"],

@@ -25,6 +25,7 @@ class Program:
     tells: what `score` gets to know of a response besides its text.
     reward_template: the chat template of a reward model, given that of its base, or None for texts; None if it is given
         tokens.
+    quoting: a line of shell that makes the path $HERE fit into quotes of its command line; may be empty.
     gpus: the options that take the number of GPUs, with `{gpus}` in its place.
     counts_prompts: its mini-batches are numbers of prompts, not of responses.
     """
@@ -42,5 +43,6 @@ class Program:
     reward_ending: Callable[[list[str]], str]
     tells: Sequence[str]
     reward_template: Callable[[str | None], str] | None
+    quoting: str
     gpus: Sequence[str]
     counts_prompts: bool

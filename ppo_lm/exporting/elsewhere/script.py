@@ -14,7 +14,7 @@ HEAD = """#!/usr/bin/env bash
 # Repeats a run of ppo_lm in {name} {version}; see README.md. GPUS: their number. Options are added at the end.
 set -eu
 HERE="$(cd "$(dirname "${{BASH_SOURCE[0]}}")" && pwd)"
-GPUS="${{GPUS:-1}}"
+{quoting}GPUS="${{GPUS:-1}}"
 exec python -m {module} \\
 """
 
@@ -28,7 +28,8 @@ def write_script(program: Program, mapped: Iterable[Mapped]) -> str:
     ]
     lines += [option.format(gpus='"$GPUS"') for option in program.gpus]
     body = "".join(f"  {line} \\\n" for line in lines if line)
-    return HEAD.format(name=program.name, version=program.version, module=program.module) + body + '  "$@"\n'
+    head = HEAD.format(name=program.name, version=program.version, module=program.module, quoting=program.quoting)
+    return f'{head}{body}  "$@"\n'
 
 
 def _placed(value: object) -> object:

@@ -11,6 +11,9 @@ from ppo_lm.exporting.elsewhere.prompts import Row
 from ppo_lm.exporting.elsewhere.verl_settings import CONTENTS, ESTIMATORS, HELD_OUT, TRAIN, VERSION, map_settings
 
 PLAIN = re.compile(r"[\w./-]+", re.ASCII)  # text that Hydra reads without quotes
+ESCAPES = """QUOTE=\\'
+HERE="${HERE//$QUOTE/\\\\$QUOTE}"
+"""
 ENDING = '''
 
 def compute_score(data_source, solution_str, ground_truth, extra_info=None, **others):
@@ -73,6 +76,7 @@ VERL = Program(
     reward_ending=lambda ends: ENDING,
     tells=(),
     reward_template=reward_template,
+    quoting=ESCAPES,
     gpus=["trainer.n_gpus_per_node={gpus}"],
     counts_prompts=True,
 )

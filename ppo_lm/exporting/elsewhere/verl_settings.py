@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from ppo_lm.exporting.elsewhere.mapping import NEVER, Exporting, InFolder, Mapped, rounds
+import math
+
+from ppo_lm.exporting.elsewhere.mapping import NEVER, Exporting, InFolder, Mapped
 
 VERSION = "0.9.1"
 TRAIN, HELD_OUT = "data/train.parquet", "data/held_out.parquet"
@@ -209,12 +211,12 @@ def _models(exporting: Exporting) -> list[Mapped]:
 
 def _schedule(exporting: Exporting) -> list[Mapped]:
     config = exporting.config
-    never = -1
+    never, epochs = -1, math.ceil(config.steps / exporting.steps_of_a_round(math.floor))
     loggers = [name for name in config.recorders or [] if name in LOGGERS]
     return [
         Mapped(
             ["steps"],
-            {"trainer.total_training_steps": config.steps, "trainer.total_epochs": rounds(exporting)},
+            {"trainer.total_training_steps": config.steps, "trainer.total_epochs": epochs},
         ),
         Mapped(
             ["value_warmup_steps"],  # verl trains the actor from step number critic_warmup on, counted from 1
