@@ -2,8 +2,10 @@
 
 import json
 import os
+import re
 import subprocess
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -196,3 +198,16 @@ def test_the_script_names_paths_wherever_the_folder_is(tmp_path):
     assert json.loads(words[words.index("--actor.eps_clip_low_high") + 1]) == 0.2
     words = started("verl", folder)
     assert "trainer.n_gpus_per_node=3" in words and "trainer.logger=[console]" in words
+
+
+def test_the_names_on_the_page_are_those_that_the_scripts_give():
+    page = (Path(__file__).parents[2] / "docs" / "outgrow.md").read_text(encoding="utf-8")
+    rows = [line.split("|")[1:-1] for line in page.partition("## What each setting is called")[2].splitlines()]
+    table = [[re.findall(r"`([\w.]+)", cell) for cell in row] for row in rows[4:] if len(row) == 3]
+    everything = dict(dual_clip=3.0, entropy_coef=0.1, old_logprobs="recomputed", importance_cap=2.0)
+    everything |= dict(value_warmup_steps=1, missing_eos_score=-1.0, lora_r=4, lora_targets="q_proj", steps=2)
+    for column, program in ((1, "verl"), (2, "openrlhf")):
+        known = mapped(program, **everything)[0].keys() | mapped(program, **everything, kl_in="loss")[0].keys()
+        written = {name for row in table for name in row[column] if "." in name} - {"reward.py"}
+        assert len(written) > 30 and written <= known
+    assert {name for row in table for name in row[0]} <= {*fields_of(PPOConfig), "kl_in"}
