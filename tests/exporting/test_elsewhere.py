@@ -10,6 +10,7 @@ import torch
 import yaml
 from pyarrow import parquet
 from safetensors.torch import load_file
+from tokenizers.processors import TemplateProcessing
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
@@ -20,18 +21,18 @@ from transformers import (
 from ppo_lm import PPOConfig, PPOTrainer
 from ppo_lm.base_setup import load_base, make_lora_config
 from ppo_lm.config import ExportConfig
+from ppo_lm.data import PromptSet
 from ppo_lm.data.encoding import encode_pair, pad
 from ppo_lm.errors import ConfigError, DataError, ModelError, RewardError
 from ppo_lm.exporting import run_export
 from ppo_lm.exporting.elsewhere.networks import write_with_head
-from ppo_lm.exporting.elsewhere.prompts import Row
+from ppo_lm.exporting.elsewhere.prompts import Row, count_read_differently, rows_of
 from ppo_lm.exporting.elsewhere.verl import reward_template
 from ppo_lm.models import RewardModel
 from ppo_lm.models.score_head import ScoreHead
 from tests.conftest import make_base, make_pairs
 from tests.ppo_trainer.conftest import PROMPTS, length_reward
 
-pytestmark = pytest.mark.fast
 CLOSE = dict(rtol=1e-4, atol=1e-4)
 PAIRS = make_pairs(rows=3, dtype=torch.float32)
 BOTH = pytest.mark.parametrize("program", ["verl", "openrlhf"])
@@ -158,14 +159,14 @@ def test_a_function_gives_other_programs_the_scores_that_the_run_recorded(progra
 
 
 def test_openrlhf_says_whether_a_response_ended(exported, monkeypatch):
-    module, seen = load_scoring(exported["function", "openrlhf"][0]), []
+    module, seen, label = load_scoring(exported["function", "openrlhf"][0]), [], json.dumps({"decoded": "Why?"})
     monkeypatch.setattr(module, "score", lambda *given, **known: seen.append((*given, known)) or 0.0)
     for text in (" yes</s>", " yes"):
         monkeypatch.setattr(module, "ENDS", ["</s>"])
-        module.reward_func([f"Why?{text}"], ["Why?"], ["{}"])
-    assert seen == [("{}", " yes", {"terminated": True}), ("{}", " yes", {"terminated": False})]
-    with pytest.raises(ValueError, match="does not start with it"):
-        module.reward_func(["How?"], ["Why?"], ["{}"])
+        module.reward_func([f"Why?{text}"], ["Why?"], [label])
+    assert seen == [(label, " yes", {"terminated": True}), (label, " yes", {"terminated": False})]
+    with pytest.raises(ValueError, match="'Why\\?' is not the start of 'How"):
+        module.reward_func(["How?"], ["Why?"], [label])
 
 
 @pytest.mark.parametrize(
@@ -178,8 +179,20 @@ def test_verl_gives_a_reward_model_the_tokens_that_it_was_trained_on(base, promp
     base.eos_token_ids.append(base.tokenizer.convert_tokens_to_ids("<|im_end|>"))
     expected = [token for part in encode_pair(base, prompt, response) for token in part]
     base.tokenizer.chat_template = reward_template(None if isinstance(prompt, str) else CHATML)
-    talk = [*Row(prompt, "").messages, {"role": "assistant", "content": response}]
+    talk = [*Row(prompt).messages, {"role": "assistant", "content": response}]
     assert base.tokenizer(base.tokenizer.apply_chat_template(talk, tokenize=False))["input_ids"] == expected
+
+
+def test_a_start_token_is_part_of_the_text_where_tokenizers_are_told_to_add_none(base):
+    tokenizer = base.tokenizer
+    tokenizer.add_special_tokens({"bos_token": "<s>"})
+    bos = tokenizer.bos_token_id
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing("<s> $A", special_tokens=[("<s>", bos)])
+    prompts = PromptSet(["My boss TL;DR:"], ids=[tokenizer("My boss TL;DR:")["input_ids"]])
+    [row] = rows_of(prompts, tokenizer)
+    assert row.whole == "<s>My boss TL;DR:" and json.loads(row.given)["decoded"].startswith("<s>")
+    assert tokenizer(row.whole, add_special_tokens=False)["input_ids"] == prompts.ids[0] and prompts.ids[0][0] == bos
+    assert count_read_differently(prompts, tokenizer) == 0
 
 
 def test_without_a_value_model_of_its_own_the_critic_starts_from_zero(named, folder, tmp_path):

@@ -75,7 +75,7 @@ def _scored_differently(base: BaseModel, tokenizer, prompts: Prompts, program: P
     different, response = 0, "ok" if prompts.chat else " ok"
     for prompt in prompts.train.prompts:
         written = tokenizer.apply_chat_template(
-            [*Row(prompt, "").messages, {"role": "assistant", "content": response}], tokenize=False
+            [*Row(prompt).messages, {"role": "assistant", "content": response}], tokenize=False
         )
         read = tokenizer(written.removeprefix(tokenizer.bos_token or ""), verbose=False)["input_ids"]
         different += read != [token for part in encode_pair(base, prompt, response) for token in part]

@@ -16,9 +16,10 @@ ENDS = {ends}
 
 def reward_func(queries, prompts, labels):
     """What OpenRLHF calls for each response, in lists of one: `queries` are prompts and responses together."""
-    [query], [prompt], [label] = queries, prompts, labels
+    [query], [label] = queries, labels
+    prompt = json.loads(label)["decoded"]
     if not query.startswith(prompt):
-        raise ValueError(f"the response to {{prompt!r}} does not start with it: {{query!r}}")
+        raise ValueError(f"the prompt {{prompt!r}} is not the start of {{query!r}}")
     completion = query[len(prompt) :]
     end = next((end for end in ENDS if completion.endswith(end)), None)
     value = score(label, completion.removesuffix(end or ""), terminated=end is not None)
@@ -28,7 +29,7 @@ def reward_func(queries, prompts, labels):
 
 def write_prompts(rows: list[Row], file: Path, split: str) -> None:
     """JSON lines: the prompt as it is, or as a conversation, and a label with what reward functions get."""
-    lines = [json.dumps({"prompt": row.prompt, "label": row.given}, ensure_ascii=False) for row in rows]
+    lines = [json.dumps({"prompt": row.whole, "label": row.given}, ensure_ascii=False) for row in rows]
     write_text(file, "".join(escaped(line) + "\n" for line in lines))
 
 

@@ -18,15 +18,22 @@ from ppo_lm.run.identity import identify_prompts
 
 
 class Row(NamedTuple):
-    """A prompt, cut if the run cut it, and as JSON what reward functions get: the prompt and its columns."""
+    """A prompt, cut if the run cut it. `given`: JSON for reward functions: the prompt, its columns, and the text that
+    its tokens decode to. `start`: the start token that the tokenizer puts before a text, if it does."""
 
     prompt: Prompt
-    given: str
+    given: str = ""
+    start: str = ""
 
     @property
     def messages(self) -> list[Message]:
         """The prompt as a conversation."""
         return [{"role": "user", "content": self.prompt}] if isinstance(self.prompt, str) else self.prompt
+
+    @property
+    def whole(self) -> Prompt:
+        """A conversation, or the whole text that is tokenised."""
+        return self.start + self.prompt if isinstance(self.prompt, str) else self.prompt
 
 
 class Prompts(NamedTuple):
@@ -72,19 +79,21 @@ def plain_columns(prompts: PromptSet) -> dict[str, list]:
     return {name: values for name, values in prompts.columns.items() if _fits_json(values)}
 
 
-def rows_of(prompts: PromptSet) -> list[Row]:
+def rows_of(prompts: PromptSet, tokenizer: PreTrainedTokenizerBase) -> list[Row]:
     """Each prompt with its plain columns."""
-    columns = plain_columns(prompts)
-    return [
-        Row(prompt, json.dumps({"prompt": prompt, "columns": {name: values[row] for name, values in columns.items()}}))
-        for row, prompt in enumerate(prompts.prompts)
-    ]
+    columns, start, rows = plain_columns(prompts), start_of_texts(tokenizer), []
+    for row, (prompt, ids) in enumerate(zip(prompts.prompts, prompts.require_ids(), strict=True)):
+        own = {name: values[row] for name, values in columns.items()}
+        given = {"prompt": prompt, "columns": own, "decoded": tokenizer.decode(ids)}
+        rows.append(Row(prompt, json.dumps(given), start))
+    return rows
 
 
 def count_read_differently(prompts: PromptSet, tokenizer: PreTrainedTokenizerBase) -> int:
-    """How many prompts have other token ids if control tokens in the data are taken for control tokens, and the text is
-    encoded without the tokenizer's own start token, as other programs do."""
-    return sum(_encode(tokenizer, prompt) != ids for prompt, ids in zip(prompts.prompts, prompts.require_ids()))
+    """How many prompts have other token ids if the texts of control tokens in them become control tokens, as in other
+    programs."""
+    rows = zip(rows_of(prompts, tokenizer), prompts.require_ids(), strict=True)
+    return sum(_encode(tokenizer, row.whole) != ids for row, ids in rows)
 
 
 def count(some: int, prompts: PromptSet) -> str:
@@ -92,17 +101,16 @@ def count(some: int, prompts: PromptSet) -> str:
     return f"{some:,} of {len(prompts):,} prompts"
 
 
-def adds_bos(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether the tokenizer starts a text with its start token."""
-    return tokenizer.bos_token_id is not None and tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]
+def start_of_texts(tokenizer: PreTrainedTokenizerBase) -> str:
+    """The start token, if the tokenizer puts it before a text; else nothing."""
+    adds_it = tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]
+    return str(tokenizer.bos_token) if adds_it else ""
 
 
 def _encode(tokenizer: Any, prompt: Prompt) -> list[int]:
-    if isinstance(prompt, str):
-        text = (tokenizer.bos_token if adds_bos(tokenizer) else "") + prompt
-    else:
-        text = tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
-    return tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    if not isinstance(prompt, str):
+        prompt = tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
+    return tokenizer(prompt, add_special_tokens=False, verbose=False)["input_ids"]
 
 
 def _fits_json(values: Sequence[object]) -> bool:

@@ -50,12 +50,12 @@ def find_scoring(program: str, config: PPOConfig, recorded: list[str] | None) ->
     """What scores the responses of a run. `recorded`: what its checkpoint says of its rewards, or None. Raises
     `ConfigError` for rewards that cannot go to another program."""
     names = config.rewards or [DEFAULT_REWARD]
-    if recorded is not None and recorded != without_addresses(config.rewards):
-        raise ConfigError.of(
-            f"the run's rewards were given in Python ({', '.join(recorded)}), so they cannot be loaded by "
-            "name; name them with --reward in a run to export"
-        )
     rewards = [load_reward(name) for name in names]
+    if recorded is not None and recorded not in (without_addresses(config.rewards), [each.name for each in rewards]):
+        raise ConfigError.of(
+            f"the run's rewards were given in Python ({', '.join(recorded)}), so they cannot be loaded "
+            "again; export a run that names them with --reward"
+        )
     alone = len(rewards) == 1 and config.reward_weights in (None, [1])
     if alone and isinstance(rewards[0], ModelReward):
         return Scoring(find_reward_folder(names[0]), [], rewards)

@@ -29,12 +29,12 @@ from ppo_lm.exporting.elsewhere.openrlhf import OPENRLHF
 from ppo_lm.exporting.elsewhere.program import Program
 from ppo_lm.exporting.elsewhere.prompts import (
     Prompts,
-    adds_bos,
     count,
     count_read_differently,
     plain_columns,
     rows_of,
     split_again,
+    start_of_texts,
 )
 from ppo_lm.exporting.elsewhere.readme import write_readme
 from ppo_lm.exporting.elsewhere.scoring import FILE, check_columns, find_scoring, write_scoring
@@ -126,7 +126,7 @@ class Elsewhere(Content):
         (folder / DATA).mkdir()
         for part, file, split in zip(prompts[:2], program.files, ("train", "held_out"), strict=True):
             if len(part):
-                program.write_prompts(rows_of(part), folder / file, split)
+                program.write_prompts(rows_of(part, base.tokenizer), folder / file, split)
             different = count_read_differently(part, base.tokenizer)
             if different:
                 notes.append(f"{file}: {program.name} reads {count(different, part)} as other tokens than the run did")
@@ -157,7 +157,7 @@ class Elsewhere(Content):
             sft=self.sft,
             reward_model=self.scoring.model is not None,
             float32=base.dtype == torch.float32,
-            adds_bos=adds_bos(base.tokenizer),
+            adds_bos=bool(start_of_texts(base.tokenizer)),
         )
 
     def _files(self) -> dict[str, str]:
