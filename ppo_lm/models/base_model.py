@@ -231,9 +231,9 @@ class BaseModel:
             parameter for name, parameter in self.network.named_parameters() if role is None or _belongs_to(name, role)
         ]
 
-    def merged_weights(self, role: str | None) -> MergedWeights:
+    def merged_weights(self, role: str | None, dtype: torch.dtype | None = None) -> MergedWeights:
         """See `merging.merge`."""
-        return merge(self.network, role)
+        return merge(self.network, role, dtype)
 
     def merged_network(self, role: str | None) -> MergedNetwork:
         """A plain transformers network on the CPU, with the adapter of `role` added to the base's weights."""

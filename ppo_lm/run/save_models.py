@@ -53,10 +53,10 @@ def save_adapter_with_tokenizer(policy: PolicyModel, folder: Path) -> None:
         save_adapter(policy, adapter)
 
 
-def save_merged(policy: PolicyModel, folder: Path) -> str | None:
-    """Write `folder/merged`. Returns a clause if rounding loses some of the adapter."""
+def save_merged(policy: PolicyModel, folder: Path, name: str = "merged") -> str | None:
+    """Write `folder/name`. Returns a clause if rounding loses some of the adapter."""
     network, kept = policy.base.merged_network(policy.role)
-    with whole_folder(folder / "merged") as whole, without_bars():
+    with whole_folder(folder / name) as whole, without_bars():
         network.save_pretrained(whole)
         policy.base.tokenizer.save_pretrained(whole)
     return rounding_note(kept, policy.base.dtype)
