@@ -116,6 +116,7 @@ WITHOUT: Mapping[str, tuple[object, str]] = {  # what neither program has → it
     "adaptive_kl_target": (0.0, "adapts kl_coef to the KL per token, not per response, so it stays fixed"),
     "kl_limit": (0.0, "does not stop at a KL"),
     "lam_length_scale": (0.0, "has no λ that depends on the length; lam is used"),
+    "max_staleness": (0, "samples ahead in its asynchronous trainer only, which the script does not start"),
     "min_new_tokens": (0, "has no shortest response"),
     "monitor": (None, "has no monitor"),
     "reward_normalise": (False, "does not normalise rewards over the batch"),
