@@ -59,9 +59,7 @@ CHECK = {
     ),
     "llama_30m, all weights": _case("llama_30m", (32, 64), 16, 32, 0, "float32"),
     "llama_100m, bf16": _case("llama_100m", (64, 128), 16, 40, 8, "bfloat16"),
-    "smollm2, fp32, shared": _case(
-        "smollm2", (60, 100), 8, 48, 64, "float32", value_backbone="shared", mini_batches=2
-    ),
+    "smollm2, fp32, shared": _case("smollm2", (60, 100), 8, 48, 64, "float32", value_backbone="shared", mini_batches=2),
     "smollm2, bf16, top-k, long prompts": _case("smollm2", (100, 200), 8, 24, 4, "bfloat16", top_k=50, top_p=0.95),
 }
 CASES = FIT | CHECK

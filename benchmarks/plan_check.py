@@ -4,7 +4,8 @@
     uv run benchmarks/plan_check.py --fit     # eight others: prints the lines to put into ppo_lm/planning/efficiency.py
 
 Every configuration runs in a process of its own, after which this one predicts it from the machine's rates that the
-process measured. Run it on an idle machine. `--save FILE` keeps the measurements, `--measured FILE` reads them.
+process measured. Run it on an idle machine. `--save FILE` keeps the measurements, `--measured FILE` reads them;
+`--gpu FILE` prints the line for GPUs from what `gpu_step.py` measured on an H100.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import Any
 
 import torch
 from plan_cases import CASES, CHECK, FIT, Case
-from plan_fit import PHASES, Measured, fit, line
+from plan_fit import PHASES, Measured, fit, fit_gpu, line
 from rich.console import Console
 from rich.table import Table
 
@@ -41,7 +42,9 @@ def measure(case: Case, folder: Path) -> dict[str, Any]:
     """Run some steps in this process: the median seconds of their phases, and the peak memory in MiB."""
     cpu = torch.device("cpu")
     imported = peak_memory(cpu)
-    trainer = PPOTrainer(PPOConfig(**case.config(folder), steps=STEPS), reward=lambda completions: [1.0] * len(completions))
+    trainer = PPOTrainer(
+        PPOConfig(**case.config(folder), steps=STEPS), reward=lambda completions: [1.0] * len(completions)
+    )
     for base in (trainer.base, trainer.roles.policy.base):
         base.eos_token_ids = [NO_TOKEN]  # every response has its full length
     copies, rng = trainer.config.responses_per_prompt, random.Random(0)
@@ -114,10 +117,14 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("runs/benchmarks"), help="where to keep the models")
     parser.add_argument("--save", type=Path, help="write the measurements to this JSON file")
     parser.add_argument("--measured", type=Path, help="read them from it instead of measuring")
+    parser.add_argument("--gpu", type=Path, help="fit the line for GPUs to this file")
     parser.add_argument("--one", choices=CASES, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
         print(json.dumps(measure(CASES[arguments.one], arguments.folder)))
+        return
+    if arguments.gpu:
+        print(line("GPU", fit_gpu([*map(json.loads, arguments.gpu.read_text(encoding="utf-8").splitlines())])))
         return
     console, cases = Console(width=140), FIT if arguments.fit else CHECK
     if arguments.measured:

@@ -1,22 +1,25 @@
-"""Fit what `ppo_lm.planning.efficiency` says of the CPU to measured steps; `plan_check.py --fit` calls this."""
+"""Fit what is in `ppo_lm.planning.efficiency` to measured steps; `plan_check.py --fit` and `--gpu` call this."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import statistics
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from ppo_lm.planning import Hardware, Job, Layout
+from ppo_lm.config import PlanConfig
+from ppo_lm.planning import Hardware, Job, Layout, find_hardware, read_job
 from ppo_lm.planning.efficiency import CPU_BF16, CPU_FP32, MIB, Efficiency
 from ppo_lm.planning.memory import memory_by_part
 from ppo_lm.planning.seconds import seconds_by_phase
-from ppo_lm.planning.spent import add_up
+from ppo_lm.planning.spent import Spent, add_up
 
 ALONE = Layout(trainers=1)
 PHASES = ("sampling", "scoring", "training")
 TOWARDS_START = 0.003  # weight of the squared log of a factor over its start: few steps cannot tell all factors apart
 FIRST_STEP, LAST_STEP = 0.5, 0.01  # of the search, in logs
+WARM = 3  # the first step of `gpu_step.py` that counts
 SHARES = ("products", "decode_products", "decode_bytes")  # at most 1
 
 
@@ -91,3 +94,25 @@ def _framework(steps: Sequence[Measured], start: Efficiency) -> int:
     without = start._replace(framework=0)
     left = [s.peak - sum(memory_by_part(s.job, s.hardware, ALONE, without).values()) for s in steps]
     return round(statistics.median(left) / MIB) * MIB
+
+
+def fit_gpu(lines: Sequence[dict]) -> Efficiency:
+    """From the steps of `gpu_step.py` with the workload "qwen3" on an H100, against its published rates: the share of
+    the products that scoring and training reach, and the share of its bandwidth that sampling then reaches."""
+    sizes = {"batch_size": 128, "max_new_tokens": 256, "prompt_tokens": 256, "ppo_epochs": 1}
+    config = PlanConfig(
+        model_name="Qwen/Qwen3-0.6B", hardware="h100", dtype="bfloat16", lora_r=16, top_k=0, top_p=1.0, **sizes
+    )
+    hardware = find_hardware(config)
+    job = dataclasses.replace(read_job(config, hardware)[0], reward_models=1)  # that of `our_ppo.py`
+    warm = [step for step in lines if step["step_number"] >= WARM]
+    measured = {name: statistics.median(step[name] for step in warm) for name in PHASES}
+
+    def least(products: float) -> dict[str, Spent]:
+        return seconds_by_phase(job, hardware, ALONE, Efficiency(products, 0.0, 0.0, 0.0, products, 1.0, 0.0, 0))
+
+    passes = sum(least(1.0)[name].total for name in ("scoring", "reward", "training"))
+    products = passes / (measured["scoring"] + measured["training"])  # there, scoring includes the reward
+    sampling = least(products)["sampling"]
+    share = sampling.memory / (measured["sampling"] - sampling.products)
+    return Efficiency(products, 0.0, 0.0, 0.0, products, share, 0.0, 0)

@@ -26,13 +26,13 @@ class Efficiency(NamedTuple):
 
 
 # fitted by benchmarks/plan_check.py --fit
-CPU_FP32 = Efficiency(0.7, 4.0, 3e-4, 8.0, 0.7, 0.7, 1.5e-4, 150 * MIB)
-CPU_BF16 = Efficiency(0.4, 6.0, 3e-4, 8.0, 0.3, 0.7, 2e-4, 350 * MIB)
+CPU_FP32 = Efficiency(0.734, 1.52, 0.000356, 5.17, 1, 0.793, 0.00024, 138 * MIB)
+CPU_BF16 = Efficiency(1, 14.2, 0.00111, 8.65, 0.385, 0.885, 0.00193, 466 * MIB)
 # end of what was fitted
 
-# One configuration on one H100, the medians of steps 3 to 5 in benchmarks/results/2026-11-27-h100, against the
-# published rates: one number for scoring and training, one for sampling. Not a fit.
-GPU = Efficiency(0.2, 0.0, 0.0, 0.0, 0.3, 0.3, 0.0, 0)
+# Of one configuration on one H100, against its published rates: one number for scoring and training, one for sampling.
+# benchmarks/plan_check.py --gpu benchmarks/results/2026-11-27-h100/gpu_step.jsonl
+GPU = Efficiency(0.201, 0.0, 0.0, 0.0, 0.201, 0.326, 0.0, 0)
 
 
 def find_efficiency(device_type: str, itemsize: int) -> Efficiency:

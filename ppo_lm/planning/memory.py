@@ -32,7 +32,10 @@ def memory_by_part(job: Job, hardware: Hardware, layout: Layout, efficiency: Eff
         "trained weights": _trained(job),
         "gradients and optimiser": _optimiser(job),
     }
-    training = {"activations": _activations(job, share, on_gpu), "logits and temporaries": _temporaries(job, share, on_gpu)}
+    training = {
+        "activations": _activations(job, share, on_gpu),
+        "logits and temporaries": _temporaries(job, share, on_gpu),
+    }
     sampler = {} if layout.samplers else _sampler(job, hardware, share, sum(kept.values()))
     if on_gpu:
         return _present(kept | sampler | training)
