@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 from ppo_lm.base_setup.memory import FEWEST, GPU_SLOTS, SLOTS, bytes_per_token, tokens_that_fit
@@ -32,15 +33,15 @@ class Share(NamedTuple):
 
     def micro_batches(self, job: Job, rows: int) -> int:
         """How many it takes to pass over `rows` responses."""
-        return -(-rows // self.rows_at_once(job))
+        return math.ceil(rows / self.rows_at_once(job))
 
 
 def share_of(job: Job, hardware: Hardware, layout: Layout) -> Share:
     """The largest share of the trainers, with the sizes that `make_budget` chooses where the configuration leaves them
     open."""
     config, on_gpu = job.config, hardware.device_type == "cuda"
-    rows = -(-config.batch_size // layout.trainers)
-    mini_batch_rows = -(-(-(-config.batch_size // config.mini_batches)) // layout.trainers)
+    rows = math.ceil(config.batch_size / layout.trainers)
+    mini_batch_rows = math.ceil(math.ceil(config.batch_size / config.mini_batches) / layout.trainers)
     chosen = FEWEST
     if on_gpu:
         base = job.sizes.weights * job.network.dtype.itemsize // (layout.trainers if layout.sharded else 1)

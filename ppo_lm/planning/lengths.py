@@ -35,8 +35,9 @@ def find_lengths(config: PlanConfig, network: PreTrainedModel) -> Lengths:
         ends = find_eos_token_ids(network, tokenizer)
         base = BaseModel(network, tokenizer, ends, config.model_name, False, config.allow_special_tokens)
         loaded, report = load_prompts(config.prompts, config)
-        limits = {"max_prompt_tokens": config.max_prompt_tokens, "max_new_tokens": config.max_new_tokens}
-        lengths = fit_prompts(loaded, report, base, **limits)[1].lengths
+        lengths = fit_prompts(
+            loaded, report, base, max_prompt_tokens=config.max_prompt_tokens, max_new_tokens=config.max_new_tokens
+        )[1].lengths
         return Lengths(round(sum(lengths) / len(lengths)), response, f"the mean of {len(lengths):,} prompts")
     if config.max_prompt_tokens:
         return Lengths(config.max_prompt_tokens, response, "max_prompt_tokens")

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from ppo_lm.base_setup.lora_setup import ALL_LINEAR, last_part, layers_left_out, linear_layers
 from ppo_lm.errors import ConfigError, ModelError
@@ -90,7 +91,7 @@ def adapter_weights(layers: Iterable[tuple[int, int]], r: int) -> int:
 
 
 def _shape(layer: nn.Module) -> tuple[int, int]:
-    if isinstance(layer, nn.Linear):
-        return layer.out_features, layer.in_features
-    inputs, outputs = layer.weight.shape  # transformers' Conv1D
-    return outputs, inputs
+    if isinstance(layer, Conv1D):
+        return layer.nf, layer.nx
+    assert isinstance(layer, nn.Linear)
+    return layer.out_features, layer.in_features
