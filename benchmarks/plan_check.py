@@ -124,7 +124,9 @@ def main() -> None:
         print(json.dumps(measure(CASES[arguments.one], arguments.folder)))
         return
     if arguments.gpu:
-        print(line("GPU", fit_gpu([*map(json.loads, arguments.gpu.read_text(encoding="utf-8").splitlines())])))
+        on_gpu = fit_gpu([json.loads(step) for step in arguments.gpu.read_text(encoding="utf-8").splitlines()])
+        print(line("GPU", on_gpu.efficiency))
+        print(f"peak memory: predicted {on_gpu.predicted / MIB:,.0f} MiB, measured {on_gpu.peak / MIB:,.0f} MiB")
         return
     console, cases = Console(width=140), FIT if arguments.fit else CHECK
     if arguments.measured:

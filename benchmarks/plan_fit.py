@@ -6,7 +6,7 @@ import dataclasses
 import math
 import statistics
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ppo_lm.config import PlanConfig
 from ppo_lm.planning import Hardware, Job, Layout, find_hardware, read_job
@@ -96,7 +96,15 @@ def _framework(steps: Sequence[Measured], start: Efficiency) -> int:
     return round(statistics.median(left) / MIB) * MIB
 
 
-def fit_gpu(lines: Sequence[dict]) -> Efficiency:
+class OnGPU(NamedTuple):
+    """What one run on a GPU says: its efficiency, and its peak memory in bytes, as predicted and as measured."""
+
+    efficiency: Efficiency
+    predicted: int
+    peak: float
+
+
+def fit_gpu(steps: Sequence[dict[str, Any]]) -> OnGPU:
     """From the steps of `gpu_step.py` with the workload "qwen3" on an H100, against its published rates: the share of
     the products that scoring and training reach, and the share of its bandwidth that sampling then reaches."""
     sizes = {"batch_size": 128, "max_new_tokens": 256, "prompt_tokens": 256, "ppo_epochs": 1}
@@ -105,7 +113,7 @@ def fit_gpu(lines: Sequence[dict]) -> Efficiency:
     )
     hardware = find_hardware(config)
     job = dataclasses.replace(read_job(config, hardware)[0], reward_models=1)  # that of `our_ppo.py`
-    warm = [step for step in lines if step["step_number"] >= WARM]
+    warm = [step for step in steps if step["step_number"] >= WARM]
     measured = {name: statistics.median(step[name] for step in warm) for name in PHASES}
 
     def least(products: float) -> dict[str, Spent]:
@@ -115,4 +123,6 @@ def fit_gpu(lines: Sequence[dict]) -> Efficiency:
     products = passes / (measured["scoring"] + measured["training"])  # there, scoring includes the reward
     sampling = least(products)["sampling"]
     share = sampling.memory / (measured["sampling"] - sampling.products)
-    return Efficiency(products, 0.0, 0.0, 0.0, products, share, 0.0, 0)
+    efficiency = Efficiency(products, 0.0, 0.0, 0.0, products, share, 0.0, 0)
+    predicted = sum(memory_by_part(job, hardware, ALONE, efficiency).values())
+    return OnGPU(efficiency, predicted, max(step["peak_memory_mib"] for step in warm) * MIB)
