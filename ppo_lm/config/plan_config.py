@@ -22,6 +22,7 @@ class PlanConfig(PPOConfig):
         "hosts",
         "prompt_tokens",
         "response_tokens",
+        "prompts",
         "lora_r",
         "batch_size",
         "max_new_tokens",
@@ -34,7 +35,7 @@ class PlanConfig(PPOConfig):
     devices: PositiveInt | None = None
     """GPUs of each host; on a CPU, processes. Default: all GPUs of this machine; otherwise 1."""
     hosts: PositiveInt = 1
-    """Machines."""
+    """Machines, with so many devices each."""
     prompt_tokens: PositiveInt | None = None
     """Tokens of a prompt, on average. Default: measured if prompts and the model's tokenizer are at hand, otherwise
     max_prompt_tokens, or 256 if that is 0."""

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from ppo_lm.advantage import find_estimator
 from ppo_lm.config import PPOConfig
+from ppo_lm.fast.accelerate import is_known
 from ppo_lm.planning.sizes import Sizes, adapted_layers, adapter_weights
 from ppo_lm.tracking import Passes
 from ppo_lm.types import SAPairs
@@ -61,6 +62,13 @@ class Job:
     def trained_weights(self) -> int:
         """Of all models that are trained, without heads of a single output."""
         return self.passes.trained * (self.sizes.weights if self.trains_all_weights else self.adapter)
+
+    @property
+    def why_not_accelerated(self) -> str | None:
+        """A clause if the run takes more than the cost model says, which is about our own passes."""
+        if not self.config.fast:
+            return "fast is off"
+        return None if is_known(self.network) else f"{self.network.config.model_type} networks run through transformers"
 
     @property
     def updates(self) -> int:

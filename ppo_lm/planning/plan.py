@@ -81,6 +81,7 @@ class Plan:
             "step_seconds": self.step_seconds,
             "run_seconds": self.step_seconds * config.steps,
             "measured": self.is_measured,
+            "why_not_accelerated": self.job.why_not_accelerated,
         }
 
 

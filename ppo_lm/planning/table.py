@@ -105,6 +105,9 @@ def _conclusions(choice: Choice) -> Iterator[str]:
     plan = choice.plan
     yield f"bottleneck: {bottleneck(plan)}"
     yield f"layout: {choice.reason}"
+    slower = plan.job.why_not_accelerated
+    if slower:
+        yield f"memory and time will be higher than this: the cost model is that of our own passes, but {slower}"
     yield from choice.notes
 
 

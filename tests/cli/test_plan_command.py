@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import yaml
+from transformers import GPT2Config
 
 from ppo_lm.cli.main import main
 from ppo_lm.config import PlanConfig
@@ -50,6 +51,15 @@ def test_a_run_that_does_not_fit_gets_no_command(capsys):
     main(["plan", *arguments])
     shown = capsys.readouterr().out
     assert "does not fit" in shown and "command:" not in shown
+
+
+@pytest.mark.fast
+def test_a_run_without_our_own_passes_is_said_to_take_more(tmp_path, capsys):
+    main(["plan", "--model_name=Qwen/Qwen3-4B", *ON_H100, "--fast=false"])
+    assert "will be higher than this" in capsys.readouterr().out
+    GPT2Config(n_embd=32, n_layer=2, n_head=4, architectures=["GPT2LMHeadModel"]).save_pretrained(tmp_path)
+    assert "gpt2 networks" in plan(capsys, f"--model_name={tmp_path}", *ON_H100)["why_not_accelerated"]
+    assert plan(capsys, "--model_name=Qwen/Qwen3-4B", *ON_H100)["why_not_accelerated"] is None
 
 
 @pytest.mark.fast

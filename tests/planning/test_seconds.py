@@ -26,7 +26,8 @@ ROWS, PROMPT, RESPONSE = 8, 8, 16  # 192 tokens, which a CPU does not pad
 @pytest.fixture
 def small() -> tuple[PolicyModel, Job, SAPairs]:
     """A policy that our own passes run, and a job and pairs of its size."""
-    base = make_base(torch.float32, hidden_size=128, intermediate_size=256, num_hidden_layers=8)
+    sizes = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 8}
+    base, blank = make_base(torch.float32, **sizes), make_base(torch.float32, **sizes).network
     base.add_adapter("policy", make_lora_config(2, 4, 0.0))
     config = PPOConfig(
         model_name="embedded",
@@ -37,7 +38,7 @@ def small() -> tuple[PolicyModel, Job, SAPairs]:
         max_new_tokens=RESPONSE,
         ppo_epochs=1,
     )
-    job = Job(config, base.network, PROMPT, RESPONSE)
+    job = Job(config, blank, PROMPT, RESPONSE)
     ids = torch.randint(2, 1500, (ROWS, PROMPT + RESPONSE), generator=torch.Generator().manual_seed(0))
     return (
         PolicyModel(base, "policy"),
