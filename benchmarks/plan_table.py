@@ -18,7 +18,7 @@ PHASES = ("sampling", "scoring", "training")
 
 
 def row(size: str, devices: int) -> list[str]:
-    """The cells of a model on so many devices."""
+    """The cells of one model on one number of devices."""
     config = PlanConfig(model_name=f"Qwen/Qwen3-{size}", devices=devices, **RUN)
     hardware = find_hardware(config)
     plan = choose(read_job(config, hardware)[0], hardware).plan

@@ -10,9 +10,7 @@ from ppo_lm.config import PlanConfig
 
 def make_parser(prog: str) -> ConfigParser[PlanConfig]:
     """The options of the command."""
-    description = (
-        "Predict memory, time and the best layout of a `ppo-lm train` with the same options, without running it."
-    )
+    description = "Predict memory, time and layout of `ppo-lm train` with the same options, without training."
     return ConfigParser(PlanConfig, prog, description, task="train", general=(PRINT_CONFIG, JSON))
 
 

@@ -31,16 +31,16 @@ class PlanConfig(PPOConfig):
     HARDWARE = Topic("Hardware")
 
     hardware: Literal["here", "h100"] = "here"
-    """What to plan for: here measures this machine for a second; h100 takes the published numbers of NVIDIA's H100."""
+    """What to plan for: here, this machine, measured in a second; h100, NVIDIA's H100, by its published numbers."""
     devices: PositiveInt | None = None
-    """GPUs of each host; on a CPU, processes. Default: all GPUs of this machine; otherwise 1."""
+    """GPUs per host, or processes on a CPU. Default: all GPUs of this machine, otherwise 1."""
     hosts: PositiveInt = 1
-    """Machines, with so many devices each."""
+    """Number of hosts, with the same number of devices each."""
     prompt_tokens: PositiveInt | None = None
-    """Tokens of a prompt, on average. Default: measured if prompts and the model's tokenizer are at hand, otherwise
+    """Mean length of a prompt, in tokens. Default: that of prompts, if the model's tokenizer is available; otherwise
     max_prompt_tokens, or 256 if that is 0."""
     response_tokens: PositiveInt | None = None
-    """Tokens of a response, on average. Default: max_new_tokens."""
+    """Mean length of a response, in tokens. Default: max_new_tokens."""
 
     def clashes(self) -> list[str]:
         clashes = super().clashes()

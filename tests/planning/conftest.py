@@ -28,7 +28,7 @@ def make_job() -> Callable[..., Job]:
 
 @pytest.fixture
 def h100s() -> Callable[..., Hardware]:
-    """So many H100s on so many hosts."""
+    """H100s: `devices` on each of `hosts`."""
 
     def make(devices: int = 1, hosts: int = 1) -> Hardware:
         return find_hardware(PlanConfig(hardware="h100", devices=devices, hosts=hosts))
