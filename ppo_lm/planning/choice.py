@@ -51,13 +51,10 @@ def choose(job: Job, hardware: Hardware) -> Choice:
 
 
 def _whole(job: Job, hardware: Hardware) -> list[Plan]:
-    """The base in every process: on all devices, on those of one host, or on one."""
-    counts = {hardware.processes, hardware.devices, 1}
-    return [
-        plan_for(job, hardware, Layout(count))
-        for count in sorted(counts)
-        if count <= job.config.batch_size and count <= hardware.processes
-    ]
+    """The base in every process: on all devices, on those of one host, or on one; each process needs a response."""
+    rows = job.config.batch_size
+    counts = {hardware.processes, min(hardware.devices, rows), 1}
+    return [plan_for(job, hardware, Layout(count)) for count in sorted(counts) if count <= rows]
 
 
 def _with_samplers(job: Job, hardware: Hardware) -> list[Plan]:

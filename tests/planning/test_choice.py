@@ -55,7 +55,7 @@ def test_an_adapter_of_06b_takes_all_devices_of_a_host(make_job, h100s):
 
 
 def test_there_are_no_more_processes_than_responses(make_job, h100s):
-    assert choose(make_job(batch_size=4, max_new_tokens=32), h100s(8)).plan.layout == Layout(1)
+    assert choose(make_job(batch_size=4, max_new_tokens=32), h100s(8)).plan.layout == Layout(4)
 
 
 def test_a_base_that_is_too_big_for_a_device_is_sharded_and_samples_remotely(make_job, h100s, tmp_path):
