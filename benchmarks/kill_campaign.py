@@ -3,11 +3,12 @@
     uv run benchmarks/kill_campaign.py [--kills 300] [--only sft] [--seed 0]
 
 The runs train a very small model with random weights and save a checkpoint before every second step. Kills are spread
-over eleven kinds: `sft`, `reward`, `value`, PPO with six kinds of settings, the extension of a finished PPO run, and
-`collect`, where pairs are judged meanwhile. Each process is killed while it loads, in a step, while it writes a
-checkpoint, or while it writes the results; which and when is random. Then the run is resumed, or started again with
---overwrite if it has no checkpoint yet. At the end, the whole folder must be equal to that of an undisturbed run but
-for times, and no step may be repeated once the results were being written. Exits with code 1 if anything differs.
+over twelve kinds: `sft`, `reward`, `value`, PPO with six kinds of settings, PPO in two processes of which one is
+killed, the extension of a finished PPO run, and `collect`, where pairs are judged meanwhile. Each process is killed
+while it loads, in a step, while it writes a checkpoint, or while it writes the results; which and when is random. Then
+the run is resumed, or started again with --overwrite if it has no checkpoint yet. At the end, the whole folder must be
+equal to that of an undisturbed run but for times, and no step may be repeated once the results were being written.
+Exits with code 1 if anything differs.
 """
 
 from __future__ import annotations
@@ -86,6 +87,7 @@ def make_campaigns(place: Path, chance: random.Random) -> list[Campaign]:
     ppo = [*commands["train"], "--learning_rate", "1e-3", "--ppo_epochs", "2"]
     kinds = {name: Kind(commands[name]) for name in ("sft", "reward", "value")}
     kinds |= {name: Kind([*ppo, *settings.split()]) for name, settings in PPO.items()}
+    kinds["PPO, two processes"] = Kind(kinds["PPO"].arguments, processes=2)
     kinds["extension"] = Extension(kinds["PPO, adaptive KL, best"].arguments)
     complete([*commands["reward"], "--output_dir", str(place / "judge")], place)
     scored = kinds["PPO, reward model"].arguments

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from small_runs import Process, differing, first_pair, judge, results
+from small_runs import Process, Together, differing, first_pair, judge, results
 
 from ppo_lm.run import list_checkpoints, load_checkpoint
 from ppo_lm.run.checkpoint import MANIFEST, is_finished, read_state
@@ -30,8 +30,8 @@ A_WRITE = 0.015  # seconds that a checkpoint takes, about
 class Kind:
     """One kind of runs: the arguments of a new one but --output_dir."""
 
-    def __init__(self, arguments: list[str]):
-        self.arguments = arguments
+    def __init__(self, arguments: list[str], processes: int = 1):
+        self.arguments, self.processes = arguments, processes
 
     def prepare(self, out: Path) -> None:
         """Make the folder as it is before the first process."""
@@ -56,10 +56,13 @@ class Campaign:
         shutil.rmtree(self.out, ignore_errors=True)
         self.kind.prepare(self.out)
 
-    def start(self) -> Process:
-        return Process(self.kind.command(self.out), self.place)
+    def start(self) -> Process | Together:
+        command = self.kind.command(self.out)
+        if self.kind.processes == 1:
+            return Process(command, self.place)
+        return Together(command, self.place, self.kind.processes)
 
-    def has_failed(self, process: Process) -> bool:
+    def has_failed(self, process: Process | Together) -> bool:
         """Wait until a process has ended, by itself or not."""
         code, said = process.wait()
         self.counts[KILLS] += code == -signal.SIGKILL
@@ -123,7 +126,7 @@ class Watch:
         return found
 
 
-Moment = Callable[[Process, Watch], None]  # returns when the process is to be killed
+Moment = Callable[[Process | Together, Watch], None]  # returns when the process is to be killed
 
 
 class RunCampaign(Campaign):
@@ -187,7 +190,7 @@ class RunCampaign(Campaign):
     def stepping_at(self, row: int) -> Moment:
         """Within about three rows of metrics after `row`."""
 
-        def moment(process: Process, watch: Watch) -> None:
+        def moment(process: Process | Together, watch: Watch) -> None:
             wait_until(process, lambda: watch.rows() >= row)
             time.sleep(self.chance.uniform(0, 3 * self.a_row))
 
@@ -196,13 +199,13 @@ class RunCampaign(Campaign):
     def writing_at(self, row: int) -> Moment:
         """In the first write of a checkpoint after `row`."""
 
-        def moment(process: Process, watch: Watch) -> None:
+        def moment(process: Process | Together, watch: Watch) -> None:
             wait_until(process, lambda: watch.rows() >= row and watch.writes_checkpoint())
             time.sleep(self.chance.uniform(0, A_WRITE))
 
         return moment
 
-    def save_results(self, process: Process, watch: Watch) -> None:
+    def save_results(self, process: Process | Together, watch: Watch) -> None:
         """While results are written. Half the moments are in the first quarter, as a picture takes most of the time."""
         wait_until(process, watch.writes_results)
         time.sleep(self.final_save * self.chance.random() ** 2)
@@ -272,7 +275,7 @@ class CollectCampaign(Campaign):
         self.fault(DIFFERENT, lost, f"{stored} answers are stored, {self.confirmed} were confirmed")
 
 
-def wait_until(process: Process, condition: Callable[[], bool]) -> None:
+def wait_until(process: Process | Together, condition: Callable[[], bool]) -> None:
     """Wait until the condition holds, or until the process has ended."""
     while not process.has_ended() and not condition():
         time.sleep(0.001)

@@ -13,9 +13,9 @@ runs are not repeated, so use a new `--out` for new code or options.
 
 Prints, over seeds: the gold score and the KL of the last evaluation, on held-out posts that no run has trained on; the
 number of samples needed to reach a gold score of 0.85, read from an isotonic regression of the batches' gold scores on
-samples, which smooths without the lag of a moving average; and the mean gold score over all samples, which is the area
-under the curve. Differences are paired by seed, with Student's 95% interval. The numbers and a picture, with bands from
-a bootstrap over seeds, are written to `--out`.
+samples, which smooths without the lag of a moving average; the mean gold score over all samples, which is the area
+under the curve; and the mean `sampler_gap` (docs/metrics.md). Differences are paired by seed, with Student's 95%
+interval. The numbers and a picture, with bands from a bootstrap over seeds, are written to `--out`.
 """
 
 from __future__ import annotations
@@ -67,6 +67,10 @@ VARIANTS: dict[str, dict[str, object]] = {
     "discount 0.99": {"gamma": 0.99},
     "top-k 50, top-p 0.95": {"top_k": 50, "top_p": 0.95},
     "ratio to recomputed log-probabilities, weights up to 2": {"old_logprobs": "recomputed", "importance_cap": 2.0},
+    "sampled a batch ahead": {"max_staleness": 1},
+    "sampled a batch ahead, corrected": {"max_staleness": 1, "old_logprobs": "recomputed", "importance_cap": 2.0},
+    "sampled 4 batches ahead": {"max_staleness": 4},
+    "sampled 4 batches ahead, corrected": {"max_staleness": 4, "old_logprobs": "recomputed", "importance_cap": 2.0},
     "clip-higher 0.28": {"clip_epsilon_high": 0.28},
     "dual clip 3": {"dual_clip": 3.0},
     "target KL 0.05": {"target_kl": 0.05},
@@ -139,6 +143,7 @@ def run(folder: Path, options: dict[str, object], seed: int) -> dict:
         "final": last["monitor"],
         "final_score": last["score"],
         "final_kl": last["kl"],
+        "sampler_gap": statistics.fmean(row["sampler_gap"] for row in steps),
     }
 
 
@@ -262,6 +267,7 @@ def make_table(found: dict[str, list[dict]]) -> Table:
         difference,
         "final KL",
         difference,
+        "sampler gap",
     ):
         table.add_column(column)
     for name, runs in found.items():
@@ -280,6 +286,7 @@ def make_table(found: dict[str, list[dict]]) -> Table:
             differences[2],
             f"{_mean(runs, 'final_kl'):.2f}",
             differences[3],
+            f"{_mean(runs, 'sampler_gap'):.1e}" if "sampler_gap" in runs[0] else "",
         )
     return table
 

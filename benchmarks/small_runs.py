@@ -7,6 +7,7 @@ import json
 import os
 import re
 import signal
+import socket
 import sys
 import time
 import urllib.request
@@ -28,6 +29,7 @@ from ppo_lm.config.output_folder import LOCK
 PROMPTS = [f"SUBREDDIT: r/advice TITLE: My boss number {n} TL;DR:" for n in range(12)]
 REWARD = "length_target(words=4)"
 COSTS = ("seconds", "floor", "tokens_per_second", "sampled_tokens_per_second", "peak_memory_mib")
+TO_END = 30  # seconds, after which torchrun kills
 TIMED = {"at", "rows", "state.json"}  # a time, and in a checkpoint the hashes of files that hold costs
 
 
@@ -94,12 +96,16 @@ def make_commands(place: Path, *, epochs: int, steps: int, pairs: int) -> dict[s
 class Process:
     """A command in a process of its own, forked from this one."""
 
-    def __init__(self, arguments: list[str], place: Path, stdout: str | None = None):
-        """`stdout`: the file, "closed", or "unread"; None for one in `place`."""
+    def __init__(
+        self, arguments: list[str], place: Path, stdout: str | None = None, environment: dict[str, str] | None = None
+    ):
+        """`stdout`: the file, "closed", or "unread"; None for one in `place`. `environment`: what is added to that of
+        this process."""
         self.out, self.err = place / "out", place / "err"
         self.out.write_text("")
         self.id = os.fork()
         if self.id == 0:
+            os.environ.update(environment or {})
             self._run(arguments, stdout)
 
     def _run(self, arguments: list[str], stdout: str | None) -> None:
@@ -146,6 +152,58 @@ class Process:
                 return found[1]
             time.sleep(0.005)
         return None
+
+
+class Together:
+    """A command in several processes that work together, as torchrun starts and ends them: when one of them dies, the
+    others are asked to stop. A kill is for one of them, by turns."""
+
+    kills = 0
+
+    def __init__(self, arguments: list[str], place: Path, size: int):
+        with socket.socket() as listener:
+            listener.bind(("127.0.0.1", 0))
+            port = listener.getsockname()[1]
+        self.processes = []
+        for rank in range(size):
+            own = place / f"process-{rank}"
+            own.mkdir(exist_ok=True)
+            launcher = {"RANK": rank, "WORLD_SIZE": size, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": size}
+            launcher |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": 1}
+            environment = {name: str(value) for name, value in launcher.items()}
+            self.processes.append(Process(arguments, own, environment=environment))
+
+    def has_ended(self) -> bool:
+        return any(process.has_ended() for process in self.processes)
+
+    def kill(self) -> None:
+        Together.kills += 1
+        self.processes[Together.kills % len(self.processes)].kill()
+
+    def wait(self) -> tuple[int, str]:
+        """The exit code, and what was written to stderr: −9 if one was killed and the others, which noticed or were
+        asked to stop, ended as they should."""
+        while not self.has_ended():
+            time.sleep(0.005)
+        time.sleep(0.2)  # the others may end by themselves
+        for process in self.processes:
+            if not process.has_ended():
+                os.kill(process.id, signal.SIGTERM)
+        deadline = time.monotonic() + TO_END
+        while not all(process.has_ended() for process in self.processes) and time.monotonic() < deadline:
+            time.sleep(0.005)
+        hanging = [process for process in self.processes if not process.has_ended()]
+        for process in hanging:
+            process.kill()
+        ended = [process.wait() for process in self.processes]
+        codes = [code for code, _ in ended]
+        said = "".join(text for _, text in ended)
+        if hanging:
+            return -1, f"{len(hanging)} processes did not end within {TO_END} s\n{said}"
+        if -signal.SIGKILL in codes:
+            unexpected = set(codes) - {0, -signal.SIGKILL, -signal.SIGTERM, 1, 75}
+            return (unexpected.pop() if unexpected or "Traceback" in said else -signal.SIGKILL), said
+        return max(codes, key=abs), said
 
 
 def first_pair(address: str) -> dict:

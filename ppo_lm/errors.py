@@ -43,6 +43,9 @@ class ConfigError(UserError):
         lines = "\n".join(f"  - {problem}" for problem in self.problems)
         super().__init__(f"{where}{len(self.problems)} problems:\n{lines}")
 
+    def __reduce__(self) -> tuple:  # for pickle, which would hand `__init__` the message
+        return type(self), (self.problems, self.source)
+
     @classmethod
     def of(cls, problem: str) -> ConfigError:
         """An error with a single problem."""

@@ -8,6 +8,9 @@ from collections.abc import Mapping
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, cast
 
+from ppo_lm.distributed.place import find_place
+from ppo_lm.errors import ConfigError
+
 if TYPE_CHECKING:
     import argparse
 
@@ -29,6 +32,18 @@ COMMANDS = {
     "completion": "complete commands and options with TAB",
     "build-embedded": "build the small model that comes with the package",
 }
+
+TOGETHER = ("sft", "reward", "value", "train", "evaluate")  # these can work in several processes
+
+
+def check_processes(command: str) -> None:
+    """Raise `ConfigError` if this is one of several processes of a launcher, and the command works in one."""
+    size = find_place().size
+    if size > 1 and command in COMMANDS and command not in TOGETHER:
+        raise ConfigError.of(
+            f"ppo-lm {command} works in one process, but this was started as {size} (torchrun or the like); start it "
+            "as ppo-lm"
+        )
 
 
 def module_of(command: str) -> ModuleType:

@@ -6,7 +6,7 @@ import sys
 import textwrap
 
 import ppo_lm
-from ppo_lm.cli.commands import COMMANDS, module_of
+from ppo_lm.cli.commands import COMMANDS, check_processes, module_of
 from ppo_lm.cli.output import lasting_output, only_one_speaks
 from ppo_lm.config.other_names import did_you_mean
 from ppo_lm.errors import EXIT_CODES, UserError
@@ -55,4 +55,5 @@ def _run(arguments: list[str], prog: str | None) -> None:
         unknown = f"error: there is no command {command!r}{did_you_mean(command, COMMANDS)}"
         print(printable(unknown) if command else USAGE, file=sys.stderr)
         raise SystemExit(2)
+    check_processes(command)
     module_of(command).run(options, prog or f"ppo-lm {command}")

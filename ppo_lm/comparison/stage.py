@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,6 +20,7 @@ from ppo_lm.data import DataReport, PromptSet, load_prompts
 from ppo_lm.data.encoding import encode_completion, same_vocabulary
 from ppo_lm.data.examples import with_leading_space
 from ppo_lm.data.fitting import encode_prompt_set, fit_prompts
+from ppo_lm.distributed import join
 from ppo_lm.errors import ConfigError, DataError, Problems
 from ppo_lm.evaluation import Evaluation, evaluate, evaluate_texts, sampling_kinds
 from ppo_lm.evaluation.intervals import note_on_few
@@ -49,6 +51,7 @@ def run_comparison(
     Writes into `config.output_dir`: results.json, report.md with a picture, completions.jsonl, config, data report.
     A run that is already there is refused, or replaced with `overwrite`.
     """
+    join()
     prompts, report, contestants, judge = load_inputs(config, overwrite)
     bases = Bases(config)
     policies = load_policies(contestants, bases)
@@ -103,9 +106,9 @@ def run_comparison(
                     )
                 made[contestant.name] = evaluation
             results[kind] = compare(made)
-            write_completions_of(made, kind, chosen, folder / "completions.jsonl")
+            run.once(partial(write_completions_of, made, kind, chosen, folder / "completions.jsonl"))
             run.record_evaluation(len(chosen), {f"{name}, {kind}": each.means() for name, each in made.items()})
-        if not quiet:
+        if not quiet and run.place.is_first:
             print_tables(results, exposure, console)
         run.finish(lambda folder: write_results(results, exposure, scorer.names[0], folder))
     return results

@@ -145,6 +145,9 @@ class PPOConfig(
     importance_cap: ZeroOrAboveOne = 0.0
     """With recomputed old_logprobs, weight each token by recomputed over sampled probability, up to this cap (truncated
     importance sampling); usually 2, 0 for no weights."""
+    max_staleness: NonNegativeInt = 0
+    """Sample up to this many batches ahead, with the policy of that time; with an engine in another process, while the
+    policy is being trained. With recomputed old_logprobs and importance_cap, the loss corrects for it."""
     target_kl: NonNegativeFloat = 0.0
     """Skip a step's remaining policy updates once the policy is this many nats per token from the one that sampled; 0
     for never."""

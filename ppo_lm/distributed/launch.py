@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import atexit
 import os
+import signal
 from datetime import timedelta
 
 from ppo_lm.distributed.current import processes, work_with
 from ppo_lm.distributed.place import find_place
 from ppo_lm.distributed.processes import Processes
 from ppo_lm.errors import UserError, first_line
+from ppo_lm.signals import handle_signals
 from ppo_lm.terminal.pinned import be_silent
 
 TO_MEET = timedelta(minutes=5)
@@ -35,6 +37,7 @@ def join() -> Processes:
         torch.set_num_threads(1)
     if torch.cuda.is_available():
         torch.cuda.set_device(place.local_rank)
+    restore = handle_signals(signal.SIG_DFL)  # no handler of Python's runs while a library waits
     try:
         meet(place, TO_MEET, TO_WAIT)
     except RuntimeError as error:
@@ -43,7 +46,11 @@ def join() -> Processes:
             f"{os.environ['MASTER_PORT']} ({first_line(error)}); check that all hosts can reach this address, and that "
             "GLOO_SOCKET_IFNAME names the network between them"
         ) from error
-    work_with(Team(place))
+    finally:
+        restore()
+    team = Team(place)
+    work_with(team)
+    team.start_watch(os.environ["MASTER_ADDR"])
     atexit.register(leave)
     if not place.is_first:
         be_silent()
@@ -52,9 +59,11 @@ def join() -> Processes:
 
 def leave() -> None:
     """Work alone again."""
-    if processes().size == 1:
+    team = processes()
+    if team.size == 1:
         return
     import torch.distributed as dist
 
+    team.end_watch()
     work_with(Processes())
     dist.destroy_process_group()

@@ -66,5 +66,8 @@ class Processes:
         """The highest of the processes' numbers."""
         return number
 
+    def end_watch(self) -> None:
+        """Nobody is missed from now on, whoever ends."""
+
     def seed_dropout(self, seed: int, step: int) -> None:
         """Give dropout in step `step` random numbers of this process's own. Alone, it uses torch's stream as it is."""

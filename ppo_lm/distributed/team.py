@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -13,6 +14,7 @@ from ppo_lm.distributed.current import by_itself, work_with
 from ppo_lm.distributed.outcome import pack, pack_error, unpack
 from ppo_lm.distributed.processes import Processes
 from ppo_lm.distributed.sharing import Share, share_rows
+from ppo_lm.distributed.watch import Watch
 from ppo_lm.errors import ProcessLost, first_line
 
 Item = TypeVar("Item")
@@ -21,6 +23,22 @@ Result = TypeVar("Result")
 
 class Team(Processes):
     """The processes of torch's default group; see `Processes`."""
+
+    watch: Watch | None = None
+
+    def start_watch(self, host: str) -> None:
+        """Have it noticed when one of them dies. `host`: that of the first process."""
+        if self.place.is_first:
+            self.watch, *where = Watch.first(self.size)
+            self.once(lambda: where)
+        else:
+            speaks = self.place.local_rank == 0
+            self.watch = Watch.other(self.place.rank, self.size, speaks, host, *self.once(list))
+
+    def end_watch(self) -> None:
+        """Nobody is missed from now on."""
+        if self.watch is not None:
+            self.watch.dismiss()
 
     @property
     def size(self) -> int:
@@ -126,7 +144,13 @@ class Team(Processes):
         try:
             yield
         except RuntimeError as error:
+            self.end_watch()
             work_with(Processes(self.place))
             raise ProcessLost(
-                f"another of the {self.size} processes ended or cannot be reached ({first_line(error)})"
+                f"another of the {self.size} processes ended or cannot be reached ({_reason(error)})"
             ) from error
+
+
+def _reason(error: Exception) -> str:
+    """The sentence in a message of gloo's, without the place in its source and its advice."""
+    return re.sub(r"^\[[^]]*\] ", "", first_line(error)).split(". ")[0]

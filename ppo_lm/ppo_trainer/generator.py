@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from typing import Protocol
 
 import torch
@@ -15,6 +17,7 @@ from ppo_lm.errors import ConfigError
 from ppo_lm.experience_buffer import MemoryBudget, compute_in_micro_batches
 from ppo_lm.models import PolicyModel
 from ppo_lm.models.policy_model import states_before_actions
+from ppo_lm.ppo_trainer.ahead import Rollout, RolloutsAhead
 from ppo_lm.progress import phase
 from ppo_lm.rollout import (
     Completions,
@@ -26,7 +29,7 @@ from ppo_lm.rollout import (
     find_excluded,
     pick_engine,
     read_completions,
-    sample_shares,
+    start_sampling,
 )
 from ppo_lm.token_attribution import build_sa_pairs
 from ppo_lm.tracking import PhaseClock
@@ -65,6 +68,8 @@ class SequenceGenerator:
         self.engine = engine or pick_engine(policy, self.budget)
         self.recompute = recompute
         self.random = torch.Generator().manual_seed(seed)
+        self.ahead = RolloutsAhead(policy.base.device)
+        self._thread = cache(lambda: ThreadPoolExecutor(1, "sampling ahead"))
         self.clock = clock or PhaseClock(policy.base.device)
 
     @property
@@ -79,11 +84,8 @@ class SequenceGenerator:
         call, so that the engine needs its new weights. Raises `DataError` for a prompt that is empty or too long."""
         base = self.policy.base
         encoded = encode_prompts(prompts, base, self.sampling.max_new_tokens)
-        prompt_ids, prompt_mask = pad(encoded, base.pad_token_id, side="left", device=base.device)
-        if weights_changed:
-            self.engine.update_weights(self.policy)
-        uniforms = draw_uniforms(len(prompt_ids), self.sampling, self.random, base.device)
-        sampled = sample_shares(self.engine, prompt_ids, prompt_mask, self.sampling, uniforms, self.budget)
+        rollout = self.ahead.take(encoded) or self._begin(encoded, weights_changed)()
+        prompt_ids, prompt_mask, sampled = rollout.prompt_ids, rollout.prompt_mask, rollout.sampled
         self._check_support(sampled)
         completions = read_completions(sampled, base, self.stops)
         pairs = build_sa_pairs(
@@ -101,6 +103,27 @@ class SequenceGenerator:
             pairs = self._describe_policy(pairs.with_columns(sampler_logprobs=pairs.old_logprobs), sampled.entropies)
             pairs = pairs.with_columns(ref_logprobs=self._logprobs(self.reference, pairs))
         return pairs, completions.texts
+
+    def sample_ahead(self, prompts: Sequence[Prompt]) -> None:
+        """Sample responses of the present policy to prompts that a later `generate_sequences` will be for, in this
+        order; with an engine that is elsewhere, meanwhile."""
+        encoded = encode_prompts(prompts, self.policy.base, self.sampling.max_new_tokens)
+        self.ahead.add(self._begin(encoded, weights_changed=True, ahead=True))
+
+    def _begin(
+        self, encoded: Sequence[Sequence[int]], weights_changed: bool, ahead: bool = False
+    ) -> Callable[[], Rollout]:
+        base = self.policy.base
+        prompt_ids, prompt_mask = pad(encoded, base.pad_token_id, side="left", device=base.device)
+        if weights_changed:
+            self.engine.update_weights(self.policy)
+        uniforms = draw_uniforms(len(prompt_ids), self.sampling, self.random, base.device)
+        executor = self._thread() if ahead and self.engine.is_remote else None
+        finish = start_sampling(self.engine, prompt_ids, prompt_mask, self.sampling, uniforms, self.budget, executor)
+        if ahead and executor is None:
+            sampled = finish()
+            return lambda: Rollout(prompt_ids, prompt_mask, sampled)
+        return lambda: Rollout(prompt_ids, prompt_mask, finish())
 
     def _describe_policy(self, pairs: SAPairs, entropies: torch.Tensor | None) -> SAPairs:
         """Add `entropies`, the engine's if it reports them, and with `recompute` replace `old_logprobs`; if both have

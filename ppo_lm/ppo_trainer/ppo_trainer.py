@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from itertools import islice
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice, tee
 from pathlib import Path
 
 import torch
@@ -262,12 +262,14 @@ class PPOTrainer:
             )
             health.start(run.history)
             batches = train_set.batches(config.batch_size, config.seed, config.responses_per_prompt)
-            batches = islice(batches, run.step, None)
+            batches, later = tee(islice(batches, run.step, None))
+            later = islice(later, len(self.generator.ahead), None)
             evaluator.evaluate_if_due(run)
             for step in run.steps():
                 batch = next(batches)
                 try:
                     with users_parts(f"in step {step}", PartError), self.observer.looking_at(self._observed_at(step)):
+                        self._sample_ahead(step, later)
                         results = self.ppo_step(batch)
                 except NumericalFault as fault:
                     run.record_skipped(step, batch.prompts, fault)
@@ -279,6 +281,13 @@ class PPOTrainer:
             evaluator.evaluate_if_due(run)  # in case a recorder stopped the run between two steps
             run.finish(self.save, evaluator.examples(monitor))
         return evaluator.history.made
+
+    def _sample_ahead(self, step: int, later: Iterator[PromptSet]) -> None:
+        """Sample this batch and the next `max_staleness`, as far as they are not sampled yet: what is trained on in a
+        step comes from the policy of at most so many steps before."""
+        wanted = min(self.config.max_staleness, self.config.steps - step) + 1
+        while self.config.max_staleness and len(self.generator.ahead) < wanted:
+            self.generator.sample_ahead(next(later).require_ids())
 
     def _start_schedules(self) -> list[str]:
         """Give a new run its whole schedule. Returns a sentence if the models were trained before."""
@@ -333,14 +342,15 @@ class PPOTrainer:
         }
 
     def random_streams(self) -> dict[str, Stateful]:
-        """What a step draws from: the parts that a failed step leaves changed."""
+        """What a step draws from, and has sampled ahead: the parts that a failed step leaves changed."""
         trainer = self.model_trainer
         streams = {
             "sampling": self.generator.random,
             "policy_batches": trainer.policy_buffer.random,
             "value_batches": trainer.value_buffer.random,
         }
-        return {name: RandomStream(stream) for name, stream in streams.items()}
+        ahead = {"sampled ahead": self.generator.ahead} if self.config.max_staleness else {}
+        return {**ahead, **{name: RandomStream(stream) for name, stream in streams.items()}}
 
     def models(self) -> dict[str, list[torch.nn.Parameter]]:
         """The weights that a step computes with, by their name in messages."""

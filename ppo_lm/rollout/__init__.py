@@ -6,7 +6,7 @@ from ppo_lm.rollout.graph_engine import GraphEngine
 from ppo_lm.rollout.pick import ENGINES, MakeEngine, find_engine, pick_engine
 from ppo_lm.rollout.plain_engine import PlainEngine
 from ppo_lm.rollout.sampling import draw_uniforms, find_excluded, sample_tokens, seed_of
-from ppo_lm.rollout.shares import sample_shares
+from ppo_lm.rollout.shares import sample_shares, start_sampling
 from ppo_lm.rollout.slot_engine import SlotEngine
 from ppo_lm.rollout.stop_strings import StopStrings
 
@@ -30,5 +30,6 @@ __all__ = [
     "sample_shares",
     "sample_tokens",
     "seed_of",
+    "start_sampling",
     "write_completions",
 ]

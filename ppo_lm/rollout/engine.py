@@ -7,6 +7,7 @@ from typing import Protocol
 
 import torch
 
+from ppo_lm.distributed import Share, processes
 from ppo_lm.models import PolicyModel
 
 
@@ -51,6 +52,16 @@ class Sampled:
     entropies: torch.Tensor | None = None  # (B, A) fp32 nats, of the distribution that was sampled from
     support_ids: torch.Tensor | None = None  # (B, A, K) int64, -1 = none; None: every token could be sampled
 
+    def of_all(self, share: Share) -> Sampled:
+        """What all processes sampled, if this is what was sampled for this process's share of the rows."""
+        gather = processes().gather_rows
+        return Sampled(
+            gather(share, self.ids),
+            gather(share, self.logprobs),
+            None if self.entropies is None else gather(share, self.entropies),
+            None if self.support_ids is None else gather(share, self.support_ids, fill=-1),
+        )
+
 
 class RolloutEngine(Protocol):
     """Anything that samples responses from the current policy. A class that inherits from this needs only `sample`."""
@@ -72,6 +83,9 @@ class RolloutEngine(Protocol):
         (`read_completions`), so an engine that stops there only saves time.
         """
         ...
+
+    is_remote: bool = False
+    """Whether `sample` computes nothing here: it may then be called in a thread while the policy is being trained."""
 
     def update_weights(self, policy: PolicyModel) -> None:
         """Use the current weights of `policy`. Called before the first `sample`, and again whenever the weights may

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from concurrent.futures import Executor
+
 import torch
 
 from ppo_lm.distributed import processes
@@ -19,16 +22,33 @@ def sample_shares(
 ) -> Sampled:
     """`engine.sample`, to which each process gives its share of the prompts. All get the whole. `budget`: the
     engine's."""
+    return start_sampling(engine, prompt_ids, prompt_mask, settings, uniforms, budget)()
+
+
+def start_sampling(
+    engine: RolloutEngine,
+    prompt_ids: torch.Tensor,
+    prompt_mask: torch.Tensor,
+    settings: SamplingSettings,
+    uniforms: torch.Tensor,
+    budget: MemoryBudget,
+    executor: Executor | None = None,
+) -> Callable[[], Sampled]:
+    """Like `sample_shares`, but with an `executor`, this process's share is sampled there. Returns a function that
+    waits for all shares."""
     team = processes()
     share = team.share(prompt_mask.sum(dim=1))
-    if share.is_whole:
-        return engine.sample(prompt_ids, prompt_mask, settings, uniforms)
-    own = torch.tensor(share.own, device=prompt_ids.device)
-    sampled = team.together(lambda: engine.sample(prompt_ids[own], prompt_mask[own], settings, uniforms[own]))
-    budget.agree_on_slots()
-    return Sampled(
-        team.gather_rows(share, sampled.ids),
-        team.gather_rows(share, sampled.logprobs),
-        None if sampled.entropies is None else team.gather_rows(share, sampled.entropies),
-        None if sampled.support_ids is None else team.gather_rows(share, sampled.support_ids, fill=-1),
-    )
+    own = (prompt_ids, prompt_mask, settings, uniforms)
+    if not share.is_whole:
+        rows = torch.tensor(share.own, device=prompt_ids.device)
+        own = (prompt_ids[rows], prompt_mask[rows], settings, uniforms[rows])
+    sample = lambda: engine.sample(*own)  # noqa: E731  (it is handed on)
+    if executor is not None:
+        sample = executor.submit(sample).result
+
+    def finish() -> Sampled:
+        sampled = processes().together(sample)
+        budget.agree_on_slots()
+        return sampled.of_all(share)
+
+    return finish

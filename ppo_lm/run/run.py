@@ -51,7 +51,7 @@ from ppo_lm.run.folder import (
     write_config,
 )
 from ppo_lm.run.interrupts import Interrupts
-from ppo_lm.run.launch import program
+from ppo_lm.run.launch import program, training_program
 from ppo_lm.run.parts import Parts
 from ppo_lm.run.resume import (
     change_of_processes,
@@ -142,6 +142,7 @@ class Run:
         self.config, self.total, self.command = config, steps, command
         self.longer_than = longer_than or (lambda steps: how_to_lengthen(config))
         self.save_every, self.keep_checkpoints = save_every, keep_checkpoints
+        self.place = processes().place
         started = time.perf_counter()
         with working("hashing the models and the data"):
             self.description = describe(config, identity())
@@ -153,8 +154,9 @@ class Run:
         self.step = 0  # steps done so far
         self.history: list[dict] = []  # the rows of metrics.jsonl up to the checkpoint that was resumed
         self.notices = [f"hashing the models and the data took {seconds:.0f} s"] if seconds >= LONG_HASHING else []
+        if self.place.size > 1:
+            self.notices.append(f"{self.place.size} processes share the work of a step")
         self.parts = Parts()
-        self.place = processes().place
         self.recorders = Broadcast(add_recorders(recorders, config.recorders) if self.place.is_first else [])
         self._saved_state: dict | None = None  # of the last checkpoint
         self._interrupts = Interrupts()
@@ -469,7 +471,7 @@ class Run:
         return save_checkpoint(folder, self.step, checkpoint, self.keep_checkpoints, self._export)
 
     def _resume_command(self) -> str:
-        return self.command.format(program(), shlex.quote(str(self.folder)), folder=str(self.folder))
+        return self.command.format(training_program(), shlex.quote(str(self.folder)), folder=str(self.folder))
 
     def __exit__(self, kind: type | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         with by_itself():  # an error may be this process's alone
@@ -505,7 +507,8 @@ class Run:
                 f"{error}\nThe run contains NaN or inf, so it was not saved{self.last_checkpoint()}"
             ) from error
         try:
-            self._write(self.folder, checkpoint)
+            if checkpoint.state != self._saved_state:
+                self._write(self.folder, checkpoint)
         except StorageError as full:
             self._stop(StorageError(f"{error}\n{full}"))
         changed = "\n(add --allow_changes if you change your code)" if isinstance(error, USERS_PARTS) else ""

@@ -8,6 +8,7 @@ import argparse
 import re
 import runpy
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from itertools import takewhile
 from pathlib import Path
 
 import pytest
+from torch.distributed.run import get_args_parser
 
 from ppo_lm.cli.commands import parser_of
 from ppo_lm.cli.main import main
@@ -76,10 +78,16 @@ def check(words: list[str], checker: "Checker") -> None:
         checker.ppo_lm("train", arguments)
     elif program == "ppo-lm":
         checker.ppo_lm(arguments[0], arguments[1:])
+    elif program == "torchrun":
+        launched = get_args_parser().parse_args(arguments)
+        assert (launched.module, launched.training_script) == (True, "ppo_lm")
+        checker.ppo_lm(launched.training_script_args[0], launched.training_script_args[1:])
     elif program == "pytest":
         checker.pytest(arguments)
     elif program.endswith(".py"):
         checker.script(CHECKOUT / program, arguments)
+    elif program.endswith(".sh"):
+        subprocess.run(["bash", "-n", str(CHECKOUT / program)], check=True)
     else:
         assert program in NOT_CHECKED, f"{program}: check it here, or say in NOT_CHECKED why not"
 
