@@ -150,7 +150,7 @@ class PPOTrainer:
         self.observer = TokenObserver(self.roles.policy, self.roles.sft, self.budget, config.temperature)
         with working("measuring the machine"):
             machine = measure_machine(self.base.device, self.base.dtype)
-        self.floor = Floor(self.base, machine, self._passes(), self.budget.slots)
+        self.floor = Floor(self.base.network, machine, self._passes(), self.budget.slots)
 
     def ppo_step(self, prompts: PromptSet | Sequence[Prompt], columns: Mapping[str, list] | None = None) -> dict:
         """Sample, score and train on one batch of prompts, each `responses_per_prompt` times in a row: texts,
@@ -422,17 +422,8 @@ class PPOTrainer:
         return train_set, held_out, report
 
     def _passes(self) -> Passes:
-        config, critic = self.config, self.roles.value is not None
-        recomputed = config.old_logprobs == "recomputed"
-        trained = 1 + (critic and config.value_backbone == "separate")
-        return Passes(
-            scored=1 + critic + recomputed,
-            scored_logprobs=1 + recomputed,
-            rewards=len(self.roles.rewards) + len(self.monitor.models if self.monitor else ()),
-            trained=trained,
-            epochs=config.ppo_epochs,
-            all_weights=config.lora_r == 0,
-        )
+        rewards = len(self.roles.rewards) + len(self.monitor.models if self.monitor else ())
+        return Passes.of(self.config, self.roles.value is not None, rewards)
 
     def _make_generator(self, sampling: SamplingSettings, clock: PhaseClock | None = None) -> SequenceGenerator:
         """A generator with its own random stream. Every evaluation gets a new one, so that it does not affect training
