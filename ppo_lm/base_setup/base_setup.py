@@ -76,7 +76,8 @@ def _load(
     elif source.suffix == ".gguf":
         network, tokenizer = _load_gguf(source, kind)
     elif (source / CONFIG_FILE).is_file():
-        (network, kept), tokenizer = _load_adapter(source, dtype, device)
+        exactly = str(kind).removeprefix("torch.")
+        (network, kept), tokenizer = _load_adapter(source, exactly, "cpu" if shard else device)
     elif source.is_dir() or _is_local_path(model_name):
         network, tokenizer = _load_folder(model_name, source, kind)
     else:
