@@ -19,7 +19,7 @@ def make_budget(base: BaseModel, tokens: int | None = None, slots: int | None = 
     sampled at once; None: 512 on CUDA, elsewhere 64."""
     on_gpu = base.device.type == "cuda"
     tokens = tokens or (fitting_tokens(base) if on_gpu else FEWEST)
-    return MemoryBudget(tokens, slots or (GPU_SLOTS if on_gpu else SLOTS))
+    return MemoryBudget(tokens, slots or (GPU_SLOTS if on_gpu else SLOTS), in_step=base.is_sharded)
 
 
 def describe_micro_batches(base: BaseModel, tokens: int | None, budget: MemoryBudget) -> str:

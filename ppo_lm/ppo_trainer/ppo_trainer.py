@@ -47,6 +47,7 @@ from ppo_lm.run import (
     TrainingPrompts,
     Weights,
     few_updates,
+    notes_on_merging,
     save_adapter,
     save_models,
     save_value,
@@ -106,6 +107,7 @@ class PPOTrainer:
             fast=config.fast,
             allow_special_tokens=config.allow_special_tokens,
             loaded=loaded,
+            shard=config.shard_base,
         )
         self.budget = make_budget(self.base, config.micro_batch_tokens, config.rollout_slots)
         self.monitor = inputs.monitor
@@ -251,6 +253,7 @@ class PPOTrainer:
             run.save_in_checkpoints(self._save_adapters)
             notices = few_updates(self.model_trainer.total_updates, "raise steps")
             notices += notes_on_repetition(len(train_set), config)
+            notices += notes_on_merging(self.base) if config.save_merged else []
             if resume is None:
                 notices += self._start_schedules()
             run.start(
@@ -367,11 +370,12 @@ class PPOTrainer:
         )
 
     def save(self, folder: str | Path) -> list[str]:
-        """Write `adapter/` (plain PEFT), `merged/` (plain transformers, if `save_merged`) and `value/` (for
-        `value_model`, unless it has no adapter of its own) into `folder`; with lora_r 0 only `merged/`. Returns what
-        `save_models` does."""
+        """Write `adapter/` (plain PEFT), `merged/` (plain transformers, if `save_merged`, and the base is not sharded)
+        and `value/` (for `value_model`, unless it has no adapter of its own) into `folder`; with lora_r 0 only
+        `merged/`. Returns what `save_models` does."""
         save_whole_value(self.roles.value, Path(folder))
-        return save_models(self.roles.policy, Path(folder), merged=self.config.save_merged)
+        merged = self.config.save_merged and not self.base.is_sharded
+        return save_models(self.roles.policy, Path(folder), merged=merged)
 
     def _save_adapters(self, folder: Path) -> None:
         """Write `adapter/` and `value/` into the folder of a checkpoint."""

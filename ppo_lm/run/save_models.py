@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ppo_lm.models import PolicyModel, ValueModel
+from ppo_lm.models import BaseModel, PolicyModel, ValueModel
 from ppo_lm.models.loading import without_bars
 from ppo_lm.models.merging import rounding_note
 from ppo_lm.models.model_card import write_policy_card
@@ -44,6 +44,13 @@ def save_models(policy: PolicyModel, folder: Path, *, merged: bool = True) -> li
         save_adapter_with_tokenizer(policy, folder)
     lost = save_merged(policy, folder) if merged or policy.role is None else None
     return [f"{folder / 'merged'}: {lost}; {folder / 'adapter'} has all of it"] if lost else []
+
+
+def notes_on_merging(base: BaseModel) -> list[str]:
+    """A sentence if no merged copy can be saved, because the base is sharded; else nothing."""
+    if not base.is_sharded:
+        return []
+    return ["merged/ will not be written, because the base model is sharded; `ppo-lm export` makes it from adapter/"]
 
 
 def save_adapter_with_tokenizer(policy: PolicyModel, folder: Path) -> None:
