@@ -72,6 +72,8 @@ def prepare(folder: Path, model: str, scorers: bool = True) -> Path:
         return folder
     network, tokenizer = {
         "tiny": _tiny,
+        "llama_30m": lambda: _llama(8192, 512, 1408, 8, 8, 4),
+        "llama_100m": lambda: _llama(32768, 768, 2048, 12, 12, 4),
         "smollm2": _smollm2,
         "smollm2_sft": lambda: _smollm2_sft(folder),
         "qwen3": _qwen3,
@@ -117,6 +119,25 @@ def _tiny():
         tie_word_embeddings=True,
     )
     return LlamaForCausalLM(config), _words(config.vocab_size)
+
+
+def _llama(vocabulary: int, hidden: int, intermediate: int, layers: int, heads: int, kv_heads: int):
+    """A Llama with random weights."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=vocabulary,
+        hidden_size=hidden,
+        intermediate_size=intermediate,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=kv_heads,
+        max_position_embeddings=1024,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+        tie_word_embeddings=True,
+    )
+    return LlamaForCausalLM(config), _words(vocabulary)
 
 
 def _qwen3():

@@ -38,7 +38,7 @@ LEVELS = [  # a room imports from rooms above it in this list only, and from non
     ["live"],
     ["run"],
     ["ppo_trainer", "sft", "reward_modeling", "value_modeling"],
-    ["comparison", "collection", "report"],
+    ["comparison", "collection", "report", "planning"],
     ["generation", "exporting"],
     ["cli"],
     ["__main__"],

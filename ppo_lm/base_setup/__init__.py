@@ -13,6 +13,7 @@ from ppo_lm.base_setup.model_setup import (
     set_up_roles,
 )
 from ppo_lm.base_setup.rehearsal import rehearse_training
+from ppo_lm.base_setup.sharding import check_can_shard
 from ppo_lm.base_setup.tokenizer_setup import find_eos_token_ids
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "LoadedModel",
     "Roles",
     "add_adapter",
+    "check_can_shard",
     "describe_micro_batches",
     "find_eos_token_ids",
     "find_reward_folder",

@@ -10,6 +10,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 
 from ppo_lm.base_setup.blank_network import make_blank_network
 from ppo_lm.base_setup.loaded_model import LoadedModel
+from ppo_lm.base_setup.sharding import shard_base
 from ppo_lm.base_setup.tokenizer_setup import find_eos_token_ids
 from ppo_lm.distributed import find_place
 from ppo_lm.errors import ModelError, UserError, first_line
@@ -36,6 +37,7 @@ def load_base(
     fast: bool = True,
     allow_special_tokens: bool = False,
     loaded: LoadedModel | None = None,
+    shard: bool = False,
 ) -> BaseModel:
     """Load the network and its tokenizer, frozen.
 
@@ -43,10 +45,11 @@ def load_base(
     cannot be reached or is not a causal language model with a plain head. `fast` and
     `allow_special_tokens` as in `BaseModel`. An adapter's folder loads its base with the adapter merged in.
     "embedded-blank" is the embedded network before training, initialised with `seed`. `loaded` takes the place of the
-    network that `model_name` names; with "auto" it keeps its dtype and device.
+    network that `model_name` names; with "auto" it keeps its dtype and device. `shard`: share the weights out among the
+    processes (`BaseModel.shard`), each of which first loads all of them into the CPU's memory.
     """
     with loading(model_name):
-        return _load(model_name, dtype, device, seed, fast, allow_special_tokens, loaded)
+        return _load(model_name, dtype, device, seed, fast, allow_special_tokens, loaded, shard)
 
 
 def _load(
@@ -57,6 +60,7 @@ def _load(
     fast: bool,
     allow_special_tokens: bool,
     loaded: LoadedModel | None,
+    shard: bool,
 ) -> BaseModel:
     where = loaded.network.device if loaded and device == "auto" else pick_device(device)
     kind = loaded.network.dtype if loaded and dtype == "auto" else pick_dtype(dtype, where)
@@ -72,7 +76,8 @@ def _load(
     elif source.suffix == ".gguf":
         network, tokenizer = _load_gguf(source, kind)
     elif (source / CONFIG_FILE).is_file():
-        (network, kept), tokenizer = _load_adapter(source, dtype, device)
+        exactly = str(kind).removeprefix("torch.")
+        (network, kept), tokenizer = _load_adapter(source, exactly, "cpu" if shard else device)
     elif source.is_dir() or _is_local_path(model_name):
         network, tokenizer = _load_folder(model_name, source, kind)
     else:
@@ -84,7 +89,7 @@ def _load(
             f"model {model_name!r}: neither its tokenizer nor its configuration defines an end-of-sequence token; set "
             "one in tokenizer_config.json"
         )
-    network.to(where)  # pyright: ignore[reportArgumentType]  (transformers' wrapper hides self from it)
+    network.to("cpu" if shard else where)  # pyright: ignore[reportArgumentType]  (transformers' wrapper hides self from it)
     _check_vocabulary(network, tokenizer, model_name)
     base = BaseModel(network, tokenizer, eos_token_ids, name, fast, allow_special_tokens)
     check_finite(network.named_parameters(), f"model {model_name!r}")
@@ -93,6 +98,8 @@ def _load(
     base.notes += loaded.notes(model_name) if loaded else []
     lost = rounding_note(kept, base.dtype)
     base.notes += [lost] if lost else []
+    if shard:
+        shard_base(base, where)
     return base
 
 

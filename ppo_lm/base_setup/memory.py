@@ -4,6 +4,7 @@ open."""
 from __future__ import annotations
 
 import torch
+from transformers import PreTrainedModel
 
 from ppo_lm.experience_buffer import MemoryBudget
 from ppo_lm.models import BaseModel
@@ -18,7 +19,7 @@ def make_budget(base: BaseModel, tokens: int | None = None, slots: int | None = 
     sampled at once; None: 512 on CUDA, elsewhere 64."""
     on_gpu = base.device.type == "cuda"
     tokens = tokens or (fitting_tokens(base) if on_gpu else FEWEST)
-    return MemoryBudget(tokens, slots or (GPU_SLOTS if on_gpu else SLOTS))
+    return MemoryBudget(tokens, slots or (GPU_SLOTS if on_gpu else SLOTS), in_step=base.is_sharded)
 
 
 def describe_micro_batches(base: BaseModel, tokens: int | None, budget: MemoryBudget) -> str:
@@ -29,8 +30,12 @@ def describe_micro_batches(base: BaseModel, tokens: int | None, budget: MemoryBu
 def fitting_tokens(base: BaseModel) -> int:
     """How many tokens' activations fill `SHARE` of the device's free memory: the power of two below, from `FEWEST` to
     `MOST`."""
-    fitting = int(SHARE * free_bytes(base.device) / bytes_per_token(base))
-    return 1 << min(max(fitting, FEWEST), MOST).bit_length() - 1
+    return tokens_that_fit(free_bytes(base.device), bytes_per_token(base.network))
+
+
+def tokens_that_fit(free: int, per_token: int) -> int:
+    """The same for `free` bytes, with activations of `per_token` bytes a token."""
+    return 1 << min(max(int(SHARE * free / per_token), FEWEST), MOST).bit_length() - 1
 
 
 def free_bytes(device: torch.device) -> int:
@@ -39,10 +44,10 @@ def free_bytes(device: torch.device) -> int:
     return torch.cuda.mem_get_info(device)[0] + reserved - used
 
 
-def bytes_per_token(base: BaseModel) -> int:
+def bytes_per_token(network: PreTrainedModel) -> int:
     """An estimate of the activations that `fast.passes` keeps for the backward pass: in each block its two inputs,
     queries, keys and values, what attention gives, and the two halves of the MLP."""
-    config = base.network.config.get_text_config()
+    config = network.config.get_text_config()
     hidden = config.hidden_size
     intermediate = getattr(config, "intermediate_size", None) or 4 * hidden  # some families have no name for it
-    return config.num_hidden_layers * base.dtype.itemsize * (8 * hidden + 3 * intermediate)
+    return config.num_hidden_layers * network.dtype.itemsize * (8 * hidden + 3 * intermediate)

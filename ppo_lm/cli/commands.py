@@ -20,6 +20,7 @@ COMMANDS = {
     "sft": "supervised fine-tuning, from demonstrations",
     "reward": "train a reward model, from preferences",
     "value": "train a value model, from demonstrations and a reward",
+    "plan": "predict the memory, time and layout of a PPO run",
     "train": "PPO, from prompts and a reward",
     "evaluate": "compare policies on the same prompts",
     "generate": "answer prompts, with one model or several side by side",

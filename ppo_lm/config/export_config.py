@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from typing import Literal
 
 from ppo_lm.config.field_types import Topic
 from ppo_lm.config.other_names import did_you_mean
@@ -18,7 +19,7 @@ REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 class ExportConfig(Settings):
     """Every setting of `ppo-lm export`."""
 
-    EVERYDAY = ("run", "parts", "out", "gguf_converter", "push_to_hub", "private", "dry_run")
+    EVERYDAY = ("run", "parts", "to", "out", "gguf_converter", "push_to_hub", "private", "dry_run")
 
     POSITIONAL = "run"
 
@@ -30,6 +31,9 @@ class ExportConfig(Settings):
     """What to export; repeat the option for several: adapter (for peft and vLLM), merged (a transformers model), value
     (for train --value_model), reward (for train --reward, and a sequence classifier), gguf (for llama.cpp). Default:
     all that the run has, without gguf."""
+    to: Literal["verl", "openrlhf"] | None = None
+    """Instead of parts, write what another program needs to repeat a run of train: its settings in a start script, the
+    prompts, and plain SFT, value and reward models; verl or openrlhf."""
     out: str | None = None
     """Folder to write, which must not hold anything yet. Default: export in the run's folder, or export-2 and so on if
     it is taken."""
@@ -51,6 +55,11 @@ class ExportConfig(Settings):
             f"parts names {part!r}, which is none of {', '.join(PARTS)}{did_you_mean(part, PARTS, otherwise='')}"
             for part in self.parts or []
             if part not in PARTS
+        ]
+        clashes += [
+            f"{name} is set, but to is {self.to}, which writes a folder of its own; set one of them"
+            for name in ("parts", "push_to_hub")
+            if self.to and getattr(self, name)
         ]
         if self.gguf_converter and GGUF not in (self.parts or []):
             clashes.append("gguf_converter is set, but parts does not name gguf; add it, with the other parts you want")

@@ -35,6 +35,7 @@ class Topic(Enum):
     `NAME = Topic("Sampling")` in the body of a configuration puts the fields below it into that group.
     """
 
+    HARDWARE = "Hardware"
     MODEL = "Model"
     LORA = "LoRA"
     DATA = "Data"

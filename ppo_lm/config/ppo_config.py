@@ -234,6 +234,11 @@ class PPOConfig(
 
     def _batch_clashes(self) -> list[str]:
         clashes = []
+        if self.shard_base and self.engine in ("slots", "graphs"):
+            clashes.append(
+                f"engine is {self.engine}, which needs all weights in one process, but shard_base is set; set engine "
+                "to auto, or shard_base to false"
+            )
         if self.mini_batches > self.batch_size:
             clashes.append(
                 f"mini_batches is {self.mini_batches} but batch_size is {self.batch_size}; a mini-batch needs at least "

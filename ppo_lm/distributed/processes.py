@@ -24,7 +24,7 @@ class Processes:
     """A process by itself: it does all rows, and nobody has to be asked. `Team` is several.
 
     Every operation has to be called by all processes, in the same order; but not within the functions given to `once`
-    and `together`, where a process is by itself.
+    and `together`, where a process is by itself, unless they are `in_step`.
     """
 
     def __init__(self, place: Place = ALONE):
@@ -58,8 +58,10 @@ class Processes:
         """What the first process makes of it, or the error that it raises, in all processes."""
         return make()
 
-    def together(self, work: Callable[[], Result]) -> Result:
-        """What `work` returns in this process; if it raises in any, it raises in all."""
+    def together(self, work: Callable[[], Result], in_step: bool = False) -> Result:
+        """What `work` returns in this process; if it raises in any, it raises in all. `in_step`: the processes talk to
+        each other in it, as passes through sharded weights do; then the others cannot be told of an error: they lose
+        this process, which is by itself from then on."""
         return work()
 
     def highest(self, number: int) -> int:

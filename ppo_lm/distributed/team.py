@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -10,7 +11,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
-from ppo_lm.distributed.current import by_itself, work_with
+from ppo_lm.distributed.current import by_itself, processes, work_with
 from ppo_lm.distributed.outcome import pack, pack_error, unpack
 from ppo_lm.distributed.processes import Processes
 from ppo_lm.distributed.sharing import Share, share_rows
@@ -106,7 +107,9 @@ class Team(Processes):
         self._broadcast(packed, source=0)
         return made
 
-    def together(self, work: Callable[[], Result]) -> Result:
+    def together(self, work: Callable[[], Result], in_step: bool = False) -> Result:
+        if in_step:
+            return self._in_step(work)
         result, problem = None, None
         try:
             with by_itself():
@@ -131,6 +134,19 @@ class Team(Processes):
     def seed_dropout(self, seed: int, step: int) -> None:
         torch.manual_seed((seed * 1_000_003 + step) * 4096 + self.place.rank)
 
+    def _in_step(self, work: Callable[[], Result]) -> Result:
+        try:
+            return work()
+        except Exception as error:
+            if processes() is not self:  # `work` has found that already
+                raise
+            if isinstance(error, dist.DistBackendError) or "gloo" in str(error):
+                raise self._lost(error) from error
+            work_with(Processes(self.place))  # the others may be waiting in the middle of a pass
+            if self.place.local_rank:  # whose own messages are not shown
+                print(f"error in process {self.place.rank}: {error}", file=sys.__stderr__, flush=True)
+            raise
+
     def _broadcast(self, packed: bytes | None, source: int) -> bytes:
         found = [packed]
         with self._talking():
@@ -144,11 +160,13 @@ class Team(Processes):
         try:
             yield
         except RuntimeError as error:
-            self.end_watch()
-            work_with(Processes(self.place))
-            raise ProcessLost(
-                f"another of the {self.size} processes ended or cannot be reached ({_reason(error)})"
-            ) from error
+            raise self._lost(error) from error
+
+    def _lost(self, error: Exception) -> ProcessLost:
+        """Work alone from now on, without another process that cannot be reached."""
+        self.end_watch()
+        work_with(Processes(self.place))
+        return ProcessLost(f"another of the {self.size} processes ended or cannot be reached ({_reason(error)})")
 
 
 def _reason(error: Exception) -> str:

@@ -3,6 +3,7 @@
 from ppo_lm.experience_buffer.budget import MemoryBudget
 from ppo_lm.experience_buffer.buffer import (
     ExperienceBuffer,
+    MicroBatch,
     compute_in_micro_batches,
     micro_batches,
     share_of,
@@ -14,6 +15,7 @@ from ppo_lm.experience_buffer.buffer import (
 __all__ = [
     "ExperienceBuffer",
     "MemoryBudget",
+    "MicroBatch",
     "compute_in_micro_batches",
     "micro_batches",
     "share_of",

@@ -22,11 +22,15 @@ class MemoryBudget:
 
     Either is halved when memory runs out, in all processes of a run, and stays halved. One object is shared by the
     whole run, so that what one part learns holds for all others. `say` is called with one line whenever a limit is
-    halved, or a server that samples is lost.
+    halved, or a server that samples is lost. `in_step`: the processes pass through the network at the same time,
+    because its weights are sharded, and cannot agree on anything in the middle of a pass; so nothing is halved, and
+    running out of memory is an error.
     """
 
-    def __init__(self, tokens: int = 1024, slots: int = 64, say: Callable[[str], None] | None = None):
-        self.tokens, self.slots, self.say = tokens, slots, say
+    def __init__(
+        self, tokens: int = 1024, slots: int = 64, say: Callable[[str], None] | None = None, in_step: bool = False
+    ):
+        self.tokens, self.slots, self.say, self.in_step = tokens, slots, say, in_step
 
     @contextmanager
     def telling(self, say: Callable[[str], None]) -> Iterator[None]:
@@ -40,6 +44,9 @@ class MemoryBudget:
     def fit_tokens(self, lengths: torch.Tensor, attempt: Callable[[int], Result]) -> Result:
         """Call `attempt(tokens)`, halving the tokens and retrying whenever memory runs out. `lengths`: (B,), the tokens
         in each sequence. Raises `UserError` if a micro-batch of one sequence does not fit."""
+
+        if self.in_step:
+            return _fit_in_step("micro_batch_tokens", self.tokens, attempt)
 
         def halve(error: Exception) -> None:
             sizes = lengths.tolist()  # a list, as there may be no memory for tensors
@@ -58,6 +65,9 @@ class MemoryBudget:
     def fit_slots(self, rows: int, attempt: Callable[[int], Result]) -> Result:
         """Call `attempt(slots)` with at most `rows` slots, halving them and retrying whenever memory runs out. Raises
         `UserError` if one response at a time does not fit."""
+
+        if self.in_step:
+            return _fit_in_step("rollout_slots", self.slots, attempt)
 
         def halve(error: Exception) -> None:
             used = min(self.slots, rows)
@@ -110,6 +120,23 @@ def _until_it_fits(attempt: Callable[[], Result], halve: Callable[[Exception], N
             halve(error)
         # Only out here is the error gone, and with it the traceback frames that keep the attempt's tensors alive.
         _release_cached_memory()
+
+
+def _fit_in_step(setting: str, limit: int, attempt: Callable[[int], Result]) -> Result:
+    """Return what `attempt(limit)` returns. Raises `UserError` if memory runs out in this process."""
+
+    def work() -> Result:
+        try:
+            return attempt(limit)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise UserError(
+                f"out of memory with {setting} {limit} ({first_line(error)}); set it lower, as processes with "
+                "shard_base cannot agree on that in the middle of a pass"
+            ) from error
+
+    return processes().together(work, in_step=True)
 
 
 def _release_cached_memory() -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import torch
 
-from ppo_lm.distributed import Share, processes
+from ppo_lm.distributed import Share, as_often, processes
 from ppo_lm.experience_buffer.budget import MemoryBudget
 from ppo_lm.progress import phase
 from ppo_lm.types import SAPairs
@@ -25,13 +26,22 @@ class ExperienceBuffer:
             yield sa_pairs.select(rows.to(sa_pairs.action_ids.device))
 
 
-def micro_batches(sa_pairs: SAPairs, tokens: int) -> Iterator[tuple[torch.Tensor, SAPairs]]:
-    """Yield (rows, their pairs without excess padding): sequences of similar length together, as many as fit into
-    `tokens` tokens, at least one. rows: (n,) int64."""
+class MicroBatch(NamedTuple):
+    """Some rows of a batch, (n,) int64, and their pairs without excess padding. `counts`: whether it is not a
+    repetition; see `as_often`."""
+
+    rows: torch.Tensor
+    pairs: SAPairs
+    counts: bool
+
+
+def micro_batches(sa_pairs: SAPairs, tokens: int) -> Iterator[MicroBatch]:
+    """Sequences of similar length together, as many as fit into `tokens` tokens, at least one."""
     groups = split_by_tokens(sa_pairs.attention_mask.sum(dim=1), tokens)
     columns = [_real_columns(sa_pairs.attention_mask[rows], sa_pairs.prompt_width) for rows in groups]
-    for rows, real in zip(groups, torch.stack(columns).tolist()):  # a GPU is waited for once
-        yield rows, _keep_columns(sa_pairs.select(rows), *real)
+    found = list(zip(groups, torch.stack(columns).tolist()))  # a GPU is waited for once
+    for (rows, real), counts in as_often(found):
+        yield MicroBatch(rows, _keep_columns(sa_pairs.select(rows), *real), counts)
 
 
 def split_by_tokens(lengths: torch.Tensor, tokens: int) -> tuple[torch.Tensor, ...]:
@@ -49,18 +59,17 @@ def split_by_tokens(lengths: torch.Tensor, tokens: int) -> tuple[torch.Tensor, .
 def try_micro_batches(
     sa_pairs: SAPairs,
     budget: MemoryBudget,
-    work: Callable[[torch.Tensor, SAPairs], None],
+    work: Callable[[MicroBatch], None],
     start_over: Callable[[], None],
 ) -> None:
-    """Call `start_over()`, then `work(rows, part)` on every micro-batch; when memory runs out, start again with smaller
-    ones."""
+    """Call `start_over()`, then `work` on every micro-batch; when memory runs out, start again with smaller ones."""
 
     def attempt(tokens: int) -> None:
         start_over()
         with phase("micro-batches", sa_pairs.sequences, "sequences") as progress:
-            for rows, part in micro_batches(sa_pairs, tokens):
-                work(rows, part)
-                progress.done += len(rows)
+            for micro in micro_batches(sa_pairs, tokens):
+                work(micro)
+                progress.done += len(micro.rows) * micro.counts
 
     budget.fit_tokens(sa_pairs.attention_mask.sum(dim=1), attempt)
 
@@ -104,8 +113,8 @@ def compute_in_micro_batches(
     a). Returns (B,), (B, A) or (n, B, A) fp32, in the original row order."""
     found: list[tuple[torch.Tensor, torch.Tensor]] = []
 
-    def work(rows: torch.Tensor, part: SAPairs) -> None:
-        found.append((rows, compute(part)))
+    def work(micro: MicroBatch) -> None:
+        found.append((micro.rows, compute(micro.pairs)))
 
     share, own = share_of(sa_pairs)
     try_micro_batches(own, budget, work, start_over=found.clear)

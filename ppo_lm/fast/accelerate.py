@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
@@ -14,6 +15,7 @@ from ppo_lm.fast.blocks import FAMILIES, describe
 from ppo_lm.fast.decoder import Decoder, Head
 from ppo_lm.fast.kv_cache import KVCache
 from ppo_lm.fast.passes import read_rows
+from ppo_lm.fast.sharding import shard_own_passes
 from ppo_lm.fast.trial import ROLE, Trial, is_refusal, last_columns
 
 ACTIVATIONS = ("silu",)
@@ -25,6 +27,7 @@ class Accelerated:
 
     def __init__(self, network: PreTrainedModel):
         self._network = network
+        self.is_sharded = False
         self.describe()
 
     def describe(self) -> None:
@@ -40,7 +43,16 @@ class Accelerated:
         keep_inputs_only: bool = False,
     ) -> torch.Tensor:
         """See `passes.read_rows`."""
-        return read_rows(self.trunk, role, input_ids, attention_mask, wanted, keep_inputs_only)
+        arguments = (role, input_ids, attention_mask, wanted, keep_inputs_only)
+        if self.is_sharded:
+            decoder: Any = self._network.get_decoder()
+            return decoder.own_pass(*arguments)
+        return read_rows(self.trunk, *arguments)
+
+    def shard(self) -> None:
+        """Read rows through blocks that are sharded from now on; see `sharding.shard_own_passes`."""
+        shard_own_passes(self._network.get_decoder())
+        self.is_sharded = True
 
     def decoder(self, role: str | None, rows: int) -> Decoder:
         """See `Decoder`."""

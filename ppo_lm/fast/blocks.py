@@ -83,6 +83,14 @@ def describe(decoder: PreTrainedModel) -> Trunk:
     return Trunk(parts.embed_tokens, [family(layer) for layer in parts.layers], parts.norm, parts.rotary_emb)
 
 
+def find_block_lists(decoder: PreTrainedModel) -> dict[str, nn.ModuleList]:
+    """The modules of a decoder of any family that hold all of its blocks, by name; usually there is one."""
+    count = decoder.config.num_hidden_layers
+    return {
+        name: part for name, part in decoder.named_children() if isinstance(part, nn.ModuleList) and len(part) == count
+    }
+
+
 def rms_norm(module: Layer) -> Norm:
     return Norm(module.weight, module.variance_epsilon)
 

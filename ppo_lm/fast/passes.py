@@ -4,7 +4,7 @@ wanted."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -21,41 +21,7 @@ from ppo_lm.fast.rotary import rotate, rotations
 from ppo_lm.fast.swiglu import swiglu, swiglu_gradients
 
 
-def read_rows(
-    trunk: Trunk,
-    role: str | None,
-    input_ids: torch.Tensor,
-    attention_mask: torch.Tensor,
-    wanted: torch.Tensor | None = None,
-    keep_inputs_only: bool = False,
-) -> torch.Tensor:
-    """(B, T) int64, (B, T) bool → the last hidden states (B, T, H), 0 at padding and where `wanted` (B, T) bool is
-    False.
-
-    `keep_inputs_only`: keep only a block's input for the backward pass, and recompute its other activations
-    (1604.06174).
-    """
-    few = input_ids.device.type == "cpu"
-    packing = Packing.of(attention_mask, few)
-    batch, tokens, keep = PackedBatch(packing), packing.tokens, None
-    if wanted is not None:
-        keep = packing.take(wanted).nonzero()[:, 0]
-        tokens = tokens[keep]
-        keep = pad(keep, (0, few_sizes(len(keep)) - len(keep))) if few else keep
-    x = trunk.embedding(packing.take(input_ids))
-    cos, sin = rotations(trunk.rotary, x, packing.fill(packing.position_ids))
-    last = len(trunk.blocks) - 1
-    for index, block in enumerate(trunk.blocks):
-        arguments = (block, role, x, cos, sin, batch, keep if index == last else None)
-        x = (
-            checkpoint(_pass_block, *arguments, use_reentrant=False, preserve_rng_state=False)
-            if keep_inputs_only
-            else _pass_block(*arguments)
-        )
-    return packing.spread(trunk.norm(x), input_ids.shape, tokens)
-
-
-def _pass_block(
+def pass_block(
     block: Block,
     role: str | None,
     x: torch.Tensor,
@@ -77,6 +43,41 @@ def _pass_block(
     x = _AddLinear.apply(x, mixed, out.scale, *out.tensors)
     layers, norm = [adapted(module, role) for module in (block.gate, block.up, block.down)], block.mlp_norm
     return _Mlp.apply(x, norm.weight, norm.eps, [layer.scale for layer in layers], *_tensors(layers))
+
+
+def read_rows(
+    trunk: Trunk,
+    role: str | None,
+    input_ids: torch.Tensor,
+    attention_mask: torch.Tensor,
+    wanted: torch.Tensor | None = None,
+    keep_inputs_only: bool = False,
+    pass_block: Callable[..., torch.Tensor] = pass_block,
+) -> torch.Tensor:
+    """(B, T) int64, (B, T) bool → the last hidden states (B, T, H), 0 at padding and where `wanted` (B, T) bool is
+    False.
+
+    `keep_inputs_only`: keep only a block's input for the backward pass, and recompute its other activations
+    (1604.06174). `pass_block`: what passes through each of the trunk's blocks.
+    """
+    few = input_ids.device.type == "cpu"
+    packing = Packing.of(attention_mask, few)
+    batch, tokens, keep = PackedBatch(packing), packing.tokens, None
+    if wanted is not None:
+        keep = packing.take(wanted).nonzero()[:, 0]
+        tokens = tokens[keep]
+        keep = pad(keep, (0, few_sizes(len(keep)) - len(keep))) if few else keep
+    x = trunk.embedding(packing.take(input_ids))
+    cos, sin = rotations(trunk.rotary, x, packing.fill(packing.position_ids))
+    last = len(trunk.blocks) - 1
+    for index, block in enumerate(trunk.blocks):
+        arguments = (block, role, x, cos, sin, batch, keep if index == last else None)
+        x = (
+            checkpoint(pass_block, *arguments, use_reentrant=False, preserve_rng_state=False)
+            if keep_inputs_only
+            else pass_block(*arguments)
+        )
+    return packing.spread(trunk.norm(x), input_ids.shape, tokens)
 
 
 def _tensors(layers: list[AdaptedLinear]) -> list[torch.Tensor | None]:

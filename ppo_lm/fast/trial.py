@@ -15,6 +15,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from ppo_lm.errors import first_line
+from ppo_lm.fast.blocks import find_block_lists
 from ppo_lm.fast.lora_linear import adapted
 from ppo_lm.ops import is_out_of_memory
 
@@ -149,9 +150,8 @@ def _first_blocks(
     that already have that dtype are shared."""
     part = copy.copy(decoder)
     part._modules = dict(decoder._modules)
-    for name, blocks in decoder.named_children():
-        if isinstance(blocks, nn.ModuleList) and len(blocks) == decoder.config.num_hidden_layers:
-            part._modules[name] = blocks[: _enough(blocks)]
+    for name, blocks in find_block_lists(decoder).items():
+        part._modules[name] = blocks[: _enough(blocks)]
     words = decoder.get_input_embeddings().weight
     weights = {id(p): nn.Parameter(p.detach().to(dtype), False) for p in part.parameters() if p is not words}
     part = copy.deepcopy(part, {**weights, id(words): words})

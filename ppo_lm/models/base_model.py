@@ -19,10 +19,12 @@ from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from ppo_lm.errors import ModelError, first_line
 from ppo_lm.fast.adapted_linear import is_coarse
 from ppo_lm.fast.lora_linear import use_own_passes
 from ppo_lm.fast.paths import find_paths
 from ppo_lm.fast.reading import read_packed_rows, read_padded_rows
+from ppo_lm.fast.sharding import shard_blocks
 from ppo_lm.models.adapter_check import WEIGHTS_FILE, check_adapted_layers, check_adapter_config, check_adapter_folder
 from ppo_lm.models.base_stamp import BaseStamp
 from ppo_lm.models.complete import check_finite, list_some
@@ -63,6 +65,7 @@ class BaseModel:
         self.notes = self.paths.notes
         self._read = read_padded_rows if self.paths.why_not_packed else read_packed_rows
         self._active: str | None = None
+        self.is_sharded = False
 
     @property
     def device(self) -> torch.device:
@@ -90,6 +93,27 @@ class BaseModel:
         count = sum(p.numel() for name, p in self.network.named_parameters() if ".lora_" not in name)
         size = f"{count / 1e6:.1f}M parameters, {str(self.dtype).removeprefix('torch.')}, {self.device}"
         return "; ".join([size, *self.notes])
+
+    def shard(self, device: torch.device) -> None:
+        """Share the weights out among the processes, so that each holds a slice of every block, on `device`; see
+        `fast.sharding`. Call this before adapters are added: they stay whole. From then on, all processes have to run
+        the network at the same time. Raises `ModelError` if it cannot be sharded."""
+        _ = self._stamp  # of the whole weights
+        try:
+            shard_blocks(self.network.get_decoder(), device)
+        except (ValueError, NotImplementedError) as error:
+            raise ModelError(
+                f"model {self.name!r} cannot be sharded ({first_line(error)}); set shard_base to false"
+            ) from error
+        self.network.to(device)  # pyright: ignore[reportArgumentType]  (transformers' wrapper hides self from it)
+        if self.paths.accelerated:
+            self.paths.accelerated.shard()
+        self.is_sharded = True
+
+    @property
+    def why_no_decoder(self) -> str | None:
+        """Why our own decoder cannot sample from the network, a clause; None if it can."""
+        return "its weights are sharded" if self.is_sharded else self.paths.why_not_accelerated
 
     @property
     def roles(self) -> list[str]:
@@ -231,12 +255,18 @@ class BaseModel:
             parameter for name, parameter in self.network.named_parameters() if role is None or _belongs_to(name, role)
         ]
 
-    def merged_weights(self, role: str | None) -> MergedWeights:
+    def merged_weights(self, role: str | None, dtype: torch.dtype | None = None) -> MergedWeights:
         """See `merging.merge`."""
-        return merge(self.network, role)
+        return merge(self.network, role, dtype)
 
     def merged_network(self, role: str | None) -> MergedNetwork:
-        """A plain transformers network on the CPU, with the adapter of `role` added to the base's weights."""
+        """A plain transformers network on the CPU, with the adapter of `role` added to the base's weights. Raises
+        `ModelError` if these are sharded."""
+        if self.is_sharded:
+            raise ModelError(
+                f"the weights of model {self.name!r} are sharded, so an adapter cannot be merged into them here; save "
+                "the adapter, and merge it with `ppo-lm export`"
+            )
         merged = AutoModelForCausalLM.from_config(copy.deepcopy(self.network.config), dtype=self.dtype)
         weights, kept = self.merged_weights(role)
         merged.load_state_dict(weights)

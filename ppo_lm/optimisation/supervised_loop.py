@@ -14,7 +14,7 @@ from typing import Protocol, TypeVar
 import torch
 from torch import nn
 
-from ppo_lm.distributed import processes
+from ppo_lm.distributed import as_often, processes
 from ppo_lm.errors import NumericalFault, RunStopped
 from ppo_lm.optimisation.batches import length_bucketed_batches
 from ppo_lm.optimisation.optimiser import Optimiser
@@ -104,11 +104,13 @@ def minimise(
     *,
     rng: random.Random,
     progress: Progress | None = None,
+    in_step: bool = False,
 ) -> None:
     """Minimise `sum_losses` divided by the sum of the batch's `weights`. `lengths`: those of the examples, in tokens.
 
     A batch's gradient does not depend on how it is split into micro-batches. With `progress`, an interrupted loop
-    continues after its last step. Raises `RunStopped` if a gradient is NaN or infinite.
+    continues after its last step. `in_step`: see `Processes.together`. Raises `RunStopped` if a gradient is NaN or
+    infinite.
     """
     size = settings.micro_batch_size or settings.batch_size
     progress = progress or Counter(settings.steps(len(examples)))
@@ -120,11 +122,11 @@ def minimise(
     def accumulate(rows: Sequence[int], weight: int, counts: bool) -> float:
         loss = 0.0
         with phase("training", len(rows), "examples") as within:
-            for start in range(0, len(rows), size):
-                part = sum_losses([examples[row] for row in rows[start : start + size]]) / weight * counts
+            for some, is_new in as_often([rows[start : start + size] for start in range(0, len(rows), size)]):
+                part = sum_losses([examples[row] for row in some]) / weight * (counts and is_new)
                 part.backward()
                 loss += float(part.detach())
-                within.done = min(start + size, len(rows))
+                within.done += len(some) * is_new
         return loss
 
     for step in progress.steps():
@@ -133,7 +135,7 @@ def minimise(
         team.seed_dropout(dropout_seed, step)
         share, weight = team.share([lengths[row] for row in rows]), sum(weights[row] for row in rows)
         own = [rows[place] for place in share.own]
-        loss = torch.tensor(team.together(partial(accumulate, own, weight, share.counts)), dtype=torch.float64)
+        loss = torch.tensor(team.together(partial(accumulate, own, weight, share.counts), in_step), dtype=torch.float64)
         team.add_up_gradients(optimiser.parameters)
         team.add_up([loss])
         used = optimiser.learning_rate

@@ -6,7 +6,9 @@ from collections.abc import Iterable
 
 import torch
 
+from ppo_lm.distributed import processes
 from ppo_lm.errors import NumericalFault
+from ppo_lm.fast.sharding import own_slice
 from ppo_lm.types import SAPairs
 
 COLUMNS = ("old_logprobs", "ref_logprobs", "scores", "rewards", "values", "advantages", "reward_to_go", "returns")
@@ -25,6 +27,7 @@ def check_pairs(sa_pairs: SAPairs) -> None:
 
 
 def all_finite(weights: Iterable[torch.Tensor]) -> bool:
-    """Whether all weights are finite."""
-    finite = [weight.detach().isfinite().all() for weight in weights]
-    return not finite or all(torch.stack(finite).tolist())
+    """Whether all weights are finite, in every process, each of which may hold only a slice of one."""
+    finite = [own_slice(weight.detach()).isfinite().all() for weight in weights]
+    broken = bool(finite) and not all(torch.stack(finite).tolist())
+    return not processes().highest(int(broken))

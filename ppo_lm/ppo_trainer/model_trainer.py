@@ -12,7 +12,7 @@ from ppo_lm.base_setup import make_budget
 from ppo_lm.config import PPOConfig
 from ppo_lm.distributed import processes
 from ppo_lm.errors import ConfigError, NumericalFault
-from ppo_lm.experience_buffer import ExperienceBuffer, MemoryBudget, share_of, try_micro_batches
+from ppo_lm.experience_buffer import ExperienceBuffer, MemoryBudget, MicroBatch, share_of, try_micro_batches
 from ppo_lm.models import PolicyModel, ValueModel
 from ppo_lm.models.policy_model import states_before_actions
 from ppo_lm.ops import masked_sum
@@ -273,11 +273,11 @@ class ModelTrainer:
         size, sums = Size(len(batch), batch.sequences), {}
         share, own = share_of(batch)
 
-        def work(_, micro: SAPairs) -> None:
-            part = part_loss(micro, size)
+        def work(micro: MicroBatch) -> None:
+            part, counts = part_loss(micro.pairs, size), share.counts and micro.counts
             with model.base.role(model.role):  # checkpointed activations are recomputed in here
-                (part.loss if share.counts else part.loss * 0).backward()
-            _add(sums, {name: value.detach() * share.counts for name, value in part.sums.items()})
+                (part.loss if counts else part.loss * 0).backward()
+            _add(sums, {name: value.detach() * counts for name, value in part.sums.items()})
 
         def start_over() -> None:
             sums.clear()

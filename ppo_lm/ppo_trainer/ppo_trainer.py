@@ -53,6 +53,7 @@ from ppo_lm.run import (
     TrainingPrompts,
     Weights,
     few_updates,
+    notes_on_merging,
     save_adapter,
     save_models,
     save_value,
@@ -112,6 +113,7 @@ class PPOTrainer:
             fast=config.fast,
             allow_special_tokens=config.allow_special_tokens,
             loaded=loaded,
+            shard=config.shard_base,
         )
         self.budget = make_budget(self.base, config.micro_batch_tokens, config.rollout_slots)
         self.monitor = inputs.monitor
@@ -156,7 +158,7 @@ class PPOTrainer:
         self.observer = TokenObserver(self.roles.policy, self.roles.sft, self.budget, config.temperature)
         with working("measuring the machine"):
             machine = measure_machine(self.base.device, self.base.dtype)
-        self.floor = Floor(self.base, machine, self._passes(), self.budget.slots)
+        self.floor = Floor(self.base.network, machine, self._passes(), self.budget.slots)
 
     def ppo_step(self, prompts: PromptSet | Sequence[Prompt], columns: Mapping[str, list] | None = None) -> dict:
         """Sample, score and train on one batch of prompts, each `responses_per_prompt` times in a row: texts,
@@ -259,6 +261,7 @@ class PPOTrainer:
             run.save_in_checkpoints(self._save_adapters)
             notices = few_updates(self.model_trainer.total_updates, "raise steps")
             notices += notes_on_repetition(len(train_set), config)
+            notices += notes_on_merging(self.base) if config.save_merged else []
             if resume is None:
                 notices += self._start_schedules()
             run.start(
@@ -375,11 +378,12 @@ class PPOTrainer:
         )
 
     def save(self, folder: str | Path) -> list[str]:
-        """Write `adapter/` (plain PEFT), `merged/` (plain transformers, if `save_merged`) and `value/` (for
-        `value_model`, unless it has no adapter of its own) into `folder`; with lora_r 0 only `merged/`. Returns what
-        `save_models` does."""
+        """Write `adapter/` (plain PEFT), `merged/` (plain transformers, if `save_merged`, and the base is not sharded)
+        and `value/` (for `value_model`, unless it has no adapter of its own) into `folder`; with lora_r 0 only
+        `merged/`. Returns what `save_models` does."""
         save_whole_value(self.roles.value, Path(folder))
-        return save_models(self.roles.policy, Path(folder), merged=self.config.save_merged)
+        merged = self.config.save_merged and not self.base.is_sharded
+        return save_models(self.roles.policy, Path(folder), merged=merged)
 
     def _save_adapters(self, folder: Path) -> None:
         """Write `adapter/` and `value/` into the folder of a checkpoint."""
@@ -430,17 +434,8 @@ class PPOTrainer:
         return train_set, held_out, report
 
     def _passes(self) -> Passes:
-        config, critic = self.config, self.roles.value is not None
-        recomputed = config.old_logprobs == "recomputed"
-        trained = 1 + (critic and config.value_backbone == "separate")
-        return Passes(
-            scored=1 + critic + recomputed,
-            scored_logprobs=1 + recomputed,
-            rewards=len(self.roles.rewards) + len(self.monitor.models if self.monitor else ()),
-            trained=trained,
-            epochs=config.ppo_epochs,
-            all_weights=config.lora_r == 0,
-        )
+        rewards = len(self.roles.rewards) + len(self.monitor.models if self.monitor else ())
+        return Passes.of(self.config, self.roles.value is not None, rewards)
 
     def _make_generator(self, sampling: SamplingSettings, clock: PhaseClock | None = None) -> SequenceGenerator:
         """A generator with its own random stream. Every evaluation gets a new one, so that it does not affect training

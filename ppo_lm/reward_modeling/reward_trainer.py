@@ -9,7 +9,7 @@ import torch
 from torch.nn.functional import logsigmoid
 
 from ppo_lm.data.encoding import pad
-from ppo_lm.distributed import processes
+from ppo_lm.distributed import as_often, processes
 from ppo_lm.errors import ModelError
 from ppo_lm.models import RewardModel
 from ppo_lm.optimisation import LoopSettings, Optimiser, Progress, minimise
@@ -57,6 +57,7 @@ def train_reward_model(
             settings,
             rng=random.Random(f"reward {seed}"),
             progress=progress,
+            in_step=model.base.is_sharded,
         )
 
 
@@ -70,12 +71,11 @@ def score_all(model: RewardModel, sequences: list[list[int]], batch_size: int = 
     def score() -> torch.Tensor:
         order = sorted(range(len(own)), key=lambda i: len(own[i]))
         scores = torch.zeros(len(own))
-        for start in range(0, len(order), batch_size):
-            rows = order[start : start + batch_size]
+        for rows, _ in as_often([order[start : start + batch_size] for start in range(0, len(order), batch_size)]):
             scores[rows] = score_sequences(model, [own[row] for row in rows]).cpu()
         return scores
 
-    return team.gather_rows(share, team.together(score))
+    return team.gather_rows(share, team.together(score, model.base.is_sharded))
 
 
 def normalise(model: RewardModel, reference_sequences: list[list[int]]) -> None:

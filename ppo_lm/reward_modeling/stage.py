@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ppo_lm.base_setup import LoadedModel, add_adapter, make_lora_config
+from ppo_lm.base_setup import LoadedModel, add_adapter, check_can_shard, make_lora_config
 from ppo_lm.config import RewardConfig
 from ppo_lm.data import DataReport, Demonstration, Preference, Prompt, load_demonstrations, load_preferences
 from ppo_lm.data.encoded import Encoded, encode_all
@@ -114,6 +114,7 @@ def load_inputs(config: RewardConfig, resume: Path | None = None, overwrite: boo
     problems = Problems("RewardConfig")
     problems.attempt(check_output_dir, config, resume, overwrite)
     problems.attempt(user_path, config.model_name, "model_name", ModelError)
+    problems.attempt(check_can_shard, config)
     problems.attempt(find_recorders, config.recorders)
     problems.attempt(find_optimiser_parts, config)
     preferences = demonstrations = None

@@ -46,7 +46,8 @@ class FunctionReward(Reward):
         named = [
             p.name for p in parameters if p.default is p.empty and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
         ]
-        self.needs_columns = [name for name in [*named, *needs_columns] if name not in given]
+        self.required = [*named, *needs_columns]  # what it cannot be called without
+        self.needs_columns = [name for name in self.required if name not in given]
         self._is_async = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
 
     def identity(self) -> object:

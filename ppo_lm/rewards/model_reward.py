@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ppo_lm.base_setup import load_reward_model
 from ppo_lm.data.encoding import encode_pair, pad, same_vocabulary
-from ppo_lm.distributed import processes
+from ppo_lm.distributed import as_often, processes
 from ppo_lm.errors import NumericalFault, RewardError
 from ppo_lm.experience_buffer import MemoryBudget, compute_in_micro_batches, split_by_tokens
 from ppo_lm.fingerprint import fingerprint, fingerprint_weights
@@ -120,7 +120,7 @@ def _score_texts(model: RewardModel, responses: Responses, budget: MemoryBudget)
 
     def score(micro_batch_tokens: int) -> torch.Tensor:
         scores = torch.zeros(len(own), device=base.device)
-        for rows in split_by_tokens(lengths, micro_batch_tokens):
+        for rows, _ in as_often(split_by_tokens(lengths, micro_batch_tokens)):
             padded = pad([own[row] for row in rows], base.pad_token_id, side="right", device=base.device)
             scores[rows] = model.scores(*padded)
         return scores

@@ -27,7 +27,7 @@ class ByServers(NamedTuple):
 def pick_engine(policy: PolicyModel, budget: MemoryBudget | None = None) -> RolloutEngine:
     """An engine with our own decoder if that can run the policy's network: on CUDA `GraphEngine`, elsewhere
     `SlotEngine`. Otherwise `PlainEngine`, which can run any network."""
-    reason = policy.base.paths.why_not_accelerated
+    reason = policy.base.why_no_decoder
     if reason is not None:
         return PlainEngine(policy, budget, reason)
     return (GraphEngine if policy.base.device.type == "cuda" else SlotEngine)(policy, budget)
@@ -46,7 +46,7 @@ def make_graph_engine(policy: PolicyModel, budget: MemoryBudget) -> GraphEngine:
 
 
 def _check_decoder(policy: PolicyModel, engine: str) -> None:
-    reason = policy.base.paths.why_not_accelerated
+    reason = policy.base.why_no_decoder
     if reason is not None:
         raise ModelError(f"engine {engine} cannot sample from {policy.base.name}: {reason}; set engine to auto")
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import torch
 from torch.nn.functional import pad
 
+from ppo_lm.distributed import as_often, processes
 from ppo_lm.experience_buffer import MemoryBudget
 from ppo_lm.models import PolicyModel
 from ppo_lm.progress import phase
@@ -44,7 +45,8 @@ class PlainEngine(RolloutEngine):
 
         def attempt(slots: int) -> Sampled:
             columns = (prompt_ids.split(slots), prompt_mask.split(slots), uniforms.split(slots))
-            return _join([self._sample(*group, settings) for group in zip(*columns)])
+            sampled = [(self._sample(*group, settings), counts) for group, counts in as_often(list(zip(*columns)))]
+            return _join([group for group, counts in sampled if counts])
 
         return self.budget.fit_slots(len(prompt_ids), attempt)
 
@@ -92,7 +94,7 @@ class PlainEngine(RolloutEngine):
                     written.append(token.ids)
                     if len(written) % EVERY == 0:
                         ended |= _stopped(stops, torch.stack(written, dim=1))
-                if bool(ended.all()):
+                if not processes().highest(int(not ended.all())):
                     break
                 new = token.ids[:, None]
 

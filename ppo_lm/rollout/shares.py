@@ -48,7 +48,7 @@ def start_sampling(
         sample = executor.submit(engine.snapshot().sample, *own).result
 
     def finish() -> Sampled:
-        sampled = processes().together(sample)
+        sampled = processes().together(sample, in_step=budget.in_step and not engine.is_remote)
         budget.agree_on_slots()
         return sampled.of_all(share)
 

@@ -9,6 +9,7 @@ import torch
 
 import ppo_lm
 from ppo_lm.data import PromptSet
+from ppo_lm.fast.sharding import whole
 from ppo_lm.fingerprint import fingerprint, fingerprint_weights, source_of
 from ppo_lm.models import BaseModel
 from ppo_lm.optimisation import OptimiserParts
@@ -29,7 +30,7 @@ def identify_base(base: BaseModel) -> Identity:
     weights = [pair for pair in (*network.named_parameters(), *network.named_buffers()) if ".lora_" not in pair[0]]
     threads = {THREADS: torch.get_num_threads()} if base.device.type == "cpu" else {}
     return {
-        "the weights of the base model": fingerprint_weights(weights),
+        "the weights of the base model": fingerprint_weights((name, whole(weight)) for name, weight in weights),
         "the tokenizer": fingerprint([sorted(tokenizer.get_vocab().items()), tokenizer.chat_template]),
         "the dtype of the base model": str(base.dtype).removeprefix("torch."),
         "the kind of device": base.device.type,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ppo_lm.models import PolicyModel, ValueModel
+from ppo_lm.models import BaseModel, PolicyModel, ValueModel
 from ppo_lm.models.loading import without_bars
 from ppo_lm.models.merging import rounding_note
 from ppo_lm.models.model_card import write_policy_card
@@ -46,6 +46,13 @@ def save_models(policy: PolicyModel, folder: Path, *, merged: bool = True) -> li
     return [f"{folder / 'merged'}: {lost}; {folder / 'adapter'} has all of it"] if lost else []
 
 
+def notes_on_merging(base: BaseModel) -> list[str]:
+    """A sentence if no merged copy can be saved, because the base is sharded; else nothing."""
+    if not base.is_sharded:
+        return []
+    return ["merged/ will not be written, because the base model is sharded; `ppo-lm export` makes it from adapter/"]
+
+
 def save_adapter_with_tokenizer(policy: PolicyModel, folder: Path) -> None:
     """Write `folder/adapter`; the policy must be an adapter."""
     with whole_folder(folder / "adapter") as adapter:
@@ -53,10 +60,10 @@ def save_adapter_with_tokenizer(policy: PolicyModel, folder: Path) -> None:
         save_adapter(policy, adapter)
 
 
-def save_merged(policy: PolicyModel, folder: Path) -> str | None:
-    """Write `folder/merged`. Returns a clause if rounding loses some of the adapter."""
+def save_merged(policy: PolicyModel, folder: Path, name: str = "merged") -> str | None:
+    """Write `folder/name`. Returns a clause if rounding loses some of the adapter."""
     network, kept = policy.base.merged_network(policy.role)
-    with whole_folder(folder / "merged") as whole, without_bars():
+    with whole_folder(folder / name) as whole, without_bars():
         network.save_pretrained(whole)
         policy.base.tokenizer.save_pretrained(whole)
     return rounding_note(kept, policy.base.dtype)

@@ -34,6 +34,7 @@ def load_stage_base(config: SupervisedSettings, loaded: LoadedModel | None = Non
         seed=config.seed,
         allow_special_tokens=config.allow_special_tokens,
         loaded=loaded,
+        shard=config.shard_base,
     )
 
 

@@ -8,7 +8,7 @@ import torch
 
 from ppo_lm.data.encoded import EncodedDemonstration
 from ppo_lm.data.encoding import pad
-from ppo_lm.distributed import processes
+from ppo_lm.distributed import as_often, processes
 from ppo_lm.models.policy_model import PolicyModel
 from ppo_lm.ops import action_logprobs
 from ppo_lm.optimisation import LoopSettings, Optimiser, Progress, minimise
@@ -51,6 +51,7 @@ def train_sft(
             settings,
             rng=random.Random(f"sft {seed}"),
             progress=progress,
+            in_step=policy.base.is_sharded,
         )
 
 
@@ -63,8 +64,9 @@ def completion_loss(policy: PolicyModel, demonstrations: list[EncodedDemonstrati
 
     def measure() -> float:
         batches = [own[start : start + batch_size] for start in range(0, len(own), batch_size)]
-        return sum(float(sum_completion_losses(policy, batch)) for batch in batches) * share.counts
+        losses = [float(sum_completion_losses(policy, batch)) * counts for batch, counts in as_often(batches)]
+        return sum(losses) * share.counts
 
-    loss = torch.tensor(team.together(measure), dtype=torch.float64)
+    loss = torch.tensor(team.together(measure, policy.base.is_sharded), dtype=torch.float64)
     team.add_up([loss])
     return float(loss) / sum(len(d.completion_ids) for d in demonstrations)

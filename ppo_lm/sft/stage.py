@@ -8,7 +8,14 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ppo_lm.base_setup import LoadedModel, add_adapter, make_budget, make_lora_config, rehearse_training
+from ppo_lm.base_setup import (
+    LoadedModel,
+    add_adapter,
+    check_can_shard,
+    make_budget,
+    make_lora_config,
+    rehearse_training,
+)
 from ppo_lm.config import SFTConfig
 from ppo_lm.data import DataReport, Demonstration, load_demonstrations
 from ppo_lm.data.encoded import EncodedDemonstrations, encode_demonstrations
@@ -20,7 +27,7 @@ from ppo_lm.models import BaseModel, PolicyModel
 from ppo_lm.optimisation import find_optimiser_parts
 from ppo_lm.reading import user_path
 from ppo_lm.rollout import SamplingSettings, write_completions
-from ppo_lm.run import TrainingPrompts, check_output_dir, save_adapter, save_models
+from ppo_lm.run import TrainingPrompts, check_output_dir, notes_on_merging, save_adapter, save_models
 from ppo_lm.run.stage import (
     LINES,
     LOSS,
@@ -85,6 +92,7 @@ def run_sft(
         run.start(
             f"SFT on {config.model_name} ({base.description})",
             reports=[report],
+            notices=notes_on_merging(base),
             trained_on=TrainingPrompts(base.name, train.given),
             columns=LOSS,
             lines=LINES,
@@ -96,7 +104,7 @@ def run_sft(
         before = run.measure("before", len(held_out.texts), measured, after=0)
         train_sft(policy, train.tokens, settings, seed=config.seed, optimiser=optimiser, progress=run)
         after = run.measure("after", len(held_out.texts), measured, after=run.step)
-        run.finish(lambda folder: save_models(policy, folder))
+        run.finish(lambda folder: save_models(policy, folder, merged=not config.shard_base))
     return before_and_after(before, after)
 
 
@@ -107,6 +115,7 @@ def load_inputs(
     problems = Problems("SFTConfig")
     problems.attempt(check_output_dir, config, resume, overwrite)
     problems.attempt(user_path, config.model_name, "model_name", ModelError)
+    problems.attempt(check_can_shard, config)
     problems.attempt(find_recorders, config.recorders)
     problems.attempt(find_optimiser_parts, config)
     if config.rouge_samples:

@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 import torch
 from peft.tuners import lora
 from torch import nn
+from transformers import PreTrainedModel
 
-from ppo_lm.models import BaseModel
+from ppo_lm.config import PPOConfig
 from ppo_lm.types import SAPairs
 
 
@@ -31,6 +32,20 @@ class Passes(NamedTuple):
     trained: int  # models trained, each with `epochs` forward and backward passes
     epochs: int
     all_weights: bool  # whether gradients are needed for all weights, not just for their inputs
+
+    @classmethod
+    def of(cls, config: PPOConfig, critic: bool, rewards: int) -> Passes:
+        """A step's passes with these settings. `critic`: whether there is a value model; `rewards`: the number of
+        reward models, the monitor's included."""
+        recomputed = config.old_logprobs == "recomputed"
+        return cls(
+            scored=1 + critic + recomputed,
+            scored_logprobs=1 + recomputed,
+            rewards=rewards,
+            trained=1 + (critic and config.value_backbone == "separate"),
+            epochs=config.ppo_epochs,
+            all_weights=config.lora_r == 0,
+        )
 
 
 class Decoding(NamedTuple):
@@ -97,14 +112,14 @@ class Floor:
     values read while decoding; excludes the matrix products inside attention, adapters, and everything other than
     matrix products."""
 
-    def __init__(self, base: BaseModel, machine: Machine, passes: Passes, slots: int):
-        self.machine, self.passes, self.slots, self.itemsize = machine, passes, slots, base.dtype.itemsize
-        layers = next(module for module in base.network.get_decoder().modules() if isinstance(module, nn.ModuleList))
+    def __init__(self, network: PreTrainedModel, machine: Machine, passes: Passes, slots: int):
+        self.machine, self.passes, self.slots, self.itemsize = machine, passes, slots, network.dtype.itemsize
+        layers = next(module for module in network.get_decoder().modules() if isinstance(module, nn.ModuleList))
         self.layer_weights = _count(layers)
         self.last_layer_alone = _count(layers[-1]) - sum(
             _count(module) for module in _key_value_projections(layers[-1])
         )
-        head = base.network.get_output_embeddings()
+        head = network.get_output_embeddings()
         assert head is not None, "a causal language model has an output layer"
         self.head_weights = head.weight.numel()
         self.cached_numbers = sum(module.out_features for module in _key_value_projections(layers))  # of one token
@@ -120,7 +135,7 @@ class Floor:
             "reward": passes.rewards * self._pass(tokens, sa_pairs.sequences),
             "training": passes.epochs * (1 + backward) * (passes.trained * layers + head),
         }
-        return {"sampling": self._sampling(count_decoding(sa_pairs, self.slots))} | {
+        return {"sampling": self.sampling_seconds(count_decoding(sa_pairs, self.slots))} | {
             name: count / self.machine.operations for name, count in operations.items()
         }
 
@@ -129,7 +144,7 @@ class Floor:
         keys and values."""
         return 2 * (self.layer_weights * tokens - self.last_layer_alone * (tokens - wanted))
 
-    def _sampling(self, decoding: Decoding) -> float:
+    def sampling_seconds(self, decoding: Decoding) -> float:
         """Reading prompts at matmul throughput, then decoding, bound by matmuls or by reading the weights once per step
         and each token's context."""
         weights = self.layer_weights + self.head_weights

@@ -13,7 +13,7 @@ import torch
 
 from ppo_lm.advantage import ReturnCalculator
 from ppo_lm.data.encoding import pad
-from ppo_lm.distributed import processes
+from ppo_lm.distributed import as_often, processes
 from ppo_lm.models import BaseModel, ValueModel
 from ppo_lm.ops import explained_variance, masked_sum
 from ppo_lm.optimisation import LoopSettings, Optimiser, Progress, minimise
@@ -79,6 +79,7 @@ def train_value_model(
         settings,
         rng=random.Random(f"value {seed}"),
         progress=progress,
+        in_step=model.base.is_sharded,
     )
 
 
@@ -96,13 +97,14 @@ def measure_values(
 
     def predict() -> list[torch.Tensor]:
         found: list[torch.Tensor] = []
-        for start in range(0, len(own), batch_size):
-            pairs = make_pairs(model.base, own[start : start + batch_size], gamma)
+        for some, counts in as_often([own[start : start + batch_size] for start in range(0, len(own), batch_size)]):
+            pairs = make_pairs(model.base, some, gamma)
             both = torch.stack([model.values(pairs), pairs.require("reward_to_go")])
-            found += [row[:, mask].cpu() for row, mask in zip(both.unbind(dim=1), pairs.action_mask)]
+            found += [row[:, mask].cpu() for row, mask in zip(both.unbind(dim=1), pairs.action_mask) if counts]
         return found
 
-    value, target = torch.cat(team.gather_items(share, team.together(predict)), dim=1)
+    predicted = team.together(predict, model.base.is_sharded)
+    value, target = torch.cat(team.gather_items(share, predicted), dim=1)
     measured = {"value_loss": float(((value - target) ** 2).mean() / 2)}
     if len(demonstrations) > 1:
         everywhere = torch.ones_like(value, dtype=torch.bool)

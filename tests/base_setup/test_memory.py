@@ -32,14 +32,16 @@ def test_the_estimate_is_what_a_training_pass_keeps(family):
     attention_weights = 2 * 8 * 4 * 16 * 16 * 4  # layers, rows, heads, queries, keys, bytes: not kept on a GPU
     assert hidden.requires_grad and base.paths.accelerated is not None
     per_token = (sum(kept.values()) - attention_weights) / ids.numel()
-    assert 0.6 < per_token / memory.bytes_per_token(base) < 1.25
+    assert 0.6 < per_token / memory.bytes_per_token(base.network) < 1.25
 
 
 @pytest.mark.fast
 @pytest.mark.parametrize(("share", "tokens"), [(0.1, 1024), (1.7, 1024), (2.1, 2048), (20.0, 16_384), (1e6, 32_768)])
 def test_half_of_the_free_memory_is_filled_within_bounds(share, tokens, monkeypatch):
     base = make_base()
-    monkeypatch.setattr(memory, "free_bytes", lambda device: int(share * 2 * 1024 * memory.bytes_per_token(base)))
+    monkeypatch.setattr(
+        memory, "free_bytes", lambda device: int(share * 2 * 1024 * memory.bytes_per_token(base.network))
+    )
     assert memory.fitting_tokens(base) == tokens
 
 

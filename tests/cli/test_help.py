@@ -58,7 +58,8 @@ def test_every_field_is_listed_once_under_its_topic_with_everyday_ones_first(com
     assert len(config.EVERYDAY) == 10 or set(config.EVERYDAY) == set(fields_of(config))
     assert options(sections.pop("Everyday options")) == list(config.EVERYDAY)
     resumable = ["resume", "allow_changes"] * (command in STAGES)
-    overwrite, json = ["overwrite"] * issubclass(config, WRITES_RUN), ["json"] * (command in ("evaluate", "doctor"))
+    overwrite = ["overwrite"] * (issubclass(config, WRITES_RUN) and command != "plan")  # it only plans to write
+    json = ["json"] * (command in ("evaluate", "doctor", "plan"))
     general = ["config", "print_config", *resumable, *overwrite, *json]
     assert options(sections.pop("General options")) == general
     listed = {name: title for title, section in sections.items() for name in options(section)}

@@ -38,11 +38,12 @@ def test_the_seed_decides_the_order():
 def test_micro_batches_cover_every_row_and_lose_no_token():
     pairs = make_pairs(rows=9)
     parts = list(micro_batches(pairs, 30))
-    sizes = [int(part.attention_mask.sum()) for _, part in parts]
+    sizes = [int(part.pairs.attention_mask.sum()) for part in parts]
+    assert all(part.counts for part in parts)
     assert len(parts) > 2 and all(size <= 30 for size in sizes)
-    assert sorted(torch.cat([rows for rows, _ in parts]).tolist()) == list(range(9))
-    assert sorted(t for _, part in parts for t in real_tokens(part)) == real_tokens(pairs)
-    assert sum(len(part) for _, part in parts) == len(pairs)
+    assert sorted(torch.cat([part.rows for part in parts]).tolist()) == list(range(9))
+    assert sorted(t for part in parts for t in real_tokens(part.pairs)) == real_tokens(pairs)
+    assert sum(len(part.pairs) for part in parts) == len(pairs)
 
 
 def test_trimming_drops_padding_columns_only():
@@ -80,7 +81,7 @@ def test_results_come_back_in_the_rows_own_order(holes):
 
 def test_a_budget_below_the_longest_sequence_still_takes_them_one_by_one():
     pairs = make_pairs(rows=4)
-    assert [part.sequences for _, part in micro_batches(pairs, 1)] == [1, 1, 1, 1]
+    assert [part.pairs.sequences for part in micro_batches(pairs, 1)] == [1, 1, 1, 1]
 
 
 def test_several_numbers_per_token_come_back_together():

@@ -36,14 +36,14 @@ def test_operations_and_bytes_by_hand():
         all_but_keys = layer - 2 * hidden * kv * size
         return 2 * (config.num_hidden_layers * layer * tokens - all_but_keys * (tokens - wanted))
 
-    found = Floor(base, Machine(operations=1.0, bytes=1e-9), PASSES, slots=2).seconds(pairs)
+    found = Floor(base.network, Machine(operations=1.0, bytes=1e-9), PASSES, slots=2).seconds(pairs)
     assert found["scoring"] == 2 * forward(tokens, actions) + 2 * head * actions
     assert found["reward"] == forward(tokens, rows)
     assert found["training"] == 3 * 2 * (2 * forward(tokens, actions) + 2 * head * actions)
     steps, cached = play_decoding(lengths(pairs), slots=2)
     numbers = steps * (config.num_hidden_layers * layer + head) + cached * 2 * config.num_hidden_layers * kv * size
     assert found["sampling"] == pytest.approx(4 * numbers / 1e-9, rel=1e-6)  # this machine hardly reads
-    all_weights = Floor(base, Machine(1.0, 1e-9), PASSES._replace(all_weights=True), slots=2).seconds(pairs)
+    all_weights = Floor(base.network, Machine(1.0, 1e-9), PASSES._replace(all_weights=True), slots=2).seconds(pairs)
     assert all_weights["training"] == 1.5 * found["training"]
 
 
@@ -105,14 +105,14 @@ def test_the_shape_of_qwen3_06b_on_an_h100():
     base = BaseModel(network, make_base().tokenizer, [1], "shape", fast=False)
     ids, yes = torch.ones(128, 512, dtype=torch.int64), torch.ones(128, 512, dtype=torch.bool)
     pairs = SAPairs(ids, yes, ids[:, 256:], yes[:, 256:], torch.zeros(128, 256), torch.ones(128, dtype=torch.bool))
-    floor = Floor(base, Machine(8e14, 3e12), PASSES, slots=128)
+    floor = Floor(base.network, Machine(8e14, 3e12), PASSES, slots=128)
     assert floor.seconds(pairs)["sampling"] == pytest.approx(0.6155, rel=1e-3)
 
 
 def test_a_network_of_another_kind_has_a_floor_too():
     network = GPT2LMHeadModel(GPT2Config(vocab_size=1536, n_embd=32, n_layer=2, n_head=4, n_positions=64))
     base = BaseModel(network, make_base().tokenizer, [1], "random")
-    floor = Floor(base, Machine(1.0, 1e-9), PASSES, slots=2)
+    floor = Floor(base.network, Machine(1.0, 1e-9), PASSES, slots=2)
     assert floor.layer_weights == 2 * 12 * 32**2
     assert all(seconds > 0 for seconds in floor.seconds(make_pairs()).values())
 
