@@ -77,6 +77,10 @@ class PartError(UserError):
     """A part of the user's own, such as an estimator, a loss or an engine, raised."""
 
 
+class SamplerError(UserError):
+    """The servers that sample cannot be used, or cannot be reached."""
+
+
 class CheckpointError(UserError):
     """There is no checkpoint to resume from, or it does not fit the run."""
 

@@ -22,7 +22,7 @@ LEVELS = [  # a room imports from rooms above it in this list only, and from non
     ["terminal"],
     ["errors", "signals", "types", "embedded", "markdown"],
     ["user_code", "reading", "saving", "distributed"],
-    ["kernels"],
+    ["kernels", "services"],
     ["ops", "config", "plugins", "fingerprint"],
     ["token_attribution", "experience_buffer", "health"],
     ["reward_kl", "advantage", "optimisation"],

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from ppo_lm.config.clashes import top_p_clashes
 from ppo_lm.config.data_settings import PromptSettings
 from ppo_lm.config.end_settings import EndSettings
+from ppo_lm.config.engine_settings import REMOTE, EngineSettings, remote_clashes
 from ppo_lm.config.field_types import (
     MAY_CHANGE,
     SETS_LENGTH,
@@ -39,6 +40,7 @@ class PPOConfig(
     ModelSettings,
     EndSettings,
     OptimiserSettings,
+    EngineSettings,
     StoppingSettings,
     CheckpointSettings,
     OptionalFolderSettings,
@@ -187,10 +189,6 @@ class PPOConfig(
     distribution. Default: 64 on a CPU; on a GPU 512, or what fits into a quarter of its free memory."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, more time."""
-    engine: Text = "auto"
-    """Sampling engine: slots, graphs (slots whose steps a GPU replays as CUDA graphs), transformers, or your own, as
-    module:name or file.py:name. auto: with a supported network graphs on CUDA and slots elsewhere, else
-    transformers."""
     fast: bool = True
     """Passes without padding, fused adapters, sampling in slots, one pass through a frozen head; false uses the code of
     transformers and peft."""
@@ -228,7 +226,7 @@ class PPOConfig(
     def clashes(self) -> list[str]:
         return [
             *super().clashes(),
-            *top_p_clashes(self.top_k, self.top_p),
+            *(remote_clashes(self) if self.engine == REMOTE else top_p_clashes(self.top_k, self.top_p)),
             *self._batch_clashes(),
             *self._kl_clashes(),
             *self._value_clashes(),

@@ -22,8 +22,9 @@ class MemoryBudget:
 
     Either is halved when memory runs out, in all processes of a run, and stays halved. One object is shared by the
     whole run, so that what one part learns holds for all others. `say` is called with one line whenever a limit is
-    halved. `in_step`: the processes pass through the network at the same time, because its weights are sharded, and
-    cannot agree on anything in the middle of a pass; so nothing is halved, and running out of memory is an error.
+    halved, or a server that samples is lost. `in_step`: the processes pass through the network at the same time,
+    because its weights are sharded, and cannot agree on anything in the middle of a pass; so nothing is halved, and
+    running out of memory is an error.
     """
 
     def __init__(
@@ -33,7 +34,7 @@ class MemoryBudget:
 
     @contextmanager
     def telling(self, say: Callable[[str], None]) -> Iterator[None]:
-        """Inside the block, `say` is called with one line whenever a limit is halved."""
+        """Inside the block, `say` is called with each line that `tell` gets."""
         before, self.say = self.say, say
         try:
             yield
@@ -57,7 +58,7 @@ class MemoryBudget:
                     "max_new_tokens or max_prompt_tokens, or use a smaller model"
                 ) from error
             self.tokens = max(used // 2, longest)
-            self._tell(f"out of memory with {used} tokens in a micro-batch; at most {self.tokens} from now on")
+            self.tell(f"out of memory with {used} tokens in a micro-batch; at most {self.tokens} from now on")
 
         return _until_it_fits(lambda: attempt(self.tokens), halve)
 
@@ -76,7 +77,7 @@ class MemoryBudget:
                     "or use a smaller model"
                 ) from error
             self.slots = used // 2
-            self._tell(f"out of memory while sampling {used} responses at once; at most {self.slots} from now on")
+            self.tell(f"out of memory while sampling {used} responses at once; at most {self.slots} from now on")
 
         return _until_it_fits(lambda: attempt(min(self.slots, rows)), halve)
 
@@ -90,7 +91,7 @@ class MemoryBudget:
         team = processes()
         first, self.slots = team.once(lambda: self.slots), -team.highest(-self.slots)
         if self.slots < first:
-            self._tell(f"another process can sample only {self.slots} responses at once, so all do from now on")
+            self.tell(f"another process can sample only {self.slots} responses at once, so all do from now on")
 
     def state_dict(self) -> dict[str, int]:
         """The limits learnt so far. With them, a resumed run splits its batches, and therefore rounds, as it would have
@@ -101,7 +102,8 @@ class MemoryBudget:
         """Continue from what `state_dict` returned."""
         self.tokens, self.slots = state["tokens"], state["slots"]
 
-    def _tell(self, line: str) -> None:
+    def tell(self, line: str) -> None:
+        """Pass on a line about what is sampled or trained at once, if anybody listens."""
         if self.say is not None:
             self.say(line)
 

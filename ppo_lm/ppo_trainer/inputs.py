@@ -14,7 +14,7 @@ from ppo_lm.errors import ConfigError, DataError, ModelError, Problems
 from ppo_lm.optimisation import OptimiserParts, find_optimiser_parts
 from ppo_lm.reading import user_path
 from ppo_lm.rewards import DEFAULT_REWARD, Reward, as_list_of_rewards, as_reward, check_prompt_columns, load_reward
-from ppo_lm.rollout import MakeEngine, RolloutEngine, find_engine
+from ppo_lm.rollout import MakeEngine, RolloutEngine, Samplers, find_engine
 from ppo_lm.run import check_writable
 from ppo_lm.tracking import find_recorders
 from ppo_lm.training import Losses, find_losses
@@ -73,7 +73,8 @@ def load_inputs(
         for role, each in [*(("reward", each) for each in rewards), ("monitor", watched)]:
             if each is not None:
                 problems.attempt(check_prompt_columns, each, prompts, role, config.prompts)
-    make_engine = problems.attempt(find_engine, config.engine if engine is None else engine)
+    samplers = Samplers(config.engine_urls or [], config.engine_folder, config.engine_timeout, config.max_staleness)
+    make_engine = problems.attempt(find_engine, config.engine if engine is None else engine, samplers)
     problems.attempt(check_can_shard, config)
     problems.attempt(find_recorders, config.recorders)
     problems.attempt(user_path, config.model_name, "model_name", ModelError)

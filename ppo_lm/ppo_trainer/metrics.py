@@ -29,6 +29,14 @@ def describe_rollout(sa_pairs: SAPairs) -> dict[str, float]:
     return described
 
 
+def describe_importance(sa_pairs: SAPairs) -> dict[str, float]:
+    """Mean and maximum over tokens of π_old / π_sampler, the weights that `truncated_importance` caps, before it
+    does."""
+    log_weights = sa_pairs.require("old_logprobs") - sa_pairs.require("sampler_logprobs")
+    weights = log_weights[sa_pairs.action_mask].exp()
+    return {"importance_mean": float(weights.mean()), "importance_max": float(weights.max())}
+
+
 def describe_texts(texts: Sequence[str]) -> dict[str, float]:
     """The share of responses without any text."""
     return {"empty": sum(not text.strip() for text in texts) / len(texts)}

@@ -25,7 +25,13 @@ from ppo_lm.ppo_trainer.generator import SequenceGenerator
 from ppo_lm.ppo_trainer.guard import StepGuard
 from ppo_lm.ppo_trainer.identity import identify_run
 from ppo_lm.ppo_trainer.inputs import check_batch, load_inputs, notes_on_repetition
-from ppo_lm.ppo_trainer.metrics import describe_cost, describe_rollout, describe_scores, describe_texts
+from ppo_lm.ppo_trainer.metrics import (
+    describe_cost,
+    describe_importance,
+    describe_rollout,
+    describe_scores,
+    describe_texts,
+)
 from ppo_lm.ppo_trainer.model_trainer import ModelTrainer
 from ppo_lm.ppo_trainer.token_observer import TokenObserver, describe_tokens
 from ppo_lm.ppo_trainer.value_adder import ValueAdder
@@ -188,6 +194,8 @@ class PPOTrainer:
         observed = self.observer.after_training(seen)
         clock.lap("training")
         rollout = describe_rollout(sa_pairs) | {"kl_coef": kl_coef}
+        if config.old_logprobs == "recomputed":
+            rollout |= describe_importance(sa_pairs)
         self.kl_controller.update(rollout["kl"], sa_pairs.sequences if "policy_updates" in trained else 0)
         return {
             "generated_texts": texts,

@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import math
-import threading
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from functools import cache
+from collections.abc import Callable, Mapping, Sequence
 
 from ppo_lm.data import RESERVED
 from ppo_lm.data.examples import wrap_completion
@@ -16,6 +14,7 @@ from ppo_lm.fingerprint import source_of
 from ppo_lm.rewards.responses import Responses
 from ppo_lm.rewards.reward import Reward
 from ppo_lm.rewards.scores import Scores
+from ppo_lm.services import contained, run
 
 SINGULAR = {"prompt": "prompts", "completion": "completions"}
 
@@ -82,7 +81,7 @@ class FunctionReward(Reward):
             return [self.function(**call) for call in calls]
 
         async def all_at_once():
-            return await asyncio.gather(*(_contained(self.function(**call)) for call in calls))
+            return await asyncio.gather(*(contained(self.function(**call)) for call in calls))
 
         return run(all_at_once())
 
@@ -122,42 +121,6 @@ def _as_float(score) -> float | None:
         return math.inf
     except (TypeError, ValueError, RuntimeError):
         return None
-
-
-def run(coroutine: Coroutine):
-    """Run a coroutine to completion and return its result. All run on one event loop in a separate thread, so that a
-    function can keep clients and semaphores between calls, and so that this works where a loop is already running (a
-    notebook). It is cancelled if the wait for it is interrupted."""
-    future = asyncio.run_coroutine_threadsafe(_contained(coroutine), _event_loop())
-    try:
-        return future.result()
-    except _Carrier as carrier:
-        raise carrier.exception from None
-    except BaseException:
-        future.cancel()
-        raise
-
-
-class _Carrier(Exception):
-    """Carries an exception that would end the event loop's thread if a task raised it."""
-
-    def __init__(self, exception: BaseException):
-        super().__init__()
-        self.exception = exception
-
-
-async def _contained(coroutine: Awaitable):
-    try:
-        return await coroutine
-    except (SystemExit, KeyboardInterrupt) as exception:
-        raise _Carrier(exception) from None
-
-
-@cache
-def _event_loop() -> asyncio.AbstractEventLoop:
-    loop = asyncio.new_event_loop()
-    threading.Thread(target=loop.run_forever, name="ppo_lm rewards", daemon=True).start()
-    return loop
 
 
 def _show(value) -> str:

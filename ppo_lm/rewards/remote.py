@@ -10,27 +10,21 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import json
 import math
 from numbers import Real
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ppo_lm.errors import RewardError, first_line, require
-from ppo_lm.reading import Unreadable, parse_json
-from ppo_lm.rewards.function_reward import run
+from ppo_lm.errors import RewardError, require
 from ppo_lm.rewards.registry import REWARDS
 from ppo_lm.rewards.responses import Responses
 from ppo_lm.rewards.reward import Reward
 from ppo_lm.rewards.scores import Scores
+from ppo_lm.services import BadAnswer, Refused, exchange, open_session, parse, printable, run
 
-RETRIED_STATUS = (408, 425, 429)  # and every 5xx
+if TYPE_CHECKING:
+    import aiohttp
+
 LONGEST_ANSWER = 2**20, 2**10  # bytes, and bytes per completion
-LONGEST_QUOTE = 200  # bytes of a refusal
-HEADERS = {"Content-Type": "application/json", "Accept-Encoding": "identity"}  # nothing that swells when unpacked
-
-
-class BadAnswer(Exception):
-    """The scorer's answer does not follow the schema, or asks to try again later; the request is retried."""
 
 
 @REWARDS.register("remote")
@@ -84,7 +78,7 @@ class RemoteReward(Reward):
 
         limit = asyncio.Semaphore(self.concurrency)
         timeout = aiohttp.ClientTimeout(total=self.timeout)
-        async with aiohttp.ClientSession(timeout=timeout, headers=HEADERS, auto_decompress=False) as session:
+        async with open_session(timeout) as session:
 
             async def ask(request: dict) -> list[float | None]:
                 async with limit:
@@ -98,8 +92,7 @@ class RemoteReward(Reward):
             answers.append(result)
         return answers
 
-    async def _ask_until_answered(self, session: Any, request: dict) -> list[float | None]:
-        import aiohttp
+    async def _ask_until_answered(self, session: aiohttp.ClientSession, request: dict) -> list[float | None]:
         from tenacity import (
             AsyncRetrying,
             retry_if_exception_type,
@@ -108,58 +101,25 @@ class RemoteReward(Reward):
             wait_random,
         )
 
-        retried = (aiohttp.ClientError, asyncio.TimeoutError, BadAnswer)
         ask = AsyncRetrying(
-            retry=retry_if_exception_type(retried),
+            retry=retry_if_exception_type(BadAnswer),
             stop=stop_after_attempt(self.attempts),
             wait=wait_exponential(multiplier=self.wait, max=30) + wait_random(0, self.wait / 4),
             reraise=True,
         )
         try:
             return await ask(self._ask, session, request)
-        except retried as error:
-            said = "no answer in time" if isinstance(error, asyncio.TimeoutError) else _printable(first_line(error))
+        except Refused as refused:
+            raise RewardError(f"the scorer at {self.url} {refused}") from refused
+        except BadAnswer as error:
             raise RewardError(
-                f"the scorer at {self.url} failed {self.attempts} times: {said}; check that it is running and can be "
+                f"the scorer at {self.url} failed {self.attempts} times: {error}; check that it is running and can be "
                 "reached"
             ) from error
 
-    async def _ask(self, session: Any, request: dict) -> list[float | None]:
-        body, count = json.dumps(request, default=str).encode(), len(request["completions"])
-        async with session.post(self.url, data=body, allow_redirects=False) as response:
-            status = _printable(f"{response.status} {response.reason}")
-            if response.status in RETRIED_STATUS or response.status >= 500:
-                raise BadAnswer(f"it answered {status}")
-            if 300 <= response.status < 400:
-                place = _printable(response.headers.get("Location", "nowhere"))
-                raise RewardError(
-                    f"the scorer at {self.url} redirects to {place}, and redirects are not followed; name that address "
-                    "if the prompts may go there"
-                )
-            if response.status != 200:
-                text, _ = await _read(response, LONGEST_QUOTE)
-                said = _printable(text.decode(errors="replace"))
-                raise RewardError(f"the scorer at {self.url} rejects requests: {status}: {said}")
-            if response.headers.get("Content-Encoding", "identity") != "identity":
-                raise BadAnswer("its answer is compressed, although the request says identity")
-            least, each = LONGEST_ANSWER
-            answer, is_whole = await _read(response, least + each * count)
-            if not is_whole:
-                raise BadAnswer(f"its answer is longer than {least + each * count} bytes")
-        try:
-            return check_answer(parse_json(answer, allow_nan=True), count)
-        except Unreadable as error:
-            raise BadAnswer(f"its answer {error}") from None
-
-
-async def _read(response: Any, most: int) -> tuple[bytes, bool]:
-    """The first `most` bytes of an answer, and whether that is all of it."""
-    found = bytearray()
-    async for chunk in response.content.iter_any():
-        found += chunk
-        if len(found) > most:
-            return bytes(found[:most]), False
-    return bytes(found), True
+    async def _ask(self, session: aiohttp.ClientSession, request: dict) -> list[float | None]:
+        (least, each), count = LONGEST_ANSWER, len(request["completions"])
+        return check_answer(parse(await exchange(session, self.url, request, longest=least + each * count)), count)
 
 
 def check_answer(answer: Any, count: int) -> list[float | None]:
@@ -171,17 +131,12 @@ def check_answer(answer: Any, count: int) -> list[float | None]:
         raise BadAnswer(f"it returned {len(scores)} scores for {count} completions")
     for place, score in enumerate(scores):
         if score is not None and not _is_finite_number(score):
-            raise BadAnswer(f"it returned {_printable(f'{score!r:.60}')} for completion {place} of {count}")
+            raise BadAnswer(f"it returned {printable(f'{score!r:.60}')} for completion {place} of {count}")
     return [None if score is None else float(score) for score in scores]
 
 
 def _is_finite_number(score: Any) -> bool:
     return isinstance(score, Real) and not isinstance(score, bool) and math.isfinite(score)
-
-
-def _printable(text: str) -> str:
-    """A stranger's text without control characters, such as those that steer a terminal, on one line."""
-    return "".join(character if character.isprintable() else " " for character in text)[:LONGEST_QUOTE]
 
 
 def _plain(value: Any) -> Any:

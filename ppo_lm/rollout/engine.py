@@ -87,6 +87,11 @@ class RolloutEngine(Protocol):
     is_remote: bool = False
     """Whether `sample` computes nothing here: it may then be called in a thread while the policy is being trained."""
 
+    def snapshot(self) -> RolloutEngine:
+        """The engine as it is now, for a thread: it goes on sampling with the present weights, whatever
+        `update_weights` brings. Only asked of an engine that `is_remote`."""
+        return self
+
     def update_weights(self, policy: PolicyModel) -> None:
         """Use the current weights of `policy`. Called before the first `sample`, and again whenever the weights may
         have changed. An engine with its own copy of the weights, perhaps in another process, updates it here; one that

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 from ppo_lm.errors import ConfigError, ModelError
 from ppo_lm.experience_buffer import MemoryBudget
@@ -11,9 +12,16 @@ from ppo_lm.plugins import Registry
 from ppo_lm.rollout.engine import RolloutEngine
 from ppo_lm.rollout.graph_engine import GraphEngine
 from ppo_lm.rollout.plain_engine import PlainEngine
+from ppo_lm.rollout.remote import Samplers, find_servers
 from ppo_lm.rollout.slot_engine import SlotEngine
 
 MakeEngine = Callable[[PolicyModel, MemoryBudget], RolloutEngine]
+
+
+class ByServers(NamedTuple):
+    """An engine on servers, which are asked before a model is loaded: `find` returns the engine's factory."""
+
+    find: Callable[[Samplers], MakeEngine]
 
 
 def pick_engine(policy: PolicyModel, budget: MemoryBudget | None = None) -> RolloutEngine:
@@ -43,20 +51,25 @@ def _check_decoder(policy: PolicyModel, engine: str) -> None:
         raise ModelError(f"engine {engine} cannot sample from {policy.base.name}: {reason}; set engine to auto")
 
 
+NO_SERVERS = Samplers([], None, 0.0)
+
 # Each name maps to a factory, which takes the policy and the run's memory budget, and raises `ModelError` if the engine
 # cannot sample from this policy.
-ENGINES: Registry[MakeEngine] = Registry("engine")
+ENGINES: Registry[MakeEngine | ByServers] = Registry("engine")
 ENGINES.register("auto")(pick_engine)
 ENGINES.register("slots")(make_slot_engine)
 ENGINES.register("graphs")(make_graph_engine)
 ENGINES.register("transformers")(PlainEngine)
+ENGINES.register("vllm")(ByServers(find_servers))
 
 
-def find_engine(engine: str | RolloutEngine) -> MakeEngine:
-    """The factory of the named engine, or one that returns the given engine. Raises `ConfigError` if there is no such
-    engine, or if it is not an engine."""
+def find_engine(engine: str | RolloutEngine, samplers: Samplers = NO_SERVERS) -> MakeEngine:
+    """The factory of the named engine, or one that returns the given engine. `samplers`: for engines on servers, which
+    are asked. Raises `ConfigError` if there is no such engine, if it is not an engine, or if a server does not
+    answer."""
     if isinstance(engine, str):
-        make = ENGINES.find(engine)
+        found = ENGINES.find(engine)
+        make = found.find(samplers) if isinstance(found, ByServers) else found
         return lambda policy, budget: _checked(make(policy, budget))
     _checked(engine)
     return lambda policy, budget: engine

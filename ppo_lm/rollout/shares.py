@@ -42,9 +42,10 @@ def start_sampling(
     if not share.is_whole:
         rows = torch.tensor(share.own, device=prompt_ids.device)
         own = (prompt_ids[rows], prompt_mask[rows], settings, uniforms[rows])
-    sample = lambda: engine.sample(*own)  # noqa: E731  (it is handed on)
-    if executor is not None:
-        sample = executor.submit(sample).result
+    if executor is None:
+        sample = lambda: engine.sample(*own)  # noqa: E731  (it is handed on)
+    else:
+        sample = executor.submit(engine.snapshot().sample, *own).result
 
     def finish() -> Sampled:
         sampled = processes().together(sample, in_step=budget.in_step and not engine.is_remote)

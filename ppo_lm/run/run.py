@@ -27,6 +27,7 @@ from ppo_lm.errors import (
     RewardError,
     RunPaused,
     RunStopped,
+    SamplerError,
     StorageError,
     UserError,
     writing,
@@ -97,6 +98,7 @@ PAUSES = (
     Interrupted,
     RecorderError,
     PartError,
+    SamplerError,
     ProcessLost,
 )  # errors after which a run can be resumed
 

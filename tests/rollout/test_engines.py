@@ -113,7 +113,7 @@ def test_a_wrong_name_is_reported_with_all_other_problems_before_a_model_loads()
         PPOTrainer(config)
     text = str(error.value)
     assert "2 problems" in text and "/no/prompts.txt" in text
-    assert "engine is 'slot'; it must be one of auto, slots, graphs, transformers; did you mean 'slots'?" in text
+    assert "engine is 'slot'; it must be one of auto, slots, graphs, transformers, vllm; did you mean 'slots'?" in text
 
 
 def test_slots_that_cannot_sample_from_a_network_say_why(folder):
@@ -137,3 +137,25 @@ def test_a_cut_vocabulary_needs_an_engine_that_knows_the_cut(folder):
     trained = trainer(folder, engine=OWN, top_k=20, top_p=1.0)
     with pytest.raises(ConfigError, match="top_k is 20 .* Generate does not report which tokens .*; set top_k to 0"):
         trained.ppo_step(PROMPTS)
+
+
+class Shifted(RolloutEngine):
+    """Samples as the policy does, but states every other log-probability 0.5 nats too low."""
+
+    def __init__(self, inner):
+        self.inner = inner
+
+    def sample(self, *arguments):
+        sampled = self.inner.sample(*arguments)
+        shift = torch.tensor([0.5, 0.0]).repeat(len(sampled.ids), sampled.ids.shape[1])[:, : sampled.ids.shape[1]]
+        return replace(sampled, logprobs=sampled.logprobs - shift)
+
+
+def test_importance_weights_are_logged_before_they_are_capped(folder):
+    trained = trainer(folder, old_logprobs="recomputed", importance_cap=1.1, **WHOLE)
+    trained.generator.engine = Shifted(trained.engine)
+    results = trained.ppo_step(PROMPTS)
+    assert results["length"] == 12  # as many tokens of either kind
+    assert results["importance_mean"] == pytest.approx((torch.e**0.5 + 1) / 2, abs=1e-4)
+    assert results["importance_max"] == pytest.approx(torch.e**0.5, abs=1e-4)
+    assert "importance_max" not in trainer(folder, **WHOLE).ppo_step(PROMPTS)
