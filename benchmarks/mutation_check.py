@@ -64,7 +64,7 @@ DETAILS = [
     ),
     Detail(
         4,
-        "ppo_lm/ppo_trainer/generator.py::SequenceGenerator.generate_sequences",
+        "ppo_lm/ppo_trainer/generator.py::SequenceGenerator._begin",
         'pad(encoded, base.pad_token_id, side="left", device=base.device)',
         'pad(encoded, base.pad_token_id, side="right", device=base.device)',
         "tests/rollout/test_rollout.py::test_padding_and_neighbours_change_no_log_probability",

@@ -41,6 +41,10 @@ class RolloutsAhead:
         """The next one. `finish`: waits until it is sampled."""
         self._waiting.append(finish)
 
+    def clear(self) -> None:
+        """Forget all of them."""
+        self._waiting.clear()
+
     def take(self, encoded: Sequence[Sequence[int]]) -> Rollout | None:
         """The first one, which must be for these prompts; None if there is none."""
         if not self._waiting:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cache
+from itertools import islice
 from typing import Protocol
 
 import torch
@@ -34,6 +36,8 @@ from ppo_lm.rollout import (
 from ppo_lm.token_attribution import build_sa_pairs
 from ppo_lm.tracking import PhaseClock
 from ppo_lm.types import SAPairs
+
+NOTHING: tuple[Iterator[Sequence[Prompt]], int] = (iter(()), 0)
 
 
 class Reference(Protocol):
@@ -69,6 +73,7 @@ class SequenceGenerator:
         self.recompute = recompute
         self.random = torch.Generator().manual_seed(seed)
         self.ahead = RolloutsAhead(policy.base.device)
+        self._later = NOTHING
         self._thread = cache(lambda: ThreadPoolExecutor(1, "sampling ahead"))
         self.clock = clock or PhaseClock(policy.base.device)
 
@@ -84,6 +89,7 @@ class SequenceGenerator:
         call, so that the engine needs its new weights. Raises `DataError` for a prompt that is empty or too long."""
         base = self.policy.base
         encoded = encode_prompts(prompts, base, self.sampling.max_new_tokens)
+        self._sample_ahead()
         rollout = self.ahead.take(encoded) or self._begin(encoded, weights_changed)()
         prompt_ids, prompt_mask, sampled = rollout.prompt_ids, rollout.prompt_mask, rollout.sampled
         self._check_support(sampled)
@@ -104,11 +110,23 @@ class SequenceGenerator:
             pairs = pairs.with_columns(ref_logprobs=self._logprobs(self.reference, pairs))
         return pairs, completions.texts
 
-    def sample_ahead(self, prompts: Sequence[Prompt]) -> None:
-        """Sample responses of the present policy to prompts that a later `generate_sequences` will be for, in this
-        order; with an engine that is elsewhere, meanwhile."""
-        encoded = encode_prompts(prompts, self.policy.base, self.sampling.max_new_tokens)
-        self.ahead.add(self._begin(encoded, weights_changed=True, ahead=True))
+    @contextmanager
+    def looking_ahead(self, batches: Iterator[Sequence[Prompt]], most: int) -> Iterator[None]:
+        """Inside the block, `generate_sequences` is called with these batches of prompts in turn, after those that are
+        sampled already, and samples up to `most` batches after its own too, with the policy of that time: at once, or
+        meanwhile with an engine that is elsewhere."""
+        self._later = batches if most else iter(()), most
+        try:
+            yield
+        finally:
+            self._later = NOTHING
+            self.ahead.clear()
+
+    def _sample_ahead(self) -> None:
+        later, most = self._later
+        for prompts in islice(later, most + 1 - len(self.ahead)):
+            encoded = encode_prompts(prompts, self.policy.base, self.sampling.max_new_tokens)
+            self.ahead.add(self._begin(encoded, weights_changed=True, ahead=True))
 
     def _begin(
         self, encoded: Sequence[Sequence[int]], weights_changed: bool, ahead: bool = False

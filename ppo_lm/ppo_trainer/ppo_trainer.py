@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import islice, tee
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -254,7 +254,16 @@ class PPOTrainer:
             keep_checkpoints=config.keep_checkpoints,
             recorders=[*own, *recorders],
         )
-        with run, self.budget.telling(run.say):
+
+        def batches(start: int) -> Iterator[PromptSet]:
+            drawn = train_set.batches(config.batch_size, config.seed, config.responses_per_prompt)
+            return islice(drawn, start, config.steps)
+
+        def later() -> Iterator[list[list[int]]]:  # asked for in the first step
+            for batch in batches(run.step + len(self.generator.ahead)):
+                yield batch.require_ids()
+
+        with self.generator.looking_ahead(later(), config.max_staleness), run, self.budget.telling(run.say):
             parts = {**self.stateful_parts(), "evaluations": evaluator.history, "guard": guard, "health": health}
             for name, part in parts.items():
                 run.register(name, part, undo=name in self.random_streams())
@@ -272,15 +281,12 @@ class PPOTrainer:
                 columns=columns(monitor),
             )
             health.start(run.history)
-            batches = train_set.batches(config.batch_size, config.seed, config.responses_per_prompt)
-            batches, later = tee(islice(batches, run.step, None))
-            later = islice(later, len(self.generator.ahead), None)
+            upcoming = batches(run.step)
             evaluator.evaluate_if_due(run)
             for step in run.steps():
-                batch = next(batches)
+                batch = next(upcoming)
                 try:
                     with users_parts(f"in step {step}", PartError), self.observer.looking_at(self._observed_at(step)):
-                        self._sample_ahead(step, later)
                         results = self.ppo_step(batch)
                 except NumericalFault as fault:
                     run.record_skipped(step, batch.prompts, fault)
@@ -292,13 +298,6 @@ class PPOTrainer:
             evaluator.evaluate_if_due(run)  # in case a recorder stopped the run between two steps
             run.finish(self.save, evaluator.examples(monitor))
         return evaluator.history.made
-
-    def _sample_ahead(self, step: int, later: Iterator[PromptSet]) -> None:
-        """Sample this batch and the next `max_staleness`, as far as they are not sampled yet: what is trained on in a
-        step comes from the policy of at most so many steps before."""
-        wanted = min(self.config.max_staleness, self.config.steps - step) + 1
-        while self.config.max_staleness and len(self.generator.ahead) < wanted:
-            self.generator.sample_ahead(next(later).require_ids())
 
     def _start_schedules(self) -> list[str]:
         """Give a new run its whole schedule. Returns a sentence if the models were trained before."""

@@ -15,6 +15,9 @@ NEVER = 1e9  # a clip range that is never reached, for programs that cannot swit
 OUR_OWN = (  # how ppo_lm itself runs and what it records: nothing that another program could follow
     "device",
     "engine",
+    "engine_folder",
+    "engine_timeout",
+    "engine_urls",
     "fast",
     "max_dropped",
     "output_dir",
@@ -23,6 +26,7 @@ OUR_OWN = (  # how ppo_lm itself runs and what it records: nothing that another 
     "rollout_slots",
     "samples_every",
     "save_merged",
+    "shard_base",
     "token_samples_every",
 )
 IN_THE_FILES = (  # what the exported data, models and rewards have been made with
