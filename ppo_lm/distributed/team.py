@@ -37,7 +37,7 @@ class Team(Processes):
             self.watch = Watch.other(self.place.rank, self.size, speaks, host, *self.once(list))
 
     def end_watch(self) -> None:
-        """Nobody is missed from now on."""
+        """Nobody is missed from now on, whoever ends."""
         if self.watch is not None:
             self.watch.dismiss()
 
@@ -164,7 +164,8 @@ class Team(Processes):
 
     def _lost(self, error: Exception) -> ProcessLost:
         """Work alone from now on, without another process that cannot be reached."""
-        self.end_watch()
+        if self.watch is not None:
+            self.watch.dismiss(goodbye=False)
         work_with(Processes(self.place))
         return ProcessLost(f"another of the {self.size} processes ended or cannot be reached ({_reason(error)})")
 

@@ -51,11 +51,12 @@ class Watch:
         """That of another process, which connects to the first one's."""
         return cls(["--token", token, "--host", host, "--port", str(port)], rank, size, speaks)
 
-    def dismiss(self) -> None:
-        """Say goodbye: this process may end, and others may, without being killed."""
+    def dismiss(self, goodbye: bool = True) -> None:
+        """Kill this process no more, whoever ends. With `goodbye`, the others do not miss it either; without, they end
+        as if it had died."""
         if self._process.stdin is not None and not self._process.stdin.closed:
             with contextlib.suppress(OSError):  # it has gone
-                self._process.stdin.write(f"{BYE}\n".encode())
+                self._process.stdin.write(f"{BYE}\n".encode() if goodbye else b"")
                 self._process.stdin.close()
             self._process.wait()
 

@@ -87,11 +87,12 @@ def test_who_says_goodbye_is_not_missed(three):
     assert three[2].process.poll() is None
 
 
-def test_a_process_that_answers_in_time_is_not_killed(three):
+@pytest.mark.parametrize("rank", [0, 2])
+def test_a_process_that_answers_in_time_is_not_killed_and_those_that_hang_are(three, rank):
     three[1].dies()
-    three[0].says_goodbye()  # it has noticed, and saves
-    assert three[2].ended() == -signal.SIGKILL
-    assert three[0].process.poll() is None
+    three[rank].watchman.stdin.close()  # it has noticed, and saves
+    assert three[2 - rank].ended() == -signal.SIGKILL
+    assert three[rank].process.poll() is None
 
 
 def test_a_stranger_is_not_heard(three):

@@ -26,6 +26,8 @@ class VLLMEngine(RolloutEngine):
     """Sends the policy's adapter to servers, and one request a row, each with a seed of its own; see
     docs/remote_sampling.md."""
 
+    is_remote = True
+
     def __init__(
         self,
         policy: PolicyModel,
@@ -52,8 +54,7 @@ class VLLMEngine(RolloutEngine):
 
     def update_weights(self, policy: PolicyModel) -> None:
         """If the adapter has changed, write it under a new name and have the servers load it; the first process does.
-        Raises
-        `ModelError` if the policy is not an adapter, `StorageError` if it cannot be written."""
+        Raises `ModelError` if the policy is not an adapter, `StorageError` if it cannot be written."""
 
         def publish() -> Adapter:
             while self._unsaid:
@@ -63,8 +64,6 @@ class VLLMEngine(RolloutEngine):
             return adapter
 
         self.adapter = processes().once(publish)
-
-    is_remote = True
 
     def snapshot(self) -> VLLMEngine:
         """See `RolloutEngine.snapshot`: with the present version of the adapter."""
