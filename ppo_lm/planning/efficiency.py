@@ -26,8 +26,8 @@ class Efficiency(NamedTuple):
 
 
 # fitted by benchmarks/plan_check.py --fit
-CPU_FP32 = Efficiency(0.734, 1.52, 0.000356, 5.17, 1, 0.793, 0.00024, 138 * MIB)
-CPU_BF16 = Efficiency(1, 14.2, 0.00111, 8.65, 0.385, 0.885, 0.00193, 466 * MIB)
+CPU_FP32 = Efficiency(0.885, 0.664, 0.00173, 4.86, 1, 1, 0.000285, 143 * MIB)
+CPU_BF16 = Efficiency(0.829, 4.26, 0.00164, 8, 0.909, 0.481, 0.00113, 421 * MIB)
 # end of what was fitted
 
 # Of one configuration on one H100, against its published rates: one number for scoring and training, one for sampling.
