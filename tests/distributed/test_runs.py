@@ -92,12 +92,20 @@ def test_a_signal_to_one_pauses_all_and_the_run_goes_on_bit_for_bit(folder, whol
     end_alike(out, whole)
 
 
+@pytest.fixture(scope="module")
+def gentle(folder, tmp_path_factory):
+    """Two processes that nothing disturbs, with a rate at which rounding does not grow: their folder and weights."""
+    out = tmp_path_factory.mktemp("gentle") / "run"
+    return out, in_processes(2, train, folder, out, Signals(), learning_rate=1e-3)[0]
+
+
 @pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2), (2, 3)])
-def test_a_checkpoint_is_that_of_any_number_of_processes(folder, whole, tmp_path, before, after):
-    out = tmp_path / "run"
-    in_processes(before, train, folder, out, Signals(), at=(0, 2, terminate))
-    done = in_processes(after, train, folder, out, Signals(), resume=out)
+def test_a_checkpoint_is_that_of_any_number_of_processes(folder, gentle, tmp_path, before, after):
+    out, (whole, weights) = tmp_path / "run", gentle
+    in_processes(before, train, folder, out, Signals(), at=(0, 2, terminate), learning_rate=1e-3)
+    done = in_processes(after, train, folder, out, Signals(), resume=out, learning_rate=1e-3)
     assert not any(isinstance(one, Exception) for one in done), done
+    torch.testing.assert_close(done[0], weights, rtol=0, atol=1e-6)
     nearly_alike(out, whole, abs=1e-5)
 
 
