@@ -159,12 +159,15 @@ class Run:
         if self.place.size > 1:
             self.notices.append(f"{self.place.size} processes share the work of a step")
         self.parts = Parts()
-        self.recorders = Broadcast(add_recorders(recorders, config.recorders) if self.place.is_first else [])
+        self.recorders = Broadcast(processes().together(lambda: self._make_recorders(recorders)))
         self._saved_state: dict | None = None  # of the last checkpoint
         self._interrupts = Interrupts()
         self._lock: FileLock | None = None
         self._started = False
         self._export: Callable[[Path], object] = lambda folder: None
+
+    def _make_recorders(self, recorders: Sequence[Recorder]) -> list[Recorder]:
+        return add_recorders(recorders, self.config.recorders) if self.place.is_first else []
 
     def __enter__(self) -> Run:
         if self.total:
