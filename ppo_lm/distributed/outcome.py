@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import Any
 
 from ppo_lm.errors import UserError
+from ppo_lm.types import SAPairs
 
 
 class ElsewhereError(Exception):
@@ -48,7 +49,7 @@ def _error(kind: type[Exception], arguments: tuple, state: Mapping[str, object],
 
 
 def _can_be_pickled(value: object) -> bool:
-    if type(value).__name__ == "SAPairs":
+    if isinstance(value, SAPairs):  # a whole batch, which only the process that writes it aside needs
         return False
     with suppress(Exception):
         pickle.dumps(value)

@@ -41,6 +41,12 @@ class RolloutsAhead:
         """The next one. `finish`: waits until it is sampled."""
         self._waiting.append(finish)
 
+    def wait(self) -> list[Rollout]:
+        """All of them, once they are sampled."""
+        rollouts = [finish() for finish in self._waiting]
+        self._waiting = deque(_made(rollout) for rollout in rollouts)
+        return rollouts
+
     def clear(self) -> None:
         """Forget all of them."""
         self._waiting.clear()
@@ -56,8 +62,7 @@ class RolloutsAhead:
 
     def state_dict(self) -> dict[str, Any]:
         """The tensors of all rollouts, by place and name. Waits until they are sampled."""
-        rollouts = [finish() for finish in self._waiting]
-        self._waiting = deque(_made(rollout) for rollout in rollouts)
+        rollouts = self.wait()
         state: dict[str, Any] = {"rollouts": len(rollouts)}
         for place, rollout in enumerate(rollouts):
             columns = {"prompt_ids": rollout.prompt_ids, "prompt_mask": rollout.prompt_mask}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
 from itertools import islice
@@ -126,21 +126,19 @@ class SequenceGenerator:
         later, most = self._later
         for prompts in islice(later, most + 1 - len(self.ahead)):
             encoded = encode_prompts(prompts, self.policy.base, self.sampling.max_new_tokens)
-            self.ahead.add(self._begin(encoded, weights_changed=True, ahead=True))
+            self.ahead.add(self._begin(encoded, executor=self._thread() if self.engine.is_remote else None))
+            if not self.engine.is_remote:
+                self.ahead.wait()
 
     def _begin(
-        self, encoded: Sequence[Sequence[int]], weights_changed: bool, ahead: bool = False
+        self, encoded: Sequence[Sequence[int]], weights_changed: bool = True, executor: Executor | None = None
     ) -> Callable[[], Rollout]:
         base = self.policy.base
         prompt_ids, prompt_mask = pad(encoded, base.pad_token_id, side="left", device=base.device)
         if weights_changed:
             self.engine.update_weights(self.policy)
         uniforms = draw_uniforms(len(prompt_ids), self.sampling, self.random, base.device)
-        executor = self._thread() if ahead and self.engine.is_remote else None
         finish = start_sampling(self.engine, prompt_ids, prompt_mask, self.sampling, uniforms, self.budget, executor)
-        if ahead and executor is None:
-            sampled = finish()
-            return lambda: Rollout(prompt_ids, prompt_mask, sampled)
         return lambda: Rollout(prompt_ids, prompt_mask, finish())
 
     def _describe_policy(self, pairs: SAPairs, entropies: torch.Tensor | None) -> SAPairs:

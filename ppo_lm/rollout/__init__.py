@@ -7,7 +7,7 @@ from ppo_lm.rollout.pick import ENGINES, MakeEngine, find_engine, pick_engine
 from ppo_lm.rollout.plain_engine import PlainEngine
 from ppo_lm.rollout.remote import Samplers, VLLMEngine
 from ppo_lm.rollout.sampling import draw_uniforms, find_excluded, sample_tokens, seed_of
-from ppo_lm.rollout.shares import sample_shares, start_sampling
+from ppo_lm.rollout.shares import start_sampling
 from ppo_lm.rollout.slot_engine import SlotEngine
 from ppo_lm.rollout.stop_strings import StopStrings
 
@@ -30,7 +30,6 @@ __all__ = [
     "find_excluded",
     "pick_engine",
     "read_completions",
-    "sample_shares",
     "sample_tokens",
     "seed_of",
     "start_sampling",

@@ -13,7 +13,7 @@ from ppo_lm.models import BaseModel, PolicyModel
 from ppo_lm.rollout.engine import Sampled, SamplingSettings
 from ppo_lm.rollout.pick import pick_engine
 from ppo_lm.rollout.sampling import draw_uniforms
-from ppo_lm.rollout.shares import sample_shares
+from ppo_lm.rollout.shares import start_sampling
 from ppo_lm.rollout.stop_strings import StopStrings
 from ppo_lm.token_attribution import extract_actions
 
@@ -59,6 +59,6 @@ def write_completions(
         encoded = [encode_for(base, prompt) for prompt in prompts[start : start + batch_size]]
         ids, mask = pad(encoded, base.pad_token_id, side="left", device=base.device)
         uniforms = draw_uniforms(len(ids), sampling, generator, base.device)
-        sampled = sample_shares(engine, ids, mask, sampling, uniforms, budget)
+        sampled = start_sampling(engine, ids, mask, sampling, uniforms, budget)()
         texts += read_completions(sampled, base, stops).texts
     return texts

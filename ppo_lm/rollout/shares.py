@@ -4,25 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Executor
+from functools import partial
 
 import torch
 
 from ppo_lm.distributed import processes
 from ppo_lm.experience_buffer import MemoryBudget
 from ppo_lm.rollout.engine import RolloutEngine, Sampled, SamplingSettings
-
-
-def sample_shares(
-    engine: RolloutEngine,
-    prompt_ids: torch.Tensor,
-    prompt_mask: torch.Tensor,
-    settings: SamplingSettings,
-    uniforms: torch.Tensor,
-    budget: MemoryBudget,
-) -> Sampled:
-    """`engine.sample`, to which each process gives its share of the prompts. All get the whole. `budget`: the
-    engine's."""
-    return start_sampling(engine, prompt_ids, prompt_mask, settings, uniforms, budget)()
 
 
 def start_sampling(
@@ -34,8 +22,8 @@ def start_sampling(
     budget: MemoryBudget,
     executor: Executor | None = None,
 ) -> Callable[[], Sampled]:
-    """Like `sample_shares`, but with an `executor`, this process's share is sampled there. Returns a function that
-    waits for all shares."""
+    """Begin `engine.sample`, to which each process gives its share of the prompts; with an `executor`, there. Returns a
+    function that waits for all shares, and returns the whole. `budget`: the engine's."""
     team = processes()
     share = team.share(prompt_mask.sum(dim=1))
     own = (prompt_ids, prompt_mask, settings, uniforms)
@@ -43,7 +31,7 @@ def start_sampling(
         rows = torch.tensor(share.own, device=prompt_ids.device)
         own = (prompt_ids[rows], prompt_mask[rows], settings, uniforms[rows])
     if executor is None:
-        sample = lambda: engine.sample(*own)  # noqa: E731  (it is handed on)
+        sample = partial(engine.sample, *own)
     else:
         sample = executor.submit(engine.snapshot().sample, *own).result
 

@@ -22,6 +22,7 @@ from ppo_lm.token_attribution import build_sa_pairs, extract_actions
 from tests.conftest import uniforms
 from tests.distributed.conftest import free_port
 from tests.ppo_trainer.conftest import metrics
+from tests.rollout.vllm_double import Started
 
 PYTHON = os.environ.get("VLLM_PYTHON")
 pytestmark = [
@@ -41,18 +42,11 @@ GAP = 1e-4  # nats per token
 STARTS_WITHIN = 300  # seconds
 
 
-class RealServer:
+class RealServer(Started):
     """A vLLM server on a port of its own, in processes that can be killed."""
 
     def __init__(self, model, log: Path, longest=256):
         self.model, self.log, self.longest, self.port, self.process = model, log, longest, free_port(), None
-
-    def __enter__(self):
-        self.start()
-        return self
-
-    def __exit__(self, *_):
-        self.kill()
 
     @property
     def url(self) -> str:

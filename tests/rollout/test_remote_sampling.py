@@ -17,8 +17,8 @@ from ppo_lm.rollout import (
     Sampled,
     SamplingSettings,
     VLLMEngine,
-    sample_shares,
     seed_of,
+    start_sampling,
 )
 from ppo_lm.rollout.remote import vllm
 from ppo_lm.services import BadAnswer
@@ -132,7 +132,7 @@ def two_processes(urls, folder):
     policy, (ids, mask) = make_policy(), make_prompts()
     engine = VLLMEngine(policy, urls, Path(folder), 20.0)
     engine.update_weights(policy)
-    sampled = sample_shares(engine, ids, mask, SETTINGS, uniforms(ids, SETTINGS), MemoryBudget())
+    sampled = start_sampling(engine, ids, mask, SETTINGS, uniforms(ids, SETTINGS), MemoryBudget())()
     return engine.adapter.name, sampled.ids.tolist(), sampled.logprobs.tolist()
 
 

@@ -53,7 +53,18 @@ class Error(Exception):
         self.status, self.kind = status, kind
 
 
-class VLLMDouble:
+class Started:
+    """A server that runs in a `with` block: `start` starts it, `kill` ends it."""
+
+    def __enter__(self):
+        self.start()
+        return self
+
+    def __exit__(self, *_):
+        self.kill()
+
+
+class VLLMDouble(Started):
     """A server on a port of its own, which it keeps when it is started again, without its adapters, as a new process
     would. `instead(path, body, answer)`: what to answer, if not `answer`; it may raise `Error`, or sleep."""
 
@@ -78,13 +89,6 @@ class VLLMDouble:
         self.seen: list[tuple[str, dict]] = []
         self.most_adapters, self._port, self._lock = 0, 0, threading.Lock()
         self._server = None
-
-    def __enter__(self):
-        self.start()
-        return self
-
-    def __exit__(self, *_):
-        self.kill()
 
     @property
     def url(self) -> str:
