@@ -239,8 +239,8 @@ DETAILS = [
     ),
     Detail(
         24,
-        "ppo_lm/ppo_trainer/model_trainer.py::ModelTrainer._train",
-        "self._mean_kl(found, batch) > config.target_kl",
+        "ppo_lm/ppo_trainer/updates.py::Training.update",
+        "self._mean_kl(batch, sums) > self.target_kl",
         "False",
         "tests/ppo_trainer/test_options.py::test_a_target_kl_leaves_out_the_rest_of_a_steps_updates_and_the_schedule_goes_on",
     ),

@@ -37,7 +37,12 @@ class Processes:
 
     def share(self, lengths: torch.Tensor | Sequence[int]) -> Share:
         """Deal out rows of `lengths` (B,) tokens, so that all have about the same number of tokens."""
-        return Share((tuple(range(len(lengths))),), 0)
+        return self.share_jobs([lengths])[0]
+
+    def share_jobs(self, jobs: Sequence[torch.Tensor | Sequence[int]]) -> list[Share]:
+        """Deal out the rows of several jobs, such as the passes of two models, each by the tokens (B,) of its rows: a
+        process has rows of as few jobs as possible."""
+        return [Share((tuple(range(len(lengths))),), 0) for lengths in jobs]
 
     def gather_rows(self, share: Share, numbers: torch.Tensor, fill: float = 0) -> torch.Tensor:
         """The rows of all processes, in their order in the batch. `numbers` (b, …): those of this process's share. In
@@ -48,11 +53,16 @@ class Processes:
         """Like `gather_rows`, for any items that can be pickled."""
         return list(items)
 
+    def of_each(self, item: Item) -> list[Item]:
+        """What each process gives, by rank; anything that can be pickled."""
+        return [item]
+
     def add_up(self, tensors: Iterable[torch.Tensor]) -> None:
         """Replace each tensor by its sum over all processes, in place; all have the same shapes everywhere."""
 
-    def add_up_gradients(self, parameters: Iterable[torch.Tensor]) -> None:
-        """`add_up` of the gradients. One that only some processes have is 0 in the others."""
+    def add_up_gradients(self, parameters: Iterable[torch.Tensor], others: Iterable[torch.Tensor] = ()) -> None:
+        """`add_up` of the gradients, and of `others` with them. A gradient that only some processes have is 0 in the
+        rest."""
 
     def once(self, make: Callable[[], Result]) -> Result:
         """What the first process makes of it, or the error that it raises, in all processes."""

@@ -14,7 +14,7 @@ import torch.distributed as dist
 from ppo_lm.distributed.current import by_itself, processes, work_with
 from ppo_lm.distributed.outcome import pack, pack_error, unpack
 from ppo_lm.distributed.processes import Processes
-from ppo_lm.distributed.sharing import Share, share_rows
+from ppo_lm.distributed.sharing import Share, share_jobs
 from ppo_lm.distributed.watch import Watch
 from ppo_lm.errors import ProcessLost, first_line
 
@@ -45,9 +45,9 @@ class Team(Processes):
     def size(self) -> int:
         return self.place.size
 
-    def share(self, lengths: torch.Tensor | Sequence[int]) -> Share:
-        sizes = lengths.tolist() if isinstance(lengths, torch.Tensor) else lengths
-        return share_rows(sizes, self.place.size, self.place.rank)
+    def share_jobs(self, jobs: Sequence[torch.Tensor | Sequence[int]]) -> list[Share]:
+        tokens = [lengths.tolist() if isinstance(lengths, torch.Tensor) else lengths for lengths in jobs]
+        return share_jobs(tokens, self.place.size, self.place.rank)
 
     def gather_rows(self, share: Share, numbers: torch.Tensor, fill: float = 0) -> torch.Tensor:
         most = max(max(len(rows) for rows in share.all_rows), 1)
@@ -65,11 +65,15 @@ class Team(Processes):
         return whole
 
     def gather_items(self, share: Share, items: Sequence[Item]) -> list[Item]:
-        gathered: list[Any] = [None] * self.size
-        with self._talking():
-            dist.all_gather_object(gathered, list(items))
+        gathered = self.of_each(list(items))
         found = {row: item for rows, own in zip(share.all_rows, gathered) for row, item in zip(rows, own)}
         return [found[row] for row in sorted(found)]
+
+    def of_each(self, item: Item) -> list[Item]:
+        gathered: list[Any] = [None] * self.size
+        with self._talking():
+            dist.all_gather_object(gathered, item)
+        return gathered
 
     @torch.no_grad()
     def add_up(self, tensors: Iterable[torch.Tensor]) -> None:
@@ -83,16 +87,16 @@ class Team(Processes):
             for tensor, part in zip(some, flat.split([tensor.numel() for tensor in some])):
                 tensor.copy_(part.view_as(tensor))
 
-    def add_up_gradients(self, parameters: Iterable[torch.Tensor]) -> None:
+    def add_up_gradients(self, parameters: Iterable[torch.Tensor], others: Iterable[torch.Tensor] = ()) -> None:
         weights = list(parameters)
-        has = torch.tensor([weight.grad is not None for weight in weights], dtype=torch.uint8)
-        with self._talking():
-            dist.all_reduce(has, dist.ReduceOp.MAX)
-        trained = [weight for weight, anywhere in zip(weights, has.tolist()) if anywhere]
-        for weight in trained:
+        holders = weights[0].new_tensor([weight.grad is not None for weight in weights])  # how many processes have it
+        for weight in weights:
             if weight.grad is None:
                 weight.grad = torch.zeros_like(weight)
-        self.add_up(weight.grad for weight in trained if weight.grad is not None)
+        self.add_up([holders, *(weight.grad for weight in weights if weight.grad is not None), *others])
+        for weight, number in zip(weights, holders.tolist()):
+            if not number:
+                weight.grad = None
 
     def once(self, make: Callable[[], Result]) -> Result:
         if not self.place.is_first:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -41,16 +41,17 @@ class MemoryBudget:
         finally:
             self.say = before
 
-    def fit_tokens(self, lengths: torch.Tensor, attempt: Callable[[int], Result]) -> Result:
-        """Call `attempt(tokens)`, halving the tokens and retrying whenever memory runs out. `lengths`: (B,), the tokens
-        in each sequence. Raises `UserError` if a micro-batch of one sequence does not fit."""
+    def fit_tokens(self, lengths: Sequence[torch.Tensor], attempt: Callable[[int], Result]) -> Result:
+        """Call `attempt(tokens)`, halving the tokens and retrying whenever memory runs out. `lengths`: of each batch
+        that is passed, (B,), the tokens in each sequence. Raises `UserError` if a micro-batch of one sequence does not
+        fit."""
 
         if self.in_step:
             return _fit_in_step("micro_batch_tokens", self.tokens, attempt)
 
         def halve(error: Exception) -> None:
-            sizes = lengths.tolist()  # a list, as there may be no memory for tensors
-            longest, total = processes().highest(max(sizes)), processes().highest(sum(sizes))
+            sizes = [batch.tolist() for batch in lengths]  # lists, as there may be no memory for tensors
+            longest, total = (processes().highest(max(map(measure, sizes))) for measure in (max, sum))
             used = min(self.tokens, total)
             if used <= longest:
                 raise UserError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -27,21 +27,28 @@ class ExperienceBuffer:
 
 
 class MicroBatch(NamedTuple):
-    """Some rows of a batch, (n,) int64, and their pairs without excess padding. `counts`: whether it is not a
-    repetition; see `as_often`."""
+    """Some rows of a batch, (n,) int64, and their pairs without excess padding. `place`: that of the batch in the list.
+    `counts`: whether it is not a repetition; see `as_often`."""
 
+    place: int
     rows: torch.Tensor
     pairs: SAPairs
     counts: bool
 
 
-def micro_batches(sa_pairs: SAPairs, tokens: int) -> Iterator[MicroBatch]:
-    """Sequences of similar length together, as many as fit into `tokens` tokens, at least one."""
+def micro_batches(batches: Sequence[SAPairs], tokens: int) -> Iterator[MicroBatch]:
+    """Those of each batch in turn: sequences of similar length together, as many as fit into `tokens` tokens, at least
+    one."""
+    found = [(place, *group) for place, batch in enumerate(batches) for group in _groups(batch, tokens)]
+    for (place, rows, real), counts in as_often(found):
+        yield MicroBatch(place, rows, _keep_columns(batches[place].select(rows), *real), counts)
+
+
+def _groups(sa_pairs: SAPairs, tokens: int) -> Iterator[tuple[torch.Tensor, list[int]]]:
+    """The rows of each micro-batch, and how many columns of its prompts and responses are not padding."""
     groups = split_by_tokens(sa_pairs.attention_mask.sum(dim=1), tokens)
     columns = [_real_columns(sa_pairs.attention_mask[rows], sa_pairs.prompt_width) for rows in groups]
-    found = list(zip(groups, torch.stack(columns).tolist()))  # a GPU is waited for once
-    for (rows, real), counts in as_often(found):
-        yield MicroBatch(rows, _keep_columns(sa_pairs.select(rows), *real), counts)
+    return zip(groups, torch.stack(columns).tolist())  # a GPU is waited for once
 
 
 def split_by_tokens(lengths: torch.Tensor, tokens: int) -> tuple[torch.Tensor, ...]:
@@ -57,7 +64,7 @@ def split_by_tokens(lengths: torch.Tensor, tokens: int) -> tuple[torch.Tensor, .
 
 
 def try_micro_batches(
-    sa_pairs: SAPairs,
+    batches: Sequence[SAPairs],
     budget: MemoryBudget,
     work: Callable[[MicroBatch], None],
     start_over: Callable[[], None],
@@ -66,20 +73,34 @@ def try_micro_batches(
 
     def attempt(tokens: int) -> None:
         start_over()
-        with phase("micro-batches", sa_pairs.sequences, "sequences") as progress:
-            for micro in micro_batches(sa_pairs, tokens):
+        with phase("micro-batches", sum(batch.sequences for batch in batches), "sequences") as progress:
+            for micro in micro_batches(batches, tokens):
                 work(micro)
                 progress.done += len(micro.rows) * micro.counts
 
-    budget.fit_tokens(sa_pairs.attention_mask.sum(dim=1), attempt)
+    budget.fit_tokens([batch.attention_mask.sum(dim=1) for batch in batches], attempt)
 
 
-def share_of(sa_pairs: SAPairs) -> tuple[Share, SAPairs]:
-    """This process's share of a batch, about as many tokens as every other's, and its pairs."""
-    share = processes().share(sa_pairs.attention_mask.sum(dim=1))
+class OwnPairs(NamedTuple):
+    """This process's share of a batch, and its pairs. `place`: that of the batch in the list."""
+
+    place: int
+    share: Share
+    pairs: SAPairs
+
+
+def own_pairs(batches: Sequence[SAPairs]) -> list[OwnPairs]:
+    """This process's share of batches that are passed through different models: about as many tokens as every other's,
+    of as few batches as possible, but of at least one."""
+    shares = processes().share_jobs([batch.attention_mask.sum(dim=1) for batch in batches])
+    places = [place for place, share in enumerate(shares) if share.counts] or [0]
+    return [OwnPairs(place, shares[place], _rows_of(batches[place], shares[place])) for place in places]
+
+
+def _rows_of(sa_pairs: SAPairs, share: Share) -> SAPairs:
     if share.is_whole:
-        return share, sa_pairs
-    return share, sa_pairs.select(torch.tensor(share.own, device=sa_pairs.action_ids.device))
+        return sa_pairs
+    return sa_pairs.select(torch.tensor(share.own, device=sa_pairs.action_ids.device))
 
 
 def trim_padding(sa_pairs: SAPairs) -> SAPairs:
@@ -116,8 +137,8 @@ def compute_in_micro_batches(
     def work(micro: MicroBatch) -> None:
         found.append((micro.rows, compute(micro.pairs)))
 
-    share, own = share_of(sa_pairs)
-    try_micro_batches(own, budget, work, start_over=found.clear)
+    [(_, share, own)] = own_pairs([sa_pairs])
+    try_micro_batches([own], budget, work, start_over=found.clear)
     first = found[0][1]
     shape = (*first.shape[:-2], *own.action_ids.shape[: first.ndim])
     result = torch.zeros(shape, dtype=torch.float32, device=own.action_ids.device)

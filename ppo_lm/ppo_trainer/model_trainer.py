@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple
+from itertools import chain
 
 import torch
 
@@ -12,12 +10,12 @@ from ppo_lm.base_setup import make_budget
 from ppo_lm.config import PPOConfig
 from ppo_lm.distributed import processes
 from ppo_lm.errors import ConfigError, NumericalFault
-from ppo_lm.experience_buffer import ExperienceBuffer, MemoryBudget, MicroBatch, share_of, try_micro_batches
+from ppo_lm.experience_buffer import ExperienceBuffer, MemoryBudget
 from ppo_lm.models import PolicyModel, ValueModel
 from ppo_lm.models.policy_model import states_before_actions
 from ppo_lm.ops import masked_sum
 from ppo_lm.optimisation import Optimiser, OptimiserParts, all_or_nothing, find_optimiser_parts
-from ppo_lm.progress import phase
+from ppo_lm.ppo_trainer.updates import Part, PartLoss, Size, Training, train_side_by_side
 from ppo_lm.training import (
     Losses,
     NewNumbers,
@@ -31,23 +29,6 @@ from ppo_lm.training import (
 )
 from ppo_lm.types import SAPairs
 
-
-class Size(NamedTuple):
-    """The size of a mini-batch."""
-
-    tokens: int  # sampled ones
-    sequences: int
-
-
-class Part(NamedTuple):
-    """What one micro-batch adds to its mini-batch: its share of the loss, and sums over its tokens for metrics."""
-
-    loss: torch.Tensor
-    sums: dict[str, torch.Tensor]
-
-
-PartLoss = Callable[[SAPairs, Size], Part]  # of a micro-batch, and its mini-batch's size
-BEFORE_UPDATES = ("sampler_gap",)  # sums that are only meaningful in the first mini-batch
 LEARNING_RATES = {"policy": "learning_rate", "value": "value_learning_rate"}  # names of their metrics
 
 
@@ -128,9 +109,11 @@ class ModelTrainer:
             return self.train_policy_model(sa_pairs, kl_coef)
         if self.value_model.trunk_of:
             return self.train_shared_model(sa_pairs, kl_coef)
-        warming_up = self.optimisers["value"].steps_done < self.warmup_updates
-        value = self.train_value_model(sa_pairs)
-        return value if warming_up else value | self.train_policy_model(sa_pairs, kl_coef)
+        if self.optimisers["value"].steps_done < self.warmup_updates:
+            return self.train_value_model(sa_pairs)
+        if processes().size == 1:  # which holds the gradients of one model at a time
+            return self.train_value_model(sa_pairs) | self.train_policy_model(sa_pairs, kl_coef)
+        return self._train(self._value_training(sa_pairs), self._policy_training(sa_pairs, kl_coef))
 
     def learning_rates(self) -> dict[str, float]:
         """The learning rates of the next updates, by metric name."""
@@ -139,23 +122,13 @@ class ModelTrainer:
     def train_value_model(self, sa_pairs: SAPairs) -> dict[str, float]:
         """Move V towards the column `config.value_target`; needs `values`. Returns means over tokens and optimiser
         steps."""
-        model = self._require_value_model()
-
-        def part_loss(part: SAPairs, size: Size) -> Part:
-            return self._value_part(part, model.values(part), size)
-
-        return self._train(sa_pairs, model, self.value_buffer, ("value",), part_loss)
+        return self._train(self._value_training(sa_pairs))
 
     def train_policy_model(self, sa_pairs: SAPairs, kl_coef: float = 0.0) -> dict[str, float]:
         """Minimise the policy's loss; needs `advantages`. Returns means over tokens and optimiser steps, and
         `sampler_gap`: the mean absolute difference, in nats per token, between the sampler's log-probabilities and
         those of the first mini-batch, before any update."""
-
-        def part_loss(part: SAPairs, size: Size) -> Part:
-            states = states_before_actions(self.policy.base, self.policy.role, part)
-            return self._policy_part(part, states, size, kl_coef)
-
-        return self._train(sa_pairs, self.policy, self.policy_buffer, ("policy",), part_loss)
+        return self._train(self._policy_training(sa_pairs, kl_coef))
 
     def train_shared_model(self, sa_pairs: SAPairs, kl_coef: float = 0.0) -> dict[str, float]:
         """Both of the above in one pass, for a value head on the policy's hidden states: the loss is the sum of the
@@ -168,7 +141,31 @@ class ModelTrainer:
             value = self._value_part(part, head.values_at(states, part), size)
             return Part(policy.loss + value.loss, policy.sums | value.sums)
 
-        return self._train(sa_pairs, self.policy, self.policy_buffer, ("policy", "value"), part_loss)
+        return self._train(self._training(sa_pairs, self.policy, ("policy", "value"), part_loss))
+
+    def _value_training(self, sa_pairs: SAPairs) -> Training:
+        model = self._require_value_model()
+
+        def part_loss(part: SAPairs, size: Size) -> Part:
+            return self._value_part(part, model.values(part), size)
+
+        return self._training(sa_pairs, model, ("value",), part_loss)
+
+    def _policy_training(self, sa_pairs: SAPairs, kl_coef: float) -> Training:
+        def part_loss(part: SAPairs, size: Size) -> Part:
+            states = states_before_actions(self.policy.base, self.policy.role, part)
+            return self._policy_part(part, states, size, kl_coef)
+
+        return self._training(sa_pairs, self.policy, ("policy",), part_loss)
+
+    def _training(
+        self, sa_pairs: SAPairs, model: PolicyModel | ValueModel, trained: tuple[str, ...], part_loss: PartLoss
+    ) -> Training:
+        """The updates of the models named in `trained`, in passes of `model`."""
+        buffer = self.policy_buffer if "policy" in trained else self.value_buffer
+        epochs = (buffer.mini_batches(sa_pairs, self.config.mini_batches) for _ in range(self.config.ppo_epochs))
+        optimisers = {name: self.optimisers[name] for name in trained}
+        return Training(optimisers, model, chain.from_iterable(epochs), part_loss, self.config.target_kl)
 
     def _require_value_model(self) -> ValueModel:
         if self.value_model is None:
@@ -211,51 +208,11 @@ class ModelTrainer:
         sums = {"value_loss": loss * size.tokens, **_sums(found, part.action_mask)}
         return Part(self.config.value_coef * loss, sums)
 
-    def _train(
-        self,
-        sa_pairs: SAPairs,
-        model: PolicyModel | ValueModel,
-        buffer: ExperienceBuffer,
-        trained: tuple[str, ...],
-        part_loss: PartLoss,
-    ) -> dict[str, float]:
+    def _train(self, *trainings: Training) -> dict[str, float]:
         self._check_schedule()
-        config, optimisers = self.config, {name: self.optimisers[name] for name in trained}
-        sums, norms, first, seen, updates = {}, {}, {}, 0, 0
-        batches = (
-            batch for _ in range(config.ppo_epochs) for batch in buffer.mini_batches(sa_pairs, config.mini_batches)
-        )
-        with phase(f"training the {' and '.join(trained)}", self.updates, "updates") as progress:
-            for batch in batches:
-                found = self._accumulate(batch, model, optimisers.values(), part_loss)
-                first = first or {name: float(found[name]) / len(batch) for name in BEFORE_UPDATES if name in found}
-                _add(sums, found)
-                seen += len(batch)
-                if config.target_kl and updates and self._mean_kl(found, batch) > config.target_kl:
-                    break
-                _add(norms, {f"{name}_grad_norm": optimiser.step() for name, optimiser in optimisers.items()})
-                updates += 1
-                progress.done = updates
-        for optimiser in optimisers.values():
-            optimiser.skip(self.updates - updates)
-        if "policy" in optimisers:
-            first["policy_updates"] = float(updates)
-        rates = {LEARNING_RATES[name]: optimiser.learning_rate for name, optimiser in optimisers.items()}
-        return (
-            {name: float(value) / seen for name, value in sums.items()}
-            | first
-            | {name: norm / updates for name, norm in norms.items()}
-            | rates
-        )
-
-    @staticmethod
-    def _mean_kl(found: dict[str, torch.Tensor], batch: SAPairs) -> float:
-        """How far the policy has moved from the one that sampled the batch, in nats per token; 0 for a value model
-        alone."""
-        kl = float(found.get("approx_kl", 0.0)) / len(batch)
-        if not math.isfinite(kl):
-            raise NumericalFault("the KL to the policy that sampled is NaN or infinite")
-        return kl
+        metrics = train_side_by_side(trainings, self.updates, self.budget)
+        trained = [name for training in trainings for name in training.optimisers]
+        return metrics | {LEARNING_RATES[name]: self.optimisers[name].learning_rate for name in trained}
 
     def _check_schedule(self) -> None:
         """Raise once the learning rate has reached 0: nothing more would be learnt."""
@@ -265,36 +222,6 @@ class ModelTrainer:
                 f"all {config.steps} steps are done, so the {config.lr_schedule} schedule has ended; raise steps, or "
                 "set lr_schedule to constant"
             )
-
-    def _accumulate(
-        self, batch: SAPairs, model: PolicyModel | ValueModel, optimisers: Iterable[Optimiser], part_loss: PartLoss
-    ) -> dict[str, torch.Tensor]:
-        """Accumulate a mini-batch's gradient over its micro-batches. Returns the sums for metrics."""
-        size, sums = Size(len(batch), batch.sequences), {}
-        share, own = share_of(batch)
-
-        def work(micro: MicroBatch) -> None:
-            part, counts = part_loss(micro.pairs, size), share.counts and micro.counts
-            with model.base.role(model.role):  # checkpointed activations are recomputed in here
-                (part.loss if counts else part.loss * 0).backward()
-            _add(sums, {name: value.detach() * counts for name, value in part.sums.items()})
-
-        def start_over() -> None:
-            sums.clear()
-            for optimiser in optimisers:
-                optimiser.forget_gradients()
-
-        try_micro_batches(own, self.budget, work, start_over)
-        for optimiser in optimisers:
-            processes().add_up_gradients(optimiser.parameters)
-        processes().add_up(sums.values())
-        return sums
-
-
-def _add(sums: dict[str, Any], more: Mapping[str, Any]) -> None:
-    """Add to each sum, by name."""
-    for name, number in more.items():
-        sums[name] = sums[name] + number if name in sums else number
 
 
 def _sums(found: TokenLoss, mask: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -125,4 +125,4 @@ def _score_texts(model: RewardModel, responses: Responses, budget: MemoryBudget)
             scores[rows] = model.scores(*padded)
         return scores
 
-    return processes().gather_rows(share, budget.fit_tokens(lengths, score))
+    return processes().gather_rows(share, budget.fit_tokens([lengths], score))

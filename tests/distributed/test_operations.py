@@ -6,7 +6,7 @@ import torch
 from ppo_lm.distributed import Processes, processes
 from ppo_lm.distributed.outcome import pack, pack_error, unpack
 from ppo_lm.distributed.place import ADDRESS, find_place
-from ppo_lm.distributed.sharing import share_rows
+from ppo_lm.distributed.sharing import SMALL, share_jobs
 from ppo_lm.errors import ConfigError, NumericalFault, ProcessLost, RewardError
 from ppo_lm.experience_buffer import MemoryBudget
 from tests.distributed.conftest import environment_of, in_processes
@@ -16,7 +16,7 @@ from tests.distributed.conftest import environment_of, in_processes
 @pytest.mark.parametrize("lengths", [[], [3], [5, 1, 1, 1, 1, 1], [7, 7, 7], list(range(40))])
 @pytest.mark.parametrize("size", [1, 2, 3, 7])
 def test_every_row_is_dealt_out_once_and_the_load_is_even(lengths, size):
-    shares = [share_rows(lengths, size, rank) for rank in range(size)]
+    shares = [share_jobs([lengths], size, rank)[0] for rank in range(size)]
     assert len({share.all_rows for share in shares}) == 1
     assert sorted(row for rows in shares[0].all_rows for row in rows) == list(range(len(lengths)))
     loads = [sum(lengths[row] for row in rows) for rows in shares[0].all_rows]
@@ -24,6 +24,36 @@ def test_every_row_is_dealt_out_once_and_the_load_is_even(lengths, size):
     for share in shares:
         assert share.own or not lengths
         assert not share.counts or share.own == list(share.all_rows[share.rank])
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("jobs", [[[5] * 8, [5] * 8], [[9, 1, 4, 4], [3] * 20, [50]], [[], [2, 2]], [[30] * 3, [1]]])
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 8])
+def test_every_row_of_every_job_is_dealt_out_once_and_a_process_has_few_jobs(jobs, size):
+    found = [share_jobs(jobs, size, rank) for rank in range(size)]
+    shares = found[0]
+    for lengths, share in zip(jobs, shares, strict=True):
+        assert sorted(row for rows in share.all_rows for row in rows) == list(range(len(lengths)))
+    for others in found[1:]:
+        assert [share.all_rows for share in others] == [share.all_rows for share in shares]
+    loads = [
+        sum(lengths[row] for lengths, share in zip(jobs, shares) for row in share.all_rows[rank])
+        for rank in range(size)
+    ]
+    longest = max(max(lengths, default=0) for lengths in jobs)
+    assert max(loads) <= sum(map(sum, jobs)) / size * (1 + SMALL) + len(jobs) * longest
+    assert sum(bool(rows) for share in shares for rows in share.all_rows) <= size + len(jobs) - 1
+
+
+@pytest.mark.fast
+def test_two_jobs_of_the_same_size_are_one_for_each_half_of_the_processes():
+    one, two = share_jobs([[3, 1, 2, 2], [2, 2, 2, 2]], 4, 0)
+    assert one.all_rows == ((0, 1), (2, 3), (), ())
+    assert two.all_rows == ((), (), (0, 2), (1, 3))
+    one, two = share_jobs([[4, 4], [7]], 2, 1)  # a small difference is not worth another pass
+    assert (one.all_rows, two.all_rows) == (((0, 1), ()), ((), (0,)))
+    one, two = share_jobs([[4] * 6, [8]], 2, 1)  # a large one is
+    assert (one.all_rows, two.all_rows) == (((0, 1, 3, 5), (2, 4)), ((), (0,)))
 
 
 def operations():
@@ -48,6 +78,7 @@ def operations():
         "items": items,
         "sums": [tensor.tolist() for tensor in tensors],
         "gradients": [None if weight.grad is None else weight.grad.tolist() for weight in weights],
+        "each": team.of_each({"rank": rank}),
         "highest": team.highest(10 - rank),
         "once": team.once(lambda: ("made by", rank)),
         "together": team.together(lambda: rank),
@@ -64,6 +95,7 @@ def test_the_operations(size):
         assert one["width"] == size
         assert one["sums"] == [[size * (size + 1) / 2], [[size, 2 * size]], size * 0.5]
         assert one["gradients"] == [[size, size], [3.0, 3.0], None]
+        assert one["each"] == [{"rank": other} for other in range(size)]
         assert (one["highest"], one["once"], one["together"]) == (10, ("made by", 0), rank)
     assert sum(one["numbers"] for one in found) == 5
 
@@ -177,7 +209,7 @@ def out_of_memory_at(rank):
             raise torch.OutOfMemoryError("CUDA out of memory")
         return tokens
 
-    return budget.fit_tokens(lengths, attempt), budget.tokens, tried, len(said)
+    return budget.fit_tokens([lengths], attempt), budget.tokens, tried, len(said)
 
 
 @pytest.mark.parametrize("rank", [0, 1])

@@ -45,17 +45,17 @@ def kill():
 
 def short_of_memory():
     """The training passes of this process have no memory for more than 40 tokens."""
-    accumulate = ModelTrainer._accumulate
+    training = ModelTrainer._training
 
-    def cramped(trainer, batch, model, optimisers, part_loss):
+    def cramped(trainer, pairs, model, trained, part_loss):
         def part(micro, size):
             if micro.attention_mask.sum() > 40:
                 raise torch.OutOfMemoryError("CUDA out of memory")
             return part_loss(micro, size)
 
-        return accumulate(trainer, batch, model, optimisers, part)
+        return training(trainer, pairs, model, trained, part)
 
-    ModelTrainer._accumulate = cramped
+    ModelTrainer._training = cramped
 
 
 @pytest.fixture(scope="module")

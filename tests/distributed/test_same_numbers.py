@@ -18,6 +18,7 @@ CONFIGURATIONS = {
         WHOLE, advantage_estimator="rloo", responses_per_prompt=4, batch_size=20, mini_batches=1, ppo_epochs=1
     ),
     "shared trunk": dict(WHOLE, value_backbone="shared", kl_in="loss", entropy_coef=0.01),
+    "warm-up and target KL": dict(WHOLE, value_warmup_steps=1, target_kl=0.003, ppo_epochs=3),
     "transformers' passes": dict(WHOLE, fast=False),
     "all weights": dict(WHOLE, lora_r=0, learning_rate=1e-4),
     "all weights in bf16": dict(WHOLE, lora_r=0, learning_rate=1e-4, dtype="bfloat16"),
@@ -38,12 +39,12 @@ def prompts_of(step, rows):
 
 def steps_of(folder, settings):
     """Texts, metrics, gradients of every update before clipping, and the weights in the end."""
-    caught = []
+    caught = {}
     clip = Optimiser.clip
 
     def kept(optimiser):
         found = [weight.grad.flatten() for weight in optimiser.parameters if weight.grad is not None]
-        caught.append(torch.cat(found))
+        caught.setdefault(optimiser, []).append(torch.cat(found))
         return clip(optimiser)
 
     Optimiser.clip = kept
@@ -57,7 +58,9 @@ def steps_of(folder, settings):
             metrics = {name: value for name, value in results.items() if isinstance(value, float)}
             made.append((results["generated_texts"], results["rewards"], metrics))
         weights = torch.cat([weight.detach().float().flatten() for weight in trainer.roles.policy.parameters()])
-        return made, caught, weights, getattr(by_length, "calls", 0)
+        optimisers = trainer.model_trainer.optimisers.values()
+        of_each = [gradient for optimiser in optimisers for gradient in caught.get(optimiser, [])]
+        return made, of_each, weights, getattr(by_length, "calls", 0)
     finally:
         Optimiser.clip = clip
 
@@ -75,6 +78,7 @@ def relative(found, expected):
         *((name, 2) for name in CONFIGURATIONS),
         ("top-k, top-p, sequence mean", 3),
         ("shared trunk", 3),
+        ("warm-up and target KL", 3),
     ],
 )
 def test_the_number_of_processes_changes_nothing(folder, name, size):
@@ -102,6 +106,9 @@ def test_the_number_of_processes_changes_nothing(folder, name, size):
             if not metric.startswith(NOT_COMPARED):
                 assert value == pytest.approx(metrics_alone[metric], rel=1e-5, abs=1e-5), metric
     assert len(first[1]) == len(alone[1])
+    if "target_kl" in settings:  # one model's updates ended before the other's
+        updates = settings["ppo_epochs"] * SETTINGS["mini_batches"]
+        assert min(metrics.get("policy_updates", updates) for _, _, metrics in first[0]) < updates
     if rounds:
         assert first[0][0][0] == alone[0][0][0]  # the texts of the first step
         assert relative(first[1][0], alone[1][0]) < 2e-2

@@ -112,7 +112,7 @@ def counted_micro_batches(shard):
     roles = set_up_roles(base, lora_r=2, lora_alpha=4, lora_dropout=0.0, lora_targets="all-linear")
     config = PPOConfig(batch_size=3, ppo_epochs=1, micro_batch_tokens=1, learning_rate=1e-2, lr_schedule="constant")
     pairs = make_pairs(rows=3, prompt=8, actions=9, vocabulary=1000, dtype=torch.float32, seed=3)
-    found = ModelTrainer(roles.policy, roles.value, config).train_models(pairs)
+    found = ModelTrainer(roles.policy, roles.value, config).train_value_model(pairs)
     return made, found, torch.cat([weight.detach().flatten() for weight in roles.trained()["value"].parameters()])
 
 
@@ -198,14 +198,17 @@ def test_a_stage_is_that_of_one_process(folder, tmp_path, kind, settings):
 def train_cramped(folder, out, rank):
     """The training passes of one process have no memory. Returns its error, and what it printed itself."""
     trainer = make(folder, out, Signals(), steps=2, engine="transformers", shard_base=True)
-    policy_part = trainer.model_trainer._policy_part
+    training = trainer.model_trainer._training
 
-    def part(*arguments):
-        if processes().place.rank == rank:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return policy_part(*arguments)
+    def cramped(pairs, model, trained, part_loss):
+        def part(micro, size):
+            if processes().place.rank == rank:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return part_loss(micro, size)
 
-    trainer.model_trainer._policy_part = part
+        return training(pairs, model, trained, part)
+
+    trainer.model_trainer._training = cramped
     sys.__stderr__ = io.StringIO()
     with pytest.raises(UserError) as caught:
         trainer.train(PROMPTS, quiet=True)

@@ -37,7 +37,7 @@ def test_the_seed_decides_the_order():
 
 def test_micro_batches_cover_every_row_and_lose_no_token():
     pairs = make_pairs(rows=9)
-    parts = list(micro_batches(pairs, 30))
+    parts = list(micro_batches([pairs], 30))
     sizes = [int(part.pairs.attention_mask.sum()) for part in parts]
     assert all(part.counts for part in parts)
     assert len(parts) > 2 and all(size <= 30 for size in sizes)
@@ -81,7 +81,7 @@ def test_results_come_back_in_the_rows_own_order(holes):
 
 def test_a_budget_below_the_longest_sequence_still_takes_them_one_by_one():
     pairs = make_pairs(rows=4)
-    assert [part.pairs.sequences for part in micro_batches(pairs, 1)] == [1, 1, 1, 1]
+    assert [part.pairs.sequences for part in micro_batches([pairs], 1)] == [1, 1, 1, 1]
 
 
 def test_several_numbers_per_token_come_back_together():
