@@ -24,7 +24,7 @@ from ppo_lm.fast.adapted_linear import is_coarse
 from ppo_lm.fast.lora_linear import use_own_passes
 from ppo_lm.fast.paths import find_paths
 from ppo_lm.fast.reading import read_packed_rows, read_padded_rows
-from ppo_lm.fast.sharding import shard_blocks
+from ppo_lm.fast.sharding import gathered, shard_network
 from ppo_lm.models.adapter_check import WEIGHTS_FILE, check_adapted_layers, check_adapter_config, check_adapter_folder
 from ppo_lm.models.base_stamp import BaseStamp
 from ppo_lm.models.complete import check_finite, list_some
@@ -95,17 +95,16 @@ class BaseModel:
         return "; ".join([size, *self.notes])
 
     def shard(self, device: torch.device) -> None:
-        """Share the weights out among the processes, so that each holds a slice of every block, on `device`; see
+        """Share the weights out among the processes, so that each holds a slice of every one, on `device`; see
         `fast.sharding`. Call this before adapters are added: they stay whole. From then on, all processes have to run
         the network at the same time. Raises `ModelError` if it cannot be sharded."""
         _ = self._stamp  # of the whole weights
         try:
-            shard_blocks(self.network.get_decoder(), device)
+            shard_network(self.network, device)
         except (ValueError, NotImplementedError) as error:
             raise ModelError(
                 f"model {self.name!r} cannot be sharded ({first_line(error)}); set shard_base to false"
             ) from error
-        self.network.to(device)  # pyright: ignore[reportArgumentType]  (transformers' wrapper hides self from it)
         if self.paths.accelerated:
             self.paths.accelerated.shard()
         self.is_sharded = True
@@ -311,16 +310,16 @@ class BaseModel:
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Next-token logits, (n, H) → (n, V)."""
-        head = self.network.get_output_embeddings()
-        assert head is not None
-        return head(hidden)
+        return self.output_layer()(hidden)
 
-    @property
-    def head(self) -> Callable[[torch.Tensor], torch.Tensor]:
-        """The output layer, for `ops.action_logprobs`, which knows shorter ways through a linear layer; only its
-        logits if `fast` is off."""
+    def output_layer(self) -> Callable[[torch.Tensor], torch.Tensor]:
+        """From hidden states to logits, (n, H) → (n, V): a module, for `ops.action_logprobs`, which knows shorter ways
+        through a linear layer; a plain function if `fast` is off. Of sharded weights, it is a whole copy, for which all
+        processes have to ask at the same time; hold it no longer than needed."""
         layer = self.network.get_output_embeddings()
-        return layer if self.fast and layer is not None else self.logits
+        assert layer is not None
+        layer = gathered(layer) if self.is_sharded else layer
+        return layer if self.fast else layer.__call__
 
 
 def pick_pad_token_id(tokenizer: PreTrainedTokenizerBase, eos_token_ids: list[int]) -> int:
