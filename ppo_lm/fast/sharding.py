@@ -20,10 +20,10 @@ from ppo_lm.fast.passes import pass_block, read_rows
 
 def shard_network(network: PreTrainedModel, device: torch.device) -> None:
     """Keep only this process's slice of the weights, on `device`. From now on, all processes have to pass through the
-    decoder equally often, forward and back; the output layer is read through `gathered`. Raises ValueError for a
-    decoder without one list of blocks."""
+    decoder equally often, forward and back; the output layer is read through `gathered`. Gradients are added up over
+    the processes, in fp32, and each keeps its slice. Raises ValueError for a decoder without one list of blocks."""
     from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
     decoder: Any = network.get_decoder()
     embedding: Any = network.get_input_embeddings()
@@ -32,8 +32,12 @@ def shard_network(network: PreTrainedModel, device: torch.device) -> None:
     if len(lists) != 1:
         raise ValueError("its blocks are not in one list")
     mesh, is_tied = init_device_mesh(device.type, (processes().size,)), head.weight is embedding.weight
-    for module in (embedding, *lists[0], decoder):  # under one root, one is gathered while another is passed
-        fully_shard(module, mesh=mesh, reshard_after_forward=True)
+    policy = MixedPrecisionPolicy(reduce_dtype=torch.float32)
+    modules: list[Any] = [embedding, *lists[0], decoder]  # under one root, one is gathered while another is passed
+    for module in modules:
+        fully_shard(module, mesh=mesh, reshard_after_forward=True, mp_policy=policy)
+        module.set_gradient_divide_factor(1.0)  # sums, not means
+        module.set_force_sum_reduction_for_comms(True)  # gloo knows no other
     network.to(device)  # pyright: ignore[reportArgumentType]  (transformers' wrapper hides self from it)
     if is_tied:
         head.weight = embedding.weight
@@ -51,7 +55,7 @@ def _shard_layer(layer: nn.Module, mesh: Any) -> None:
 
 def gathered(layer: nn.Module) -> nn.Module:
     """The same layer with whole weights, which are freed with it; see `slices.whole`."""
-    twin = copy.copy(layer)
+    twin: Any = copy.copy(layer)
     twin._parameters = {name: weight if weight is None else whole(weight) for name, weight in layer._parameters.items()}
     return twin
 

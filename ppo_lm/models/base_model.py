@@ -6,7 +6,7 @@ import copy
 import functools
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from ppo_lm.distributed.slices import gather, own_slice, slice_like
 from ppo_lm.errors import ModelError, first_line
 from ppo_lm.fast.adapted_linear import is_coarse
 from ppo_lm.fast.lora_linear import use_own_passes
@@ -66,6 +67,7 @@ class BaseModel:
         self._read = read_padded_rows if self.paths.why_not_packed else read_packed_rows
         self._active: str | None = None
         self.is_sharded = False
+        self._gathered: dict[str, torch.Tensor] | None = None
 
     @property
     def device(self) -> torch.device:
@@ -120,10 +122,13 @@ class BaseModel:
         return [] if self.peft is None else list(self.peft.peft_config)
 
     def copy_of_all_weights(self) -> BaseModel:
-        """A separate, trainable copy of the network, for training all weights instead of an adapter."""
+        """A separate, trainable copy of the network, for training all weights instead of an adapter. That of sharded
+        weights is whole, on the CPU; all processes have to ask for it."""
         if self.peft is not None:
             raise ValueError("copy the base before adapters are added to it")
-        network, allowed = copy.deepcopy(self.network), self.allow_special_tokens
+        with self.gathered(everywhere=True):
+            network = self.merged_network(None).network if self.is_sharded else copy.deepcopy(self.network)
+        allowed = self.allow_special_tokens
         twin = BaseModel(network, self.tokenizer, self.eos_token_ids, self.name, self.fast, allowed)
         twin.network.requires_grad_(True)
         return twin
@@ -254,18 +259,36 @@ class BaseModel:
             parameter for name, parameter in self.network.named_parameters() if role is None or _belongs_to(name, role)
         ]
 
+    @contextmanager
+    def gathered(self, everywhere: bool = False) -> Iterator[None]:
+        """Inside the block, the first process, or each, can merge sharded weights: it holds all of them, on the CPU,
+        gathered one at a time. All processes have to enter it. Without sharded weights, it does nothing."""
+        if self.is_sharded:
+            self._gathered = gather(self.network.state_dict(keep_vars=True), everywhere)
+        try:
+            yield
+        finally:
+            self._gathered = None
+
     def merged_weights(self, role: str | None, dtype: torch.dtype | None = None) -> MergedWeights:
-        """See `merging.merge`."""
-        return merge(self.network, role, dtype)
+        """See `merging.merge`. Raises `ModelError` if the weights are sharded and not `gathered`."""
+        if self.is_sharded and self._gathered is None:
+            raise ModelError(
+                f"the weights of model {self.name!r} are sharded, so they cannot be merged or saved by one process "
+                "alone; do it inside `with base.gathered():`, which all processes have to enter"
+            )
+        state = self.network.state_dict() if self._gathered is None else self._gathered
+        return merge(self.network, state, role, dtype)
+
+    @torch.no_grad()
+    def set_weights(self, weights: Mapping[str, torch.Tensor]) -> None:
+        """Copy whole weights into those of the network, by their names there."""
+        for name, weight in self.network.state_dict(keep_vars=True).items():
+            own_slice(weight).copy_(slice_like(weight, weights[name]))
 
     def merged_network(self, role: str | None) -> MergedNetwork:
-        """A plain transformers network on the CPU, with the adapter of `role` added to the base's weights. Raises
-        `ModelError` if these are sharded."""
-        if self.is_sharded:
-            raise ModelError(
-                f"the weights of model {self.name!r} are sharded, so an adapter cannot be merged into them here; save "
-                "the adapter, and merge it with `ppo-lm export`"
-            )
+        """A plain transformers network on the CPU, with the adapter of `role` added to the base's weights; see
+        `merged_weights`."""
         merged = AutoModelForCausalLM.from_config(copy.deepcopy(self.network.config), dtype=self.dtype)
         weights, kept = self.merged_weights(role)
         merged.load_state_dict(weights)

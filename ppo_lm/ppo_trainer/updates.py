@@ -127,7 +127,7 @@ def _accumulate(trainings: Sequence[Training], batches: Sequence[SAPairs], budge
 
     try_micro_batches([pairs for _, _, pairs in own], budget, work, start_over)
     _complete(found, batches[0].action_mask.device)
-    weights = [weight for optimiser in optimisers for weight in optimiser.parameters]
+    weights = [weight for optimiser in optimisers for weight in optimiser.replicated]
     processes().add_up_gradients(weights, [value for sums in found for value in sums.values()])
     return found
 

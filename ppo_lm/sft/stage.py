@@ -27,7 +27,7 @@ from ppo_lm.models import BaseModel, PolicyModel
 from ppo_lm.optimisation import find_optimiser_parts
 from ppo_lm.reading import user_path
 from ppo_lm.rollout import SamplingSettings, write_completions
-from ppo_lm.run import TrainingPrompts, check_output_dir, notes_on_merging, save_adapter, save_models
+from ppo_lm.run import TrainingPrompts, check_output_dir, gathered_to_save, save_adapter, save_models
 from ppo_lm.run.stage import (
     LINES,
     LOSS,
@@ -92,7 +92,6 @@ def run_sft(
         run.start(
             f"SFT on {config.model_name} ({base.description})",
             reports=[report],
-            notices=notes_on_merging(base),
             trained_on=TrainingPrompts(base.name, train.given),
             columns=LOSS,
             lines=LINES,
@@ -104,7 +103,8 @@ def run_sft(
         before = run.measure("before", len(held_out.texts), measured, after=0)
         train_sft(policy, train.tokens, settings, seed=config.seed, optimiser=optimiser, progress=run)
         after = run.measure("after", len(held_out.texts), measured, after=run.step)
-        run.finish(lambda folder: save_models(policy, folder, merged=not config.shard_base))
+        with gathered_to_save(policy):
+            run.finish(lambda folder: save_models(policy, folder))
     return before_and_after(before, after)
 
 

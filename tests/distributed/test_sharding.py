@@ -28,12 +28,18 @@ from tests.ppo_trainer.conftest import PROMPTS, Signals, make
 from tests.sft.test_stage_resume import weights as weights_in
 
 WHOLE = dict(top_k=0, top_p=1.0)
+ALL = dict(WHOLE, lora_r=0, learning_rate=1e-4)
 CONFIGURATIONS = {
     "adapters": dict(WHOLE),
     "checkpointing": dict(WHOLE, gradient_checkpointing=True),
     "top-k, top-p": dict(top_k=40, top_p=0.9),
     "shared trunk": dict(WHOLE, value_backbone="shared"),
     "transformers' passes": dict(WHOLE, fast=False, gradient_checkpointing=True),
+    "all weights": dict(ALL),
+    "all weights, tied": dict(ALL),
+    "all weights, tied, checkpointing": dict(ALL, gradient_checkpointing=True, top_k=40, top_p=0.9),
+    "all weights, tied, shared trunk": dict(ALL, value_backbone="shared"),
+    "all weights, transformers' passes": dict(ALL, fast=False, gradient_checkpointing=True),
 }
 
 
@@ -44,13 +50,22 @@ def succeeded(found):
     return found
 
 
-SLOW = [*((name, 2) for name in CONFIGURATIONS), ("top-k, top-p", 3)]
+FAST = [("checkpointing", 3), ("all weights, tied", 2)]
+SLOW = [*((name, 2) for name in CONFIGURATIONS if (name, 2) not in FAST), ("top-k, top-p", 3), ("all weights", 3)]
 
 
-@pytest.mark.parametrize(
-    ("name", "size"), [("checkpointing", 3), *(pytest.param(*case, marks=pytest.mark.slow) for case in SLOW)]
-)
-def test_steps_are_those_of_one_process_that_has_all_weights(folder, name, size):
+@pytest.fixture(scope="module")
+def tied_folder(tmp_path_factory):
+    """A random model whose embedding is its output layer, on disk."""
+    path, base = tmp_path_factory.mktemp("tied"), make_base(tie_word_embeddings=True)
+    base.network.save_pretrained(path)
+    base.tokenizer.save_pretrained(path)
+    return str(path)
+
+
+@pytest.mark.parametrize(("name", "size"), [*FAST, *(pytest.param(*case, marks=pytest.mark.slow) for case in SLOW)])
+def test_steps_are_those_of_one_process_that_has_all_weights(folder, tied_folder, name, size):
+    folder = tied_folder if "tied" in name else folder
     settings = dict(CONFIGURATIONS[name], engine="transformers", rollout_slots=3)
     (alone,) = succeeded(in_processes(1, steps_of, folder, settings))
     first, *others = succeeded(in_processes(size, steps_of, folder, dict(settings, shard_base=True)))
