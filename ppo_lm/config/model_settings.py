@@ -41,3 +41,8 @@ class ModelSettings(Settings):
     """Dropout of the adapters in SFT and reward modelling; value modelling and PPO run without dropout (2403.17031)."""
     lora_targets: Text = "all-linear"
     """Modules that get an adapter: all-linear, or names separated by commas, such as q_proj,v_proj."""
+
+    @property
+    def shards_trained_weights(self) -> bool:
+        """Whether each process trains a slice of every weight."""
+        return self.shard_base and self.lora_r == 0

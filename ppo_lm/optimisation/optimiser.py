@@ -9,13 +9,13 @@ from typing import Any, cast
 
 import torch
 from torch import nn
-from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from torch.nn.utils import clip_grads_with_norm_
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import get_scheduler
 
-from ppo_lm.distributed import processes
 from ppo_lm.distributed.slices import is_sharded, own_slice, sharded_like, slice_like
 from ppo_lm.errors import NumericalFault
+from ppo_lm.optimisation.parameters import gradient_norm, stand_in
 from ppo_lm.optimisation.parts import FromTransformers, MakeOptimiser, Schedule, adamw, factors
 
 SCHEDULED = ("params", "lr", "initial_lr")  # in a group of torch's optimisers, what it does not decide itself
@@ -42,7 +42,7 @@ class Optimiser:
         make: MakeOptimiser = adamw,
     ):
         self.weights = [weight for weight in weights if weight.requires_grad]
-        self.parameters = [_stands_in(weight) for weight in self.weights]
+        self.parameters = [stand_in(weight) for weight in self.weights]
         self.max_grad_norm = max_grad_norm
         self.inner = make(self.parameters, lr=learning_rate, eps=epsilon)
         self._groups = [deepcopy(_options(group)) for group in self.inner.param_groups]  # as they were made
@@ -63,7 +63,8 @@ class Optimiser:
     def clip(self) -> float:
         """Clip the gradients to the norm `max_grad_norm`. Returns the norm before clipping. If that is NaN or infinite,
         clears the gradients and raises `NumericalFault`; no weight has changed."""
-        total = self._gradient_norm()
+        slices = [own for weight, own in zip(self.weights, self.parameters) if is_sharded(weight)]
+        total = gradient_norm(self.replicated, slices)
         clip_grads_with_norm_(self.parameters, self.max_grad_norm, total)
         norm = float(total)
         if not math.isfinite(norm):
@@ -75,16 +76,6 @@ class Optimiser:
     def replicated(self) -> list[torch.Tensor]:
         """The parameters whose gradients are of this process's rows alone: those of weights that are not sharded."""
         return [parameter for weight, parameter in zip(self.weights, self.parameters) if not is_sharded(weight)]
-
-    def _gradient_norm(self) -> torch.Tensor:
-        """The norm of all gradients, those of the other processes' slices included."""
-        norm = _norm(self.replicated)
-        slices = [parameter for weight, parameter in zip(self.weights, self.parameters) if is_sharded(weight)]
-        if not slices:
-            return norm
-        square = _norm(slices).square()
-        processes().add_up([square])
-        return torch.hypot(norm.to(square.device), square.sqrt())
 
     def update(self) -> None:
         """Update the weights, advance the schedule, and clear the gradients; deferred after `hold_back`."""
@@ -271,25 +262,3 @@ def _by_prefix(state: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         prefix, _, name = key.partition(".")
         found.setdefault(prefix, {})[name] = value
     return found
-
-
-def _norm(parameters: Iterable[torch.Tensor]) -> torch.Tensor:
-    return get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
-
-
-def _stands_in(weight: nn.Parameter) -> torch.Tensor:
-    """What accumulates the gradients of `weight` in fp32 and takes its updates: the weight itself, or, if it is of
-    lower precision, a copy, or, if it is sharded, its slice, in the same memory; it keeps no gradients then."""
-    if weight.dtype.itemsize >= 4 and not is_sharded(weight):
-        return weight
-    stand_in = own_slice(weight.detach())
-    stand_in = (stand_in.float() if weight.dtype.itemsize < 4 else stand_in).requires_grad_()
-
-    def move_gradient(_: torch.Tensor) -> None:
-        assert weight.grad is not None  # the hook runs once it is there
-        gradient = own_slice(weight.grad)
-        stand_in.grad = gradient.to(stand_in.dtype) if stand_in.grad is None else stand_in.grad.add_(gradient)
-        weight.grad = None
-
-    weight.register_post_accumulate_grad_hook(move_gradient)
-    return stand_in

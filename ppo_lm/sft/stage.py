@@ -117,7 +117,7 @@ def load_inputs(
     problems.attempt(user_path, config.model_name, "model_name", ModelError)
     problems.attempt(check_can_shard, config)
     problems.attempt(find_recorders, config.recorders)
-    problems.attempt(find_optimiser_parts, config)
+    problems.attempt(find_optimiser_parts, config, config.shards_trained_weights)
     if config.rouge_samples:
         what = f"ROUGE (rouge_samples {config.rouge_samples}; 0 turns it off)"
         problems.attempt(require, "torchmetrics", what, "rouge")

@@ -7,15 +7,17 @@ import sys
 
 import pytest
 import torch
+from safetensors.torch import load
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from ppo_lm.base_setup import LoadedModel, load_base, set_up_roles
 from ppo_lm.base_setup.base_setup import EMBEDDED_MODEL
-from ppo_lm.config import PPOConfig, SFTConfig
+from ppo_lm.config import PPOConfig
 from ppo_lm.distributed import as_often, processes
 from ppo_lm.distributed.slices import own_slice
 from ppo_lm.errors import ConfigError, ModelError, RunPaused, UserError
 from ppo_lm.experience_buffer import buffer
+from ppo_lm.optimisation import find_optimiser_parts
 from ppo_lm.ppo_trainer import ModelTrainer, PPOTrainer
 from ppo_lm.run.identity import identify_base
 from tests.conftest import make_base, make_pairs
@@ -38,7 +40,7 @@ CONFIGURATIONS = {
     "all weights": dict(ALL),
     "all weights, tied": dict(ALL),
     "all weights, tied, checkpointing": dict(ALL, gradient_checkpointing=True, top_k=40, top_p=0.9),
-    "all weights, tied, shared trunk": dict(ALL, value_backbone="shared"),
+    "all weights, shared trunk": dict(ALL, value_backbone="shared"),
     "all weights, transformers' passes": dict(ALL, fast=False, gradient_checkpointing=True),
 }
 
@@ -206,7 +208,13 @@ def test_a_sharded_base_is_known_as_the_same_one(folder):
 
 
 @pytest.mark.parametrize(
-    ("kind", "settings"), [("sft", {"rouge": 3}), ("reward", {}), pytest.param("value", {}, marks=pytest.mark.slow)]
+    ("kind", "settings"),
+    [
+        ("sft", {"rouge": 3}),
+        ("sft", {"lora_r": 0, "learning_rate": 1e-4}),
+        pytest.param("reward", {}, marks=pytest.mark.slow),
+        pytest.param("value", {}, marks=pytest.mark.slow),
+    ],
 )
 def test_a_stage_is_that_of_one_process(folder, tmp_path, kind, settings):
     found = {}
@@ -222,13 +230,18 @@ def test_a_stage_is_that_of_one_process(folder, tmp_path, kind, settings):
         for size in "12"
     ]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4, abs=1e-5)
-    files = [{file for file in weights_in(tmp_path / size / "run") if "merged" not in str(file)} for size in "12"]
-    assert files[0] == files[1]
+    alone, sharded = ({file: load(content) for file, content in weights_in(tmp_path / n / "run").items()} for n in "12")
+    assert sharded.keys() == alone.keys()
+    models = {file: weights for file, weights in alone.items() if "checkpoints" not in file.parts}
+    for file, weights in models.items():
+        assert sharded[file].keys() == weights.keys()
+        for name, weight in weights.items():
+            torch.testing.assert_close(sharded[file][name], weight, rtol=1e-4, atol=1e-4)
 
 
-def train_cramped(folder, out, rank):
+def train_cramped(folder, out, rank, lora_r):
     """The training passes of one process have no memory. Returns its error, and what it printed itself."""
-    trainer = make(folder, out, Signals(), steps=2, engine="transformers", shard_base=True)
+    trainer = make(folder, out, Signals(), steps=2, engine="transformers", shard_base=True, lora_r=lora_r)
     training = trainer.model_trainer._training
 
     def cramped(pairs, model, trained, part_loss):
@@ -246,9 +259,9 @@ def train_cramped(folder, out, rank):
     return caught.value, sys.__stderr__.getvalue()
 
 
-@pytest.mark.parametrize("rank", [0, 1])
-def test_memory_that_runs_out_in_the_middle_of_a_pass_ends_all(folder, tmp_path, rank):
-    ended = succeeded(in_processes(2, train_cramped, folder, tmp_path / "run", rank))
+@pytest.mark.parametrize(("rank", "lora_r"), [(0, 16), (1, 16), (1, 0)])
+def test_memory_that_runs_out_in_the_middle_of_a_pass_ends_all(folder, tmp_path, rank, lora_r):
+    ended = succeeded(in_processes(2, train_cramped, folder, tmp_path / "run", rank, lora_r))
     error, printed = ended[rank]
     assert str(error).startswith("out of memory with micro_batch_tokens 60 (CUDA out of memory); set it lower")
     assert printed == (f"error in process 1: {error}\n" if rank == 1 else "")  # the first one's errors are shown anyway
@@ -256,13 +269,18 @@ def test_memory_that_runs_out_in_the_middle_of_a_pass_ends_all(folder, tmp_path,
     assert isinstance(other, RunPaused)
     assert str(other).startswith("another of the 2 processes ended or cannot be reached (")
     assert "(another" not in str(other)
+    was_saved = "The run was saved as it was after step 0" in str(other)
+    could_not = "not saved as it was after step 0, because the other processes, which hold their slices" in str(other)
+    assert (was_saved, could_not) == ((rank, lora_r) == (1, 16), lora_r == 0)
     assert not printed
 
 
 @pytest.mark.fast
 def test_what_cannot_be_sharded_is_refused():
-    with pytest.raises(ConfigError, match="lora_r is 0"):
-        SFTConfig(shard_base=True, lora_r=0)
+    with pytest.raises(ConfigError, match="Muon' updates an entry of a weight by what the others are"):
+        PPOTrainer(PPOConfig(shard_base=True, lora_r=0, optimiser="torch.optim:Muon"), reward=len)
+    find_optimiser_parts(PPOConfig(optimiser="torch.optim:Muon"))
+    find_optimiser_parts(PPOConfig(), in_slices=True)
     with pytest.raises(ConfigError, match="engine is slots, which needs all weights in one process"):
         PPOConfig(shard_base=True, engine="slots")
     with pytest.raises(ConfigError, match="this is the only process; start several, with `torchrun"):
@@ -274,10 +292,17 @@ def test_what_cannot_be_sharded_is_refused():
 
 
 def merged_of(folder):
+    """What each process has of the merged weights."""
     base = load_base(folder, "float32", "cpu", shard=True)
-    base.merged_network(None)
+    with pytest.raises(ModelError, match="are sharded, so they cannot be merged or saved by one process alone"):
+        base.merged_weights(None)
+    with base.gathered():
+        return base.merged_weights(None).weights if processes().place.is_first else base._gathered
 
 
-def test_merging_into_a_sharded_base_is_refused(folder):
-    for error in in_processes(2, merged_of, folder):
-        assert "are sharded, so an adapter cannot be merged into them here" in str(error)
+def test_the_first_process_merges_into_gathered_weights(folder):
+    first, other = succeeded(in_processes(2, merged_of, folder))
+    expected = load_base(folder, "float32", "cpu").network.state_dict()
+    assert first.keys() == expected.keys()
+    assert all(torch.equal(first[name], expected[name]) for name in expected)
+    assert not other

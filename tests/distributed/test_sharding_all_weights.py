@@ -16,7 +16,7 @@ from ppo_lm.ppo_trainer import ModelTrainer
 from tests.conftest import make_base, make_pairs
 from tests.distributed.conftest import in_processes
 from tests.distributed.test_runs import nearly_alike, terminate
-from tests.distributed.test_same_numbers import relative
+from tests.distributed.test_same_numbers import SETTINGS, relative, steps_of
 from tests.distributed.test_sharding import like_smollm2, numbers_in_memory, succeeded
 from tests.ppo_trainer.conftest import PROMPTS, Signals, make, metrics
 
@@ -77,7 +77,17 @@ def train(folder, out, resume=None, at=None, **settings):
     trainer.train(PROMPTS, resume=resume, quiet=True)
 
 
+def pause_and_resume(folder, out, first, then):
+    """`first` and `then`: how many processes, and their settings."""
+    size, settings = first
+    paused = in_processes(size, train, folder, out, at=(size - 1, 2), **settings)
+    assert {type(one) for one in paused} == {RunPaused}, paused
+    size, settings = then
+    succeeded(in_processes(size, train, folder, out, resume=out, **settings))
+
+
 SHARDED, ALONE = (2, {"shard_base": True}), (1, {})
+IN_BF16 = (2, {"shard_base": True, "dtype": "bfloat16"})
 
 
 @pytest.fixture(scope="module")
@@ -96,11 +106,8 @@ def undisturbed(folder, tmp_path_factory):
     ids=["2 to 2", "2 to 1", "1 to 2"],
 )
 def test_a_paused_run_goes_on(folder, undisturbed, tmp_path, first, then):
-    (size, settings), out = first, tmp_path / "run"
-    paused = in_processes(size, train, folder, out, at=(size - 1, 2), **settings)
-    assert {type(one) for one in paused} == {RunPaused}, paused
-    size, settings = then
-    succeeded(in_processes(size, train, folder, out, resume=out, **settings))
+    out = tmp_path / "run"
+    pause_and_resume(folder, out, first, then)
     if first == then:
         assert (out / MERGED).read_bytes() == (undisturbed / MERGED).read_bytes()
         assert metrics(out) == metrics(undisturbed)
@@ -111,10 +118,18 @@ def test_a_paused_run_goes_on(folder, undisturbed, tmp_path, first, then):
         assert max(relative(found[name], expected[name]) for name in found) < 1e-5
 
 
-def broken_in_one_process(folder):
+@pytest.mark.slow
+def test_a_paused_run_in_bf16_goes_on_bit_for_bit(folder, tmp_path):
+    size, settings = IN_BF16
+    succeeded(in_processes(size, train, folder, tmp_path / "whole", **settings))
+    pause_and_resume(folder, tmp_path / "parts", IN_BF16, IN_BF16)
+    assert (tmp_path / "parts" / MERGED).read_bytes() == (tmp_path / "whole" / MERGED).read_bytes()
+
+
+def broken_in_one_process(folder, dtype):
     """The gradient of one entry that one process holds is NaN in the last of a step's updates. Whether all weights, as
     the process holds them, are afterwards what they were before."""
-    trainer = make(folder, "", Signals(), output_dir=None, shard_base=True, **ALL_WEIGHTS)
+    trainer = make(folder, "", Signals(), output_dir=None, shard_base=True, dtype=dtype, **ALL_WEIGHTS)
     trainer.ppo_step(PROMPTS[:4])
     weights = [weight for model in trainer.roles.trained().values() for weight in model.parameters()]
     before = [own_slice(weight.detach()).clone() for weight in weights]
@@ -132,5 +147,15 @@ def broken_in_one_process(folder):
     return all(torch.equal(own_slice(weight.detach()), then) for weight, then in zip(weights, before, strict=True))
 
 
-def test_a_gradient_that_is_nan_in_one_process_undoes_the_step_in_all(folder):
-    assert succeeded(in_processes(2, broken_in_one_process, folder)) == [True, True]
+@pytest.mark.slow
+def test_in_bf16_the_copies_are_sharded_and_the_first_gradient_differs_by_rounding(folder):
+    settings = dict(SETTINGS, **ALL_WEIGHTS, dtype="bfloat16", rollout_slots=3)
+    (alone,) = succeeded(in_processes(1, steps_of, folder, settings))
+    for found in succeeded(in_processes(2, steps_of, folder, dict(settings, shard_base=True))):
+        assert found[0][0][0] == alone[0][0][0]  # the texts of the first step
+        assert relative(found[1][0], alone[1][0]) < 2e-2
+
+
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow)])
+def test_a_gradient_that_is_nan_in_one_process_undoes_the_step_in_all(folder, dtype):
+    assert succeeded(in_processes(2, broken_in_one_process, folder, dtype)) == [True, True]
