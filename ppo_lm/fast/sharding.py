@@ -4,6 +4,8 @@ holds a slice of every weight, and the weights of one block at a time are gather
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from types import MethodType
 from typing import Any
@@ -13,7 +15,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from ppo_lm.distributed import processes
-from ppo_lm.distributed.slices import whole
+from ppo_lm.distributed.slices import is_sharded, whole
 from ppo_lm.fast.blocks import FAMILIES, describe, find_block_lists
 from ppo_lm.fast.passes import pass_block, read_rows
 
@@ -58,6 +60,26 @@ def gathered(layer: nn.Module) -> nn.Module:
     twin: Any = copy.copy(layer)
     twin._parameters = {name: weight if weight is None else whole(weight) for name, weight in layer._parameters.items()}
     return twin
+
+
+@contextmanager
+def in_whole_shapes(network: nn.Module) -> Iterator[None]:
+    """Inside the block, sharded weights are represented by tensors of their whole shapes, without content: peft 0.18
+    takes the shape of a slice for that of the layer that it adapts."""
+    sharded = [
+        (module, name, weight)
+        for module in network.modules()
+        for name, weight in module.named_parameters(recurse=False)
+        if is_sharded(weight)
+    ]
+    for module, name, weight in sharded:
+        empty = torch.empty((), dtype=weight.dtype, device=weight.device).expand(weight.shape)
+        module._parameters[name] = nn.Parameter(empty, requires_grad=False)
+    try:
+        yield
+    finally:
+        for module, name, weight in sharded:
+            module._parameters[name] = weight
 
 
 def shard_own_passes(decoder: Any) -> None:

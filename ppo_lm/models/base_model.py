@@ -25,7 +25,7 @@ from ppo_lm.fast.adapted_linear import is_coarse
 from ppo_lm.fast.lora_linear import use_own_passes
 from ppo_lm.fast.paths import find_paths
 from ppo_lm.fast.reading import read_packed_rows, read_padded_rows
-from ppo_lm.fast.sharding import gathered, shard_network
+from ppo_lm.fast.sharding import gathered, in_whole_shapes, shard_network
 from ppo_lm.models.adapter_check import WEIGHTS_FILE, check_adapted_layers, check_adapter_config, check_adapter_folder
 from ppo_lm.models.base_stamp import BaseStamp
 from ppo_lm.models.complete import check_finite, list_some
@@ -138,22 +138,21 @@ class BaseModel:
         `ModelError` for a kind that is not supported."""
         what = f"the adapter {role!r}"
         check_adapter_config(lora.to_dict(), what)
-        if self.peft is None:
-            with _without_warnings():
+        with in_whole_shapes(self.network), _without_warnings():
+            if self.peft is None:
                 self.peft = get_peft_model(self.network, lora, adapter_name=role)
-        else:
-            self.peft.add_adapter(role, lora)
+            else:
+                self.peft.add_adapter(role, lora)
         self._adapters_changed(what)
 
     def load_adapter(self, role: str, folder: str | Path) -> None:
         """Add the adapter saved in `folder` (PEFT's format) as `role`. Raises `ModelError` for a kind that is not
         supported."""
         check_adapter_folder(folder)
-        if self.peft is None:
-            with _without_warnings():
+        with in_whole_shapes(self.network), _without_warnings():
+            if self.peft is None:
                 self.peft = PeftModel.from_pretrained(self.network, str(folder), adapter_name=role)
-        else:
-            with _without_warnings():
+            else:
                 self.peft.load_adapter(str(folder), adapter_name=role)
         self._adapters_changed(f"adapter {str(folder)!r}")
         self._read_adapter_weights(role, Path(folder))
