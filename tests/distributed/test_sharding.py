@@ -14,7 +14,7 @@ from ppo_lm.base_setup import LoadedModel, load_base, set_up_roles
 from ppo_lm.base_setup.base_setup import EMBEDDED_MODEL
 from ppo_lm.config import PPOConfig
 from ppo_lm.distributed import as_often, processes
-from ppo_lm.distributed.slices import own_slice
+from ppo_lm.distributed.slices import own_slice, whole
 from ppo_lm.errors import ConfigError, ModelError, RunPaused, UserError
 from ppo_lm.experience_buffer import buffer
 from ppo_lm.optimisation import find_optimiser_parts
@@ -106,15 +106,15 @@ def memory_held(shard, is_large):
     loaded = LoadedModel(like_smollm2(), tokenizer) if is_large else None
     base = load_base("embedded", "float32", "cpu", shard=shard, loaded=loaded)
     del loaded
-    whole = sum(weight.numel() for weight in base.network.parameters())
-    held = [sum(own_slice(weight).numel() for weight in base.network.parameters()) / whole]
+    total = sum(weight.numel() for weight in base.network.parameters())
+    held = [sum(own_slice(weight).numel() for weight in base.network.parameters()) / total]
     roles = set_up_roles(base, lora_r=1, lora_alpha=4, lora_dropout=0.0, lora_targets="q_proj")
     pairs = make_pairs(rows=2, vocabulary=1000, dtype=torch.float32)
     with torch.no_grad():
         roles.policy.action_logprobs(pairs)
-    held.append(numbers_in_memory() / whole)
+    held.append(numbers_in_memory() / total)
     (roles.policy.action_logprobs(pairs).sum() + roles.value.values(pairs).sum()).backward()
-    return [*held, numbers_in_memory() / whole]
+    return [*held, numbers_in_memory() / total]
 
 
 @pytest.mark.parametrize(
@@ -129,7 +129,7 @@ def test_a_process_holds_its_part_of_the_base_and_what_is_gathered_is_freed(size
         assert max(held) <= most
 
 
-def counted_micro_batches(shard):
+def counted_micro_batches(lora_r, shard):
     """Whether each micro-batch that this process worked on counted, and what came of the training of both models."""
     made = []
     micro_batches = buffer.micro_batches
@@ -141,17 +141,18 @@ def counted_micro_batches(shard):
 
     buffer.micro_batches = watched
     base = load_base("embedded", "float32", "cpu", shard=shard)
-    roles = set_up_roles(base, lora_r=2, lora_alpha=4, lora_dropout=0.0, lora_targets="all-linear")
-    config = PPOConfig(batch_size=3, ppo_epochs=1, micro_batch_tokens=1, learning_rate=1e-2, lr_schedule="constant")
+    roles = set_up_roles(base, lora_r=lora_r, lora_alpha=4, lora_dropout=0.0, lora_targets="all-linear")
+    config = PPOConfig(batch_size=3, ppo_epochs=1, micro_batch_tokens=1, learning_rate=1e-3, lr_schedule="constant")
     pairs = make_pairs(rows=3, prompt=8, actions=9, vocabulary=1000, dtype=torch.float32, seed=3)
     found = ModelTrainer(roles.policy, roles.value, config).train_models(pairs)
     weights = [weight for model in roles.trained().values() for weight in model.parameters()]
-    return made, found, torch.cat([weight.detach().flatten() for weight in weights])
+    return made, found, torch.cat([whole(weight.detach()).flatten() for weight in weights])
 
 
-def test_micro_batches_that_are_not_equally_many_do_not_hang_and_change_nothing():
-    (alone,) = succeeded(in_processes(1, counted_micro_batches, False))
-    one, two = succeeded(in_processes(2, counted_micro_batches, True))
+@pytest.mark.parametrize("lora_r", [2, 0])
+def test_micro_batches_that_are_not_equally_many_do_not_hang_and_change_nothing(lora_r):
+    (alone,) = succeeded(in_processes(1, counted_micro_batches, lora_r, False))
+    one, two = succeeded(in_processes(2, counted_micro_batches, lora_r, True))
     assert len(one[0]) == len(two[0])
     assert sum(one[0]) != sum(two[0])
     for made in (one, two):
