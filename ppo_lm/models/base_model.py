@@ -138,6 +138,16 @@ class BaseModel:
         `ModelError` for a kind that is not supported."""
         what = f"the adapter {role!r}"
         check_adapter_config(lora.to_dict(), what)
+        self._put_in(role, lora, what)
+
+    def load_adapter(self, role: str, folder: str | Path) -> None:
+        """Add the adapter saved in `folder` (PEFT's format) as `role`. Raises `ModelError` for a kind that is not
+        supported."""
+        check_adapter_folder(folder)
+        self._put_in(role, PeftConfig.from_pretrained(str(folder)), f"adapter {str(folder)!r}")
+        self._read_adapter_weights(role, Path(folder))
+
+    def _put_in(self, role: str, lora: PeftConfig, what: str) -> None:
         with in_whole_shapes(self.network), _without_warnings():
             if self.peft is None:
                 self.peft = get_peft_model(self.network, lora, adapter_name=role)
@@ -145,22 +155,10 @@ class BaseModel:
                 self.peft.add_adapter(role, lora)
         self._adapters_changed(what)
 
-    def load_adapter(self, role: str, folder: str | Path) -> None:
-        """Add the adapter saved in `folder` (PEFT's format) as `role`. Raises `ModelError` for a kind that is not
-        supported."""
-        check_adapter_folder(folder)
-        with in_whole_shapes(self.network), _without_warnings():
-            if self.peft is None:
-                self.peft = PeftModel.from_pretrained(self.network, str(folder), adapter_name=role)
-            else:
-                self.peft.load_adapter(str(folder), adapter_name=role)
-        self._adapters_changed(f"adapter {str(folder)!r}")
-        self._read_adapter_weights(role, Path(folder))
-
     @torch.no_grad()
     def _read_adapter_weights(self, role: str, folder: Path) -> None:
-        """Copy the file's weights into the adapter, by name: peft leaves those that it does not recognise as they were
-        initialised. Raises `ValueError` if a name is missing on either side."""
+        """Copy the file's weights into the adapter, by name. Raises `ValueError` if a name is missing on either
+        side."""
         saved = load_file(folder / WEIGHTS_FILE)
         there = get_peft_model_state_dict(self._adapters, adapter_name=role, save_embedding_layers=False)
         strangers, missing = sorted(saved.keys() - there.keys()), sorted(there.keys() - saved.keys())
@@ -362,9 +360,7 @@ def _belongs_to(parameter_name: str, role: str) -> bool:
 
 @contextmanager
 def _without_warnings() -> Iterator[None]:
-    """peft 0.21 reads an attribute of the network that transformers 5.23 has renamed; and it only warns of weights that
-    are missing."""
+    """peft 0.21 reads an attribute of the network that transformers 5.23 has renamed."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
-        warnings.filterwarnings("ignore", message="Found missing adapter keys", category=UserWarning)
         yield

@@ -6,10 +6,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ppo_lm.base_setup import LoadedModel, load_base, set_up_roles
+from ppo_lm.base_setup import LoadedModel, load_base, load_reward_model, set_up_roles
+from ppo_lm.base_setup.model_setup import find_reward_folder
 from ppo_lm.config import PPOConfig
 from ppo_lm.distributed import processes
-from ppo_lm.distributed.slices import own_slice
+from ppo_lm.distributed.slices import own_slice, whole
 from ppo_lm.errors import NumericalFault, RunPaused
 from ppo_lm.optimisation import Optimiser
 from ppo_lm.ppo_trainer import ModelTrainer
@@ -60,6 +61,22 @@ def test_a_process_holds_its_part_of_weights_gradients_and_moments(network):
     (alone,) = succeeded(in_processes(1, held, False, network))
     for found in succeeded(in_processes(2, held, True, network)):
         assert [own / all_of_it for own, all_of_it in zip(found, alone)] == pytest.approx([0.5] * 4, abs=0.05)
+
+
+def value_model_of_a_reward(shard):
+    """The weights that a value model starts with, from the adapter of a reward model."""
+    base = load_base("embedded", "float32", "cpu", shard=shard)
+    adapters = dict(lora_r=0, lora_alpha=4, lora_dropout=0.0, lora_targets="all-linear")
+    rewards = [find_reward_folder("embedded")]
+    roles = set_up_roles(base, **adapters, load_rewards=lambda base: [load_reward_model(base, f) for f in rewards])
+    return torch.cat([whole(weight.detach()).flatten() for weight in roles.value.parameters()])
+
+
+@pytest.mark.slow
+def test_a_value_model_starts_from_a_reward_models_adapter():
+    (alone,) = succeeded(in_processes(1, value_model_of_a_reward, False))
+    for found in succeeded(in_processes(2, value_model_of_a_reward, True)):
+        assert torch.equal(found, alone)
 
 
 def train(folder, out, resume=None, at=None, **settings):
