@@ -232,7 +232,7 @@ class PPOConfig(
     def clashes(self) -> list[str]:
         return [
             *super().clashes(),
-            *(remote_clashes(self) if self.engine == REMOTE else top_p_clashes(self.top_k, self.top_p)),
+            *(remote_clashes(self) if self.engine in REMOTE else top_p_clashes(self.top_k, self.top_p)),
             *self._batch_clashes(),
             *self._kl_clashes(),
             *self._value_clashes(),

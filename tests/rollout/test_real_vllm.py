@@ -17,12 +17,13 @@ from ppo_lm import PPOConfig, PPOTrainer
 from ppo_lm.base_setup import EMBEDDED_MODEL, load_base, make_lora_config
 from ppo_lm.embedded.gold import gold
 from ppo_lm.models import PolicyModel
-from ppo_lm.rollout import SamplingSettings, VLLMEngine, find_excluded
+from ppo_lm.rollout import RemoteEngine, SamplingSettings, find_excluded
+from ppo_lm.rollout.remote import VLLM
 from ppo_lm.token_attribution import build_sa_pairs, extract_actions
 from tests.conftest import uniforms
 from tests.distributed.conftest import free_port
 from tests.ppo_trainer.conftest import metrics
-from tests.rollout.vllm_double import Started
+from tests.rollout.server_double import Started
 
 PYTHON = os.environ.get("VLLM_PYTHON")
 pytestmark = [
@@ -220,7 +221,7 @@ def test_log_probabilities_are_those_of_a_trained_adapter(served, tmp_path, sett
         if "lora_B" in name:
             torch.nn.init.normal_(weight, std=0.05)
     policy = PolicyModel(base)
-    engine = VLLMEngine(policy, [served.url], tmp_path, 60.0)
+    engine = RemoteEngine(policy, VLLM, [served.url], tmp_path, 60.0)
     engine.update_weights(policy)
     ids = torch.randint(2, 1500, (24, 9), generator=torch.Generator().manual_seed(0))
     whole = torch.ones_like(ids, dtype=torch.bool)
