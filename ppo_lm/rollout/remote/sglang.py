@@ -62,8 +62,8 @@ def _describe(answer: Any) -> str:
 def _said(refused: Refused) -> str:
     with suppress(BadAnswer, KeyError, TypeError, AttributeError):
         answer = parse(refused.body)
-        words = answer["error"]["message"] if "error" in answer else answer["error_message"]
-        return printable(words).rstrip(".")
+        words = answer["error"] if "error" in answer else answer["error_message"]
+        return printable(words["message"] if isinstance(words, dict) else words).rstrip(".")
     return printable(str(refused))
 
 
