@@ -113,7 +113,10 @@ def test_a_wrong_name_is_reported_with_all_other_problems_before_a_model_loads()
         PPOTrainer(config)
     text = str(error.value)
     assert "2 problems" in text and "/no/prompts.txt" in text
-    assert "engine is 'slot'; it must be one of auto, slots, graphs, transformers, vllm; did you mean 'slots'?" in text
+    assert (
+        "engine is 'slot'; it must be one of auto, slots, graphs, transformers, vllm, sglang; did you mean 'slots'?"
+        in text
+    )
 
 
 def test_slots_that_cannot_sample_from_a_network_say_why(folder):
