@@ -109,6 +109,8 @@ OTHER_NAMES = {  # in lower case, with underscores → ours; of several, the fir
     "epsilon_high": ("clip_epsilon_high",),
     "delta": ("dual_clip",),
     "vllm_importance_sampling_clip_max": ("importance_cap",),
+    "vllm_importance_sampling_clip_min": ("importance_floor",),
+    "vllm_importance_sampling_mode": ("importance_mode",),
     "loss_type": ("loss_aggregation",),
     "scale_rewards": ("whiten_advantages",),
     "cliprange_value": ("value_clip",),

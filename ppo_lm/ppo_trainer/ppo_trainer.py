@@ -195,7 +195,7 @@ class PPOTrainer:
         clock.lap("training")
         rollout = describe_rollout(sa_pairs) | {"kl_coef": kl_coef}
         if config.old_logprobs == "recomputed":
-            rollout |= describe_importance(sa_pairs)
+            rollout |= describe_importance(sa_pairs, config.importance_floor, config.importance_cap)
         self.kl_controller.update(rollout["kl"], sa_pairs.sequences if "policy_updates" in trained else 0)
         return {
             "generated_texts": texts,
