@@ -74,7 +74,7 @@ class Elsewhere(RolloutEngine):
 
 def test_an_engine_with_its_own_weights_gets_them_when_they_may_have_changed(folder):
     """Two steps and three evaluations of two kinds, each of two batches."""
-    config = PPOConfig(model_name=folder, batch_size=4, steps=2, eval_prompts=8, eval_every=1, **WHOLE)
+    config = PPOConfig(model_name=folder, batch_size=4, steps=2, eval_prompts=8, eval_every=1, rollout_slots=4, **WHOLE)
     prompts = [f"{prompt} {n}" for n in range(80) for prompt in PROMPTS][:80]
     engine = Elsewhere()
     theirs = PPOTrainer(config, reward=length_reward, engine=engine)
