@@ -129,6 +129,19 @@ def test_a_trainer_passes_as_many_rows_as_it_is_dealt(trainers, backbone, make_j
     assert share.trained_rows * share.passes.trained == max(sum(shares) for shares in own)
 
 
+def test_with_a_sharded_base_a_trainer_passes_its_rows_through_both_models(make_job, h100s):
+    """Processes that gather weights together have to pass the same model."""
+    job = make_job(batch_size=192, mini_batches=2)
+    share = share_of(job, h100s(4), Layout(4, sharded=True))
+    assert (share.trained_rows, share.passes.trained) == (96 / 4, 2)
+
+
+@pytest.mark.parametrize(("eval_prompts", "slots"), [(0, 8), (128, 32), (4096, 64)])
+def test_an_evaluation_may_need_more_slots_than_a_step(eval_prompts, slots, make_job, h100s):
+    job = make_job(batch_size=32, eval_prompts=eval_prompts, rollout_slots=64)
+    assert share_of(job, h100s(4), Layout(4)).slots == slots
+
+
 def test_two_trainers_pass_a_model_each(make_job, h100s):
     """The one that passes the policy through also has all of its logits."""
     job = make_job(batch_size=64, micro_batch_tokens=2**20)
