@@ -1,0 +1,45 @@
+"""A base whose weights are held in 8 or 4 bits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from ppo_lm.base_setup.lora_setup import layers_left_out, linear_layers
+from ppo_lm.errors import ModelError, require
+from ppo_lm.fast.quantisation import NONE
+from ppo_lm.fast.quantised_linear import quantise_layers, quantised_layers
+from ppo_lm.models.complete import check_finite
+
+
+def check_can_quantise(kind: str) -> None:
+    """Raise `UserError` if weights are to be quantised, but what does it is not installed."""
+    if kind != NONE:
+        require("bitsandbytes", f"a base in {kind}", "quantised")
+
+
+def quantise(network: PreTrainedModel, kind: str, device: torch.device, what: str) -> None:
+    """Quantise the weights of all linear layers but the output layer, in place, and put them onto `device`. Raises
+    `ModelError` for a network with other layers in their place, or with damaged weights. `what`: the network's
+    description in messages."""
+    check_finite(network.named_parameters(), what)
+    names = linear_layers(network)
+    others = {type(layer).__name__ for layer in map(network.get_submodule, names) if type(layer) is not nn.Linear}
+    left_out = layers_left_out(network)
+    if others or left_out or not names:
+        reason = ", ".join(sorted(others)) or next(iter(left_out.values()), "it has no linear layers")
+        raise ModelError(f"{what} cannot be quantised ({reason}); set quantise_base to none")
+    quantise_layers(network, names, kind, device)
+
+
+def describe_quantised(network: PreTrainedModel) -> Sequence[str]:
+    """A clause for the headline of a run; none if no weights are quantised."""
+    layers = quantised_layers(network)
+    if not layers:
+        return []
+    quantised = sum(layer.in_features * layer.out_features for layer in layers)
+    rest = sum(weight.numel() for name, weight in network.named_parameters() if ".lora_" not in name)
+    return [f"{quantised / (quantised + rest):.0%} of them in {layers[0].kind}"]
