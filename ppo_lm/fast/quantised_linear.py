@@ -50,7 +50,7 @@ class QuantisedLinear(nn.Linear):
     def add(self, a: torch.Tensor, b: torch.Tensor, scale: float) -> None:
         """Add s·B·A to the weight for good, unquantised: quantising the sum would round a small adapter away. a: (r,
         I), b: (O, r)."""
-        a, b = a.float(), b.float() * scale
+        a, b = a.detach().float().clone(), b.detach().float() * scale
         known = self.low_rank_a is not None and self.low_rank_b is not None
         self.low_rank_a = torch.cat([self.low_rank_a, a]) if known else a
         self.low_rank_b = torch.cat([self.low_rank_b, b], dim=1) if known else b

@@ -19,7 +19,7 @@ from ppo_lm.reading import Unreadable, parse_json
 
 KEY = "ppo_lm_base"  # in the metadata of the safetensors file, which peft ignores
 SAME_DTYPE, OTHER_DTYPE = 3e-4, 1e-2  # distances between sketches of one network that was rounded differently
-QUANTISED = 0.2  # the same if it was quantised differently, or from another dtype
+QUANTISED, OTHER_KIND = 0.05, 0.2  # the same if it was quantised by another device or from another dtype, or otherwise
 
 
 @dataclass(frozen=True)
@@ -68,10 +68,10 @@ class BaseStamp:
 
     def _largest_distance(self, base: BaseStamp) -> float:
         if self.quantisation != base.quantisation:
+            return OTHER_KIND
+        if self.quantisation != NONE:
             return QUANTISED
-        if self.dtype == base.dtype:
-            return SAME_DTYPE
-        return OTHER_DTYPE if self.quantisation == NONE else QUANTISED
+        return SAME_DTYPE if self.dtype == base.dtype else OTHER_DTYPE
 
     def note(self, base: BaseStamp, what: str) -> str | None:
         """A clause if `what`, which was trained on this base, is put onto one that is quantised otherwise."""
