@@ -6,7 +6,6 @@ from ppo_lm.base_setup.base_setup import (
     load_base,
     pick_device,
     read_adapter_base,
-    read_quantisation,
 )
 from ppo_lm.base_setup.loaded_model import LoadedModel
 from ppo_lm.base_setup.lora_setup import make_lora_config
@@ -19,7 +18,7 @@ from ppo_lm.base_setup.model_setup import (
     load_reward_model,
     set_up_roles,
 )
-from ppo_lm.base_setup.quantising import check_can_quantise
+from ppo_lm.base_setup.quantising import check_can_quantise, read_quantisation
 from ppo_lm.base_setup.rehearsal import rehearse_training
 from ppo_lm.base_setup.sharding import check_can_shard
 from ppo_lm.base_setup.tokenizer_setup import find_eos_token_ids

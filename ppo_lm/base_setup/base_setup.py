@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 
 from ppo_lm.base_setup.blank_network import make_blank_network
 from ppo_lm.base_setup.loaded_model import LoadedModel
-from ppo_lm.base_setup.quantising import check_can_quantise, describe_quantised, quantise
+from ppo_lm.base_setup.quantising import check_can_quantise, describe_quantised, quantise, read_quantisation
 from ppo_lm.base_setup.sharding import shard_base
 from ppo_lm.base_setup.tokenizer_setup import find_eos_token_ids
 from ppo_lm.distributed import find_place
@@ -20,7 +20,6 @@ from ppo_lm.fast.quantised_linear import quantised_layers
 from ppo_lm.fast.trial import is_refusal, trial_ids
 from ppo_lm.models import BaseModel
 from ppo_lm.models.adapter_check import CONFIG_FILE, check_adapter_folder, check_writes_text
-from ppo_lm.models.base_stamp import read_stamp
 from ppo_lm.models.complete import check_complete, check_finite, list_some
 from ppo_lm.models.loading import loading
 from ppo_lm.models.merging import rounding_note
@@ -114,12 +113,6 @@ def _load(
     if shard:
         shard_base(base, where)
     return base
-
-
-def read_quantisation(folder: Path) -> str:
-    """That of the base that the adapter in `folder` was trained on, as far as its file says."""
-    stamp = read_stamp(folder)
-    return NONE if stamp is None else stamp.quantisation
 
 
 def pick_device(device: str) -> torch.device:

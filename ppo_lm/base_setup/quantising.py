@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -12,13 +13,25 @@ from ppo_lm.base_setup.lora_setup import layers_left_out, linear_layers
 from ppo_lm.errors import ModelError, require
 from ppo_lm.fast.quantisation import NONE
 from ppo_lm.fast.quantised_linear import quantise_layers, quantised_layers
+from ppo_lm.models.base_stamp import read_stamp
 from ppo_lm.models.complete import check_finite
+from ppo_lm.reading import as_path
 
 
-def check_can_quantise(kind: str) -> None:
-    """Raise `UserError` if weights are to be quantised, but what does it is not installed."""
+def check_can_quantise(kind: str, model: str = "") -> None:
+    """Raise `UserError` if weights are to be quantised, or those were that the adapter `model` was trained on, but
+    what does it is not installed."""
+    place = as_path(model)
+    if kind == NONE and place is not None:
+        kind = read_quantisation(place)
     if kind != NONE:
         require("bitsandbytes", f"a base in {kind}", "quantised")
+
+
+def read_quantisation(adapter: Path) -> str:
+    """How the base was held that the adapter in a folder was trained on, as far as its file says."""
+    stamp = read_stamp(adapter)
+    return NONE if stamp is None else stamp.quantisation
 
 
 def quantise(network: PreTrainedModel, kind: str, device: torch.device, what: str) -> None:

@@ -40,7 +40,7 @@ def encode(weight: torch.Tensor, kind: str) -> Encoded:
 def decode(encoded: Encoded, shape: torch.Size, dtype: torch.dtype) -> torch.Tensor:
     """The inverse of `encode`, up to rounding: (O, I) of this dtype."""
     if "levels" not in encoded:
-        return (encoded["codes"] * (encoded["scales"][:, None] / INT8_LEVELS)).to(dtype)
+        return (encoded["codes"] * encoded["scales"][:, None] * (1 / INT8_LEVELS)).to(dtype)
     from bitsandbytes.functional import QuantState, dequantize_4bit  # pyright: ignore[reportMissingImports]
 
     nested = QuantState(

@@ -193,7 +193,7 @@ def load_inputs(config: ValueConfig, resume: Path | None = None, overwrite: bool
     problems.attempt(check_output_dir, config, resume, overwrite)
     problems.attempt(user_path, config.model_name, "model_name", ModelError)
     problems.attempt(check_can_shard, config)
-    problems.attempt(check_can_quantise, config.quantise_base)
+    problems.attempt(check_can_quantise, config.quantise_base, config.model_name)
     problems.attempt(find_recorders, config.recorders)
     problems.attempt(find_optimiser_parts, config)
     rewards = [problems.attempt(load_reward, reward) for reward in config.rewards]
