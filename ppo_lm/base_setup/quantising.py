@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from ppo_lm.base_setup.lora_setup import layers_left_out, linear_layers
 from ppo_lm.errors import ModelError, require
-from ppo_lm.fast.quantisation import NONE
+from ppo_lm.fast.quantisation import NF4, NONE
 from ppo_lm.fast.quantised_linear import quantise_layers, quantised_layers
 from ppo_lm.models.base_stamp import read_stamp
 from ppo_lm.models.complete import check_finite
@@ -24,7 +24,7 @@ def check_can_quantise(kind: str, model: str = "") -> None:
     place = as_path(model)
     if kind == NONE and place is not None:
         kind = read_quantisation(place)
-    if kind != NONE:
+    if kind == NF4:
         require("bitsandbytes", f"a base in {kind}", "quantised")
 
 

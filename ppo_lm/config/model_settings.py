@@ -37,8 +37,8 @@ class ModelSettings(Settings):
     block at a time are gathered. Needs LoRA and several processes, samples without our own decoder, and leaves merged/
     to `ppo-lm export`."""
     quantise_base: Quantisation = "none"
-    """Hold the frozen base's linear layers in 4 bits (nf4, as QLoRA does; 2305.14314) or 8 (int8) with bitsandbytes.
-    Adapters, heads, embedding and output layer are not quantised. Needs LoRA, and samples without our own decoder."""
+    """Hold the linear layers of the frozen base in 4 bits (nf4, as QLoRA does; 2305.14314) or 8 (int8); embedding,
+    norms, output layer, adapters and heads keep their dtype. Needs LoRA, and samples without our own decoder."""
     seed: NonNegativeInt = 0
     """Random seed: new adapters and heads, data order, held-out split, sampling, mini-batches."""
 

@@ -1,4 +1,4 @@
-"""Weights in 8 or 4 bits, as bitsandbytes holds them."""
+"""Weights in 8 or 4 bits, as bitsandbytes holds them, and transformers with it."""
 
 from __future__ import annotations
 
@@ -16,13 +16,16 @@ def encode(weight: torch.Tensor, kind: str) -> Encoded:
     """(O, I), in any floating dtype, → its codes and what `decode` needs besides, by name, on the same device.
 
     "nf4": 4-bit NormalFloat in blocks of 64 weights with double quantisation ("QLoRA", 2305.14314), about 4.13 bits a
-    weight. "int8": 8-bit integers with one scale for each row, as "LLM.int8()" (2208.07339) holds weights.
+    weight; needs bitsandbytes. "int8": 8-bit integers with one scale for each row, as "LLM.int8()" (2208.07339) holds
+    weights.
     """
+    if kind == INT8:
+        rounded = weight.half().float()  # which bitsandbytes does first
+        scales = rounded.abs().amax(dim=1)
+        levels = rounded * (INT8_LEVELS / scales.clamp(min=torch.finfo(scales.dtype).tiny))[:, None]
+        return {"codes": levels.round().to(torch.int8), "scales": scales}
     from bitsandbytes import functional  # pyright: ignore[reportMissingImports]  (an extra)
 
-    if kind == INT8:
-        codes, scales, _ = functional.int8_vectorwise_quant(weight.half())  # the only dtype that all devices take
-        return {"codes": codes, "scales": scales}
     codes, state = functional.quantize_4bit(
         weight.contiguous(), blocksize=BLOCK, compress_statistics=True, quant_type=NF4
     )
