@@ -25,12 +25,12 @@ def quantised_and_plain(folder, kind, dtype="float32", fast=True) -> tuple[BaseM
     return base, plain
 
 
-def add_random_adapter(base, role, dropout=0.0):
+def add_random_adapter(base, role, dropout=0.0, size=0.1):
     base.add_adapter(role, make_lora_config(4, 8, dropout))
     torch.manual_seed(1)
     with torch.no_grad():
         for weight in base.role_parameters(role):
-            weight.normal_(std=0.1)
+            weight.normal_(std=size)
 
 
 def bytes_held(network):

@@ -134,10 +134,7 @@ def test_an_adapter_is_merged_into_the_dequantised_weights(folder, kind):
 
 
 def saved_adapter(base, place, size=0.1):
-    add_random_adapter(base, "policy")
-    with torch.no_grad():
-        for weight in base.role_parameters("policy"):
-            weight.mul_(size / 0.1)
+    add_random_adapter(base, "policy", size=size)
     base.save_adapter("policy", place)
     return place
 
