@@ -168,7 +168,7 @@ def evaluate_policy(
     """Sample from the policy and score the samples. The KL to the reference is None unless `with_kl`, both share a
     vocabulary, and the temperature is above 0."""
     comparable = same_vocabulary(policy.base.tokenizer, reference.base.tokenizer)
-    generator = SequenceGenerator(policy, reference if comparable else policy, sampling, scorer.budget, config.seed)
+    generator = SequenceGenerator(policy, reference, sampling, scorer.budget, config.seed)
     with_kl = with_kl and comparable and sampling.temperature > 0
     return evaluate(generator, scorer, None, prompts, config.batch_size, with_kl)
 

@@ -185,8 +185,9 @@ class PPOConfig(
     """Tokens, prompts included, per forward pass when scoring and training; halved when memory runs out. Changes memory
     and speed, not results. Default: 1024 on a CPU; on a GPU, what fits into half of its free memory."""
     rollout_slots: PositiveInt | None = None
-    """Responses sampled at once; when one ends, the next prompt takes its slot. Changes memory and speed, not the
-    distribution. Default: 64 on a CPU; on a GPU 512, or what fits into a quarter of its free memory."""
+    """Responses sampled at once, in evaluations even if batch_size is smaller; when one ends, the next prompt takes its
+    slot. Changes memory and speed, not the distribution. Default: 64 on a CPU; on a GPU 512, or what fits into a
+    quarter of its free memory."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, more time."""
     fast: bool = True

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Protocol
 
@@ -21,7 +21,7 @@ class Generator(Protocol):
     def tokenizer(self) -> PreTrainedTokenizerBase: ...
 
     def generate_sequences(
-        self, prompts: Sequence[Prompt], weights_changed: bool = True
+        self, prompts: Sequence[Prompt], weights_changed: bool = True, with_reference: bool = True
     ) -> tuple[SAPairs, list[str]]: ...
 
 
@@ -68,20 +68,24 @@ def evaluate(
     prompts: PromptSet,
     batch_size: int,
     with_kl: bool = True,
+    scored_at_once: int | None = None,
 ) -> Evaluation:
-    """Sample one response to each prompt with `generator`, in order, and score it. `with_kl`: whether its KL to the
-    reference is meaningful."""
+    """Sample one response to each prompt with `generator`, `batch_size` at once, in order, and score them,
+    `scored_at_once` (None: `batch_size`) at once. `with_kl`: whether their KL to the reference is meaningful."""
     scores, monitors, texts, kl, entropies, lengths, ended = [], [], [], [], [], [], []
     with phase("held-out evaluation", len(prompts), "prompts") as progress:
-        for start in range(0, len(prompts), batch_size):
-            batch = prompts.select(list(range(start, min(start + batch_size, len(prompts)))))
-            sa_pairs, generated = generator.generate_sequences(batch.ids or batch.prompts, weights_changed=start == 0)
+        for rows in _batches(range(len(prompts)), batch_size):
+            batch, is_first = prompts.select(rows), rows[0] == 0
+            sa_pairs, generated = generator.generate_sequences(batch.ids or batch.prompts, is_first, with_kl)
             responses = Responses.sampled(batch.prompts, generated, batch.columns, sa_pairs, generator.tokenizer)
-            scores += scorer.compute_rewards(responses).plain.tolist()
             texts += generated
-            if monitor is not None:
-                monitors += ask(monitor, responses, scorer.timeout).opinions
-            kl += (sa_pairs.old_logprobs - sa_pairs.require("ref_logprobs")).sum(dim=1).tolist()
+            for some in _batches(range(len(rows)), scored_at_once or batch_size):
+                scored = responses.select(some)
+                scores += scorer.compute_rewards(scored).plain.tolist()
+                if monitor is not None:
+                    monitors += ask(monitor, scored, scorer.timeout).opinions
+            if with_kl:
+                kl += (sa_pairs.old_logprobs - sa_pairs.require("ref_logprobs")).sum(dim=1).tolist()
             entropies += sa_pairs.require("entropies").sum(dim=1).tolist()
             lengths += sa_pairs.lengths.tolist()
             ended += responses.columns["terminated"]
@@ -116,6 +120,10 @@ def evaluate_texts(texts: list[str], ids: list[list[int]], scorer: RewardCompute
         lengths=lengths,
         texts=texts,
     )
+
+
+def _batches(rows: range, size: int) -> Iterator[list[int]]:
+    return (list(rows[start : start + size]) for start in range(0, len(rows), size))
 
 
 def _mean(numbers: Sequence[float]) -> float:

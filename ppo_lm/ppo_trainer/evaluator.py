@@ -68,8 +68,9 @@ class Evaluator:
                 self.rewards,
                 self.monitor,
                 self.prompts,
-                config.batch_size,
+                max(config.batch_size, self.rewards.budget.slots),
                 with_kl=name == "sampled",
+                scored_at_once=config.batch_size,
             )
             found[name] = replace(made, step=step)
         return found

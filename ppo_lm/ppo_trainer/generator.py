@@ -82,11 +82,14 @@ class SequenceGenerator:
         """The policy's tokenizer."""
         return self.policy.base.tokenizer
 
-    def generate_sequences(self, prompts: Sequence[Prompt], weights_changed: bool = True) -> tuple[SAPairs, list[str]]:
+    def generate_sequences(
+        self, prompts: Sequence[Prompt], weights_changed: bool = True, with_reference: bool = True
+    ) -> tuple[SAPairs, list[str]]:
         """Sample one response to each prompt. Texts and conversations are encoded here; token ids are taken as they
-        are. Returns the pairs, with `old_logprobs`, `sampler_logprobs`, `entropies` and `ref_logprobs`, and the B texts
-        without EOS, cut before a stop string. `weights_changed`: whether the policy may have changed since the last
-        call, so that the engine needs its new weights. Raises `DataError` for a prompt that is empty or too long."""
+        are. Returns the pairs, with `old_logprobs`, `sampler_logprobs`, `entropies` and, `with_reference`,
+        `ref_logprobs`, and the B texts without EOS, cut before a stop string. `weights_changed`: whether the policy may
+        have changed since the last call, so that the engine needs its new weights. Raises `DataError` for a prompt that
+        is empty or too long."""
         base = self.policy.base
         encoded = encode_prompts(prompts, base, self.sampling.max_new_tokens)
         self._sample_ahead()
@@ -107,7 +110,8 @@ class SequenceGenerator:
         self.clock.lap("sampling")
         with phase("scoring"):
             pairs = self._describe_policy(pairs.with_columns(sampler_logprobs=pairs.old_logprobs), sampled.entropies)
-            pairs = pairs.with_columns(ref_logprobs=self._logprobs(self.reference, pairs))
+            if with_reference:
+                pairs = pairs.with_columns(ref_logprobs=self._logprobs(self.reference, pairs))
         return pairs, completions.texts
 
     @contextmanager

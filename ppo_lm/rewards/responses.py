@@ -51,9 +51,11 @@ class Responses:
         return torch.device("cpu") if self.sa_pairs is None else self.sa_pairs.action_ids.device
 
     def select(self, rows: Sequence[int]) -> Responses:
-        """The texts of the responses at `rows`, in that order."""
+        """The responses at `rows`, in that order."""
+        prompts, texts = [self.prompts[row] for row in rows], [self.texts[row] for row in rows]
         columns = {name: [values[row] for row in rows] for name, values in self.columns.items()}
-        return Responses([self.prompts[row] for row in rows], [self.texts[row] for row in rows], columns)
+        pairs = None if self.sa_pairs is None else self.sa_pairs.select(torch.tensor(rows, device=self.device))
+        return Responses(prompts, texts, columns, pairs, self.tokenizer)
 
     def copied(self) -> Responses:
         """The same with its own lists and messages, so that nobody else sees changes to them."""

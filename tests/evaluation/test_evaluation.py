@@ -15,11 +15,26 @@ PROMPTS = PromptSet(
 )
 
 
-def run(batch_size, base):
-    generator = SequenceGenerator(PolicyModel(base, None), SFTModel(base), SamplingSettings(8, temperature=0))
-    scorer = RewardComputer(lambda completions, weight: [len(c) * w for c, w in zip(completions, weight)])
+class CountingReference(SFTModel):
+    scored = 0
+
+    def action_logprobs(self, sa_pairs, temperature=1.0):
+        self.scored += sa_pairs.sequences
+        return super().action_logprobs(sa_pairs, temperature)
+
+
+def run(batch_size, base, scored=None, reference=None, **options):
+    """`scored`: a list that gets the number of texts in every call of the reward."""
+    settings = SamplingSettings(8, temperature=0)
+    generator = SequenceGenerator(PolicyModel(base, None), reference or SFTModel(base), settings)
+
+    def reward(completions, weight):
+        if scored is not None:
+            scored.append(len(completions))
+        return [len(c) * w for c, w in zip(completions, weight)]
+
     monitor = FunctionReward(lambda completions, terminated: [float(t) for t in terminated])
-    return evaluate(generator, scorer, monitor, PROMPTS, batch_size)
+    return evaluate(generator, RewardComputer(reward), monitor, PROMPTS, batch_size, **options)
 
 
 def test_every_prompt_is_scored_once_with_its_own_columns_whatever_the_batch_size():
@@ -37,3 +52,19 @@ def test_every_prompt_is_scored_once_with_its_own_columns_whatever_the_batch_siz
     )
     assert whole.score == pytest.approx(sum(whole.scores) / 5)
     assert whole.monitor == whole.ended
+
+
+def test_more_can_be_sampled_at_once_than_scored():
+    base, sizes = make_base(), []
+    both, alike = run(4, base, sizes, scored_at_once=3), run(4, base)
+    assert sizes == [3, 1, 1]
+    assert (both.scores, both.monitors, both.texts) == (alike.scores, alike.monitors, alike.texts)
+
+
+def test_without_a_kl_the_reference_is_not_asked():
+    base = make_base()
+    reference = CountingReference(base)
+    assert run(2, base, reference=reference, with_kl=False).kl is None
+    assert reference.scored == 0
+    assert run(2, base, reference=reference).kl is not None
+    assert reference.scored == len(PROMPTS)

@@ -11,6 +11,7 @@ from ppo_lm.errors import ConfigError, DataError, NumericalFault, RunPaused
 from ppo_lm.models.policy_model import states_before_actions
 from ppo_lm.ops import masked_mean
 from ppo_lm.ppo_trainer import PPOTrainer
+from ppo_lm.rollout.slot_engine import SlotEngine
 from ppo_lm.training import kl_loss, policy_loss
 from tests.conftest import make_pairs
 from tests.ppo_trainer.conftest import PROMPTS, fixed_pairs, gradients, make, setup
@@ -379,3 +380,25 @@ def test_evaluations_are_near_greedy_too(folder, tmp_path):
     trainer._make_generator = lambda sampling, *clock: (made.append(sampling), make_generator(sampling, *clock))[1]
     trainer.train(PROMPTS)
     assert [(s.temperature, s.top_k, s.top_p) for s in made[:2]] == [(0.7, 50, 0.95), (0.02, 0, 1.0)]
+
+
+@pytest.mark.parametrize(("batch_size", "slots", "expected"), [(2, 4, [4, 2]), (3, 2, [3, 3])])
+def test_an_evaluation_samples_a_batch_at_once_or_as_many_as_there_are_slots(
+    folder, tmp_path, monkeypatch, batch_size, slots, expected
+):
+    sampled, scored = [], []
+    sample = SlotEngine.sample
+
+    def watched(engine, prompt_ids, *arguments):
+        sampled.append(len(prompt_ids))
+        return sample(engine, prompt_ids, *arguments)
+
+    def reward(completions):
+        scored.append(len(completions))
+        return [1.0] * len(completions)
+
+    monkeypatch.setattr(SlotEngine, "sample", watched)
+    settings = dict(steps=1, batch_size=batch_size, rollout_slots=slots, eval_prompts=6, mini_batches=1)
+    make(folder, tmp_path / "run", reward, **settings).train([f"{prompt} {n}" for prompt in PROMPTS for n in range(12)])
+    assert sampled == [*expected * 2, batch_size, *expected * 2]
+    assert max(scored) == batch_size
