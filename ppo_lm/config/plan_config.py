@@ -47,7 +47,7 @@ class PlanConfig(PPOConfig):
         if self.quantise_base != "none":
             clashes.append(
                 f"quantise_base is {self.quantise_base}, which the cost model does not know; set it to none, and take "
-                "off what docs/big_models.md says that quantising saves"
+                "off what docs/quantised.md says that quantising saves"
             )
         if self.response_tokens is not None and self.response_tokens > self.max_new_tokens:
             clashes.append(
