@@ -10,7 +10,13 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 
 from ppo_lm.base_setup.blank_network import make_blank_network
 from ppo_lm.base_setup.loaded_model import LoadedModel
-from ppo_lm.base_setup.quantising import check_can_quantise, describe_quantised, quantise, read_quantisation
+from ppo_lm.base_setup.quantising import (
+    check_can_quantise,
+    check_not_quantised,
+    describe_quantised,
+    quantise,
+    read_quantisation,
+)
 from ppo_lm.base_setup.sharding import shard_base
 from ppo_lm.base_setup.tokenizer_setup import find_eos_token_ids
 from ppo_lm.distributed import find_place
@@ -78,6 +84,7 @@ def _load(
     name = str(source.resolve()) if source.exists() else model_name
     notes: list[str] = []
     if loaded:
+        check_not_quantised(loaded.network, "the given model")
         network, tokenizer = loaded.converted(kind)
     elif model_name == "embedded-blank":
         network, tokenizer = make_blank_network(seed)
@@ -93,6 +100,7 @@ def _load(
     else:
         check_hub_has(model_name)
         network, tokenizer = _load_pretrained(model_name, model_name, kind)
+    check_not_quantised(network, f"model {model_name!r}")
     eos_token_ids = find_eos_token_ids(network, tokenizer)
     if not eos_token_ids:
         raise ModelError(

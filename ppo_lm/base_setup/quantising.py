@@ -8,10 +8,11 @@ from pathlib import Path
 import torch
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.utils.quantization_config import QuantizationMethod
 
 from ppo_lm.base_setup.lora_setup import layers_left_out, linear_layers
 from ppo_lm.errors import ModelError, require
-from ppo_lm.fast.quantisation import NF4, NONE
+from ppo_lm.fast.quantisation import KINDS, NF4, NONE
 from ppo_lm.fast.quantised_linear import quantise_layers, quantised_layers
 from ppo_lm.models.base_stamp import read_stamp
 from ppo_lm.models.complete import check_finite
@@ -19,11 +20,13 @@ from ppo_lm.reading import as_path
 
 
 def check_can_quantise(kind: str, model: str = "") -> None:
-    """Raise `UserError` if weights are to be quantised, or those were that the adapter `model` was trained on, but
-    what does it is not installed."""
+    """Raise `UserError` if weights are to be quantised in this way, or those were that the adapter `model` was trained
+    on, but it is unknown, or what does it is not installed."""
     place = as_path(model)
     if kind == NONE and place is not None:
         kind = read_quantisation(place)
+    if kind not in (NONE, *KINDS):
+        raise ModelError(f"a base in {kind!r} is not one that ppo_lm can hold; it knows {', '.join(KINDS)}")
     if kind == NF4:
         require("bitsandbytes", f"a base in {kind}", "quantised")
 
@@ -32,6 +35,15 @@ def read_quantisation(adapter: Path) -> str:
     """How the base was held that the adapter in a folder was trained on, as far as its file says."""
     stamp = read_stamp(adapter)
     return NONE if stamp is None else stamp.quantisation
+
+
+def check_not_quantised(network: PreTrainedModel, what: str) -> None:
+    """Raise `ModelError` for a network with layers of bitsandbytes. `what`: see `quantise`."""
+    if getattr(network, "quantization_method", None) == QuantizationMethod.BITS_AND_BYTES:
+        raise ModelError(
+            f"{what} is quantised already, by bitsandbytes; use the model that it was made from, and set quantise_base "
+            f"to {' or '.join(KINDS)}"
+        )
 
 
 def quantise(network: PreTrainedModel, kind: str, device: torch.device, what: str) -> None:
@@ -54,5 +66,5 @@ def describe_quantised(network: PreTrainedModel) -> Sequence[str]:
     if not layers:
         return []
     quantised = sum(layer.in_features * layer.out_features for layer in layers)
-    rest = sum(weight.numel() for name, weight in network.named_parameters() if ".lora_" not in name)
+    rest = sum(weight.numel() for weight in network.parameters())
     return [f"{quantised / (quantised + rest):.0%} of them in {layers[0].kind}"]

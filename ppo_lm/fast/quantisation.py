@@ -6,6 +6,7 @@ import torch
 
 NONE = "none"
 NF4, INT8 = "nf4", "int8"
+KINDS = (NF4, INT8)
 BLOCK, GROUP = 64, 256  # weights that share a scale, and scales that share one; those of QLoRA
 INT8_LEVELS = 127
 

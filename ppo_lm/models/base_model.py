@@ -108,6 +108,8 @@ class BaseModel:
         """Share the weights out among the processes, so that each holds a slice of every block, on `device`; see
         `fast.sharding`. Call this before adapters are added: they stay whole. From then on, all processes have to run
         the network at the same time. Raises `ModelError` if it cannot be sharded."""
+        if self.quantisation != NONE:
+            raise ModelError(f"model {self.name!r} is held in {self.quantisation}, so it cannot be sharded")
         _ = self._stamp  # of the whole weights
         try:
             shard_blocks(self.network.get_decoder(), device)

@@ -203,6 +203,28 @@ def test_a_model_that_was_loaded_already_is_quantised_in_place(folder):
     assert torch.equal(states_of(base), states_of(expected))
 
 
+@needs_bitsandbytes
+def test_a_model_that_bitsandbytes_has_quantised_is_refused(folder, tmp_path):
+    from transformers import BitsAndBytesConfig
+
+    options = dict(quantization_config=BitsAndBytesConfig(load_in_4bit=True))
+    network, tokenizer = AutoModelForCausalLM.from_pretrained(folder, **options), make_base().tokenizer
+    network.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    for given in (None, LoadedModel(network, tokenizer)):
+        with pytest.raises(ModelError, match="is quantised already, by bitsandbytes; use the model that it was made"):
+            load_base(str(tmp_path), "bfloat16", "cpu", loaded=given)
+
+
+def test_a_kind_that_is_unknown_is_refused(folder, tmp_path):
+    """As in an adapter of a later version."""
+    base = load_base(folder, "float32", "cpu", quantisation="int8")
+    base.quantisation = "nf2"
+    adapter = saved_adapter(base, tmp_path / "adapter")
+    with pytest.raises(ModelError, match="a base in 'nf2' is not one that ppo_lm can hold; it knows nf4, int8"):
+        load_base(str(adapter), "float32", "cpu")
+
+
 def test_what_cannot_be_quantised_or_trained_is_refused(folder):
     network = GPT2LMHeadModel(GPT2Config(vocab_size=64, n_embd=32, n_layer=2, n_head=4, n_positions=128))
     with pytest.raises(ModelError, match=re.escape("it cannot be quantised (Conv1D); set quantise_base to none")):
@@ -213,5 +235,7 @@ def test_what_cannot_be_quantised_or_trained_is_refused(folder):
         quantise(damaged, "int8", torch.device("cpu"), "it")
     base = load_base(folder, quantisation="int8")
     assert isinstance(base, BaseModel)
+    with pytest.raises(ModelError, match="is held in int8, so it cannot be sharded"):
+        base.shard(base.device)
     with pytest.raises(ModelError, match="are held in int8, so they are frozen"):
         set_up_roles(base, lora_r=0, lora_alpha=8, lora_dropout=0.0, lora_targets="all-linear")
