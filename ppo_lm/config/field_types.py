@@ -66,5 +66,6 @@ FractionBelowOne = Annotated[float, Rule("be at least 0 and below 1", lambda val
 ZeroOrAboveOne = Annotated[float, Rule("be 0 (off) or above 1", lambda value: value == 0 or value > 1)]
 Text = Annotated[str, Rule("not be empty", lambda value: bool(value.strip()))]
 Dtype = Literal["auto", "float32", "bfloat16"]
+Quantisation = Literal["none", "nf4", "int8"]
 MAY_CHANGE = MayChange()
 SETS_LENGTH = SetsLength()

@@ -245,6 +245,11 @@ class PPOConfig(
                 f"engine is {self.engine}, which needs all weights in one process, but shard_base is set; set engine "
                 "to auto, or shard_base to false"
             )
+        if self.quantise_base != "none" and self.engine in ("slots", "graphs"):
+            clashes.append(
+                f"engine is {self.engine}, which would hold all weights unquantised, but quantise_base is "
+                f"{self.quantise_base}; set engine to auto, or quantise_base to none"
+            )
         if self.mini_batches > self.batch_size:
             clashes.append(
                 f"mini_batches is {self.mini_batches} but batch_size is {self.batch_size}; a mini-batch needs at least "

@@ -114,6 +114,7 @@ class PPOTrainer:
             allow_special_tokens=config.allow_special_tokens,
             loaded=loaded,
             shard=config.shard_base,
+            quantisation=config.quantise_base,
         )
         self.budget = make_budget(self.base, config.micro_batch_tokens, config.rollout_slots)
         self.monitor = inputs.monitor
