@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from enum import Enum
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -20,11 +21,13 @@ class FormerName(NamedTuple):
     name: str
 
 
-class MayChange(NamedTuple):
+@dataclass(frozen=True)  # of which two are equal only if they are of the same class, as the cache of typing needs
+class MayChange:
     """In a field's `Annotated` type: a resumed run may change it, because no result depends on it."""
 
 
-class SetsLength(NamedTuple):
+@dataclass(frozen=True)
+class SetsLength:
     """In a field's `Annotated` type: it sets how many steps a run has; a resumed run may change it, to go on for longer
     or end sooner."""
 
