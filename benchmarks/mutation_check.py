@@ -310,9 +310,16 @@ DETAILS = [
     Detail(
         30,
         "ppo_lm/training/token_weights.py::truncated_importance",
-        "torch.where(mask, old_logprobs - sampler_logprobs, 0.0).exp().clamp(max=cap)",
-        "torch.where(mask, old_logprobs - sampler_logprobs, 0.0).exp()",
+        "importance_weights(old_logprobs, sampler_logprobs, mask).clamp(max=cap)",
+        "importance_weights(old_logprobs, sampler_logprobs, mask)",
         "tests/training/test_loss_options.py::test_truncated_importance_by_hand_and_one_in_padding",
+    ),
+    Detail(
+        30,
+        "ppo_lm/training/token_weights.py::double_sided_importance",
+        "(weights >= floor) & (weights <= cap)",
+        "weights <= cap",
+        "tests/training/test_loss_options.py::test_double_sided_importance_by_hand_and_one_in_padding",
     ),
     Detail(
         31,

@@ -1,6 +1,12 @@
 """Factories: from names and settings to models."""
 
-from ppo_lm.base_setup.base_setup import EMBEDDED_MODEL, load_adapter, load_base, pick_device, read_adapter_base
+from ppo_lm.base_setup.base_setup import (
+    EMBEDDED_MODEL,
+    load_adapter,
+    load_base,
+    pick_device,
+    read_adapter_base,
+)
 from ppo_lm.base_setup.loaded_model import LoadedModel
 from ppo_lm.base_setup.lora_setup import make_lora_config
 from ppo_lm.base_setup.memory import describe_micro_batches, make_budget
@@ -12,6 +18,7 @@ from ppo_lm.base_setup.model_setup import (
     load_reward_model,
     set_up_roles,
 )
+from ppo_lm.base_setup.quantising import check_can_quantise, read_quantisation
 from ppo_lm.base_setup.rehearsal import rehearse_training
 from ppo_lm.base_setup.sharding import check_can_shard
 from ppo_lm.base_setup.tokenizer_setup import find_eos_token_ids
@@ -21,6 +28,7 @@ __all__ = [
     "LoadedModel",
     "Roles",
     "add_adapter",
+    "check_can_quantise",
     "check_can_shard",
     "describe_micro_batches",
     "find_eos_token_ids",
@@ -33,6 +41,7 @@ __all__ = [
     "make_lora_config",
     "pick_device",
     "read_adapter_base",
+    "read_quantisation",
     "rehearse_training",
     "set_up_roles",
 ]

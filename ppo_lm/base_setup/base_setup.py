@@ -10,16 +10,25 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 
 from ppo_lm.base_setup.blank_network import make_blank_network
 from ppo_lm.base_setup.loaded_model import LoadedModel
+from ppo_lm.base_setup.quantising import (
+    check_can_quantise,
+    check_not_quantised,
+    describe_quantised,
+    quantise,
+    read_quantisation,
+)
 from ppo_lm.base_setup.sharding import shard_base
 from ppo_lm.base_setup.tokenizer_setup import find_eos_token_ids
 from ppo_lm.distributed import find_place
 from ppo_lm.errors import ModelError, UserError, first_line
+from ppo_lm.fast.quantisation import NONE
+from ppo_lm.fast.quantised_linear import quantised_layers
 from ppo_lm.fast.trial import is_refusal, trial_ids
 from ppo_lm.models import BaseModel
 from ppo_lm.models.adapter_check import CONFIG_FILE, check_adapter_folder, check_writes_text
 from ppo_lm.models.complete import check_complete, check_finite, list_some
 from ppo_lm.models.loading import loading
-from ppo_lm.models.merging import MergedNetwork, rounding_note
+from ppo_lm.models.merging import rounding_note
 from ppo_lm.reading import user_path
 
 EMBEDDED_MODEL = Path(__file__).parents[1] / "embedded" / "model"
@@ -38,6 +47,7 @@ def load_base(
     allow_special_tokens: bool = False,
     loaded: LoadedModel | None = None,
     shard: bool = False,
+    quantisation: str = NONE,
 ) -> BaseModel:
     """Load the network and its tokenizer, frozen.
 
@@ -47,9 +57,14 @@ def load_base(
     "embedded-blank" is the embedded network before training, initialised with `seed`. `loaded` takes the place of the
     network that `model_name` names; with "auto" it keeps its dtype and device. `shard`: share the weights out among the
     processes (`BaseModel.shard`), each of which first loads all of them into the CPU's memory.
+
+    `quantisation`: "nf4" or "int8", to hold the linear layers in 4 or 8 bits (`fast.quantisation`); the whole model is
+    first loaded into the CPU's memory. An adapter that was trained on a quantised base is put onto the same one, and
+    not quantised itself.
     """
+    check_can_quantise(quantisation)
     with loading(model_name):
-        return _load(model_name, dtype, device, seed, fast, allow_special_tokens, loaded, shard)
+        return _load(model_name, dtype, device, seed, fast, allow_special_tokens, loaded, shard, quantisation)
 
 
 def _load(
@@ -61,13 +76,15 @@ def _load(
     allow_special_tokens: bool,
     loaded: LoadedModel | None,
     shard: bool,
+    quantisation: str,
 ) -> BaseModel:
     where = loaded.network.device if loaded and device == "auto" else pick_device(device)
     kind = loaded.network.dtype if loaded and dtype == "auto" else pick_dtype(dtype, where)
     source = EMBEDDED_MODEL if model_name == "embedded" else user_path(model_name, "model_name", ModelError)
     name = str(source.resolve()) if source.exists() else model_name
-    kept = 1.0  # share of the adapter that survives merging, if there is one
+    notes: list[str] = []
     if loaded:
+        check_not_quantised(loaded.network, "the given model")
         network, tokenizer = loaded.converted(kind)
     elif model_name == "embedded-blank":
         network, tokenizer = make_blank_network(seed)
@@ -77,18 +94,21 @@ def _load(
         network, tokenizer = _load_gguf(source, kind)
     elif (source / CONFIG_FILE).is_file():
         exactly = str(kind).removeprefix("torch.")
-        (network, kept), tokenizer = _load_adapter(source, exactly, "cpu" if shard else device)
+        network, tokenizer, notes = _load_adapter(source, exactly, "cpu" if shard else device, quantisation)
     elif source.is_dir() or _is_local_path(model_name):
         network, tokenizer = _load_folder(model_name, source, kind)
     else:
         check_hub_has(model_name)
         network, tokenizer = _load_pretrained(model_name, model_name, kind)
+    check_not_quantised(network, f"model {model_name!r}")
     eos_token_ids = find_eos_token_ids(network, tokenizer)
     if not eos_token_ids:
         raise ModelError(
             f"model {model_name!r}: neither its tokenizer nor its configuration defines an end-of-sequence token; set "
             "one in tokenizer_config.json"
         )
+    if quantisation != NONE and not quantised_layers(network):
+        quantise(network, quantisation, where, f"model {model_name!r}")
     network.to("cpu" if shard else where)  # pyright: ignore[reportArgumentType]  (transformers' wrapper hides self from it)
     _check_vocabulary(network, tokenizer, model_name)
     base = BaseModel(network, tokenizer, eos_token_ids, name, fast, allow_special_tokens)
@@ -96,8 +116,8 @@ def _load(
     _check_network(base, model_name)
     base.notes += ["de-quantised from GGUF"] if source.suffix == ".gguf" else []
     base.notes += loaded.notes(model_name) if loaded else []
-    lost = rounding_note(kept, base.dtype)
-    base.notes += [lost] if lost else []
+    base.notes[:0] = describe_quantised(network)
+    base.notes += notes
     if shard:
         shard_base(base, where)
     return base
@@ -169,11 +189,22 @@ def load_adapter(base: BaseModel, role: str, folder: Path) -> None:
         ) from error
 
 
-def _load_adapter(folder: Path, dtype: str, device: str) -> tuple[MergedNetwork, PreTrainedTokenizerBase]:
+def _load_adapter(
+    folder: Path, dtype: str, device: str, quantisation: str
+) -> tuple[Any, PreTrainedTokenizerBase, list[str]]:
+    """The network with the adapter in its weights, the tokenizer, and notes. The base is quantised if it was when the
+    adapter was trained, and its weights are made dense only if none are to be quantised."""
     _check_bases(folder)
-    base = load_base(read_adapter_base(folder), dtype, device)
+    was = read_quantisation(folder)
+    base = load_base(
+        read_adapter_base(folder), dtype, device, quantisation=was if quantisation == NONE else quantisation
+    )
+    known = len(base.notes)
     load_adapter(base, "merged", folder)
-    return base.merged_network("merged"), base.tokenizer
+    network, kept = base.merged_network("merged") if quantisation == NONE else base.network_with("merged")
+    lost = rounding_note(kept, base.dtype)
+    of_dense = [f"its weights have been rounded to {was}"] if quantisation == NONE and was != NONE else []
+    return network, base.tokenizer, [*of_dense, *base.notes[known:], *([lost] if lost else [])]
 
 
 def _check_bases(folder: Path) -> None:

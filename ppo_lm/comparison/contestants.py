@@ -3,12 +3,21 @@ prompts."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from ppo_lm.base_setup import EMBEDDED_MODEL, load_adapter, load_base, read_adapter_base
-from ppo_lm.config.field_types import Dtype
+from ppo_lm.base_setup import (
+    EMBEDDED_MODEL,
+    check_can_quantise,
+    load_adapter,
+    load_base,
+    read_adapter_base,
+    read_quantisation,
+)
+from ppo_lm.config.field_types import Dtype, Quantisation
 from ppo_lm.data import PromptSet
 from ppo_lm.errors import ConfigError, UserError
+from ppo_lm.fast.quantisation import NONE
 from ppo_lm.models import BaseModel, PolicyModel
 from ppo_lm.models.adapter_check import CONFIG_FILE, check_adapter_folder, check_writes_text
 from ppo_lm.reading import user_path
@@ -36,6 +45,7 @@ class ModelsConfig(Protocol):
     models: list[str] | None
     dtype: Dtype
     device: str
+    quantise_base: Quantisation
     allow_special_tokens: bool
 
 
@@ -43,6 +53,10 @@ def read_contestants(config: ModelsConfig, prompts: PromptSet, fewest: int = 2) 
     """Parse and check `config.models`, before any model loads. Raises `ConfigError` with all problems."""
     contestants = [_parse(text) for text in config.models or []]
     problems = []
+    try:
+        check_can_quantise(config.quantise_base)
+    except UserError as error:
+        problems.append(str(error))
     if len(contestants) < fewest:
         count = "only one entry" if contestants else "no entries"
         wanted = "at least two to compare, each as NAME=MODEL" if fewest > 1 else "one, as MODEL or NAME=MODEL"
@@ -84,24 +98,34 @@ def _check(contestant: Contestant, prompts: PromptSet) -> Contestant:
     if (folder / CONFIG_FILE).is_file():
         check_writes_text(folder)
         check_adapter_folder(folder)
+        check_can_quantise(read_quantisation(folder))
     return contestant
 
 
 class Bases:
-    """Loads each base of a comparison once, however its name is written."""
+    """Loads each base of a comparison once, however its name is written, or once for each way in which it is
+    quantised: as the configuration says, or else as it was when the adapter on it was trained."""
 
     def __init__(self, config: ModelsConfig):
         self._config = config
-        self._loaded: dict[str, BaseModel] = {}
+        self._loaded: dict[tuple[str, str], BaseModel] = {}
 
-    def load(self, name: str) -> BaseModel:
-        name = resolve(name)
-        if name not in self._loaded:
-            config = self._config
-            self._loaded[name] = load_base(
-                name, config.dtype, config.device, allow_special_tokens=config.allow_special_tokens
+    def load(self, name: str, adapter: Path | None = None) -> BaseModel:
+        """`adapter`: the folder of one that is to be loaded onto it."""
+        config, key = self._config, (resolve(name), self._quantisation(adapter))
+        if key not in self._loaded:
+            self._loaded[key] = load_base(
+                key[0],
+                config.dtype,
+                config.device,
+                allow_special_tokens=config.allow_special_tokens,
+                quantisation=key[1],
             )
-        return self._loaded[name]
+        return self._loaded[key]
+
+    def _quantisation(self, adapter: Path | None) -> str:
+        given = self._config.quantise_base
+        return given if given != NONE or adapter is None else read_quantisation(adapter)
 
 
 def load_policies(contestants: list[Contestant], bases: Bases) -> dict[str, PolicyModel]:
@@ -112,7 +136,7 @@ def load_policies(contestants: list[Contestant], bases: Bases) -> dict[str, Poli
             continue
         folder = user_path(contestant.source, "models")
         is_adapter = (folder / CONFIG_FILE).is_file()
-        base = bases.load(read_adapter_base(folder) if is_adapter else contestant.source)
+        base = bases.load(read_adapter_base(folder), folder) if is_adapter else bases.load(contestant.source)
         role = None
         if is_adapter:
             role = f"contestant_{number}"

@@ -75,7 +75,7 @@ def run_comparison(
     scorer = RewardComputer(judge, budget, timeout=config.judge_timeout)
 
     def judge_base(folder: Path) -> BaseModel:
-        return bases.load(config.judge_base or read_adapter_base(folder))
+        return bases.load(config.judge_base or read_adapter_base(folder), folder)
 
     make_ready(judge, RewardContext(pick_device(config.device), judge_base, budget, config.allow_special_tokens))
 

@@ -13,6 +13,7 @@ from ppo_lm.config.field_types import (
     NonNegativeInt,
     PositiveFraction,
     PositiveInt,
+    Quantisation,
     Text,
     Topic,
 )
@@ -50,6 +51,9 @@ class EvaluateConfig(PromptSettings, EndSettings, FolderSettings):
     """Weights of the models; auto is bfloat16 on a GPU and float32 on a CPU."""
     device: str = "auto"
     """cuda, cuda:1, mps or cpu; auto uses the first GPU, if any."""
+    quantise_base: Quantisation = "none"
+    """Hold the linear layers of models, without their adapters, in 4 bits (nf4) or 8 (int8). With none, an adapter
+    that was trained on a quantised base is put onto the same one."""
     seed: NonNegativeInt = 0
     """Random seed: sampling, and the choice of prompts. Use the seed of the run to evaluate on the prompts that it held
     out."""

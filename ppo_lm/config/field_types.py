@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from enum import Enum
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -20,11 +21,13 @@ class FormerName(NamedTuple):
     name: str
 
 
-class MayChange(NamedTuple):
+@dataclass(frozen=True)  # of which two are equal only if they are of the same class, as the cache of typing needs
+class MayChange:
     """In a field's `Annotated` type: a resumed run may change it, because no result depends on it."""
 
 
-class SetsLength(NamedTuple):
+@dataclass(frozen=True)
+class SetsLength:
     """In a field's `Annotated` type: it sets how many steps a run has; a resumed run may change it, to go on for longer
     or end sooner."""
 
@@ -66,5 +69,6 @@ FractionBelowOne = Annotated[float, Rule("be at least 0 and below 1", lambda val
 ZeroOrAboveOne = Annotated[float, Rule("be 0 (off) or above 1", lambda value: value == 0 or value > 1)]
 Text = Annotated[str, Rule("not be empty", lambda value: bool(value.strip()))]
 Dtype = Literal["auto", "float32", "bfloat16"]
+Quantisation = Literal["none", "nf4", "int8"]
 MAY_CHANGE = MayChange()
 SETS_LENGTH = SetsLength()

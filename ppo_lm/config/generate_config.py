@@ -13,6 +13,7 @@ from ppo_lm.config.field_types import (
     NonNegativeInt,
     PositiveFraction,
     PositiveInt,
+    Quantisation,
     Topic,
 )
 from ppo_lm.config.settings import checked
@@ -47,6 +48,9 @@ class GenerateConfig(SourceSettings, EndSettings):
     """Weights of the models; auto is bfloat16 on a GPU and float32 on a CPU."""
     device: str = "auto"
     """cuda, cuda:1, mps or cpu; auto uses the first GPU, if any."""
+    quantise_base: Quantisation = "none"
+    """Hold the linear layers of models, without their adapters, in 4 bits (nf4) or 8 (int8). With none, an adapter
+    that was trained on a quantised base is put onto the same one."""
     seed: NonNegativeInt = 0
     """Random seed of the sampling, the same for every model."""
 

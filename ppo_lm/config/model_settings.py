@@ -5,7 +5,16 @@ from __future__ import annotations
 import dataclasses
 from typing import Annotated
 
-from ppo_lm.config.field_types import MAY_CHANGE, Dtype, FractionBelowOne, NonNegativeInt, PositiveFloat, Text, Topic
+from ppo_lm.config.field_types import (
+    MAY_CHANGE,
+    Dtype,
+    FractionBelowOne,
+    NonNegativeInt,
+    PositiveFloat,
+    Quantisation,
+    Text,
+    Topic,
+)
 from ppo_lm.config.settings import Settings
 
 
@@ -27,6 +36,9 @@ class ModelSettings(Settings):
     """Share the base out among the processes (FSDP2): each of N holds about 1/N of its weights, and those of one block
     at a time are gathered; with lora_r 0, so are the trained copies, and their optimisers. Needs several processes, and
     samples without our own decoder."""
+    quantise_base: Quantisation = "none"
+    """Hold the linear layers of the frozen base in 4 bits (nf4, as QLoRA does; 2305.14314) or 8 (int8); embedding,
+    norms, output layer, adapters and heads keep their dtype. Needs LoRA, and samples without our own decoder."""
     seed: NonNegativeInt = 0
     """Random seed: new adapters and heads, data order, held-out split, sampling, mini-batches."""
 
@@ -46,3 +58,17 @@ class ModelSettings(Settings):
     def shards_trained_weights(self) -> bool:
         """Whether each process trains a slice of every weight."""
         return self.shard_base and self.lora_r == 0
+
+    def clashes(self) -> list[str]:
+        clashes = super().clashes()
+        if self.quantise_base != "none" and self.lora_r == 0:
+            clashes.append(
+                f"quantise_base is {self.quantise_base} but lora_r is 0, which trains all weights; only a frozen base "
+                "can be quantised, so set lora_r to at least 1, or quantise_base to none"
+            )
+        if self.quantise_base != "none" and self.shard_base:
+            clashes.append(
+                f"quantise_base is {self.quantise_base} and shard_base is set; a quantised base cannot be sharded, so "
+                "set quantise_base to none, or shard_base to false"
+            )
+        return clashes

@@ -44,6 +44,11 @@ class PlanConfig(PPOConfig):
 
     def clashes(self) -> list[str]:
         clashes = super().clashes()
+        if self.quantise_base != "none":
+            clashes.append(
+                f"quantise_base is {self.quantise_base}, which the cost model does not know; set it to none, and take "
+                "off what docs/quantised.md says that quantising saves"
+            )
         if self.response_tokens is not None and self.response_tokens > self.max_new_tokens:
             clashes.append(
                 f"response_tokens is {self.response_tokens} but max_new_tokens is {self.max_new_tokens}; a mean cannot "

@@ -147,6 +147,11 @@ class PPOConfig(
     importance_cap: ZeroOrAboveOne = 0.0
     """With recomputed old_logprobs, weight each token by recomputed over sampled probability, up to this cap (truncated
     importance sampling); usually 2, 0 for no weights."""
+    importance_mode: Literal["truncate", "mask"] = "truncate"
+    """What happens to weights out of bounds: truncate holds those above importance_cap at it; mask sets them, and those
+    below importance_floor, to 0 (double-sided importance weights, IcePop, 2510.18855)."""
+    importance_floor: Fraction = 0.0
+    """With importance_mode mask, the smallest weight that is kept; usually 0.5, with an importance_cap of 5."""
     max_staleness: NonNegativeInt = 0
     """Sample up to this many batches ahead, with the policy of that time; with an engine in another process, while the
     policy is being trained. With recomputed old_logprobs and importance_cap, the loss corrects for it."""
@@ -227,7 +232,7 @@ class PPOConfig(
     def clashes(self) -> list[str]:
         return [
             *super().clashes(),
-            *(remote_clashes(self) if self.engine == REMOTE else top_p_clashes(self.top_k, self.top_p)),
+            *(remote_clashes(self) if self.engine in REMOTE else top_p_clashes(self.top_k, self.top_p)),
             *self._batch_clashes(),
             *self._kl_clashes(),
             *self._value_clashes(),
@@ -239,6 +244,11 @@ class PPOConfig(
             clashes.append(
                 f"engine is {self.engine}, which needs all weights in one process, but shard_base is set; set engine "
                 "to auto, or shard_base to false"
+            )
+        if self.quantise_base != "none" and self.engine in ("slots", "graphs"):
+            clashes.append(
+                f"engine is {self.engine}, which would hold all weights unquantised, but quantise_base is "
+                f"{self.quantise_base}; set engine to auto, or quantise_base to none"
             )
         if self.mini_batches > self.batch_size:
             clashes.append(
@@ -254,6 +264,15 @@ class PPOConfig(
             clashes.append(
                 "importance_cap is set but old_logprobs is sampled, so the ratio is already an exact importance "
                 "weight; set old_logprobs to recomputed"
+            )
+        if self.importance_mode == "mask" and not self.importance_cap:
+            clashes.append(
+                "importance_mode is mask but importance_cap is 0, so there are no weights; set importance_cap"
+            )
+        if self.importance_floor and self.importance_mode == "truncate":
+            clashes.append(
+                f"importance_floor is {self.importance_floor} but importance_mode is truncate, which only has a cap; "
+                "set importance_mode to mask"
             )
         if self.eval_every and not self.eval_prompts:
             clashes.append(f"eval_every is {self.eval_every} but eval_prompts is 0; hold out some prompts")

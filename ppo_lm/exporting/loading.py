@@ -9,9 +9,10 @@ from ppo_lm.config.export_config import ADAPTER, GGUF, MERGED, REWARD, VALUE
 from ppo_lm.exporting.places import Places
 from ppo_lm.exporting.source import Source
 from ppo_lm.exporting.vllm import largest_rank
+from ppo_lm.fast.quantisation import NONE
 from ppo_lm.markdown import block, code
 from ppo_lm.models.adapter_check import check_adapter_folder
-from ppo_lm.models.model_card import adapter_lines, answering_lines, gguf_remark, merged_lines
+from ppo_lm.models.model_card import adapter_lines, answering_lines, merged_lines, remark_on, why_only_here
 from ppo_lm.models.score_head import HEAD_FILE
 
 DOWNLOAD = "from huggingface_hub import hf_hub_download"
@@ -47,16 +48,21 @@ def describe_loading(source: Source, places: Places, folder: Path, name: str) ->
 
 def _adapter(source: Source, places: Places, folder: Path, name: str) -> list[str]:
     place = places.arguments(ADAPTER)
-    lines = adapter_lines(source.base, source.dtype, place)
+    reason = why_only_here(source.base, source.quantisation)
+    if reason:
+        return [f"A LoRA adapter on {code(source.base)}. {reason}"]
+    lines = adapter_lines(source.base, source.dtype, source.quantisation, place)
     rank = largest_rank(check_adapter_folder(folder / ADAPTER))
-    if rank is None:
+    if source.quantisation != NONE:
+        served = [f"In vLLM, serve {MERGED} instead, so that the base is the one that was quantised."]
+    elif rank is None:
         served = ["vLLM cannot load it: its rank or its scale is not one that vLLM supports for all layers."]
     else:
         module = f"{name}={places.repository_or_path(ADAPTER)}"
         options = ["--enable-lora", "--max-lora-rank", str(rank), "--lora-modules", module]
         served = ["In vLLM:", "", block(shlex.join(["vllm", "serve", source.base, *options]), "sh")]
     return [
-        f"A LoRA adapter on {code(source.base)}. {gguf_remark(lines)}In plain peft:",
+        f"A LoRA adapter on {code(source.base)}. {remark_on(lines, source.quantisation)}In plain peft:",
         "",
         lines.rstrip(),
         *answering_lines(place).rstrip().splitlines(),
@@ -77,16 +83,22 @@ def _value(source: Source, places: Places) -> list[str]:
     if places.repository is not None:
         within = HEAD_FILE if places.root == VALUE else f"{VALUE}/{HEAD_FILE}"
         imports, file = f"{DOWNLOAD}\n{imports}", f"hf_hub_download({places.repository!r}, {within!r})"
+    quantised = [] if source.quantisation == NONE else ["--quantise_base", source.quantisation]
+    command = ["ppo-lm", "train", "--model_name", source.base, "--value_model", places.path(VALUE), *quantised]
+    reason = why_only_here(source.base, source.quantisation)
+    without = [
+        "Without ppo_lm, the value of the state before each token, and after the last one:",
+        "",
+        adapter_lines(source.base, source.dtype, source.quantisation, place).rstrip(),
+        "",
+        HEAD.format(imports=imports, file=file),
+    ]
     return [
         "The value model, from which a PPO run of the same model can start:",
         "",
-        block(shlex.join(["ppo-lm", "train", "--model_name", source.base, "--value_model", places.path(VALUE)]), "sh"),
+        block(shlex.join(command), "sh"),
         "",
-        "Without ppo_lm, the value of the state before each token, and after the last one:",
-        "",
-        adapter_lines(source.base, source.dtype, place).rstrip(),
-        "",
-        HEAD.format(imports=imports, file=file),
+        *([reason] if reason else without),
     ]
 
 

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError, safe_open
 
-from ppo_lm.base_setup import read_adapter_base
+from ppo_lm.base_setup import read_adapter_base, read_quantisation
 from ppo_lm.config.export_config import ADAPTER, GGUF, MERGED, REWARD, VALUE
 from ppo_lm.errors import ConfigError, ModelError, UserError
-from ppo_lm.models.adapter_check import CONFIG_FILE, WEIGHTS_FILE
-from ppo_lm.models.base_stamp import BaseStamp
+from ppo_lm.fast.quantisation import NONE
+from ppo_lm.models.adapter_check import CONFIG_FILE
+from ppo_lm.models.base_stamp import read_stamp
 from ppo_lm.reading import user_path
 from ppo_lm.report import read_run_folder
 from ppo_lm.run import RunModel, find_policy, find_reward, find_value, is_run_folder
@@ -67,8 +67,14 @@ class Source(NamedTuple):
     @property
     def dtype(self) -> torch.dtype:
         """That of the base's weights in the run, which the adapter's file names."""
-        named = None if self.adapted is None else _stamped_dtype(self.adapted / WEIGHTS_FILE)
+        stamp = None if self.adapted is None else read_stamp(self.adapted)
+        named = None if stamp is None else stamp.dtype
         return torch.bfloat16 if "bfloat16" in (named, self.settings["dtype"]) else torch.float32
+
+    @property
+    def quantisation(self) -> str:
+        """How the base's weights were held in the run, which the adapter's file names."""
+        return NONE if self.adapted is None else read_quantisation(self.adapted)
 
 
 def read_source(run: str | None) -> Source:
@@ -117,12 +123,3 @@ def _why_no_value(settings: Mapping[str, Any]) -> str | None:
     if settings["value_backbone"] == "shared":
         return SHARED
     return VALUE_OF_ALL_WEIGHTS if settings["lora_r"] == 0 else None
-
-
-def _stamped_dtype(file: Path) -> str | None:
-    try:
-        with safe_open(file, framework="pt") as weights:
-            stamp = BaseStamp.read(weights.metadata())
-    except (OSError, SafetensorError):
-        return None
-    return None if stamp is None else stamp.dtype

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from ppo_lm.base_setup import check_can_quantise
 from ppo_lm.config import ExportConfig
 from ppo_lm.config.output_folder import free_folder
 from ppo_lm.errors import ConfigError, Problems
@@ -43,6 +44,8 @@ def run_export(config: ExportConfig, note: Callable[[str], object] = lambda sent
     decision made for the user. Raises `UserError`, with all problems at once, before anything is loaded or written."""
     problems = Problems("ExportConfig")
     source = problems.attempt(read_source, config.run)
+    if source is not None:
+        problems.attempt(check_can_quantise, source.quantisation)
     content = None if source is None else problems.attempt(_choose_content, config, source)
     folder = None if source is None else problems.attempt(_choose_folder, config, source.folder)
     if config.push_to_hub is not None and not config.dry_run:

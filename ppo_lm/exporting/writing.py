@@ -40,9 +40,11 @@ def _write_policy(source: Source, parts: list[str], folder: Path) -> list[str]:
 
 
 def _load_policy(source: Source) -> PolicyModel:
-    """The policy on its base, in the dtype that it was trained in, on the CPU: the base is frozen, so the adapter that
-    is saved and the sum that is merged are those of the run."""
+    """The policy on its base, in the dtype that it was trained in and quantised as it was, on the CPU: the base is
+    frozen, so the adapter that is saved and the sum that is merged are those of the run."""
     dtype = str(source.dtype).removeprefix("torch.")
-    base = load_base(source.base, dtype, "cpu", seed=source.settings["seed"], fast=False)
+    base = load_base(
+        source.base, dtype, "cpu", seed=source.settings["seed"], fast=False, quantisation=source.quantisation
+    )
     load_adapter(base, "policy", source.models[ADAPTER].folder)
     return PolicyModel(base)

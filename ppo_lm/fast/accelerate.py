@@ -15,6 +15,8 @@ from ppo_lm.fast.blocks import FAMILIES, describe
 from ppo_lm.fast.decoder import Decoder, Head
 from ppo_lm.fast.kv_cache import KVCache
 from ppo_lm.fast.passes import read_rows
+from ppo_lm.fast.quantisation import NONE
+from ppo_lm.fast.quantised_linear import QuantisedLinear, find_quantisation
 from ppo_lm.fast.sharding import shard_own_passes
 from ppo_lm.fast.trial import ROLE, Trial, is_refusal, last_columns
 
@@ -83,6 +85,8 @@ def accelerate(network: PreTrainedModel, trial: Trial | None = None) -> Accelera
     reason = trial.why_not(lambda decoder, ids, mask: read_rows(describe(decoder), ROLE, ids, mask))
     if reason:
         return f"the package's own passes fail their trial: {reason}"
+    if find_quantisation(network) != NONE:  # a decoder would hold all weights, dense
+        return Accelerated(network)
     reason = trial.why_not_decode(partial(_decode, merged=_merges(network)))
     return f"the package's own decoder fails its trial: {reason}" if reason else Accelerated(network)
 
@@ -101,7 +105,7 @@ def _why_not_described(network: PreTrainedModel) -> str | None:
         if block.activation not in ACTIVATIONS:
             return f"its activation is {block.activation!r}"
         projections = (block.q, block.k, block.v, block.o, block.gate, block.up, block.down)
-        if any(type(projection) is not nn.Linear for projection in projections):
+        if any(type(projection) not in (nn.Linear, QuantisedLinear) for projection in projections):
             return "its projections are not plain linear layers"
     rope = getattr(trunk.rotary, "rope_type", "default")
     if rope not in FIXED_ROPE:

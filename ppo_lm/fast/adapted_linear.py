@@ -7,7 +7,7 @@ their own dtype (fp32); products are in x's dtype.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -15,17 +15,33 @@ from torch.nn.functional import linear
 
 
 class AdaptedLinear(NamedTuple):
-    """weight: (O, I), bias: (O,) or None, a: (r, I) and b: (O, r), None without an adapter."""
+    """weight: (O, I), bias: (O,) or None, a: (r, I) and b: (O, r), None without an adapter.
 
-    weight: torch.Tensor
+    A weight that is held in another form is None; `make_dense` makes it in a dtype, whenever it is needed.
+    """
+
+    weight: torch.Tensor | None
     bias: torch.Tensor | None
     a: torch.Tensor | None
     b: torch.Tensor | None
     scale: float = 1.0
+    make_dense: Callable[[torch.dtype], torch.Tensor] | None = None
 
     @property
     def tensors(self) -> tuple:
         return self[:4]
+
+    @property
+    def constants(self) -> tuple:
+        """What an autograd function keeps besides the tensors."""
+        return self[4:]
+
+    def dense(self, dtype: torch.dtype) -> torch.Tensor:
+        """The weight, (O, I), which has this dtype or is made in it."""
+        if self.weight is not None:
+            return self.weight
+        assert self.make_dense is not None
+        return self.make_dense(dtype)
 
 
 def is_coarse(dtype: torch.dtype) -> bool:
@@ -42,17 +58,18 @@ def apply(x: torch.Tensor, layers: Sequence[AdaptedLinear]) -> tuple[list[torch.
     if it were added to numbers that are already rounded. The bias comes last, with an adapter or without, so that one
     with B = 0 changes nothing.
     """
-    if _merges(layers, len(x)):
-        return [linear(x, _whole_weight(layer), layer.bias) for layer in layers], None
+    if _merges(layers, len(x), x.dtype):
+        return [linear(x, _whole_weight(layer, x.dtype), layer.bias) for layer in layers], None
     thin = _thin_products(x, layers)
     return [_apply(x, layer, part) for layer, part in zip(layers, _split(thin, layers))], thin
 
 
 def _apply(x: torch.Tensor, layer: AdaptedLinear, thin: torch.Tensor | None) -> torch.Tensor:
+    weight = layer.dense(x.dtype)
     if not is_coarse(x.dtype):
-        y = linear(x, layer.weight, layer.bias)
+        y = linear(x, weight, layer.bias)
         return y if thin is None else y.addmm_(thin, _scaled_b(layer, x.dtype).T)
-    y = linear(x, layer.weight) if thin is None else (thin @ _scaled_b(layer, x.dtype).T).addmm_(x, layer.weight.T)
+    y = linear(x, weight) if thin is None else (thin @ _scaled_b(layer, x.dtype).T).addmm_(x, weight.T)
     return y if layer.bias is None else y.add_(layer.bias)
 
 
@@ -74,9 +91,10 @@ def input_gradient(
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """The gradient of x (N, I), given those of the outputs, (N, O) each. Also returns the gradient of x·Aᵀ of all
     adapters side by side, (N, R), where it was needed, for `weight_gradients`."""
-    merges, grad_x = _merges(layers, len(grads[0])), None
+    dtype, grad_x = grads[0].dtype, None
+    merges = _merges(layers, len(grads[0]), dtype)
     for grad, layer in zip(grads, layers):
-        weight = _whole_weight(layer) if merges else layer.weight
+        weight = _whole_weight(layer, dtype) if merges else layer.dense(dtype)
         grad_x = grad @ weight if grad_x is None else grad_x.addmm_(grad, weight)
     assert grad_x is not None
     a = None if merges else _stacked_a(layers, grad_x.dtype)
@@ -142,17 +160,17 @@ def _split(x: torch.Tensor | None, layers: Sequence[AdaptedLinear], dim: int = 1
     return [part if rank else None for rank, part in zip(ranks, x.split(ranks, dim=dim))]
 
 
-def _merges(layers: Sequence[AdaptedLinear], rows: int) -> bool:
+def _merges(layers: Sequence[AdaptedLinear], rows: int, dtype: torch.dtype) -> bool:
     """Whether the dtype can hold W + s·B·A, and making it costs less than two thin products of `rows` rows."""
-    dtype = layers[0].weight.dtype
     if is_coarse(dtype) or any(layer.a is not None and layer.a.dtype != dtype for layer in layers):
         return False
-    shapes = [layer.weight.shape for layer in layers if layer.a is not None]
+    shapes = [(len(layer.b), layer.a.shape[1]) for layer in layers if layer.a is not None and layer.b is not None]
     return rows * sum(outputs + inputs for outputs, inputs in shapes) >= sum(map(math.prod, shapes))
 
 
-def _whole_weight(layer: AdaptedLinear) -> torch.Tensor:
+def _whole_weight(layer: AdaptedLinear, dtype: torch.dtype) -> torch.Tensor:
     """W + s·B·A."""
+    weight = layer.dense(dtype)
     if layer.a is None or layer.b is None:
-        return layer.weight
-    return torch.addmm(layer.weight, layer.b, layer.a, alpha=layer.scale)
+        return weight
+    return torch.addmm(weight, layer.b, layer.a, alpha=layer.scale)

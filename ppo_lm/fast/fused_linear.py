@@ -54,13 +54,14 @@ class FusedLinear:
 
 def _merge(layers: Sequence[AdaptedLinear], into: torch.Tensor | None) -> torch.Tensor:
     """W + s·B·A of all layers, (out, in)."""
-    outputs = [len(layer.weight) for layer in layers]
-    merged = layers[0].weight.new_empty(sum(outputs), layers[0].weight.shape[1]) if into is None else into
-    for layer, part in zip(layers, merged.split(outputs)):
+    weights = _weights(layers)
+    outputs = [len(weight) for weight in weights]
+    merged = weights[0].new_empty(sum(outputs), weights[0].shape[1]) if into is None else into
+    for layer, weight, part in zip(layers, weights, merged.split(outputs)):
         if layer.a is None or layer.b is None:
-            part.copy_(layer.weight)
+            part.copy_(weight)
         else:
-            torch.addmm(layer.weight, layer.b.to(part.dtype), layer.a.to(part.dtype), alpha=layer.scale, out=part)
+            torch.addmm(weight, layer.b.to(part.dtype), layer.a.to(part.dtype), alpha=layer.scale, out=part)
     return merged
 
 
@@ -69,18 +70,23 @@ def _put_beside(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """([W, s·B], A): (out, in + R) and (R, in), where R is the sum of the adapters' ranks; each layer's B has its own
     columns."""
-    weight = layers[0].weight
-    outputs, inputs = [len(layer.weight) for layer in layers], weight.shape[1]
+    weights = _weights(layers)
+    outputs, inputs = [len(weight) for weight in weights], weights[0].shape[1]
     rank = round_up(sum(len(layer.a) for layer in layers if layer.a is not None), RANK_MULTIPLE)
     if wide is None or stacked is None:
-        wide, stacked = weight.new_empty(sum(outputs), inputs + rank), weight.new_zeros(rank, inputs)
+        wide, stacked = weights[0].new_empty(sum(outputs), inputs + rank), weights[0].new_zeros(rank, inputs)
         wide[:, inputs:] = 0.0
     place = 0
-    for layer, part in zip(layers, wide.split(outputs)):
-        part[:, :inputs] = layer.weight
+    for layer, weight, part in zip(layers, weights, wide.split(outputs)):
+        part[:, :inputs] = weight
         if layer.a is not None and layer.b is not None:
             end = place + len(layer.a)
             stacked[place:end] = layer.a
             part[:, inputs + place : inputs + end] = layer.b * layer.scale
             place = end
     return wide, stacked
+
+
+def _weights(layers: Sequence[AdaptedLinear]) -> list[torch.Tensor]:
+    """Of layers that hold them: no decoder is made of others."""
+    return [layer.weight for layer in layers if layer.weight is not None]

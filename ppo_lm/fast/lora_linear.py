@@ -8,7 +8,9 @@ import torch
 from peft.tuners import lora
 from transformers.pytorch_utils import Conv1D
 
-from ppo_lm.fast.adapted_linear import AdaptedLinear, apply, gradients
+from ppo_lm.fast.adapted_linear import AdaptedLinear
+from ppo_lm.fast.linear_pass import pass_linear
+from ppo_lm.fast.quantised_linear import QuantisedLinear
 
 
 class LoraLinear(lora.Linear):
@@ -23,30 +25,13 @@ class LoraLinear(lora.Linear):
         role = None if self.disable_adapters else self.active_adapters[0]
         if args or kwargs or len(self.active_adapters) > 1 or not is_plain(self, role):
             return super().forward(x, *args, **kwargs)
-        layer = adapted(self, role)
-        return _Linear.apply(x.flatten(0, -2), layer.scale, *layer.tensors).view(*x.shape[:-1], -1)
-
-
-class _Linear(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x, scale: float, *tensors):
-        (y,), thin = apply(x, [AdaptedLinear(*tensors, scale=scale)])
-        ctx.save_for_backward(x, thin, *tensors)
-        ctx.scale = scale
-        return y
-
-    @staticmethod
-    def backward(ctx, *grads):
-        x, thin, *tensors = ctx.saved_tensors
-        layer = AdaptedLinear(*tensors, scale=ctx.scale)
-        grad_x, found = gradients(grads, x, thin, [layer], ctx.needs_input_grad[2:], ctx.needs_input_grad[0])
-        return grad_x, None, *found
+        return pass_linear(x, adapted(self, role))
 
 
 def is_plain(module: lora.Linear, role: str | None) -> bool:
     """Whether `module` as `role` (None, or one that has no adapter here: the layer alone) is just y = x·(W + s·B·A)ᵀ +
     c, given whether dropout is on."""
-    if module.merged or type(module.base_layer) not in (torch.nn.Linear, Conv1D):
+    if module.merged or type(module.base_layer) not in (torch.nn.Linear, QuantisedLinear, Conv1D):
         return False
     if role is None or role not in module.lora_A:
         return True
@@ -58,12 +43,15 @@ def is_plain(module: lora.Linear, role: str | None) -> bool:
 def adapted(module: torch.nn.Linear | lora.Linear, role: str | None) -> AdaptedLinear:
     """The weights of a plain linear layer, or one that `is_plain`."""
     base: Any = module.base_layer if isinstance(module, lora.Linear) else module
-    weight = base.weight.T if isinstance(base, Conv1D) else base.weight
+    if isinstance(base, QuantisedLinear):
+        plain = AdaptedLinear(None, base.bias, None, None, make_dense=base.dense)
+    else:
+        plain = AdaptedLinear(base.weight.T if isinstance(base, Conv1D) else base.weight, base.bias, None, None)
     if not isinstance(module, lora.Linear) or role is None or role not in module.lora_A:
-        return AdaptedLinear(weight, base.bias, None, None)
+        return plain
     a: Any = module.lora_A[role]
     b: Any = module.lora_B[role]
-    return AdaptedLinear(weight, base.bias, a.weight, b.weight, module.scaling[role])
+    return plain._replace(a=a.weight, b=b.weight, scale=module.scaling[role])
 
 
 def use_own_passes(layer: object) -> None:

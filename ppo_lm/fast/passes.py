@@ -40,9 +40,9 @@ def pass_block(
     if keep is not None:
         x, mixed = x.index_select(0, keep), mixed.index_select(0, keep)
     out = adapted(block.o, role)
-    x = _AddLinear.apply(x, mixed, out.scale, *out.tensors)
+    x = _AddLinear.apply(x, mixed, out.constants, *out.tensors)
     layers, norm = [adapted(module, role) for module in (block.gate, block.up, block.down)], block.mlp_norm
-    return _Mlp.apply(x, norm.weight, norm.eps, [layer.scale for layer in layers], *_tensors(layers))
+    return _Mlp.apply(x, norm.weight, norm.eps, _constants(layers), *_tensors(layers))
 
 
 def read_rows(
@@ -84,8 +84,12 @@ def _tensors(layers: list[AdaptedLinear]) -> list[torch.Tensor | None]:
     return [tensor for layer in layers for tensor in layer.tensors]
 
 
-def _layers(tensors: Sequence[Any], scales: list[float]) -> list[AdaptedLinear]:
-    return [AdaptedLinear(*tensors[4 * i : 4 * i + 4], scale=scale) for i, scale in enumerate(scales)]
+def _constants(layers: list[AdaptedLinear]) -> list[tuple]:
+    return [layer.constants for layer in layers]
+
+
+def _layers(tensors: Sequence[Any], constants: list[tuple]) -> list[AdaptedLinear]:
+    return [AdaptedLinear(*tensors[4 * i : 4 * i + 4], *each) for i, each in enumerate(constants)]
 
 
 class _Rotate(torch.autograd.Function):
@@ -120,24 +124,24 @@ class _Normalise(torch.autograd.Function):
 
 
 def _normed_linears(x: torch.Tensor, norm: Norm, layers: list[AdaptedLinear]) -> tuple[torch.Tensor, ...]:
-    return _NormedLinears.apply(x, norm.weight, norm.eps, [layer.scale for layer in layers], *_tensors(layers))
+    return _NormedLinears.apply(x, norm.weight, norm.eps, _constants(layers), *_tensors(layers))
 
 
 class _NormedLinears(torch.autograd.Function):
     """Linear layers on the same normalised input; keeps x."""
 
     @staticmethod
-    def forward(ctx, x, weight, eps: float, scales: list[float], *tensors):
+    def forward(ctx, x, weight, eps: float, constants: list[tuple], *tensors):
         normed, inverse = normalise(x, weight, eps)
-        outputs, thin = apply(normed, _layers(tensors, scales))
+        outputs, thin = apply(normed, _layers(tensors, constants))
         ctx.save_for_backward(x, inverse, weight, thin, *tensors)
-        ctx.eps, ctx.scales = eps, scales
+        ctx.eps, ctx.constants = eps, constants
         return tuple(outputs)
 
     @staticmethod
     def backward(ctx, *grads):
         x, inverse, weight, thin, *tensors = ctx.saved_tensors
-        normed, layers = normalise(x, weight, ctx.eps, inverse)[0], _layers(tensors, ctx.scales)
+        normed, layers = normalise(x, weight, ctx.eps, inverse)[0], _layers(tensors, ctx.constants)
         needs_input = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
         grad_normed, found = gradients(grads, normed, thin, layers, ctx.needs_input_grad[4:], needs_input)
         grad_x = grad_weight = None
@@ -150,16 +154,16 @@ class _AddLinear(torch.autograd.Function):
     """residual + x·(W + s·B·A)ᵀ + c; keeps x."""
 
     @staticmethod
-    def forward(ctx, residual, x, scale: float, *tensors):
-        (y,), thin = apply(x, [AdaptedLinear(*tensors, scale=scale)])
+    def forward(ctx, residual, x, constants: tuple, *tensors):
+        (y,), thin = apply(x, [AdaptedLinear(*tensors, *constants)])
         ctx.save_for_backward(x, thin, *tensors)
-        ctx.scale = scale
+        ctx.constants = constants
         return y.add_(residual)
 
     @staticmethod
     def backward(ctx, *grads):
         x, thin, *tensors = ctx.saved_tensors
-        layer = AdaptedLinear(*tensors, scale=ctx.scale)
+        layer = AdaptedLinear(*tensors, *ctx.constants)
         grad_x, found = gradients(grads, x, thin, [layer], ctx.needs_input_grad[3:])
         return grads[0], grad_x, None, *found
 
@@ -169,18 +173,18 @@ class _Mlp(torch.autograd.Function):
     gate(n) and up(n)."""
 
     @staticmethod
-    def forward(ctx, x, weight, eps: float, scales: list[float], *tensors):
-        (normed, inverse), (*wide, down) = normalise(x, weight, eps), _layers(tensors, scales)
+    def forward(ctx, x, weight, eps: float, constants: list[tuple], *tensors):
+        (normed, inverse), (*wide, down) = normalise(x, weight, eps), _layers(tensors, constants)
         (gated, raised), thin = apply(normed, wide)
         (y,), thin_of_down = apply(swiglu(gated, raised), [down])
         ctx.save_for_backward(x, inverse, weight, gated, raised, thin, thin_of_down, *tensors)
-        ctx.eps, ctx.scales = eps, scales
+        ctx.eps, ctx.constants = eps, constants
         return y.add_(x)
 
     @staticmethod
     def backward(ctx, *grads):
         x, inverse, weight, gated, raised, thin, thin_of_down, *tensors = ctx.saved_tensors
-        (*wide, down), needs = _layers(tensors, ctx.scales), ctx.needs_input_grad[4:]
+        (*wide, down), needs = _layers(tensors, ctx.constants), ctx.needs_input_grad[4:]
         grad_product, of_thin = input_gradient(grads, [down])
         product, grad_gated, grad_raised = swiglu_gradients(grad_product, gated, raised)
         of_down = weight_gradients(grads, product, thin_of_down, of_thin, [down], needs[8:])

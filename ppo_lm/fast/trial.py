@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 from ppo_lm.errors import first_line
 from ppo_lm.fast.blocks import find_block_lists
 from ppo_lm.fast.lora_linear import adapted
+from ppo_lm.fast.quantised_linear import QuantisedLinear
 from ppo_lm.ops import is_out_of_memory
 
 ROLE, RANK = "trial", 2  # of the adapter
@@ -184,15 +185,19 @@ def _kind(block: nn.Module) -> list[Any]:
 def _add_adapter(decoder: PreTrainedModel, device: torch.device) -> None:
     """Put a random adapter, half as strong as the layer itself, onto every linear layer, without affecting torch's
     random numbers."""
-    targets = {name.rpartition(".")[2] for name, module in decoder.named_modules() if type(module) is nn.Linear}
+    targets = {
+        name.rpartition(".")[2]
+        for name, module in decoder.named_modules()
+        if type(module) in (nn.Linear, QuantisedLinear)
+    }
     with torch.random.fork_rng([device] if device.type == "cuda" else []), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         inject_adapter_in_model(LoraConfig(r=RANK, lora_alpha=6, target_modules=sorted(targets)), decoder, ROLE)
     generator = torch.Generator().manual_seed(0)
     for layer in decoder.modules():
         if isinstance(layer, lora.Linear):
-            weight, _, a, b, scale = adapted(layer, ROLE)
-            strength = float(weight.float().std()) / (2 * scale * RANK**0.5)
-            for matrix, size in ((a, 1.0), (b, strength)):
+            weights = adapted(layer, ROLE)
+            strength = float(weights.dense(torch.float32).float().std()) / (2 * weights.scale * RANK**0.5)
+            for matrix, size in ((weights.a, 1.0), (weights.b, strength)):
                 assert matrix is not None
                 matrix.data = torch.randn(matrix.shape, generator=generator).mul_(size).to(device)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 from peft import PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from peft.tuners import lora
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -22,8 +23,15 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from ppo_lm.distributed.slices import gather, own_slice, slice_like
 from ppo_lm.errors import ModelError, first_line
 from ppo_lm.fast.adapted_linear import is_coarse
-from ppo_lm.fast.lora_linear import use_own_passes
+from ppo_lm.fast.lora_linear import adapted, use_own_passes
 from ppo_lm.fast.paths import find_paths
+from ppo_lm.fast.quantisation import NONE
+from ppo_lm.fast.quantised_linear import (
+    QuantisedLinear,
+    dense_parameters,
+    find_quantisation,
+    quantised_layers,
+)
 from ppo_lm.fast.reading import read_packed_rows, read_padded_rows
 from ppo_lm.fast.sharding import gathered, in_whole_shapes, shard_network
 from ppo_lm.models.adapter_check import WEIGHTS_FILE, check_adapted_layers, check_adapter_config, check_adapter_folder
@@ -68,6 +76,7 @@ class BaseModel:
         self._active: str | None = None
         self.is_sharded = False
         self._gathered: dict[str, torch.Tensor] | None = None
+        self.quantisation = find_quantisation(network)
 
     @property
     def device(self) -> torch.device:
@@ -93,6 +102,7 @@ class BaseModel:
     def description(self) -> str:
         """Size without adapters, dtype and device, and the `notes`."""
         count = sum(p.numel() for name, p in self.network.named_parameters() if ".lora_" not in name)
+        count += sum(layer.in_features * layer.out_features for layer in quantised_layers(self.network))
         size = f"{count / 1e6:.1f}M parameters, {str(self.dtype).removeprefix('torch.')}, {self.device}"
         return "; ".join([size, *self.notes])
 
@@ -100,6 +110,8 @@ class BaseModel:
         """Share the weights out among the processes, so that each holds a slice of every one, on `device`; see
         `fast.sharding`. Call this before adapters are added: they stay whole. From then on, all processes have to run
         the network at the same time. Raises `ModelError` if it cannot be sharded."""
+        if self.quantisation != NONE:
+            raise ModelError(f"model {self.name!r} is held in {self.quantisation}, so it cannot be sharded")
         _ = self._stamp  # of the whole weights
         try:
             shard_network(self.network, device)
@@ -114,7 +126,11 @@ class BaseModel:
     @property
     def why_no_decoder(self) -> str | None:
         """Why our own decoder cannot sample from the network, a clause; None if it can."""
-        return "its weights are sharded" if self.is_sharded else self.paths.why_not_accelerated
+        if self.is_sharded:
+            return "its weights are sharded"
+        if self.quantisation != NONE:
+            return f"its weights are held in {self.quantisation}"
+        return self.paths.why_not_accelerated
 
     @property
     def roles(self) -> list[str]:
@@ -123,9 +139,11 @@ class BaseModel:
 
     def copy_of_all_weights(self) -> BaseModel:
         """A separate, trainable copy of the network, for training all weights instead of an adapter. That of sharded
-        weights is whole, on the CPU; all processes have to ask for it."""
+        weights is whole, on the CPU; all processes have to ask for it. Raises `ModelError` if they are quantised."""
         if self.peft is not None:
             raise ValueError("copy the base before adapters are added to it")
+        if self.quantisation != NONE:
+            raise ModelError(f"the weights of model {self.name!r} are held in {self.quantisation}, so they are frozen")
         with self.gathered(everywhere=True):
             network = self.merged_network(None).network if self.is_sharded else copy.deepcopy(self.network)
         allowed = self.allow_special_tokens
@@ -172,6 +190,8 @@ class BaseModel:
             stamp = BaseStamp.read(file.metadata())
         if stamp is not None:
             stamp.check(self._stamp, what)
+            note = stamp.note(self._stamp, what)
+            self.notes += [note] if note else []
         for name, weight in saved.items():
             there[name].copy_(weight)
 
@@ -197,8 +217,8 @@ class BaseModel:
     @functools.cached_property
     def _stamp(self) -> BaseStamp:
         """Of the network's own weights, which are frozen."""
-        own = ((name, weight) for name, weight in self.network.named_parameters() if ".lora_" not in name)
-        return BaseStamp.of(self.name, self.dtype, own)
+        own = ((name, weight) for name, weight in dense_parameters(self.network) if ".lora_" not in name)
+        return BaseStamp.of(self.name, self.dtype, own, self.quantisation)
 
     @property
     def _adapters(self) -> PeftModel:
@@ -291,6 +311,17 @@ class BaseModel:
         merged.load_state_dict(weights)
         merged.generation_config = copy.deepcopy(self.network.generation_config)
         return MergedNetwork(merged.eval(), kept)
+
+    def network_with(self, role: str) -> MergedNetwork:
+        """The quantised network itself, with the adapter of `role` added to its layers for good; it has no adapters
+        any more, and this object is of no more use."""
+        kept = self.merged_weights(role).kept
+        for module in self._lora_layers:
+            if isinstance(module, lora.Linear) and role in module.lora_A:
+                layer, adapter = module.base_layer, adapted(module, role)
+                assert isinstance(layer, QuantisedLinear) and adapter.a is not None and adapter.b is not None
+                layer.add(adapter.a, adapter.b, adapter.scale)
+        return MergedNetwork(self._adapters.unload(), kept)  # pyright: ignore[reportArgumentType]  (peft has no type for it)
 
     def hidden_states(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor, wanted: torch.Tensor | None = None

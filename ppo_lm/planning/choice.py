@@ -51,13 +51,16 @@ def choose(job: Job, hardware: Hardware) -> Choice:
 
 
 def _whole(job: Job, hardware: Hardware) -> list[Plan]:
-    """The base in every process: on all devices, on those of one host, or on one; each process needs a response."""
-    rows = job.config.batch_size
+    """The base in every process: on all devices, on those of one host, or on one; each process needs a response. The
+    servers that the run names, if any, sample."""
+    rows, samplers = job.config.batch_size, job.named_servers
     counts = {hardware.processes, min(hardware.devices, rows), 1}
-    return [plan_for(job, hardware, Layout(count)) for count in sorted(counts) if count <= rows]
+    return [plan_for(job, hardware, Layout(count, samplers=samplers)) for count in sorted(counts) if count <= rows]
 
 
 def _with_samplers(job: Job, hardware: Hardware) -> list[Plan]:
+    if job.named_servers:  # which is `_whole` then
+        return []
     return [plan_for(job, hardware, Layout(t, samplers=s)) for t, s in _split(job, hardware)]
 
 
@@ -69,7 +72,11 @@ def _sharded(job: Job, hardware: Hardware) -> list[Plan]:
 
 
 def _split(job: Job, hardware: Hardware) -> Iterator[tuple[int, int]]:
-    """(trainers, samplers): as few samplers as hold the model, with as much again for keys and values, up to half."""
+    """(trainers, samplers): the servers that the run names; otherwise as few samplers as hold the model, with as much
+    again for keys and values, up to half."""
+    if job.named_servers:
+        yield hardware.processes, job.named_servers
+        return
     if hardware.device_type != "cuda":
         return
     needed = 2 * job.sizes.weights * job.network.dtype.itemsize
@@ -87,6 +94,11 @@ def _reason(plan: Plan) -> str:
         return (
             f"the base is too big for one device, so {layout.trainers} hold a part each ({used}) and {layout.samplers} "
             "serve vLLM"
+        )
+    if plan.job.named_servers:
+        return (
+            f"{layout.trainers} of the devices train ({used}), and the servers of engine_urls sample, each taken to be "
+            "one more device of this kind"
         )
     if layout.samplers:
         return (

@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ppo_lm.config import PlanConfig, PPOConfig
-from ppo_lm.planning.layout import Layout
 from ppo_lm.planning.plan import Plan
 
 ENDPOINT = "FIRST_HOST:29500"
@@ -26,7 +25,7 @@ def command_for(plan: Plan, files: Sequence[str], options: Mapping[str, Any]) ->
         given += [] if name in OWN else [f"--{name}", written(value)]
     if plan.job.config.prompts is None:
         given += ["--prompts", PLACEHOLDER]
-    words = [*_launcher(plan), "train", *given, *_settings(plan.layout)]
+    words = [*_launcher(plan), "train", *given, *_settings(plan)]
     return " ".join(map(shlex.quote, words))
 
 
@@ -46,9 +45,9 @@ def _launcher(plan: Plan) -> list[str]:
     return ["torchrun", "--nnodes", str(hosts), *meeting, "--nproc-per-node", str(trainers // hosts), "-m", "ppo_lm"]
 
 
-def _settings(layout: Layout) -> list[str]:
-    """Of the layout."""
-    sharded = ["--shard_base", "true"] if layout.sharded else []
-    if not layout.samplers:
+def _settings(plan: Plan) -> list[str]:
+    """Of the layout, as far as the run does not have them already."""
+    sharded = ["--shard_base", "true"] if plan.layout.sharded else []
+    if not plan.layout.samplers or plan.job.named_servers:
         return sharded
     return [*sharded, "--engine", "vllm", "--engine_urls", SAMPLER]

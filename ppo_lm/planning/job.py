@@ -40,6 +40,11 @@ class Job:
     def trains_all_weights(self) -> bool:
         return self.config.lora_r == 0
 
+    @property
+    def named_servers(self) -> int:
+        """How many servers the run names that sample."""
+        return len(self.config.engine_urls or ())
+
     @cached_property
     def has_value_model(self) -> bool:
         return find_estimator(self.config).needs_values

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from ppo_lm.base_setup.memory import FEWEST, GPU_SLOTS, SLOTS, bytes_per_token, tokens_that_fit
 from ppo_lm.planning.hardware import Hardware
 from ppo_lm.planning.job import Job
+from ppo_lm.tracking import Passes
 
 
 class Layout(NamedTuple):
@@ -20,31 +21,59 @@ class Layout(NamedTuple):
 
 
 class Share(NamedTuple):
-    """What one trainer does in a step."""
+    """What one trainer, and one sampler, does in a step."""
 
-    rows: int  # responses sampled and scored
-    mini_batch_rows: int  # of a mini-batch, responses trained on
+    rows: int  # responses that a trainer scores
+    trained_rows: int  # responses of a mini-batch that it passes through a model
+    sampled_rows: int  # responses that a trainer samples or, if there are servers, one of them
+    slots: int  # responses sampled at once, at most; an evaluation may have more of them than a step
     micro_batch_tokens: int  # at most
-    slots: int  # responses sampled at once
+    passes: Passes  # of a trainer
 
-    def rows_at_once(self, job: Job) -> int:
-        """Responses in a full micro-batch."""
-        return min(max(self.micro_batch_tokens // job.row_tokens, 1), self.rows)
+    def rows_at_once(self, job: Job, rows: int) -> int:
+        """Responses in a full micro-batch, out of `rows`."""
+        return min(max(self.micro_batch_tokens // job.row_tokens, 1), rows)
 
     def micro_batches(self, job: Job, rows: int) -> int:
         """How many it takes to pass over `rows` responses."""
-        return math.ceil(rows / self.rows_at_once(job))
+        return math.ceil(rows / self.rows_at_once(job, rows))
 
 
 def share_of(job: Job, hardware: Hardware, layout: Layout) -> Share:
     """The largest share of the trainers, with the sizes that `make_budget` chooses where the configuration leaves them
     open."""
     config, on_gpu = job.config, hardware.device_type == "cuda"
-    rows = math.ceil(config.batch_size / layout.trainers)
-    mini_batch_rows = math.ceil(math.ceil(config.batch_size / config.mini_batches) / layout.trainers)
     chosen = FEWEST
     if on_gpu:
         base = job.sizes.weights * job.network.dtype.itemsize // (layout.trainers if layout.sharded else 1)
         chosen = tokens_that_fit(hardware.memory - base, bytes_per_token(job.network))
-    slots = config.rollout_slots or (GPU_SLOTS if on_gpu else SLOTS)
-    return Share(rows, mini_batch_rows, config.micro_batch_tokens or chosen, min(rows, slots))
+    sampling = layout.samplers or layout.trainers
+    sampled_rows = math.ceil(config.batch_size / sampling)
+    most = max(sampled_rows, math.ceil(config.eval_prompts / sampling))
+    return Share(
+        rows=math.ceil(config.batch_size / layout.trainers),
+        trained_rows=_trained_rows(job, layout),
+        sampled_rows=sampled_rows,
+        slots=min(most, config.rollout_slots or (GPU_SLOTS if on_gpu else SLOTS)),
+        micro_batch_tokens=config.micro_batch_tokens or chosen,
+        passes=_passes(job, layout),
+    )
+
+
+def _trained_rows(job: Job, layout: Layout) -> int:
+    """One trainer passes a mini-batch through one model after the other, and so do those of a sharded base, with fewer
+    rows each; of others, about as many pass each model (`distributed.share_jobs`)."""
+    mini_batch = math.ceil(job.config.batch_size / job.config.mini_batches)
+    models = 1 if layout.sharded else job.passes.trained
+    return min(mini_batch, math.ceil(models * mini_batch / layout.trainers))
+
+
+def _passes(job: Job, layout: Layout) -> Passes:
+    """Servers do not report entropies, which takes a pass of the policy that recomputed log-probabilities come from
+    too."""
+    passes = job.passes
+    if layout.trainers > 1 and not layout.sharded:
+        passes = passes._replace(trained=1)
+    if layout.samplers and job.config.old_logprobs == "sampled":
+        passes = passes._replace(scored=passes.scored + 1, scored_logprobs=passes.scored_logprobs + 1)
+    return passes

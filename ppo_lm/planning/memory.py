@@ -36,12 +36,18 @@ def memory_by_part(job: Job, hardware: Hardware, layout: Layout, efficiency: Eff
         "activations": _activations(job, share, on_gpu),
         "logits and temporaries": _temporaries(job, share, on_gpu),
     }
+    if layout.trainers > 1:  # once the passes are done
+        training = _larger(training, {"gradients to send": job.trained_weights * FP32})
     sampler = {} if layout.samplers else _sampler(job, hardware, share, sum(kept.values()))
     if on_gpu:
         return _present(kept | sampler | training)
     head = 0 if layout.samplers or job.trains_all_weights else _head_copy(job)  # stays, as nothing trains it
     training["sampler's output layer"] = head
-    return _present(kept | max(sampler, training, key=lambda parts: sum(parts.values())))
+    return _present(kept | _larger(sampler, training))
+
+
+def _larger(one: Parts, other: Parts) -> Parts:
+    return max(one, other, key=lambda parts: sum(parts.values()))
 
 
 def _present(parts: Parts) -> Parts:
@@ -74,7 +80,7 @@ def _optimiser(job: Job) -> int:
 
 
 def _tokens_at_once(job: Job, share: Share, on_gpu: bool) -> int:
-    rows = min(share.rows_at_once(job), share.mini_batch_rows)
+    rows = share.rows_at_once(job, share.trained_rows)
     return rows * job.row_tokens if on_gpu else few_sizes(rows * job.row_tokens)
 
 

@@ -44,9 +44,10 @@ def blank_network(model_name: str, dtype: torch.dtype) -> PreTrainedModel:
 
 def find_tokenizer(model_name: str) -> PreTrainedTokenizerBase | None:
     """The model's tokenizer; None for a published model that is not in the local cache. Raises `ModelError`."""
-    is_here = isinstance(try_to_load_from_cache(model_name, "tokenizer_config.json"), str)
-    if published_config(model_name) is not None and not is_here:
-        return None
+    if published_config(model_name) is not None:
+        cached = try_to_load_from_cache(model_name, "tokenizer_config.json")
+        if not isinstance(cached, str):
+            return None
     return _read(AutoTokenizer, model_name, find_source(model_name))
 
 

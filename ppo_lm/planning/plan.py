@@ -54,8 +54,19 @@ class Plan:
         return self.peak_memory <= USABLE * self.hardware.memory
 
     @property
+    def overlaps(self) -> bool:
+        """Whether servers sample the next batch while this one is scored and trained on."""
+        return self.layout.samplers > 0 and self.job.config.max_staleness > 0
+
+    @property
     def step_seconds(self) -> float:
-        return add_up(self.seconds.values()).total
+        sampling, others = self.seconds["sampling"].total, self.seconds_after_sampling
+        return max(sampling, others) if self.overlaps else sampling + others
+
+    @property
+    def seconds_after_sampling(self) -> float:
+        """Of the phases that the trainers spend on a batch once it is sampled."""
+        return add_up(spent for phase, spent in self.seconds.items() if phase != "sampling").total
 
     @property
     def samples_per_second(self) -> float:
@@ -65,7 +76,7 @@ class Plan:
     @property
     def is_measured(self) -> bool:
         """Whether the cost model was checked on this kind of device."""
-        return self.hardware.device_type == "cpu" and self.hardware.processes == 1
+        return self.hardware.device_type == "cpu" and self.hardware.processes == 1 and not self.layout.samplers
 
     def record(self) -> dict[str, Any]:
         """Everything, for JSON."""
@@ -79,6 +90,7 @@ class Plan:
             "fits": self.fits,
             "seconds": {phase: spent.record() for phase, spent in self.seconds.items()},
             "step_seconds": self.step_seconds,
+            "sampling_overlaps": self.overlaps,
             "run_seconds": self.step_seconds * config.steps,
             "measured": self.is_measured,
             "why_not_accelerated": self.job.why_not_accelerated,

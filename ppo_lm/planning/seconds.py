@@ -40,12 +40,12 @@ class _Cost:
         self.floor = self.floor_at(self.operations, self.bytes)
 
     def floor_at(self, operations: float, bytes_per_second: float) -> Floor:
-        return Floor(self.job.network, Machine(operations, bytes_per_second), self.job.passes, self.share.slots)
+        return Floor(self.job.network, Machine(operations, bytes_per_second), self.share.passes, self.share.slots)
 
     def phases(self) -> dict[str, Spent]:
-        passes, rows, job = self.job.passes, self.share.rows, self.job
-        least = {phase: self.padding() * s for phase, s in self.floor.seconds(job.pairs(rows)).items()}
-        one_pass = self.forward(rows, self.share.micro_batches(job, rows))
+        passes, rows, job = self.share.passes, self.share.rows, self.job
+        least = {phase: self.padding(rows) * s for phase, s in self.floor.seconds(job.pairs(rows)).items()}
+        one_pass = self.forward(rows)
         logits = self.logits(passes.scored_logprobs * rows * job.response_tokens)
         return {
             "sampling": self.sampling(),
@@ -56,16 +56,15 @@ class _Cost:
 
     def training(self) -> Spent:
         """Each model: a pass forward, and one back that costs two of them besides the products in `Floor`. Activation
-        checkpointing adds one forward."""
-        job, passes, again = self.job, self.job.passes, self.job.config.gradient_checkpointing
-        batches, rows = job.config.mini_batches, self.share.mini_batch_rows
-        least = self.padding() * self.floor.seconds(job.pairs(rows * batches))["training"]
+        checkpointing adds one forward. Of several trainers, those that pass the policy take longest."""
+        job, passes, again = self.job, self.share.passes, self.job.config.gradient_checkpointing
+        rows, updates = self.share.trained_rows, job.updates
+        least = self.padding(rows) * self.floor.seconds(job.pairs(rows * job.config.mini_batches))["training"]
         forward = least / (3 if passes.all_weights else 2)
-        one_pass = self.forward(rows * batches, self.share.micro_batches(job, rows) * batches)
         return (
             Spent(least + again * forward)
-            + one_pass.times((3 + again) * passes.epochs * passes.trained)
-            + self.logits(passes.epochs * rows * batches * job.response_tokens)
+            + self.forward(rows).times((3 + again) * updates * passes.trained)
+            + self.logits(updates * rows * job.response_tokens)
             + self.updates()
         )
 
@@ -75,11 +74,12 @@ class _Cost:
         moved = job.trained_weights * (job.updates * UPDATE + (job.updates > 1) * UNDO)
         return Spent(memory=moved / self.bytes, sent=self.all_reduce(job.updates * job.trained_weights * FP32))
 
-    def forward(self, rows: int, micro_batches: int, tokens: int | None = None) -> Spent:
+    def forward(self, rows: int, tokens: int | None = None) -> Spent:
         """What a pass over `rows` sequences costs besides the products in `Floor`. `tokens`: of each; None: of prompt
         and response."""
         tokens = self.job.row_tokens if tokens is None else tokens
-        count, sizes, efficiency = self.padding() * rows * tokens, self.sizes, self.efficiency
+        count, sizes, efficiency = self.padding(rows) * rows * tokens, self.sizes, self.efficiency
+        micro_batches = self.share.micro_batches(self.job, rows)
         on_gpu = self.hardware.device_type == "cuda"  # flash attention skips what is masked, and writes no weights
         attention = (2 if on_gpu else 4) * sizes.layers * sizes.queries * tokens * count
         weights = 0 if on_gpu else sizes.layers * sizes.heads * tokens * self.job.network.dtype.itemsize
@@ -91,9 +91,10 @@ class _Cost:
             sent=self.all_gather(micro_batches),
         )
 
-    def padding(self) -> float:
-        """How many tokens a CPU computes for each of a micro-batch (`fast.packing.few_sizes`)."""
-        tokens = self.share.rows_at_once(self.job) * self.job.row_tokens
+    def padding(self, rows: int) -> float:
+        """How many tokens a CPU computes for each of a micro-batch of a pass over `rows` sequences
+        (`fast.packing.few_sizes`)."""
+        tokens = self.share.rows_at_once(self.job, rows) * self.job.row_tokens
         return 1.0 if self.hardware.device_type == "cuda" else few_sizes(tokens) / tokens
 
     def adapter(self, tokens: float, micro_batches: int) -> float:
@@ -111,12 +112,11 @@ class _Cost:
 
     def sampling(self) -> Spent:
         """On the trainers, or on the devices that serve vLLM, whose speed is taken to be that of our own engine."""
-        job, efficiency, sizes = self.job, self.efficiency, self.sizes
-        rows = -(-job.config.batch_size // self.layout.samplers) if self.layout.samplers else self.share.rows
-        decoding = count_decoding(job.pairs(rows), min(self.share.slots, rows))
+        job, efficiency, sizes, rows = self.job, self.efficiency, self.sizes, self.share.sampled_rows
+        decoding = count_decoding(job.pairs(rows), self.share.slots)
         prompts = decoding._replace(tokens=0, steps=0, cached_tokens=0)
         copied = 0 if self.layout.samplers else 2 * sizes.layer_weights * job.network.dtype.itemsize
-        reading = self.forward(rows, self.share.micro_batches(job, rows), job.prompt_tokens)
+        reading = self.forward(rows, job.prompt_tokens)
         return (
             Spent(self.floor.sampling_seconds(prompts))
             + dataclasses.replace(reading, sent=0.0)

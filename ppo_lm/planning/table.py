@@ -68,7 +68,10 @@ def time_table(plan: Plan) -> Table:
 
 def bottleneck(plan: Plan) -> str:
     """A sentence: the phase that takes longest, what it is bound by, and what would help."""
-    phase = max(plan.seconds, key=lambda name: plan.seconds[name].total)
+    among = list(plan.seconds)
+    if plan.overlaps and plan.seconds["sampling"].total < plan.step_seconds:  # the trainers are waited for
+        among.remove("sampling")
+    phase = max(among, key=lambda name: plan.seconds[name].total)
     spent = plan.seconds[phase]
     cause = _largest(spent)
     return (
@@ -105,10 +108,30 @@ def _conclusions(choice: Choice) -> Iterator[str]:
     plan = choice.plan
     yield f"bottleneck: {bottleneck(plan)}"
     yield f"layout: {choice.reason}"
+    overlap = _describe_overlap(plan)
+    if overlap:
+        yield overlap
     slower = plan.job.why_not_accelerated
     if slower:
         yield f"memory and time will be higher than this: the cost model is that of our own passes, but {slower}"
     yield from choice.notes
+
+
+def _describe_overlap(plan: Plan) -> str | None:
+    """What sampling ahead does to the time of a step, or would do."""
+    sampling, others = plan.seconds["sampling"].total, plan.seconds_after_sampling
+    staleness = plan.job.config.max_staleness
+    if plan.overlaps:
+        return (
+            f"overlap: with max_staleness {staleness}, servers sample the next batch ({sampling:,.2f} s) while this "
+            f"one is scored and trained on ({others:,.2f} s), so a step takes the longer of the two"
+        )
+    if staleness:
+        return f"overlap: none, although max_staleness is {staleness}, because the trainers sample themselves"
+    if plan.layout.samplers:
+        now, then = sampling + others, max(sampling, others)
+        return f"overlap: none; with max_staleness 1, a step would take {then:,.2f} s instead of {now:,.2f} s"
+    return None
 
 
 def _table(title: str, *headings: str) -> Table:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ppo_lm.advantage import Estimator, find_estimator
-from ppo_lm.base_setup import check_can_shard, find_value_folder
+from ppo_lm.base_setup import check_can_quantise, check_can_shard, find_value_folder
 from ppo_lm.config import PPOConfig
 from ppo_lm.data import DataReport, PromptSet, load_prompts
 from ppo_lm.errors import ConfigError, DataError, ModelError, Problems
@@ -76,6 +76,7 @@ def load_inputs(
     samplers = Samplers(config.engine_urls or [], config.engine_folder, config.engine_timeout, config.max_staleness)
     make_engine = problems.attempt(find_engine, config.engine if engine is None else engine, samplers)
     problems.attempt(check_can_shard, config)
+    problems.attempt(check_can_quantise, config.quantise_base, config.model_name)
     problems.attempt(find_recorders, config.recorders)
     problems.attempt(user_path, config.model_name, "model_name", ModelError)
     problems.raise_all()

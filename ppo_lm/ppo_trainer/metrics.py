@@ -9,6 +9,7 @@ import torch
 from ppo_lm.ops import explained_variance, masked_mean
 from ppo_lm.rewards import Scores
 from ppo_lm.tracking import Floor, PhaseClock, peak_memory
+from ppo_lm.training import importance_weights
 from ppo_lm.types import SAPairs
 
 
@@ -29,12 +30,20 @@ def describe_rollout(sa_pairs: SAPairs) -> dict[str, float]:
     return described
 
 
-def describe_importance(sa_pairs: SAPairs) -> dict[str, float]:
-    """Mean and maximum over tokens of π_old / π_sampler, the weights that `truncated_importance` caps, before it
-    does."""
-    log_weights = sa_pairs.require("old_logprobs") - sa_pairs.require("sampler_logprobs")
-    weights = log_weights[sa_pairs.action_mask].exp()
-    return {"importance_mean": float(weights.mean()), "importance_max": float(weights.max())}
+def describe_importance(sa_pairs: SAPairs, floor: float, cap: float) -> dict[str, float]:
+    """Mean, minimum and maximum over tokens of π_old / π_sampler, before the loss truncates or masks these weights; and
+    the share of tokens for which it does, those outside [floor, cap]. A cap of 0 stands for no weights, and no
+    share."""
+    mask = sa_pairs.action_mask
+    weights = importance_weights(sa_pairs.old_logprobs, sa_pairs.require("sampler_logprobs"), mask)[mask]
+    described = {
+        "importance_mean": float(weights.mean()),
+        "importance_min": float(weights.min()),
+        "importance_max": float(weights.max()),
+    }
+    if cap:
+        described["importance_clip_fraction"] = float(((weights < floor) | (weights > cap)).float().mean())
+    return described
 
 
 def describe_texts(texts: Sequence[str]) -> dict[str, float]:

@@ -21,6 +21,7 @@ from ppo_lm.training import (
     NewNumbers,
     TokenLoss,
     approximate_kl,
+    double_sided_importance,
     find_losses,
     kl_loss,
     policy_ratio,
@@ -197,10 +198,13 @@ class ModelTrainer:
 
     def _trust(self, part: SAPairs) -> torch.Tensor | float:
         """Per-token weights that correct for the difference between sampler and training pass."""
-        if not self.config.importance_cap:
+        config, mask = self.config, part.action_mask
+        if not config.importance_cap:
             return 1.0
-        sampler_logprobs = part.require("sampler_logprobs")
-        return truncated_importance(part.old_logprobs, sampler_logprobs, part.action_mask, self.config.importance_cap)
+        old, sampler = part.old_logprobs, part.require("sampler_logprobs")
+        if config.importance_mode == "truncate":
+            return truncated_importance(old, sampler, mask, config.importance_cap)
+        return double_sided_importance(old, sampler, mask, config.importance_floor, config.importance_cap)
 
     def _value_part(self, part: SAPairs, new_values: torch.Tensor, size: Size) -> Part:
         found = self.losses.value.compute(part, new_values, self.config)

@@ -114,6 +114,7 @@ class PPOTrainer:
             allow_special_tokens=config.allow_special_tokens,
             loaded=loaded,
             shard=config.shard_base,
+            quantisation=config.quantise_base,
         )
         self.budget = make_budget(self.base, config.micro_batch_tokens, config.rollout_slots)
         self.monitor = inputs.monitor
@@ -195,7 +196,7 @@ class PPOTrainer:
         clock.lap("training")
         rollout = describe_rollout(sa_pairs) | {"kl_coef": kl_coef}
         if config.old_logprobs == "recomputed":
-            rollout |= describe_importance(sa_pairs)
+            rollout |= describe_importance(sa_pairs, config.importance_floor, config.importance_cap)
         self.kl_controller.update(rollout["kl"], sa_pairs.sequences if "policy_updates" in trained else 0)
         return {
             "generated_texts": texts,

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ppo_lm.base_setup import LoadedModel, add_adapter, check_can_shard, make_lora_config
+from ppo_lm.base_setup import LoadedModel, add_adapter, check_can_quantise, check_can_shard, make_lora_config
 from ppo_lm.config import RewardConfig
 from ppo_lm.data import DataReport, Demonstration, Preference, Prompt, load_demonstrations, load_preferences
 from ppo_lm.data.encoded import Encoded, encode_all
@@ -115,6 +115,7 @@ def load_inputs(config: RewardConfig, resume: Path | None = None, overwrite: boo
     problems.attempt(check_output_dir, config, resume, overwrite)
     problems.attempt(user_path, config.model_name, "model_name", ModelError)
     problems.attempt(check_can_shard, config)
+    problems.attempt(check_can_quantise, config.quantise_base, config.model_name)
     problems.attempt(find_recorders, config.recorders)
     problems.attempt(find_optimiser_parts, config)
     preferences = demonstrations = None

@@ -5,7 +5,7 @@ from ppo_lm.rollout.engine import EndConfig, RolloutEngine, Sampled, SamplingSet
 from ppo_lm.rollout.graph_engine import GraphEngine
 from ppo_lm.rollout.pick import ENGINES, MakeEngine, find_engine, pick_engine
 from ppo_lm.rollout.plain_engine import PlainEngine
-from ppo_lm.rollout.remote import Samplers, VLLMEngine
+from ppo_lm.rollout.remote import RemoteEngine, Samplers
 from ppo_lm.rollout.sampling import draw_uniforms, find_excluded, sample_tokens, seed_of
 from ppo_lm.rollout.shares import start_sampling
 from ppo_lm.rollout.slot_engine import SlotEngine
@@ -18,13 +18,13 @@ __all__ = [
     "GraphEngine",
     "MakeEngine",
     "PlainEngine",
+    "RemoteEngine",
     "RolloutEngine",
     "Sampled",
     "Samplers",
     "SamplingSettings",
     "SlotEngine",
     "StopStrings",
-    "VLLMEngine",
     "draw_uniforms",
     "find_engine",
     "find_excluded",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 from ppo_lm.errors import ConfigError, ModelError
@@ -12,7 +13,7 @@ from ppo_lm.plugins import Registry
 from ppo_lm.rollout.engine import RolloutEngine
 from ppo_lm.rollout.graph_engine import GraphEngine
 from ppo_lm.rollout.plain_engine import PlainEngine
-from ppo_lm.rollout.remote import Samplers, find_servers
+from ppo_lm.rollout.remote import SGLANG, VLLM, Samplers, find_servers
 from ppo_lm.rollout.slot_engine import SlotEngine
 
 MakeEngine = Callable[[PolicyModel, MemoryBudget], RolloutEngine]
@@ -60,7 +61,8 @@ ENGINES.register("auto")(pick_engine)
 ENGINES.register("slots")(make_slot_engine)
 ENGINES.register("graphs")(make_graph_engine)
 ENGINES.register("transformers")(PlainEngine)
-ENGINES.register("vllm")(ByServers(find_servers))
+ENGINES.register("vllm")(ByServers(partial(find_servers, VLLM)))
+ENGINES.register("sglang")(ByServers(partial(find_servers, SGLANG)))
 
 
 def find_engine(engine: str | RolloutEngine, samplers: Samplers = NO_SERVERS) -> MakeEngine:

@@ -10,6 +10,7 @@ import torch
 import ppo_lm
 from ppo_lm.data import PromptSet
 from ppo_lm.distributed.slices import whole
+from ppo_lm.fast.quantisation import NF4
 from ppo_lm.fingerprint import fingerprint, fingerprint_weights, source_of
 from ppo_lm.models import BaseModel
 from ppo_lm.optimisation import OptimiserParts
@@ -28,6 +29,7 @@ def identify_base(base: BaseModel) -> Identity:
     threads, versions."""
     network, tokenizer = base.network, base.tokenizer
     weights = [pair for pair in (*network.named_parameters(), *network.named_buffers()) if ".lora_" not in pair[0]]
+    packages = [*PACKAGES, *(["bitsandbytes"] if base.quantisation == NF4 else [])]
     threads = {THREADS: torch.get_num_threads()} if base.device.type == "cpu" else {}
     return {
         "the weights of the base model": fingerprint_weights((name, whole(weight)) for name, weight in weights),
@@ -36,7 +38,7 @@ def identify_base(base: BaseModel) -> Identity:
         "the kind of device": base.device.type,
         **threads,
         "the version of ppo_lm": ppo_lm.__version__,
-        **{f"the version of {package}": version(package) for package in PACKAGES},
+        **{f"the version of {package}": version(package) for package in packages},
     }
 
 

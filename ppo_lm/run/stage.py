@@ -35,6 +35,7 @@ def load_stage_base(config: SupervisedSettings, loaded: LoadedModel | None = Non
         allow_special_tokens=config.allow_special_tokens,
         loaded=loaded,
         shard=config.shard_base,
+        quantisation=config.quantise_base,
     )
 
 

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ppo_lm.base_setup import (
     LoadedModel,
     add_adapter,
+    check_can_quantise,
     check_can_shard,
     make_budget,
     make_lora_config,
@@ -116,6 +117,7 @@ def load_inputs(
     problems.attempt(check_output_dir, config, resume, overwrite)
     problems.attempt(user_path, config.model_name, "model_name", ModelError)
     problems.attempt(check_can_shard, config)
+    problems.attempt(check_can_quantise, config.quantise_base, config.model_name)
     problems.attempt(find_recorders, config.recorders)
     problems.attempt(find_optimiser_parts, config, config.shards_trained_weights)
     if config.rouge_samples:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ppo_lm.base_setup import LoadedModel, check_can_shard, make_budget, set_up_roles
+from ppo_lm.base_setup import LoadedModel, check_can_quantise, check_can_shard, make_budget, set_up_roles
 from ppo_lm.config import ValueConfig
 from ppo_lm.data import DataReport, Demonstration, load_demonstrations
 from ppo_lm.data.encoded import EncodedDemonstrations, encode_demonstrations
@@ -193,6 +193,7 @@ def load_inputs(config: ValueConfig, resume: Path | None = None, overwrite: bool
     problems.attempt(check_output_dir, config, resume, overwrite)
     problems.attempt(user_path, config.model_name, "model_name", ModelError)
     problems.attempt(check_can_shard, config)
+    problems.attempt(check_can_quantise, config.quantise_base, config.model_name)
     problems.attempt(find_recorders, config.recorders)
     problems.attempt(find_optimiser_parts, config)
     rewards = [problems.attempt(load_reward, reward) for reward in config.rewards]

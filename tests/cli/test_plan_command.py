@@ -6,7 +6,7 @@ import sys
 
 import pytest
 import yaml
-from transformers import GPT2Config
+from transformers import AutoTokenizer, GPT2Config
 
 from ppo_lm.cli.main import main
 from ppo_lm.config import PlanConfig
@@ -71,6 +71,15 @@ def test_lengths_are_given_or_assumed(capsys):
     assert cut["tokens"]["prompt"] == 77
     with pytest.raises(ConfigError, match="response_tokens is 61 but max_new_tokens is 60"):
         PlanConfig(max_new_tokens=60, response_tokens=61)
+
+
+@pytest.mark.fast
+def test_prompts_are_tokenised_for_a_model_in_a_folder(folder, tmp_path, capsys):
+    (tmp_path / "prompts.txt").write_text("one two three\none\n")
+    found = plan(capsys, f"--model_name={folder}", f"--prompts={tmp_path / 'prompts.txt'}", "--device=cpu")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    expected = [len(tokenizer(text).input_ids) for text in ("one two three", "one")]
+    assert found["tokens"]["prompt"] == round(sum(expected) / 2)
 
 
 def run(*arguments: str) -> str:

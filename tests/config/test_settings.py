@@ -3,7 +3,8 @@ from typing import Annotated, Literal
 
 import pytest
 
-from ppo_lm.config.field_types import FormerName, PositiveInt, Rule, Topic
+from ppo_lm.config import PPOConfig
+from ppo_lm.config.field_types import MAY_CHANGE, SETS_LENGTH, FormerName, PositiveInt, Rule, Topic
 from ppo_lm.config.fields import fields_of, help_texts
 from ppo_lm.config.settings import Settings, checked, differences, with_current_names
 from ppo_lm.errors import ConfigError
@@ -83,3 +84,9 @@ def test_differences_name_both_values_of_what_may_not_change():
     now = dataclasses.asdict(Example(width=8, depth=3))
     then = {"width": 4, "depth": 2, "tyres": 2}  # of a version without `mode`
     assert differences(now, with_current_names(Example, then), may_change=("depth",)) == ["width was 4 and is 8"]
+
+
+def test_marks_of_fields_are_told_apart():
+    """Python 3.10 takes `Annotated` types from a cache, in which equal marks are the same."""
+    assert SETS_LENGTH != MAY_CHANGE
+    assert (fields_of(PPOConfig)["steps"].sets_length, fields_of(PPOConfig)["steps"].may_change) == (True, False)

@@ -39,7 +39,7 @@ NOT_EXECUTED = {  # command without settings → why only its options are read
     "build-embedded": "trains the model that ships with the package, for twenty minutes",
 }
 OURS = ("uv", "ppo-lm", "main.py")  # what a command in the text, outside a block, starts with
-BEFORE_A_PROGRAM = re.compile(r"([A-Z_]+=\S* |unshare -rm |uv run ((--group|--with) [\w-]+ )*)*")
+BEFORE_A_PROGRAM = re.compile(r"([A-Z_]+=\S* |unshare -rm |uv run (--isolated |(--group|--with|--extra) [\w-]+ )*)*")
 RUN = re.compile(r"(runs/[\w-]+|RUN|FOLDER)(?=/|$)")  # what pages call the folder of a run
 
 

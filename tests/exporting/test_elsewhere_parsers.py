@@ -26,6 +26,9 @@ RUNS = {
     "defaults": dict(),
     "chat, reward model, KL in the loss": dict(kl_in="loss", kl_estimator="k3", lora_targets="q_proj,v_proj"),
     "all weights, groups": dict(lora_r=0, advantage_estimator="rloo", responses_per_prompt=4, mini_batches=2),
+    "double-sided importance weights": dict(
+        old_logprobs="recomputed", importance_cap=5.0, importance_mode="mask", importance_floor=0.5
+    ),
     "everything else": dict(
         dual_clip=3.0,
         value_clip=0.0,

@@ -105,7 +105,17 @@ def test_a_run_that_they_can_repeat_has_nothing_to_be_said(program):
                 "algorithm.rollout_correction.rollout_is": "token",
                 "algorithm.rollout_correction.rollout_is_threshold": 2.0,
             },
-            {"algo.advantage.is_correction_level": "token", "algo.advantage.is_correction_threshold": [0.0, 2.0]},
+            {"algo.advantage.is_correction_mode": "clip", "algo.advantage.is_correction_threshold": [0.0, 2.0]},
+        ),
+        (
+            dict(old_logprobs="recomputed", importance_cap=5.0, importance_mode="mask", importance_floor=0.5),
+            {"algorithm.rollout_correction.rollout_is_threshold": "0.5_5.0"},
+            {"algo.advantage.is_correction_mode": "mask", "algo.advantage.is_correction_threshold": [0.5, 5.0]},
+        ),
+        (  # verl's lower bound has to be above 0
+            dict(old_logprobs="recomputed", importance_cap=5.0, importance_mode="mask"),
+            {"algorithm.rollout_correction.rollout_is_threshold": "1e-09_5.0"},
+            {"algo.advantage.is_correction_mode": "mask", "algo.advantage.is_correction_threshold": [0.0, 5.0]},
         ),
         (
             dict(lora_r=8, lora_targets="q_proj, v_proj"),

@@ -8,9 +8,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ppo_lm.base_setup import make_lora_config
 from ppo_lm.config import PPOConfig
+from ppo_lm.distributed.sharing import share_jobs
 from ppo_lm.models import PolicyModel
 from ppo_lm.planning import Job, Layout, plan_for
 from ppo_lm.planning.efficiency import CPU_BF16, CPU_FP32, GPU, Efficiency, find_efficiency
+from ppo_lm.planning.layout import share_of
 from ppo_lm.planning.memory import memory_by_part
 from ppo_lm.planning.seconds import FP32, seconds_by_phase
 from ppo_lm.tracking.floor import Machine
@@ -109,9 +111,52 @@ def test_a_sharded_base_is_gathered_in_every_pass(make_job, h100s):
     job = make_job(batch_size=64, advantage_estimator="rloo", responses_per_prompt=2, ppo_epochs=1)
     spent = plan_for(job, h100s(8), Layout(4, True, 4)).seconds
     whole = job.sizes.weights * 2 * 3 / 4 / 450e9
-    assert spent["scoring"].sent == pytest.approx(whole)
+    assert spent["scoring"].sent == pytest.approx(2 * whole)  # the reference, and the entropies that servers lack
     assert spent["training"].sent == pytest.approx(3 * whole, rel=0.1)
     assert spent["sampling"].sent == 0
+
+
+@pytest.mark.parametrize("trainers", [1, 2, 3, 4, 6, 8])
+@pytest.mark.parametrize("backbone", ["separate", "shared"])
+def test_a_trainer_passes_as_many_rows_as_it_is_dealt(trainers, backbone, make_job, h100s):
+    """Rows of equal length; with two models, half of the processes pass each."""
+    job = make_job(batch_size=192, mini_batches=2, value_backbone=backbone, value_model=None)
+    models = 1 if backbone == "shared" else 2
+    share = share_of(job, h100s(trainers), Layout(trainers))
+    dealt = [share_jobs([[job.row_tokens] * 96] * models, trainers, rank) for rank in range(trainers)]
+    own = [[len(each.all_rows[each.rank]) for each in shares] for shares in dealt]
+    assert share.trained_rows == max(rows for shares in own for rows in shares)
+    assert share.trained_rows * share.passes.trained == max(sum(shares) for shares in own)
+
+
+def test_with_a_sharded_base_a_trainer_passes_its_rows_through_both_models(make_job, h100s):
+    """Processes that gather weights together have to pass the same model."""
+    job = make_job(batch_size=192, mini_batches=2)
+    share = share_of(job, h100s(4), Layout(4, sharded=True))
+    assert (share.trained_rows, share.passes.trained) == (96 / 4, 2)
+
+
+@pytest.mark.parametrize(("eval_prompts", "slots"), [(0, 8), (128, 32), (4096, 64)])
+def test_an_evaluation_may_need_more_slots_than_a_step(eval_prompts, slots, make_job, h100s):
+    job = make_job(batch_size=32, eval_prompts=eval_prompts, rollout_slots=64)
+    assert share_of(job, h100s(4), Layout(4)).slots == slots
+
+
+def test_two_trainers_pass_a_model_each(make_job, h100s):
+    """The one that passes the policy through also has all of its logits."""
+    job = make_job(batch_size=64, micro_batch_tokens=2**20)
+    both, alone = (plan_for(job, h100s(n), Layout(n)) for n in (2, 1))
+    policy = plan_for(make_job(batch_size=64, value_backbone="shared", value_model=None), h100s(), Layout(1))
+    assert both.seconds["training"].products == pytest.approx(policy.seconds["training"].products)
+    assert 0.5 < both.seconds["training"].products / alone.seconds["training"].products < 0.6
+    assert both.memory["activations"] == alone.memory["activations"]
+
+
+def test_gradients_of_all_weights_are_sent_in_one_message(make_job, h100s):
+    job = make_job(batch_size=8, lora_r=0, max_new_tokens=8)
+    alone, both = (plan_for(job, h100s(2), Layout(n)).memory for n in (1, 2))
+    assert both["gradients to send"] == 4 * job.trained_weights and "activations" not in both
+    assert "gradients to send" not in alone and "activations" in alone
 
 
 def test_checkpointing_activations_saves_memory_and_takes_time(make_job, h100s):

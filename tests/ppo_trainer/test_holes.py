@@ -34,6 +34,7 @@ SETTINGS = [
     {"value_target": "returns", "value_lam": 0.5, "lam_length_scale": 0.4, "whiten_rewards": True, "value_clip": 0.0},
     {"kl_in": "loss", "kl_estimator": "k2", "entropy_coef": 0.1, "missing_eos_score": -2.0},
     {"advantage_estimator": "rloo", "responses_per_prompt": 2, "importance_cap": 1.1, "old_logprobs": "recomputed"},
+    {"old_logprobs": "recomputed", "importance_mode": "mask", "importance_cap": 1.1, "importance_floor": 0.9},
 ]
 
 
@@ -185,6 +186,15 @@ class Slow:
             return torch.cat(rows).mean()
         return torch.stack([row.mean() for row in rows]).mean()
 
+    def trust(self, row):
+        """The importance weights of a response's tokens."""
+        cap, weights = self.config.importance_cap, (self.old[row] - self.sampler[row]).exp()
+        if not cap:
+            return torch.ones_like(weights)
+        if self.config.importance_mode == "truncate":
+            return weights.clamp(max=cap)
+        return torch.tensor([w if self.config.importance_floor <= w <= cap else 0.0 for w in weights.tolist()])
+
     def policy_losses(self, columns):
         """The clipped surrogate, and the whole loss that is trained on."""
         config, surrogates, extras = self.config, [], []
@@ -192,9 +202,7 @@ class Slow:
         for row, advantage in enumerate(columns["advantages"]):
             ratio = (self.new[row] - self.old[row]).exp()
             held = ratio.clamp(1 - config.clip_epsilon, 1 + config.clip_epsilon)
-            trust = (self.old[row] - self.sampler[row]).exp().clamp(max=config.importance_cap or 1e9)
-            trust = trust if config.importance_cap else torch.ones_like(trust)
-            surrogates.append(-trust * torch.minimum(ratio * advantage, held * advantage))
+            surrogates.append(-self.trust(row) * torch.minimum(ratio * advantage, held * advantage))
             weight = ratio.detach() if config.kl_estimator == "k2" else ratio
             kl = config.kl_coef * weight * kls[row] if config.kl_in == "loss" else 0.0 * ratio
             extras.append(kl - config.entropy_coef * self.entropies[row])

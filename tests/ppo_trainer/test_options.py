@@ -78,11 +78,19 @@ def test_a_target_kl_does_not_take_a_broken_policy_for_one_that_has_moved():
     assert torch.equal(weights(trainer.policy), before)
 
 
-def test_truncated_importance_weights_the_surrogate_and_the_kl():
+@pytest.mark.parametrize("mode", ["truncate", "mask"])
+def test_importance_weights_count_in_the_surrogate_and_the_kl(mode):
     pairs = fixed_pairs()
     pairs = pairs.with_columns(sampler_logprobs=pairs.old_logprobs - 0.5 * pairs.values)
-    trainer, roles = setup(max_grad_norm=1e9, importance_cap=1.5, old_logprobs="recomputed")
-    trust = (0.5 * pairs.values).exp().clamp(max=1.5)  # old over sampler
+    floor = 0.0 if mode == "truncate" else 0.8
+    trainer, roles = setup(
+        max_grad_norm=1e9, importance_cap=1.5, importance_mode=mode, importance_floor=floor, old_logprobs="recomputed"
+    )
+    trust = (0.5 * pairs.values).exp()  # old over sampler
+    outside = (trust < floor) | (trust > 1.5)
+    assert (outside & (trust < 1))[pairs.action_mask].any() == (mode == "mask")
+    assert (outside & (trust > 1))[pairs.action_mask].any()
+    trust = trust.clamp(max=1.5) if mode == "truncate" else trust * ~outside
     new = roles.policy.action_logprobs(pairs)
     expected = policy_loss(new, pairs.old_logprobs, pairs.advantages, pairs.action_mask, 0.2).loss
     expected = expected + 0.5 * kl_loss(new, pairs.old_logprobs, pairs.ref_logprobs, pairs.action_mask, "k1")
@@ -323,6 +331,14 @@ def test_prompts_that_are_not_repeated_as_announced_are_refused(folder):
         ({"value_warmup_steps": 100}, "the policy would never be trained"),
         ({"value_warmup_steps": 1, "value_backbone": "shared"}, "set value_backbone to separate"),
         ({"importance_cap": 2.0}, "set old_logprobs to recomputed"),
+        (
+            {"importance_mode": "mask", "old_logprobs": "recomputed"},
+            "importance_mode is mask but importance_cap is 0, so there are no weights; set importance_cap",
+        ),
+        (
+            {"importance_floor": 0.5, "importance_cap": 2.0, "old_logprobs": "recomputed"},
+            "importance_floor is 0.5 but importance_mode is truncate, which only has a cap; set importance_mode",
+        ),
         ({"value_lam": 1.0}, "value_target is reward_to_go, which is λ = 1"),
         ({"dual_clip": 0.5}, "dual_clip is 0.5; it must be 0 \\(off\\) or above 1"),
         ({"value_lam": 2.0, "value_target": "returns"}, "value_lam is 2.0; it must be between 0 and 1"),

@@ -3,6 +3,7 @@ import math
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from ppo_lm import PPOConfig, PPOTrainer
 from ppo_lm.base_setup import make_lora_config
 from ppo_lm.embedded.posts import generate_posts
 from ppo_lm.errors import ConfigError, DataError, RewardError
-from ppo_lm.ppo_trainer.metrics import describe_rollout
+from ppo_lm.ppo_trainer.metrics import describe_importance, describe_rollout
 from ppo_lm.rewards import ModelReward, Responses, RewardComputer
 from ppo_lm.run.folder import RUN_FILES
 from tests.conftest import make_base, make_pairs
@@ -362,6 +363,18 @@ def test_metrics_count_sampled_tokens_only(holes):
     assert describe_rollout(pairs)["length"] == pytest.approx(len(pairs) / 6)
     known = describe_rollout(pairs.with_columns(values=None, entropies=None))
     assert known.keys() == {"kl", "length", "ended"}
+
+
+def test_importance_weights_are_described_by_hand():
+    mask = torch.tensor([[True, True, False], [True, True, False]])
+    weights = torch.tensor([[0.25, 1.0, torch.nan], [2.0, 8.0, 1e9]])
+    pairs = make_pairs(rows=2, actions=3)
+    pairs = replace(pairs, action_mask=mask, old_logprobs=weights.log(), sampler_logprobs=torch.zeros(2, 3))
+    expected = {"importance_mean": 11.25 / 4, "importance_min": 0.25, "importance_max": 8.0}
+    assert describe_importance(pairs, floor=0.0, cap=0.0) == pytest.approx(expected)
+    for floor, cap, outside in ((0.0, 5.0, 1 / 4), (0.5, 5.0, 2 / 4), (0.3, 1.5, 3 / 4)):
+        found = describe_importance(pairs, floor, cap)
+        assert found == pytest.approx(expected | {"importance_clip_fraction": outside})
 
 
 def test_rooms_can_be_reached_from_the_package_alone():

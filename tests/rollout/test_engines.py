@@ -74,7 +74,7 @@ class Elsewhere(RolloutEngine):
 
 def test_an_engine_with_its_own_weights_gets_them_when_they_may_have_changed(folder):
     """Two steps and three evaluations of two kinds, each of two batches."""
-    config = PPOConfig(model_name=folder, batch_size=4, steps=2, eval_prompts=8, eval_every=1, **WHOLE)
+    config = PPOConfig(model_name=folder, batch_size=4, steps=2, eval_prompts=8, eval_every=1, rollout_slots=4, **WHOLE)
     prompts = [f"{prompt} {n}" for n in range(80) for prompt in PROMPTS][:80]
     engine = Elsewhere()
     theirs = PPOTrainer(config, reward=length_reward, engine=engine)
@@ -113,7 +113,10 @@ def test_a_wrong_name_is_reported_with_all_other_problems_before_a_model_loads()
         PPOTrainer(config)
     text = str(error.value)
     assert "2 problems" in text and "/no/prompts.txt" in text
-    assert "engine is 'slot'; it must be one of auto, slots, graphs, transformers, vllm; did you mean 'slots'?" in text
+    assert (
+        "engine is 'slot'; it must be one of auto, slots, graphs, transformers, vllm, sglang; did you mean 'slots'?"
+        in text
+    )
 
 
 def test_slots_that_cannot_sample_from_a_network_say_why(folder):
@@ -151,11 +154,22 @@ class Shifted(RolloutEngine):
         return replace(sampled, logprobs=sampled.logprobs - shift)
 
 
-def test_importance_weights_are_logged_before_they_are_capped(folder):
-    trained = trainer(folder, old_logprobs="recomputed", importance_cap=1.1, **WHOLE)
+@pytest.mark.parametrize(
+    ("bounds", "clipped"),
+    [
+        ({}, None),
+        ({"importance_cap": 1.1}, 0.5),
+        ({"importance_cap": 1.7}, 0.0),
+        ({"importance_cap": 1.1, "importance_mode": "mask", "importance_floor": 0.9}, 0.5),
+    ],
+)
+def test_importance_weights_are_logged_before_they_are_truncated_or_masked(folder, bounds, clipped):
+    trained = trainer(folder, old_logprobs="recomputed", **bounds, **WHOLE)
     trained.generator.engine = Shifted(trained.engine)
     results = trained.ppo_step(PROMPTS)
     assert results["length"] == 12  # as many tokens of either kind
     assert results["importance_mean"] == pytest.approx((torch.e**0.5 + 1) / 2, abs=1e-4)
+    assert results["importance_min"] == pytest.approx(1, abs=1e-4)
     assert results["importance_max"] == pytest.approx(torch.e**0.5, abs=1e-4)
+    assert results.get("importance_clip_fraction") == clipped
     assert "importance_max" not in trainer(folder, **WHOLE).ppo_step(PROMPTS)

@@ -17,12 +17,13 @@ from ppo_lm import PPOConfig, PPOTrainer
 from ppo_lm.base_setup import EMBEDDED_MODEL, load_base, make_lora_config
 from ppo_lm.embedded.gold import gold
 from ppo_lm.models import PolicyModel
-from ppo_lm.rollout import SamplingSettings, VLLMEngine, find_excluded
+from ppo_lm.rollout import RemoteEngine, SamplingSettings, find_excluded
+from ppo_lm.rollout.remote import VLLM
 from ppo_lm.token_attribution import build_sa_pairs, extract_actions
 from tests.conftest import uniforms
 from tests.distributed.conftest import free_port
 from tests.ppo_trainer.conftest import metrics
-from tests.rollout.vllm_double import Started
+from tests.rollout.server_double import Started
 
 PYTHON = os.environ.get("VLLM_PYTHON")
 pytestmark = [
@@ -45,23 +46,27 @@ STARTS_WITHIN = 300  # seconds
 class RealServer(Started):
     """A vLLM server on a port of its own, in processes that can be killed."""
 
+    environment = ENVIRONMENT
+
     def __init__(self, model, log: Path, longest=256):
         self.model, self.log, self.longest, self.port, self.process = model, log, longest, free_port(), None
+
+    def command(self) -> list[str]:
+        command = [PYTHON, "-m", "vllm.entrypoints.openai.api_server", "--model", str(self.model)]
+        command += ["--host", "127.0.0.1", "--port", str(self.port), "--max-model-len", str(self.longest)]
+        return [*command, "--generation-config", "vllm", *FLAGS.split()]
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
     def start(self) -> None:
-        command = [PYTHON, "-m", "vllm.entrypoints.openai.api_server", "--model", str(self.model)]
-        command += ["--host", "127.0.0.1", "--port", str(self.port), "--max-model-len", str(self.longest)]
-        command += ["--generation-config", "vllm", *FLAGS.split()]
         clean = {
             name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "CUDA_VISIBLE_DEVICES")
         }
         with self.log.open("a") as log:
             self.process = subprocess.Popen(
-                command, env={**clean, **ENVIRONMENT}, stdout=log, stderr=log, start_new_session=True
+                self.command(), env={**clean, **self.environment}, stdout=log, stderr=log, start_new_session=True
             )
         deadline = time.monotonic() + STARTS_WITHIN
         while not self.is_up():
@@ -202,7 +207,7 @@ def served(tmp_path_factory):
         yield server
 
 
-@pytest.mark.parametrize(
+TEMPERATURES = pytest.mark.parametrize(
     "settings",
     [
         SamplingSettings(20),
@@ -212,7 +217,16 @@ def served(tmp_path_factory):
     ],
     ids=str,
 )
+
+
+@TEMPERATURES
 def test_log_probabilities_are_those_of_a_trained_adapter(served, tmp_path, settings):
+    check_trained_adapter(VLLM, served, tmp_path, settings)
+
+
+def check_trained_adapter(dialect, served, folder, settings, seeded=True):
+    """What the server samples from an adapter has the policy's log-probabilities. `seeded`: each row has its own seed,
+    so it does not matter what is sampled beside it."""
     base = load_base("embedded", "float32", "cpu")
     base.add_adapter("policy", make_lora_config(16, 32, 0.0))
     torch.manual_seed(1)
@@ -220,13 +234,13 @@ def test_log_probabilities_are_those_of_a_trained_adapter(served, tmp_path, sett
         if "lora_B" in name:
             torch.nn.init.normal_(weight, std=0.05)
     policy = PolicyModel(base)
-    engine = VLLMEngine(policy, [served.url], tmp_path, 60.0)
+    engine = RemoteEngine(policy, dialect, [served.url], folder, 60.0)
     engine.update_weights(policy)
     ids = torch.randint(2, 1500, (24, 9), generator=torch.Generator().manual_seed(0))
     whole = torch.ones_like(ids, dtype=torch.bool)
     numbers = uniforms(ids, settings)
     sampled = engine.sample(ids, whole, settings, numbers)
-    for row in range(len(ids)):  # each has its own seed, so it does not matter what is sampled beside it
+    for row in range(len(ids) if seeded else 0):
         alone = engine.sample(ids[row, None], whole[row, None], settings, numbers[row, None])
         assert torch.equal(alone.ids[0], sampled.ids[row, : alone.ids.shape[1]])
     actions, mask, ended = extract_actions(sampled.ids, base.eos_token_ids, base.pad_token_id)

@@ -13,20 +13,22 @@ from ppo_lm.errors import ConfigError, ModelError, RunPaused, SamplerError
 from ppo_lm.experience_buffer import MemoryBudget
 from ppo_lm.rollout import (
     PlainEngine,
+    RemoteEngine,
     RolloutEngine,
     Sampled,
     SamplingSettings,
-    VLLMEngine,
     seed_of,
     start_sampling,
 )
-from ppo_lm.rollout.remote import vllm
+from ppo_lm.rollout.remote import VLLM, vllm
+from ppo_lm.rollout.remote.dialect import Request
 from ppo_lm.services import BadAnswer
 from tests.conftest import make_base, uniforms
 from tests.distributed.conftest import in_processes
 from tests.ppo_trainer.conftest import PROMPTS, end_alike, length_reward, make, metrics
 from tests.rollout.conftest import EOS, make_policy, make_prompts, sample
-from tests.rollout.vllm_double import Error, VLLMDouble, never, seeded
+from tests.rollout.server_double import Error, seeded
+from tests.rollout.vllm_double import VLLMDouble, never
 
 REMOTE = dict(engine="vllm", top_k=0, top_p=1.0, lora_r=4, engine_timeout=20.0)
 SETTINGS = SamplingSettings(6, temperature=1.3)
@@ -60,8 +62,8 @@ def double_of(policy, **options) -> VLLMDouble:
     return VLLMDouble(base, **options)
 
 
-def engine_on(policy, *doubles, folder=None, timeout=20.0, say=lambda line: None) -> VLLMEngine:
-    made = VLLMEngine(policy, [double.url for double in doubles], folder, timeout, say=say)
+def engine_on(policy, *doubles, folder=None, timeout=20.0, say=lambda line: None) -> RemoteEngine:
+    made = RemoteEngine(policy, VLLM, [double.url for double in doubles], folder, timeout, say=say)
     made.update_weights(policy)
     return made
 
@@ -130,7 +132,7 @@ def test_neither_the_order_of_the_rows_nor_the_number_of_servers_changes_a_respo
 
 def two_processes(urls, folder):
     policy, (ids, mask) = make_policy(), make_prompts()
-    engine = VLLMEngine(policy, urls, Path(folder), 20.0)
+    engine = RemoteEngine(policy, VLLM, urls, Path(folder), 20.0)
     engine.update_weights(policy)
     sampled = start_sampling(engine, ids, mask, SETTINGS, uniforms(ids, SETTINGS), MemoryBudget())()
     return engine.adapter.name, sampled.ids.tolist(), sampled.logprobs.tolist()
@@ -253,7 +255,7 @@ def test_a_server_that_forgets_adapters_is_dropped():
         sample(engine_on(policy, one), SETTINGS, make_prompts())
 
 
-REQUEST = {"model": "policy-1", "prompt": [5, 6], "max_tokens": 3, "stop_token_ids": [1]}
+REQUEST = Request("policy-1", [5, 6], SamplingSettings(3), [1], seed=7)
 
 
 def answer(ids=(7, 8, 1), logprobs=(-1.0, -2, 0.0), **changes):
@@ -371,7 +373,7 @@ def test_what_is_sent_names_all_that_changes_the_distribution():
         ({"engine_urls": []}, "must name different servers, such as http://host:8000"),
         ({"engine_urls": ["http://a:1", "http://a:1"]}, "must name different servers"),
         ({"engine_urls": ["a:1"]}, "must name different servers"),
-        ({"engine": "slots"}, "engine_urls is set but engine is slots; set engine to vllm"),
+        ({"engine": "slots"}, "engine_urls is set but engine is slots; set engine to vllm or sglang"),
         ({"engine": "auto", "engine_urls": None, "engine_folder": "x"}, "engine_folder is set but engine is auto"),
         (
             {"top_k": 50, "top_p": 0.95},
@@ -400,7 +402,10 @@ def test_batches_sampled_ahead_have_the_weights_of_their_time(folder, double, tm
 
 def test_a_policy_without_an_adapter_is_refused():
     policy = make_policy(full=True)
-    with double_of(policy) as one, pytest.raises(ModelError, match="all weights are trained, but vLLM .* set lora_r"):
+    with (
+        double_of(policy) as one,
+        pytest.raises(ModelError, match="all weights are trained, but servers .* set lora_r"),
+    ):
         engine_on(policy, one)
 
 
@@ -414,7 +419,7 @@ def test_a_cut_vocabulary_is_refused_before_anything_is_sent():
 
 def test_the_stand_in_refuses_what_the_schema_does_not_have():
     with double_of(make_policy()) as one:
-        good = vllm.completion_request("policy-1", [5], SETTINGS, [1], 7)
+        good = vllm.write_completion(Request("policy-1", [5], SETTINGS, [1], 7))
         for wrong in ({**good, "extra": 1}, {**good, "seed": "7"}, {**good, "max_tokens": 2.0}, {"model": "policy-1"}):
             with pytest.raises(Error) as error:
                 one.post(vllm.COMPLETIONS, wrong)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ppo_lm.ops import masked_sum
-from ppo_lm.training import kl_loss, policy_loss, token_weights, truncated_importance
+from ppo_lm.training import double_sided_importance, kl_loss, policy_loss, token_weights, truncated_importance
 
 pytestmark = pytest.mark.fast
 
@@ -56,6 +56,19 @@ def test_truncated_importance_by_hand_and_one_in_padding():
         column(math.log(0.6), 0.0, math.nan), column(math.log(0.3), math.log(0.1), 5.0), mask, cap=5.0
     )
     torch.testing.assert_close(found, column(2.0, 5.0, 1.0))
+
+
+def test_double_sided_importance_by_hand_and_one_in_padding():
+    """Within the bounds as it is, which themselves belong to the range; 0 outside, even where the weight overflows."""
+    mask = torch.tensor([[True, True, True, True, True, True, False]])
+    found = double_sided_importance(
+        column(math.log(0.6), math.log(0.25), 0.0, math.log(0.1), 0.0, 0.0, math.nan),
+        column(math.log(0.3), math.log(0.5), math.log(0.25), math.log(0.21), math.log(0.2), -1e4, 5.0),
+        mask,
+        floor=0.5,
+        cap=4.0,
+    )
+    torch.testing.assert_close(found, column(2.0, 0.5, 4.0, 0.0, 0.0, 0.0, 1.0))
 
 
 @pytest.mark.parametrize("estimator", ["k1", "k2", "k3"])

@@ -43,6 +43,7 @@ from ppo_lm.exporting.elsewhere.verl import VERL
 from ppo_lm.exporting.header import is_on_hub
 from ppo_lm.exporting.places import Places
 from ppo_lm.exporting.source import Source
+from ppo_lm.fast.quantisation import NONE
 from ppo_lm.models import BaseModel
 from ppo_lm.models.model_card import CARD
 from ppo_lm.run.checkpoint import last_intact_checkpoint, read_state
@@ -70,7 +71,7 @@ class Elsewhere(Content):
         self.scoring = problems.attempt(find_scoring, self.program.name, config, self.identity.get("the rewards"))
         self.loaded: tuple[PromptSet, DataReport] = problems.attempt(self._load_prompts)
         problems.raise_all()
-        self.sft = source.base if is_on_hub(source.base) else None
+        self.sft = source.base if is_on_hub(source.base) and source.quantisation == NONE else None
         self.places = Places(None, list(self._files()))
 
     def decisions(self) -> list[str]:
@@ -90,6 +91,7 @@ class Elsewhere(Content):
             seed=config.seed,
             fast=False,
             allow_special_tokens=config.allow_special_tokens,
+            quantisation=self.source.quantisation,
         )
         prompts = split_again(*self.loaded, base, config, self.identity)
         check_columns(self.scoring, prompts.train, program.tells)

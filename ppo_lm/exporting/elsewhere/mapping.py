@@ -123,6 +123,10 @@ WITHOUT: Mapping[str, tuple[object, str]] = {  # what neither program has → it
     "max_staleness": (0, "samples ahead in its asynchronous trainer only, which the script does not start"),
     "min_new_tokens": (0, "has no shortest response"),
     "monitor": (None, "has no monitor"),
+    "quantise_base": (
+        "none",
+        "holds the base unquantised; the models in the folder have its weights as they were rounded",
+    ),
     "reward_normalise": (False, "does not normalise rewards over the batch"),
     "stop_metric": (None, "does not stop early"),
     "stop_strings": (None, "does not end responses at a text"),

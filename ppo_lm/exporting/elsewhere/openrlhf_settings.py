@@ -88,9 +88,9 @@ def _objective(exporting: Exporting) -> list[Mapped]:
     prefix = "algo.advantage.is_correction"
     weights = {
         f"{prefix}_level": "token",
-        f"{prefix}_mode": "clip",
+        f"{prefix}_mode": "clip" if config.importance_mode == "truncate" else "mask",
         f"{prefix}_gating": "ratio",
-        f"{prefix}_threshold": [0.0, config.importance_cap],
+        f"{prefix}_threshold": [config.importance_floor, config.importance_cap],
     }
     limit = config.reward_clip if config.reward_clip and exporting.reward_model else NEVER
     missing, has_place = config.missing_eos_score, (config.missing_eos_score or 0) <= 0
@@ -112,7 +112,10 @@ def _objective(exporting: Exporting) -> list[Mapped]:
         Mapped(["value_clip"], {"critic.value_clip": config.value_clip or NEVER}),
         Mapped(["loss_aggregation"], {"actor.loss_agg_mode": aggregation}),
         Mapped(["entropy_coef"], {"actor.entropy_coef": config.entropy_coef} if config.entropy_coef else {}),
-        Mapped(["importance_cap"], weights if config.importance_cap else {}),
+        Mapped(
+            ["importance_cap", "importance_mode", "importance_floor"],
+            weights if config.importance_cap else {},
+        ),
         Mapped(
             ["missing_eos_score"],
             {"reward.stop_properly_penalty_coef": missing} if missing is not None and has_place else {},

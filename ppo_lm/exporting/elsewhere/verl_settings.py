@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from ppo_lm.config import PPOConfig
 from ppo_lm.exporting.elsewhere.mapping import NEVER, Exporting, InFolder, Mapped
 
 VERSION = "0.9.1"
@@ -94,7 +95,7 @@ def _objective(exporting: Exporting) -> list[Mapped]:
     unweighted = "verl does not weight its KL loss by the probability ratio, so only the first update of a step agrees"
     high = config.clip_epsilon if config.clip_epsilon_high is None else config.clip_epsilon_high
     correction = "algorithm.rollout_correction"
-    weights = {f"{correction}.rollout_is": "token", f"{correction}.rollout_is_threshold": config.importance_cap}
+    weights = {f"{correction}.rollout_is": "token", f"{correction}.rollout_is_threshold": _importance_bounds(config)}
     missing_eos = "verl scores a response that does not end like any other"
     clipped = config.reward_clip > 0 and exporting.reward_model
     aggregation = "token-mean" if config.loss_aggregation == "token_mean" else "seq-mean-token-mean"
@@ -124,10 +125,21 @@ def _objective(exporting: Exporting) -> list[Mapped]:
             {f"{ACTOR}.loss_agg_mode": aggregation, f"{CRITIC}.loss_agg_mode": "token-mean"},
         ),
         Mapped(["entropy_coef"], {f"{ACTOR}.entropy_coeff": config.entropy_coef}),
-        Mapped(["importance_cap"], weights if config.importance_cap else {}),
+        Mapped(
+            ["importance_cap", "importance_mode", "importance_floor"],
+            weights if config.importance_cap else {},
+        ),
         Mapped(["missing_eos_score"], remark=missing_eos if config.missing_eos_score is not None else ""),
         Mapped(["reward_clip"], remark="verl does not clip what a reward model gives" if clipped else ""),
     ]
+
+
+def _importance_bounds(config: PPOConfig) -> float | str:
+    """A number truncates the weights; two, with "_" between them, are the bounds of those that are not masked, and the
+    lower one has to be above 0."""
+    if config.importance_mode == "truncate":
+        return config.importance_cap
+    return f"{config.importance_floor or 1 / NEVER}_{config.importance_cap}"
 
 
 def _optimisation(exporting: Exporting) -> list[Mapped]:

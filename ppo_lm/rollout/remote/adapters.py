@@ -37,7 +37,7 @@ class AdapterFolders:
         """Write the policy as it is now, unless it is as it was. Raises `ModelError` if it is not an adapter,
         `StorageError` if the files cannot be written."""
         if policy.role is None:
-            raise ModelError("all weights are trained, but vLLM servers get the policy as an adapter; set lora_r")
+            raise ModelError("all weights are trained, but servers get the policy as an adapter; set lora_r")
         place, weights = self._made(), policy.parameters()
         if self.version and all(torch.equal(now, then) for now, then in zip(weights, self._written)):
             return self._adapter(place)

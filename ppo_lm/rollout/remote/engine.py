@@ -1,4 +1,4 @@
-"""The engine whose responses vLLM servers sample."""
+"""The engine whose responses servers sample."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from ppo_lm.errors import ConfigError
 from ppo_lm.models import PolicyModel
 from ppo_lm.rollout.engine import RolloutEngine, Sampled, SamplingSettings
 from ppo_lm.rollout.remote.adapters import Adapter, AdapterFolders
+from ppo_lm.rollout.remote.dialect import Dialect, Request, Response
 from ppo_lm.rollout.remote.pool import Pool
 from ppo_lm.rollout.remote.server import Server
-from ppo_lm.rollout.remote.vllm import Response, completion_request
 from ppo_lm.rollout.sampling import seed_of
 from ppo_lm.services import run
 
 
-class VLLMEngine(RolloutEngine):
+class RemoteEngine(RolloutEngine):
     """Sends the policy's adapter to servers, and one request a row, each with a seed of its own; see
     docs/remote_sampling.md."""
 
@@ -31,17 +31,19 @@ class VLLMEngine(RolloutEngine):
     def __init__(
         self,
         policy: PolicyModel,
+        dialect: Dialect,
         urls: Sequence[str],
         folder: Path | None,
         timeout: float,
         kept: int = 2,
         say: Callable[[str], None] = lambda line: None,
     ):
-        """`folder`: where adapters are written, for the servers to read; None for a temporary folder. `timeout`:
-        seconds for one response, and for a server to come back. `kept`: versions of the adapter, the present one
-        included. `say`: called with one line when a server begins to fail, and when it is dropped."""
-        self.policy, self.say = policy, say
-        self.pool = Pool([Server(url, kept) for url in urls], timeout, timeout)
+        """`dialect`: the kind of the servers. `folder`: where adapters are written, for the servers to read; None for a
+        temporary folder. `timeout`: seconds for one response, and for a server to come back. `kept`: versions of the
+        adapter, the present one included. `say`: called with one line when a server begins to fail, and when it is
+        dropped."""
+        self.policy, self.dialect, self.say = policy, dialect, say
+        self.pool = Pool([Server(dialect, url, kept) for url in urls], timeout, timeout)
         self.folders = AdapterFolders(folder, kept)
         self._unsaid: list[str] = []  # what happened in other threads
         self.adapter: Adapter | None = None
@@ -50,7 +52,7 @@ class VLLMEngine(RolloutEngine):
     @property
     def description(self) -> str:
         count = len(self.pool.servers)
-        return f"sampled by {count} vLLM server{'s' if count > 1 else ''}{self.found}"
+        return f"sampled by {count} {self.dialect.name} server{'s' if count > 1 else ''}{self.found}"
 
     def update_weights(self, policy: PolicyModel) -> None:
         """If the adapter has changed, write it under a new name and have the servers load it; the first process does.
@@ -65,7 +67,7 @@ class VLLMEngine(RolloutEngine):
 
         self.adapter = processes().once(publish)
 
-    def snapshot(self) -> VLLMEngine:
+    def snapshot(self) -> RemoteEngine:
         """See `RolloutEngine.snapshot`: with the present version of the adapter."""
         return copy.copy(self)
 
@@ -90,12 +92,12 @@ class VLLMEngine(RolloutEngine):
         """One response of the current adapter to each prompt."""
         if settings.truncates(self.policy.base.network.config.get_text_config().vocab_size):
             raise ConfigError.of(
-                f"top_k is {settings.top_k} and top_p is {settings.top_p}, but vLLM does not report which tokens "
-                "remain to sample from; set top_k to 0 and top_p to 1"
+                f"top_k is {settings.top_k} and top_p is {settings.top_p}, but {self.dialect.name} does not "
+                "report which tokens remain to sample from; set top_k to 0 and top_p to 1"
             )
         assert self.adapter is not None, "update_weights comes first"
         name, ends = self.adapter.name, self.policy.base.eos_token_ids
-        requests = [completion_request(name, prompt, settings, ends, seed) for prompt, seed in zip(prompts, seeds)]
+        requests = [Request(name, prompt, settings, list(ends), seed) for prompt, seed in zip(prompts, seeds)]
         in_main = threading.current_thread() is threading.main_thread()  # only there may a run be told of anything
         return run(pool.sample(self.adapter, requests, self.say if in_main else self._unsaid.append))
 

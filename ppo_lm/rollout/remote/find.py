@@ -11,8 +11,8 @@ from ppo_lm.errors import ConfigError, require
 from ppo_lm.experience_buffer import MemoryBudget
 from ppo_lm.models import PolicyModel
 from ppo_lm.reading import user_path
-from ppo_lm.rollout.remote import vllm
-from ppo_lm.rollout.remote.engine import VLLMEngine
+from ppo_lm.rollout.remote.dialect import Dialect
+from ppo_lm.rollout.remote.engine import RemoteEngine
 from ppo_lm.rollout.remote.trial import try_servers
 from ppo_lm.services import BadAnswer, Refused, exchange, open_session, parse, run
 
@@ -29,16 +29,16 @@ class Samplers(NamedTuple):
     staleness: int = 0
 
 
-def find_servers(samplers: Samplers) -> Callable[[PolicyModel, MemoryBudget], VLLMEngine]:
-    """The factory of an engine that samples there. Raises `ConfigError` if one of the servers does not answer, or is
-    not vLLM's."""
+def find_servers(dialect: Dialect, samplers: Samplers) -> Callable[[PolicyModel, MemoryBudget], RemoteEngine]:
+    """The factory of an engine that samples there. Raises `ConfigError` if one of the servers does not answer, or is of
+    another kind."""
     require("aiohttp", "sampling on a server", "remote")
     urls = [url.rstrip("/") for url in samplers.urls]
     folder = None if samplers.folder is None else user_path(samplers.folder, "engine_folder")
-    versions = processes().once(lambda: run(_ask_versions(urls)))
+    versions = processes().once(lambda: run(_ask_about(dialect, urls)))
 
-    def make(policy: PolicyModel, budget: MemoryBudget) -> VLLMEngine:
-        engine = VLLMEngine(policy, urls, folder, samplers.timeout, samplers.staleness + 2, budget.tell)
+    def make(policy: PolicyModel, budget: MemoryBudget) -> RemoteEngine:
+        engine = RemoteEngine(policy, dialect, urls, folder, samplers.timeout, samplers.staleness + 2, budget.tell)
         gap = try_servers(engine)
         engine.found = f" (version {', '.join(sorted(set(versions)))}; {gap:.1g} nats per token from the policy)"
         return engine
@@ -46,32 +46,25 @@ def find_servers(samplers: Samplers) -> Callable[[PolicyModel, MemoryBudget], VL
     return make
 
 
-async def _ask_versions(urls: list[str]) -> list[str]:
-    """The version of vLLM at each address."""
+async def _ask_about(dialect: Dialect, urls: list[str]) -> list[str]:
+    """What each server says of itself."""
     import aiohttp
 
     async with open_session(aiohttp.ClientTimeout(total=TO_ANSWER)) as session:
 
         async def ask(url: str) -> str | Exception:
             try:
-                return _read_version(parse(await exchange(session, url + vllm.VERSION, longest=2**16)))
+                return dialect.describe(parse(await exchange(session, url + dialect.about, longest=2**20)))
             except (BadAnswer, Refused) as error:
                 return error
 
         answers = await asyncio.gather(*map(ask, urls))
     problems = [
-        f"engine_urls: {url} {'failed: ' if isinstance(answer, BadAnswer) else ''}{answer}; start vLLM's server there, "
-        "or name where it is"
+        f"engine_urls: {url} {'failed: ' if isinstance(answer, BadAnswer) else ''}{answer}; start {dialect.name}'s "
+        "server there, or name where it is"
         for url, answer in zip(urls, answers)
         if isinstance(answer, Exception)
     ]
     if problems:
         raise ConfigError(problems)
     return [answer for answer in answers if isinstance(answer, str)]
-
-
-def _read_version(answer: object) -> str:
-    version = answer.get("version") if isinstance(answer, dict) else None
-    if not isinstance(version, str):
-        raise BadAnswer('its answer has no "version", so it is not vLLM')
-    return version

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from ppo_lm.errors import SamplerError
 from ppo_lm.progress import phase
-from ppo_lm.rollout.remote import vllm
 from ppo_lm.rollout.remote.adapters import Adapter
+from ppo_lm.rollout.remote.dialect import Request, Response
 from ppo_lm.rollout.remote.server import Server, Unusable
 from ppo_lm.services import BadAnswer, Refused, open_session
 
@@ -31,14 +31,14 @@ class Pool:
         """`timeout`: seconds for one response."""
         self.servers, self.timeout, self.patience = servers, timeout, patience
 
-    async def sample(self, adapter: Adapter, requests: Sequence[dict], say: Say) -> list[vllm.Response]:
+    async def sample(self, adapter: Adapter, requests: Sequence[Request], say: Say) -> list[Response]:
         """One response to each request. `say` is called with one line whenever a server begins to fail, and when it is
         dropped. Raises `SamplerError` if no server is left, or if one refuses a request."""
         limit = asyncio.Semaphore(REQUESTS_AT_ONCE * len(self.servers))
         with phase("sampling", len(requests), "responses") as progress:
             async with self._session() as session:
 
-                async def ask(request: dict) -> vllm.Response:
+                async def ask(request: Request) -> Response:
                     async with limit:
                         response = await self._ask(session, adapter, request, say)
                     progress.done += 1
@@ -61,7 +61,7 @@ class Pool:
             except (BadAnswer, Unusable) as error:
                 self._note_failure(server, sent, error, say)
 
-    async def _ask(self, session: aiohttp.ClientSession, adapter: Adapter, request: dict, say: Say) -> vllm.Response:
+    async def _ask(self, session: aiohttp.ClientSession, adapter: Adapter, request: Request, say: Say) -> Response:
         while True:
             server, sent = await self._next_server(), time.monotonic()
             with server.asked():
@@ -71,8 +71,8 @@ class Pool:
                     return response
                 except Refused as refused:
                     raise SamplerError(
-                        f"the sampling server at {server.url} refuses a prompt of {len(request['prompt'])} tokens with "
-                        f"up to {request['max_tokens']} new ones: {vllm.said(refused)}"
+                        f"the sampling server at {server.url} refuses a prompt of {len(request.prompt)} tokens with "
+                        f"up to {request.settings.max_new_tokens} new ones: {server.dialect.said(refused)}"
                     ) from refused
                 except (BadAnswer, Unusable) as error:
                     self._note_failure(server, sent, error, say)
@@ -110,7 +110,7 @@ class Pool:
         return open_session(timeout, connector=aiohttp.TCPConnector(limit=0))
 
 
-async def _all_of(tasks: list[asyncio.Future[vllm.Response]]) -> list[vllm.Response]:
+async def _all_of(tasks: list[asyncio.Future[Response]]) -> list[Response]:
     """The results, or the first error, after which the other tasks are cancelled."""
     try:
         return list(await asyncio.gather(*tasks))

@@ -8,13 +8,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
-from ppo_lm.rollout.remote import vllm
 from ppo_lm.rollout.remote.adapters import Adapter
+from ppo_lm.rollout.remote.dialect import Dialect, Request, Response
 from ppo_lm.services import BadAnswer, Refused, exchange, parse
 
 if TYPE_CHECKING:
     import aiohttp
 
+LONGEST_SHORT_ANSWER = 2**16  # bytes
 SHORTEST_REST, LONGEST_REST = 0.5, 30.0  # seconds until a server that failed is asked again
 
 
@@ -25,9 +26,9 @@ class Unusable(Exception):
 class Server:
     """A server's state, as this process knows it."""
 
-    def __init__(self, url: str, kept: int = 2):
+    def __init__(self, dialect: Dialect, url: str, kept: int = 2):
         """`kept`: how many adapters it keeps."""
-        self.url, self.kept = url, kept
+        self.dialect, self.url, self.kept = dialect, url, kept
         self.open = 0  # requests that it has not answered yet
         self.loaded: list[str] = []  # adapters, oldest first
         self.failing_since: float | None = None
@@ -68,53 +69,50 @@ class Server:
             if adapter.name in self.loaded:
                 return
             try:
-                await self._post(session, vllm.LOAD, lora_name=adapter.name, lora_path=adapter.folder)
+                await self._post(session, self.dialect.load, lora_name=adapter.name, lora_path=adapter.folder)
             except Refused as refused:
-                if not vllm.is_loaded_already(refused):  # by another process
-                    raise Unusable(_why_not_loaded(refused, adapter)) from refused
+                if not self.dialect.is_loaded_already(refused):  # by another process
+                    raise Unusable(self._why_not_loaded(refused, adapter)) from refused
             self.loaded.append(adapter.name)
             while len(self.loaded) > self.kept:
                 with suppress(Refused, BadAnswer):  # another process was faster, or it was restarted
-                    await self._post(session, vllm.UNLOAD, lora_name=self.loaded.pop(0))
+                    await self._post(session, self.dialect.unload, lora_name=self.loaded.pop(0))
 
-    async def sample(self, session: aiohttp.ClientSession, adapter: Adapter, request: dict) -> vllm.Response:
+    async def sample(self, session: aiohttp.ClientSession, adapter: Adapter, request: Request) -> Response:
         """One response. A server that does not know the adapter was restarted, and gets it again, once. Raises
         `BadAnswer`, `Refused` or `Unusable`."""
         await self.load(session, adapter)
         try:
-            return await self._complete(session, request)
+            return await self._generate(session, request)
         except Refused as refused:
-            if not vllm.is_unknown_model(refused):
+            if not self.dialect.is_unknown_adapter(refused):
                 raise
         if adapter.name in self.loaded:
             self.loaded.clear()
         await self.load(session, adapter)
         try:
-            return await self._complete(session, request)
+            return await self._generate(session, request)
         except Refused as refused:
-            if vllm.is_unknown_model(refused):
-                raise Unusable(f"does not know the adapter that it has just loaded ({vllm.said(refused)})") from refused
+            if self.dialect.is_unknown_adapter(refused):
+                words = self.dialect.said(refused)
+                raise Unusable(f"does not know the adapter that it has just loaded ({words})") from refused
             raise
 
-    async def _complete(self, session: aiohttp.ClientSession, request: dict) -> vllm.Response:
-        longest = vllm.longest_answer(request)
-        answer = parse(await exchange(session, self.url + vllm.COMPLETIONS, request, longest=longest))
+    async def _generate(self, session: aiohttp.ClientSession, request: Request) -> Response:
+        body, longest = self.dialect.write(request), request.longest_answer
+        answer = parse(await exchange(session, self.url + self.dialect.generate, body, longest=longest))
         try:
-            return vllm.read_completion(answer, request)
+            return self.dialect.read(answer, request)
         except BadAnswer as error:  # the next one would be like it
             raise Unusable(f"cannot be used: {error}") from error
 
     async def _post(self, session: aiohttp.ClientSession, path: str, **body: str) -> None:
-        await exchange(session, self.url + path, body, longest=vllm.LONGEST_SHORT_ANSWER)
+        await exchange(session, self.url + path, body, longest=LONGEST_SHORT_ANSWER)
 
-
-def _why_not_loaded(refused: Refused, adapter: Adapter) -> str:
-    if vllm.is_unknown_path(refused):
+    def _why_not_loaded(self, refused: Refused, adapter: Adapter) -> str:
+        if self.dialect.cannot_load(refused):
+            return f"does not load adapters while it runs; start it with {self.dialect.to_load}"
         return (
-            "does not load adapters while it runs; start it with --enable-lora, and with "
-            "VLLM_ALLOW_RUNTIME_LORA_UPDATING=1 in its environment"
+            f"does not load the adapter in {adapter.folder} ({self.dialect.said(refused)}); it has to be able to read "
+            "that folder (set engine_folder to one that it can), and its --max-lora-rank has to be lora_r or more"
         )
-    return (
-        f"does not load the adapter in {adapter.folder} ({vllm.said(refused)}); it has to be able to read that folder "
-        "(set engine_folder to one that it can), and its --max-lora-rank has to be lora_r or more"
-    )

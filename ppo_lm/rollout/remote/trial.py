@@ -9,17 +9,17 @@ from ppo_lm.distributed import processes
 from ppo_lm.errors import SamplerError
 from ppo_lm.health.checks import SAMPLER_GAP
 from ppo_lm.rollout.engine import SamplingSettings
-from ppo_lm.rollout.remote.engine import VLLMEngine
+from ppo_lm.rollout.remote.dialect import Response
+from ppo_lm.rollout.remote.engine import RemoteEngine
 from ppo_lm.rollout.remote.pool import Pool
 from ppo_lm.rollout.remote.server import Server
-from ppo_lm.rollout.remote.vllm import Response
 from ppo_lm.token_attribution import build_sa_pairs, extract_actions
 
 PROMPTS = ["The weather was", "My sister and I", "In 1987, the price of", "To sort a list,"]
 SETTINGS = SamplingSettings(16, temperature=0.5)  # at 1, log-probabilities before and after temperature are the same
 
 
-def try_servers(engine: VLLMEngine) -> float:
+def try_servers(engine: RemoteEngine) -> float:
     """Sample a few tokens from each server and compare their log-probabilities with the policy's. Returns the largest
     of the servers' gaps, the mean absolute difference in nats per token. Raises `SamplerError` for a server that fails,
     or whose gap is above `SAMPLER_GAP`."""
@@ -29,12 +29,12 @@ def try_servers(engine: VLLMEngine) -> float:
     if not gap <= SAMPLER_GAP:
         raise SamplerError(
             f"the sampling server at {url} and the policy disagree by {gap:.2g} nats per token; start it with the same "
-            "base model and dtype as the run, and with --logprobs-mode processed_logprobs"
+            f"base model and dtype as the run, and with {engine.dialect.to_report}"
         )
     return gap
 
 
-def _gap(engine: VLLMEngine, server: Server) -> float:
+def _gap(engine: RemoteEngine, server: Server) -> float:
     base = engine.policy.base
     prompts = [encode_for(base, text) for text in PROMPTS]
 
