@@ -13,6 +13,7 @@ from peft import LoraConfig
 from ppo_lm.base_setup.base_setup import EMBEDDED_MODEL
 from ppo_lm.base_setup.lora_setup import ALL_LINEAR, last_part, layers_left_out, linear_layers, make_lora_config
 from ppo_lm.base_setup.rehearsal import rehearse_training
+from ppo_lm.base_setup.sharding import shard_base
 from ppo_lm.errors import ModelError, UserError, first_line
 from ppo_lm.models import BaseModel, PolicyModel, RewardModel, SFTModel, ValueModel
 from ppo_lm.models.adapter_check import check_adapter_folder
@@ -63,8 +64,8 @@ def set_up_roles(
     torch.manual_seed(seed)
     full = lora_r == 0
     lora = None if full else make_lora_config(lora_r, lora_alpha, lora_dropout, lora_targets)
-    policy_base = base.copy_of_all_weights() if full else base
-    value_base = base.copy_of_all_weights() if full and with_value and not shared_trunk else base
+    policy_base = copy_all_weights(base) if full else base
+    value_base = copy_all_weights(base) if full and with_value and not shared_trunk else base
     rewards = load_rewards(base)
     if lora:
         add_adapter(base, "policy", lora)
@@ -79,6 +80,14 @@ def set_up_roles(
     for reward in rewards:
         freeze(reward)
     return Roles(policy, SFTModel(base), value, rewards)
+
+
+def copy_all_weights(base: BaseModel) -> BaseModel:
+    """`base.copy_of_all_weights`, sharded if the base is."""
+    twin = base.copy_of_all_weights()
+    if base.is_sharded:
+        shard_base(twin, base.device)
+    return twin
 
 
 def make_value_model(
@@ -97,7 +106,8 @@ def make_value_model(
     elif lora:
         add_adapter(base, "value", lora)
     if not lora and (value_folder or rewards):
-        value_base.network.load_state_dict(base.merged_weights("value").weights)
+        with base.gathered(everywhere=True):
+            value_base.set_weights(base.merged_weights("value").weights)
     value = ValueModel(value_base, "value" if lora else None)
     if value_folder:
         value.head.load(value_folder)

@@ -20,7 +20,8 @@ def rehearse_training(base: BaseModel, role: str | None) -> None:
         with base.role(role):
             hidden = base.hidden_states(ids, torch.ones_like(ids, dtype=torch.bool))
             logits = base.logits(hidden[0]).float()
-            gradients = torch.autograd.grad(logits.logsumexp(dim=1).sum(), weights, allow_unused=True)
+            logits.logsumexp(dim=1).sum().backward()
+        depends = any(weight.grad is not None for weight in weights)
     except Exception as error:
         if not is_refusal(error):
             raise
@@ -28,5 +29,8 @@ def rehearse_training(base: BaseModel, role: str | None) -> None:
             f"model {base.name!r} cannot be trained with {what} ({type(error).__name__}: {first_line(error)}); "
             + ("use LoRA" if role is None else "set lora_targets to other layers, or lora_r to 0")
         ) from error
-    if all(gradient is None for gradient in gradients):
+    finally:
+        for weight in weights:
+            weight.grad = None
+    if not depends:
         raise ModelError(f"model {base.name!r} cannot be trained with {what}: its output does not depend on them")

@@ -33,9 +33,9 @@ class ModelSettings(Settings):
     device: Annotated[str, MAY_CHANGE] = "auto"
     """cuda, cuda:1, mps or cpu; auto uses the first GPU, if any."""
     shard_base: Annotated[bool, MAY_CHANGE] = False
-    """Share the frozen base out among the processes (FSDP2): each of N holds about 1/N of its blocks, and those of one
-    block at a time are gathered. Needs LoRA and several processes, samples without our own decoder, and leaves merged/
-    to `ppo-lm export`."""
+    """Share the base out among the processes (FSDP2): each of N holds about 1/N of its weights, and those of one block
+    at a time are gathered; with lora_r 0, so are the trained copies, and their optimisers. Needs several processes, and
+    samples without our own decoder."""
     quantise_base: Quantisation = "none"
     """Hold the linear layers of the frozen base in 4 bits (nf4, as QLoRA does; 2305.14314) or 8 (int8); embedding,
     norms, output layer, adapters and heads keep their dtype. Needs LoRA, and samples without our own decoder."""
@@ -54,13 +54,13 @@ class ModelSettings(Settings):
     lora_targets: Text = "all-linear"
     """Modules that get an adapter: all-linear, or names separated by commas, such as q_proj,v_proj."""
 
+    @property
+    def shards_trained_weights(self) -> bool:
+        """Whether each process trains a slice of every weight."""
+        return self.shard_base and self.lora_r == 0
+
     def clashes(self) -> list[str]:
         clashes = super().clashes()
-        if self.shard_base and self.lora_r == 0:
-            clashes.append(
-                "shard_base is set but lora_r is 0, which trains all weights; only a frozen base can be sharded, so "
-                "set lora_r to at least 1, or shard_base to false"
-            )
         if self.quantise_base != "none" and self.lora_r == 0:
             clashes.append(
                 f"quantise_base is {self.quantise_base} but lora_r is 0, which trains all weights; only a frozen base "

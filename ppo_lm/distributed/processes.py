@@ -61,8 +61,8 @@ class Processes:
         """Replace each tensor by its sum over all processes, in place; all have the same shapes everywhere."""
 
     def add_up_gradients(self, parameters: Iterable[torch.Tensor], others: Iterable[torch.Tensor] = ()) -> None:
-        """`add_up` of the gradients, and of `others` with them. A gradient that only some processes have is 0 in the
-        rest."""
+        """`add_up` of the gradients of weights that are not sharded, and of `others` with them. A gradient that only
+        some processes have is 0 in the rest."""
 
     def once(self, make: Callable[[], Result]) -> Result:
         """What the first process makes of it, or the error that it raises, in all processes."""

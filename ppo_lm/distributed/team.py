@@ -89,6 +89,8 @@ class Team(Processes):
 
     def add_up_gradients(self, parameters: Iterable[torch.Tensor], others: Iterable[torch.Tensor] = ()) -> None:
         weights = list(parameters)
+        if not weights:  # all are sharded
+            return self.add_up(others)
         holders = weights[0].new_tensor([weight.grad is not None for weight in weights])  # how many processes have it
         for weight in weights:
             if weight.grad is None:

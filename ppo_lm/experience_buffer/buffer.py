@@ -39,9 +39,9 @@ class MicroBatch(NamedTuple):
 def micro_batches(batches: Sequence[SAPairs], tokens: int) -> Iterator[MicroBatch]:
     """Those of each batch in turn: sequences of similar length together, as many as fit into `tokens` tokens, at least
     one."""
-    found = [(place, *group) for place, batch in enumerate(batches) for group in _groups(batch, tokens)]
-    for (place, rows, real), counts in as_often(found):
-        yield MicroBatch(place, rows, _keep_columns(batches[place].select(rows), *real), counts)
+    for place, batch in enumerate(batches):
+        for (rows, real), counts in as_often(list(_groups(batch, tokens))):
+            yield MicroBatch(place, rows, _keep_columns(batch.select(rows), *real), counts)
 
 
 def _groups(sa_pairs: SAPairs, tokens: int) -> Iterator[tuple[torch.Tensor, list[int]]]:
@@ -89,11 +89,13 @@ class OwnPairs(NamedTuple):
     pairs: SAPairs
 
 
-def own_pairs(batches: Sequence[SAPairs]) -> list[OwnPairs]:
+def own_pairs(batches: Sequence[SAPairs], in_step: bool = False) -> list[OwnPairs]:
     """This process's share of batches that are passed through different models: about as many tokens as every other's,
-    of as few batches as possible, but of at least one."""
-    shares = processes().share_jobs([batch.attention_mask.sum(dim=1) for batch in batches])
-    places = [place for place, share in enumerate(shares) if share.counts] or [0]
+    of as few batches as possible, but of at least one. `in_step`: the processes have to pass through the same model at
+    the same time, so that each has a share of every batch."""
+    lengths, team = [batch.attention_mask.sum(dim=1) for batch in batches], processes()
+    shares = [team.share(tokens) for tokens in lengths] if in_step else team.share_jobs(lengths)
+    places = [place for place, share in enumerate(shares) if share.counts or in_step] or [0]
     return [OwnPairs(place, shares[place], _rows_of(batches[place], shares[place])) for place in places]
 
 

@@ -6,7 +6,7 @@ import copy
 import functools
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from ppo_lm.distributed.slices import gather, own_slice, slice_like
 from ppo_lm.errors import ModelError, first_line
 from ppo_lm.fast.adapted_linear import is_coarse
 from ppo_lm.fast.lora_linear import adapted, use_own_passes
@@ -32,7 +33,7 @@ from ppo_lm.fast.quantised_linear import (
     quantised_layers,
 )
 from ppo_lm.fast.reading import read_packed_rows, read_padded_rows
-from ppo_lm.fast.sharding import shard_blocks
+from ppo_lm.fast.sharding import gathered, in_whole_shapes, shard_network
 from ppo_lm.models.adapter_check import WEIGHTS_FILE, check_adapted_layers, check_adapter_config, check_adapter_folder
 from ppo_lm.models.base_stamp import BaseStamp
 from ppo_lm.models.complete import check_finite, list_some
@@ -74,6 +75,7 @@ class BaseModel:
         self._read = read_padded_rows if self.paths.why_not_packed else read_packed_rows
         self._active: str | None = None
         self.is_sharded = False
+        self._gathered: dict[str, torch.Tensor] | None = None
         self.quantisation = find_quantisation(network)
 
     @property
@@ -105,19 +107,18 @@ class BaseModel:
         return "; ".join([size, *self.notes])
 
     def shard(self, device: torch.device) -> None:
-        """Share the weights out among the processes, so that each holds a slice of every block, on `device`; see
+        """Share the weights out among the processes, so that each holds a slice of every one, on `device`; see
         `fast.sharding`. Call this before adapters are added: they stay whole. From then on, all processes have to run
         the network at the same time. Raises `ModelError` if it cannot be sharded."""
         if self.quantisation != NONE:
             raise ModelError(f"model {self.name!r} is held in {self.quantisation}, so it cannot be sharded")
         _ = self._stamp  # of the whole weights
         try:
-            shard_blocks(self.network.get_decoder(), device)
+            shard_network(self.network, device)
         except (ValueError, NotImplementedError) as error:
             raise ModelError(
                 f"model {self.name!r} cannot be sharded ({first_line(error)}); set shard_base to false"
             ) from error
-        self.network.to(device)  # pyright: ignore[reportArgumentType]  (transformers' wrapper hides self from it)
         if self.paths.accelerated:
             self.paths.accelerated.shard()
         self.is_sharded = True
@@ -137,13 +138,15 @@ class BaseModel:
         return [] if self.peft is None else list(self.peft.peft_config)
 
     def copy_of_all_weights(self) -> BaseModel:
-        """A separate, trainable copy of the network, for training all weights instead of an adapter. Raises
-        `ModelError` if they are quantised."""
+        """A separate, trainable copy of the network, for training all weights instead of an adapter. That of sharded
+        weights is whole, on the CPU; all processes have to ask for it. Raises `ModelError` if they are quantised."""
         if self.peft is not None:
             raise ValueError("copy the base before adapters are added to it")
         if self.quantisation != NONE:
             raise ModelError(f"the weights of model {self.name!r} are held in {self.quantisation}, so they are frozen")
-        network, allowed = copy.deepcopy(self.network), self.allow_special_tokens
+        with self.gathered(everywhere=True):
+            network = self.merged_network(None).network if self.is_sharded else copy.deepcopy(self.network)
+        allowed = self.allow_special_tokens
         twin = BaseModel(network, self.tokenizer, self.eos_token_ids, self.name, self.fast, allowed)
         twin.network.requires_grad_(True)
         return twin
@@ -153,30 +156,27 @@ class BaseModel:
         `ModelError` for a kind that is not supported."""
         what = f"the adapter {role!r}"
         check_adapter_config(lora.to_dict(), what)
-        if self.peft is None:
-            with _without_warnings():
-                self.peft = get_peft_model(self.network, lora, adapter_name=role)
-        else:
-            self.peft.add_adapter(role, lora)
-        self._adapters_changed(what)
+        self._put_in(role, lora, what)
 
     def load_adapter(self, role: str, folder: str | Path) -> None:
         """Add the adapter saved in `folder` (PEFT's format) as `role`. Raises `ModelError` for a kind that is not
         supported."""
         check_adapter_folder(folder)
-        if self.peft is None:
-            with _without_warnings():
-                self.peft = PeftModel.from_pretrained(self.network, str(folder), adapter_name=role)
-        else:
-            with _without_warnings():
-                self.peft.load_adapter(str(folder), adapter_name=role)
-        self._adapters_changed(f"adapter {str(folder)!r}")
+        self._put_in(role, PeftConfig.from_pretrained(str(folder)), f"adapter {str(folder)!r}")
         self._read_adapter_weights(role, Path(folder))
+
+    def _put_in(self, role: str, lora: PeftConfig, what: str) -> None:
+        with in_whole_shapes(self.network), _without_warnings():
+            if self.peft is None:
+                self.peft = get_peft_model(self.network, lora, adapter_name=role)
+            else:
+                self.peft.add_adapter(role, lora)
+        self._adapters_changed(what)
 
     @torch.no_grad()
     def _read_adapter_weights(self, role: str, folder: Path) -> None:
-        """Copy the file's weights into the adapter, by name: peft leaves those that it does not recognise as they were
-        initialised. Raises `ValueError` if a name is missing on either side."""
+        """Copy the file's weights into the adapter, by name. Raises `ValueError` if a name is missing on either
+        side."""
         saved = load_file(folder / WEIGHTS_FILE)
         there = get_peft_model_state_dict(self._adapters, adapter_name=role, save_embedding_layers=False)
         strangers, missing = sorted(saved.keys() - there.keys()), sorted(there.keys() - saved.keys())
@@ -276,18 +276,36 @@ class BaseModel:
             parameter for name, parameter in self.network.named_parameters() if role is None or _belongs_to(name, role)
         ]
 
+    @contextmanager
+    def gathered(self, everywhere: bool = False) -> Iterator[None]:
+        """Inside the block, the first process, or each, can merge sharded weights: it holds all of them, on the CPU,
+        gathered one at a time. All processes have to enter it. Without sharded weights, it does nothing."""
+        if self.is_sharded:
+            self._gathered = gather(self.network.state_dict(keep_vars=True), everywhere)
+        try:
+            yield
+        finally:
+            self._gathered = None
+
     def merged_weights(self, role: str | None, dtype: torch.dtype | None = None) -> MergedWeights:
-        """See `merging.merge`."""
-        return merge(self.network, role, dtype)
+        """See `merging.merge`. Raises `ModelError` if the weights are sharded and not `gathered`."""
+        if self.is_sharded and self._gathered is None:
+            raise ModelError(
+                f"the weights of model {self.name!r} are sharded, so they cannot be merged or saved by one process "
+                "alone; do it inside `with base.gathered():`, which all processes have to enter"
+            )
+        state = self.network.state_dict() if self._gathered is None else self._gathered
+        return merge(self.network, state, role, dtype)
+
+    @torch.no_grad()
+    def set_weights(self, weights: Mapping[str, torch.Tensor]) -> None:
+        """Copy whole weights into those of the network, by their names there."""
+        for name, weight in self.network.state_dict(keep_vars=True).items():
+            own_slice(weight).copy_(slice_like(weight, weights[name]))
 
     def merged_network(self, role: str | None) -> MergedNetwork:
-        """A plain transformers network on the CPU, with the adapter of `role` added to the base's weights. Raises
-        `ModelError` if these are sharded."""
-        if self.is_sharded:
-            raise ModelError(
-                f"the weights of model {self.name!r} are sharded, so an adapter cannot be merged into them here; save "
-                "the adapter, and merge it with `ppo-lm export`"
-            )
+        """A plain transformers network on the CPU, with the adapter of `role` added to the base's weights; see
+        `merged_weights`."""
         merged = AutoModelForCausalLM.from_config(copy.deepcopy(self.network.config), dtype=self.dtype)
         weights, kept = self.merged_weights(role)
         merged.load_state_dict(weights)
@@ -343,16 +361,16 @@ class BaseModel:
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Next-token logits, (n, H) → (n, V)."""
-        head = self.network.get_output_embeddings()
-        assert head is not None
-        return head(hidden)
+        return self.output_layer()(hidden)
 
-    @property
-    def head(self) -> Callable[[torch.Tensor], torch.Tensor]:
-        """The output layer, for `ops.action_logprobs`, which knows shorter ways through a linear layer; only its
-        logits if `fast` is off."""
+    def output_layer(self) -> Callable[[torch.Tensor], torch.Tensor]:
+        """From hidden states to logits, (n, H) → (n, V): a module, for `ops.action_logprobs`, which knows shorter ways
+        through a linear layer; a plain function if `fast` is off. Of sharded weights, it is a whole copy, for which all
+        processes have to ask at the same time; hold it no longer than needed."""
         layer = self.network.get_output_embeddings()
-        return layer if self.fast and layer is not None else self.logits
+        assert layer is not None
+        layer = gathered(layer) if self.is_sharded else layer
+        return layer if self.fast else layer.__call__
 
 
 def pick_pad_token_id(tokenizer: PreTrainedTokenizerBase, eos_token_ids: list[int]) -> int:
@@ -373,9 +391,7 @@ def _belongs_to(parameter_name: str, role: str) -> bool:
 
 @contextmanager
 def _without_warnings() -> Iterator[None]:
-    """peft 0.21 reads an attribute of the network that transformers 5.23 has renamed; and it only warns of weights that
-    are missing."""
+    """peft 0.21 reads an attribute of the network that transformers 5.23 has renamed."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
-        warnings.filterwarnings("ignore", message="Found missing adapter keys", category=UserWarning)
         yield

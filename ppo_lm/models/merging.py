@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -27,16 +28,18 @@ class MergedNetwork(NamedTuple):
 
 
 @torch.no_grad()
-def merge(network: nn.Module, role: str | None, dtype: torch.dtype | None = None) -> MergedWeights:
-    """The network's weights with the adapter of `role` added: W + ΔW, summed in fp32 and rounded to `dtype`, by default
-    W's.
+def merge(
+    network: nn.Module, state: Mapping[str, torch.Tensor], role: str | None, dtype: torch.dtype | None = None
+) -> MergedWeights:
+    """The network's weights, `state`, with the adapter of `role` added: W + ΔW, summed in fp32 and rounded to `dtype`,
+    by default W's.
 
     `kept` is how much of the adapter survives the rounding, ⟨ΔW kept, ΔW⟩ / ⟨ΔW, ΔW⟩ over all layers: 1 in fp32, and
     without an adapter; in bf16 about 0.03 for |B| = 1e-5 and 0.99 for |B| = 1e-3.
     """
     weights = {
         name.replace(".base_layer.", "."): value.to("cpu", dtype)
-        for name, value in network.state_dict().items()
+        for name, value in state.items()
         if ".lora_" not in name
     }
     kept = whole = 0.0

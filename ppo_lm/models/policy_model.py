@@ -28,7 +28,7 @@ class PolicyModel:
         entropies."""
         return action_logprobs(
             states,
-            self.base.head,
+            self.base.output_layer(),
             sa_pairs.action_ids,
             sa_pairs.action_mask,
             temperature=temperature,
@@ -42,7 +42,7 @@ class PolicyModel:
         states = states_before_actions(self.base, self.role, sa_pairs)
         return top_choices(
             states,
-            self.base.head,
+            self.base.output_layer(),
             sa_pairs.action_mask,
             count,
             temperature=temperature,

@@ -9,10 +9,13 @@ from typing import Any, cast
 
 import torch
 from torch import nn
+from torch.nn.utils import clip_grads_with_norm_
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import get_scheduler
 
+from ppo_lm.distributed.slices import is_sharded, own_slice, sharded_like, slice_like
 from ppo_lm.errors import NumericalFault
+from ppo_lm.optimisation.parameters import gradient_norm, stand_in
 from ppo_lm.optimisation.parts import FromTransformers, MakeOptimiser, Schedule, adamw, factors
 
 SCHEDULED = ("params", "lr", "initial_lr")  # in a group of torch's optimisers, what it does not decide itself
@@ -22,7 +25,8 @@ class Optimiser:
     """An optimiser of torch, gradient clipping, and a schedule that counts optimiser steps.
 
     Weights of lower precision than fp32 have an fp32 master copy, which accumulates gradients and takes the updates;
-    the weights are that copy, rounded ("Mixed precision training", 1710.03740).
+    the weights are that copy, rounded ("Mixed precision training", 1710.03740). Of a sharded weight, each process
+    updates its own slice, from gradients that are added up already.
     """
 
     def __init__(
@@ -38,7 +42,7 @@ class Optimiser:
         make: MakeOptimiser = adamw,
     ):
         self.weights = [weight for weight in weights if weight.requires_grad]
-        self.parameters = [_copy_in_fp32(weight) if weight.dtype.itemsize < 4 else weight for weight in self.weights]
+        self.parameters = [stand_in(weight) for weight in self.weights]
         self.max_grad_norm = max_grad_norm
         self.inner = make(self.parameters, lr=learning_rate, eps=epsilon)
         self._groups = [deepcopy(_options(group)) for group in self.inner.param_groups]  # as they were made
@@ -59,11 +63,19 @@ class Optimiser:
     def clip(self) -> float:
         """Clip the gradients to the norm `max_grad_norm`. Returns the norm before clipping. If that is NaN or infinite,
         clears the gradients and raises `NumericalFault`; no weight has changed."""
-        norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, self.max_grad_norm))
+        slices = [own for weight, own in zip(self.weights, self.parameters) if is_sharded(weight)]
+        total = gradient_norm(self.replicated, slices)
+        clip_grads_with_norm_(self.parameters, self.max_grad_norm, total)
+        norm = float(total)
         if not math.isfinite(norm):
             self.forget_gradients()
             raise NumericalFault(f"the gradient is NaN or infinite in update {self.steps_done + 1}")
         return norm
+
+    @property
+    def replicated(self) -> list[torch.Tensor]:
+        """The parameters whose gradients are of this process's rows alone: those of weights that are not sharded."""
+        return [parameter for weight, parameter in zip(self.weights, self.parameters) if not is_sharded(weight)]
 
     def update(self) -> None:
         """Update the weights, advance the schedule, and clear the gradients; deferred after `hold_back`."""
@@ -111,11 +123,11 @@ class Optimiser:
         self.inner.zero_grad(set_to_none=True)
 
     def state_dict(self) -> dict[str, Any]:
-        """What the optimiser keeps of each weight, such as moments, and the fp32 copies, by weight index; what it has
-        changed in its groups, by their index; and the number of updates."""
+        """What the optimiser keeps of each weight, such as moments, and the fp32 copies, by weight index, sharded as
+        the weight is; what it has changed in its groups, by their index; and the number of updates."""
         state = self.inner.state
         kept = {
-            f"{place}.{name}": value
+            f"{place}.{name}": self._sharded(place, value)
             for place, weight in enumerate(self.parameters)
             if weight in state
             for name, value in state[weight].items()
@@ -126,31 +138,33 @@ class Optimiser:
             for name, value in _options(group).items()
             if name not in made or not _equal(value, made[name])
         }
-        copies = {f"fp32.{place}": copy.detach() for place, copy in self._copies()}
+        copies = {f"fp32.{place}": self._sharded(place, copy.detach()) for place, copy in self._copies()}
         return {**kept, **changed, **copies, "steps_done": self.steps_done}
 
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what `state_dict` returned; weights that are fp32 themselves are not touched. The learning rate is
-        that of this optimiser's own schedule after as many updates."""
+        """Restore what `state_dict` returned, whole or sharded; weights that are fp32 themselves are not touched. The
+        learning rate is that of this optimiser's own schedule after as many updates."""
         self.forget_gradients()
         saved = _by_prefix(state)
         self._restore_state(saved)
         self._restore_groups(saved)
         for place, copy in self._copies():
-            copy.copy_(state[f"fp32.{place}"])
+            copy.copy_(slice_like(self.weights[place], state[f"fp32.{place}"]))
         self._round()
         self._move_schedule_to(state["steps_done"])
 
     def _restore_state(self, saved: Mapping[str, Mapping[str, Any]]) -> None:
-        places = {weight: str(place) for place, weight in enumerate(self.parameters)}
+        places = {parameter: place for place, parameter in enumerate(self.parameters)}
         self.inner.state.clear()
         for group in self.inner.param_groups:
             counts_on_device = group.get("fused") or group.get("capturable")  # torch's optimisers count on the CPU
-            for weight in group["params"]:
-                for name, value in saved.get(places[weight], {}).items():
-                    device = "cpu" if name == "step" and not counts_on_device else weight.device
-                    self.inner.state[weight][name] = _copied(value, device)
+            for parameter in group["params"]:
+                place = places[parameter]
+                for name, value in saved.get(str(place), {}).items():
+                    device = "cpu" if name == "step" and not counts_on_device else parameter.device
+                    own = slice_like(self.weights[place], value) if isinstance(value, torch.Tensor) else value
+                    self.inner.state[parameter][name] = _copied(own, device)
 
     def _restore_groups(self, saved: Mapping[str, Mapping[str, Any]]) -> None:
         for place, (group, made) in enumerate(zip(self.inner.param_groups, self._groups, strict=True)):
@@ -173,7 +187,7 @@ class Optimiser:
 
     def snapshot(self) -> dict[str, Any]:
         """Copies, on the weights' own device, of everything an update changes."""
-        weights = {f"weight.{place}": weight for place, weight in self._fp32_weights()}
+        weights = {f"weight.{place}": parameter for place, parameter in self._fp32_weights()}
         return {
             name: value.detach().clone() if isinstance(value, torch.Tensor) else deepcopy(value)
             for name, value in (self.state_dict() | weights).items()
@@ -182,22 +196,25 @@ class Optimiser:
     @torch.no_grad()
     def go_back_to(self, snapshot: Mapping[str, Any]) -> None:
         """Undo every update since `snapshot`."""
-        for place, weight in self._fp32_weights():
-            weight.copy_(snapshot[f"weight.{place}"])
+        for place, parameter in self._fp32_weights():
+            parameter.copy_(snapshot[f"weight.{place}"])
         self.load_state_dict(snapshot)
 
-    def _fp32_weights(self) -> list[tuple[int, nn.Parameter]]:
-        """The weights without a copy, by index; the others are rounded from their copies."""
-        pairs = zip(self.weights, self.parameters)
-        return [(place, weight) for place, (weight, copy) in enumerate(pairs) if weight is copy]
+    def _sharded(self, place: int, value: Any) -> Any:
+        """What is kept of a weight, sharded as it is."""
+        return sharded_like(self.weights[place], value) if isinstance(value, torch.Tensor) else value
+
+    def _fp32_weights(self) -> list[tuple[int, torch.Tensor]]:
+        """The parameters that are not copies, by index; the other weights are rounded from their copies."""
+        return [(place, own) for place, own in enumerate(self.parameters) if self.weights[place].dtype == own.dtype]
 
     def _copies(self) -> list[tuple[int, torch.Tensor]]:
-        return [(i, copy) for i, (weight, copy) in enumerate(zip(self.weights, self.parameters)) if weight is not copy]
+        return [(place, copy) for place, copy in enumerate(self.parameters) if self.weights[place].dtype != copy.dtype]
 
     @torch.no_grad()
     def _round(self) -> None:
-        for i, copy in self._copies():
-            self.weights[i].copy_(copy)
+        for place, copy in self._copies():
+            own_slice(self.weights[place]).copy_(copy)
 
 
 def make_schedule(
@@ -245,17 +262,3 @@ def _by_prefix(state: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         prefix, _, name = key.partition(".")
         found.setdefault(prefix, {})[name] = value
     return found
-
-
-def _copy_in_fp32(weight: nn.Parameter) -> torch.Tensor:
-    """An fp32 copy of `weight` that accumulates its gradients; `weight` itself keeps none."""
-    copy = weight.detach().float().requires_grad_()
-
-    def move_gradient(_: torch.Tensor) -> None:
-        gradient = weight.grad
-        assert gradient is not None  # the hook runs once it is there
-        copy.grad = gradient.float() if copy.grad is None else copy.grad.add_(gradient)
-        weight.grad = None
-
-    weight.register_post_accumulate_grad_hook(move_gradient)
-    return copy

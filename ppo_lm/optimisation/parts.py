@@ -38,13 +38,15 @@ class OptimiserParts(NamedTuple):
     schedule: Schedule
 
 
-def find_optimiser_parts(config: OptimiserSettings) -> OptimiserParts:
-    """The optimiser and the schedule that a configuration names, both tried. Raises one `ConfigError` for all that
-    cannot be found or used."""
+def find_optimiser_parts(config: OptimiserSettings, in_slices: bool = False) -> OptimiserParts:
+    """The optimiser and the schedule that a configuration names, both tried. `in_slices`: each process will update a
+    slice of every weight. Raises one `ConfigError` for all that cannot be found or used."""
     make, schedule, problems = None, None, []
     try:
         make = OPTIMISERS.find(config.optimiser)
         try_optimiser(config.optimiser, make)
+        if in_slices:
+            try_slices(config.optimiser, make)
     except ConfigError as error:
         problems += error.problems
     try:
@@ -98,6 +100,26 @@ def try_optimiser(spec: str, make: MakeOptimiser) -> None:
                 f"optimiser {spec!r} keeps {name!r}, of type {type(value).__name__}, which a checkpoint cannot hold; "
                 "it may keep tensors, numbers and texts"
             )
+
+
+def try_slices(spec: str, make: MakeOptimiser) -> None:
+    """Make a few updates of a small weight, and of its halves. Raises `ConfigError` unless they come to the same."""
+    start = torch.linspace(-1, 1, 8).view(4, 2)
+    whole: list[torch.Tensor] = [torch.nn.Parameter(start.clone())]
+    halves: list[torch.Tensor] = [torch.nn.Parameter(half.clone()) for half in start.chunk(2)]
+    with user_code(f"optimiser {spec!r}", "when tried on a small weight and its halves", ConfigError.of):
+        for weights in (whole, halves):
+            made = make(weights, lr=1e-2, eps=1e-5)
+            for gradient in (start, start.square(), 1 - start):
+                for weight, part in zip(weights, gradient.chunk(len(weights))):
+                    weight.grad = part.clone()
+                made.step()
+    if not torch.allclose(torch.cat(whole), torch.cat(halves)):
+        raise ConfigError.of(
+            f"optimiser {spec!r} updates an entry of a weight by what the others are, but with shard_base and lora_r 0 "
+            "each process has only a slice of the weight; use one that works entry by entry, such as adamw, or set "
+            "shard_base to false"
+        )
 
 
 def _can_be_saved(value: object) -> bool:

@@ -136,7 +136,7 @@ def minimise(
         share, weight = team.share([lengths[row] for row in rows]), sum(weights[row] for row in rows)
         own = [rows[place] for place in share.own]
         loss = torch.tensor(team.together(partial(accumulate, own, weight, share.counts), in_step), dtype=torch.float64)
-        team.add_up_gradients(optimiser.parameters, [loss])
+        team.add_up_gradients(optimiser.replicated, [loss])
         used = optimiser.learning_rate
         try:
             optimiser.step()

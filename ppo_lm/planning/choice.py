@@ -65,7 +65,7 @@ def _with_samplers(job: Job, hardware: Hardware) -> list[Plan]:
 
 
 def _sharded(job: Job, hardware: Hardware) -> list[Plan]:
-    """A sharded base does not sample; with lora_r 0, it is not frozen."""
+    """A sharded base does not sample. What it costs to train all weights sharded is not modelled."""
     if job.trains_all_weights:
         return []
     return [plan_for(job, hardware, Layout(t, True, s)) for t, s in _split(job, hardware) if t > 1]

@@ -14,7 +14,7 @@ from ppo_lm.models import PolicyModel
 from ppo_lm.ppo_trainer.generator import SequenceGenerator
 from ppo_lm.rewards import Reward, RewardComputer
 from ppo_lm.rollout import SamplingSettings
-from ppo_lm.run import Run, save_best
+from ppo_lm.run import Run, gathered_to_save, save_best
 from ppo_lm.tracking import Answer, SamplesDrawn
 from ppo_lm.user_code import users_parts
 
@@ -57,7 +57,8 @@ class Evaluator:
             self._save_best(run, run.folder)
 
     def _save_best(self, run: Run, folder: Path) -> None:
-        run.once(lambda: save_best(self.policy, folder))
+        with gathered_to_save(self.policy, merged=False):
+            run.once(lambda: save_best(self.policy, folder))
 
     def evaluate(self, step: int) -> dict[str, Evaluation]:
         """Both evaluations, by name."""

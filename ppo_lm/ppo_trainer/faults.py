@@ -7,8 +7,8 @@ from collections.abc import Iterable
 import torch
 
 from ppo_lm.distributed import processes
+from ppo_lm.distributed.slices import own_slice
 from ppo_lm.errors import NumericalFault
-from ppo_lm.fast.sharding import own_slice
 from ppo_lm.types import SAPairs
 
 COLUMNS = ("old_logprobs", "ref_logprobs", "scores", "rewards", "values", "advantages", "reward_to_go", "returns")

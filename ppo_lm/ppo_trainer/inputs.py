@@ -45,7 +45,7 @@ def load_inputs(
     what is given in Python overrides the configuration. All problems are raised as one error."""
     problems = Problems("PPOConfig")
     estimator, losses = problems.attempt(find_estimator, config), problems.attempt(find_losses, config)
-    optimiser_parts = problems.attempt(find_optimiser_parts, config)
+    optimiser_parts = problems.attempt(find_optimiser_parts, config, config.shards_trained_weights)
     if reward is None:
         rewards = [problems.attempt(load_reward, spec) for spec in config.rewards or [DEFAULT_REWARD]]
     else:

@@ -53,7 +53,7 @@ from ppo_lm.run import (
     TrainingPrompts,
     Weights,
     few_updates,
-    notes_on_merging,
+    gathered_to_save,
     save_adapter,
     save_models,
     save_value,
@@ -271,7 +271,6 @@ class PPOTrainer:
             run.save_in_checkpoints(self._save_adapters)
             notices = few_updates(self.model_trainer.total_updates, "raise steps")
             notices += notes_on_repetition(len(train_set), config)
-            notices += notes_on_merging(self.base) if config.save_merged else []
             if resume is None:
                 notices += self._start_schedules()
             run.start(
@@ -297,7 +296,8 @@ class PPOTrainer:
                     guard.passed(step, results["kl"])
                 evaluator.evaluate_if_due(run)
             evaluator.evaluate_if_due(run)  # in case a recorder stopped the run between two steps
-            run.finish(self.save, evaluator.examples(monitor))
+            with gathered_to_save(self.roles.policy, merged=config.save_merged):
+                run.finish(self.save, evaluator.examples(monitor))
         return evaluator.history.made
 
     def _start_schedules(self) -> list[str]:
@@ -378,12 +378,11 @@ class PPOTrainer:
         )
 
     def save(self, folder: str | Path) -> list[str]:
-        """Write `adapter/` (plain PEFT), `merged/` (plain transformers, if `save_merged`, and the base is not sharded)
-        and `value/` (for `value_model`, unless it has no adapter of its own) into `folder`; with lora_r 0 only
-        `merged/`. Returns what `save_models` does."""
+        """Write `adapter/` (plain PEFT), `merged/` (plain transformers, if `save_merged`) and `value/` (for
+        `value_model`, unless it has no adapter of its own) into `folder`; with lora_r 0 only `merged/`. Returns what
+        `save_models` does. `merged/` of sharded weights needs `BaseModel.gathered`."""
         save_whole_value(self.roles.value, Path(folder))
-        merged = self.config.save_merged and not self.base.is_sharded
-        return save_models(self.roles.policy, Path(folder), merged=merged)
+        return save_models(self.roles.policy, Path(folder), merged=self.config.save_merged)
 
     def _save_adapters(self, folder: Path) -> None:
         """Write `adapter/` and `value/` into the folder of a checkpoint."""

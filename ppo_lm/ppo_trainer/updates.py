@@ -89,8 +89,8 @@ class Training:
 
 def train_side_by_side(trainings: Sequence[Training], updates: int, budget: MemoryBudget) -> dict[str, float]:
     """Make `updates` updates in every training, the first of each, then the second of each: they do not depend on each
-    other, so that several processes can share the passes of all. With two models, half of the processes pass each.
-    Returns the metrics of all."""
+    other, so that several processes can share the passes of all. With two models, half of the processes pass each,
+    unless their weights are sharded. Returns the metrics of all."""
     names = " and ".join(name for training in trainings for name in training.optimisers)
     with phase(f"training the {names}", updates, "updates") as progress:
         while progress.done < updates:
@@ -109,7 +109,7 @@ def _accumulate(trainings: Sequence[Training], batches: Sequence[SAPairs], budge
     optimisers = [optimiser for training in trainings for optimiser in training.optimisers.values()]
     sizes = [Size(len(batch), batch.sequences) for batch in batches]
     found: list[Sums] = [{} for _ in trainings]
-    own = own_pairs(batches)
+    own = own_pairs(batches, budget.in_step)
 
     def work(micro: MicroBatch) -> None:
         place, share, _ = own[micro.place]
@@ -127,7 +127,7 @@ def _accumulate(trainings: Sequence[Training], batches: Sequence[SAPairs], budge
 
     try_micro_batches([pairs for _, _, pairs in own], budget, work, start_over)
     _complete(found, batches[0].action_mask.device)
-    weights = [weight for optimiser in optimisers for weight in optimiser.parameters]
+    weights = [weight for optimiser in optimisers for weight in optimiser.replicated]
     processes().add_up_gradients(weights, [value for sums in found for value in sums.values()])
     return found
 

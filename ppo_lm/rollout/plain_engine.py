@@ -84,8 +84,9 @@ class PlainEngine(RolloutEngine):
         ended = torch.zeros(len(prompt_ids), dtype=torch.bool, device=base.device)
         stops, written = StopStrings(base.tokenizer, settings), []
         with base.role(self.policy.role):
+            output_layer = base.output_layer()
             for step in range(settings.max_new_tokens):
-                logits = base.logits(growing.add(new))
+                logits = output_layer(growing.add(new))
                 excluded = find_excluded(settings, eos, [step] * len(prompt_ids))
                 token = sample_tokens(logits, settings, uniforms[:, step], excluded)
                 yield token

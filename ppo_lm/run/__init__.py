@@ -11,7 +11,7 @@ from ppo_lm.run.folder import (
     write_config,
 )
 from ppo_lm.run.run import Run
-from ppo_lm.run.save_models import notes_on_merging, save_adapter, save_best, save_models, save_value, save_whole_value
+from ppo_lm.run.save_models import gathered_to_save, save_adapter, save_best, save_models, save_value, save_whole_value
 from ppo_lm.run.stateful import GlobalRandom, RandomStream, Stateful, Weights
 from ppo_lm.run.trained_prompts import Lineage, TrainingPrompts, count_seen, run_of, trace
 
@@ -32,12 +32,12 @@ __all__ = [
     "find_policy",
     "find_reward",
     "find_value",
+    "gathered_to_save",
     "is_run_folder",
     "list_checkpoints",
     "load_checkpoint",
     "lock_run_folder",
     "make_run_folder",
-    "notes_on_merging",
     "run_of",
     "save_adapter",
     "save_best",

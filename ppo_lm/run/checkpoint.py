@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ppo_lm.config.output_folder import UNFINISHED
+from ppo_lm.distributed.slices import gather, is_sharded
 from ppo_lm.errors import CheckpointError, first_line
 from ppo_lm.reading import read_json
 from ppo_lm.reading.files import Missing
@@ -53,6 +54,15 @@ class Checkpoint(NamedTuple):
             part, _, rest = name.partition("/")
             found[part][rest] = tensor
         return found
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether this process holds only slices of some tensors."""
+        return any(is_sharded(tensor) for tensor in self.tensors.values())
+
+    def gathered(self) -> Checkpoint:
+        """The whole checkpoint in the first process; the others have to ask for it too."""
+        return self._replace(tensors=gather(self.tensors))
 
     def is_finite(self) -> bool:
         """Whether it is free of NaN and infinity."""

@@ -9,8 +9,8 @@ import torch
 
 import ppo_lm
 from ppo_lm.data import PromptSet
+from ppo_lm.distributed.slices import whole
 from ppo_lm.fast.quantisation import NF4
-from ppo_lm.fast.sharding import whole
 from ppo_lm.fingerprint import fingerprint, fingerprint_weights, source_of
 from ppo_lm.models import BaseModel
 from ppo_lm.optimisation import OptimiserParts

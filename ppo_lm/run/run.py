@@ -448,10 +448,10 @@ class Run:
 
     def save(self) -> None:
         """Save a checkpoint, unless it contains NaN or infinity, or is the last one again."""
-        self.once(self._save)
+        checkpoint = processes().together(self._checkpoint).gathered()
+        self.once(lambda: self._save(checkpoint))
 
-    def _save(self) -> None:
-        checkpoint = self._checkpoint()
+    def _save(self, checkpoint: Checkpoint) -> None:
         if self.folder and checkpoint.state != self._saved_state and checkpoint.is_finite():
             with phase("saving a checkpoint"):
                 place = self._write(self.folder, checkpoint)
@@ -468,7 +468,7 @@ class Run:
     def _checkpoint(self) -> Checkpoint:
         state = {"step": self.step, "stop_reason": self.recorders.stop_reason, **self.description}
         state["longer"], state["processes"] = self.longer_than(self.total), self.place.size
-        if self.folder:
+        if self.folder and self.place.is_first:
             state["rows"] = recorded(self.folder)
         return self.parts.checkpoint(state)
 
@@ -479,17 +479,18 @@ class Run:
         return self.command.format(training_program(), shlex.quote(str(self.folder)), folder=str(self.folder))
 
     def __exit__(self, kind: type | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        all_are_here = processes().size == self.place.size
         with by_itself():  # an error may be this process's alone
-            self._exit(error)
+            self._exit(error, all_are_here)
 
-    def _exit(self, error: BaseException | None) -> None:
+    def _exit(self, error: BaseException | None, all_are_here: bool) -> None:
         try:
             if error is not None and not self._started:
                 self._forget()
             if isinstance(error, UserError):
                 self._keep_traceback(error)
             if isinstance(error, PAUSES) and self._started and self.total:
-                self._pause(error)
+                self._pause(error, all_are_here)
             if isinstance(error, StorageError):
                 self._stop(error)
             if isinstance(error, RunStopped):
@@ -499,14 +500,22 @@ class Run:
         if problems and error is None:
             raise problems[0]
 
-    def _pause(self, error: UserError) -> NoReturn:
-        """Save the run as it was after its last step; the unfinished batch is drawn again later."""
+    def _pause(self, error: UserError, all_are_here: bool) -> NoReturn:
+        """Save the run as it was after its last step; the unfinished batch is drawn again later. Sharded weights can be
+        saved only if `all_are_here`: if no process was lost, the error is one of all."""
         if self.folder is None:
             raise type(error)(f"{error}; the run was not saved, because output_dir is not set") from error
-        if not self.place.is_first:
-            raise RunPaused(str(error)) from error
         self.parts.put_back()
         checkpoint = self._checkpoint()
+        can_save = all_are_here or not checkpoint.is_sharded
+        checkpoint = checkpoint.gathered() if can_save else checkpoint
+        if not self.place.is_first:
+            raise RunPaused(str(error)) from error
+        if not can_save:
+            raise RunPaused(
+                f"{error}\nThe run was not saved as it was after step {self.step}, because the other processes, which "
+                f"hold their slices of the weights, do not answer{self.last_checkpoint()}"
+            ) from error
         if not checkpoint.is_finite():
             raise RunStopped(
                 f"{error}\nThe run contains NaN or inf, so it was not saved{self.last_checkpoint()}"

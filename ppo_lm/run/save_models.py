@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
-from ppo_lm.models import BaseModel, PolicyModel, ValueModel
+from ppo_lm.models import PolicyModel, ValueModel
 from ppo_lm.models.loading import without_bars
 from ppo_lm.models.merging import rounding_note
 from ppo_lm.models.model_card import write_policy_card
@@ -15,6 +16,12 @@ def save_best(policy: PolicyModel, folder: Path) -> None:
     """Replace `folder/best` with what `save_models` writes, without a merged copy if there is an adapter."""
     with whole_folder(folder / "best") as best:
         save_models(policy, best, merged=False)
+
+
+def gathered_to_save(policy: PolicyModel, *, merged: bool = True) -> AbstractContextManager[None]:
+    """Inside this context, which all processes have to enter, the first one can call `save_models`, even if the weights
+    are sharded."""
+    return policy.base.gathered() if merged or policy.role is None else nullcontext()
 
 
 def save_adapter(policy: PolicyModel, folder: Path) -> None:
@@ -44,13 +51,6 @@ def save_models(policy: PolicyModel, folder: Path, *, merged: bool = True) -> li
         save_adapter_with_tokenizer(policy, folder)
     lost = save_merged(policy, folder) if merged or policy.role is None else None
     return [f"{folder / 'merged'}: {lost}; {folder / 'adapter'} has all of it"] if lost else []
-
-
-def notes_on_merging(base: BaseModel) -> list[str]:
-    """A sentence if no merged copy can be saved, because the base is sharded; else nothing."""
-    if not base.is_sharded:
-        return []
-    return ["merged/ will not be written, because the base model is sharded; `ppo-lm export` makes it from adapter/"]
 
 
 def save_adapter_with_tokenizer(policy: PolicyModel, folder: Path) -> None:

@@ -7,6 +7,8 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 
+from ppo_lm.distributed.slices import own_slice, slice_like
+
 State = dict[str, Any]  # tensors, and plain values that JSON can hold
 
 
@@ -32,7 +34,7 @@ class Weights:
         self.weights = list(weights)
 
     def state_dict(self) -> State:
-        """The weights themselves, by index."""
+        """The weights themselves, by index, sharded if they are."""
         return {str(place): weight.detach() for place, weight in enumerate(self.weights)}
 
     @torch.no_grad()
@@ -42,7 +44,7 @@ class Weights:
             saved = state[str(place)]
             if saved.shape != weight.shape:
                 raise ValueError(f"weight {place} has shape {tuple(weight.shape)}, but {tuple(saved.shape)} was saved")
-            weight.copy_(saved)
+            own_slice(weight).copy_(slice_like(weight, saved))
 
 
 class RandomStream:

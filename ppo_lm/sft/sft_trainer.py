@@ -26,7 +26,7 @@ def sum_completion_losses(policy: PolicyModel, batch: list[EncodedDemonstration]
     is_action[:, : is_prompt.shape[1]] &= ~is_prompt
     with base.role(policy.role):
         hidden = base.hidden_states(ids, mask)
-    return -action_logprobs(hidden[:, :-1], base.head, ids[:, 1:], is_action[:, 1:]).sum()
+    return -action_logprobs(hidden[:, :-1], base.output_layer(), ids[:, 1:], is_action[:, 1:]).sum()
 
 
 def train_sft(

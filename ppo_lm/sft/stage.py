@@ -28,7 +28,7 @@ from ppo_lm.models import BaseModel, PolicyModel
 from ppo_lm.optimisation import find_optimiser_parts
 from ppo_lm.reading import user_path
 from ppo_lm.rollout import SamplingSettings, write_completions
-from ppo_lm.run import TrainingPrompts, check_output_dir, notes_on_merging, save_adapter, save_models
+from ppo_lm.run import TrainingPrompts, check_output_dir, gathered_to_save, save_adapter, save_models
 from ppo_lm.run.stage import (
     LINES,
     LOSS,
@@ -93,7 +93,6 @@ def run_sft(
         run.start(
             f"SFT on {config.model_name} ({base.description})",
             reports=[report],
-            notices=notes_on_merging(base),
             trained_on=TrainingPrompts(base.name, train.given),
             columns=LOSS,
             lines=LINES,
@@ -105,7 +104,8 @@ def run_sft(
         before = run.measure("before", len(held_out.texts), measured, after=0)
         train_sft(policy, train.tokens, settings, seed=config.seed, optimiser=optimiser, progress=run)
         after = run.measure("after", len(held_out.texts), measured, after=run.step)
-        run.finish(lambda folder: save_models(policy, folder, merged=not config.shard_base))
+        with gathered_to_save(policy):
+            run.finish(lambda folder: save_models(policy, folder))
     return before_and_after(before, after)
 
 
@@ -119,7 +119,7 @@ def load_inputs(
     problems.attempt(check_can_shard, config)
     problems.attempt(check_can_quantise, config.quantise_base, config.model_name)
     problems.attempt(find_recorders, config.recorders)
-    problems.attempt(find_optimiser_parts, config)
+    problems.attempt(find_optimiser_parts, config, config.shards_trained_weights)
     if config.rouge_samples:
         what = f"ROUGE (rouge_samples {config.rouge_samples}; 0 turns it off)"
         problems.attempt(require, "torchmetrics", what, "rouge")

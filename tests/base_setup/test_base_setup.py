@@ -5,6 +5,7 @@ import sys
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from ppo_lm.base_setup import (
     EMBEDDED_MODEL,
@@ -18,6 +19,7 @@ from ppo_lm.base_setup.base_setup import pick_device, pick_dtype
 from ppo_lm.errors import ModelError
 from ppo_lm.experience_buffer import MemoryBudget
 from ppo_lm.models import RewardModel
+from ppo_lm.models.adapter_check import WEIGHTS_FILE
 from ppo_lm.models.base_model import pick_pad_token_id
 from ppo_lm.rewards import ClassifierReward, RewardContext
 from tests.conftest import make_base
@@ -122,6 +124,10 @@ def test_a_reward_model_of_another_base_is_refused(tmp_path):
     base = make_base(hidden_size=48)
     base.add_adapter("reward", make_lora_config(4, 8, 0.0))
     RewardModel(base).save(tmp_path)
+    with pytest.raises(ModelError, match="was trained on other weights than those of model 'random'"):
+        load_reward_model(make_base(), tmp_path)
+    weights = load_file(tmp_path / WEIGHTS_FILE)
+    save_file(weights, tmp_path / WEIGHTS_FILE)  # as other programs do, which say nothing of the base
     with pytest.raises(ModelError, match="cannot be loaded onto model 'random'; was it trained on another one"):
         load_reward_model(make_base(), tmp_path)
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from ppo_lm.config import PPOConfig
+from ppo_lm.distributed.slices import sharded_like, whole
 from ppo_lm.optimisation import Optimiser
 from ppo_lm.ppo_trainer import PPOTrainer
 from tests.distributed.conftest import in_processes
@@ -43,7 +44,8 @@ def steps_of(folder, settings):
     clip = Optimiser.clip
 
     def kept(optimiser):
-        found = [weight.grad.flatten() for weight in optimiser.parameters if weight.grad is not None]
+        pairs = zip(optimiser.weights, optimiser.parameters)
+        found = [whole(sharded_like(weight, own.grad)).flatten() for weight, own in pairs if own.grad is not None]
         caught.setdefault(optimiser, []).append(torch.cat(found))
         return clip(optimiser)
 
@@ -57,7 +59,7 @@ def steps_of(folder, settings):
             results = trainer.ppo_step(prompts)
             metrics = {name: value for name, value in results.items() if isinstance(value, float)}
             made.append((results["generated_texts"], results["rewards"], metrics))
-        weights = torch.cat([weight.detach().float().flatten() for weight in trainer.roles.policy.parameters()])
+        weights = torch.cat([whole(weight.detach()).float().flatten() for weight in trainer.roles.policy.parameters()])
         optimisers = trainer.model_trainer.optimisers.values()
         of_each = [gradient for optimiser in optimisers for gradient in caught.get(optimiser, [])]
         return made, of_each, weights, getattr(by_length, "calls", 0)

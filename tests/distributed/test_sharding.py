@@ -7,14 +7,17 @@ import sys
 
 import pytest
 import torch
+from safetensors.torch import load
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from ppo_lm.base_setup import load_base, set_up_roles
-from ppo_lm.config import PPOConfig, SFTConfig
+from ppo_lm.base_setup import LoadedModel, load_base, set_up_roles
+from ppo_lm.base_setup.base_setup import EMBEDDED_MODEL
+from ppo_lm.config import PPOConfig
 from ppo_lm.distributed import as_often, processes
+from ppo_lm.distributed.slices import own_slice, whole
 from ppo_lm.errors import ConfigError, ModelError, RunPaused, UserError
 from ppo_lm.experience_buffer import buffer
-from ppo_lm.fast.sharding import own_slice
-from ppo_lm.models.policy_model import states_before_actions
+from ppo_lm.optimisation import find_optimiser_parts
 from ppo_lm.ppo_trainer import ModelTrainer, PPOTrainer
 from ppo_lm.run.identity import identify_base
 from tests.conftest import make_base, make_pairs
@@ -27,12 +30,18 @@ from tests.ppo_trainer.conftest import PROMPTS, Signals, make
 from tests.sft.test_stage_resume import weights as weights_in
 
 WHOLE = dict(top_k=0, top_p=1.0)
+ALL = dict(WHOLE, lora_r=0, learning_rate=1e-4)
 CONFIGURATIONS = {
     "adapters": dict(WHOLE),
     "checkpointing": dict(WHOLE, gradient_checkpointing=True),
     "top-k, top-p": dict(top_k=40, top_p=0.9),
     "shared trunk": dict(WHOLE, value_backbone="shared"),
     "transformers' passes": dict(WHOLE, fast=False, gradient_checkpointing=True),
+    "all weights": dict(ALL),
+    "all weights, tied": dict(ALL),
+    "all weights, tied, checkpointing": dict(ALL, gradient_checkpointing=True, top_k=40, top_p=0.9),
+    "all weights, shared trunk": dict(ALL, value_backbone="shared"),
+    "all weights, transformers' passes": dict(ALL, fast=False, gradient_checkpointing=True),
 }
 
 
@@ -43,13 +52,22 @@ def succeeded(found):
     return found
 
 
-SLOW = [*((name, 2) for name in CONFIGURATIONS), ("top-k, top-p", 3)]
+FAST = [("checkpointing", 3), ("all weights, tied", 2)]
+SLOW = [*((name, 2) for name in CONFIGURATIONS if (name, 2) not in FAST), ("top-k, top-p", 3), ("all weights", 3)]
 
 
-@pytest.mark.parametrize(
-    ("name", "size"), [("checkpointing", 3), *(pytest.param(*case, marks=pytest.mark.slow) for case in SLOW)]
-)
-def test_steps_are_those_of_one_process_that_has_all_weights(folder, name, size):
+@pytest.fixture(scope="module")
+def tied_folder(tmp_path_factory):
+    """A random model whose embedding is its output layer, on disk."""
+    path, base = tmp_path_factory.mktemp("tied"), make_base(tie_word_embeddings=True)
+    base.network.save_pretrained(path)
+    base.tokenizer.save_pretrained(path)
+    return str(path)
+
+
+@pytest.mark.parametrize(("name", "size"), [*FAST, *(pytest.param(*case, marks=pytest.mark.slow) for case in SLOW)])
+def test_steps_are_those_of_one_process_that_has_all_weights(folder, tied_folder, name, size):
+    folder = tied_folder if "tied" in name else folder
     settings = dict(CONFIGURATIONS[name], engine="transformers", rollout_slots=3)
     (alone,) = succeeded(in_processes(1, steps_of, folder, settings))
     first, *others = succeeded(in_processes(size, steps_of, folder, dict(settings, shard_base=True)))
@@ -75,30 +93,44 @@ def numbers_in_memory():
     return sum(found.values())
 
 
-def memory_held(shard):
+def like_smollm2():
+    """A random network of SmolLM2-135M's shape, whose embedding, a fifth of its weights, is its output layer too."""
+    shape = dict(vocab_size=49152, hidden_size=576, intermediate_size=1536, num_hidden_layers=30)
+    heads = dict(num_attention_heads=9, num_key_value_heads=3, tie_word_embeddings=True)
+    return LlamaForCausalLM(LlamaConfig(**shape, **heads, initializer_range=0.3))
+
+
+def memory_held(shard, is_large):
     """As parts of the base's weights: those in this process, and all numbers in memory after a pass of each kind."""
-    base = load_base("embedded", "float32", "cpu", shard=shard)
-    whole = sum(weight.numel() for weight in base.network.parameters())
-    held = [sum(own_slice(weight).numel() for weight in base.network.parameters()) / whole]
-    set_up_roles(base, lora_r=1, lora_alpha=4, lora_dropout=0.0, lora_targets="q_proj")
+    tokenizer = AutoTokenizer.from_pretrained(EMBEDDED_MODEL)
+    loaded = LoadedModel(like_smollm2(), tokenizer) if is_large else None
+    base = load_base("embedded", "float32", "cpu", shard=shard, loaded=loaded)
+    del loaded
+    total = sum(weight.numel() for weight in base.network.parameters())
+    held = [sum(own_slice(weight).numel() for weight in base.network.parameters()) / total]
+    roles = set_up_roles(base, lora_r=1, lora_alpha=4, lora_dropout=0.0, lora_targets="q_proj")
     pairs = make_pairs(rows=2, vocabulary=1000, dtype=torch.float32)
     with torch.no_grad():
-        states_before_actions(base, "policy", pairs)
-    held.append(numbers_in_memory() / whole)
-    states_before_actions(base, "policy", pairs).sum().backward()
-    return [*held, numbers_in_memory() / whole]
+        roles.policy.action_logprobs(pairs)
+    held.append(numbers_in_memory() / total)
+    (roles.policy.action_logprobs(pairs).sum() + roles.value.values(pairs).sum()).backward()
+    return [*held, numbers_in_memory() / total]
 
 
-@pytest.mark.parametrize(("size", "most"), [(2, 0.6), pytest.param(3, 0.45, marks=pytest.mark.slow)])
-def test_a_process_holds_its_part_of_the_base_and_what_is_gathered_is_freed(size, most):
-    (alone,) = succeeded(in_processes(1, memory_held, False))
+@pytest.mark.parametrize(
+    ("size", "most", "is_large"),
+    [(2, 0.55, False), *(pytest.param(*case, marks=pytest.mark.slow) for case in [(3, 0.4, False), (2, 0.55, True)])],
+)
+def test_a_process_holds_its_part_of_the_base_and_what_is_gathered_is_freed(size, most, is_large):
+    (alone,) = succeeded(in_processes(1, memory_held, False, is_large))
     assert min(alone) == 1
-    for held in succeeded(in_processes(size, memory_held, True)):
+    for held in succeeded(in_processes(size, memory_held, True, is_large)):
+        assert held[0] == pytest.approx(1 / size, abs=0.005)
         assert max(held) <= most
 
 
-def counted_micro_batches(shard):
-    """How many micro-batches this process worked on, and how many of them counted."""
+def counted_micro_batches(lora_r, shard):
+    """Whether each micro-batch that this process worked on counted, and what came of the training of both models."""
     made = []
     micro_batches = buffer.micro_batches
 
@@ -109,16 +141,18 @@ def counted_micro_batches(shard):
 
     buffer.micro_batches = watched
     base = load_base("embedded", "float32", "cpu", shard=shard)
-    roles = set_up_roles(base, lora_r=2, lora_alpha=4, lora_dropout=0.0, lora_targets="all-linear")
-    config = PPOConfig(batch_size=3, ppo_epochs=1, micro_batch_tokens=1, learning_rate=1e-2, lr_schedule="constant")
+    roles = set_up_roles(base, lora_r=lora_r, lora_alpha=4, lora_dropout=0.0, lora_targets="all-linear")
+    config = PPOConfig(batch_size=3, ppo_epochs=1, micro_batch_tokens=1, learning_rate=1e-3, lr_schedule="constant")
     pairs = make_pairs(rows=3, prompt=8, actions=9, vocabulary=1000, dtype=torch.float32, seed=3)
-    found = ModelTrainer(roles.policy, roles.value, config).train_value_model(pairs)
-    return made, found, torch.cat([weight.detach().flatten() for weight in roles.trained()["value"].parameters()])
+    found = ModelTrainer(roles.policy, roles.value, config).train_models(pairs)
+    weights = [weight for model in roles.trained().values() for weight in model.parameters()]
+    return made, found, torch.cat([whole(weight.detach()).flatten() for weight in weights])
 
 
-def test_micro_batches_that_are_not_equally_many_do_not_hang_and_change_nothing():
-    (alone,) = succeeded(in_processes(1, counted_micro_batches, False))
-    one, two = succeeded(in_processes(2, counted_micro_batches, True))
+@pytest.mark.parametrize("lora_r", [2, 0])
+def test_micro_batches_that_are_not_equally_many_do_not_hang_and_change_nothing(lora_r):
+    (alone,) = succeeded(in_processes(1, counted_micro_batches, lora_r, False))
+    one, two = succeeded(in_processes(2, counted_micro_batches, lora_r, True))
     assert len(one[0]) == len(two[0])
     assert sum(one[0]) != sum(two[0])
     for made in (one, two):
@@ -175,7 +209,13 @@ def test_a_sharded_base_is_known_as_the_same_one(folder):
 
 
 @pytest.mark.parametrize(
-    ("kind", "settings"), [("sft", {"rouge": 3}), ("reward", {}), pytest.param("value", {}, marks=pytest.mark.slow)]
+    ("kind", "settings"),
+    [
+        ("sft", {"rouge": 3}),
+        ("sft", {"lora_r": 0, "learning_rate": 1e-4}),
+        pytest.param("reward", {}, marks=pytest.mark.slow),
+        pytest.param("value", {}, marks=pytest.mark.slow),
+    ],
 )
 def test_a_stage_is_that_of_one_process(folder, tmp_path, kind, settings):
     found = {}
@@ -191,13 +231,18 @@ def test_a_stage_is_that_of_one_process(folder, tmp_path, kind, settings):
         for size in "12"
     ]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4, abs=1e-5)
-    files = [{file for file in weights_in(tmp_path / size / "run") if "merged" not in str(file)} for size in "12"]
-    assert files[0] == files[1]
+    alone, sharded = ({file: load(content) for file, content in weights_in(tmp_path / n / "run").items()} for n in "12")
+    assert sharded.keys() == alone.keys()
+    models = {file: weights for file, weights in alone.items() if "checkpoints" not in file.parts}
+    for file, weights in models.items():
+        assert sharded[file].keys() == weights.keys()
+        for name, weight in weights.items():
+            torch.testing.assert_close(sharded[file][name], weight, rtol=1e-4, atol=1e-4)
 
 
-def train_cramped(folder, out, rank):
+def train_cramped(folder, out, rank, lora_r):
     """The training passes of one process have no memory. Returns its error, and what it printed itself."""
-    trainer = make(folder, out, Signals(), steps=2, engine="transformers", shard_base=True)
+    trainer = make(folder, out, Signals(), steps=2, engine="transformers", shard_base=True, lora_r=lora_r)
     training = trainer.model_trainer._training
 
     def cramped(pairs, model, trained, part_loss):
@@ -215,9 +260,9 @@ def train_cramped(folder, out, rank):
     return caught.value, sys.__stderr__.getvalue()
 
 
-@pytest.mark.parametrize("rank", [0, 1])
-def test_memory_that_runs_out_in_the_middle_of_a_pass_ends_all(folder, tmp_path, rank):
-    ended = succeeded(in_processes(2, train_cramped, folder, tmp_path / "run", rank))
+@pytest.mark.parametrize(("rank", "lora_r"), [(0, 16), (1, 16), (1, 0)])
+def test_memory_that_runs_out_in_the_middle_of_a_pass_ends_all(folder, tmp_path, rank, lora_r):
+    ended = succeeded(in_processes(2, train_cramped, folder, tmp_path / "run", rank, lora_r))
     error, printed = ended[rank]
     assert str(error).startswith("out of memory with micro_batch_tokens 60 (CUDA out of memory); set it lower")
     assert printed == (f"error in process 1: {error}\n" if rank == 1 else "")  # the first one's errors are shown anyway
@@ -225,13 +270,18 @@ def test_memory_that_runs_out_in_the_middle_of_a_pass_ends_all(folder, tmp_path,
     assert isinstance(other, RunPaused)
     assert str(other).startswith("another of the 2 processes ended or cannot be reached (")
     assert "(another" not in str(other)
+    was_saved = "The run was saved as it was after step 0" in str(other)
+    could_not = "not saved as it was after step 0, because the other processes, which hold their slices" in str(other)
+    assert (was_saved, could_not) == ((rank, lora_r) == (1, 16), lora_r == 0)
     assert not printed
 
 
 @pytest.mark.fast
 def test_what_cannot_be_sharded_is_refused():
-    with pytest.raises(ConfigError, match="lora_r is 0"):
-        SFTConfig(shard_base=True, lora_r=0)
+    with pytest.raises(ConfigError, match="Muon' updates an entry of a weight by what the others are"):
+        PPOTrainer(PPOConfig(shard_base=True, lora_r=0, optimiser="torch.optim:Muon"), reward=len)
+    find_optimiser_parts(PPOConfig(optimiser="torch.optim:Muon"))
+    find_optimiser_parts(PPOConfig(), in_slices=True)
     with pytest.raises(ConfigError, match="engine is slots, which needs all weights in one process"):
         PPOConfig(shard_base=True, engine="slots")
     with pytest.raises(ConfigError, match="this is the only process; start several, with `torchrun"):
@@ -243,10 +293,17 @@ def test_what_cannot_be_sharded_is_refused():
 
 
 def merged_of(folder):
+    """What each process has of the merged weights."""
     base = load_base(folder, "float32", "cpu", shard=True)
-    base.merged_network(None)
+    with pytest.raises(ModelError, match="are sharded, so they cannot be merged or saved by one process alone"):
+        base.merged_weights(None)
+    with base.gathered():
+        return base.merged_weights(None).weights if processes().place.is_first else base._gathered
 
 
-def test_merging_into_a_sharded_base_is_refused(folder):
-    for error in in_processes(2, merged_of, folder):
-        assert "are sharded, so an adapter cannot be merged into them here" in str(error)
+def test_the_first_process_merges_into_gathered_weights(folder):
+    first, other = succeeded(in_processes(2, merged_of, folder))
+    expected = load_base(folder, "float32", "cpu").network.state_dict()
+    assert first.keys() == expected.keys()
+    assert all(torch.equal(first[name], expected[name]) for name in expected)
+    assert not other

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 from ppo_lm.cli.main import main
 from ppo_lm.errors import NumericalFault, RunStopped
+from ppo_lm.optimisation import Optimiser
 from tests.ppo_trainer.conftest import PROMPTS, make
 
 KINDS = [{"lora_r": 4}, {"lora_r": 0}, {"lora_r": 4, "value_backbone": "shared"}]
@@ -46,14 +47,14 @@ def same(now, then):
 
 def break_gradient(optimiser, update, value=math.nan):
     """Put `value` into one entry of a gradient in the optimiser's `update`-th update from now."""
-    clip, count = torch.nn.utils.clip_grad_norm_, [0]
+    clip, count = Optimiser.clip, [0]
 
-    def broken(parameters, *arguments, **options):
-        if parameters is optimiser.parameters:
+    def broken(clipped):
+        if clipped is optimiser:
             count[0] += 1
             if count[0] == update:
-                parameters[0].grad.view(-1)[0] = value
-        return clip(parameters, *arguments, **options)
+                clipped.parameters[0].grad.view(-1)[0] = value
+        return clip(clipped)
 
     return broken
 
@@ -71,7 +72,7 @@ def test_a_broken_gradient_leaves_weights_and_optimisers_as_they_were(
         before = everything(trainer)
         optimiser = getattr(trainer.model_trainer, f"{whose}_optimiser")
         with monkeypatch.context() as patch:
-            patch.setattr(torch.nn.utils, "clip_grad_norm_", break_gradient(optimiser, update, value))
+            patch.setattr(Optimiser, "clip", break_gradient(optimiser, update, value))
             with pytest.raises(NumericalFault, match="the gradient is NaN or infinite") as raised:
                 trainer.ppo_step(PROMPTS[4:8])
         assert same(everything(trainer), before)
@@ -84,7 +85,7 @@ def test_the_first_step_can_be_skipped_too(folder, monkeypatch):
     trainer = make(folder, "", Lengths(), output_dir=None)
     before = everything(trainer)
     with monkeypatch.context() as patch:
-        patch.setattr(torch.nn.utils, "clip_grad_norm_", break_gradient(trainer.model_trainer.policy_optimiser, 2))
+        patch.setattr(Optimiser, "clip", break_gradient(trainer.model_trainer.policy_optimiser, 2))
         with pytest.raises(NumericalFault):
             trainer.ppo_step(PROMPTS[:4])
     assert same(everything(trainer), before)

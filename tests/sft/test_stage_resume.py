@@ -38,10 +38,9 @@ def make_config(kind, folder, tmp_path, out, **settings):
         epochs=3,
         batch_size=8,
         micro_batch_size=4,
-        learning_rate=1e-2,
         save_every=5,
         output_dir=str(out),
-        **settings,
+        **{"learning_rate": 1e-2, **settings},
     )
     if kind == "sft":
         return SFTConfig(demonstrations=write(tmp_path / "d.jsonl", DEMONSTRATIONS), rouge_samples=0, **both)

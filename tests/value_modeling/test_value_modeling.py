@@ -201,9 +201,7 @@ def test_problems_are_reported_in_one_sentence_before_any_model_loads(tmp_path):
 def test_a_value_model_of_another_base_is_refused(tmp_path):
     base = make_base(hidden_size=48)
     set_up_roles(base, lora_r=4, lora_alpha=8, lora_dropout=0.0, lora_targets="all-linear").value.save(tmp_path)
-    with pytest.raises(
-        ModelError, match="value model .* cannot be loaded onto model 'random'; was it trained on another one"
-    ):
+    with pytest.raises(ModelError, match="was trained on other weights than those of model 'random'"):
         value_model(value_folder=tmp_path)
 
 
