@@ -323,8 +323,12 @@ def test_a_keyboard_interrupt_from_the_keyboard_passes():
     def judge(prompts, completions):
         signal.raise_signal(signal.SIGINT)
 
-    with pytest.raises(KeyboardInterrupt):
-        score(judge)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job has none
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            score(judge)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.parametrize("part", ["reward", "monitor", "recorder"])
