@@ -166,6 +166,7 @@ class BaseModel:
         self._read_adapter_weights(role, Path(folder))
 
     def _put_in(self, role: str, lora: PeftConfig, what: str) -> None:
+        lora.base_model_name_or_path = None  # peft puts the network's name there, and warns of another
         with in_whole_shapes(self.network), _without_warnings():
             if self.peft is None:
                 self.peft = get_peft_model(self.network, lora, adapter_name=role)

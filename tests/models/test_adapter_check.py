@@ -9,7 +9,7 @@ from peft import IA3Config, LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from ppo_lm.base_setup import find_reward_folder, find_value_folder, load_base
+from ppo_lm.base_setup import EMBEDDED_MODEL, find_reward_folder, find_value_folder, load_base
 from ppo_lm.comparison.contestants import read_contestants
 from ppo_lm.config import EvaluateConfig
 from ppo_lm.data import PromptSet
@@ -208,3 +208,11 @@ def test_a_file_that_cannot_be_read_is_reported_in_one_sentence(missing, tmp_pat
         with pytest.raises(ModelError, match=f"adapter '.*': {missing} cannot be read") as caught:
             base.load_adapter("policy", tmp_path)
         assert "\n" not in str(caught.value)
+
+
+def test_adapters_that_were_saved_elsewhere_load_without_a_warning():
+    base = load_base("embedded", "float32", "cpu")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for role in ("reward", "value"):
+            base.load_adapter(role, EMBEDDED_MODEL / role)
