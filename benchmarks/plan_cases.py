@@ -27,7 +27,8 @@ class Case:
     def config(self, folder: Path) -> dict[str, Any]:
         """The settings that `ppo-lm train` would get; `folder`: where `make_model` put the model."""
         name = "embedded" if self.model == "embedded" else str(folder / self.model / "policy")
-        return {"model_name": name, "device": "cpu", "top_k": 0, "top_p": 1.0, **self.settings}
+        measured = {"device": "cpu", "top_k": 0, "top_p": 1.0, "eval_prompts": 0}  # steps, and no evaluation
+        return {"model_name": name, **measured, **self.settings}
 
     def make_model(self, folder: Path) -> None:
         """Write the model into `folder`, unless it is there or comes with the package."""
