@@ -1,12 +1,6 @@
 """Factories: from names and settings to models."""
 
-from ppo_lm.base_setup.base_setup import (
-    EMBEDDED_MODEL,
-    load_adapter,
-    load_base,
-    pick_device,
-    read_adapter_base,
-)
+from ppo_lm.base_setup.base_setup import EMBEDDED_MODEL, load_adapter, load_base, pick_device, read_adapter_base
 from ppo_lm.base_setup.loaded_model import LoadedModel
 from ppo_lm.base_setup.lora_setup import make_lora_config
 from ppo_lm.base_setup.memory import describe_micro_batches, make_budget

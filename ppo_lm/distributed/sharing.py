@@ -32,8 +32,9 @@ class Share(NamedTuple):
 
 
 def share_jobs(jobs: Sequence[Sequence[int]], size: int, rank: int) -> list[Share]:
-    """Deal out the rows of several jobs, each a batch of rows of so many tokens, to `size` processes: about as many
-    tokens to each, in as few jobs as possible, as every job is a pass of its own. All processes find the same shares.
+    """Deal out the rows of several jobs to `size` processes: about the same number of tokens to each, in as few jobs as
+    possible, because every job is a pass of its own. `jobs`: the tokens of each row of each job. All processes find the
+    same shares.
 
     Two jobs of the same size are one for each half of the processes. Within a job, the longest rows are dealt out
     first, each to the process that lacks the most tokens.

@@ -15,6 +15,26 @@ from ppo_lm.rollout import PlainEngine, SamplingSettings
 from ppo_lm.token_attribution import build_sa_pairs, extract_actions
 
 NUMBER = (int, float)
+PLAIN = {  # field that both kinds of servers have → the types of its value
+    "temperature": NUMBER,
+    "top_k": int,
+    "top_p": NUMBER,
+    "min_p": NUMBER,
+    "presence_penalty": NUMBER,
+    "frequency_penalty": NUMBER,
+    "repetition_penalty": NUMBER,
+    "ignore_eos": bool,
+    "stop_token_ids": list,
+}
+NEUTRAL = {  # what the doubles can do
+    "top_k": -1,
+    "top_p": 1,
+    "min_p": 0,
+    "presence_penalty": 0,
+    "frequency_penalty": 0,
+    "repetition_penalty": 1,
+}
+LOAD, UNLOAD = {"lora_name": str, "lora_path": str}, {"lora_name": str}
 
 
 def seeded(seed: int, tokens: int) -> torch.Tensor:

@@ -9,32 +9,26 @@ from pathlib import Path
 from typing import ClassVar
 
 from ppo_lm.rollout import SamplingSettings
-from tests.rollout.server_double import NO_SUCH_PATH, NUMBER, Double, Error, are_tokens, check, rank_of
+from ppo_lm.rollout.remote import SGLANG
+from tests.rollout.server_double import (
+    LOAD,
+    NEUTRAL,
+    NO_SUCH_PATH,
+    PLAIN,
+    UNLOAD,
+    Double,
+    Error,
+    are_tokens,
+    check,
+    rank_of,
+)
 
 GENERATE = {"input_ids": list, "lora_path": str, "sampling_params": dict, "return_logprob": bool}
 SAMPLING = {  # field → the types of its value
     "max_new_tokens": int,
     "min_new_tokens": int,
-    "temperature": NUMBER,
-    "top_k": int,
-    "top_p": NUMBER,
-    "min_p": NUMBER,
-    "presence_penalty": NUMBER,
-    "frequency_penalty": NUMBER,
-    "repetition_penalty": NUMBER,
+    **PLAIN,
     "sampling_seed": int,
-    "ignore_eos": bool,
-    "stop_token_ids": list,
-}
-LOAD, UNLOAD = {"lora_name": str, "lora_path": str}, {"lora_name": str}
-NEUTRAL = {
-    "top_k": -1,
-    "top_p": 1,
-    "min_p": 0,
-    "repetition_penalty": 1,
-    "presence_penalty": 0,
-    "frequency_penalty": 0,
-    "ignore_eos": False,  # True would also switch off `stop_token_ids`
 }
 
 
@@ -42,6 +36,7 @@ class SGLangDouble(Double):
     """See `Double`. `longest`: --context-length. `largest_rank`: --max-lora-rank. `loads`: --enable-lora. `raw`: with
     SGLANG_RETURN_ORIGINAL_LOGPROB."""
 
+    dialect = SGLANG
     about: ClassVar = {"/server_info": {"version": "0.5.23", "enable_deterministic_inference": True}}
 
     def describe_error(self, error: Error) -> dict:
@@ -95,7 +90,8 @@ class SGLangDouble(Double):
             raise Error(400, "input_ids must be token ids of the vocabulary")
         if len(prompt) + most > self.longest:
             raise Error(400, f"Requested token count exceeds the maximum context length of {self.longest} tokens.")
-        wrong = [name for name, value in NEUTRAL.items() if wanted[name] != value]
+        neutral = {**NEUTRAL, "ignore_eos": False}  # True would also switch off `stop_token_ids`
+        wrong = [name for name, value in neutral.items() if wanted[name] != value]
         if wrong or not body["return_logprob"] or most < 1:
             raise Error(400, f"the double cannot do this: {wrong}")
         settings = SamplingSettings(most, wanted["temperature"], min_new_tokens=wanted["min_new_tokens"])

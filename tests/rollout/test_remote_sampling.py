@@ -28,6 +28,7 @@ from tests.distributed.conftest import in_processes
 from tests.ppo_trainer.conftest import PROMPTS, end_alike, length_reward, make, metrics
 from tests.rollout.conftest import EOS, make_policy, make_prompts, sample
 from tests.rollout.server_double import Error, seeded
+from tests.rollout.sglang_double import SGLangDouble
 from tests.rollout.vllm_double import VLLMDouble, never
 
 REMOTE = dict(engine="vllm", top_k=0, top_p=1.0, lora_r=4, engine_timeout=20.0)
@@ -55,15 +56,15 @@ class SeededEngine(RolloutEngine):
         return Sampled(join("ids"), join("logprobs"))
 
 
-def double_of(policy, **options) -> VLLMDouble:
+def double_of(policy, kind=VLLMDouble, **options):
     """A server with the same base as `policy`."""
     base = make_base()
     base.eos_token_ids = policy.base.eos_token_ids
-    return VLLMDouble(base, **options)
+    return kind(base, **options)
 
 
 def engine_on(policy, *doubles, folder=None, timeout=20.0, say=lambda line: None) -> RemoteEngine:
-    made = RemoteEngine(policy, VLLM, [double.url for double in doubles], folder, timeout, say=say)
+    made = RemoteEngine(policy, doubles[0].dialect, [double.url for double in doubles], folder, timeout, say=say)
     made.update_weights(policy)
     return made
 
@@ -101,19 +102,21 @@ def test_a_run_is_the_same_as_if_the_server_s_engine_were_its_own(folder, double
     assert steps[-1]["score"] > steps[0]["score"]
 
 
+@pytest.mark.parametrize("kind", [VLLMDouble, SGLangDouble])
 @pytest.mark.parametrize("settings", [SETTINGS, SamplingSettings(6), SamplingSettings(6, 1.3, min_new_tokens=4)])
-def test_log_probabilities_are_those_of_the_policy(settings):
+def test_log_probabilities_are_those_of_the_policy(settings, kind):
     policy = make_policy()
-    with double_of(policy) as one:
+    with double_of(policy, kind) as one:
         sampled = sample(engine_on(policy, one), settings, make_prompts())
     own = sample(SeededEngine(policy), settings, make_prompts())
     assert sampled[0] == own[0] and any(len(row) < 6 for row in sampled[0])
     torch.testing.assert_close(sampled[1], own[1], rtol=0, atol=1e-5)
 
 
-def test_greedy_samples_have_log_probability_0():
+@pytest.mark.parametrize("kind", [VLLMDouble, SGLangDouble])
+def test_greedy_samples_have_log_probability_0(kind):
     policy = make_policy()
-    with double_of(policy) as one:
+    with double_of(policy, kind) as one:
         ids, logprobs, _ = sample(engine_on(policy, one), SamplingSettings(6, temperature=0), make_prompts())
     assert ids == sample(PlainEngine(policy), SamplingSettings(6, temperature=0), make_prompts())[0]
     assert logprobs.abs().sum() == 0

@@ -1,12 +1,14 @@
 """Sampling by SGLang servers, against a stand-in: what differs from vLLM's, see `test_remote_sampling.py`."""
 
+from functools import partial
+
 import pytest
 import torch
 
 from ppo_lm import PPOConfig
 from ppo_lm.base_setup import load_base
 from ppo_lm.errors import ConfigError, SamplerError
-from ppo_lm.rollout import PlainEngine, RemoteEngine, SamplingSettings
+from ppo_lm.rollout import SamplingSettings
 from ppo_lm.rollout.remote import SGLANG, VLLM, Samplers, find_servers, sglang
 from ppo_lm.rollout.remote.dialect import Request
 from ppo_lm.services import BadAnswer
@@ -15,23 +17,14 @@ from tests.ppo_trainer.conftest import PROMPTS, end_alike, length_reward, make, 
 from tests.rollout.conftest import EOS, make_policy, make_prompts, sample
 from tests.rollout.server_double import Error
 from tests.rollout.sglang_double import SGLangDouble
-from tests.rollout.test_remote_sampling import SeededEngine
+from tests.rollout.test_remote_sampling import SETTINGS, SeededEngine, engine_on
+from tests.rollout.test_remote_sampling import double_of as double_of_kind
 from tests.rollout.vllm_double import VLLMDouble
 
-SETTINGS = SamplingSettings(6, temperature=1.3)
 REMOTE = dict(engine="sglang", top_k=0, top_p=1.0, lora_r=4, engine_timeout=20.0)
 
 
-def double_of(policy, **options) -> SGLangDouble:
-    base = make_base()
-    base.eos_token_ids = policy.base.eos_token_ids
-    return SGLangDouble(base, **options)
-
-
-def engine_on(policy, *doubles, say=lambda line: None) -> RemoteEngine:
-    made = RemoteEngine(policy, SGLANG, [double.url for double in doubles], None, 20.0, say=say)
-    made.update_weights(policy)
-    return made
+double_of = partial(double_of_kind, kind=SGLangDouble)
 
 
 def test_a_run_is_the_same_as_if_the_server_s_engine_were_its_own(folder, tmp_path):
@@ -44,23 +37,6 @@ def test_a_run_is_the_same_as_if_the_server_s_engine_were_its_own(folder, tmp_pa
     end_alike(tmp_path / "run", tmp_path / "own")
     steps = [row for row in metrics(tmp_path / "run") if "score" in row and "evaluation" not in row]
     assert len(steps) == 5 and all(row["sampler_gap"] < 1e-5 for row in steps)
-
-
-@pytest.mark.parametrize("settings", [SETTINGS, SamplingSettings(6), SamplingSettings(6, 1.3, min_new_tokens=4)])
-def test_log_probabilities_are_those_of_the_policy(settings):
-    policy = make_policy()
-    with double_of(policy) as one:
-        sampled = sample(engine_on(policy, one), settings, make_prompts())
-    own = sample(SeededEngine(policy), settings, make_prompts())
-    assert sampled[0] == own[0] and any(len(row) < 6 for row in sampled[0])
-    torch.testing.assert_close(sampled[1], own[1], rtol=0, atol=1e-5)
-
-
-def test_greedy_samples_have_log_probability_0():
-    policy, greedy = make_policy(), SamplingSettings(6, temperature=0)
-    with double_of(policy) as one:
-        ids, logprobs, _ = sample(engine_on(policy, one), greedy, make_prompts())
-    assert ids == sample(PlainEngine(policy), greedy, make_prompts())[0] and logprobs.abs().sum() == 0
 
 
 def test_a_server_that_was_restarted_gets_the_adapter_again():

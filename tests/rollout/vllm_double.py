@@ -9,33 +9,37 @@ from pathlib import Path
 from typing import ClassVar
 
 from ppo_lm.rollout import SamplingSettings
-from tests.rollout.server_double import NO_SUCH_PATH, NUMBER, Double, Error, are_tokens, check, rank_of
+from ppo_lm.rollout.remote import VLLM
+from tests.rollout.server_double import (
+    LOAD,
+    NEUTRAL,
+    NO_SUCH_PATH,
+    PLAIN,
+    UNLOAD,
+    Double,
+    Error,
+    are_tokens,
+    check,
+    rank_of,
+)
 
 COMPLETION = {  # field → the types of its value
     "model": str,
     "prompt": list,
     "max_tokens": int,
     "min_tokens": int,
-    "temperature": NUMBER,
-    "top_k": int,
-    "top_p": NUMBER,
-    "min_p": NUMBER,
-    "presence_penalty": NUMBER,
-    "frequency_penalty": NUMBER,
-    "repetition_penalty": NUMBER,
+    **PLAIN,
     "seed": int,
-    "ignore_eos": bool,
-    "stop_token_ids": list,
     "logprobs": int,
     "return_token_ids": bool,
 }
-LOAD, UNLOAD = {"lora_name": str, "lora_path": str}, {"lora_name": str}
 
 
 class VLLMDouble(Double):
     """See `Double`. `longest`: --max-model-len. `largest_rank`: --max-lora-rank. `loads`: whether
     VLLM_ALLOW_RUNTIME_LORA_UPDATING is set. `raw`: --logprobs-mode raw_logprobs."""
 
+    dialect = VLLM
     about: ClassVar = {"/version": {"version": "0.32.0"}}
 
     def describe_error(self, error: Error) -> dict:
@@ -76,9 +80,9 @@ class VLLMDouble(Double):
             raise Error(400, "prompt must be token ids of the vocabulary")
         if len(prompt) + most > self.longest:
             raise Error(400, f"This model's maximum context length is {self.longest} tokens.")
-        neutral = {"top_k": -1, "top_p": 1, "min_p": 0, "repetition_penalty": 1, "logprobs": 0, "ignore_eos": True}
+        neutral = {**NEUTRAL, "logprobs": 0, "ignore_eos": True}
         wrong = [name for name, value in neutral.items() if body[name] != value]
-        if wrong or not body["return_token_ids"] or body["presence_penalty"] or body["frequency_penalty"]:
+        if wrong or not body["return_token_ids"]:
             raise Error(400, f"the double cannot do this: {wrong}")
         settings = SamplingSettings(most, body["temperature"], min_new_tokens=body["min_tokens"])
         ids, logprobs = self.sample(body["model"], prompt, settings, body["stop_token_ids"], body["seed"])

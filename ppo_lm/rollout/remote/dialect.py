@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from ppo_lm.rollout.engine import SamplingSettings
-from ppo_lm.services import BadAnswer, Refused
+from ppo_lm.services import BadAnswer, Refused, parse, printable
 
 LONGEST_ANSWER = 2**20, 2**10  # bytes, and bytes per token
+PLAIN = {  # fields that all servers have, with the values that leave the distribution as it is
+    "top_k": -1,
+    "top_p": 1.0,
+    "min_p": 0.0,
+    "presence_penalty": 0.0,
+    "frequency_penalty": 0.0,
+    "repetition_penalty": 1.0,
+}
 
 
 class Request(NamedTuple):
@@ -92,6 +101,14 @@ def is_token(value: Any) -> bool:
 def is_logprob(value: Any) -> bool:
     """Whether it is a finite log-probability, up to rounding."""
     return type(value) in (int, float) and math.isfinite(value) and value < 1e-3
+
+
+def words_in(refused: Refused, find: Callable[[Any], str]) -> str:
+    """A server's own words of why it refused, which `find` takes from its answer; what is known without them if there
+    are none."""
+    with suppress(BadAnswer, KeyError, TypeError, AttributeError):
+        return printable(find(parse(refused.body))).rstrip(".")
+    return printable(str(refused))
 
 
 def version_in(answer: Any, program: str) -> str:

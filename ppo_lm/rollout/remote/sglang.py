@@ -4,11 +4,20 @@ serving")."""
 
 from __future__ import annotations
 
-from contextlib import suppress
 from typing import Any
 
-from ppo_lm.rollout.remote.dialect import Dialect, Request, Response, checked, is_logprob, is_token, version_in
-from ppo_lm.services import BadAnswer, Refused, parse, printable
+from ppo_lm.rollout.remote.dialect import (
+    PLAIN,
+    Dialect,
+    Request,
+    Response,
+    checked,
+    is_logprob,
+    is_token,
+    version_in,
+    words_in,
+)
+from ppo_lm.services import BadAnswer
 
 GENERATE, LOAD = "/generate", "/load_lora_adapter"
 SEEDS = "enable_deterministic_inference"  # without it, the server takes the seed of a request, and ignores it
@@ -24,12 +33,7 @@ def write_generate(request: Request) -> dict[str, Any]:
             "max_new_tokens": settings.max_new_tokens,
             "min_new_tokens": settings.min_new_tokens,
             "temperature": settings.temperature,
-            "top_k": -1,
-            "top_p": 1.0,
-            "min_p": 0.0,
-            "presence_penalty": 0.0,
-            "frequency_penalty": 0.0,
-            "repetition_penalty": 1.0,
+            **PLAIN,
             "sampling_seed": request.seed,
             "ignore_eos": False,  # with it, the server would also ignore `stop_token_ids`
             "stop_token_ids": request.ends,
@@ -59,12 +63,9 @@ def _describe(answer: Any) -> str:
     return version if answer[SEEDS] else f"{version}, which ignores seeds without --{SEEDS.replace('_', '-')}"
 
 
-def _said(refused: Refused) -> str:
-    with suppress(BadAnswer, KeyError, TypeError, AttributeError):
-        answer = parse(refused.body)
-        words = answer["error"] if "error" in answer else answer["error_message"]
-        return printable(words["message"] if isinstance(words, dict) else words).rstrip(".")
-    return printable(str(refused))
+def _words(answer: Any) -> str:
+    words = answer["error"] if "error" in answer else answer["error_message"]
+    return words["message"] if isinstance(words, dict) else words
 
 
 SGLANG = Dialect(
@@ -76,7 +77,7 @@ SGLANG = Dialect(
     write=write_generate,
     read=read_generate,
     describe=_describe,
-    said=_said,
+    said=lambda refused: words_in(refused, _words),
     is_unknown_adapter=lambda refused: refused.status == 400 and b"has never been loaded" in refused.body,
     cannot_load=lambda refused: refused.status in (404, 405) or b"LoRA is not enabled" in refused.body,
     is_loaded_already=lambda refused: refused.status == 400 and b"already loaded" in refused.body,

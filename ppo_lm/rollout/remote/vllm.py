@@ -4,11 +4,20 @@ adapters")."""
 
 from __future__ import annotations
 
-from contextlib import suppress
 from typing import Any
 
-from ppo_lm.rollout.remote.dialect import Dialect, Request, Response, checked, is_logprob, is_token, version_in
-from ppo_lm.services import BadAnswer, Refused, parse, printable
+from ppo_lm.rollout.remote.dialect import (
+    PLAIN,
+    Dialect,
+    Request,
+    Response,
+    checked,
+    is_logprob,
+    is_token,
+    version_in,
+    words_in,
+)
+from ppo_lm.services import BadAnswer, printable
 
 COMPLETIONS, LOAD = "/v1/completions", "/v1/load_lora_adapter"
 
@@ -22,12 +31,7 @@ def write_completion(request: Request) -> dict[str, Any]:
         "max_tokens": settings.max_new_tokens,
         "min_tokens": settings.min_new_tokens,
         "temperature": settings.temperature,
-        "top_k": -1,
-        "top_p": 1.0,
-        "min_p": 0.0,
-        "presence_penalty": 0.0,
-        "frequency_penalty": 0.0,
-        "repetition_penalty": 1.0,
+        **PLAIN,
         "seed": request.seed,
         "ignore_eos": True,
         "stop_token_ids": request.ends,
@@ -54,12 +58,6 @@ def read_completion(answer: Any, request: Request) -> Response:
     return checked(ids, logprobs, request)
 
 
-def _said(refused: Refused) -> str:
-    with suppress(BadAnswer, KeyError, TypeError, AttributeError):
-        return printable(parse(refused.body)["error"]["message"]).rstrip(".")
-    return printable(str(refused))
-
-
 VLLM = Dialect(
     name="vLLM",
     about="/version",
@@ -69,7 +67,7 @@ VLLM = Dialect(
     write=write_completion,
     read=read_completion,
     describe=lambda answer: version_in(answer, "vLLM"),
-    said=_said,
+    said=lambda refused: words_in(refused, lambda answer: answer["error"]["message"]),
     is_unknown_adapter=lambda refused: refused.status == 404 and b"NotFoundError" in refused.body,
     cannot_load=lambda refused: refused.status in (404, 405) and b"NotFoundError" not in refused.body,
     is_loaded_already=lambda refused: refused.status == 400 and b"already been loaded" in refused.body,
