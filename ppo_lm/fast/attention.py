@@ -13,6 +13,7 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
+from ppo_lm import kernels
 from ppo_lm.fast.adapted_linear import is_coarse
 from ppo_lm.fast.flash_attention import flash_attention, is_supported
 from ppo_lm.fast.packing import Packing
@@ -88,6 +89,23 @@ class PackedBatch:
 
     def rows_for(self, kv_heads: int, groups: int) -> PackedRows:
         return self._rows.setdefault((kv_heads, groups), PackedRows(self.packing, kv_heads, groups))
+
+
+class _OwnAttention(torch.autograd.Function):
+    """By our own kernels for CPUs, whose memory grows with a row's length, not with its square: `kernels.cpu.attend`."""
+
+    @staticmethod
+    def forward(ctx, q, k, v, kernels, boundaries, scale: float, window):
+        out, logsums = kernels.attend(q, k, v, boundaries, scale, window)
+        ctx.save_for_backward(q, k, v, boundaries, logsums)
+        ctx.kernels, ctx.scale, ctx.window = kernels, scale, window
+        return out
+
+    @staticmethod
+    def backward(ctx, *grads):
+        (grad,), (q, k, v, boundaries, logsums) = grads, ctx.saved_tensors
+        constants = boundaries, logsums, ctx.scale, ctx.window
+        return *ctx.kernels.attend_gradients(grad, q, k, v, *constants), None, None, None, None
 
 
 class _PlainAttention(torch.autograd.Function):
@@ -183,7 +201,10 @@ def attend_rows(
     (tokens, heads, size), packing = q.shape, rows.packing
     scale = float(size**-0.5) if scale is None else scale
     window = None if window is None or window >= packing.width else window
-    if not dropout and is_supported(q):
+    own = kernels.find(q, k, v) if q.device.type == "cpu" and not dropout else None
+    if own:
+        out = _OwnAttention.apply(q, k, v, own, rows.boundaries, scale, window)
+    elif not dropout and is_supported(q):
         out = flash_attention(q, k, v, rows.boundaries, packing.width, scale, window)
     else:
         q, k, v = (x.reshape(tokens * rows.kv_heads, -1) for x in (q, k, v))

@@ -28,7 +28,7 @@ class Paths:
     why_not_padded: str | None  # transformers' layers, as transformers runs them
     why_not_cached: str | None  # transformers' cache of the tokens before
     why_not_causal: str | None
-    why_not_kernels: str | None = None  # a GPU runs our own passes without Triton kernels
+    why_not_kernels: str | None = None  # our own passes run without kernels
 
     @property
     def notes(self) -> list[str]:
@@ -71,7 +71,7 @@ def find_paths(network: PreTrainedModel, fast: bool) -> Paths:
     if why_not_packed is None:
         network.set_attn_implementation(NAME)
     reason = own if isinstance(own, str) else None
-    why_not_kernels = kernels.why_not(network.device, network.dtype) if network.device.type == "cuda" else None
+    why_not_kernels = kernels.why_not(network.device, network.dtype)
     return Paths(
         None if isinstance(own, str) else own, reason, why_not_packed, **plain, why_not_kernels=why_not_kernels
     )

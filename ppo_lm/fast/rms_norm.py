@@ -1,12 +1,16 @@
 """Root-mean-square normalisation over the last dimension, x / √(mean x² + eps) · weight (1910.07467), in fp32.
 
-On CUDA, by torch's fused kernels, one launch each way. They round once, to x's dtype; elsewhere, as in transformers'
+By one kernel each way: torch's on CUDA, ours on CPUs. They round once, to x's dtype; elsewhere, as in transformers'
 layers, x / √(mean x² + eps) is rounded before it is multiplied by the weight.
 """
 
 from __future__ import annotations
 
+from types import ModuleType
+
 import torch
+
+from ppo_lm import kernels
 
 
 def normalise(
@@ -16,6 +20,9 @@ def normalise(
     returned it."""
     if _is_fused(x, weight):
         return torch.ops.aten._fused_rms_norm(x.contiguous(), weight.shape, weight, eps)
+    own = _own_kernels(x, weight)
+    if own:
+        return own.normalise(x, weight, eps)
     inverse = _inverse_length(x, eps) if inverse is None else inverse
     return (x * inverse).to(x.dtype).mul_(weight), inverse
 
@@ -28,8 +35,11 @@ def normalise_gradients(
     if _is_fused(x, weight):
         grad, x = grad.contiguous(), x.contiguous()
         return torch.ops.aten._fused_rms_norm_backward(grad, x, weight.shape, inverse, weight, [True, of_weight])
-    unit = x * inverse
+    own = _own_kernels(grad, x, weight)
+    unit = None if own and not of_weight else x * inverse
     grad_weight = (grad * unit).flatten(0, -2).sum(dim=0).to(weight.dtype) if of_weight else None
+    if own:
+        return own.normalise_gradients(grad, x, inverse, weight), grad_weight
     grad_unit = (grad * weight).float()
     along = torch.linalg.vecdot(grad_unit, unit)[..., None].div_(-x.shape[-1])
     return grad_unit.addcmul_(unit, along).mul_(inverse).to(x.dtype), grad_weight
@@ -37,6 +47,10 @@ def normalise_gradients(
 
 def _is_fused(x: torch.Tensor, weight: torch.Tensor) -> bool:
     return x.device.type == "cuda" and x.dtype == weight.dtype
+
+
+def _own_kernels(*tensors: torch.Tensor) -> ModuleType | None:
+    return kernels.find(*tensors) if tensors[0].device.type == "cpu" else None
 
 
 def _inverse_length(x: torch.Tensor, eps: float) -> torch.Tensor:

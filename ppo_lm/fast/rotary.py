@@ -21,8 +21,9 @@ def rotations(rotary: nn.Module, x: torch.Tensor, position_ids: torch.Tensor) ->
 def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
     """Rotary position embedding (2104.09864) with the halves of each head as the two coordinates: x·cos + (x₂,
     x₁)·(−sin, sin). (N, heads, D). Autograd may not see it."""
-    if kernels.can_take(x, cos, sin):
-        return kernels.rotate(x, cos, sin)
+    found = kernels.find(x, cos, sin)
+    if found:
+        return found.rotate(x, cos, sin)
     return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, dims=-1), sin)
 
 
@@ -30,8 +31,9 @@ def rotate_normalised(
     x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, q_norm: Norm, k_norm: Norm, q_heads: int
 ) -> torch.Tensor:
     """`rotate` of heads normalised first, the first `q_heads` with `q_norm`, the others with `k_norm`."""
-    if kernels.can_take(x, cos, sin, q_norm.weight, k_norm.weight):
-        return kernels.rotate(x, cos, sin, (q_norm.weight, q_norm.eps), (k_norm.weight, k_norm.eps), q_heads)
+    found = kernels.find(x, cos, sin, q_norm.weight, k_norm.weight)
+    if found:
+        return found.rotate(x, cos, sin, (q_norm.weight, q_norm.eps), (k_norm.weight, k_norm.eps), q_heads)
     q, k = x[:, :q_heads], x[:, q_heads:]
     normed = [normalise(part, norm.weight, norm.eps)[0] for part, norm in ((q, q_norm), (k, k_norm))]
     return rotate(torch.cat(normed, dim=1), cos, sin)

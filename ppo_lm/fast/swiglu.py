@@ -1,5 +1,5 @@
 """silu(gate)·up, the activation of "GLU variants improve transformer" (2002.05202), and its gradients. Functions that
-autograd does not see: one launch each on CUDA, elsewhere operations in place where they can be."""
+autograd does not see: one kernel each, or operations in place where they can be."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from ppo_lm import kernels
 
 def swiglu(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
     """(N, I) each → (N, I)."""
-    return kernels.swiglu(gate, up) if kernels.can_take(gate, up) else silu(gate).mul_(up)
+    found = kernels.find(gate, up)
+    return found.swiglu(gate, up) if found else silu(gate).mul_(up)
 
 
 def swiglu_gradients(
@@ -19,8 +20,9 @@ def swiglu_gradients(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The product `swiglu(gate, up)` and the gradients of the gate and of up, given that of the product, a contiguous
     tensor whose memory is reused. (N, I) each."""
-    if kernels.can_take(grad, gate, up):
-        return kernels.swiglu_gradients(grad, gate, up)
+    found = kernels.find(grad, gate, up)
+    if found:
+        return found.swiglu_gradients(grad, gate, up)
     active = silu(gate)
     product, grad_up = active * up, active.mul_(grad)
     return product, torch.ops.aten.silu_backward.grad_input(grad.mul_(up), gate, grad_input=grad), grad_up

@@ -1,15 +1,6 @@
-"""Triton kernels in place of several passes over a tensor."""
+"""Kernels of our own in place of several operations of torch: C++ on CPUs, Triton on GPUs. `find(...)` is the room of
+those that can take some tensors; it is None where there are none, and torch's operations take their place."""
 
-from ppo_lm.kernels.elementwise import rotate, swiglu, swiglu_gradients
-from ppo_lm.kernels.support import can_take, why_not
-from ppo_lm.kernels.vocabulary import exponentials, sums_of_blocks
+from ppo_lm.kernels.support import find, why_not
 
-__all__ = [
-    "can_take",
-    "exponentials",
-    "rotate",
-    "sums_of_blocks",
-    "swiglu",
-    "swiglu_gradients",
-    "why_not",
-]
+__all__ = ["find", "why_not"]

@@ -25,9 +25,10 @@ class Exponentials(NamedTuple):
 
 def exponentials(logits: torch.Tensor, temperature: float, differentiate: bool, entropy: bool) -> Exponentials:
     """Of z = logits / temperature, (n, V), whose memory is reused. `mean` with `entropy`; `weights`, and `slopes` with
-    `entropy`, to `differentiate`. On a GPU, `weights` and `slopes` have the logits' dtype."""
-    if kernels.can_take(logits):
-        return Exponentials(*kernels.exponentials(logits, temperature, differentiate, entropy))
+    `entropy`, to `differentiate`; by a kernel, in the logits' dtype."""
+    found = kernels.find(logits)
+    if found:
+        return Exponentials(*found.exponentials(logits, temperature, differentiate, entropy))
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     if temperature != 1:
         logits.div_(temperature)
@@ -52,8 +53,9 @@ class SumsOfBlocks(NamedTuple):
 
 def sums_of_blocks(logits: torch.Tensor, temperature: float) -> SumsOfBlocks:
     """Of z = logits / temperature, (n, V), in fp32."""
-    if kernels.can_take(logits):
-        return SumsOfBlocks(*kernels.sums_of_blocks(logits, temperature, BLOCK))
+    found = kernels.find(logits)
+    if found:
+        return SumsOfBlocks(*found.sums_of_blocks(logits, temperature, BLOCK))
     logits = logits.float() if temperature == 1 else logits.float() / temperature
     highest = logits.amax(dim=1, keepdim=True)
     below = (logits - highest).clamp_(min=LOWEST)

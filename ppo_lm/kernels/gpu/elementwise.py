@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ppo_lm.kernels.vocabulary import next_power_of_2
+from ppo_lm.kernels.gpu.vocabulary import next_power_of_2
 
 ELEMENTS = 2048  # of each half of its heads that a program of `rotate` computes
 COLUMNS = 1024  # columns of a row that a program of `swiglu` computes, 8 for each thread
@@ -60,6 +60,6 @@ def swiglu_gradients(
 
 def _kernels() -> Any:
     """Imports Triton, so only where it is used."""
-    from ppo_lm.kernels import elementwise_kernels
+    from ppo_lm.kernels.gpu import elementwise_kernels
 
     return elementwise_kernels

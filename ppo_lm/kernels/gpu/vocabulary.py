@@ -54,6 +54,6 @@ def next_power_of_2(count: int) -> int:
 
 def _kernels() -> Any:
     """Imports Triton, so only where it is used."""
-    from ppo_lm.kernels import vocabulary_kernels
+    from ppo_lm.kernels.gpu import vocabulary_kernels
 
     return vocabulary_kernels

@@ -1,0 +1,21 @@
+"""C++ kernels for CPUs, in fp32 and bf16. They compute in fp32, and round once to what they write."""
+
+from ppo_lm.kernels.cpu.attention import attend, attend_cached, attend_gradients
+from ppo_lm.kernels.cpu.build import NoKernels, load_library
+from ppo_lm.kernels.cpu.elementwise import normalise, normalise_gradients, rotate, swiglu, swiglu_gradients
+from ppo_lm.kernels.cpu.vocabulary import exponentials, sums_of_blocks
+
+__all__ = [
+    "NoKernels",
+    "attend",
+    "attend_cached",
+    "attend_gradients",
+    "exponentials",
+    "load_library",
+    "normalise",
+    "normalise_gradients",
+    "rotate",
+    "sums_of_blocks",
+    "swiglu",
+    "swiglu_gradients",
+]

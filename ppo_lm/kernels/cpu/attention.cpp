@@ -1,0 +1,213 @@
+// Causal attention: of packed rows to themselves, both ways, and of one new token to those before it. Scores exist for a
+// block of queries at a time and are computed again in the backward pass ("FlashAttention", 2205.14135).
+#include <algorithm>
+#include <vector>
+
+#include "products.h"
+
+constexpr int64_t BLOCK = 32;  // places whose queries are computed at once
+
+struct Heads {  // a token's head begins at at[token·token_stride + head·head_stride]
+    const Number *at;
+    int64_t token_stride, head_stride;
+    const Number *operator()(int64_t token, int64_t head) const { return at + token * token_stride + head * head_stride; }
+};
+
+struct Shape {
+    int64_t rows, heads, kv_heads, size, window;
+    float scale;
+    int64_t groups() const { return heads / kv_heads; }
+    int64_t first_seen(int64_t place) const { return std::max<int64_t>(0, place + 1 - window); }
+};
+
+using Buffer = std::vector<float>;
+
+inline void copy(const Number *from, float *to, int64_t size, float factor = 1.0f) {
+    for (int64_t i = 0; i < size; i += LANES) store(to + i, load(from + i, size - i) * factor, size - i);
+}
+
+inline void round(const float *from, Number *to, int64_t size, float factor = 1.0f) {
+    for (int64_t i = 0; i < size; i += LANES) store(to + i, load(from + i, size - i) * factor, size - i);
+}
+
+// One head of `length` tokens, as (size, length) with `row` columns.
+inline void transpose(Heads x, int64_t first, int64_t length, int64_t head, int64_t size, float *to, int64_t row) {
+    float some[LANES];
+    for (int64_t t = 0; t < length; t++)
+        for (int64_t i = 0; i < size; i += LANES) {
+            store(some, load(x(first + t, head) + i, size - i));
+            for (int64_t j = i; j < std::min(size, i + LANES); j++) to[j * row + t] = some[j - i];
+        }
+}
+
+// Columns `from` to `to` of a row of scores → their softmax, 0 in the others. Returns log Σ exp.
+inline float softmax(float *scores, int64_t from, int64_t to, int64_t columns) {
+    const int64_t begin = from / LANES * LANES, end = round_up(to, LANES);
+    Floats top = all(-INFINITY), total = {};
+    for (int64_t j = begin; j < end; j += LANES)
+        top = larger(inside(j, from, to) ? load(scores + j) : all(-INFINITY), top);
+    const float highest = largest(top);
+    for (int64_t j = begin; j < end; j += LANES) {
+        const Floats weight = inside(j, from, to) ? exponential(load(scores + j) - highest) : Floats{};
+        store(scores + j, weight);
+        total += weight;
+    }
+    const float whole = sum(total);
+    std::fill(scores, scores + begin, 0.0f);
+    for (int64_t j = begin; j < end; j += LANES) store(scores + j, load(scores + j) * (1.0f / whole));
+    std::fill(scores + end, scores + columns, 0.0f);
+    return highest + std::log(whole);
+}
+
+// Scores → their softmax, and its gradients → those of the scores, 0 in other columns. `logsum`: what `softmax` returned.
+inline void softmax_gradients(float *scores, float *slopes, float logsum, int64_t from, int64_t to, int64_t columns) {
+    const int64_t begin = from / LANES * LANES, end = round_up(to, LANES);
+    Floats along = {};
+    for (int64_t j = begin; j < end; j += LANES) {
+        const Integers seen = inside(j, from, to);
+        const Floats weight = seen ? exponential(load(scores + j) - logsum) : Floats{};
+        const Floats slope = seen ? load(slopes + j) : Floats{};
+        store(scores + j, weight);
+        store(slopes + j, slope);
+        along += weight * slope;
+    }
+    const float mean = sum(along);
+    for (int64_t j = begin; j < end; j += LANES) store(slopes + j, load(scores + j) * (load(slopes + j) - mean));
+    for (float *line : {scores, slopes}) {
+        std::fill(line, line + begin, 0.0f);
+        std::fill(line + end, line + columns, 0.0f);
+    }
+}
+
+// The queries of places `start` to `end` of a row, all those that share a key and value head: query i is that of place
+// start + i / groups.
+struct Queries {
+    const Shape &shape;
+    int64_t first, kv, start, end;
+    int64_t count() const { return (end - start) * shape.groups(); }
+    int64_t place(int64_t i) const { return start + i / shape.groups(); }
+    int64_t token(int64_t i) const { return first + place(i); }
+    int64_t head(int64_t i) const { return kv * shape.groups() + i % shape.groups(); }
+};
+
+// out: (tokens, heads, size). logsums: (tokens, heads). Row i is tokens boundaries[i] to boundaries[i + 1].
+extern "C" void attend(Heads q, Heads k, Heads v, const int32_t *boundaries, Number *out, float *logsums,
+            const Shape shape) {
+    const int64_t heads = shape.heads, size = shape.size, wide = round_up(size, COLUMNS);
+#pragma omp parallel
+    {
+        Buffer keys, values, scores, queries(BLOCK * shape.groups() * size), mixed(BLOCK * shape.groups() * wide);
+#pragma omp for schedule(dynamic)
+        for (int64_t task = 0; task < shape.rows * shape.kv_heads; task++) {
+            const int64_t row = task / shape.kv_heads, kv = task % shape.kv_heads;
+            const int64_t first = boundaries[row], length = boundaries[row + 1] - first;
+            const int64_t padded = round_up(length, COLUMNS);
+            keys.assign(size * padded, 0.0f);
+            values.assign(padded * wide, 0.0f);
+            scores.resize(BLOCK * shape.groups() * padded);
+            transpose(k, first, length, kv, size, keys.data(), padded);
+            for (int64_t t = 0; t < length; t++) copy(v(first + t, kv), &values[t * wide], size);
+            for (int64_t start = 0; start < length; start += BLOCK) {
+                const Queries each{shape, first, kv, start, std::min(length, start + BLOCK)};
+                const int64_t count = each.count(), columns = round_up(each.end, COLUMNS);
+                for (int64_t i = 0; i < count; i++)
+                    copy(q(each.token(i), each.head(i)), &queries[i * size], size, shape.scale);
+                multiply(count, size, columns, {queries.data(), size, 1}, keys.data(), padded, scores.data(), padded);
+                for (int64_t i = 0; i < count; i++) {
+                    const int64_t place = each.place(i), from = shape.first_seen(place);
+                    logsums[each.token(i) * heads + each.head(i)] = softmax(&scores[i * padded], from, place + 1, columns);
+                }
+                multiply(count, each.end, wide, {scores.data(), padded, 1}, values.data(), wide, mixed.data(), wide);
+                for (int64_t i = 0; i < count; i++)
+                    round(&mixed[i * wide], out + (each.token(i) * heads + each.head(i)) * size, size);
+            }
+        }
+    }
+}
+
+// The gradients of q, k and v, laid out like `out`, given that of `attend`'s first output, and its second.
+extern "C" void attend_gradients(Heads grad, Heads q, Heads k, Heads v,
+                      const int32_t *boundaries, const float *logsums, Number *grad_q, Number *grad_k, Number *grad_v,
+                      const Shape shape) {
+    const int64_t heads = shape.heads, kv_heads = shape.kv_heads, size = shape.size;
+    const int64_t wide = round_up(size, COLUMNS), most = BLOCK * shape.groups();
+#pragma omp parallel
+    {
+        Buffer keys, keys_across, values_across, of_keys, of_values, scores, slopes;
+        Buffer queries(most * wide), grads(most * wide), of_queries(most * wide);
+#pragma omp for schedule(dynamic)
+        for (int64_t task = 0; task < shape.rows * kv_heads; task++) {
+            const int64_t row = task / kv_heads, kv = task % kv_heads;
+            const int64_t first = boundaries[row], length = boundaries[row + 1] - first;
+            const int64_t padded = round_up(length, COLUMNS);
+            for (Buffer *across : {&keys_across, &values_across}) across->assign(size * padded, 0.0f);
+            for (Buffer *rows : {&keys, &of_keys, &of_values}) rows->assign(padded * wide, 0.0f);
+            for (Buffer *square : {&scores, &slopes}) square->resize(most * padded);
+            transpose(k, first, length, kv, size, keys_across.data(), padded);
+            transpose(v, first, length, kv, size, values_across.data(), padded);
+            for (int64_t t = 0; t < length; t++) copy(k(first + t, kv), &keys[t * wide], size);
+            for (int64_t start = 0; start < length; start += BLOCK) {
+                const Queries each{shape, first, kv, start, std::min(length, start + BLOCK)};
+                const int64_t count = each.count(), end = each.end, columns = round_up(end, COLUMNS);
+                for (int64_t i = 0; i < count; i++) {
+                    copy(q(each.token(i), each.head(i)), &queries[i * wide], size, shape.scale);
+                    copy(grad(each.token(i), each.head(i)), &grads[i * wide], size);
+                }
+                const Matrix of_query{queries.data(), wide, 1}, of_grad{grads.data(), wide, 1};
+                multiply(count, size, columns, of_query, keys_across.data(), padded, scores.data(), padded);
+                multiply(count, size, columns, of_grad, values_across.data(), padded, slopes.data(), padded);
+                for (int64_t i = 0; i < count; i++) {
+                    const int64_t place = each.place(i), from = shape.first_seen(place), at = i * padded;
+                    const float logsum = logsums[each.token(i) * heads + each.head(i)];
+                    softmax_gradients(&scores[at], &slopes[at], logsum, from, place + 1, columns);
+                }
+                multiply(count, end, wide, {slopes.data(), padded, 1}, keys.data(), wide, of_queries.data(), wide);
+                for (int64_t i = 0; i < count; i++)
+                    round(&of_queries[i * wide], grad_q + (each.token(i) * heads + each.head(i)) * size, size, shape.scale);
+                const Matrix slopes_across{slopes.data(), 1, padded}, weights_across{scores.data(), 1, padded};
+                multiply(end, count, wide, slopes_across, queries.data(), wide, of_keys.data(), wide, true);
+                multiply(end, count, wide, weights_across, grads.data(), wide, of_values.data(), wide, true);
+            }
+            for (int64_t t = 0; t < length; t++) {
+                const int64_t to = ((first + t) * kv_heads + kv) * size;
+                round(&of_keys[t * wide], grad_k + to, size);
+                round(&of_values[t * wide], grad_v + to, size);
+            }
+        }
+    }
+}
+
+// One new token per row: its key and value are put at its place, and it attends to those up to there. keys, values:
+// (rows, kv_heads, length, size). places: (rows,). out: (rows, heads, size).
+extern "C" void attend_cached(Heads q, Heads k, Heads v, const int64_t *places, Number *keys, Number *values,
+                   int64_t length, Number *out, const Shape shape) {
+    const int64_t size = shape.size, groups = shape.groups(), wide = round_up(size, LANES);
+#pragma omp parallel
+    {
+        Buffer scores, query(wide), mixed(wide);
+#pragma omp for schedule(dynamic)
+        for (int64_t task = 0; task < shape.rows * shape.kv_heads; task++) {
+            const int64_t row = task / shape.kv_heads, kv = task % shape.kv_heads, place = places[row];
+            const int64_t from = shape.first_seen(place), columns = round_up(place + 1, LANES);
+            Number *own_keys = keys + task * length * size, *own_values = values + task * length * size;
+            memcpy(own_keys + place * size, k(row, kv), size * sizeof(Number));
+            memcpy(own_values + place * size, v(row, kv), size * sizeof(Number));
+            scores.resize(columns);
+            for (int64_t head = kv * groups; head < (kv + 1) * groups; head++) {
+                copy(q(row, head), query.data(), size, shape.scale);
+                for (int64_t t = from; t <= place; t++) {
+                    Floats product = {};
+                    for (int64_t i = 0; i < size; i += LANES)
+                        product += load(own_keys + t * size + i, size - i) * load(&query[i], size - i);
+                    scores[t] = sum(product);
+                }
+                softmax(scores.data(), from, place + 1, columns);
+                std::fill(mixed.begin(), mixed.end(), 0.0f);
+                for (int64_t t = from; t <= place; t++)
+                    for (int64_t i = 0; i < size; i += LANES)
+                        store(&mixed[i], load(&mixed[i]) + scores[t] * load(own_values + t * size + i, size - i));
+                round(mixed.data(), out + (row * shape.heads + head) * size, size);
+            }
+        }
+    }
+}

@@ -1,0 +1,50 @@
+"""Calls of the compiled kernels."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from collections.abc import Callable
+
+import torch
+
+from ppo_lm.kernels.cpu.build import load_library
+
+ADDRESS, COUNT, REAL = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
+
+
+class Heads(ctypes.Structure):
+    """(tokens, heads, size), without gaps within a head."""
+
+    _fields_ = [("at", ADDRESS), ("token_stride", COUNT), ("head_stride", COUNT)]
+
+    @classmethod
+    def of(cls, x: torch.Tensor) -> Heads:
+        return cls(x.data_ptr(), *x.stride()[:2])
+
+
+class Shape(ctypes.Structure):
+    """Of an attention: rows, query heads, key and value heads, the size of a head, the window, the scale."""
+
+    _fields_ = [(name, COUNT) for name in ("rows", "heads", "kv_heads", "size", "window")] + [("scale", REAL)]
+
+
+ARGUMENTS = {
+    "swiglu": [ADDRESS] * 3 + [COUNT] * 4,
+    "swiglu_gradients": [ADDRESS] * 5 + [COUNT] * 4,
+    "normalise": [ADDRESS] * 4 + [REAL] + [COUNT] * 3,
+    "normalise_gradients": [ADDRESS] * 5 + [COUNT] * 4,
+    "rotate": [ADDRESS] * 6 + [REAL] * 2 + [COUNT] * 6,
+    "exponentials": [ADDRESS] * 5 + [REAL] + [COUNT] * 4,
+    "attend": [Heads] * 3 + [ADDRESS] * 3 + [Shape],
+    "attend_gradients": [Heads] * 4 + [ADDRESS] * 5 + [Shape],
+    "attend_cached": [Heads] * 3 + [ADDRESS] * 3 + [COUNT, ADDRESS, Shape],
+}
+
+
+@functools.cache
+def kernel(name: str, dtype: torch.dtype) -> Callable[..., None]:
+    """A function of the library. Its tensors are addresses, `x.data_ptr()`; what they must be, its wrapper ensures."""
+    function = getattr(load_library(dtype), name)
+    function.argtypes, function.restype = ARGUMENTS[name], None
+    return function

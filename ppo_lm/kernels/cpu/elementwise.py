@@ -1,0 +1,71 @@
+"""Several elementwise operations at once. Autograd does not see them."""
+
+from __future__ import annotations
+
+import torch
+
+from ppo_lm.kernels.cpu.calls import kernel
+
+Norm = tuple[torch.Tensor, float]  # weight and ε
+
+
+def rotate(
+    x: torch.Tensor,
+    cos: torch.Tensor,
+    sin: torch.Tensor,
+    q_norm: Norm | None = None,
+    k_norm: Norm | None = None,
+    q_heads: int = 0,
+) -> torch.Tensor:
+    """See `fast.rotary.rotate` and, with the norms, `fast.rotary.rotate_normalised`."""
+    (tokens, heads, size), out = x.shape, x.new_empty(x.shape)
+    cos, sin = cos.contiguous(), sin.contiguous()
+    weights = [norm[0].data_ptr() if norm else None for norm in (q_norm, k_norm)]
+    epsilons = [norm[1] if norm else 0.0 for norm in (q_norm, k_norm)]
+    addresses = (x.data_ptr(), cos.data_ptr(), sin.data_ptr(), *weights, out.data_ptr())
+    kernel("rotate", x.dtype)(*addresses, *epsilons, tokens, heads, q_heads, size, *x.stride()[:2])
+    return out
+
+
+def swiglu(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+    """See `fast.swiglu.swiglu`."""
+    out = gate.new_empty(gate.shape)
+    addresses = (gate.data_ptr(), up.data_ptr(), out.data_ptr())
+    kernel("swiglu", gate.dtype)(*addresses, *gate.shape, gate.stride(0), up.stride(0))
+    return out
+
+
+def swiglu_gradients(
+    grad: torch.Tensor, gate: torch.Tensor, up: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """See `fast.swiglu.swiglu_gradients`. `grad` must be contiguous."""
+    product, grad_up = torch.empty_like(grad), torch.empty_like(grad)
+    addresses = (x.data_ptr() for x in (grad, gate, up, product, grad_up))
+    kernel("swiglu_gradients", gate.dtype)(*addresses, *gate.shape, gate.stride(0), up.stride(0))
+    return product, grad, grad_up
+
+
+def normalise(x: torch.Tensor, weight: torch.Tensor, eps: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """See `fast.rms_norm.normalise`."""
+    x = _rows(x)
+    out, inverse = torch.empty_like(x), torch.empty(*x.shape[:-1], 1)
+    addresses = (x.data_ptr(), weight.data_ptr(), out.data_ptr(), inverse.data_ptr())
+    kernel("normalise", x.dtype)(*addresses, eps, inverse.numel(), x.shape[-1], x.stride(-2))
+    return out, inverse
+
+
+def normalise_gradients(
+    grad: torch.Tensor, x: torch.Tensor, inverse: torch.Tensor, weight: torch.Tensor
+) -> torch.Tensor:
+    """The gradient of x; see `fast.rms_norm.normalise_gradients`."""
+    grad, x = _rows(grad), _rows(x)
+    grad_x = torch.empty_like(x)
+    addresses = (grad.data_ptr(), x.data_ptr(), inverse.data_ptr(), weight.data_ptr(), grad_x.data_ptr())
+    strides = (grad.stride(-2), x.stride(-2))
+    kernel("normalise_gradients", x.dtype)(*addresses, inverse.numel(), x.shape[-1], *strides)
+    return grad_x
+
+
+def _rows(x: torch.Tensor) -> torch.Tensor:
+    """With the same number of elements from each row to the next."""
+    return x if x.ndim == 2 else x.contiguous()
