@@ -22,6 +22,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
+from ppo_lm import kernels
 from ppo_lm.base_setup import EMBEDDED_MODEL
 from ppo_lm.models import BaseModel
 from ppo_lm.rewards import Responses, ask
@@ -219,3 +220,14 @@ def checkout() -> Path:
 def online_environment() -> dict[str, str]:
     """The environment of a user's shell: the hub may be asked, whether or not it can be reached from here."""
     return {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"}
+
+
+@pytest.fixture
+def without_kernels(monkeypatch):
+    """torch's operations in the place of our own kernels, as on a machine without a compiler."""
+    use_no_kernels(monkeypatch)
+
+
+def use_no_kernels(monkeypatch) -> None:
+    for name in ("find", "find_on_cpu"):
+        monkeypatch.setattr(kernels, name, lambda *tensors: None)

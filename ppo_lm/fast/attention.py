@@ -201,7 +201,7 @@ def attend_rows(
     (tokens, heads, size), packing = q.shape, rows.packing
     scale = float(size**-0.5) if scale is None else scale
     window = None if window is None or window >= packing.width else window
-    own = kernels.find(q, k, v) if q.device.type == "cpu" and not dropout else None
+    own = None if dropout else kernels.find_on_cpu(q, k, v)
     if own:
         out = _OwnAttention.apply(q, k, v, own, rows.boundaries, scale, window)
     elif not dropout and is_supported(q):

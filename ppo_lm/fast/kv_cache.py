@@ -59,7 +59,7 @@ class KVMemory:
         (n, H). `width`: more than any place that is read."""
         count, size = len(ids), self.head_size
         target = (self.heads[: count * self.kv_heads].view(count, -1) * self.width + place[:, None]).flatten()
-        own = kernels.find(self.keys) if self.few else None
+        own = kernels.find_on_cpu(self.keys)
         biases = {} if own else {window: self._bias(place, window, width) for window in self.windows}
 
         def attend(block: Block, index: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:

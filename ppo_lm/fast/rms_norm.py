@@ -6,8 +6,6 @@ layers, x / √(mean x² + eps) is rounded before it is multiplied by the weight
 
 from __future__ import annotations
 
-from types import ModuleType
-
 import torch
 
 from ppo_lm import kernels
@@ -20,7 +18,7 @@ def normalise(
     returned it."""
     if _is_fused(x, weight):
         return torch.ops.aten._fused_rms_norm(x.contiguous(), weight.shape, weight, eps)
-    own = _own_kernels(x, weight)
+    own = kernels.find_on_cpu(x, weight)
     if own:
         return own.normalise(x, weight, eps)
     inverse = _inverse_length(x, eps) if inverse is None else inverse
@@ -35,7 +33,7 @@ def normalise_gradients(
     if _is_fused(x, weight):
         grad, x = grad.contiguous(), x.contiguous()
         return torch.ops.aten._fused_rms_norm_backward(grad, x, weight.shape, inverse, weight, [True, of_weight])
-    own = _own_kernels(grad, x, weight)
+    own = kernels.find_on_cpu(grad, x, weight)
     unit = None if own and not of_weight else x * inverse
     grad_weight = (grad * unit).flatten(0, -2).sum(dim=0).to(weight.dtype) if of_weight else None
     if own:
@@ -47,10 +45,6 @@ def normalise_gradients(
 
 def _is_fused(x: torch.Tensor, weight: torch.Tensor) -> bool:
     return x.device.type == "cuda" and x.dtype == weight.dtype
-
-
-def _own_kernels(*tensors: torch.Tensor) -> ModuleType | None:
-    return kernels.find(*tensors) if tensors[0].device.type == "cpu" else None
 
 
 def _inverse_length(x: torch.Tensor, eps: float) -> torch.Tensor:

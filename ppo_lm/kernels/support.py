@@ -23,6 +23,11 @@ def find(*tensors: torch.Tensor) -> ModuleType | None:
     return (cpu if device.type == "cpu" else gpu) if why_not(device, dtype) is None else None
 
 
+def find_on_cpu(*tensors: torch.Tensor) -> ModuleType | None:
+    """`cpu`, for kernels that GPUs need not have from us."""
+    return find(*tensors) if tensors[0].device.type == "cpu" else None
+
+
 @functools.cache
 def why_not(device: torch.device, dtype: torch.dtype) -> str | None:
     """Why a device cannot run the kernels, a clause; None if it can. A compiler may be missing, or Triton."""

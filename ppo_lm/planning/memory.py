@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import math
 
+import torch
+
+from ppo_lm import kernels
 from ppo_lm.fast.attention import SHORT
 from ppo_lm.fast.packing import few_sizes, round_up
 from ppo_lm.ops.logprobs import CHUNK, GPU_CHUNK
@@ -85,10 +88,12 @@ def _tokens_at_once(job: Job, share: Share, on_gpu: bool) -> int:
 
 
 def _activations(job: Job, share: Share, on_gpu: bool) -> int:
-    """What the backward pass needs of a micro-batch. Short rows on a CPU keep their attention weights."""
+    """What the backward pass needs of a micro-batch. Short rows on a CPU without our kernels keep their attention
+    weights."""
     sizes, itemsize = job.sizes, job.network.dtype.itemsize
     tokens, width = _tokens_at_once(job, share, on_gpu), job.row_tokens
-    weights = 0 if on_gpu or width > SHORT else sizes.layers * sizes.heads * tokens * width
+    own = on_gpu or kernels.why_not(torch.device("cpu"), job.network.dtype) is None
+    weights = 0 if own or width > SHORT else sizes.layers * sizes.heads * tokens * width
     kept = tokens * sizes.kept_by_layers + weights
     if job.config.gradient_checkpointing:
         kept = tokens * sizes.layers * sizes.hidden + kept // sizes.layers

@@ -8,6 +8,7 @@ from importlib.metadata import version
 import torch
 
 import ppo_lm
+from ppo_lm import kernels
 from ppo_lm.data import PromptSet
 from ppo_lm.distributed.slices import whole
 from ppo_lm.fast.quantisation import NF4
@@ -20,23 +21,27 @@ PACKAGES = ("torch", "transformers", "peft")  # whose versions round differently
 DATA = ("the prompts", "the training data", "the held-out data")  # what no resumed run may change
 
 THREADS = "the number of CPU threads"
+KERNELS = "whether our own kernels run on the CPU"
 
 Identity = dict[str, object]  # plain values, or hashes, each under a name for messages
 
 
 def identify_base(base: BaseModel) -> Identity:
-    """The network without adapters, its tokenizer, and what decides how it rounds: dtype, kind of device, number of CPU
-    threads, versions."""
+    """The network without adapters, its tokenizer, and what decides how it rounds: dtype, kind of device, a CPU's
+    threads and kernels, versions."""
     network, tokenizer = base.network, base.tokenizer
     weights = [pair for pair in (*network.named_parameters(), *network.named_buffers()) if ".lora_" not in pair[0]]
     packages = [*PACKAGES, *(["bitsandbytes"] if base.quantisation == NF4 else [])]
-    threads = {THREADS: torch.get_num_threads()} if base.device.type == "cpu" else {}
+    cpu: Identity = {}
+    if base.device.type == "cpu":
+        own = base.fast and kernels.why_not(base.device, base.dtype) is None
+        cpu = {THREADS: torch.get_num_threads(), KERNELS: own}
     return {
         "the weights of the base model": fingerprint_weights((name, whole(weight)) for name, weight in weights),
         "the tokenizer": fingerprint([sorted(tokenizer.get_vocab().items()), tokenizer.chat_template]),
         "the dtype of the base model": str(base.dtype).removeprefix("torch."),
         "the kind of device": base.device.type,
-        **threads,
+        **cpu,
         "the version of ppo_lm": ppo_lm.__version__,
         **{f"the version of {package}": version(package) for package in packages},
     }

@@ -19,6 +19,7 @@ from transformers import (
     SmolLM3ForCausalLM,
 )
 
+from ppo_lm import kernels
 from ppo_lm.base_setup import make_lora_config
 from ppo_lm.fast import accelerate as accelerate_module
 from ppo_lm.fast import decoder as decoder_module
@@ -28,10 +29,11 @@ from ppo_lm.fast.attention import PackedRows
 from ppo_lm.fast.blocks import FAMILIES, llama
 from ppo_lm.fast.paths import find_paths
 from ppo_lm.fast.trial import is_refusal
+from ppo_lm.kernels import cpu
 from ppo_lm.models import BaseModel, PolicyModel
 from ppo_lm.rollout import PlainEngine, SamplingSettings, SlotEngine, pick_engine
 from ppo_lm.token_attribution import extract_actions
-from tests.conftest import SMALL, make_base, make_pairs, uniforms
+from tests.conftest import SMALL, make_base, make_pairs, uniforms, use_no_kernels
 
 DTYPES = [torch.float32, torch.bfloat16]
 
@@ -51,6 +53,7 @@ def rough_network():
 
 
 def sees_one_token_too_many(monkeypatch):
+    use_no_kernels(monkeypatch)
     right = PackedRows._make_bias
 
     def wrong(rows, dtype, window):
@@ -69,6 +72,7 @@ def turns_heads_the_other_way(module):
 
 
 def decodes_without_the_newest_token(monkeypatch):
+    use_no_kernels(monkeypatch)
     right = kv_cache.KVMemory._bias
     monkeypatch.setattr(
         kv_cache.KVMemory, "_bias", lambda memory, place, window, width: right(memory, place - 1, window, width)
@@ -77,12 +81,27 @@ def decodes_without_the_newest_token(monkeypatch):
 
 def decodes_with_padding(monkeypatch):
     """Responses look as far as the longest does."""
+    use_no_kernels(monkeypatch)
     right = kv_cache.KVMemory._bias
 
     def wrong(memory, place, window, width):
         return right(memory, place.clamp(min=int(place.max())), window, width)
 
     monkeypatch.setattr(kv_cache.KVMemory, "_bias", wrong)
+
+
+def passes_with_keys_one_place_off(monkeypatch):
+    right = cpu.attend
+    monkeypatch.setattr(cpu, "attend", lambda q, k, *more: right(q, k.roll(1, 0), *more))
+
+
+def decodes_one_place_too_early(monkeypatch):
+    right = cpu.attend_cached
+
+    def wrong(q, k, v, keys, values, places, *more):
+        return right(q, k, v, keys, values, (places - 1).clamp(min=0), *more)
+
+    monkeypatch.setattr(cpu, "attend_cached", wrong)
 
 
 def forgets_the_adapters_scale(module):
@@ -113,6 +132,11 @@ MISTAKES = {
     "decoder that forgets the adapter's scale": (forgets_the_adapters_scale(decoder_module), DTYPES),
     "decoder that mixes up unmerged adapters": (mixes_up_adapters, [torch.bfloat16]),
 }
+if kernels.why_not(torch.device("cpu"), torch.float32) is None:
+    MISTAKES |= {
+        "passes with a kernel that is one place off": (passes_with_keys_one_place_off, DTYPES),
+        "decoder with a kernel that is one place off": (decodes_one_place_too_early, DTYPES),
+    }
 
 
 @pytest.mark.parametrize(

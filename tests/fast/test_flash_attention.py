@@ -27,7 +27,7 @@ def formula(q, k, v, boundaries, scale, left):
 
 
 @pytest.fixture
-def flash(monkeypatch):
+def flash(monkeypatch, without_kernels):
     """Kernels on the CPU; returns the debug mode of each backward pass."""
     modes = []
 

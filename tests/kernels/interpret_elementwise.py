@@ -22,6 +22,6 @@ def passes() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 if __name__ == "__main__":
-    kernels.can_take = lambda *tensors: True
+    kernels.find = lambda *tensors: kernels.gpu
     found = {(name, dtype): case.found(CPU, dtype) for name, case in CASES.items() for dtype in DTYPES}
     torch.save((found, passes()), sys.argv[1])

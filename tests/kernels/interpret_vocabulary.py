@@ -9,7 +9,7 @@ from ppo_lm.ops.exponentials import exponentials, sums_of_blocks
 from tests.kernels.vocabulary_cases import CASES, make_logits
 
 if __name__ == "__main__":
-    kernels.can_take = lambda *tensors: True
+    kernels.find = lambda *tensors: kernels.gpu
     found = {
         function.__name__: {name: list(function(make_logits(*case), case[-1], *more)) for name, case in CASES.items()}
         for function, more in ((exponentials, (True, True)), (sums_of_blocks, ()))

@@ -8,7 +8,7 @@ from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 from triton.runtime.jit import JITFunction  # noqa: E402
 
-from ppo_lm.kernels import elementwise_kernels, vocabulary_kernels  # noqa: E402
+from ppo_lm.kernels.gpu import elementwise_kernels, vocabulary_kernels  # noqa: E402
 
 H100 = GPUTarget("cuda", 90, 32)
 SIZES = {"SIZE": 80, "HEADS": 8, "COLUMNS": 64, "BLOCK": 128, "BLOCKS": 4}

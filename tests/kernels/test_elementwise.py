@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from ppo_lm import kernels
 from ppo_lm.fast.paths import find_paths
 from ppo_lm.kernels import support
 from tests.conftest import make_base
@@ -47,7 +46,7 @@ def test_passes_with_kernels_give_the_states_and_gradients_of_passes_without(int
 
 def test_a_device_on_which_triton_fails_keeps_torchs_operations():
     """A CPU is one, with Triton or without it."""
-    reason = kernels.why_not(CPU, torch.float32)
+    reason = support.why_not_triton(CPU, torch.float32)
     assert reason is not None and reason.startswith("Triton fails its trial: ")
     paths = dataclasses.replace(find_paths(make_base().network, fast=True), why_not_kernels=reason)
     assert paths.notes == [f"without our own kernels: {reason}"]
@@ -57,6 +56,6 @@ def test_no_memory_for_the_trial_is_no_reason(monkeypatch):
     def no_memory(*tensors):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(support, "exponentials", no_memory)
+    monkeypatch.setattr(support.gpu, "exponentials", no_memory)
     with pytest.raises(torch.OutOfMemoryError):
-        kernels.why_not.__wrapped__(CPU, torch.float32)
+        support.why_not_triton(CPU, torch.float32)

@@ -47,10 +47,7 @@ def test_kernels_give_what_the_formulas_give(interpreted, name):
 
 @pytest.mark.fast
 @pytest.mark.parametrize("name", CASES)
-def test_torchs_operations_give_what_the_formulas_give(name):
+def test_torchs_operations_give_what_the_formulas_give(name, monkeypatch):
+    monkeypatch.setattr(kernels, "find", lambda *tensors: None)
     close(exponentials(make_logits(*CASES[name]), CASES[name][-1], True, True), CASES[name])
     close_sums(sums_of_blocks(make_logits(*CASES[name]), CASES[name][-1]), CASES[name])
-
-
-def test_tensors_on_a_cpu_are_left_to_torch():
-    assert not kernels.can_take(torch.ones(2, 2))

@@ -1,5 +1,5 @@
-// Causal attention: of packed rows to themselves, both ways, and of one new token to those before it. Scores exist for a
-// block of queries at a time and are computed again in the backward pass ("FlashAttention", 2205.14135).
+// Causal attention: of packed rows to themselves, both ways, and of one new token to those before it. Scores exist for
+// a block of queries at a time and are computed again in the backward pass ("FlashAttention", 2205.14135).
 #include <algorithm>
 #include <vector>
 
@@ -10,7 +10,9 @@ constexpr int64_t BLOCK = 32;  // places whose queries are computed at once
 struct Heads {  // a token's head begins at at[token·token_stride + head·head_stride]
     const Number *at;
     int64_t token_stride, head_stride;
-    const Number *operator()(int64_t token, int64_t head) const { return at + token * token_stride + head * head_stride; }
+    const Number *operator()(int64_t token, int64_t head) const {
+        return at + token * token_stride + head * head_stride;
+    }
 };
 
 struct Shape {
@@ -59,7 +61,8 @@ inline float softmax(float *scores, int64_t from, int64_t to, int64_t columns) {
     return highest + std::log(whole);
 }
 
-// Scores → their softmax, and its gradients → those of the scores, 0 in other columns. `logsum`: what `softmax` returned.
+// Scores → their softmax, and its gradients → those of the scores, 0 in other columns. `logsum`: what `softmax`
+// returned.
 inline void softmax_gradients(float *scores, float *slopes, float logsum, int64_t from, int64_t to, int64_t columns) {
     const int64_t begin = from / LANES * LANES, end = round_up(to, LANES);
     Floats along = {};
@@ -92,7 +95,7 @@ struct Queries {
 
 // out: (tokens, heads, size). logsums: (tokens, heads). Row i is tokens boundaries[i] to boundaries[i + 1].
 extern "C" void attend(Heads q, Heads k, Heads v, const int32_t *boundaries, Number *out, float *logsums,
-            const Shape shape) {
+                       const Shape shape) {
     const int64_t heads = shape.heads, size = shape.size, wide = round_up(size, COLUMNS);
 #pragma omp parallel
     {
@@ -115,7 +118,8 @@ extern "C" void attend(Heads q, Heads k, Heads v, const int32_t *boundaries, Num
                 multiply(count, size, columns, {queries.data(), size, 1}, keys.data(), padded, scores.data(), padded);
                 for (int64_t i = 0; i < count; i++) {
                     const int64_t place = each.place(i), from = shape.first_seen(place);
-                    logsums[each.token(i) * heads + each.head(i)] = softmax(&scores[i * padded], from, place + 1, columns);
+                    logsums[each.token(i) * heads + each.head(i)] =
+                        softmax(&scores[i * padded], from, place + 1, columns);
                 }
                 multiply(count, each.end, wide, {scores.data(), padded, 1}, values.data(), wide, mixed.data(), wide);
                 for (int64_t i = 0; i < count; i++)
@@ -126,9 +130,8 @@ extern "C" void attend(Heads q, Heads k, Heads v, const int32_t *boundaries, Num
 }
 
 // The gradients of q, k and v, laid out like `out`, given that of `attend`'s first output, and its second.
-extern "C" void attend_gradients(Heads grad, Heads q, Heads k, Heads v,
-                      const int32_t *boundaries, const float *logsums, Number *grad_q, Number *grad_k, Number *grad_v,
-                      const Shape shape) {
+extern "C" void attend_gradients(Heads grad, Heads q, Heads k, Heads v, const int32_t *boundaries, const float *logsums,
+                                 Number *grad_q, Number *grad_k, Number *grad_v, const Shape shape) {
     const int64_t heads = shape.heads, kv_heads = shape.kv_heads, size = shape.size;
     const int64_t wide = round_up(size, COLUMNS), most = BLOCK * shape.groups();
 #pragma omp parallel
@@ -163,7 +166,8 @@ extern "C" void attend_gradients(Heads grad, Heads q, Heads k, Heads v,
                 }
                 multiply(count, end, wide, {slopes.data(), padded, 1}, keys.data(), wide, of_queries.data(), wide);
                 for (int64_t i = 0; i < count; i++)
-                    round(&of_queries[i * wide], grad_q + (each.token(i) * heads + each.head(i)) * size, size, shape.scale);
+                    round(&of_queries[i * wide], grad_q + (each.token(i) * heads + each.head(i)) * size, size,
+                          shape.scale);
                 const Matrix slopes_across{slopes.data(), 1, padded}, weights_across{scores.data(), 1, padded};
                 multiply(end, count, wide, slopes_across, queries.data(), wide, of_keys.data(), wide, true);
                 multiply(end, count, wide, weights_across, grads.data(), wide, of_values.data(), wide, true);
@@ -180,7 +184,7 @@ extern "C" void attend_gradients(Heads grad, Heads q, Heads k, Heads v,
 // One new token per row: its key and value are put at its place, and it attends to those up to there. keys, values:
 // (rows, kv_heads, length, size). places: (rows,). out: (rows, heads, size).
 extern "C" void attend_cached(Heads q, Heads k, Heads v, const int64_t *places, Number *keys, Number *values,
-                   int64_t length, Number *out, const Shape shape) {
+                              int64_t length, Number *out, const Shape shape) {
     const int64_t size = shape.size, groups = shape.groups(), wide = round_up(size, LANES);
 #pragma omp parallel
     {

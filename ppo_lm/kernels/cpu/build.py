@@ -53,22 +53,33 @@ def _loaded_openmp() -> str:
 
 
 def _compile(command: list[str]) -> Path:
-    """The library of this command, made unless it exists."""
+    """The library of this command, made unless it exists. Its name has the hash of what it is made from and that of its
+    content: to load a file that was cut off would end the process."""
     parts = [*command, _processor(), *(file.read_text(encoding="utf-8") for file in (*SOURCES, *HEADERS))]
-    file = _folder() / f"kernels-{hashlib.sha256(os.fsencode(chr(0).join(parts))).hexdigest()[:16]}.so"
-    if file.exists():
-        return file
-    with tempfile.TemporaryDirectory(dir=file.parent) as folder:
-        made = Path(folder) / file.name
-        try:
-            done = subprocess.run([*command, "-o", str(made)], capture_output=True, text=True, timeout=LIMIT)
-        except subprocess.TimeoutExpired as error:
-            raise NoKernels(f"the compiler took longer than {LIMIT} seconds") from error
-        if done.returncode:
-            lines = [line for line in done.stderr.splitlines() if "error" in line] or ["it says nothing"]
-            raise NoKernels(f"the compiler refuses them: {lines[0]}")
+    folder, made_from = _folder(), _hash(os.fsencode("\0".join(parts)))
+    for file in folder.glob(f"kernels-{made_from}-*.so"):
+        if file.stem.endswith(_hash(file.read_bytes())):
+            return file
+    with tempfile.TemporaryDirectory(dir=folder) as work:
+        made = Path(work) / "kernels.so"
+        _run([*command, "-o", str(made)])
+        file = folder / f"kernels-{made_from}-{_hash(made.read_bytes())}.so"
         os.replace(made, file)
     return file
+
+
+def _run(command: list[str]) -> None:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=LIMIT)
+    except subprocess.TimeoutExpired as error:
+        raise NoKernels(f"the compiler takes longer than {LIMIT} seconds") from error
+    if done.returncode:
+        lines = [line for line in done.stderr.splitlines() if "error" in line] or ["it says nothing"]
+        raise NoKernels(f"the compiler refuses them: {lines[0]}")
+
+
+def _hash(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
 
 
 def _folder() -> Path:

@@ -3,7 +3,8 @@
 
 constexpr int64_t FEW = 16384;  // elements that one thread computes sooner than it wakes the others
 
-extern "C" void swiglu(const Number *gate, const Number *up, Number *out, int64_t rows, int64_t width, int64_t gate_stride, int64_t up_stride) {
+extern "C" void swiglu(const Number *gate, const Number *up, Number *out, int64_t rows, int64_t width,
+                       int64_t gate_stride, int64_t up_stride) {
 #pragma omp parallel for if (rows * width > FEW)
     for (int64_t row = 0; row < rows; row++) {
         const Number *g = gate + row * gate_stride, *u = up + row * up_stride;
@@ -15,8 +16,8 @@ extern "C" void swiglu(const Number *gate, const Number *up, Number *out, int64_
 }
 
 // The gradient of the gate takes the place of `grad`.
-extern "C" void swiglu_gradients(Number *grad, const Number *gate, const Number *up, Number *product, Number *grad_up, int64_t rows, int64_t width,
-                      int64_t gate_stride, int64_t up_stride) {
+extern "C" void swiglu_gradients(Number *grad, const Number *gate, const Number *up, Number *product, Number *grad_up,
+                                 int64_t rows, int64_t width, int64_t gate_stride, int64_t up_stride) {
 #pragma omp parallel for if (rows * width > FEW)
     for (int64_t row = 0; row < rows; row++) {
         const Number *g = gate + row * gate_stride, *u = up + row * up_stride;
@@ -40,8 +41,8 @@ inline float inverse_length(const Number *x, int64_t width, float eps) {
     return 1.0f / std::sqrt(sum(squares) / width + eps);
 }
 
-extern "C" void normalise(const Number *x, const Number *weight, Number *out, float *inverse, float eps, int64_t rows, int64_t width,
-               int64_t stride) {
+extern "C" void normalise(const Number *x, const Number *weight, Number *out, float *inverse, float eps, int64_t rows,
+                          int64_t width, int64_t stride) {
 #pragma omp parallel for if (rows * width > FEW)
     for (int64_t row = 0; row < rows; row++) {
         const Number *from = x + row * stride;
@@ -53,8 +54,8 @@ extern "C" void normalise(const Number *x, const Number *weight, Number *out, fl
     }
 }
 
-extern "C" void normalise_gradients(const Number *grad, const Number *x, const float *inverse, const Number *weight, Number *grad_x, int64_t rows,
-                         int64_t width, int64_t grad_stride, int64_t stride) {
+extern "C" void normalise_gradients(const Number *grad, const Number *x, const float *inverse, const Number *weight,
+                                    Number *grad_x, int64_t rows, int64_t width, int64_t grad_stride, int64_t stride) {
 #pragma omp parallel for if (rows * width > FEW)
     for (int64_t row = 0; row < rows; row++) {
         const Number *from = x + row * stride, *slope = grad + row * grad_stride;
@@ -72,10 +73,11 @@ extern "C" void normalise_gradients(const Number *grad, const Number *x, const f
     }
 }
 
-// Unless the weights are null, heads are normalised first: with q_weight those before q_heads, with k_weight the others.
-extern "C" void rotate(const Number *x, const Number *cos, const Number *sin, const Number *q_weight, const Number *k_weight, Number *out, float q_eps,
-            float k_eps, int64_t tokens, int64_t heads, int64_t q_heads, int64_t size, int64_t token_stride,
-            int64_t head_stride) {
+// Unless the weights are null, heads are normalised first: with q_weight those before q_heads, with k_weight the
+// others.
+extern "C" void rotate(const Number *x, const Number *cos, const Number *sin, const Number *q_weight,
+                       const Number *k_weight, Number *out, float q_eps, float k_eps, int64_t tokens, int64_t heads,
+                       int64_t q_heads, int64_t size, int64_t token_stride, int64_t head_stride) {
     const int64_t half = size / 2;
 #pragma omp parallel for if (tokens * heads * size > FEW)
     for (int64_t token = 0; token < tokens; token++)

@@ -67,14 +67,16 @@ inline void store(bf16 *to, Floats x) {
 }
 
 // The first `count` elements, or as many as a vector has; the others are 0.
-template <class T> inline Floats load(const T *from, int64_t count) {
+template <class T>
+inline Floats load(const T *from, int64_t count) {
     if (count >= LANES) return load(from);
     T some[LANES] = {};
     memcpy(some, from, count * sizeof(T));
     return load(some);
 }
 
-template <class T> inline void store(T *to, Floats x, int64_t count) {
+template <class T>
+inline void store(T *to, Floats x, int64_t count) {
     if (count >= LANES) return store(to, x);
     T some[LANES];
     store(some, x);

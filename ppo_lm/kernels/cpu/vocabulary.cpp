@@ -23,8 +23,8 @@ inline Floats below(const Number *logits, int64_t left, float scale, float highe
 // found: the maximum of each row, the sum of its exponentials, and their mean exponent, (3, rows). `sums`, unless it is
 // null: those of blocks of columns. `weights`, unless it is null: exp(z − max z). `slopes`, unless it is null: these
 // times z − max z − mean. z: logits·scale, in whose place the weights may be.
-extern "C" void exponentials(const Number *logits, float *found, float *sums, Number *weights, Number *slopes, float scale, int64_t rows,
-                  int64_t width, int64_t stride, int64_t block) {
+extern "C" void exponentials(const Number *logits, float *found, float *sums, Number *weights, Number *slopes,
+                             float scale, int64_t rows, int64_t width, int64_t stride, int64_t block) {
     const int64_t blocks = (width + block - 1) / block;
 #pragma omp parallel for
     for (int64_t row = 0; row < rows; row++) {
