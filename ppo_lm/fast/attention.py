@@ -92,7 +92,7 @@ class PackedBatch:
 
 
 class _OwnAttention(torch.autograd.Function):
-    """By our own kernels for CPUs, whose memory grows with a row's length, not with its square: `kernels.cpu.attend`."""
+    """By our own kernels for CPUs. Its memory grows with the length of a row, not with its square."""
 
     @staticmethod
     def forward(ctx, q, k, v, kernels, boundaries, scale: float, window):

@@ -34,13 +34,18 @@ def normalise_gradients(
         grad, x = grad.contiguous(), x.contiguous()
         return torch.ops.aten._fused_rms_norm_backward(grad, x, weight.shape, inverse, weight, [True, of_weight])
     own = kernels.find_on_cpu(grad, x, weight)
-    unit = None if own and not of_weight else x * inverse
-    grad_weight = (grad * unit).flatten(0, -2).sum(dim=0).to(weight.dtype) if of_weight else None
     if own:
+        grad_weight = _weight_gradient(grad, x * inverse, weight) if of_weight else None
         return own.normalise_gradients(grad, x, inverse, weight), grad_weight
+    unit = x * inverse
+    grad_weight = _weight_gradient(grad, unit, weight) if of_weight else None
     grad_unit = (grad * weight).float()
     along = torch.linalg.vecdot(grad_unit, unit)[..., None].div_(-x.shape[-1])
     return grad_unit.addcmul_(unit, along).mul_(inverse).to(x.dtype), grad_weight
+
+
+def _weight_gradient(grad: torch.Tensor, unit: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    return (grad * unit).flatten(0, -2).sum(dim=0).to(weight.dtype)
 
 
 def _is_fused(x: torch.Tensor, weight: torch.Tensor) -> bool:

@@ -37,7 +37,7 @@ def test_norms_give_what_the_formula_gives(shape, dtype):
 def test_sums_over_a_vocabulary_are_those_of_the_formulas(name, dtype):
     rows, width, _, part, temperature = CASES[name]
     case = (rows, width, dtype, part, temperature)
-    *statistics, weights, slopes = expected(*case)
+    *statistics, weights, _ = expected(*case)
     off = 1e-5 if dtype == torch.float32 else 5e-3
     for found, wanted in zip(exponentials(make_logits(*case), temperature, True, True), expected(*case), strict=True):
         torch.testing.assert_close(found.double(), wanted, rtol=off, atol=off)
@@ -45,7 +45,6 @@ def test_sums_over_a_vocabulary_are_those_of_the_formulas(name, dtype):
     found = sums_of_blocks(make_logits(*case), temperature)
     for ours, wanted in zip(found, (*statistics, blocks), strict=True):
         torch.testing.assert_close(ours.double(), wanted, rtol=1e-5, atol=1e-5)
-    assert not found.sums[:, weights.new_ones(width).split(BLOCK).__len__() :].any()
 
 
 def test_a_token_without_a_chance_has_none(dtype):

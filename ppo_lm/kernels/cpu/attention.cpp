@@ -16,7 +16,7 @@ struct Heads {  // a token's head begins at at[token·token_stride + head·head_
 };
 
 struct Shape {
-    int64_t rows, heads, kv_heads, size, window;
+    int64_t tokens, rows, heads, kv_heads, size, window;
     float scale;
     int64_t groups() const { return heads / kv_heads; }
     int64_t first_seen(int64_t place) const { return std::max<int64_t>(0, place + 1 - window); }
@@ -93,10 +93,16 @@ struct Queries {
     int64_t head(int64_t i) const { return kv * shape.groups() + i % shape.groups(); }
 };
 
+// Tokens after the last row are 0.
+inline void zero(Number *x, int64_t first, int64_t tokens, int64_t width) {
+    memset(x + first * width, 0, (tokens - first) * width * sizeof(Number));
+}
+
 // out: (tokens, heads, size). logsums: (tokens, heads). Row i is tokens boundaries[i] to boundaries[i + 1].
 extern "C" void attend(Heads q, Heads k, Heads v, const int32_t *boundaries, Number *out, float *logsums,
                        const Shape shape) {
     const int64_t heads = shape.heads, size = shape.size, wide = round_up(size, COLUMNS);
+    zero(out, boundaries[shape.rows], shape.tokens, heads * size);
 #pragma omp parallel
     {
         Buffer keys, values, scores, queries(BLOCK * shape.groups() * size), mixed(BLOCK * shape.groups() * wide);
@@ -134,6 +140,8 @@ extern "C" void attend_gradients(Heads grad, Heads q, Heads k, Heads v, const in
                                  Number *grad_q, Number *grad_k, Number *grad_v, const Shape shape) {
     const int64_t heads = shape.heads, kv_heads = shape.kv_heads, size = shape.size;
     const int64_t wide = round_up(size, COLUMNS), most = BLOCK * shape.groups();
+    zero(grad_q, boundaries[shape.rows], shape.tokens, heads * size);
+    for (Number *found : {grad_k, grad_v}) zero(found, boundaries[shape.rows], shape.tokens, kv_heads * size);
 #pragma omp parallel
     {
         Buffer keys, keys_across, values_across, of_keys, of_values, scores, slopes;

@@ -19,7 +19,7 @@ def attend(
     addresses = (boundaries.data_ptr(), out.data_ptr(), logsums.data_ptr())
     heads = (Heads.of(x) for x in (q, k, v))
     kernel("attend", q.dtype)(*heads, *addresses, _shape(len(boundaries) - 1, q, k, scale, window))
-    return _zero_after(boundaries, out), logsums
+    return out, logsums
 
 
 def attend_gradients(
@@ -37,7 +37,7 @@ def attend_gradients(
     addresses = (boundaries.data_ptr(), logsums.data_ptr(), *(x.data_ptr() for x in found))
     heads = (Heads.of(x) for x in (grad, q, k, v))
     kernel("attend_gradients", q.dtype)(*heads, *addresses, _shape(len(boundaries) - 1, q, k, scale, window))
-    grad_q, grad_k, grad_v = (_zero_after(boundaries, x) for x in found)
+    grad_q, grad_k, grad_v = found
     return grad_q, grad_k, grad_v
 
 
@@ -61,9 +61,4 @@ def attend_cached(
 
 
 def _shape(rows: int, q: torch.Tensor, k: torch.Tensor, scale: float, window: int | None) -> Shape:
-    return Shape(rows, q.shape[1], k.shape[1], q.shape[2], NO_WINDOW if window is None else window, scale)
-
-
-def _zero_after(boundaries: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    x[int(boundaries[-1]) :] = 0
-    return x
+    return Shape(len(q), rows, q.shape[1], k.shape[1], q.shape[2], NO_WINDOW if window is None else window, scale)

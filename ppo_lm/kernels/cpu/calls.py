@@ -24,9 +24,9 @@ class Heads(ctypes.Structure):
 
 
 class Shape(ctypes.Structure):
-    """Of an attention: rows, query heads, key and value heads, the size of a head, the window, the scale."""
+    """Of an attention: tokens, rows, query heads, key and value heads, the size of a head, the window, the scale."""
 
-    _fields_ = [(name, COUNT) for name in ("rows", "heads", "kv_heads", "size", "window")] + [("scale", REAL)]
+    _fields_ = [(name, COUNT) for name in ("tokens", "rows", "heads", "kv_heads", "size", "window")] + [("scale", REAL)]
 
 
 ARGUMENTS = {
