@@ -31,6 +31,8 @@ KINDS = {
         "aten::_softmax",
         "aten::_softmax_backward_data",
         "aten::_scaled_dot_product_flash_attention_for_cpu",
+        "_OwnAttention",
+        "_OwnAttentionBackward",
     ),
     "weights laid out for sampling": ("mkldnn::_reorder_linear_weight",),
 }

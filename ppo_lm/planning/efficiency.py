@@ -26,8 +26,8 @@ class Efficiency(NamedTuple):
 
 
 # fitted by benchmarks/plan_check.py --fit
-CPU_FP32 = Efficiency(0.885, 0.664, 0.00173, 4.86, 1, 1, 0.000285, 143 * MIB)
-CPU_BF16 = Efficiency(0.829, 4.26, 0.00164, 8, 0.909, 0.481, 0.00113, 421 * MIB)
+CPU_FP32 = Efficiency(0.957, 0.449, 0.00146, 4.29, 1, 1, 0.000219, 109 * MIB)
+CPU_BF16 = Efficiency(0.969, 2.11, 0.00159, 6.43, 0.754, 0.528, 0.000605, 279 * MIB)
 # end of what was fitted
 
 # Of one configuration on one H100, against its published rates: one number for scoring and training, one for sampling.
