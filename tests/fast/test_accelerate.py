@@ -36,6 +36,7 @@ from ppo_lm.token_attribution import extract_actions
 from tests.conftest import SMALL, make_base, make_pairs, uniforms, use_no_kernels
 
 DTYPES = [torch.float32, torch.bfloat16]
+WHY_NO_KERNELS = kernels.why_not(torch.device("cpu"), torch.float32)  # such as a missing compiler
 
 
 def make_network(dtype=torch.float32, window=None):
@@ -132,7 +133,7 @@ MISTAKES = {
     "decoder that forgets the adapter's scale": (forgets_the_adapters_scale(decoder_module), DTYPES),
     "decoder that mixes up unmerged adapters": (mixes_up_adapters, [torch.bfloat16]),
 }
-if kernels.why_not(torch.device("cpu"), torch.float32) is None:
+if not WHY_NO_KERNELS:
     MISTAKES |= {
         "passes with a kernel that is one place off": (passes_with_keys_one_place_off, DTYPES),
         "decoder with a kernel that is one place off": (decodes_one_place_too_early, DTYPES),
@@ -166,7 +167,7 @@ def test_large_rounding_is_not_a_mistake():
     tolerance that did not know how far rounding goes in it."""
     network = rough_network()
     assert isinstance(accelerate(network), Accelerated)
-    assert find_paths(network, fast=True).notes == []
+    assert find_paths(network, fast=True).why_not_accelerated is None
 
 
 def test_the_trial_leaves_the_network_and_torchs_random_numbers_as_they_are():
@@ -243,7 +244,7 @@ KNOWN = "llama, mistral, qwen2, qwen3"
 @pytest.mark.parametrize(
     ("make", "notes"),
     [
-        (make_network, []),
+        (make_network, [f"without our own kernels: {WHY_NO_KERNELS}"] if WHY_NO_KERNELS else []),
         (
             lambda: GPTNeoXForCausalLM(GPTNeoXConfig(**small(["num_key_value_heads", "head_dim"]))),
             [f"rows without padding, through transformers' layers: its model_type 'gpt_neox' is not one of {KNOWN}"],
@@ -313,7 +314,7 @@ def test_a_new_family_is_one_function(families):
     assert "'ministral' is not one of" in accelerate(make_ministral())
     families.register("ministral")(ministral)
     ours, theirs = adapted_policy(make_ministral()), adapted_policy(make_ministral(), fast=False)
-    assert isinstance(pick_engine(ours), SlotEngine) and ours.base.notes == []
+    assert isinstance(pick_engine(ours), SlotEngine) and ours.base.paths.why_not_accelerated is None
 
     pairs = make_pairs(dtype=torch.float32)
     results = []

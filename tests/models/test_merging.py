@@ -85,6 +85,6 @@ def test_a_model_loaded_from_an_adapter_says_what_merging_it_lost(tmp_path):
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=1e-4)
     base.save_adapter("policy", tmp_path / "adapter")
-    [note] = load_base(str(tmp_path / "adapter"), "bfloat16", "cpu").notes
-    assert note.endswith("of the adapter survives rounding to bfloat16")
-    assert load_base(str(tmp_path / "adapter"), "float32", "cpu").notes == []
+    coarse, fine = (load_base(str(tmp_path / "adapter"), dtype, "cpu").notes for dtype in ("bfloat16", "float32"))
+    assert [note.endswith("of the adapter survives rounding to bfloat16") for note in coarse].count(True) == 1
+    assert not any("survives rounding" in note for note in fine)

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from ppo_lm.errors import first_line
+from ppo_lm.terminal.working import working
 
 NUMBERS = {torch.float32: "float", torch.bfloat16: "bf16"}
 SOURCES = sorted(Path(__file__).parent.glob("*.cpp"))
@@ -62,7 +63,8 @@ def _compile(command: list[str]) -> Path:
             return file
     with tempfile.TemporaryDirectory(dir=folder) as work:
         made = Path(work) / "kernels.so"
-        _run([*command, "-o", str(made)])
+        with working("compiling kernels for this CPU"):
+            _run([*command, "-o", str(made)])
         file = folder / f"kernels-{made_from}-{_hash(made.read_bytes())}.so"
         os.replace(made, file)
     return file
