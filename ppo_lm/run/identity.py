@@ -34,8 +34,7 @@ def identify_base(base: BaseModel) -> Identity:
     packages = [*PACKAGES, *(["bitsandbytes"] if base.quantisation == NF4 else [])]
     cpu: Identity = {}
     if base.device.type == "cpu":
-        own = base.fast and kernels.why_not(base.device, base.dtype) is None
-        cpu = {THREADS: torch.get_num_threads(), KERNELS: own}
+        cpu = {THREADS: torch.get_num_threads(), KERNELS: kernels.why_not(base.device, base.dtype) is None}
     return {
         "the weights of the base model": fingerprint_weights((name, whole(weight)) for name, weight in weights),
         "the tokenizer": fingerprint([sorted(tokenizer.get_vocab().items()), tokenizer.chat_template]),

@@ -11,6 +11,8 @@ from ppo_lm import kernels
 from ppo_lm.fast.paths import find_paths
 from ppo_lm.kernels import cpu, support
 from ppo_lm.kernels.cpu import build
+from ppo_lm.models import BaseModel
+from ppo_lm.run.identity import KERNELS, identify_base
 from tests.conftest import make_base
 
 
@@ -89,3 +91,14 @@ def test_other_dtypes_and_tensors_with_gaps_are_left_to_torch(dtype):
     assert kernels.find(x, x.T[:, ::2]) is None
     assert kernels.find(x.double()) is None and kernels.find(x.half()) is None
     assert kernels.find(x, x.double()) is None
+
+
+def test_what_a_checkpoint_records_says_whether_they_run(monkeypatch):
+    """With `fast` off too: sampling uses them."""
+    plain, found = make_base(), []
+    base = BaseModel(plain.network, plain.tokenizer, [1], "random", fast=False)
+    for reason in (None, "no C++ compiler was found (g++)"):
+        monkeypatch.setattr(kernels, "why_not", lambda device, dtype, reason=reason: reason)
+        found.append(identify_base(base))
+    with_kernels, without = found
+    assert {name for name in without if without[name] != with_kernels[name]} == {KERNELS}
