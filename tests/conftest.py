@@ -222,6 +222,10 @@ def online_environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"}
 
 
+WHY_NO_KERNELS = kernels.why_not(torch.device("cpu"), torch.float32)  # such as a missing compiler
+NOTES_OF_OWN_PASSES = [f"without our own kernels: {WHY_NO_KERNELS}"] if WHY_NO_KERNELS else []  # of every base on a CPU
+
+
 @pytest.fixture
 def without_kernels(monkeypatch):
     """torch's operations in the place of our own kernels, as on a machine without a compiler."""

@@ -95,17 +95,17 @@ class _OwnAttention(torch.autograd.Function):
     """By our own kernels for CPUs. Its memory grows with the length of a row, not with its square."""
 
     @staticmethod
-    def forward(ctx, q, k, v, kernels, boundaries, scale: float, window):
-        out, logsums = kernels.attend(q, k, v, boundaries, scale, window)
+    def forward(ctx, q, k, v, own, boundaries, scale: float, window):
+        out, logsums = own.attend(q, k, v, boundaries, scale, window)
         ctx.save_for_backward(q, k, v, boundaries, logsums)
-        ctx.kernels, ctx.scale, ctx.window = kernels, scale, window
+        ctx.own, ctx.scale, ctx.window = own, scale, window
         return out
 
     @staticmethod
     def backward(ctx, *grads):
         (grad,), (q, k, v, boundaries, logsums) = grads, ctx.saved_tensors
         constants = boundaries, logsums, ctx.scale, ctx.window
-        return *ctx.kernels.attend_gradients(grad, q, k, v, *constants), None, None, None, None
+        return *ctx.own.attend_gradients(grad, q, k, v, *constants), None, None, None, None
 
 
 class _PlainAttention(torch.autograd.Function):

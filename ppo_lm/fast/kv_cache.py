@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from types import ModuleType
+
 import torch
 from torch.nn.functional import pad
 
 from ppo_lm import kernels
 from ppo_lm.fast.attention import PackedBatch, attend_cached, attend_rows, cached_bias
 from ppo_lm.fast.blocks import Block
-from ppo_lm.fast.decoder import CPU_ROW_MULTIPLE, Decoder
+from ppo_lm.fast.decoder import CPU_ROW_MULTIPLE, Attend, Decoder
 from ppo_lm.fast.packing import Packing, round_up
 
 GROWTH = 32  # tokens by which the memory of keys and values grows
@@ -57,21 +59,32 @@ class KVMemory:
     def feed(self, ids: torch.Tensor, place: torch.Tensor, width: int) -> torch.Tensor:
         """Add one token to each of the first n slots, (n,) int64, at its place (n,) int64. Returns its hidden state,
         (n, H). `width`: more than any place that is read."""
-        count, size = len(ids), self.head_size
-        target = (self.heads[: count * self.kv_heads].view(count, -1) * self.width + place[:, None]).flatten()
         own = kernels.find_on_cpu(self.keys)
-        biases = {} if own else {window: self._bias(place, window, width) for window in self.windows}
+        attend = self._attend_by(own, place) if own else self._attend(place, width)
+        return self.decoder.hidden_states(ids, self.cos[place], self.sin[place], attend)
+
+    def _attend_by(self, own: ModuleType, place: torch.Tensor) -> Attend:
+        """How new tokens at `place` (n,) attend, by kernels of our own, which also keep their keys and values."""
+
+        def attend(block: Block, index: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+            return own.attend_cached(q, k, v, self.keys[index], self.values[index], place, block.scale, block.window)
+
+        return attend
+
+    def _attend(self, place: torch.Tensor, width: int) -> Attend:
+        """The same by torch's operations."""
+        count, size = len(place), self.head_size
+        target = (self.heads[: count * self.kv_heads].view(count, -1) * self.width + place[:, None]).flatten()
+        biases = {window: self._bias(place, window, width) for window in self.windows}
 
         def attend(block: Block, index: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
             keys, values = self.keys[index], self.values[index]
-            if own:
-                return own.attend_cached(q, k, v, keys, values, place, block.scale, block.window)
             keys.view(-1, size).index_copy_(0, target, k.reshape(-1, size))
             values.view(-1, size).index_copy_(0, target, v.reshape(-1, size))
             bias = biases[block.window]
             return attend_cached(q, keys[:count, :, :width], values[:count, :, :width], bias, block.scale)
 
-        return self.decoder.hidden_states(ids, self.cos[place], self.sin[place], attend)
+        return attend
 
     def _bias(self, place: torch.Tensor, window: int | None, width: int) -> torch.Tensor:
         """For `attend_cached`: 0 where the tokens at `place` (n,) may attend, −inf elsewhere."""

@@ -33,7 +33,7 @@ def rotate_normalised(
     """`rotate` of heads normalised first, the first `q_heads` with `q_norm`, the others with `k_norm`."""
     found = kernels.find(x, cos, sin, q_norm.weight, k_norm.weight)
     if found:
-        return found.rotate(x, cos, sin, (q_norm.weight, q_norm.eps), (k_norm.weight, k_norm.eps), q_heads)
+        return found.rotate(x, cos, sin, (q_norm.weight, k_norm.weight), (q_norm.eps, k_norm.eps), q_heads)
     q, k = x[:, :q_heads], x[:, q_heads:]
     normed = [normalise(part, norm.weight, norm.eps)[0] for part, norm in ((q, q_norm), (k, k_norm))]
     return rotate(torch.cat(normed, dim=1), cos, sin)

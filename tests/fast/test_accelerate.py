@@ -19,7 +19,6 @@ from transformers import (
     SmolLM3ForCausalLM,
 )
 
-from ppo_lm import kernels
 from ppo_lm.base_setup import make_lora_config
 from ppo_lm.fast import accelerate as accelerate_module
 from ppo_lm.fast import decoder as decoder_module
@@ -33,10 +32,17 @@ from ppo_lm.kernels import cpu
 from ppo_lm.models import BaseModel, PolicyModel
 from ppo_lm.rollout import PlainEngine, SamplingSettings, SlotEngine, pick_engine
 from ppo_lm.token_attribution import extract_actions
-from tests.conftest import SMALL, make_base, make_pairs, uniforms, use_no_kernels
+from tests.conftest import (
+    NOTES_OF_OWN_PASSES,
+    SMALL,
+    WHY_NO_KERNELS,
+    make_base,
+    make_pairs,
+    uniforms,
+    use_no_kernels,
+)
 
 DTYPES = [torch.float32, torch.bfloat16]
-WHY_NO_KERNELS = kernels.why_not(torch.device("cpu"), torch.float32)  # such as a missing compiler
 
 
 def make_network(dtype=torch.float32, window=None):
@@ -167,7 +173,7 @@ def test_large_rounding_is_not_a_mistake():
     tolerance that did not know how far rounding goes in it."""
     network = rough_network()
     assert isinstance(accelerate(network), Accelerated)
-    assert find_paths(network, fast=True).why_not_accelerated is None
+    assert find_paths(network, fast=True).notes == NOTES_OF_OWN_PASSES
 
 
 def test_the_trial_leaves_the_network_and_torchs_random_numbers_as_they_are():
@@ -244,7 +250,7 @@ KNOWN = "llama, mistral, qwen2, qwen3"
 @pytest.mark.parametrize(
     ("make", "notes"),
     [
-        (make_network, [f"without our own kernels: {WHY_NO_KERNELS}"] if WHY_NO_KERNELS else []),
+        (make_network, NOTES_OF_OWN_PASSES),
         (
             lambda: GPTNeoXForCausalLM(GPTNeoXConfig(**small(["num_key_value_heads", "head_dim"]))),
             [f"rows without padding, through transformers' layers: its model_type 'gpt_neox' is not one of {KNOWN}"],
@@ -314,7 +320,7 @@ def test_a_new_family_is_one_function(families):
     assert "'ministral' is not one of" in accelerate(make_ministral())
     families.register("ministral")(ministral)
     ours, theirs = adapted_policy(make_ministral()), adapted_policy(make_ministral(), fast=False)
-    assert isinstance(pick_engine(ours), SlotEngine) and ours.base.paths.why_not_accelerated is None
+    assert isinstance(pick_engine(ours), SlotEngine) and ours.base.notes == NOTES_OF_OWN_PASSES
 
     pairs = make_pairs(dtype=torch.float32)
     results = []

@@ -3,15 +3,12 @@
 import pytest
 import torch
 
-from ppo_lm import kernels
 from ppo_lm.fast.rms_norm import normalise, normalise_gradients
 from ppo_lm.kernels import cpu
 from ppo_lm.ops.exponentials import BLOCK, exponentials, sums_of_blocks
-from tests.conftest import SMALL
-from tests.device.conftest import make_policy
-from tests.device.test_passes_on_device import rows_of_many_lengths, states_and_gradients
+from tests.conftest import WHY_NO_KERNELS, use_no_kernels
 from tests.kernels.elementwise_cases import relative_error
-from tests.kernels.interpret_elementwise import CPU
+from tests.kernels.interpret_elementwise import passes
 from tests.kernels.vocabulary_cases import CASES, expected, make_logits
 
 pytestmark = pytest.mark.fast
@@ -65,19 +62,11 @@ def test_what_is_not_a_number_is_not_hidden(dtype):
         assert found.isnan().any(dim=1).tolist() == [False, True, False]
 
 
+@pytest.mark.skipif(WHY_NO_KERNELS is not None, reason=str(WHY_NO_KERNELS))
 def test_passes_with_kernels_give_the_states_and_gradients_of_passes_without(monkeypatch):
-    """The decoder too: the trial that a network has to pass runs it."""
-    try:
-        cpu.load_library(torch.float32)
-    except cpu.NoKernels as reason:
-        pytest.skip(str(reason))
-    found = []
-    for find in (kernels.find, lambda *tensors: None):
-        monkeypatch.setattr(kernels, "find", find)
-        monkeypatch.setattr(kernels, "find_on_cpu", find)
-        policy = make_policy(CPU, "qwen3", size=SMALL)
-        assert policy.base.paths.why_not_accelerated is None
-        found.append(states_and_gradients(policy, *rows_of_many_lengths(CPU, 2, 31)))
-    for ours, torchs in zip(*found, strict=True):
+    with_kernels = passes()
+    use_no_kernels(monkeypatch)
+    without = passes()
+    for ours, torchs in zip(with_kernels, without, strict=True):
         assert relative_error(ours, torchs.double()) < 1e-5
-    assert not torch.equal(found[0][0], found[1][0])  # otherwise the same code ran twice
+    assert not torch.equal(with_kernels[0], without[0])  # otherwise the same code ran twice

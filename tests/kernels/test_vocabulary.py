@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from ppo_lm import kernels
 from ppo_lm.ops.exponentials import BLOCK, exponentials, sums_of_blocks
 from tests.kernels.vocabulary_cases import CASES, expected, make_logits
 
@@ -47,7 +46,6 @@ def test_kernels_give_what_the_formulas_give(interpreted, name):
 
 @pytest.mark.fast
 @pytest.mark.parametrize("name", CASES)
-def test_torchs_operations_give_what_the_formulas_give(name, monkeypatch):
-    monkeypatch.setattr(kernels, "find", lambda *tensors: None)
+def test_torchs_operations_give_what_the_formulas_give(name, without_kernels):
     close(exponentials(make_logits(*CASES[name]), CASES[name][-1], True, True), CASES[name])
     close_sums(sums_of_blocks(make_logits(*CASES[name]), CASES[name][-1]), CASES[name])

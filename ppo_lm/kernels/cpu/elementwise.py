@@ -6,23 +6,20 @@ import torch
 
 from ppo_lm.kernels.cpu.calls import kernel
 
-Norm = tuple[torch.Tensor, float]  # weight and ε
-
 
 def rotate(
     x: torch.Tensor,
     cos: torch.Tensor,
     sin: torch.Tensor,
-    q_norm: Norm | None = None,
-    k_norm: Norm | None = None,
+    weights: tuple[torch.Tensor | None, torch.Tensor | None] = (None, None),
+    epsilons: tuple[float, float] = (0.0, 0.0),
     q_heads: int = 0,
 ) -> torch.Tensor:
-    """See `fast.rotary.rotate` and, with the norms, `fast.rotary.rotate_normalised`."""
+    """See `fast.rotary.rotate` and, with the norms' weights and ε, `fast.rotary.rotate_normalised`."""
     (tokens, heads, size), out = x.shape, x.new_empty(x.shape)
     cos, sin = cos.contiguous(), sin.contiguous()
-    weights = [norm[0].data_ptr() if norm else None for norm in (q_norm, k_norm)]
-    epsilons = [norm[1] if norm else 0.0 for norm in (q_norm, k_norm)]
-    addresses = (x.data_ptr(), cos.data_ptr(), sin.data_ptr(), *weights, out.data_ptr())
+    norms = (None if weight is None else weight.data_ptr() for weight in weights)
+    addresses = (x.data_ptr(), cos.data_ptr(), sin.data_ptr(), *norms, out.data_ptr())
     kernel("rotate", x.dtype)(*addresses, *epsilons, tokens, heads, q_heads, size, *x.stride()[:2])
     return out
 

@@ -12,23 +12,19 @@ from ppo_lm.kernels.gpu.vocabulary import next_power_of_2
 ELEMENTS = 2048  # of each half of its heads that a program of `rotate` computes
 COLUMNS = 1024  # columns of a row that a program of `swiglu` computes, 8 for each thread
 
-Norm = tuple[torch.Tensor, float]  # weight and ε
-
 
 def rotate(
     x: torch.Tensor,
     cos: torch.Tensor,
     sin: torch.Tensor,
-    q_norm: Norm | None = None,
-    k_norm: Norm | None = None,
+    weights: tuple[torch.Tensor | None, torch.Tensor | None] = (None, None),
+    epsilons: tuple[float, float] = (0.0, 0.0),
     q_heads: int = 0,
 ) -> torch.Tensor:
-    """See `fast.rotary.rotate` and, with the norms, `fast.rotary.rotate_normalised`."""
+    """See `fast.rotary.rotate` and, with the norms' weights and ε, `fast.rotary.rotate_normalised`."""
     (tokens, heads, size), out = x.shape, x.new_empty(x.shape)
     columns = next_power_of_2(size // 2)
     at_once = min(next_power_of_2(heads), max(1, ELEMENTS // columns))
-    weights = [norm and norm[0] for norm in (q_norm, k_norm)]
-    epsilons = [norm[1] if norm else 0.0 for norm in (q_norm, k_norm)]
     tensors = (x, cos.contiguous(), sin.contiguous(), *weights, out)
     numbers = (*x.stride()[:2], heads, q_heads, *epsilons)
     with torch.cuda.device_of(x):
