@@ -4,7 +4,7 @@
 #   PYTHON="uv run python" benchmarks/gpu_check.sh [FOLDER]
 #
 # Writes FOLDER (runs/gpu_check): a log of each part, and what benchmarks/gpu_report.py reads: about.json,
-# gpu_step.jsonl and trl.json. Keep these three in benchmarks/results.
+# gpu_step.jsonl and trl.json. Keep these three in benchmarks/results. trace.json.gz is for a trace viewer.
 # Parts that need a package that is not installed (TRL, pytest) fail; the others still run.
 cd "$(dirname "$0")/.." || exit 1
 out=${1:-runs/gpu_check}
@@ -29,8 +29,8 @@ prepare='from pathlib import Path; import sys, workloads; workloads.prepare(Path
 part models 90 $python -c "$prepare" "$models" &
 TEST_DEVICE=cuda part device_tests 110 $python -m pytest -q -p no:cacheprovider $TEST_OPTIONS tests/device
 wait
-part steps 70 $python benchmarks/gpu_step.py "$out/gpu_step.jsonl" --folder="$models" --steps=5
-part trl 100 $python benchmarks/trl_ppo.py qwen3 "$models/qwen3" 1 1
+part steps 100 $python benchmarks/gpu_step.py "$out/gpu_step.jsonl" --folder="$models" --steps=5 --profile --trace="$out/trace.json.gz"
+part trl 190 $python benchmarks/trl_ppo.py qwen3 "$models/qwen3" 1 0 # one step of it takes long enough
 tail -n 1 "$out/trl.log" >"$out/trl.json"
 part main_job 60 $python main.py --device=cuda --steps=8 --output_dir="$out/main"
 exit $failed

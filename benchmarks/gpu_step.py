@@ -24,6 +24,7 @@ def main() -> None:
     parser.add_argument("--workload", choices=WORKLOADS, default="qwen3")
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--profile", action="store_true", help="print where the time of one more step goes")
+    parser.add_argument("--trace", type=Path, help="with --profile: write its events to this file, for a trace viewer")
     parser.add_argument("settings", nargs="*", help="key=value: settings of PPOConfig")
     arguments = parser.parse_intermixed_args()
     folder = prepare(arguments.folder, arguments.workload, scorers=False)
@@ -44,12 +45,15 @@ def main() -> None:
         with arguments.out.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
     if arguments.profile:
-        print_profile(trainer, workload)
+        print_profile(trainer, workload, arguments.trace)
 
 
-def print_profile(trainer, workload) -> None:
+def print_profile(trainer, workload, trace: Path | None) -> None:
     with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiled:
-        [*time_steps(trainer, workload, 1)]
+        (seconds,) = time_steps(trainer, workload, 1)
+    print(json.dumps(seconds))
+    if trace:
+        profiled.export_chrome_trace(str(trace))
     events = profiled.key_averages()
     for order in ("self_device_time_total", "self_cpu_time_total"):
         print(f"\nby {order}, ms: on the device, on the host, calls")

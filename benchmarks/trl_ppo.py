@@ -111,7 +111,7 @@ def main(workload: Workload, folder: Path, steps: int, warm_up: int, *, top_k: i
             num_mini_batches=1,
             num_ppo_epochs=workload.epochs,
             total_episodes=workload.prompts * updates,
-            local_rollout_forward_batch_size=rows,
+            local_rollout_forward_batch_size=workload.trl_rollout_rows or workload.prompts,
             response_length=workload.new_tokens,
             temperature=1.0,
             stop_token=None,

@@ -38,14 +38,15 @@ class Workload:
     new_tokens: int
     epochs: int
     lora_r: int
-    trl_rows: int = 0  # TRL: responses in memory at once; 0: all
+    trl_rows: int = 0  # TRL: responses in memory at once while it trains; 0: all
+    trl_rollout_rows: int = 0  # and while it samples and scores; 0: all
 
 
 ON_GPU = {"qwen3"}
 WORKLOADS = {
     "smollm2": Workload("smollm2", 8, 40, 100, 24, 1, 16),
     "tiny": Workload("tiny", 64, 32, 64, 32, 4, 0),
-    "qwen3": Workload("qwen3", 128, 256, 256, 256, 1, 16, trl_rows=16),
+    "qwen3": Workload("qwen3", 128, 256, 256, 256, 1, 16, trl_rows=8, trl_rollout_rows=32),
 }
 
 
