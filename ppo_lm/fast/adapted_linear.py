@@ -91,17 +91,17 @@ def input_gradient(
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """The gradient of x (N, I), given those of the outputs, (N, O) each. Also returns the gradient of x·Aᵀ of all
     adapters side by side, (N, R), where it was needed, for `weight_gradients`."""
-    dtype, grad_x = grads[0].dtype, None
+    dtype, grad_x, down = grads[0].dtype, None, None
     merges = _merges(layers, len(grads[0]), dtype)
+    a = None if merges else _stacked_a(layers, dtype)
+    if a is not None:
+        down = _down(grads, layers)
+        grad_x = down @ a  # first: the smallest part is lost least, and nothing is read again to add it
     for grad, layer in zip(grads, layers):
         weight = _whole_weight(layer, dtype) if merges else layer.dense(dtype)
         grad_x = grad @ weight if grad_x is None else grad_x.addmm_(grad, weight)
     assert grad_x is not None
-    a = None if merges else _stacked_a(layers, grad_x.dtype)
-    if a is None:
-        return grad_x, None
-    down = _down(grads, layers)
-    return grad_x.addmm_(down, a), down
+    return grad_x, down
 
 
 def weight_gradients(

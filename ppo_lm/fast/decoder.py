@@ -14,7 +14,7 @@ from ppo_lm.fast.fused_linear import FusedLinear
 from ppo_lm.fast.lora_linear import adapted
 from ppo_lm.fast.packed_linear import PackedLinear
 from ppo_lm.fast.packing import round_up
-from ppo_lm.fast.rms_norm import normalise
+from ppo_lm.fast.rms_norm import add_and_normalise, normalise
 from ppo_lm.fast.rotary import rotate, rotate_normalised, rotations
 from ppo_lm.fast.swiglu import swiglu
 
@@ -76,24 +76,30 @@ class Decoder:
     def hidden_states(self, ids: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, attend: Attend) -> torch.Tensor:
         """Last hidden states of n tokens, (n,) int64 → (n, H). `attend(block, its index, q, k, v)`: (n, heads, D) each
         → (n, heads·D)."""
-        x = self.embedding(ids)
+        x, more = self.embedding(ids), None  # the hidden states are x, or x + more
         for index, layer in enumerate(self.layers):
             block = layer.block
             heads, kv_heads, size = block.heads, block.kv_heads, block.head_size
+            room, into = layer.qkv.make_room(x)
+            x = _normalise(x, more, block.attention_norm, into)
             qk, v = (
                 part.unflatten(1, (-1, size))
-                for part in layer.qkv(_normalise(x, block.attention_norm)).split(
-                    [(heads + kv_heads) * size, kv_heads * size], dim=1
-                )
+                for part in layer.qkv.apply_in_room(room).split([(heads + kv_heads) * size, kv_heads * size], dim=1)
             )
             if block.q_norm and block.k_norm:
                 qk = rotate_normalised(qk, cos, sin, block.q_norm, block.k_norm, heads)
             else:
                 qk = rotate(qk, cos, sin)
-            x = x + layer.out(attend(block, index, qk[:, :heads], qk[:, heads:], v))
-            gate, up = layer.gate_up(_normalise(x, block.mlp_norm)).chunk(2, dim=1)
-            x = x + layer.down(swiglu(gate, up))
-        return _normalise(x, self.norm)
+            more = layer.out(attend(block, index, qk[:, :heads], qk[:, heads:], v))
+            room, into = layer.gate_up.make_room(x)
+            x = _normalise(x, more, block.mlp_norm, into)
+            gate, up = layer.gate_up.apply_in_room(room).chunk(2, dim=1)
+            room, into = layer.down.make_room(x)
+            swiglu(gate, up, into)
+            more = layer.down.apply_in_room(room)
+        hidden = torch.empty_like(x)
+        _normalise(x, more, self.norm, hidden)
+        return hidden
 
 
 class Head:
@@ -114,5 +120,9 @@ class Head:
         return self._linear(pad(hidden, (0, 0, 0, round_up(len(hidden), multiple) - len(hidden))))[: len(hidden)]
 
 
-def _normalise(x: torch.Tensor, norm: Norm) -> torch.Tensor:
-    return normalise(x, norm.weight, norm.eps)[0]
+def _normalise(x: torch.Tensor, more: torch.Tensor | None, norm: Norm, into: torch.Tensor) -> torch.Tensor:
+    """Returns x, or x + more, and writes it to `into`, normalised."""
+    if more is None:
+        normalise(x, norm.weight, norm.eps, into=into)
+        return x
+    return add_and_normalise(x, more, norm.weight, norm.eps, into)[0]

@@ -7,22 +7,21 @@ from collections.abc import Sequence
 import torch
 
 from ppo_lm.fast.adapted_linear import AdaptedLinear
+from ppo_lm.fast.beside import put_beside, rank_of
 from ppo_lm.fast.packed_linear import PackedLinear
-from ppo_lm.fast.packing import round_up
-
-RANK_MULTIPLE = 8  # GPU matrix products are fastest when widths are a multiple of it
 
 
 class FusedLinear:
     """y = x·(W + s·B·A)ᵀ + c of every layer, side by side, with the weights at the time of the last `load`.
 
     Merged, W + s·B·A is one matrix. That rounds small adapters away where the dtype is coarse (`adapted_linear`); there
-    it should be unmerged: y = [x, x·Aᵀ]·[W, s·B]ᵀ + c, in which the adapter's part is added before the sum is rounded.
+    it should be unmerged, with the adapters beside the weights (`beside`).
     """
 
     def __init__(self, layers: Sequence[AdaptedLinear], rows: int, merged: bool):
         """`rows`: as in `PackedLinear`."""
         self._layers, self._merged = layers, merged or all(layer.a is None for layer in layers)
+        self._inputs = _weights(layers)[0].shape[1]
         weight, a, bias = self._gather()
         self._linear = PackedLinear(weight, bias, rows)
         self._a = None if a is None else PackedLinear(a, None, rows)
@@ -41,6 +40,18 @@ class FusedLinear:
         """(n, in) → (n, out of all layers)."""
         return self._linear(x if self._a is None else torch.cat([x, self._a(x)], dim=1))
 
+    def make_room(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """New memory for `apply_in_room`, and the part of it, (n, in), that must hold the input; x: (n, ·), like the
+        input."""
+        room = x.new_empty(len(x), self._inputs if self._merged else self._inputs + rank_of(self._layers))
+        return room, room[:, : self._inputs]
+
+    def apply_in_room(self, room: torch.Tensor) -> torch.Tensor:
+        """What a call returns, of the input in memory that `make_room` returned; it is not copied."""
+        if self._a is not None:
+            self._a(room[:, : self._inputs], into=room[:, self._inputs :])
+        return self._linear(room)
+
     def _gather(
         self, weight: torch.Tensor | None = None, a: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
@@ -49,7 +60,7 @@ class FusedLinear:
         bias = torch.cat(biases) if biases else None
         if self._merged:
             return _merge(self._layers, weight), None, bias
-        return *_put_beside(self._layers, weight, a), bias
+        return *put_beside(self._layers, _weights(self._layers), weight, a), bias
 
 
 def _merge(layers: Sequence[AdaptedLinear], into: torch.Tensor | None) -> torch.Tensor:
@@ -63,28 +74,6 @@ def _merge(layers: Sequence[AdaptedLinear], into: torch.Tensor | None) -> torch.
         else:
             torch.addmm(weight, layer.b.to(part.dtype), layer.a.to(part.dtype), alpha=layer.scale, out=part)
     return merged
-
-
-def _put_beside(
-    layers: Sequence[AdaptedLinear], wide: torch.Tensor | None, stacked: torch.Tensor | None
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """([W, s·B], A): (out, in + R) and (R, in), where R is the sum of the adapters' ranks; each layer's B has its own
-    columns."""
-    weights = _weights(layers)
-    outputs, inputs = [len(weight) for weight in weights], weights[0].shape[1]
-    rank = round_up(sum(len(layer.a) for layer in layers if layer.a is not None), RANK_MULTIPLE)
-    if wide is None or stacked is None:
-        wide, stacked = weights[0].new_empty(sum(outputs), inputs + rank), weights[0].new_zeros(rank, inputs)
-        wide[:, inputs:] = 0.0
-    place = 0
-    for layer, weight, part in zip(layers, weights, wide.split(outputs)):
-        part[:, :inputs] = weight
-        if layer.a is not None and layer.b is not None:
-            end = place + len(layer.a)
-            stacked[place:end] = layer.a
-            part[:, inputs + place : inputs + end] = layer.b * layer.scale
-            place = end
-    return wide, stacked
 
 
 def _weights(layers: Sequence[AdaptedLinear]) -> list[torch.Tensor]:

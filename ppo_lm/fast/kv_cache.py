@@ -16,6 +16,23 @@ from ppo_lm.fast.packing import Packing, round_up
 GROWTH = 32  # tokens by which the memory of keys and values grows
 
 
+def keep(
+    k: torch.Tensor,
+    v: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    slots: torch.Tensor,
+    places: torch.Tensor,
+) -> None:
+    """Write the keys and values of n tokens, (n, KV, D), into memory, (slots, KV, T, D), at each token's slot and
+    place, (n,) int64."""
+    own = kernels.find_on_gpu(k, v, keys, values)
+    if own:
+        own.keep(k, v, keys, values, slots, places)
+    else:
+        keys[slots, :, places], values[slots, :, places] = k, v
+
+
 class KVMemory:
     """A decoder, and the keys and values of one response per slot. What is where, the caller knows.
 
@@ -35,7 +52,7 @@ class KVMemory:
         )
         self.cos, self.sin = decoder.rotations(length)
         self.few = device.type == "cpu"
-        self.heads = torch.arange(slots * self.kv_heads, device=device)
+        self.all_slots = torch.arange(slots, device=device)
 
     @property
     def width(self) -> int:
@@ -49,7 +66,7 @@ class KVMemory:
         indices = PackedBatch(packing).rows_for(self.kv_heads, self.groups)
 
         def attend(block: Block, index: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-            self.keys[index][slot, :, place], self.values[index][slot, :, place] = k[:size], v[:size]
+            keep(k[:size], v[:size], self.keys[index], self.values[index], slot, place)
             return attend_rows(q, k, v, indices, block.scale, block.window)
 
         positions = packing.fill(place)
@@ -73,14 +90,12 @@ class KVMemory:
 
     def _attend(self, place: torch.Tensor, width: int) -> Attend:
         """The same by torch's operations."""
-        count, size = len(place), self.head_size
-        target = (self.heads[: count * self.kv_heads].view(count, -1) * self.width + place[:, None]).flatten()
+        count, slots = len(place), self.all_slots[: len(place)]
         biases = {window: self._bias(place, window, width) for window in self.windows}
 
         def attend(block: Block, index: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
             keys, values = self.keys[index], self.values[index]
-            keys.view(-1, size).index_copy_(0, target, k.reshape(-1, size))
-            values.view(-1, size).index_copy_(0, target, v.reshape(-1, size))
+            keep(k, v, keys, values, slots, place)
             bias = biases[block.window]
             return attend_cached(q, keys[:count, :, :width], values[:count, :, :width], bias, block.scale)
 

@@ -24,11 +24,12 @@ class PackedLinear:
         """The tensor itself, if no other layout was needed."""
         return None if self.is_packed else self.weight
 
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """(n, in) → (n, out)."""
+    def __call__(self, x: torch.Tensor, into: torch.Tensor | None = None) -> torch.Tensor:
+        """(n, in) → (n, out). `into`: where to write it; only without a bias."""
         if self.is_packed:
-            return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
-        return linear(x, self.weight, self.bias)
+            y = torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
+            return y if into is None else into.copy_(y)
+        return linear(x, self.weight, self.bias) if into is None else torch.mm(x, self.weight.T, out=into)
 
 
 def can_pack(weight: torch.Tensor) -> bool:

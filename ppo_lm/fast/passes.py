@@ -13,11 +13,12 @@ from torch.utils.checkpoint import checkpoint
 
 from ppo_lm.fast.adapted_linear import AdaptedLinear, apply, gradients, input_gradient, weight_gradients
 from ppo_lm.fast.attention import PackedBatch, attend_rows
+from ppo_lm.fast.beside import apply_in_room, make_room
 from ppo_lm.fast.blocks import Block, Norm, Trunk
 from ppo_lm.fast.lora_linear import adapted
 from ppo_lm.fast.packing import Packing, few_sizes
 from ppo_lm.fast.rms_norm import normalise, normalise_gradients
-from ppo_lm.fast.rotary import rotate, rotations
+from ppo_lm.fast.rotary import rotate_heads, rotate_heads_gradients, rotations
 from ppo_lm.fast.swiglu import swiglu, swiglu_gradients
 
 
@@ -33,10 +34,8 @@ def pass_block(
     """(N, H) → (N, H), or, with `keep` (M,) int64, the hidden states of only those tokens, (M, H)."""
     qkv = [adapted(module, role) for module in (block.q, block.k, block.v)]
     q, k, v = (y.unflatten(1, (-1, block.head_size)) for y in _normed_linears(x, block.attention_norm, qkv))
-    if block.q_norm and block.k_norm:
-        q, k = _normalised(q, block.q_norm), _normalised(k, block.k_norm)
-    rows = batch.rows_for(k.shape[1], q.shape[1] // k.shape[1])
-    mixed = attend_rows(_Rotate.apply(q, cos, sin), _Rotate.apply(k, cos, sin), v, rows, block.scale, block.window)
+    q, k = _rotated(q, cos, sin, block.q_norm), _rotated(k, cos, sin, block.k_norm)
+    mixed = attend_rows(q, k, v, batch.rows_for(k.shape[1], q.shape[1] // k.shape[1]), block.scale, block.window)
     if keep is not None:
         x, mixed = x.index_select(0, keep), mixed.index_select(0, keep)
     out = adapted(block.o, role)
@@ -92,35 +91,26 @@ def _layers(tensors: Sequence[Any], constants: list[tuple]) -> list[AdaptedLinea
     return [AdaptedLinear(*tensors[4 * i : 4 * i + 4], *each) for i, each in enumerate(constants)]
 
 
+def _rotated(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, norm: Norm | None) -> torch.Tensor:
+    return _Rotate.apply(x, cos, sin, norm and norm.weight, norm and norm.eps)
+
+
 class _Rotate(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x, cos, sin):
-        ctx.save_for_backward(cos, sin)
-        return rotate(x, cos, sin)
+    """Rotary embedding, of heads that are normalised first if there is a weight; keeps x only then."""
 
     @staticmethod
-    def backward(ctx, *grads):
-        (grad,), (cos, sin) = grads, ctx.saved_tensors
-        return rotate(grad, cos, -sin), None, None
-
-
-def _normalised(x: torch.Tensor, norm: Norm) -> torch.Tensor:
-    return _Normalise.apply(x, norm.weight, norm.eps)
-
-
-class _Normalise(torch.autograd.Function):
-    """Root-mean-square normalisation over the last dimension; keeps x."""
-
-    @staticmethod
-    def forward(ctx, x, weight, eps: float):
-        normed, inverse = normalise(x, weight, eps)
-        ctx.save_for_backward(x, inverse, weight)
-        return normed
+    def forward(ctx, x, cos, sin, weight, eps: float | None):
+        norm = None if weight is None or eps is None else Norm(weight, eps)
+        ctx.save_for_backward(None if norm is None else x, cos, sin, weight)
+        ctx.eps = eps
+        return rotate_heads(x, cos, sin, norm)
 
     @staticmethod
     def backward(ctx, *grads):
-        (grad,), (x, inverse, weight) = grads, ctx.saved_tensors
-        return *normalise_gradients(grad, x, inverse, weight, ctx.needs_input_grad[1]), None
+        x, cos, sin, weight = ctx.saved_tensors
+        norm = None if weight is None else Norm(weight, ctx.eps)
+        of_x, of_weight = rotate_heads_gradients(grads[0], x, cos, sin, norm, ctx.needs_input_grad[3])
+        return of_x, None, None, of_weight, None
 
 
 def _normed_linears(x: torch.Tensor, norm: Norm, layers: list[AdaptedLinear]) -> tuple[torch.Tensor, ...]:
@@ -132,8 +122,7 @@ class _NormedLinears(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, weight, eps: float, constants: list[tuple], *tensors):
-        normed, inverse = normalise(x, weight, eps)
-        outputs, thin = apply(normed, _layers(tensors, constants))
+        outputs, thin, inverse = _apply_to_normed(x, weight, eps, _layers(tensors, constants))
         ctx.save_for_backward(x, inverse, weight, thin, *tensors)
         ctx.eps, ctx.constants = eps, constants
         return tuple(outputs)
@@ -148,6 +137,18 @@ class _NormedLinears(torch.autograd.Function):
         if grad_normed is not None:
             grad_x, grad_weight = normalise_gradients(grad_normed, x, inverse, weight, ctx.needs_input_grad[1])
         return grad_x, grad_weight, None, None, *found
+
+
+def _apply_to_normed(
+    x: torch.Tensor, weight: torch.Tensor, eps: float, layers: list[AdaptedLinear]
+) -> tuple[list[torch.Tensor], torch.Tensor | None, torch.Tensor]:
+    """What `apply` returns, and 1 / √(mean x² + eps)."""
+    room = make_room(x, layers)
+    if room is None:
+        normed, inverse = normalise(x, weight, eps)
+        return *apply(normed, layers), inverse
+    _, inverse = normalise(x, weight, eps, into=room[:, : x.shape[1]])
+    return *apply_in_room(room, layers), inverse
 
 
 class _AddLinear(torch.autograd.Function):
@@ -174,12 +175,18 @@ class _Mlp(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, weight, eps: float, constants: list[tuple], *tensors):
-        (normed, inverse), (*wide, down) = normalise(x, weight, eps), _layers(tensors, constants)
-        (gated, raised), thin = apply(normed, wide)
-        (y,), thin_of_down = apply(swiglu(gated, raised), [down])
+        *wide, down = _layers(tensors, constants)
+        (gated, raised), thin, inverse = _apply_to_normed(x, weight, eps, wide)
+        room = make_room(gated, [down])
+        if room is None:
+            (y,), thin_of_down = apply(swiglu(gated, raised), [down])
+            y.add_(x)
+        else:
+            swiglu(gated, raised, room[:, : gated.shape[1]])
+            (y,), thin_of_down = apply_in_room(room, [down], residual=x)
         ctx.save_for_backward(x, inverse, weight, gated, raised, thin, thin_of_down, *tensors)
         ctx.eps, ctx.constants = eps, constants
-        return y.add_(x)
+        return y
 
     @staticmethod
     def backward(ctx, *grads):

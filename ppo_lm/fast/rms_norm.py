@@ -1,7 +1,7 @@
 """Root-mean-square normalisation over the last dimension, x / √(mean x² + eps) · weight (1910.07467), in fp32.
 
-By one kernel each way: torch's on CUDA, ours on CPUs. They round once, to x's dtype; elsewhere, as in transformers'
-layers, x / √(mean x² + eps) is rounded before it is multiplied by the weight.
+By one kernel each way: ours, or torch's on CUDA. They round once, to x's dtype; elsewhere, as in transformers' layers,
+x / √(mean x² + eps) is rounded before it is multiplied by the weight.
 """
 
 from __future__ import annotations
@@ -12,17 +12,34 @@ from ppo_lm import kernels
 
 
 def normalise(
-    x: torch.Tensor, weight: torch.Tensor, eps: float, inverse: torch.Tensor | None = None
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    eps: float,
+    inverse: torch.Tensor | None = None,
+    into: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(..., H) → (..., H), in x's dtype, and 1 / √(mean x² + eps), (..., 1) fp32: `inverse`, if an earlier call
-    returned it."""
-    if _is_fused(x, weight):
-        return torch.ops.aten._fused_rms_norm(x.contiguous(), weight.shape, weight, eps)
-    own = kernels.find_on_cpu(x, weight)
+    returned it. `into`: where to write the first, (N, H) whose rows may have gaps between them."""
+    own = kernels.find(x, weight)
     if own:
-        return own.normalise(x, weight, eps)
-    inverse = _inverse_length(x, eps) if inverse is None else inverse
-    return (x * inverse).to(x.dtype).mul_(weight), inverse
+        return own.normalise(x, weight, eps, into)
+    if _is_fused(x, weight):
+        normed, inverse = torch.ops.aten._fused_rms_norm(x.contiguous(), weight.shape, weight, eps)
+    else:
+        inverse = inverse_length(x, eps) if inverse is None else inverse
+        normed = (x * inverse).to(x.dtype).mul_(weight)
+    return normed if into is None else into.copy_(normed), inverse
+
+
+def add_and_normalise(
+    x: torch.Tensor, more: torch.Tensor, weight: torch.Tensor, eps: float, into: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """x + more, (N, H), and that normalised; `into`: as for `normalise`."""
+    own = kernels.find(x, more, weight)
+    if own:
+        return own.add_and_normalise(x, more, weight, eps, into)
+    total = x + more
+    return total, normalise(total, weight, eps, into=into)[0]
 
 
 def normalise_gradients(
@@ -52,7 +69,7 @@ def _is_fused(x: torch.Tensor, weight: torch.Tensor) -> bool:
     return x.device.type == "cuda" and x.dtype == weight.dtype
 
 
-def _inverse_length(x: torch.Tensor, eps: float) -> torch.Tensor:
+def inverse_length(x: torch.Tensor, eps: float) -> torch.Tensor:
     """1 / √(mean x² + eps), (..., H) → (..., 1) fp32."""
     length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
     return length.square_().div_(x.shape[-1]).add_(eps).rsqrt_()

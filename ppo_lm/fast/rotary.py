@@ -7,7 +7,7 @@ from torch import nn
 
 from ppo_lm import kernels
 from ppo_lm.fast.blocks import Norm
-from ppo_lm.fast.rms_norm import normalise
+from ppo_lm.fast.rms_norm import inverse_length, normalise, normalise_gradients
 
 
 def rotations(rotary: nn.Module, x: torch.Tensor, position_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -37,3 +37,20 @@ def rotate_normalised(
     q, k = x[:, :q_heads], x[:, q_heads:]
     normed = [normalise(part, norm.weight, norm.eps)[0] for part, norm in ((q, q_norm), (k, k_norm))]
     return rotate(torch.cat(normed, dim=1), cos, sin)
+
+
+def rotate_heads(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, norm: Norm | None) -> torch.Tensor:
+    """`rotate` of heads that are normalised first if there is a norm."""
+    return rotate_normalised(x, cos, sin, norm, norm, x.shape[1]) if norm else rotate(x, cos, sin)
+
+
+def rotate_heads_gradients(
+    grad: torch.Tensor, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, norm: Norm | None, of_weight: bool
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """The gradients of x and, if `of_weight`, of the norm's weight, given that of `rotate_heads`."""
+    if norm is None:
+        return rotate(grad, cos, -sin), None
+    found = kernels.find_on_gpu(grad, x, cos, sin, norm.weight)
+    if found and not of_weight:
+        return found.rotate_gradients(grad, x, cos, sin, norm.weight, norm.eps), None
+    return normalise_gradients(rotate(grad, cos, -sin), x, inverse_length(x, norm.eps), norm.weight, of_weight)

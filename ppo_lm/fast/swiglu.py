@@ -9,10 +9,10 @@ from torch.nn.functional import silu
 from ppo_lm import kernels
 
 
-def swiglu(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
-    """(N, I) each → (N, I)."""
+def swiglu(gate: torch.Tensor, up: torch.Tensor, into: torch.Tensor | None = None) -> torch.Tensor:
+    """(N, I) each → (N, I). `into`: where to write it; its rows may have gaps between them."""
     found = kernels.find(gate, up)
-    return found.swiglu(gate, up) if found else silu(gate).mul_(up)
+    return found.swiglu(gate, up, into) if found else torch.mul(silu(gate), up, out=into)
 
 
 def swiglu_gradients(

@@ -23,6 +23,11 @@ def find(*tensors: torch.Tensor) -> ModuleType | None:
     return (cpu if device.type == "cpu" else gpu) if why_not(device, dtype) is None else None
 
 
+def find_on_gpu(*tensors: torch.Tensor) -> ModuleType | None:
+    """`gpu`, for kernels that CPUs need not have."""
+    return find(*tensors) if tensors[0].device.type != "cpu" else None
+
+
 def find_on_cpu(*tensors: torch.Tensor) -> ModuleType | None:
     """`cpu`, for kernels that GPUs need not have from us."""
     return find(*tensors) if tensors[0].device.type == "cpu" else None

@@ -70,10 +70,10 @@ def sees_one_token_too_many(monkeypatch):
     monkeypatch.setattr(PackedRows, "_make_bias", wrong)
 
 
-def turns_heads_the_other_way(module):
+def turns_heads_the_other_way(module, name="rotate"):
     def change(monkeypatch):
-        right = module.rotate
-        monkeypatch.setattr(module, "rotate", lambda x, cos, sin: right(x, cos, -sin))
+        right = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda x, cos, sin, *norm: right(x, cos, -sin, *norm))
 
     return change
 
@@ -121,17 +121,17 @@ def forgets_the_adapters_scale(module):
 
 def mixes_up_adapters(monkeypatch):
     """Of unmerged layers that are fused, each gets another one's A."""
-    right = fused_linear._put_beside
+    right = fused_linear.put_beside
 
     def wrong(layers, *into):
         return right([layer._replace(a=other.a) for layer, other in zip(layers, [*layers[1:], layers[0]])], *into)
 
-    monkeypatch.setattr(fused_linear, "_put_beside", wrong)
+    monkeypatch.setattr(fused_linear, "put_beside", wrong)
 
 
 MISTAKES = {
     "passes that see one token too many": (sees_one_token_too_many, DTYPES),
-    "passes that turn heads the other way": (turns_heads_the_other_way(passes), DTYPES),
+    "passes that turn heads the other way": (turns_heads_the_other_way(passes, "rotate_heads"), DTYPES),
     "passes that forget the adapter's scale": (forgets_the_adapters_scale(passes), DTYPES),
     "decoder that turns heads the other way": (turns_heads_the_other_way(decoder_module), DTYPES),
     "decoder that does not see the newest token": (decodes_without_the_newest_token, DTYPES),

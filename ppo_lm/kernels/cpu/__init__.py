@@ -2,11 +2,19 @@
 
 from ppo_lm.kernels.cpu.attention import attend, attend_cached, attend_gradients
 from ppo_lm.kernels.cpu.build import NoKernels, load_library
-from ppo_lm.kernels.cpu.elementwise import normalise, normalise_gradients, rotate, swiglu, swiglu_gradients
+from ppo_lm.kernels.cpu.elementwise import (
+    add_and_normalise,
+    normalise,
+    normalise_gradients,
+    rotate,
+    swiglu,
+    swiglu_gradients,
+)
 from ppo_lm.kernels.cpu.vocabulary import exponentials, sums_of_blocks
 
 __all__ = [
     "NoKernels",
+    "add_and_normalise",
     "attend",
     "attend_cached",
     "attend_gradients",

@@ -30,9 +30,9 @@ class Shape(ctypes.Structure):
 
 
 ARGUMENTS = {
-    "swiglu": [ADDRESS] * 3 + [COUNT] * 4,
+    "swiglu": [ADDRESS] * 3 + [COUNT] * 5,
     "swiglu_gradients": [ADDRESS] * 5 + [COUNT] * 4,
-    "normalise": [ADDRESS] * 4 + [REAL] + [COUNT] * 3,
+    "normalise": [ADDRESS] * 6 + [REAL] + [COUNT] * 5,
     "normalise_gradients": [ADDRESS] * 5 + [COUNT] * 4,
     "rotate": [ADDRESS] * 6 + [REAL] * 2 + [COUNT] * 6,
     "exponentials": [ADDRESS] * 5 + [REAL] + [COUNT] * 4,

@@ -4,13 +4,13 @@
 constexpr int64_t FEW = 16384;  // elements that one thread computes sooner than it wakes the others
 
 extern "C" void swiglu(const Number *gate, const Number *up, Number *out, int64_t rows, int64_t width,
-                       int64_t gate_stride, int64_t up_stride) {
+                       int64_t gate_stride, int64_t up_stride, int64_t out_stride) {
 #pragma omp parallel for if (rows * width > FEW)
     for (int64_t row = 0; row < rows; row++) {
         const Number *g = gate + row * gate_stride, *u = up + row * up_stride;
         for (int64_t i = 0; i < width; i += LANES) {
             const Floats x = load(g + i, width - i);
-            store(out + row * width + i, x / (1.0f + exponential(-x)) * load(u + i, width - i), width - i);
+            store(out + row * out_stride + i, x / (1.0f + exponential(-x)) * load(u + i, width - i), width - i);
         }
     }
 }
@@ -41,15 +41,25 @@ inline float inverse_length(const Number *x, int64_t width, float eps) {
     return 1.0f / std::sqrt(sum(squares) / width + eps);
 }
 
-extern "C" void normalise(const Number *x, const Number *weight, Number *out, float *inverse, float eps, int64_t rows,
-                          int64_t width, int64_t stride) {
+// Unless `more` is null, the sum x + more is, which goes to `total`. `inverse` may be null.
+extern "C" void normalise(const Number *x, const Number *more, const Number *weight, Number *total, Number *out,
+                          float *inverse, float eps, int64_t rows, int64_t width, int64_t stride, int64_t more_stride,
+                          int64_t out_stride) {
 #pragma omp parallel for if (rows * width > FEW)
     for (int64_t row = 0; row < rows; row++) {
         const Number *from = x + row * stride;
-        const float scale = inverse[row] = inverse_length(from, width, eps);
+        if (more) {
+            Number *sums = total + row * width;
+            for (int64_t i = 0; i < width; i += LANES)
+                store(sums + i, load(from + i, width - i) + load(more + row * more_stride + i, width - i), width - i);
+            from = sums;
+        }
+        const float scale = inverse_length(from, width, eps);
+        if (inverse)
+            inverse[row] = scale;
         for (int64_t i = 0; i < width; i += LANES) {
             const int64_t left = width - i;
-            store(out + row * width + i, load(from + i, left) * scale * load(weight + i, left), left);
+            store(out + row * out_stride + i, load(from + i, left) * scale * load(weight + i, left), left);
         }
     }
 }

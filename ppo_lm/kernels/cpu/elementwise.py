@@ -24,11 +24,11 @@ def rotate(
     return out
 
 
-def swiglu(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+def swiglu(gate: torch.Tensor, up: torch.Tensor, into: torch.Tensor | None = None) -> torch.Tensor:
     """See `fast.swiglu.swiglu`."""
-    out = gate.new_empty(gate.shape)
+    out = gate.new_empty(gate.shape) if into is None else into
     addresses = (gate.data_ptr(), up.data_ptr(), out.data_ptr())
-    kernel("swiglu", gate.dtype)(*addresses, *gate.shape, gate.stride(0), up.stride(0))
+    kernel("swiglu", gate.dtype)(*addresses, *gate.shape, gate.stride(0), up.stride(0), out.stride(0))
     return out
 
 
@@ -42,13 +42,26 @@ def swiglu_gradients(
     return product, grad, grad_up
 
 
-def normalise(x: torch.Tensor, weight: torch.Tensor, eps: float) -> tuple[torch.Tensor, torch.Tensor]:
+def normalise(
+    x: torch.Tensor, weight: torch.Tensor, eps: float, into: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
     """See `fast.rms_norm.normalise`."""
     x = _rows(x)
-    out, inverse = torch.empty_like(x), torch.empty(*x.shape[:-1], 1)
-    addresses = (x.data_ptr(), weight.data_ptr(), out.data_ptr(), inverse.data_ptr())
-    kernel("normalise", x.dtype)(*addresses, eps, inverse.numel(), x.shape[-1], x.stride(-2))
+    out, inverse = x.new_empty(x.shape) if into is None else into, torch.empty(*x.shape[:-1], 1)
+    addresses = (x.data_ptr(), None, weight.data_ptr(), None, out.data_ptr(), inverse.data_ptr())
+    strides = (x.stride(-2), 0, out.stride(-2))
+    kernel("normalise", x.dtype)(*addresses, eps, inverse.numel(), x.shape[-1], *strides)
     return out, inverse
+
+
+def add_and_normalise(
+    x: torch.Tensor, more: torch.Tensor, weight: torch.Tensor, eps: float, into: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """See `fast.rms_norm.add_and_normalise`."""
+    total, out = x.new_empty(x.shape), x.new_empty(x.shape) if into is None else into
+    addresses = (x.data_ptr(), more.data_ptr(), weight.data_ptr(), total.data_ptr(), out.data_ptr(), None)
+    kernel("normalise", x.dtype)(*addresses, eps, *x.shape, x.stride(0), more.stride(0), out.stride(0))
+    return total, out
 
 
 def normalise_gradients(

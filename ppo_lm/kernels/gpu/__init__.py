@@ -1,6 +1,24 @@
 """Triton kernels for GPUs. They compute in fp32, and round once to what they write."""
 
-from ppo_lm.kernels.gpu.elementwise import rotate, swiglu, swiglu_gradients
+from ppo_lm.kernels.gpu.elementwise import (
+    add_and_normalise,
+    keep,
+    normalise,
+    rotate,
+    rotate_gradients,
+    swiglu,
+    swiglu_gradients,
+)
 from ppo_lm.kernels.gpu.vocabulary import exponentials, sums_of_blocks
 
-__all__ = ["exponentials", "rotate", "sums_of_blocks", "swiglu", "swiglu_gradients"]
+__all__ = [
+    "add_and_normalise",
+    "exponentials",
+    "keep",
+    "normalise",
+    "rotate",
+    "rotate_gradients",
+    "sums_of_blocks",
+    "swiglu",
+    "swiglu_gradients",
+]

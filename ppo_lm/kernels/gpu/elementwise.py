@@ -32,12 +32,77 @@ def rotate(
     return out
 
 
-def swiglu(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+def rotate_gradients(
+    grad: torch.Tensor, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, weight: torch.Tensor, eps: float
+) -> torch.Tensor:
+    """The gradient of x; see `fast.rotary.rotate_heads_gradients`."""
+    (tokens, heads, size), out = x.shape, x.new_empty(x.shape)
+    columns = next_power_of_2(size // 2)
+    at_once = min(next_power_of_2(heads), max(1, ELEMENTS // columns))
+    tensors = (grad, x, cos.contiguous(), sin.contiguous(), weight, out)
+    numbers = (*grad.stride()[:2], *x.stride()[:2], heads, eps)
+    with torch.cuda.device_of(x):
+        _kernels().rotate_gradients[tokens, -(-heads // at_once)](
+            *tensors, *numbers, SIZE=size, HEADS=at_once, COLUMNS=columns
+        )
+    return out
+
+
+def normalise(
+    x: torch.Tensor, weight: torch.Tensor, eps: float, into: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """See `fast.rms_norm.normalise`."""
+    x = rows_of(x)
+    out, inverse = x.new_empty(x.shape) if into is None else into, x.new_empty(*x.shape[:-1], 1, dtype=torch.float32)
+    _normalise(x, None, weight, None, out, inverse, eps)
+    return out, inverse
+
+
+def add_and_normalise(
+    x: torch.Tensor, more: torch.Tensor, weight: torch.Tensor, eps: float, into: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """See `fast.rms_norm.add_and_normalise`."""
+    total, out = x.new_empty(x.shape), x.new_empty(x.shape) if into is None else into
+    _normalise(x, more, weight, total, out, None, eps)
+    return total, out
+
+
+def _normalise(x, more, weight, total, out, inverse, eps: float) -> None:
+    width = x.shape[-1]
+    strides = (x.stride(-2), 0 if more is None else more.stride(-2), out.stride(-2))
+    columns = next_power_of_2(width)
+    with torch.cuda.device_of(x):
+        _kernels().normalise[x.numel() // width,](
+            x, more, weight, total, out, inverse, *strides, eps, width, COLUMNS=columns
+        )
+
+
+def keep(
+    k: torch.Tensor,
+    v: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    slots: torch.Tensor,
+    places: torch.Tensor,
+) -> None:
+    """See `fast.kv_cache.keep`."""
+    tokens, heads, size = k.shape
+    strides = (*k.stride()[:2], *v.stride()[:2], *keys.stride()[:2])
+    with torch.cuda.device_of(k):
+        _kernels().keep[tokens,](
+            *(k, v, keys, values, slots, places, *strides, heads),
+            SIZE=size,
+            HEADS=next_power_of_2(heads),
+            COLUMNS=next_power_of_2(size),
+        )
+
+
+def swiglu(gate: torch.Tensor, up: torch.Tensor, into: torch.Tensor | None = None) -> torch.Tensor:
     """See `fast.swiglu.swiglu`."""
-    (rows, width), out = gate.shape, gate.new_empty(gate.shape)
+    (rows, width), out = gate.shape, gate.new_empty(gate.shape) if into is None else into
     with torch.cuda.device_of(gate):
         _kernels().swiglu[rows, -(-width // COLUMNS)](
-            gate, up, out, gate.stride(0), up.stride(0), width, COLUMNS=COLUMNS
+            gate, up, out, gate.stride(0), up.stride(0), out.stride(0), width, COLUMNS=COLUMNS
         )
     return out
 
@@ -52,6 +117,11 @@ def swiglu_gradients(
             grad, gate, up, product, grad_up, gate.stride(0), up.stride(0), width, COLUMNS=COLUMNS
         )
     return product, grad, grad_up
+
+
+def rows_of(x: torch.Tensor) -> torch.Tensor:
+    """With the same number of elements from each row to the next."""
+    return x if x.ndim == 2 else x.contiguous()
 
 
 def _kernels() -> Any:

@@ -55,13 +55,103 @@ def rotate(
 
 
 @triton.jit
-def swiglu(gate, up, out, gate_stride, up_stride, width, COLUMNS: tl.constexpr):
+def rotate_gradients(
+    grad,
+    x,
+    cos,
+    sin,
+    weight,
+    out,
+    grad_token_stride,
+    grad_head_stride,
+    token_stride,
+    head_stride,
+    heads,
+    eps,
+    SIZE: tl.constexpr,
+    HEADS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    """The gradient of x, given that of `rotate`, for HEADS heads of a token that are normalised with one weight."""
+    token = tl.program_id(0).to(tl.int64)
+    head = tl.program_id(1) * HEADS + tl.arange(0, HEADS)[:, None]
+    half = SIZE // 2
+    column = tl.arange(0, COLUMNS)[None, :]
+    inside = column < half
+    mask = inside & (head < heads)
+    grad += token * grad_token_stride + head * grad_head_stride + column
+    x += token * token_stride + head * head_stride + column
+    cos += token * SIZE + column
+    sin += token * SIZE + column
+    weight += column
+    out += (token * heads + head) * SIZE + column
+    of_first, of_second = load(grad, mask), load(grad + half, mask)
+    first, second = load(x, mask), load(x + half, mask)
+    of_first, of_second = (
+        (of_first * load(cos, inside) + of_second * load(sin + half, inside)) * load(weight, inside),
+        (of_second * load(cos + half, inside) + of_first * load(sin, inside)) * load(weight + half, inside),
+    )
+    inverse = tl.rsqrt(tl.sum(first * first + second * second, axis=1, keep_dims=True) / SIZE + eps)
+    along = tl.sum(of_first * first + of_second * second, axis=1, keep_dims=True) / SIZE * inverse * inverse
+    tl.store(out, (of_first - first * along) * inverse, mask)
+    tl.store(out + half, (of_second - second * along) * inverse, mask)
+
+
+@triton.jit
+def normalise(x, more, weight, total, out, inverse, stride, more_stride, out_stride, eps, width, COLUMNS: tl.constexpr):
+    """A row, or, unless `more` is None, its sum with a row of `more`, which `total` takes, normalised. `inverse`: what
+    it is multiplied by, or None. COLUMNS: `width` or more."""
+    row = tl.program_id(0).to(tl.int64)
+    column = tl.arange(0, COLUMNS)
+    mask = column < width
+    z = load(x + row * stride + column, mask)
+    if more is not None:
+        rounded = (z + load(more + row * more_stride + column, mask)).to(total.dtype.element_ty)
+        tl.store(total + row * width + column, rounded, mask)
+        z = rounded.to(tl.float32)
+    scale = tl.rsqrt(tl.sum(z * z, axis=0) / width + eps)
+    if inverse is not None:
+        tl.store(inverse + row, scale)
+    tl.store(out + row * out_stride + column, z * scale * load(weight + column, mask), mask)
+
+
+@triton.jit
+def keep(
+    k,
+    v,
+    keys,
+    values,
+    slots,
+    places,
+    k_token_stride,
+    k_head_stride,
+    v_token_stride,
+    v_head_stride,
+    slot_stride,
+    head_stride,
+    heads,
+    SIZE: tl.constexpr,
+    HEADS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    """The key and value of a token into its slot, at its place."""
+    token = tl.program_id(0).to(tl.int64)
+    head = tl.arange(0, HEADS)[:, None]
+    column = tl.arange(0, COLUMNS)[None, :]
+    mask = (head < heads) & (column < SIZE)
+    at = tl.load(slots + token) * slot_stride + head * head_stride + tl.load(places + token) * SIZE + column
+    tl.store(keys + at, tl.load(k + token * k_token_stride + head * k_head_stride + column, mask), mask)
+    tl.store(values + at, tl.load(v + token * v_token_stride + head * v_head_stride + column, mask), mask)
+
+
+@triton.jit
+def swiglu(gate, up, out, gate_stride, up_stride, out_stride, width, COLUMNS: tl.constexpr):
     """COLUMNS columns of a row of silu(gate)·up."""
     row = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     mask = column < width
     g, u = load(gate + row * gate_stride + column, mask), load(up + row * up_stride + column, mask)
-    tl.store(out + row * width + column, g * tl.sigmoid(g) * u, mask)
+    tl.store(out + row * out_stride + column, g * tl.sigmoid(g) * u, mask)
 
 
 @triton.jit
