@@ -1,0 +1,39 @@
+"""The attention kernels for GPUs under Triton's interpreter, against the formula."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.kernels.attention_cases import CASES, DTYPES
+
+OFF = {torch.float32: 1e-6, torch.float16: 1e-3}
+
+
+@pytest.fixture(scope="module")
+def interpreted(tmp_path_factory):
+    """Triton must know before it is imported."""
+    pytest.importorskip("triton", reason="Triton is not installed")
+    file = tmp_path_factory.mktemp("kernels") / "found.pt"
+    command = [sys.executable, "-W", "ignore", "-m", "tests.kernels.interpret_attention", str(file)]
+    root = Path(__file__).parents[2]
+    subprocess.run(command, check=True, cwd=root, env=os.environ | {"TRITON_INTERPRET": "1"})
+    return torch.load(file)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_kernels_give_what_the_formula_gives(interpreted, dtype):
+    for name, case in CASES.items():
+        expected = case.expected(dtype)
+        for ours, exact in zip(interpreted[0][name, dtype], expected, strict=True):
+            assert (ours.dtype, ours.shape, ours.is_contiguous()) == (dtype, exact.shape, True), name
+            scale = max(exact.norm(), expected[0].norm())  # the gradient of a token's only key is 0
+            assert (ours.double() - exact).norm() / scale < OFF[dtype], name
+
+
+def test_a_row_does_not_depend_on_the_others(interpreted):
+    for alone, with_others in zip(*interpreted[1], strict=True):
+        assert torch.equal(alone, with_others)
