@@ -3,7 +3,8 @@
 The queries of the GROUP heads that share a key–value head are one sequence: token by token, head by head. Query i is
 token i // GROUP's, so that a tile of queries reads its keys and values once for the whole group. A program computes a
 tile of one row of tokens and one key–value head. Tokens and queries are counted from the beginning of their row; what
-is read beyond its end is 0. Scores are in base 2: `scale` has a factor of log2(e)."""
+is read beyond its end is 0. Scores are in base 2: `scale` has a factor of log2(e). Sums are fp32; weights and their
+gradients are rounded to the dtype of the heads before they are multiplied with them."""
 
 from __future__ import annotations
 
@@ -11,6 +12,7 @@ import triton
 import triton.language as tl
 
 LOWEST = tl.constexpr(-1e30)  # in place of -inf, whose difference from itself is NaN
+LN_2 = tl.constexpr(0.6931471805599453)
 AT_ONCE = tl.constexpr(256)  # rows that `find_tile` looks at
 UNSPECIALISED = ["tokens", "rows", "kv_heads", "window"]
 
@@ -114,7 +116,7 @@ def attend(
     token = first_token + element // GROUP
     inside = token < length
 
-    q += kv_head * GROUP * q_head_stride
+    q += kv_head.to(tl.int64) * GROUP * q_head_stride
     k += kv_head.to(tl.int64) * k_head_stride
     v += kv_head.to(tl.int64) * v_head_stride
     queries = heads_of(q, begin + first_token, element, q_stride, q_head_stride, GROUP, COLUMNS)
@@ -188,10 +190,10 @@ def query_gradients(
     token = first_token + element // GROUP
     inside = token < length
 
-    q += kv_head * GROUP * q_head_stride
+    q += kv_head.to(tl.int64) * GROUP * q_head_stride
     k += kv_head.to(tl.int64) * k_head_stride
     v += kv_head.to(tl.int64) * v_head_stride
-    grad += kv_head * GROUP * grad_head_stride
+    grad += kv_head.to(tl.int64) * GROUP * grad_head_stride
     out += kv_head * GROUP * SIZE
     grad_q += kv_head * GROUP * SIZE
     width = kv_heads * GROUP * SIZE
@@ -221,7 +223,7 @@ def query_gradients(
         total = tl.dot(slopes.to(keys.dtype), keys, total, input_precision="ieee")
 
     at = heads_of(grad_q, begin + first_token, element, width, SIZE, GROUP, COLUMNS)
-    store(at, total * (scale * 0.6931471805599453), inside, SIZE, COLUMNS)
+    store(at, total * (scale * LN_2), inside, SIZE, COLUMNS)
 
 
 @triton.jit(do_not_specialize=UNSPECIALISED)
@@ -264,10 +266,10 @@ def key_gradients(
     key = first_key + place
     known = key < length
 
-    q += kv_head * GROUP * q_head_stride
+    q += kv_head.to(tl.int64) * GROUP * q_head_stride
     k += kv_head.to(tl.int64) * k_head_stride
     v += kv_head.to(tl.int64) * v_head_stride
-    grad += kv_head * GROUP * grad_head_stride
+    grad += kv_head.to(tl.int64) * GROUP * grad_head_stride
     logsums += (kv_head.to(tl.int64) * tokens + begin) * GROUP
     means += (kv_head.to(tl.int64) * tokens + begin) * GROUP
     keys = load(heads_of(k, begin + first_key, place, k_stride, 0, 1, COLUMNS), known, SIZE, COLUMNS)
@@ -302,6 +304,6 @@ def key_gradients(
     grad_k += kv_head * SIZE
     grad_v += kv_head * SIZE
     at = heads_of(grad_k, begin + first_key, place, kv_heads * SIZE, 0, 1, COLUMNS)
-    store(at, total_k * (scale * 0.6931471805599453), known, SIZE, COLUMNS)
+    store(at, total_k * (scale * LN_2), known, SIZE, COLUMNS)
     at = heads_of(grad_v, begin + first_key, place, kv_heads * SIZE, 0, 1, COLUMNS)
     store(at, total_v, known, SIZE, COLUMNS)
