@@ -17,7 +17,7 @@ TILES = {"bf16": 64, "fp32": 16}  # in fp32, in which no GPU runs them, large on
 SUMS = ("highest", "total", "mean", "sums", "logsums", "means")  # fp32, whatever the logits are
 FLOATS = ("q_eps", "k_eps", "scale")
 INTEGERS = ("heads", "q_heads", "width", "blocks", "tokens", "rows", "kv_heads", "window")
-PARTS = {"load", "store", "find_tile", "heads_of", "sees", "is_cut", "seen_keys"}
+PARTS = {"load", "store", "find_tile", "heads_of", "tokens_of", "sees", "is_cut", "seen_keys"}
 KERNELS = [
     kernel
     for module in (elementwise_kernels, vocabulary_kernels, attention_kernels)

@@ -14,6 +14,7 @@ import triton.language as tl
 LOWEST = tl.constexpr(-1e30)  # in place of -inf, whose difference from itself is NaN
 LN_2 = tl.constexpr(0.6931471805599453)
 AT_ONCE = tl.constexpr(256)  # rows that `find_tile` looks at
+ONE = tl.constexpr(1)
 UNSPECIALISED = ["tokens", "rows", "kv_heads", "window"]
 
 
@@ -26,7 +27,7 @@ def find_tile(boundaries, rows, place, PER_TOKEN: tl.constexpr, SIZE: tl.constex
     for first in range(0, rows, AT_ONCE):
         i = first + tl.arange(0, AT_ONCE)
         begins = tl.load(boundaries + i, i < rows, 0)
-        row += tl.sum(((begins * PER_TOKEN // SIZE + i <= place) & (i < rows)).to(tl.int32), axis=0)
+        row += tl.sum(((begins * PER_TOKEN // SIZE + i <= place) & (i < rows)).to(tl.int32), axis=0)  # pyright: ignore[reportOperatorIssue]
     begin = tl.load(boundaries + row)
     return begin, tl.load(boundaries + row + 1) - begin, place - begin * PER_TOKEN // SIZE - row
 
@@ -37,6 +38,12 @@ def heads_of(tensor, first, element, stride, head_stride, GROUP: tl.constexpr, C
     column = tl.arange(0, COLUMNS)[None, :]
     start = tensor + first.to(tl.int64) * stride
     return start + (element // GROUP * stride + element % GROUP * head_stride + column)
+
+
+@triton.jit
+def tokens_of(tensor, first, place, stride, COLUMNS: tl.constexpr):
+    """Pointers to one head of the tokens first + place (n, 1)."""
+    return tensor + first.to(tl.int64) * stride + (place * stride + tl.arange(0, COLUMNS)[None, :])
 
 
 @triton.jit
@@ -129,12 +136,11 @@ def attend(
     start, end = seen_keys(first_token, last_token, length, window)
     for first in range(start, end, KEYS):
         known = first + place < end
-        keys = load(heads_of(k, begin + first, place, k_stride, 0, 1, COLUMNS), known, SIZE, COLUMNS)
-        values = load(heads_of(v, begin + first, place, v_stride, 0, 1, COLUMNS), known, SIZE, COLUMNS)
+        keys = load(tokens_of(k, begin + first, place, k_stride, COLUMNS), known, SIZE, COLUMNS)
+        values = load(tokens_of(v, begin + first, place, v_stride, COLUMNS), known, SIZE, COLUMNS)
         scores = tl.dot(queries, tl.trans(keys), input_precision="ieee")
-        if is_cut(first_token, last_token, first, first + KEYS - 1, window):
-            key = first + tl.arange(0, KEYS)[None, :]
-            scores = tl.where(sees(token, key, window), scores, -float("inf"))
+        key = first + tl.arange(0, KEYS)[None, :]  # a branch here, as below, would serialise the products
+        scores = tl.where(sees(token, key, window), scores, -float("inf"))
         higher = tl.maximum(highest, tl.max(scores, axis=1, keep_dims=True) * scale)
         weights = tl.exp2(scores * scale - higher)
         shrink = tl.exp2(highest - higher)
@@ -213,8 +219,8 @@ def query_gradients(
     start, end = seen_keys(first_token, last_token, length, window)
     for first in range(start, end, KEYS):
         known = first + place < end
-        keys = load(heads_of(k, begin + first, place, k_stride, 0, 1, COLUMNS), known, SIZE, COLUMNS)
-        values = load(heads_of(v, begin + first, place, v_stride, 0, 1, COLUMNS), known, SIZE, COLUMNS)
+        keys = load(tokens_of(k, begin + first, place, k_stride, COLUMNS), known, SIZE, COLUMNS)
+        values = load(tokens_of(v, begin + first, place, v_stride, COLUMNS), known, SIZE, COLUMNS)
         weights = tl.exp2(tl.dot(queries, tl.trans(keys), input_precision="ieee") * scale - logsum)
         if is_cut(first_token, last_token, first, first + KEYS - 1, window):
             key = first + tl.arange(0, KEYS)[None, :]
@@ -258,7 +264,7 @@ def key_gradients(
 ):
     """The gradients of KEYS keys and values. Scores and weights are (KEYS, QUERIES)."""
     kv_head = tl.program_id(0) % kv_heads
-    begin, length, tile = find_tile(boundaries, rows, tl.program_id(0) // kv_heads, 1, KEYS)
+    begin, length, tile = find_tile(boundaries, rows, tl.program_id(0) // kv_heads, ONE, KEYS)
     first_key = tile * KEYS
     if first_key >= length:
         return
@@ -272,8 +278,8 @@ def key_gradients(
     grad += kv_head.to(tl.int64) * GROUP * grad_head_stride
     logsums += (kv_head.to(tl.int64) * tokens + begin) * GROUP
     means += (kv_head.to(tl.int64) * tokens + begin) * GROUP
-    keys = load(heads_of(k, begin + first_key, place, k_stride, 0, 1, COLUMNS), known, SIZE, COLUMNS)
-    values = load(heads_of(v, begin + first_key, place, v_stride, 0, 1, COLUMNS), known, SIZE, COLUMNS)
+    keys = load(tokens_of(k, begin + first_key, place, k_stride, COLUMNS), known, SIZE, COLUMNS)
+    values = load(tokens_of(v, begin + first_key, place, v_stride, COLUMNS), known, SIZE, COLUMNS)
     total_k = tl.zeros((KEYS, COLUMNS), tl.float32)
     total_v = tl.zeros((KEYS, COLUMNS), tl.float32)
 
@@ -303,7 +309,7 @@ def key_gradients(
 
     grad_k += kv_head * SIZE
     grad_v += kv_head * SIZE
-    at = heads_of(grad_k, begin + first_key, place, kv_heads * SIZE, 0, 1, COLUMNS)
+    at = tokens_of(grad_k, begin + first_key, place, kv_heads * SIZE, COLUMNS)
     store(at, total_k * (scale * LN_2), known, SIZE, COLUMNS)
-    at = heads_of(grad_v, begin + first_key, place, kv_heads * SIZE, 0, 1, COLUMNS)
+    at = tokens_of(grad_v, begin + first_key, place, kv_heads * SIZE, COLUMNS)
     store(at, total_v, known, SIZE, COLUMNS)
