@@ -27,7 +27,7 @@ part() { # NAME SECONDS COMMAND...
 printf '{"date": "%s", "commit": "%s", "remark": ""}\n' "$(date +%F)" "$(git rev-parse --short HEAD 2>/dev/null)" >"$out/about.json"
 prepare='from pathlib import Path; import sys, workloads; workloads.prepare(Path(sys.argv[1]), "qwen3")'
 part models 90 $python -c "$prepare" "$models" &
-TEST_DEVICE=cuda part device_tests 110 $python -m pytest -q -p no:cacheprovider $TEST_OPTIONS tests/device
+TEST_DEVICE=cuda OMP_NUM_THREADS=1 part device_tests 110 $python -m pytest -q -p no:cacheprovider $TEST_OPTIONS tests/device
 wait
 part steps 100 $python benchmarks/gpu_step.py "$out/gpu_step.jsonl" --folder="$models" --steps=5 --profile --trace="$out/trace.json.gz"
 part trl 190 $python benchmarks/trl_ppo.py qwen3 "$models/qwen3" 1 0 # one step of it takes long enough

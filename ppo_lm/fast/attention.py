@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, field
 from functools import cached_property
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -27,6 +29,7 @@ NO_PART_OF_ATTENTION = {
     "output_hidden_states",
     "return_dict",
 }
+LARGEST_HEAD = 128  # for our kernels on GPUs
 SHORT = 512  # tokens per row, up to which attention weights are cheaper to keep than to recompute, on CPUs
 
 
@@ -92,19 +95,19 @@ class PackedBatch:
 
 
 class _OwnAttention(torch.autograd.Function):
-    """By our own kernels for CPUs. Its memory grows with the length of a row, not with its square."""
+    """By our own kernels. Its memory grows with the length of a row, not with its square."""
 
     @staticmethod
     def forward(ctx, q, k, v, own, boundaries, scale: float, window):
-        out, logsums = own.attend(q, k, v, boundaries, scale, window)
-        ctx.save_for_backward(q, k, v, boundaries, logsums)
+        out, kept = own.attend(q, k, v, boundaries, scale, window)
+        ctx.save_for_backward(q, k, v, boundaries, *kept)
         ctx.own, ctx.scale, ctx.window = own, scale, window
         return out
 
     @staticmethod
     def backward(ctx, *grads):
-        (grad,), (q, k, v, boundaries, logsums) = grads, ctx.saved_tensors
-        constants = boundaries, logsums, ctx.scale, ctx.window
+        (grad,), (q, k, v, boundaries, *kept) = grads, ctx.saved_tensors
+        constants = boundaries, tuple(kept), ctx.scale, ctx.window
         return *ctx.own.attend_gradients(grad, q, k, v, *constants), None, None, None, None
 
 
@@ -201,7 +204,7 @@ def attend_rows(
     (tokens, heads, size), packing = q.shape, rows.packing
     scale = float(size**-0.5) if scale is None else scale
     window = None if window is None or window >= packing.width else window
-    own = None if dropout else kernels.find_on_cpu(q, k, v)
+    own = None if dropout else _own_kernels(q, k, v)
     if own:
         out = _OwnAttention.apply(q, k, v, own, rows.boundaries, scale, window)
     elif not dropout and is_supported(q):
@@ -213,6 +216,19 @@ def attend_rows(
         else:
             out = _sdpa(q, k, v, rows, scale, window, dropout)
     return out.view(tokens, heads * size)
+
+
+def _own_kernels(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> ModuleType | None:
+    """Those for CPUs, or, in bf16 and fp16 and for small heads, those for GPUs, which are made for Hopper."""
+    if q.device.type == "cpu":
+        return kernels.find(q, k, v)
+    suits = is_coarse(q.dtype) and q.shape[2] <= LARGEST_HEAD and _is_hopper(q.device)
+    return kernels.find(q, k, v) if suits else None
+
+
+@functools.cache
+def _is_hopper(device: torch.device) -> bool:
+    return device.type == "cuda" and not torch.version.hip and torch.cuda.get_device_capability(device) == (9, 0)
 
 
 def _is_plain(device: torch.device, width: int) -> bool:

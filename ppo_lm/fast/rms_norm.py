@@ -28,6 +28,7 @@ def normalise(
     else:
         inverse = inverse_length(x, eps) if inverse is None else inverse
         normed = (x * inverse).to(x.dtype).mul_(weight)
+    assert inverse is not None
     return normed if into is None else into.copy_(normed), inverse
 
 

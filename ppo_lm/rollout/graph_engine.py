@@ -140,12 +140,14 @@ class _Rows:
             return
         most = self.slots.settings.max_new_tokens
         steps = min(steps, most - min(self.made[row] for row in self.running.values()))
-        count = self._fewest_slots()
-        for _ in range(steps):
+        count, seen = self._fewest_slots(), None
+        for place in range(steps):
+            if place > 0 and place == steps - 1 and not self.stops:
+                seen = self._look()  # the device computes one more step while the host thinks about what it sees
             self.step(count, self._width())
             for row in self.running.values():
                 self.made[row] = min(self.made[row] + 1, most)
-        self._collect()
+        self._collect(seen)
 
     def _width(self) -> int:
         """More than the number of tokens in any running slot, one of a few numbers."""
@@ -168,9 +170,22 @@ class _Rows:
             self.running[target] = row
         return count
 
-    def _collect(self) -> None:
-        """Wait for the device, and take the responses that have ended out of their slots."""
-        running, made = torch.stack([self.slots.running.long(), self.slots.made]).tolist()
+    def _look(self) -> tuple[torch.Tensor, torch.cuda.Event | None]:
+        """Which slots are running, and the tokens in each, (2, slots) int64: as soon as the device gets there."""
+        state = torch.stack([self.slots.running.long(), self.slots.made])
+        if not state.is_cuda:
+            return state, None
+        there = torch.cuda.Event()
+        state = state.to("cpu", non_blocking=True)
+        there.record()
+        return state, there
+
+    def _collect(self, seen: tuple[torch.Tensor, torch.cuda.Event | None] | None = None) -> None:
+        """Wait for the device, and take the responses that had ended, when it was `seen` or now, out of their slots."""
+        state, there = self._look() if seen is None else seen
+        if there is not None:
+            there.synchronize()
+        running, made = state.tolist()
         ended = [slot for slot in self.running if not running[slot]]
         if self.stops:
             ended += self._stop([slot for slot in self.running if running[slot]], made)

@@ -47,8 +47,8 @@ class Case(NamedTuple):
 
 
 def attend(case: Case, grad, q, k, v, boundaries) -> list[torch.Tensor]:
-    out, logsums = attention.attend(q, k, v, boundaries, case.scale, case.window)
-    return [out, *attention.attend_gradients(grad, q, k, v, boundaries, out, logsums, case.scale, case.window)]
+    out, kept = attention.attend(q, k, v, boundaries, case.scale, case.window)
+    return [out, *attention.attend_gradients(grad, q, k, v, boundaries, kept, case.scale, case.window)]
 
 
 def attend_exactly(q, k, v, scale, window):

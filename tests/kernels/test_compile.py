@@ -14,8 +14,8 @@ H100 = GPUTarget("cuda", 90, 32)
 SIZES = {"SIZE": 80, "HEADS": 8, "COLUMNS": 64, "BLOCK": 128, "BLOCKS": 4}
 OF_ATTENTION = {"SIZE": 80, "COLUMNS": 128, "GROUP": 3}
 TILES = {"bf16": 64, "fp32": 16}  # in fp32, in which no GPU runs them, large ones take long to compile
-SUMS = ("highest", "total", "mean", "sums", "logsums", "means")  # fp32, whatever the logits are
-FLOATS = ("q_eps", "k_eps", "scale")
+SUMS = ("highest", "total", "mean", "sums", "logsums", "means", "inverse")  # fp32, whatever the logits are
+FLOATS = ("q_eps", "k_eps", "eps", "scale")
 INTEGERS = ("heads", "q_heads", "width", "blocks", "tokens", "rows", "kv_heads", "window")
 PARTS = {"load", "store", "find_tile", "heads_of", "tokens_of", "sees", "is_cut", "seen_keys"}
 KERNELS = [
@@ -24,7 +24,7 @@ KERNELS = [
     for kernel in vars(module).values()
     if isinstance(kernel, JITFunction) and kernel.__name__ not in PARTS
 ]
-MAY_BE_MISSING = {"q_weight", "k_weight", "slopes", "window"}
+MAY_BE_MISSING = {"q_weight", "k_weight", "slopes", "window", "more", "inverse"}
 
 
 def compile_for_a_gpu(kernel, dtype, missing):
@@ -40,6 +40,8 @@ def compile_for_a_gpu(kernel, dtype, missing):
             signature[name] = "i32"
         elif name == "boundaries":
             signature[name] = "*i32"
+        elif name in ("slots", "places"):
+            signature[name] = "*i64"
         else:
             signature[name] = "*fp32" if name in SUMS else f"*{dtype}"
     return triton.compile(ASTSource(kernel, signature, constants), target=H100)

@@ -55,8 +55,8 @@ def attend_exactly(q, k, v, lengths, window):
 
 def attend_both_ways(qkv, boundaries, grad, window):
     scale = qkv[0].shape[2] ** -0.5
-    out, logsums = cpu.attend(*qkv, boundaries, scale, window)
-    return out, *cpu.attend_gradients(grad, *qkv, boundaries, logsums, scale, window)
+    out, kept = cpu.attend(*qkv, boundaries, scale, window)
+    return out, *cpu.attend_gradients(grad, *qkv, boundaries, kept, scale, window)
 
 
 @pytest.mark.parametrize("name", CASES)

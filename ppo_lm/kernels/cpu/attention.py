@@ -11,7 +11,7 @@ NO_WINDOW = 2**31 - 1
 
 def attend(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, boundaries: torch.Tensor, scale: float, window: int | None
-) -> tuple[torch.Tensor, torch.Tensor]:
+) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
     """(N, H, D), (N, KV, D), (N, KV, D), and (B + 1,) int32, where each row of tokens begins and the last one ends →
     (N, H, D), 0 after the rows, and what `attend_gradients` needs. `window`: how many tokens back, itself included, a
     token sees (None: all)."""
@@ -19,7 +19,7 @@ def attend(
     addresses = (boundaries.data_ptr(), out.data_ptr(), logsums.data_ptr())
     heads = (Heads.of(x) for x in (q, k, v))
     kernel("attend", q.dtype)(*heads, *addresses, _shape(len(boundaries) - 1, q, k, scale, window))
-    return out, logsums
+    return out, (logsums,)
 
 
 def attend_gradients(
@@ -28,13 +28,13 @@ def attend_gradients(
     k: torch.Tensor,
     v: torch.Tensor,
     boundaries: torch.Tensor,
-    logsums: torch.Tensor,
+    kept: tuple[torch.Tensor, ...],
     scale: float,
     window: int | None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The gradients of q, k and v, given that of `attend`'s first output, (N, H, D), and its second."""
     found = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in (q, k, v)]
-    addresses = (boundaries.data_ptr(), logsums.data_ptr(), *(x.data_ptr() for x in found))
+    addresses = (boundaries.data_ptr(), *(x.data_ptr() for x in kept), *(x.data_ptr() for x in found))
     heads = (Heads.of(x) for x in (grad, q, k, v))
     kernel("attend_gradients", q.dtype)(*heads, *addresses, _shape(len(boundaries) - 1, q, k, scale, window))
     grad_q, grad_k, grad_v = found

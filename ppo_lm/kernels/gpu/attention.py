@@ -29,17 +29,17 @@ KEY_GRADIENTS = Tiles(64, 128, 8, 3)
 
 def attend(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, boundaries: torch.Tensor, scale: float, window: int | None
-) -> tuple[torch.Tensor, torch.Tensor]:
+) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
     """(N, H, D), (N, KV, D), (N, KV, D), and (B + 1,) int32, from 0 to N, where each row of tokens begins and the last
-    one ends → (N, H, D), and what `attend_gradients` needs, (KV, N, H / KV) fp32. `window`: how many tokens back,
-    itself included, a token sees (None: all)."""
+    one ends → (N, H, D), and what `attend_gradients` needs. `window`: how many tokens back, itself included, a token
+    sees (None: all)."""
     out, logsums = torch.empty_like(q, memory_format=torch.contiguous_format), _one_per_query(q, k)
     programs, numbers = _programs(ATTEND.queries, q, k, boundaries), _numbers(q, k, boundaries, scale, window)
     with torch.cuda.device_of(q):
         _kernels().attend[programs,](
             q, k, v, boundaries, out, logsums, *_strides(q, k, v), *numbers, **_sizes(ATTEND, q, k)
         )
-    return out, logsums
+    return out, (out, logsums)
 
 
 def attend_gradients(
@@ -48,13 +48,13 @@ def attend_gradients(
     k: torch.Tensor,
     v: torch.Tensor,
     boundaries: torch.Tensor,
-    out: torch.Tensor,
-    logsums: torch.Tensor,
+    kept: tuple[torch.Tensor, ...],
     scale: float,
     window: int | None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The gradients of q, k and v, the same every time, given that of `attend`'s first output, (N, H, D), and both its
-    outputs."""
+    """The gradients of q, k and v, the same every time, given that of `attend`'s first output, (N, H, D), and its
+    second."""
+    out, logsums = kept
     constants = boundaries, logsums, scale, window
     grad_q, means = query_gradients(grad, q, k, v, out, *constants)
     return grad_q, *key_gradients(grad, q, k, v, means, *constants)

@@ -67,13 +67,13 @@ def add_and_normalise(
     return total, out
 
 
-def _normalise(x, more, weight, total, out, inverse, eps: float) -> None:
+def _normalise(x, more, weight, summed, out, inverse, eps: float) -> None:
     width = x.shape[-1]
     strides = (x.stride(-2), 0 if more is None else more.stride(-2), out.stride(-2))
     columns = next_power_of_2(width)
     with torch.cuda.device_of(x):
         _kernels().normalise[x.numel() // width,](
-            x, more, weight, total, out, inverse, *strides, eps, width, COLUMNS=columns
+            x, more, weight, summed, out, inverse, *strides, eps, width, COLUMNS=columns
         )
 
 

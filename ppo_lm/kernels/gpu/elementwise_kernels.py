@@ -98,16 +98,18 @@ def rotate_gradients(
 
 
 @triton.jit
-def normalise(x, more, weight, total, out, inverse, stride, more_stride, out_stride, eps, width, COLUMNS: tl.constexpr):
-    """A row, or, unless `more` is None, its sum with a row of `more`, which `total` takes, normalised. `inverse`: what
+def normalise(
+    x, more, weight, summed, out, inverse, stride, more_stride, out_stride, eps, width, COLUMNS: tl.constexpr
+):
+    """A row, or, unless `more` is None, its sum with a row of `more`, which `summed` takes, normalised. `inverse`: what
     it is multiplied by, or None. COLUMNS: `width` or more."""
     row = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, COLUMNS)
     mask = column < width
     z = load(x + row * stride + column, mask)
     if more is not None:
-        rounded = (z + load(more + row * more_stride + column, mask)).to(total.dtype.element_ty)
-        tl.store(total + row * width + column, rounded, mask)
+        rounded = (z + load(more + row * more_stride + column, mask)).to(summed.dtype.element_ty)
+        tl.store(summed + row * width + column, rounded, mask)
         z = rounded.to(tl.float32)
     scale = tl.rsqrt(tl.sum(z * z, axis=0) / width + eps)
     if inverse is not None:
