@@ -30,7 +30,7 @@ part models 90 $python -c "$prepare" "$models" &
 TEST_DEVICE=cuda OMP_NUM_THREADS=1 part device_tests 110 $python -m pytest -q -p no:cacheprovider $TEST_OPTIONS tests/device
 wait
 part steps 100 $python benchmarks/gpu_step.py "$out/gpu_step.jsonl" --folder="$models" --steps=5 --profile --trace="$out/trace.json.gz"
+part main_job 60 $python main.py --device=cuda --steps=8 --output_dir="$out/main"
 part trl 190 $python benchmarks/trl_ppo.py qwen3 "$models/qwen3" 1 0 # one step of it takes long enough
 tail -n 1 "$out/trl.log" >"$out/trl.json"
-part main_job 60 $python main.py --device=cuda --steps=8 --output_dir="$out/main"
 exit $failed

@@ -204,7 +204,7 @@ def attend_rows(
     (tokens, heads, size), packing = q.shape, rows.packing
     scale = float(size**-0.5) if scale is None else scale
     window = None if window is None or window >= packing.width else window
-    own = None if dropout else _own_kernels(q, k, v)
+    own = None if dropout else find_kernels(q, k, v)
     if own:
         out = _OwnAttention.apply(q, k, v, own, rows.boundaries, scale, window)
     elif not dropout and is_supported(q):
@@ -218,11 +218,12 @@ def attend_rows(
     return out.view(tokens, heads * size)
 
 
-def _own_kernels(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> ModuleType | None:
-    """Those for CPUs, or, in bf16 and fp16 and for small heads, those for GPUs, which are made for Hopper."""
+def find_kernels(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> ModuleType | None:
+    """Our own for heads (..., D), if there are any: those for CPUs, or, in bf16 and fp16 and for small heads, those for
+    GPUs, which are made for Hopper."""
     if q.device.type == "cpu":
         return kernels.find(q, k, v)
-    suits = is_coarse(q.dtype) and q.shape[2] <= LARGEST_HEAD and _is_hopper(q.device)
+    suits = is_coarse(q.dtype) and q.shape[-1] <= LARGEST_HEAD and _is_hopper(q.device)
     return kernels.find(q, k, v) if suits else None
 
 

@@ -8,11 +8,12 @@ import torch
 from torch.nn.functional import pad
 
 from ppo_lm import kernels
-from ppo_lm.fast.attention import PackedBatch, attend_cached, attend_rows, cached_bias
+from ppo_lm.fast.attention import PackedBatch, attend_cached, attend_rows, cached_bias, find_kernels
 from ppo_lm.fast.blocks import Block
 from ppo_lm.fast.decoder import CPU_ROW_MULTIPLE, Attend, Decoder
 from ppo_lm.fast.packing import Packing, round_up
 
+FEWEST_PROGRAMS = 128  # for our kernel to be faster than torch's, which splits long rows
 GROWTH = 32  # tokens by which the memory of keys and values grows
 
 
@@ -76,9 +77,15 @@ class KVMemory:
     def feed(self, ids: torch.Tensor, place: torch.Tensor, width: int) -> torch.Tensor:
         """Add one token to each of the first n slots, (n,) int64, at its place (n,) int64. Returns its hidden state,
         (n, H). `width`: more than any place that is read."""
-        own = kernels.find_on_cpu(self.keys)
+        own = self.find_kernels(len(place))
         attend = self._attend_by(own, place) if own else self._attend(place, width)
         return self.decoder.hidden_states(ids, self.cos[place], self.sin[place], attend)
+
+    def find_kernels(self, count: int) -> ModuleType | None:
+        """Our own kernels, which read no more than there is to read, for `count` new tokens. Only many of them keep a
+        GPU busy: each head of each is one program."""
+        enough = self.keys.device.type == "cpu" or count * self.kv_heads >= FEWEST_PROGRAMS
+        return find_kernels(self.keys, self.values, self.keys) if enough else None
 
     def _attend_by(self, own: ModuleType, place: torch.Tensor) -> Attend:
         """How new tokens at `place` (n,) attend, by kernels of our own, which also keep their keys and values."""

@@ -144,15 +144,18 @@ class _Rows:
         for place in range(steps):
             if place > 0 and place == steps - 1 and not self.stops:
                 seen = self._look()  # the device computes one more step while the host thinks about what it sees
-            self.step(count, self._width())
+            self.step(count, self._width(count))
             for row in self.running.values():
                 self.made[row] = min(self.made[row] + 1, most)
         self._collect(seen)
 
-    def _width(self) -> int:
-        """More than the number of tokens in any running slot, one of a few numbers."""
-        longest = max(self.lengths[row] + self.made[row] for row in self.running.values())
+    def _width(self, count: int) -> int:
+        """More than the number of tokens in any running slot, one of a few numbers; one alone where steps of `count`
+        slots do not use it."""
         most = self.slots.memory.width
+        if self.slots.memory.find_kernels(count):
+            return most
+        longest = max(self.lengths[row] + self.made[row] for row in self.running.values())
         return min(round_up(longest, round_up(-(-most // WIDTHS), LEAST_WIDTH)), most)
 
     def _fewest_slots(self) -> int:

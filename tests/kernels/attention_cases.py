@@ -10,7 +10,12 @@ from torch.nn.functional import pad
 from ppo_lm.kernels.gpu import attention
 
 DTYPES = (torch.float32, torch.float16)  # the interpreter has no products in bf16
-TILES = {"ATTEND": (32, 16), "QUERY_GRADIENTS": (16, 32), "KEY_GRADIENTS": (32, 16)}  # queries and keys
+TILES = {
+    "ATTEND": (32, 16),
+    "QUERY_GRADIENTS": (16, 32),
+    "KEY_GRADIENTS": (32, 16),
+    "ATTEND_CACHED": (16, 16),
+}  # tiles of queries and keys
 ROWS = 4  # that `find_tile` looks at at once
 
 
@@ -73,6 +78,31 @@ CASES = {
     "a window shorter than a tile": Case([5, 70], 3, 3, 16, 5),
     "a window of several tiles": Case([100, 3], 4, 2, 16, 40),
     "a window longer than its rows": Case([20, 39], 2, 2, 80, 40),
+}
+
+
+def attend_token_by_token(case: Case, dtype: torch.dtype) -> list[torch.Tensor]:
+    """The output for rows of one length, by the kernel that keeps keys and values, and what it kept."""
+    _, q, k, v = case.tensors(dtype)
+    rows, length = len(case.lengths), case.lengths[0]
+    q, k, v = (x.unflatten(0, (rows, length)) for x in (q, k, v))
+    keys, values = torch.full((2, rows + 1, case.kv_heads, length + 3, case.size), torch.nan, dtype=dtype)
+    found = []
+    for place in range(length):
+        places = torch.full((rows,), place)
+        found.append(
+            attention.attend_cached(
+                *(x[:, place] for x in (q, k, v)), keys, values, places, case.scale, case.window
+            ).view(rows, case.heads, case.size)
+        )
+    kept = (x[:rows, :, :length].transpose(1, 2).flatten(0, 1) for x in (keys, values))
+    return [torch.stack(found, dim=1).flatten(0, 1), *kept]
+
+
+CACHED = {
+    "grouped heads": Case([20, 20], 4, 2, 16),
+    "a group that is no power of 2, and a window": Case([21], 3, 1, 16, 5),
+    "a size that is no power of 2": Case([18, 18, 18], 2, 2, 80),
 }
 ALONE, WITH_OTHERS = Case([45], 4, 2, 16, 40), slice(9, 54)  # its place among rows of 9, 45 and 20 tokens
 

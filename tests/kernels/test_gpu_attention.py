@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.kernels.attention_cases import CASES, DTYPES
+from tests.kernels.attention_cases import CACHED, CASES, DTYPES
 
 OFF = {torch.float32: 1e-6, torch.float16: 1e-3}
 
@@ -37,3 +37,13 @@ def test_kernels_give_what_the_formula_gives(interpreted, dtype):
 def test_a_row_does_not_depend_on_the_others(interpreted):
     for alone, with_others in zip(*interpreted[1], strict=True):
         assert torch.equal(alone, with_others)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_a_token_at_a_time_they_give_the_same(interpreted, dtype):
+    """Memory that nothing was written to is not a number, and is never read."""
+    for name, case in CACHED.items():
+        out, keys, values = interpreted[2][name, dtype]
+        expected = case.expected(dtype)[0]
+        assert (out.double() - expected).norm() / expected.norm() < OFF[dtype], name
+        assert torch.equal(keys, case.tensors(dtype)[2]) and torch.equal(values, case.tensors(dtype)[3]), name

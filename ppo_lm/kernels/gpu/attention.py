@@ -22,9 +22,10 @@ class Tiles(NamedTuple):
     registers: int | None = None  # at most, of a thread
 
 
-ATTEND = Tiles(128, 64, 8, 3)
-QUERY_GRADIENTS = Tiles(128, 64, 8, 3)
-KEY_GRADIENTS = Tiles(64, 128, 8, 3)
+ATTEND = Tiles(128, 32, 8, 3, 128)
+QUERY_GRADIENTS = Tiles(128, 32, 8, 3, 128)
+KEY_GRADIENTS = Tiles(32, 64, 4, 3)
+ATTEND_CACHED = Tiles(16, 64, 4, 3)
 
 
 def attend(
@@ -40,6 +41,28 @@ def attend(
             q, k, v, boundaries, out, logsums, *_strides(q, k, v), *numbers, **_sizes(ATTEND, q, k)
         )
     return out, (out, logsums)
+
+
+def attend_cached(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    places: torch.Tensor,
+    scale: float,
+    window: int | None,
+) -> torch.Tensor:
+    """One new token per response: puts its key and value (n, KV, D) at its place, (n,) int64, in `keys` and `values`
+    (n or more, KV, T, D), and attends to those up to there, (n, H, D) → (n, H·D)."""
+    out = q.new_empty(len(q), q.shape[1] * q.shape[2])
+    strides = (*_strides(q, k, v), *keys.stride()[:2])
+    numbers = (k.shape[1], scale * math.log2(math.e), window)
+    sizes = _sizes(ATTEND_CACHED, q, k)
+    sizes["QUERIES"] = max(next_power_of_2(sizes["GROUP"]), SMALLEST)
+    with torch.cuda.device_of(q):
+        _kernels().attend_cached[len(q) * k.shape[1],](q, k, v, keys, values, places, out, *strides, *numbers, **sizes)
+    return out
 
 
 def attend_gradients(

@@ -155,6 +155,73 @@ def attend(
     tl.store(logsums + element, highest + tl.log2(total), inside)
 
 
+@triton.jit(do_not_specialize=["kv_heads", "window"])
+def attend_cached(
+    q,
+    k,
+    v,
+    keys,
+    values,
+    places,
+    out,
+    q_stride,
+    q_head_stride,
+    k_stride,
+    k_head_stride,
+    v_stride,
+    v_head_stride,
+    slot_stride,
+    head_stride,
+    kv_heads,
+    scale,
+    window,
+    GROUP: tl.constexpr,
+    SIZE: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    QUERIES: tl.constexpr,
+    KEYS: tl.constexpr,
+):
+    """The new token of a slot, for one key–value head: keeps its key and value at its place, and attends to them and to
+    those before. QUERIES: GROUP or more."""
+    kv_head = (tl.program_id(0) % kv_heads).to(tl.int64)
+    slot = (tl.program_id(0) // kv_heads).to(tl.int64)
+    newest = tl.load(places + slot).to(tl.int32)
+    memory = slot * slot_stride + kv_head * head_stride
+    keys += memory
+    values += memory
+    every = tl.arange(0, 1)[:, None]
+    new_key = load(tokens_of(k + kv_head * k_head_stride, slot, every, k_stride, COLUMNS), every == 0, SIZE, COLUMNS)
+    new_value = load(tokens_of(v + kv_head * v_head_stride, slot, every, v_stride, COLUMNS), every == 0, SIZE, COLUMNS)
+    store(tokens_of(keys, slot * 0, newest + every, SIZE, COLUMNS), new_key, every == 0, SIZE, COLUMNS)
+    store(tokens_of(values, slot * 0, newest + every, SIZE, COLUMNS), new_value, every == 0, SIZE, COLUMNS)
+
+    element = tl.arange(0, QUERIES)[:, None]
+    inside = element < GROUP
+    queries = heads_of(q + kv_head * GROUP * q_head_stride, slot, element, q_stride, q_head_stride, QUERIES, COLUMNS)
+    queries = load(queries, inside, SIZE, COLUMNS)
+    highest = tl.sum(queries.to(tl.float32) * new_key.to(tl.float32), axis=1, keep_dims=True) * scale
+    total = tl.full((QUERIES, 1), 1.0, tl.float32)
+    mixed = tl.zeros((QUERIES, COLUMNS), tl.float32) + new_value.to(tl.float32)
+
+    place = tl.arange(0, KEYS)[:, None]
+    start, _ = seen_keys(newest, newest, newest + 1, window)
+    for first in range(start, newest, KEYS):
+        known = first + place < newest
+        old_keys = load(tokens_of(keys, slot * 0, first + place, SIZE, COLUMNS), known, SIZE, COLUMNS)
+        old_values = load(tokens_of(values, slot * 0, first + place, SIZE, COLUMNS), known, SIZE, COLUMNS)
+        scores = tl.dot(queries, tl.trans(old_keys), input_precision="ieee")
+        scores = tl.where(first + tl.arange(0, KEYS)[None, :] < newest, scores, -float("inf"))
+        higher = tl.maximum(highest, tl.max(scores, axis=1, keep_dims=True) * scale)
+        weights = tl.exp2(scores * scale - higher)
+        shrink = tl.exp2(highest - higher)
+        total = total * shrink + tl.sum(weights, axis=1, keep_dims=True)
+        mixed = tl.dot(weights.to(old_values.dtype), old_values, mixed * shrink, input_precision="ieee")
+        highest = higher
+
+    out += (slot * kv_heads + kv_head) * GROUP * SIZE
+    store(tokens_of(out, slot * 0, element, SIZE, COLUMNS), mixed / total, inside, SIZE, COLUMNS)
+
+
 @triton.jit(do_not_specialize=UNSPECIALISED)
 def query_gradients(
     grad,
