@@ -25,7 +25,7 @@ class Tiles(NamedTuple):
 ATTEND = Tiles(128, 32, 8, 3, 128)
 QUERY_GRADIENTS = Tiles(128, 32, 8, 3, 128)
 KEY_GRADIENTS = Tiles(32, 64, 4, 3)
-ATTEND_CACHED = Tiles(16, 64, 4, 3)
+ATTEND_CACHED = Tiles(16, 64, 4, 2)
 
 
 def attend(
