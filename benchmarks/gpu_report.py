@@ -21,10 +21,15 @@ def medians(steps: list[dict]) -> dict[str, float]:
     return {phase: statistics.median(step[phase] for step in steps) for phase in PHASES}
 
 
+def with_reward(least: dict[str, float]) -> dict[str, float]:
+    """As `our_ppo.time_steps` counts seconds: the reward model's with those of scoring."""
+    return {**least, "scoring": least["scoring"] + least["reward"]}
+
+
 def main(folder: Path) -> None:
     steps = [json.loads(line) for line in (folder / "gpu_step.jsonl").read_text().splitlines()]
     steps, about = steps[WARM_UP:] or steps, steps[0]
-    ours, least = medians(steps), medians([step["least"] for step in steps])
+    ours, least = medians(steps), medians([with_reward(step["least"]) for step in steps])
     memory = max(step["peak_memory_mib"] for step in steps)
     rows = {
         "ours, s": [f"{ours[phase]:.2f}" for phase in PHASES] + [f"{memory:,.0f}"],

@@ -31,8 +31,8 @@ CPU_BF16 = Efficiency(0.969, 2.11, 0.00159, 6.43, 0.754, 0.528, 0.000605, 279 * 
 # end of what was fitted
 
 # Of one configuration on one H100, against its published rates: one number for scoring and training, one for sampling.
-# benchmarks/plan_check.py --gpu benchmarks/results/2026-11-27-h100/gpu_step.jsonl
-GPU = Efficiency(0.201, 0.0, 0.0, 0.0, 0.201, 0.326, 0.0, 0)
+# benchmarks/plan_check.py --gpu benchmarks/results/2026-11-28-h100/gpu_step.jsonl
+GPU = Efficiency(0.352, 0.0, 0.0, 0.0, 0.352, 0.499, 0.0, 0)
 
 
 def find_efficiency(device_type: str, itemsize: int) -> Efficiency:

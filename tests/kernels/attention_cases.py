@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import ModuleType
 from typing import NamedTuple
 
 import torch
@@ -9,6 +10,7 @@ from torch.nn.functional import pad
 
 from ppo_lm.kernels.gpu import attention
 
+CPU = torch.device("cpu")
 DTYPES = (torch.float32, torch.float16)  # the interpreter has no products in bf16
 TILES = {
     "ATTEND": (32, 16),
@@ -51,9 +53,9 @@ class Case(NamedTuple):
         return [out.detach(), *torch.autograd.grad(out, qkv, grad.detach())]
 
 
-def attend(case: Case, grad, q, k, v, boundaries) -> list[torch.Tensor]:
-    out, kept = attention.attend(q, k, v, boundaries, case.scale, case.window)
-    return [out, *attention.attend_gradients(grad, q, k, v, boundaries, kept, case.scale, case.window)]
+def attend(case: Case, grad, q, k, v, boundaries, own: ModuleType = attention) -> list[torch.Tensor]:
+    out, kept = own.attend(q, k, v, boundaries, case.scale, case.window)
+    return [out, *own.attend_gradients(grad, q, k, v, boundaries, kept, case.scale, case.window)]
 
 
 def attend_exactly(q, k, v, scale, window):
@@ -81,19 +83,23 @@ CASES = {
 }
 
 
-def attend_token_by_token(case: Case, dtype: torch.dtype) -> list[torch.Tensor]:
+def attend_token_by_token(
+    case: Case, dtype: torch.dtype, own: ModuleType = attention, device: torch.device = CPU
+) -> list[torch.Tensor]:
     """The output for rows of one length, by the kernel that keeps keys and values, and what it kept."""
-    _, q, k, v = case.tensors(dtype)
+    _, q, k, v = (x.to(device) for x in case.tensors(dtype))
     rows, length = len(case.lengths), case.lengths[0]
     q, k, v = (x.unflatten(0, (rows, length)) for x in (q, k, v))
-    keys, values = torch.full((2, rows + 1, case.kv_heads, length + 3, case.size), torch.nan, dtype=dtype)
+    keys, values = torch.full(
+        (2, rows + 1, case.kv_heads, length + 3, case.size), torch.nan, dtype=dtype, device=device
+    )
     found = []
     for place in range(length):
-        places = torch.full((rows,), place)
+        places = torch.full((rows,), place, device=device)
         found.append(
-            attention.attend_cached(
-                *(x[:, place] for x in (q, k, v)), keys, values, places, case.scale, case.window
-            ).view(rows, case.heads, case.size)
+            own.attend_cached(*(x[:, place] for x in (q, k, v)), keys, values, places, case.scale, case.window).view(
+                rows, case.heads, case.size
+            )
         )
     kept = (x[:rows, :, :length].transpose(1, 2).flatten(0, 1) for x in (keys, values))
     return [torch.stack(found, dim=1).flatten(0, 1), *kept]
