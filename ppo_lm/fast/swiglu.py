@@ -12,7 +12,10 @@ from ppo_lm import kernels
 def swiglu(gate: torch.Tensor, up: torch.Tensor, into: torch.Tensor | None = None) -> torch.Tensor:
     """(N, I) each → (N, I). `into`: where to write it; its rows may have gaps between them."""
     found = kernels.find(gate, up)
-    return found.swiglu(gate, up, into) if found else torch.mul(silu(gate), up, out=into)
+    if found:
+        return found.swiglu(gate, up, into)
+    active = silu(gate)
+    return torch.mul(active, up, out=active if into is None else into)
 
 
 def swiglu_gradients(
