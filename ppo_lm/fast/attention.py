@@ -218,13 +218,12 @@ def attend_rows(
     return out.view(tokens, heads * size)
 
 
-def find_kernels(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> ModuleType | None:
+def find_kernels(*heads: torch.Tensor) -> ModuleType | None:
     """Our own for heads (..., D), if there are any: those for CPUs, or, in bf16 and fp16 and for small heads, those for
     GPUs, which are made for Hopper."""
-    if q.device.type == "cpu":
-        return kernels.find(q, k, v)
-    suits = is_coarse(q.dtype) and q.shape[-1] <= LARGEST_HEAD and _is_hopper(q.device)
-    return kernels.find(q, k, v) if suits else None
+    device, dtype, size = heads[0].device, heads[0].dtype, heads[0].shape[-1]
+    suits = device.type == "cpu" or (is_coarse(dtype) and size <= LARGEST_HEAD and _is_hopper(device))
+    return kernels.find(*heads) if suits else None
 
 
 @functools.cache

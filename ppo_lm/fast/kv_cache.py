@@ -46,10 +46,10 @@ class KVMemory:
         for at first."""
         self.decoder, self.slots, self.length, device = decoder, slots, length, decoder.device
         block = decoder.blocks[0]
-        self.kv_heads, self.groups, self.head_size = block.kv_heads, block.heads // block.kv_heads, block.head_size
+        self.kv_heads, self.groups = block.kv_heads, block.heads // block.kv_heads
         self.windows = {block.window for block in decoder.blocks}
         self.keys, self.values = torch.zeros(
-            2, len(decoder.blocks), slots, self.kv_heads, width, self.head_size, dtype=decoder.dtype, device=device
+            2, len(decoder.blocks), slots, self.kv_heads, width, block.head_size, dtype=decoder.dtype, device=device
         )
         self.cos, self.sin = decoder.rotations(length)
         self.few = device.type == "cpu"
@@ -85,7 +85,7 @@ class KVMemory:
         """Our own kernels, which read no more than there is to read, for `count` new tokens. Only many of them keep a
         GPU busy: each head of each is one program."""
         enough = self.keys.device.type == "cpu" or count * self.kv_heads >= FEWEST_PROGRAMS
-        return find_kernels(self.keys, self.values, self.keys) if enough else None
+        return find_kernels(self.keys, self.values) if enough else None
 
     def _attend_by(self, own: ModuleType, place: torch.Tensor) -> Attend:
         """How new tokens at `place` (n,) attend, by kernels of our own, which also keep their keys and values."""
@@ -96,8 +96,9 @@ class KVMemory:
         return attend
 
     def _attend(self, place: torch.Tensor, width: int) -> Attend:
-        """The same by torch's operations."""
-        count, slots = len(place), self.all_slots[: len(place)]
+        """The same by torch's attention."""
+        count = len(place)
+        slots = self.all_slots[:count]
         biases = {window: self._bias(place, window, width) for window in self.windows}
 
         def attend(block: Block, index: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:

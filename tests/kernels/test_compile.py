@@ -17,7 +17,8 @@ TILES = {"bf16": 64, "fp32": 16}  # in fp32, in which no GPU runs them, large on
 SUMS = ("highest", "total", "mean", "sums", "logsums", "means", "inverse")  # fp32, whatever the logits are
 FLOATS = ("q_eps", "k_eps", "eps", "scale")
 INTEGERS = ("heads", "q_heads", "width", "blocks", "tokens", "rows", "kv_heads", "window")
-PARTS = {"load", "store", "find_tile", "heads_of", "tokens_of", "sees", "is_cut", "seen_keys"}
+PARTS = {"load", "store", "sees", "is_cut", "seen_keys", "fold"}
+PARTS |= {"find_tile", "find_queries", "queries_of", "heads_of", "tokens_of", "places_of"}
 KERNELS = [
     kernel
     for module in (elementwise_kernels, vocabulary_kernels, attention_kernels)

@@ -1,10 +1,6 @@
 """The Triton kernels under Triton's interpreter, which needs no GPU, and the choice between them and torch."""
 
 import dataclasses
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -19,14 +15,8 @@ OFF = {torch.float32: 1e-6, torch.bfloat16: 5e-3}  # the interpreter does not ro
 
 
 @pytest.fixture(scope="module")
-def interpreted(tmp_path_factory):
-    """Triton must know before it is imported."""
-    pytest.importorskip("triton", reason="Triton is not installed")
-    file = tmp_path_factory.mktemp("kernels") / "found.pt"
-    command = [sys.executable, "-m", "tests.kernels.interpret_elementwise", str(file)]
-    root = Path(__file__).parents[2]
-    subprocess.run(command, check=True, cwd=root, env=os.environ | {"TRITON_INTERPRET": "1"})
-    return torch.load(file)
+def interpreted(interpret):
+    return interpret("interpret_elementwise")
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

@@ -1,10 +1,5 @@
 """The attention kernels for GPUs under Triton's interpreter, against the formula."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 
@@ -14,14 +9,8 @@ OFF = {torch.float32: 1e-6, torch.float16: 1e-3}
 
 
 @pytest.fixture(scope="module")
-def interpreted(tmp_path_factory):
-    """Triton must know before it is imported."""
-    pytest.importorskip("triton", reason="Triton is not installed")
-    file = tmp_path_factory.mktemp("kernels") / "found.pt"
-    command = [sys.executable, "-W", "ignore", "-m", "tests.kernels.interpret_attention", str(file)]
-    root = Path(__file__).parents[2]
-    subprocess.run(command, check=True, cwd=root, env=os.environ | {"TRITON_INTERPRET": "1"})
-    return torch.load(file)
+def interpreted(interpret):
+    return interpret("interpret_attention")
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

@@ -1,10 +1,5 @@
 """The Triton kernels under Triton's interpreter, which needs no GPU, and torch's operations in their place."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 
@@ -13,13 +8,8 @@ from tests.kernels.vocabulary_cases import CASES, expected, make_logits
 
 
 @pytest.fixture(scope="module")
-def interpreted(tmp_path_factory):
-    """Triton must know before it is imported."""
-    pytest.importorskip("triton", reason="Triton is not installed")
-    file = tmp_path_factory.mktemp("kernels") / "found.pt"
-    command = [sys.executable, "-m", "tests.kernels.interpret_vocabulary", str(file)]
-    subprocess.run(command, check=True, cwd=Path(__file__).parents[2], env=os.environ | {"TRITON_INTERPRET": "1"})
-    return torch.load(file)
+def interpreted(interpret):
+    return interpret("interpret_vocabulary")
 
 
 def close(found, case):

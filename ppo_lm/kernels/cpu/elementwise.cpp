@@ -41,7 +41,7 @@ inline float inverse_length(const Number *x, int64_t width, float eps) {
     return 1.0f / std::sqrt(sum(squares) / width + eps);
 }
 
-// Unless `more` is null, the sum x + more is, which goes to `total`. `inverse` may be null.
+// Rows of x or, unless `more` is null, of x + more, which goes to `total`. `inverse` may be null.
 extern "C" void normalise(const Number *x, const Number *more, const Number *weight, Number *total, Number *out,
                           float *inverse, float eps, int64_t rows, int64_t width, int64_t stride, int64_t more_stride,
                           int64_t out_stride) {

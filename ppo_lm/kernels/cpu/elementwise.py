@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from ppo_lm.kernels.cpu.calls import kernel
+from ppo_lm.kernels.rows import as_rows
 
 
 def rotate(
@@ -46,7 +47,7 @@ def normalise(
     x: torch.Tensor, weight: torch.Tensor, eps: float, into: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """See `fast.rms_norm.normalise`."""
-    x = _rows(x)
+    x = as_rows(x)
     out, inverse = x.new_empty(x.shape) if into is None else into, torch.empty(*x.shape[:-1], 1)
     addresses = (x.data_ptr(), None, weight.data_ptr(), None, out.data_ptr(), inverse.data_ptr())
     strides = (x.stride(-2), 0, out.stride(-2))
@@ -68,14 +69,9 @@ def normalise_gradients(
     grad: torch.Tensor, x: torch.Tensor, inverse: torch.Tensor, weight: torch.Tensor
 ) -> torch.Tensor:
     """The gradient of x; see `fast.rms_norm.normalise_gradients`."""
-    grad, x = _rows(grad), _rows(x)
+    grad, x = as_rows(grad), as_rows(x)
     grad_x = torch.empty_like(x)
     addresses = (grad.data_ptr(), x.data_ptr(), inverse.data_ptr(), weight.data_ptr(), grad_x.data_ptr())
     strides = (grad.stride(-2), x.stride(-2))
     kernel("normalise_gradients", x.dtype)(*addresses, inverse.numel(), x.shape[-1], *strides)
     return grad_x
-
-
-def _rows(x: torch.Tensor) -> torch.Tensor:
-    """With the same number of elements from each row to the next."""
-    return x if x.ndim == 2 else x.contiguous()

@@ -33,6 +33,20 @@ def find_tile(boundaries, rows, place, PER_TOKEN: tl.constexpr, SIZE: tl.constex
 
 
 @triton.jit
+def find_queries(boundaries, rows, place, GROUP: tl.constexpr, QUERIES: tl.constexpr):
+    """`find_tile` for tiles of queries, those that see most keys first; the tile may be negative."""
+    begin, length, tile = find_tile(boundaries, rows, place, GROUP, QUERIES)
+    return begin, length, tl.cdiv(length * GROUP, QUERIES) - 1 - tile
+
+
+@triton.jit
+def queries_of(tile, GROUP: tl.constexpr, QUERIES: tl.constexpr):
+    """The first and the last token of a tile of queries, and these queries (n, 1), counted from that first token's."""
+    first_token, last_token = tile * QUERIES // GROUP, (tile * QUERIES + QUERIES - 1) // GROUP
+    return first_token, last_token, tile * QUERIES - first_token * GROUP + tl.arange(0, QUERIES)[:, None]
+
+
+@triton.jit
 def heads_of(tensor, first, element, stride, head_stride, GROUP: tl.constexpr, COLUMNS: tl.constexpr):
     """Pointers to elements (n, 1) of a sequence of GROUP heads per token, which starts at token `first`."""
     column = tl.arange(0, COLUMNS)[None, :]
@@ -43,7 +57,13 @@ def heads_of(tensor, first, element, stride, head_stride, GROUP: tl.constexpr, C
 @triton.jit
 def tokens_of(tensor, first, place, stride, COLUMNS: tl.constexpr):
     """Pointers to one head of the tokens first + place (n, 1)."""
-    return tensor + first.to(tl.int64) * stride + (place * stride + tl.arange(0, COLUMNS)[None, :])
+    return places_of(tensor + first.to(tl.int64) * stride, place, stride, COLUMNS)
+
+
+@triton.jit
+def places_of(tensor, place, stride, COLUMNS: tl.constexpr):
+    """Pointers to one head at each place (n, 1)."""
+    return tensor + (place * stride + tl.arange(0, COLUMNS)[None, :])
 
 
 @triton.jit
@@ -87,6 +107,17 @@ def seen_keys(first_token, last_token, length, window):
     return first, tl.minimum(last_token + 1, length)
 
 
+@triton.jit
+def fold(scores, values, highest, total, mixed, scale):
+    """The maximum of the scores so far, the sum of their exponentials, and the sum of the values that these weigh, with
+    more keys."""
+    higher = tl.maximum(highest, tl.max(scores, axis=1, keep_dims=True) * scale)
+    weights = tl.exp2(scores * scale - higher)
+    shrink = tl.exp2(highest - higher)
+    total = total * shrink + tl.sum(weights, axis=1, keep_dims=True)
+    return higher, total, tl.dot(weights.to(values.dtype), values, mixed * shrink, input_precision="ieee")
+
+
 @triton.jit(do_not_specialize=UNSPECIALISED)
 def attend(
     q,
@@ -114,12 +145,10 @@ def attend(
 ):
     """QUERIES queries' output, and the logarithms of their sums of exponentials, (KV, N, GROUP), in base 2."""
     kv_head = tl.program_id(0) % kv_heads
-    begin, length, tile = find_tile(boundaries, rows, tl.program_id(0) // kv_heads, GROUP, QUERIES)
-    tile = tl.cdiv(length * GROUP, QUERIES) - 1 - tile  # the last see most keys
+    begin, length, tile = find_queries(boundaries, rows, tl.program_id(0) // kv_heads, GROUP, QUERIES)
     if tile < 0:
         return
-    first_token, last_token = tile * QUERIES // GROUP, (tile * QUERIES + QUERIES - 1) // GROUP
-    element = tile * QUERIES - first_token * GROUP + tl.arange(0, QUERIES)[:, None]
+    first_token, last_token, element = queries_of(tile, GROUP, QUERIES)
     token = first_token + element // GROUP
     inside = token < length
 
@@ -141,12 +170,7 @@ def attend(
         scores = tl.dot(queries, tl.trans(keys), input_precision="ieee")
         key = first + tl.arange(0, KEYS)[None, :]  # a branch here, as below, would serialise the products
         scores = tl.where(sees(token, key, window), scores, -float("inf"))
-        higher = tl.maximum(highest, tl.max(scores, axis=1, keep_dims=True) * scale)
-        weights = tl.exp2(scores * scale - higher)
-        shrink = tl.exp2(highest - higher)
-        total = total * shrink + tl.sum(weights, axis=1, keep_dims=True)
-        mixed = tl.dot(weights.to(values.dtype), values, mixed * shrink, input_precision="ieee")
-        highest = higher
+        highest, total, mixed = fold(scores, values, highest, total, mixed, scale)
 
     out += kv_head * GROUP * SIZE
     at = heads_of(out, begin + first_token, element, kv_heads * GROUP * SIZE, SIZE, GROUP, COLUMNS)
@@ -192,8 +216,8 @@ def attend_cached(
     every = tl.arange(0, 1)[:, None]
     new_key = load(tokens_of(k + kv_head * k_head_stride, slot, every, k_stride, COLUMNS), every == 0, SIZE, COLUMNS)
     new_value = load(tokens_of(v + kv_head * v_head_stride, slot, every, v_stride, COLUMNS), every == 0, SIZE, COLUMNS)
-    store(tokens_of(keys, slot * 0, newest + every, SIZE, COLUMNS), new_key, every == 0, SIZE, COLUMNS)
-    store(tokens_of(values, slot * 0, newest + every, SIZE, COLUMNS), new_value, every == 0, SIZE, COLUMNS)
+    store(places_of(keys, newest + every, SIZE, COLUMNS), new_key, every == 0, SIZE, COLUMNS)
+    store(places_of(values, newest + every, SIZE, COLUMNS), new_value, every == 0, SIZE, COLUMNS)
 
     element = tl.arange(0, QUERIES)[:, None]
     inside = element < GROUP
@@ -207,19 +231,14 @@ def attend_cached(
     start, _ = seen_keys(newest, newest, newest + 1, window)
     for first in range(start, newest, KEYS):
         known = first + place < newest
-        old_keys = load(tokens_of(keys, slot * 0, first + place, SIZE, COLUMNS), known, SIZE, COLUMNS)
-        old_values = load(tokens_of(values, slot * 0, first + place, SIZE, COLUMNS), known, SIZE, COLUMNS)
+        old_keys = load(places_of(keys, first + place, SIZE, COLUMNS), known, SIZE, COLUMNS)
+        old_values = load(places_of(values, first + place, SIZE, COLUMNS), known, SIZE, COLUMNS)
         scores = tl.dot(queries, tl.trans(old_keys), input_precision="ieee")
         scores = tl.where(first + tl.arange(0, KEYS)[None, :] < newest, scores, -float("inf"))
-        higher = tl.maximum(highest, tl.max(scores, axis=1, keep_dims=True) * scale)
-        weights = tl.exp2(scores * scale - higher)
-        shrink = tl.exp2(highest - higher)
-        total = total * shrink + tl.sum(weights, axis=1, keep_dims=True)
-        mixed = tl.dot(weights.to(old_values.dtype), old_values, mixed * shrink, input_precision="ieee")
-        highest = higher
+        highest, total, mixed = fold(scores, old_values, highest, total, mixed, scale)
 
     out += (slot * kv_heads + kv_head) * GROUP * SIZE
-    store(tokens_of(out, slot * 0, element, SIZE, COLUMNS), mixed / total, inside, SIZE, COLUMNS)
+    store(places_of(out, element, SIZE, COLUMNS), mixed / total, inside, SIZE, COLUMNS)
 
 
 @triton.jit(do_not_specialize=UNSPECIALISED)
@@ -254,12 +273,10 @@ def query_gradients(
 ):
     """The gradients of QUERIES queries, and the means of their weights' gradients, Σ grad·out, (KV, N, GROUP)."""
     kv_head = tl.program_id(0) % kv_heads
-    begin, length, tile = find_tile(boundaries, rows, tl.program_id(0) // kv_heads, GROUP, QUERIES)
-    tile = tl.cdiv(length * GROUP, QUERIES) - 1 - tile
+    begin, length, tile = find_queries(boundaries, rows, tl.program_id(0) // kv_heads, GROUP, QUERIES)
     if tile < 0:
         return
-    first_token, last_token = tile * QUERIES // GROUP, (tile * QUERIES + QUERIES - 1) // GROUP
-    element = tile * QUERIES - first_token * GROUP + tl.arange(0, QUERIES)[:, None]
+    first_token, last_token, element = queries_of(tile, GROUP, QUERIES)
     token = first_token + element // GROUP
     inside = token < length
 

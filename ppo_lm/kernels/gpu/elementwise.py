@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from ppo_lm.kernels.gpu.vocabulary import next_power_of_2
+from ppo_lm.kernels.rows import as_rows
 
 ELEMENTS = 2048  # of each half of its heads that a program of `rotate` computes
 COLUMNS = 1024  # columns of a row that a program of `swiglu` computes, 8 for each thread
@@ -22,13 +23,11 @@ def rotate(
     q_heads: int = 0,
 ) -> torch.Tensor:
     """See `fast.rotary.rotate` and, with the norms' weights and ε, `fast.rotary.rotate_normalised`."""
-    (tokens, heads, size), out = x.shape, x.new_empty(x.shape)
-    columns = next_power_of_2(size // 2)
-    at_once = min(next_power_of_2(heads), max(1, ELEMENTS // columns))
+    out, (grid, sizes) = x.new_empty(x.shape), _by_heads(x)
     tensors = (x, cos.contiguous(), sin.contiguous(), *weights, out)
-    numbers = (*x.stride()[:2], heads, q_heads, *epsilons)
+    numbers = (*x.stride()[:2], x.shape[1], q_heads, *epsilons)
     with torch.cuda.device_of(x):
-        _kernels().rotate[tokens, -(-heads // at_once)](*tensors, *numbers, SIZE=size, HEADS=at_once, COLUMNS=columns)
+        _kernels().rotate[grid](*tensors, *numbers, **sizes)
     return out
 
 
@@ -36,23 +35,27 @@ def rotate_gradients(
     grad: torch.Tensor, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, weight: torch.Tensor, eps: float
 ) -> torch.Tensor:
     """The gradient of x; see `fast.rotary.rotate_heads_gradients`."""
-    (tokens, heads, size), out = x.shape, x.new_empty(x.shape)
+    out, (grid, sizes) = x.new_empty(x.shape), _by_heads(x)
+    tensors = (grad, x, cos.contiguous(), sin.contiguous(), weight, out)
+    numbers = (*grad.stride()[:2], *x.stride()[:2], x.shape[1], eps)
+    with torch.cuda.device_of(x):
+        _kernels().rotate_gradients[grid](*tensors, *numbers, **sizes)
+    return out
+
+
+def _by_heads(x: torch.Tensor) -> tuple[tuple[int, int], dict[str, int]]:
+    """The programs that take x (tokens, heads, size), some heads of a token each, and the sizes that they know."""
+    tokens, heads, size = x.shape
     columns = next_power_of_2(size // 2)
     at_once = min(next_power_of_2(heads), max(1, ELEMENTS // columns))
-    tensors = (grad, x, cos.contiguous(), sin.contiguous(), weight, out)
-    numbers = (*grad.stride()[:2], *x.stride()[:2], heads, eps)
-    with torch.cuda.device_of(x):
-        _kernels().rotate_gradients[tokens, -(-heads // at_once)](
-            *tensors, *numbers, SIZE=size, HEADS=at_once, COLUMNS=columns
-        )
-    return out
+    return (tokens, -(-heads // at_once)), {"SIZE": size, "HEADS": at_once, "COLUMNS": columns}
 
 
 def normalise(
     x: torch.Tensor, weight: torch.Tensor, eps: float, into: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """See `fast.rms_norm.normalise`."""
-    x = rows_of(x)
+    x = as_rows(x)
     out, inverse = x.new_empty(x.shape) if into is None else into, x.new_empty(*x.shape[:-1], 1, dtype=torch.float32)
     _normalise(x, None, weight, None, out, inverse, eps)
     return out, inverse
@@ -117,11 +120,6 @@ def swiglu_gradients(
             grad, gate, up, product, grad_up, gate.stride(0), up.stride(0), width, COLUMNS=COLUMNS
         )
     return product, grad, grad_up
-
-
-def rows_of(x: torch.Tensor) -> torch.Tensor:
-    """With the same number of elements from each row to the next."""
-    return x if x.ndim == 2 else x.contiguous()
 
 
 def _kernels() -> Any:

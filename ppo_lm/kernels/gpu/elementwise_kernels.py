@@ -101,8 +101,8 @@ def rotate_gradients(
 def normalise(
     x, more, weight, summed, out, inverse, stride, more_stride, out_stride, eps, width, COLUMNS: tl.constexpr
 ):
-    """A row, or, unless `more` is None, its sum with a row of `more`, which `summed` takes, normalised. `inverse`: what
-    it is multiplied by, or None. COLUMNS: `width` or more."""
+    """A row of x or, unless `more` is None, of x + more, which goes to `summed`, normalised. `inverse` may be None.
+    COLUMNS: `width` or more."""
     row = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, COLUMNS)
     mask = column < width
