@@ -13,6 +13,8 @@ from typing import NamedTuple
 import torch
 from torch.nn.functional import linear
 
+from ppo_lm.fast.products import has_own_products, sum_products
+
 
 class AdaptedLinear(NamedTuple):
     """weight: (O, I), bias: (O,) or None, a: (r, I) and b: (O, r), None without an adapter.
@@ -55,22 +57,18 @@ def apply(x: torch.Tensor, layers: Sequence[AdaptedLinear]) -> tuple[list[torch.
     was needed, for `gradients`.
 
     In bf16 and fp16 x·Wᵀ is added to the adapter's part and the sum rounded once: a small adapter's part would be lost
-    if it were added to numbers that are already rounded. The bias comes last, with an adapter or without, so that one
-    with B = 0 changes nothing.
+    if it were added to numbers that are already rounded. The bias comes with an adapter as without, so that one with B
+    = 0 changes nothing.
     """
-    if _merges(layers, len(x), x.dtype):
+    if _merges(layers, x):
         return [linear(x, _whole_weight(layer, x.dtype), layer.bias) for layer in layers], None
     thin = _thin_products(x, layers)
     return [_apply(x, layer, part) for layer, part in zip(layers, _split(thin, layers))], thin
 
 
 def _apply(x: torch.Tensor, layer: AdaptedLinear, thin: torch.Tensor | None) -> torch.Tensor:
-    weight = layer.dense(x.dtype)
-    if not is_coarse(x.dtype):
-        y = linear(x, weight, layer.bias)
-        return y if thin is None else y.addmm_(thin, _scaled_b(layer, x.dtype).T)
-    y = linear(x, weight) if thin is None else (thin @ _scaled_b(layer, x.dtype).T).addmm_(x, weight.T)
-    return y if layer.bias is None else y.add_(layer.bias)
+    products = [] if thin is None else [(thin, _scaled_b(layer, x.dtype).T)]
+    return sum_products([*products, (x, layer.dense(x.dtype).T)], layer.bias)
 
 
 def gradients(
@@ -91,17 +89,14 @@ def input_gradient(
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """The gradient of x (N, I), given those of the outputs, (N, O) each. Also returns the gradient of x·Aᵀ of all
     adapters side by side, (N, R), where it was needed, for `weight_gradients`."""
-    dtype, grad_x, down = grads[0].dtype, None, None
-    merges = _merges(layers, len(grads[0]), dtype)
-    a = None if merges else _stacked_a(layers, dtype)
-    if a is not None:
-        down = _down(grads, layers)
-        grad_x = down @ a  # first: the smallest part is lost least, and nothing is read again to add it
-    for grad, layer in zip(grads, layers):
-        weight = _whole_weight(layer, dtype) if merges else layer.dense(dtype)
-        grad_x = grad @ weight if grad_x is None else grad_x.addmm_(grad, weight)
-    assert grad_x is not None
-    return grad_x, down
+    dtype = grads[0].dtype
+    if _merges(layers, grads[0]):
+        return sum_products([(grad, _whole_weight(layer, dtype)) for grad, layer in zip(grads, layers)]), None
+    products, a = [(grad, layer.dense(dtype)) for grad, layer in zip(grads, layers)], _stacked_a(layers, dtype)
+    if a is None:
+        return sum_products(products), None
+    down = _down(grads, layers)
+    return sum_products([(down, a), *products]), down
 
 
 def weight_gradients(
@@ -117,27 +112,30 @@ def weight_gradients(
     grad_a = None
     if any(needs[2::4]):
         thin = _thin_products(x, layers) if thin is None else thin
-        grad_a = (_down(grads, layers) if down is None else down).T @ x
+        grad_a = sum_products([((_down(grads, layers) if down is None else down).T, x)])
     found: list[torch.Tensor | None] = []
     parts = zip(grads, layers, _split(grad_a, layers, dim=0), _split(thin, layers), strict=True)
     for i, (grad, layer, of_a, part) in enumerate(parts):
         of_weight, of_bias, of_adapter, _ = needs[4 * i : 4 * i + 4]
-        found += [grad.T @ x if of_weight else None, grad.sum(dim=0) if of_bias else None, None, None]
+        of_weight = sum_products([(grad.T, x)]) if of_weight else None
+        found += [of_weight, grad.sum(dim=0) if of_bias else None, None, None]
         if of_adapter and layer.a is not None and layer.b is not None and of_a is not None and part is not None:
-            found[-2:] = [of_a.to(layer.a.dtype), (grad.T @ part).to(layer.b.dtype).mul_(layer.scale)]
+            of_b = sum_products([(part.T, grad)]).T
+            found[-2:] = [of_a.to(layer.a.dtype), of_b.to(layer.b.dtype).mul_(layer.scale)]
     return found
 
 
 def _down(grads: Sequence[torch.Tensor], layers: Sequence[AdaptedLinear]) -> torch.Tensor:
     """The gradient of x·Aᵀ of all adapters side by side, (N, R)."""
-    found = [grad @ _scaled_b(layer, grad.dtype) for grad, layer in zip(grads, layers) if layer.b is not None]
+    pairs = [(grad, _scaled_b(layer, grad.dtype)) for grad, layer in zip(grads, layers) if layer.b is not None]
+    found = [sum_products([pair]) for pair in pairs]
     return found[0] if len(found) == 1 else torch.cat(found, dim=1)
 
 
 def _thin_products(x: torch.Tensor, layers: Sequence[AdaptedLinear]) -> torch.Tensor | None:
     """x·Aᵀ of all adapters side by side, (N, R); None without any."""
     a = _stacked_a(layers, x.dtype)
-    return None if a is None else x @ a.T
+    return None if a is None else sum_products([(x, a.T)])
 
 
 def _stacked_a(layers: Sequence[AdaptedLinear], dtype: torch.dtype) -> torch.Tensor | None:
@@ -160,12 +158,14 @@ def _split(x: torch.Tensor | None, layers: Sequence[AdaptedLinear], dim: int = 1
     return [part if rank else None for rank, part in zip(ranks, x.split(ranks, dim=dim))]
 
 
-def _merges(layers: Sequence[AdaptedLinear], rows: int, dtype: torch.dtype) -> bool:
-    """Whether the dtype can hold W + s·B·A, and making it costs less than two thin products of `rows` rows."""
-    if is_coarse(dtype) or any(layer.a is not None and layer.a.dtype != dtype for layer in layers):
+def _merges(layers: Sequence[AdaptedLinear], x: torch.Tensor) -> bool:
+    """Whether x's dtype can hold W + s·B·A, and making it costs less than two thin products with x, (N, ·), or its
+    gradient."""
+    if is_coarse(x.dtype) or any(layer.a is not None and layer.a.dtype != x.dtype for layer in layers):
         return False
     shapes = [(len(layer.b), layer.a.shape[1]) for layer in layers if layer.a is not None and layer.b is not None]
-    return rows * sum(outputs + inputs for outputs, inputs in shapes) >= sum(map(math.prod, shapes))
+    costs_less = len(x) * sum(outputs + inputs for outputs, inputs in shapes) >= sum(map(math.prod, shapes))
+    return costs_less and not has_own_products(x)
 
 
 def _whole_weight(layer: AdaptedLinear, dtype: torch.dtype) -> torch.Tensor:

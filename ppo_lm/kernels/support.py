@@ -33,6 +33,14 @@ def find_on_cpu(*tensors: torch.Tensor) -> ModuleType | None:
     return find(*tensors) if tensors[0].device.type == "cpu" else None
 
 
+def find_products(*tensors: torch.Tensor) -> ModuleType | None:
+    """`cpu`, if its products of these matrices are faster than torch's."""
+    device, dtype = tensors[0].device, tensors[0].dtype
+    if device.type != "cpu" or why_not(device, dtype) is not None or not cpu.products_are_ahead(dtype):
+        return None
+    return cpu if all(x.device == device and x.dtype == dtype and 1 in x.stride() for x in tensors) else None
+
+
 @functools.cache
 def why_not(device: torch.device, dtype: torch.dtype) -> str | None:
     """Why a device cannot run the kernels, a clause; None if it can. A compiler may be missing, or Triton."""

@@ -10,10 +10,12 @@ from ppo_lm.kernels.cpu.elementwise import (
     swiglu,
     swiglu_gradients,
 )
+from ppo_lm.kernels.cpu.products import Packed, products_are_ahead, sum_products
 from ppo_lm.kernels.cpu.vocabulary import exponentials, sums_of_blocks
 
 __all__ = [
     "NoKernels",
+    "Packed",
     "add_and_normalise",
     "attend",
     "attend_cached",
@@ -22,7 +24,9 @@ __all__ = [
     "load_library",
     "normalise",
     "normalise_gradients",
+    "products_are_ahead",
     "rotate",
+    "sum_products",
     "sums_of_blocks",
     "swiglu",
     "swiglu_gradients",

@@ -5,7 +5,8 @@
 
 #include "products.h"
 
-constexpr int64_t BLOCK = 32;  // places whose queries are computed at once
+constexpr int64_t BLOCK = 32;           // places whose queries are computed at once
+constexpr int64_t COLUMNS = 2 * LANES;  // of scores: they are computed in multiples
 
 struct Heads {  // a token's head begins at at[token·token_stride + head·head_stride]
     const Number *at;
@@ -30,6 +31,12 @@ inline void copy(const Number *from, float *to, int64_t size, float factor = 1.0
 
 inline void round(const float *from, Number *to, int64_t size, float factor = 1.0f) {
     for (int64_t i = 0; i < size; i += LANES) store(to + i, load(from + i, size - i) * factor, size - i);
+}
+
+// c = a·b or, to add, c += a·b, in fp32: (rows, inner)·(inner, columns), where columns is a multiple of COLUMNS.
+inline void multiply(int64_t rows, int64_t inner, int64_t columns, Matrix<float> a, const float *b, int64_t b_row,
+                     float *c, int64_t c_row, bool add = false) {
+    for (int64_t j = 0; j < columns; j += COLUMNS) multiply<2>(rows, inner, a, b + j, b_row, c + j, c_row, add);
 }
 
 // One head of `length` tokens, as (size, length) with `row` columns.
@@ -164,7 +171,7 @@ extern "C" void attend_gradients(Heads grad, Heads q, Heads k, Heads v, const in
                     copy(q(each.token(i), each.head(i)), &queries[i * wide], size, shape.scale);
                     copy(grad(each.token(i), each.head(i)), &grads[i * wide], size);
                 }
-                const Matrix of_query{queries.data(), wide, 1}, of_grad{grads.data(), wide, 1};
+                const Matrix<float> of_query{queries.data(), wide, 1}, of_grad{grads.data(), wide, 1};
                 multiply(count, size, columns, of_query, keys_across.data(), padded, scores.data(), padded);
                 multiply(count, size, columns, of_grad, values_across.data(), padded, slopes.data(), padded);
                 for (int64_t i = 0; i < count; i++) {
@@ -176,7 +183,7 @@ extern "C" void attend_gradients(Heads grad, Heads q, Heads k, Heads v, const in
                 for (int64_t i = 0; i < count; i++)
                     round(&of_queries[i * wide], grad_q + (each.token(i) * heads + each.head(i)) * size, size,
                           shape.scale);
-                const Matrix slopes_across{slopes.data(), 1, padded}, weights_across{scores.data(), 1, padded};
+                const Matrix<float> slopes_across{slopes.data(), 1, padded}, weights_across{scores.data(), 1, padded};
                 multiply(end, count, wide, slopes_across, queries.data(), wide, of_keys.data(), wide, true);
                 multiply(end, count, wide, weights_across, grads.data(), wide, of_values.data(), wide, true);
             }

@@ -23,6 +23,22 @@ class Heads(ctypes.Structure):
         return cls(x.data_ptr(), *x.stride()[:2])
 
 
+class Place(ctypes.Structure):
+    """Of a matrix whose rows or columns have no gaps."""
+
+    _fields_ = [("at", ADDRESS), ("row", COUNT), ("column", COUNT)]
+
+    @classmethod
+    def of(cls, x: torch.Tensor) -> Place:
+        return cls(x.data_ptr(), *x.stride())
+
+
+class Product(ctypes.Structure):
+    """Of two matrices."""
+
+    _fields_ = [("a", Place), ("b", Place), ("inner", COUNT), ("is_packed", COUNT)]
+
+
 class Shape(ctypes.Structure):
     """Of an attention: tokens, rows, query heads, key and value heads, the size of a head, the window, the scale."""
 
@@ -36,6 +52,8 @@ ARGUMENTS = {
     "normalise_gradients": [ADDRESS] * 5 + [COUNT] * 4,
     "rotate": [ADDRESS] * 6 + [REAL] * 2 + [COUNT] * 6,
     "exponentials": [ADDRESS] * 5 + [REAL] + [COUNT] * 4,
+    "pack": [Place] + [COUNT] * 2 + [ADDRESS],
+    "sum_products": [ctypes.POINTER(Product), COUNT, ADDRESS, COUNT, ADDRESS] + [COUNT] * 3,
     "attend": [Heads] * 3 + [ADDRESS] * 3 + [Shape],
     "attend_gradients": [Heads] * 4 + [ADDRESS] * 5 + [Shape],
     "attend_cached": [Heads] * 3 + [ADDRESS] * 3 + [COUNT, ADDRESS, Shape],

@@ -1,44 +1,75 @@
-// Matrix products in fp32, of small matrices.
+// Matrix products of pieces that fit the caches, in tiles that fit the registers.
 #pragma once
 
 #include "vectors.h"
 
-constexpr int64_t COLUMNS = 2 * LANES;  // of a tile
-constexpr int ROWS = 6;                 // of a tile: its sums fill the registers
+#if defined(__AVX512BW__)
+constexpr int ROWS = 8, WIDE = 3;  // of a tile: its sums, with what they are made of, fill the registers
+#else
+constexpr int ROWS = 6, WIDE = 2;  // WIDE in vectors
+#endif
 
-struct Matrix {  // element (i, j) is at[i·row + j·column]
-    const float *at;
+// What is multiplied and added at once, for each sum: one float, or two numbers in bf16 that are next to each other.
+template <class T>
+struct Word;
+template <>
+struct Word<float> {
+    typedef float One;
+    typedef Floats Vector;
+    static constexpr int NUMBERS = 1;
+};
+template <>
+struct Word<bf16> {
+    typedef uint32_t One;
+    typedef Bits Vector;
+    static constexpr int NUMBERS = 2;
+};
+
+inline Floats add_products(Floats sums, float a, Floats b) { return sums + a * b; }
+
+inline Floats add_products(Floats sums, uint32_t a, Bits b) {
+    const Bits each = Bits{} + a;
+#if defined(__AVX512BF16__)
+    return (Floats)_mm512_dpbf16_ps((__m512)sums, (__m512bh)each, (__m512bh)b);
+#else
+    const Floats sum = sums + (Floats)(each << 16) * (Floats)(b << 16);
+    return sum + (Floats)(each & 0xffff0000u) * (Floats)(b & 0xffff0000u);
+#endif
+}
+
+template <class T>
+struct Matrix {  // word (i, k) begins at at[i·row + k·column]
+    const T *at;
     int64_t row, column;
     Matrix below(int64_t rows) const { return {at + rows * row, row, column}; }
 };
 
-template <int rows>
-inline void tile(int64_t inner, Matrix a, const float *b, int64_t b_row, float *c, int64_t c_row, bool add) {
-    Floats left[rows] = {}, right[rows] = {};
-    for (int i = 0; add && i < rows; i++) {
-        left[i] = load(c + i * c_row);
-        right[i] = load(c + i * c_row + LANES);
-    }
-    for (int64_t k = 0; k < inner; k++) {
-        const Floats first = load(b + k * b_row), second = load(b + k * b_row + LANES);
+template <int rows, int wide, class T>
+inline void tile(int64_t inner, Matrix<T> a, const typename Word<T>::One *b, int64_t b_row, float *c, int64_t c_row,
+                 bool add) {
+    Floats sums[rows][wide] = {};
+    for (int i = 0; add && i < rows; i++)
+        for (int j = 0; j < wide; j++) sums[i][j] = load(c + i * c_row + j * LANES);
+    const T *line[rows];
+    for (int i = 0; i < rows; i++) line[i] = a.at + i * a.row;
+    for (int64_t k = 0, at = 0; k < inner; k++, at += a.column) {
+        typename Word<T>::Vector right[wide];
+        for (int j = 0; j < wide; j++) memcpy(&right[j], b + k * b_row + j * LANES, sizeof right[j]);
         for (int i = 0; i < rows; i++) {
-            const float each = a.at[i * a.row + k * a.column];
-            left[i] += each * first;
-            right[i] += each * second;
+            typename Word<T>::One left;
+            memcpy(&left, line[i] + at, sizeof left);
+            for (int j = 0; j < wide; j++) sums[i][j] = add_products(sums[i][j], left, right[j]);
         }
     }
-    for (int i = 0; i < rows; i++) {
-        store(c + i * c_row, left[i]);
-        store(c + i * c_row + LANES, right[i]);
-    }
+    for (int i = 0; i < rows; i++)
+        for (int j = 0; j < wide; j++) store(c + i * c_row + j * LANES, sums[i][j]);
 }
 
-// c = a·b or, to add, c += a·b: (rows, inner)·(inner, columns), where columns is a multiple of COLUMNS.
-inline void multiply(int64_t rows, int64_t inner, int64_t columns, Matrix a, const float *b, int64_t b_row, float *c,
-                     int64_t c_row, bool add = false) {
-    for (int64_t j = 0; j < columns; j += COLUMNS) {
-        int64_t i = 0;
-        for (; i + ROWS <= rows; i += ROWS) tile<ROWS>(inner, a.below(i), b + j, b_row, c + i * c_row + j, c_row, add);
-        for (; i < rows; i++) tile<1>(inner, a.below(i), b + j, b_row, c + i * c_row + j, c_row, add);
-    }
+// c = a·b or, to add, c += a·b, for `wide` vectors of columns. `inner` in words.
+template <int wide, int most = ROWS, class T>
+inline void multiply(int64_t rows, int64_t inner, Matrix<T> a, const typename Word<T>::One *b, int64_t b_row, float *c,
+                     int64_t c_row, bool add) {
+    int64_t i = 0;
+    for (; i + most <= rows; i += most) tile<most, wide>(inner, a.below(i), b, b_row, c + i * c_row, c_row, add);
+    if constexpr (most > 1) multiply<wide, most / 2>(rows - i, inner, a.below(i), b, b_row, c + i * c_row, c_row, add);
 }

@@ -1,0 +1,51 @@
+"""Sums of matrix products. Autograd does not see them."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+
+import torch
+
+from ppo_lm.kernels.cpu.build import load_library
+from ppo_lm.kernels.cpu.calls import Place, Product, kernel
+
+PANEL = 48  # columns that are laid out together, at most; a multiple of those of any processor
+WORD = 2  # numbers, at most
+
+
+@functools.cache
+def products_are_ahead(dtype: torch.dtype) -> bool:
+    """Whether they are faster than torch's on this processor."""
+    return bool(load_library(dtype).products_are_ahead())
+
+
+class Packed:
+    """b (K, N) of a product as the kernel reads it: a copy in another layout, for a matrix that is used again."""
+
+    def __init__(self, b: torch.Tensor):
+        self.inner, self.columns = b.shape
+        columns, inner = (-(-size // unit) * unit for size, unit in ((self.columns, PANEL), (self.inner, WORD)))
+        self.words = b.new_empty(columns * inner)
+        kernel("pack", b.dtype)(Place.of(b), self.inner, self.columns, self.words.data_ptr())
+
+
+def sum_products(
+    products: Sequence[tuple[torch.Tensor, torch.Tensor | Packed]],
+    add: torch.Tensor | None = None,
+    into: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """See `fast.products.sum_products`."""
+    first, b = products[0]
+    rows, columns = len(first), b.columns if isinstance(b, Packed) else b.shape[1]
+    out = first.new_empty(rows, columns) if into is None else into
+    each = (Product * len(products))(*(_describe(*pair) for pair in products))
+    added = (None, 0) if add is None else (add.data_ptr(), add.stride(0) if add.ndim == 2 else 0)
+    kernel("sum_products", first.dtype)(each, len(products), *added, out.data_ptr(), out.stride(0), rows, columns)
+    return out
+
+
+def _describe(a: torch.Tensor, b: torch.Tensor | Packed) -> Product:
+    if isinstance(b, Packed):
+        return Product(Place.of(a), Place(b.words.data_ptr(), 0, 0), b.inner, 1)
+    return Product(Place.of(a), Place.of(b), len(b), 0)
