@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <memory>
+#include <numeric>
 #include <vector>
 
 typedef Word<Number>::One One;
@@ -148,8 +149,9 @@ extern "C" int64_t products_are_ahead() {
 // out = add + Σ a·b, (rows, columns). `add` may be null, and its rows all the same one, add_row = 0.
 extern "C" void sum_products(const Product *products, int64_t count, const Number *add, int64_t add_row, Number *out,
                              int64_t out_row, int64_t rows, int64_t columns) {
-    const int64_t panels = divide_up(columns, COLUMNS), wanted = divide_up(2 * omp_get_max_threads(), panels);
-    const int64_t parts = std::max(divide_up(rows, MOST_ROWS), std::min(wanted, rows / FEWEST_ROWS));
+    const int64_t panels = divide_up(columns, COLUMNS), threads = omp_get_max_threads();
+    const int64_t even = panels < 8 * threads ? threads / std::gcd(panels, threads) : 1;  // tasks for each thread
+    const int64_t parts = std::max(divide_up(rows, MOST_ROWS), std::min(even, rows / FEWEST_ROWS));
     const int64_t height = round_up(divide_up(rows, parts), ROWS), blocks = divide_up(rows, height);
     std::vector<std::vector<One>> packed(count);
     for (int64_t p = 0; p < count; p++)
@@ -161,7 +163,7 @@ extern "C" void sum_products(const Product *products, int64_t count, const Numbe
         One *panel = own_panel[0].words;
         for (int64_t p = 0; p < count; p++)
             if (!is_readable(products[p])) pack_words(products[p], rows, packed[p].data());
-#pragma omp for schedule(dynamic)
+#pragma omp for schedule(static)  // neighbouring columns share lines of the caches
         for (int64_t task = 0; task < panels * blocks; task++) {
             const int64_t column = task / blocks * COLUMNS, row = task % blocks * height;
             const int64_t width = std::min(COLUMNS, columns - column), own = std::min(height, rows - row);
@@ -171,8 +173,9 @@ extern "C" void sum_products(const Product *products, int64_t count, const Numbe
                           add && j < width ? load(add + (row + i) * add_row + column + j, width - j) : Floats{});
             for (int64_t p = 0; p < count; p++) {
                 const Product &each = products[p];
-                for (int64_t k = 0; k < each.words(); k += DEPTH) {
-                    const int64_t words = std::min(DEPTH, each.words() - k);
+                const int64_t depth = divide_up(each.words(), divide_up(each.words(), DEPTH));
+                for (int64_t k = 0; k < each.words(); k += depth) {
+                    const int64_t words = std::min(depth, each.words() - k);
                     const One *right = (const One *)each.b.at + column * each.words() + k * COLUMNS;
                     if (!each.is_packed) {
                         const Place b = each.b.shifted(k * NUMBERS, column);

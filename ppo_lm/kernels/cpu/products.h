@@ -53,6 +53,7 @@ inline void tile(int64_t inner, Matrix<T> a, const typename Word<T>::One *b, int
     const T *line[rows];
     for (int i = 0; i < rows; i++) line[i] = a.at + i * a.row;
     for (int64_t k = 0, at = 0; k < inner; k++, at += a.column) {
+        for (int j = 0; j < wide; j++) __builtin_prefetch(b + (k + 24) * b_row + j * LANES);
         typename Word<T>::Vector right[wide];
         for (int j = 0; j < wide; j++) memcpy(&right[j], b + k * b_row + j * LANES, sizeof right[j]);
         for (int i = 0; i < rows; i++) {
