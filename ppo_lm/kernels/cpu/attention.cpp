@@ -196,6 +196,32 @@ extern "C" void attend_gradients(Heads grad, Heads q, Heads k, Heads v, const in
     }
 }
 
+// The products of a query with LANES keys, of which there are `count`.
+template <class T>
+inline Floats multiply_keys(const float *query, const T *keys, int64_t count, int64_t size) {
+    Floats products[LANES] = {};
+    for (int64_t t = 0; t < std::min<int64_t>(LANES, count); t++)
+        for (int64_t i = 0; i < size; i += LANES)
+            products[t] += load(keys + t * size + i, size - i) * load(query + i);
+    return sums_of(products);
+}
+
+// Σ weight·value, from `from` to `to`.
+template <class T>
+inline void mix_values(const float *weights, const T *values, int64_t from, int64_t to, int64_t size, T *out) {
+    constexpr int SIDE = 4;  // vectors at once: sums wait for each other
+    for (int64_t i = 0; i < size; i += SIDE * LANES) {
+        Floats sums[SIDE] = {};
+        for (int64_t t = from; t < to; t++)
+            for (int j = 0; j < SIDE; j++) {
+                const int64_t at = i + j * LANES;
+                if (at < size) sums[j] += weights[t] * load(values + t * size + at, size - at);
+            }
+        for (int j = 0; j < SIDE; j++)
+            if (i + j * LANES < size) store(out + i + j * LANES, sums[j], size - i - j * LANES);
+    }
+}
+
 // One new token per row: its key and value are put at its place, and it attends to those up to there. keys, values:
 // (rows, kv_heads, length, size). places: (rows,). out: (rows, heads, size).
 extern "C" void attend_cached(Heads q, Heads k, Heads v, const int64_t *places, Number *keys, Number *values,
@@ -203,7 +229,7 @@ extern "C" void attend_cached(Heads q, Heads k, Heads v, const int64_t *places, 
     const int64_t size = shape.size, groups = shape.groups(), wide = round_up(size, LANES);
 #pragma omp parallel
     {
-        Buffer scores, query(wide), mixed(wide);
+        Buffer scores, query(wide);
 #pragma omp for schedule(dynamic)
         for (int64_t task = 0; task < shape.rows * shape.kv_heads; task++) {
             const int64_t row = task / shape.kv_heads, kv = task % shape.kv_heads, place = places[row];
@@ -214,18 +240,10 @@ extern "C" void attend_cached(Heads q, Heads k, Heads v, const int64_t *places, 
             scores.resize(columns);
             for (int64_t head = kv * groups; head < (kv + 1) * groups; head++) {
                 copy(q(row, head), query.data(), size, shape.scale);
-                for (int64_t t = from; t <= place; t++) {
-                    Floats product = {};
-                    for (int64_t i = 0; i < size; i += LANES)
-                        product += load(own_keys + t * size + i, size - i) * load(&query[i], size - i);
-                    scores[t] = sum(product);
-                }
+                for (int64_t t = from / LANES * LANES; t <= place; t += LANES)
+                    store(&scores[t], multiply_keys(query.data(), own_keys + t * size, place + 1 - t, size));
                 softmax(scores.data(), from, place + 1, columns);
-                std::fill(mixed.begin(), mixed.end(), 0.0f);
-                for (int64_t t = from; t <= place; t++)
-                    for (int64_t i = 0; i < size; i += LANES)
-                        store(&mixed[i], load(&mixed[i]) + scores[t] * load(own_values + t * size + i, size - i));
-                round(mixed.data(), out + (row * shape.heads + head) * size, size);
+                mix_values(scores.data(), own_values, from, place + 1, size, out + (row * shape.heads + head) * size);
             }
         }
     }

@@ -53,23 +53,6 @@ inline Bits pair_rows(const bf16 *row, const bf16 *next, int64_t count) {
     return (Bits)load(row, count) >> 16 | (next ? (Bits)load(next, count) : Bits{});
 }
 
-// Transposes a square of words, in squares of `step` and then within them.
-template <int step = LANES / 2>
-inline void transpose(Vector *x) {
-    Integers left, right;  // of two lines, one after the other: where their new words are
-    for (int j = 0; j < LANES; j++) {
-        left[j] = j & step ? j - step + LANES : j;
-        right[j] = j & step ? j + LANES : j + step;
-    }
-    for (int i = 0; i < LANES; i++) {
-        if (i & step) continue;
-        const Vector upper = x[i], lower = x[i + step];
-        x[i] = __builtin_shuffle(upper, lower, left);
-        x[i + step] = __builtin_shuffle(upper, lower, right);
-    }
-    if constexpr (step > 1) transpose<step / 2>(x);
-}
-
 // `words` words of `columns` columns of b, as (words, COLUMNS). `inner`: how many numbers a column has.
 inline void pack_panel(Place b, int64_t inner, int64_t words, int64_t columns, One *panel) {
     for (int64_t j = 0; j < COLUMNS; j += LANES) {

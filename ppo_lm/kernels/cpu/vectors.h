@@ -103,6 +103,38 @@ inline float largest(Floats x) {
     return found;
 }
 
+// Of two vectors, one below the other, in squares of `step`: the upper right square and the lower left one change places.
+template <int step, class T>
+inline void swap_squares(T &upper, T &lower) {
+    Integers left, right;
+    for (int j = 0; j < LANES; j++) {
+        left[j] = j & step ? LANES + j - step : j;
+        right[j] = j & step ? LANES + j : j + step;
+    }
+    const T both = __builtin_shuffle(upper, lower, left);
+    lower = __builtin_shuffle(upper, lower, right);
+    upper = both;
+}
+
+// Transposes LANES vectors.
+template <int step = LANES / 2, class T>
+inline void transpose(T *x) {
+    for (int i = 0; i < LANES; i++)
+        if (!(i & step)) swap_squares<step>(x[i], x[i + step]);
+    if constexpr (step > 1) transpose<step / 2>(x);
+}
+
+// The sums of LANES vectors, which it overwrites.
+template <int step = LANES / 2>
+inline Floats sums_of(Floats *x) {
+    for (int i = 0; i < step; i++) {
+        swap_squares<step>(x[i], x[i + step]);
+        x[i] += x[i + step];
+    }
+    if constexpr (step > 1) return sums_of<step / 2>(x);
+    return x[0];
+}
+
 // Of the places from `first` on, those from `from` to `to`.
 inline Integers inside(int64_t first, int64_t from, int64_t to) {
     Integers place;
