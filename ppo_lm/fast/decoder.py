@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import nn
@@ -17,6 +18,7 @@ from ppo_lm.fast.packing import round_up
 from ppo_lm.fast.rms_norm import add_and_normalise, normalise
 from ppo_lm.fast.rotary import rotate, rotate_normalised, rotations
 from ppo_lm.fast.swiglu import swiglu
+from ppo_lm.kernels.cpu import DecoderParts, LayerParts
 
 CPU_ROW_MULTIPLE = 4  # responses decoded at once are rounded up to it, for the same reason as `packing.few_sizes`
 Attend = Callable[[Block, int, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
@@ -45,6 +47,13 @@ class Decoder:
         self.layers = [
             _Layer(b, fuse(b.q, b.k, b.v), fuse(b.o), fuse(b.gate, b.up), fuse(b.down)) for b in trunk.blocks
         ]
+
+    @cached_property
+    def parts(self) -> DecoderParts | None:
+        """For kernels that run all layers in one call; None where there are none."""
+        found = [_describe(layer) for layer in self.layers]
+        layers = [layer for layer in found if layer is not None]
+        return DecoderParts(layers, (self.norm.weight, self.norm.eps)) if len(layers) == len(found) else None
 
     def load(self) -> None:
         """See `FusedLinear.load`."""
@@ -118,6 +127,17 @@ class Head:
         """Logits, (n, H) → (n, V)."""
         multiple = CPU_ROW_MULTIPLE if hidden.device.type == "cpu" else 1
         return self._linear(pad(hidden, (0, 0, 0, round_up(len(hidden), multiple) - len(hidden))))[: len(hidden)]
+
+
+def _describe(layer: _Layer) -> LayerParts | None:
+    block, linears = layer.block, [each.packed for each in (layer.qkv, layer.out, layer.gate_up, layer.down)]
+    norms = [
+        norm and (norm.weight, norm.eps) for norm in (block.attention_norm, block.mlp_norm, block.q_norm, block.k_norm)
+    ]
+    packed = [linear for linear in linears if linear is not None]
+    if len(packed) < len(linears):
+        return None
+    return LayerParts(norms, packed, block.heads, block.kv_heads, block.head_size, block.window, block.scale)
 
 
 def _normalise(x: torch.Tensor, more: torch.Tensor | None, norm: Norm, into: torch.Tensor) -> torch.Tensor:

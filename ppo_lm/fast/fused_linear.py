@@ -9,6 +9,7 @@ import torch
 from ppo_lm.fast.adapted_linear import AdaptedLinear
 from ppo_lm.fast.beside import put_beside, rank_of
 from ppo_lm.fast.packed_linear import PackedLinear
+from ppo_lm.kernels.cpu import PackedLayers
 
 
 class FusedLinear:
@@ -51,6 +52,12 @@ class FusedLinear:
         if self._a is not None:
             self._a(room[:, : self._inputs], into=room[:, self._inputs :])
         return self._linear(room)
+
+    @property
+    def packed(self) -> PackedLayers | None:
+        """What kernels read that run whole layers; None unless the weights are laid out for our products."""
+        weight, a = self._linear.packed, self._a and self._a.packed
+        return None if weight is None else PackedLayers(weight, a, self._linear.bias)
 
     def _gather(
         self, weight: torch.Tensor | None = None, a: torch.Tensor | None = None

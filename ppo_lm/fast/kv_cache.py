@@ -78,6 +78,9 @@ class KVMemory:
         """Add one token to each of the first n slots, (n,) int64, at its place (n,) int64. Returns its hidden state,
         (n, H). `width`: more than any place that is read."""
         own = self.find_kernels(len(place))
+        if own and self.decoder.parts:
+            x, cos, sin = self.decoder.embedding(ids), self.cos[place], self.sin[place]
+            return own.decode(self.decoder.parts, x, cos, sin, place, self.keys, self.values)
         attend = self._attend_by(own, place) if own else self._attend(place, width)
         return self.decoder.hidden_states(ids, self.cos[place], self.sin[place], attend)
 

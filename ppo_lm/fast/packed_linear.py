@@ -16,13 +16,15 @@ class PackedLinear:
         """`rows`: how many rows x will have, about; a hint for oneDNN's layout."""
         self.bias, self.rows = bias, rows
         self._own = kernels.find_products(weight)
+        self.packed = self._own.Packed(weight.T) if self._own else None
         self._has_layout = self._own is None and has_layouts(weight)
-        self.load(weight)
+        if self.packed is None:
+            self.load(weight)
 
     def load(self, weight: torch.Tensor) -> None:
         """Use this weight from now on: a copy in another layout, or, where none is needed, the tensor itself."""
-        if self._own:
-            self._packed = self._own.Packed(weight.T)
+        if self.packed:
+            self.packed.load(weight.T)
         else:
             self._weight = torch.ops.mkldnn._reorder_linear_weight(weight, self.rows) if self._has_layout else weight
 
@@ -34,7 +36,7 @@ class PackedLinear:
     def __call__(self, x: torch.Tensor, into: torch.Tensor | None = None) -> torch.Tensor:
         """(n, in) → (n, out). `into`: where to write it; only without a bias."""
         if self._own:
-            return self._own.sum_products([(x, self._packed)], self.bias, into)
+            return self._own.sum_products([(x, self.packed)], self.bias, into)
         if self._has_layout:
             y = torch.ops.mkldnn._linear_pointwise(x, self._weight, self.bias, "none", [], "")
             return y if into is None else into.copy_(y)

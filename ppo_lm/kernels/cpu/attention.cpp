@@ -3,25 +3,11 @@
 #include <algorithm>
 #include <vector>
 
+#include "kernels.h"
 #include "products.h"
 
 constexpr int64_t BLOCK = 32;           // places whose queries are computed at once
 constexpr int64_t COLUMNS = 2 * LANES;  // of scores: they are computed in multiples
-
-struct Heads {  // a token's head begins at at[token·token_stride + head·head_stride]
-    const Number *at;
-    int64_t token_stride, head_stride;
-    const Number *operator()(int64_t token, int64_t head) const {
-        return at + token * token_stride + head * head_stride;
-    }
-};
-
-struct Shape {
-    int64_t tokens, rows, heads, kv_heads, size, window;
-    float scale;
-    int64_t groups() const { return heads / kv_heads; }
-    int64_t first_seen(int64_t place) const { return std::max<int64_t>(0, place + 1 - window); }
-};
 
 using Buffer = std::vector<float>;
 
@@ -223,9 +209,9 @@ inline void mix_values(const float *weights, const T *values, int64_t from, int6
 }
 
 // One new token per row: its key and value are put at its place, and it attends to those up to there. keys, values:
-// (rows, kv_heads, length, size). places: (rows,). out: (rows, heads, size).
+// (rows, kv_heads, length, size). places: (rows,). out: (rows, heads·size), where rows begin `out_row` apart.
 extern "C" void attend_cached(Heads q, Heads k, Heads v, const int64_t *places, Number *keys, Number *values,
-                              int64_t length, Number *out, const Shape shape) {
+                              int64_t length, Number *out, int64_t out_row, const Shape shape) {
     const int64_t size = shape.size, groups = shape.groups(), wide = round_up(size, LANES);
 #pragma omp parallel
     {
@@ -243,7 +229,7 @@ extern "C" void attend_cached(Heads q, Heads k, Heads v, const int64_t *places, 
                 for (int64_t t = from / LANES * LANES; t <= place; t += LANES)
                     store(&scores[t], multiply_keys(query.data(), own_keys + t * size, place + 1 - t, size));
                 softmax(scores.data(), from, place + 1, columns);
-                mix_values(scores.data(), own_values, from, place + 1, size, out + (row * shape.heads + head) * size);
+                mix_values(scores.data(), own_values, from, place + 1, size, out + row * out_row + head * size);
             }
         }
     }

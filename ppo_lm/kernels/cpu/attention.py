@@ -54,7 +54,7 @@ def attend_cached(
     """One new token per response: puts its key and value (n, KV, D) at its place, (n,) int64, in `keys` and `values`
     (n or more, KV, T, D), and attends to those up to there, (n, H, D) → (n, H·D)."""
     out = torch.empty(len(q), q.shape[1] * q.shape[2], dtype=q.dtype)
-    addresses = (places.data_ptr(), keys.data_ptr(), values.data_ptr(), keys.shape[2], out.data_ptr())
+    addresses = (places.data_ptr(), keys.data_ptr(), values.data_ptr(), keys.shape[2], out.data_ptr(), out.shape[1])
     heads = (Heads.of(x) for x in (q, k, v))
     kernel("attend_cached", q.dtype)(*heads, *addresses, _shape(len(q), q, k, scale, window))
     return out

@@ -45,6 +45,31 @@ class Shape(ctypes.Structure):
     _fields_ = [(name, COUNT) for name in ("tokens", "rows", "heads", "kv_heads", "size", "window")] + [("scale", REAL)]
 
 
+class Norm(ctypes.Structure):
+    """A root-mean-square normalisation; none without a weight."""
+
+    _fields_ = [("weight", ADDRESS), ("eps", REAL)]
+
+
+class Linear(ctypes.Structure):
+    """A linear layer with packed weights, the adapter's beside them."""
+
+    _fields_ = [(name, ADDRESS) for name in ("a", "weight", "bias")] + [
+        (name, COUNT) for name in ("inputs", "rank", "outputs")
+    ]
+
+
+class Layer(ctypes.Structure):
+    """One block of a decoder."""
+
+    _fields_ = [
+        *((name, Norm) for name in ("attention_norm", "mlp_norm", "q_norm", "k_norm")),
+        *((name, Linear) for name in ("qkv", "out", "gate_up", "down")),
+        *((name, COUNT) for name in ("heads", "kv_heads", "size", "window")),
+        ("scale", REAL),
+    ]
+
+
 ARGUMENTS = {
     "swiglu": [ADDRESS] * 3 + [COUNT] * 5,
     "swiglu_gradients": [ADDRESS] * 5 + [COUNT] * 4,
@@ -56,7 +81,8 @@ ARGUMENTS = {
     "sum_products": [ctypes.POINTER(Product), COUNT, ADDRESS, COUNT, ADDRESS] + [COUNT] * 3,
     "attend": [Heads] * 3 + [ADDRESS] * 3 + [Shape],
     "attend_gradients": [Heads] * 4 + [ADDRESS] * 5 + [Shape],
-    "attend_cached": [Heads] * 3 + [ADDRESS] * 3 + [COUNT, ADDRESS, Shape],
+    "attend_cached": [Heads] * 3 + [ADDRESS] * 3 + [COUNT, ADDRESS, COUNT, Shape],
+    "decode": [ctypes.POINTER(Layer), COUNT, Norm] + [ADDRESS] * 6 + [COUNT] * 2 + [ADDRESS] + [COUNT] * 2,
 }
 
 

@@ -1,5 +1,5 @@
 // Several elementwise operations at once, row by row. They compute in fp32 and round once.
-#include "vectors.h"
+#include "kernels.h"
 
 constexpr int64_t FEW = 16384;  // elements that one thread computes sooner than it wakes the others
 

@@ -2,6 +2,8 @@
 // however many threads there are, and is rounded once.
 #include "products.h"
 
+#include "kernels.h"
+
 #include <omp.h>
 
 #include <algorithm>
@@ -17,18 +19,7 @@ constexpr int64_t COLUMNS = WIDE * LANES;  // of a panel
 constexpr int64_t DEPTH = 512;             // words of a panel: the second cache holds it
 constexpr int64_t MOST_ROWS = 1024, FEWEST_ROWS = 64;
 
-struct Place {  // of a matrix: element (i, j) is at[i·row + j·column], and one of the two is 1
-    const Number *at;
-    int64_t row, column;
-    Place shifted(int64_t i, int64_t j) const { return {at + i * row + j * column, row, column}; }
-};
-
-struct Product {
-    Place a, b;
-    int64_t inner;
-    int64_t is_packed;  // b is what `pack` made of it
-    int64_t words() const { return divide_up(inner, NUMBERS); }
-};
+inline int64_t words_of(const Product &product) { return divide_up(product.inner, NUMBERS); }
 
 union alignas(64) Line {
     float sums[LANES];
@@ -84,7 +75,7 @@ inline bool is_readable(const Product &product) {
 inline void pack_words(const Product &product, int64_t rows, One *to) {
     const Place a = product.a;
 #pragma omp for
-    for (int64_t k = 0; k < product.words(); k++) {
+    for (int64_t k = 0; k < words_of(product); k++) {
         const bool two = (k + 1) * NUMBERS <= product.inner;
         if (a.row == 1) {
             const Number *first = a.at + k * NUMBERS * a.column;
@@ -138,7 +129,7 @@ extern "C" void sum_products(const Product *products, int64_t count, const Numbe
     const int64_t height = round_up(divide_up(rows, parts), ROWS), blocks = divide_up(rows, height);
     std::vector<std::vector<One>> packed(count);
     for (int64_t p = 0; p < count; p++)
-        if (!is_readable(products[p])) packed[p].resize(products[p].words() * rows);
+        if (!is_readable(products[p])) packed[p].resize(words_of(products[p]) * rows);
 #pragma omp parallel
     {
         const std::unique_ptr<Line[]> own_sums(new Line[height * WIDE]), own_panel(new Line[DEPTH * WIDE]);
@@ -156,10 +147,10 @@ extern "C" void sum_products(const Product *products, int64_t count, const Numbe
                           add && j < width ? load(add + (row + i) * add_row + column + j, width - j) : Floats{});
             for (int64_t p = 0; p < count; p++) {
                 const Product &each = products[p];
-                const int64_t depth = divide_up(each.words(), divide_up(each.words(), DEPTH));
-                for (int64_t k = 0; k < each.words(); k += depth) {
-                    const int64_t words = std::min(depth, each.words() - k);
-                    const One *right = (const One *)each.b.at + column * each.words() + k * COLUMNS;
+                const int64_t depth = divide_up(words_of(each), divide_up(words_of(each), DEPTH));
+                for (int64_t k = 0; k < words_of(each); k += depth) {
+                    const int64_t words = std::min(depth, words_of(each) - k);
+                    const One *right = (const One *)each.b.at + column * words_of(each) + k * COLUMNS;
                     if (!each.is_packed) {
                         const Place b = each.b.shifted(k * NUMBERS, column);
                         pack_panel(b, each.inner - k * NUMBERS, words, width, panel);

@@ -26,8 +26,15 @@ class Packed:
     def __init__(self, b: torch.Tensor):
         self.inner, self.columns = b.shape
         columns, inner = (-(-size // unit) * unit for size, unit in ((self.columns, PANEL), (self.inner, WORD)))
-        self.words = b.new_empty(columns * inner)
-        kernel("pack", b.dtype)(Place.of(b), self.inner, self.columns, self.words.data_ptr())
+        self._words = b.new_empty(columns * inner)
+        self.load(b)
+
+    def load(self, b: torch.Tensor) -> None:
+        """Take another matrix of this size, in the same place."""
+        kernel("pack", b.dtype)(Place.of(b), self.inner, self.columns, self.data_ptr())
+
+    def data_ptr(self) -> int:
+        return self._words.data_ptr()
 
 
 def sum_products(
@@ -47,5 +54,5 @@ def sum_products(
 
 def _describe(a: torch.Tensor, b: torch.Tensor | Packed) -> Product:
     if isinstance(b, Packed):
-        return Product(Place.of(a), Place(b.words.data_ptr(), 0, 0), b.inner, 1)
+        return Product(Place.of(a), Place(b.data_ptr(), 0, 0), b.inner, 1)
     return Product(Place.of(a), Place.of(b), len(b), 0)
