@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch.nn.functional import linear
 
-from ppo_lm.fast.products import has_own_products, sum_products
+from ppo_lm.ops.products import has_own_products, sum_products
 
 
 class AdaptedLinear(NamedTuple):
@@ -52,23 +52,31 @@ def is_coarse(dtype: torch.dtype) -> bool:
     return dtype.itemsize < 4
 
 
-def apply(x: torch.Tensor, layers: Sequence[AdaptedLinear]) -> tuple[list[torch.Tensor], torch.Tensor | None]:
-    """Layers on the same input: (N, I) → (N, O) each. Also returns x·Aᵀ of all adapters side by side, (N, R), where it
-    was needed, for `gradients`.
+def apply(
+    x: torch.Tensor, layers: Sequence[AdaptedLinear], residual: torch.Tensor | None = None
+) -> tuple[list[torch.Tensor], torch.Tensor | None]:
+    """Layers on the same input: (N, I) → (N, O) each, plus `residual` (N, O) if there is only one. Also returns x·Aᵀ of
+    all adapters side by side, (N, R), where it was needed, for `gradients`.
 
     In bf16 and fp16 x·Wᵀ is added to the adapter's part and the sum rounded once: a small adapter's part would be lost
     if it were added to numbers that are already rounded. The bias comes with an adapter as without, so that one with B
     = 0 changes nothing.
     """
     if _merges(layers, x):
-        return [linear(x, _whole_weight(layer, x.dtype), layer.bias) for layer in layers], None
+        outputs = [linear(x, _whole_weight(layer, x.dtype), layer.bias) for layer in layers]
+        return [y if residual is None else y.add_(residual) for y in outputs], None
     thin = _thin_products(x, layers)
-    return [_apply(x, layer, part) for layer, part in zip(layers, _split(thin, layers))], thin
+    return [_apply(x, layer, part, residual) for layer, part in zip(layers, _split(thin, layers))], thin
 
 
-def _apply(x: torch.Tensor, layer: AdaptedLinear, thin: torch.Tensor | None) -> torch.Tensor:
+def _apply(
+    x: torch.Tensor, layer: AdaptedLinear, thin: torch.Tensor | None, residual: torch.Tensor | None
+) -> torch.Tensor:
     products = [] if thin is None else [(thin, _scaled_b(layer, x.dtype).T)]
-    return sum_products([*products, (x, layer.dense(x.dtype).T)], layer.bias)
+    products.append((x, layer.dense(x.dtype).T))
+    if residual is None or layer.bias is None:
+        return sum_products(products, layer.bias if residual is None else residual)
+    return sum_products(products, layer.bias).add_(residual)
 
 
 def gradients(

@@ -156,10 +156,10 @@ class _AddLinear(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, residual, x, constants: tuple, *tensors):
-        (y,), thin = apply(x, [AdaptedLinear(*tensors, *constants)])
+        (y,), thin = apply(x, [AdaptedLinear(*tensors, *constants)], residual)
         ctx.save_for_backward(x, thin, *tensors)
         ctx.constants = constants
-        return y.add_(residual)
+        return y
 
     @staticmethod
     def backward(ctx, *grads):
@@ -179,8 +179,7 @@ class _Mlp(torch.autograd.Function):
         (gated, raised), thin, inverse = _apply_to_normed(x, weight, eps, wide)
         room = make_room(gated, [down])
         if room is None:
-            (y,), thin_of_down = apply(swiglu(gated, raised), [down])
-            y.add_(x)
+            (y,), thin_of_down = apply(swiglu(gated, raised), [down], residual=x)
         else:
             swiglu(gated, raised, room[:, : gated.shape[1]])
             (y,), thin_of_down = apply_in_room(room, [down], residual=x)

@@ -4,10 +4,10 @@ gradients with respect to the hidden states along with the logits, and the backw
 from __future__ import annotations
 
 import torch
-from torch.nn.functional import linear
 
 from ppo_lm.ops.exclusion import without
 from ppo_lm.ops.exponentials import exponentials
+from ppo_lm.ops.products import sum_products
 
 FEW = 200  # size of the vocabulary, in sizes of the support, from which on gathering rows of the weight is faster
 
@@ -86,7 +86,7 @@ class _Columns:
             found = torch.bmm(self.rows, hidden[:, :, None])[:, :, 0]
             found = found if self.bias is None else found + self.bias[self.ids]
         else:
-            found = linear(hidden, self.weight, self.bias)
+            found = sum_products([(hidden, self.weight.T)], self.bias)
             found = found if self.support_ids is None else found.gather(1, self.ids)
         return found
 
@@ -96,7 +96,8 @@ class _Columns:
         if self.rows is not None:
             found = torch.bmm(few[:, None], self.rows[:, 1:])[:, 0]
         elif self.support_ids is not None:
-            found = few.new_zeros(len(few), len(self.weight)).scatter_add_(1, self.support_ids, few) @ self.weight
+            found = few.new_zeros(len(few), len(self.weight)).scatter_add_(1, self.support_ids, few)
+            found = sum_products([(found, self.weight)])
         else:
-            found = few @ self.weight
+            found = sum_products([(few, self.weight)])
         return found.to(torch.promote_types(found.dtype, torch.float32))

@@ -42,7 +42,7 @@ def sum_products(
     add: torch.Tensor | None = None,
     into: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """See `fast.products.sum_products`."""
+    """See `ops.products.sum_products`."""
     first, b = products[0]
     rows, columns = len(first), b.columns if isinstance(b, Packed) else b.shape[1]
     out = first.new_empty(rows, columns) if into is None else into

@@ -16,7 +16,7 @@ def sum_products(products: Sequence[Pair], add: torch.Tensor | None = None) -> t
     whole sum once. Torch's operations round after each product, so that the smallest should come first."""
     (a, b), *others = products
     own = kernels.find_products(*(matrix for pair in products for matrix in pair))
-    if own and (add is None or add.stride(-1) == 1):
+    if own and (add is None or (add.stride(-1) == 1 and add.dtype == a.dtype)):
         return own.sum_products(products, add)
     found = a @ b
     for a, b in others:
