@@ -11,7 +11,7 @@ from ppo_lm import kernels
 from ppo_lm.fast.attention import PackedBatch, attend_cached, attend_rows, cached_bias, find_kernels
 from ppo_lm.fast.blocks import Block
 from ppo_lm.fast.decoder import CPU_ROW_MULTIPLE, Attend, Decoder
-from ppo_lm.fast.packing import Packing, round_up
+from ppo_lm.fast.packing import Packing, has_few_sizes, round_up
 
 FEWEST_PROGRAMS = 128  # for our kernel to be faster than torch's, which splits long rows
 GROWTH = 32  # tokens by which the memory of keys and values grows
@@ -52,7 +52,7 @@ class KVMemory:
             2, len(decoder.blocks), slots, self.kv_heads, width, block.head_size, dtype=decoder.dtype, device=device
         )
         self.cos, self.sin = decoder.rotations(length)
-        self.few = device.type == "cpu"
+        self.few = has_few_sizes(decoder.embedding.weight)
         self.all_slots = torch.arange(slots, device=device)
 
     @property

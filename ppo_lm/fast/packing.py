@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch.nn.functional import pad
 
+from ppo_lm.ops.products import has_own_products
+
 SMALLEST, STEPS = 64, 8  # see `few_sizes`
 
 
@@ -78,6 +80,11 @@ def _where(mask: torch.Tensor, count: int) -> torch.Tensor:
     rank = torch.where(mask, mask.cumsum(dim=0) - 1, count)
     places = torch.arange(len(mask), device=mask.device)
     return places.new_empty(count + 1).scatter_(0, rank, places)[:count]
+
+
+def has_few_sizes(weight: torch.Tensor) -> bool:
+    """Whether there should be few sizes where this weight is used."""
+    return weight.device.type == "cpu" and not has_own_products(weight)
 
 
 def few_sizes(count: int) -> int:

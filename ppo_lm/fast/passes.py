@@ -16,7 +16,7 @@ from ppo_lm.fast.attention import PackedBatch, attend_rows
 from ppo_lm.fast.beside import apply_in_room, make_room
 from ppo_lm.fast.blocks import Block, Norm, Trunk
 from ppo_lm.fast.lora_linear import adapted
-from ppo_lm.fast.packing import Packing, few_sizes
+from ppo_lm.fast.packing import Packing, few_sizes, has_few_sizes
 from ppo_lm.fast.rms_norm import normalise, normalise_gradients
 from ppo_lm.fast.rotary import rotate_heads, rotate_heads_gradients, rotations
 from ppo_lm.fast.swiglu import swiglu, swiglu_gradients
@@ -59,7 +59,7 @@ def read_rows(
     `keep_inputs_only`: keep only a block's input for the backward pass, and recompute its other activations
     (1604.06174). `pass_block`: what passes through each of the trunk's blocks.
     """
-    few = input_ids.device.type == "cpu"
+    few = has_few_sizes(trunk.embedding.weight)
     packing = Packing.of(attention_mask, few)
     batch, tokens, keep = PackedBatch(packing), packing.tokens, None
     if wanted is not None:

@@ -124,7 +124,8 @@ extern "C" int64_t products_are_ahead() {
 extern "C" void sum_products(const Product *products, int64_t count, const Number *add, int64_t add_row, Number *out,
                              int64_t out_row, int64_t rows, int64_t columns) {
     const int64_t panels = divide_up(columns, COLUMNS), threads = omp_get_max_threads();
-    const int64_t even = panels < 8 * threads ? threads / std::gcd(panels, threads) : 1;  // tasks for each thread
+    const int64_t alike = columns % COLUMNS ? 1 : panels;  // in how many parts of equal size columns can be shared out
+    const int64_t even = panels < 8 * threads ? threads / std::gcd(alike, threads) : 1;
     const int64_t parts = std::max(divide_up(rows, MOST_ROWS), std::min(even, rows / FEWEST_ROWS));
     const int64_t height = round_up(divide_up(rows, parts), ROWS), blocks = divide_up(rows, height);
     std::vector<std::vector<One>> packed(count);
@@ -139,7 +140,7 @@ extern "C" void sum_products(const Product *products, int64_t count, const Numbe
             if (!is_readable(products[p])) pack_words(products[p], rows, packed[p].data());
 #pragma omp for schedule(static)  // neighbouring columns share lines of the caches
         for (int64_t task = 0; task < panels * blocks; task++) {
-            const int64_t column = task / blocks * COLUMNS, row = task % blocks * height;
+            const int64_t column = task % panels * COLUMNS, row = task / panels * height;
             const int64_t width = std::min(COLUMNS, columns - column), own = std::min(height, rows - row);
             for (int64_t i = 0; i < own; i++)
                 for (int64_t j = 0; j < COLUMNS; j += LANES)
