@@ -233,5 +233,5 @@ def without_kernels(monkeypatch):
 
 
 def use_no_kernels(monkeypatch) -> None:
-    for name in ("find", "find_on_cpu"):
+    for name in ("find", "find_on_cpu", "find_products"):
         monkeypatch.setattr(kernels, name, lambda *tensors: None)

@@ -12,6 +12,7 @@ from ppo_lm.fast.attention import PackedBatch, attend_cached, attend_rows, cache
 from ppo_lm.fast.blocks import Block
 from ppo_lm.fast.decoder import CPU_ROW_MULTIPLE, Attend, Decoder
 from ppo_lm.fast.packing import Packing, has_few_sizes, round_up
+from ppo_lm.kernels import cpu
 
 FEWEST_PROGRAMS = 128  # for our kernel to be faster than torch's, which splits long rows
 GROWTH = 32  # tokens by which the memory of keys and values grows
@@ -78,9 +79,9 @@ class KVMemory:
         """Add one token to each of the first n slots, (n,) int64, at its place (n,) int64. Returns its hidden state,
         (n, H). `width`: more than any place that is read."""
         own = self.find_kernels(len(place))
-        if own and self.decoder.parts:
+        if own is cpu and self.decoder.parts:
             x, cos, sin = self.decoder.embedding(ids), self.cos[place], self.sin[place]
-            return own.decode(self.decoder.parts, x, cos, sin, place, self.keys, self.values)
+            return cpu.decode(self.decoder.parts, x, cos, sin, place, self.keys, self.values)
         attend = self._attend_by(own, place) if own else self._attend(place, width)
         return self.decoder.hidden_states(ids, self.cos[place], self.sin[place], attend)
 

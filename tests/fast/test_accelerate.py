@@ -103,12 +103,16 @@ def passes_with_keys_one_place_off(monkeypatch):
 
 
 def decodes_one_place_too_early(monkeypatch):
-    right = cpu.attend_cached
+    attend_cached, decode = cpu.attend_cached, cpu.decode
 
-    def wrong(q, k, v, keys, values, places, *more):
-        return right(q, k, v, keys, values, (places - 1).clamp(min=0), *more)
+    def attend_wrongly(q, k, v, keys, values, places, *more):
+        return attend_cached(q, k, v, keys, values, (places - 1).clamp(min=0), *more)
 
-    monkeypatch.setattr(cpu, "attend_cached", wrong)
+    def decode_wrongly(parts, x, cos, sin, places, *more):
+        return decode(parts, x, cos, sin, (places - 1).clamp(min=0), *more)
+
+    monkeypatch.setattr(cpu, "attend_cached", attend_wrongly)
+    monkeypatch.setattr(cpu, "decode", decode_wrongly)
 
 
 def forgets_the_adapters_scale(module):

@@ -95,7 +95,7 @@ SETTINGS = [
 
 def started_slots(settings, monkeypatch):
     """An engine's slots after the first tokens of some responses, and the number of slots."""
-    monkeypatch.setattr(packed_linear, "can_pack", lambda weight: False)  # an operation that cannot be traced
+    monkeypatch.setattr(packed_linear, "has_layouts", lambda weight: False)  # an operation that cannot be traced
     policy, (ids, mask) = make_policy(), make_prompts(rows=6)
     slots, _ = GraphEngine(policy, MemoryBudget(slots=6))._prepare(6, ids.shape[1] + 12, settings)
     slots.start(torch.arange(6), ids, mask, uniforms(ids, SamplingSettings(12)))
