@@ -120,53 +120,72 @@ extern "C" int64_t products_are_ahead() {
 #endif
 }
 
+// Of the result: some rows of a panel's columns, whose sums are (rows, COLUMNS).
+struct Part {
+    int64_t row, rows, column, columns;
+};
+
+inline void start_sums(const Part &part, const Number *add, int64_t add_row, float *sums) {
+    for (int64_t i = 0; i < part.rows; i++)
+        for (int64_t j = 0; j < COLUMNS; j += LANES) {
+            const int64_t at = (part.row + i) * add_row + part.column + j, left = part.columns - j;
+            store(sums + i * COLUMNS + j, add && left > 0 ? load(add + at, left) : Floats{});
+        }
+}
+
+// `a`: the product's, word by word. `panel`: memory for one.
+inline void add_product(const Part &part, const Product &product, Matrix<Number> a, One *panel, float *sums) {
+    const int64_t all = words_of(product), panels = divide_up(all, DEPTH), depth = panels ? divide_up(all, panels) : 1;
+    for (int64_t k = 0; k < all; k += depth) {
+        const int64_t words = std::min(depth, all - k);
+        const One *right = (const One *)product.b.at + part.column * all + k * COLUMNS;
+        if (!product.is_packed) {
+            const Place b = product.b.shifted(k * NUMBERS, part.column);
+            pack_panel(b, product.inner - k * NUMBERS, words, part.columns, panel);
+            right = panel;
+        }
+        const Matrix<Number> left = {a.at + part.row * a.row + k * a.column, a.row, a.column};
+        multiply_panel(part.columns, part.rows, words, left, right, sums);
+    }
+}
+
+inline void round_sums(const Part &part, const float *sums, Number *out, int64_t out_row) {
+    for (int64_t i = 0; i < part.rows; i++)
+        for (int64_t j = 0; j < part.columns; j += LANES)
+            store(out + (part.row + i) * out_row + part.column + j, load(sums + i * COLUMNS + j), part.columns - j);
+}
+
 // out = add + Σ a·b, (rows, columns). `add` may be null, and its rows all the same one, add_row = 0.
 extern "C" void sum_products(const Product *products, int64_t count, const Number *add, int64_t add_row, Number *out,
                              int64_t out_row, int64_t rows, int64_t columns) {
+    if (rows == 0) return;
     const int64_t panels = divide_up(columns, COLUMNS), threads = omp_get_max_threads();
-    const int64_t alike = columns % COLUMNS ? 1 : panels;  // in how many parts of equal size columns can be shared out
+    const int64_t alike = columns % COLUMNS ? 1 : panels;  // parts of one size, of which each thread should get as many
     const int64_t even = panels < 8 * threads ? threads / std::gcd(alike, threads) : 1;
-    const int64_t parts = std::max(divide_up(rows, MOST_ROWS), std::min(even, rows / FEWEST_ROWS));
-    const int64_t height = round_up(divide_up(rows, parts), ROWS), blocks = divide_up(rows, height);
+    const int64_t wanted = std::max(divide_up(rows, MOST_ROWS), std::min(even, rows / FEWEST_ROWS));
+    const int64_t height = round_up(divide_up(rows, wanted), ROWS), blocks = divide_up(rows, height);
     std::vector<std::vector<One>> packed(count);
-    for (int64_t p = 0; p < count; p++)
-        if (!is_readable(products[p])) packed[p].resize(words_of(products[p]) * rows);
+    std::vector<Matrix<Number>> left(count);
+    for (int64_t p = 0; p < count; p++) {
+        const Place a = products[p].a;
+        left[p] = {a.at, a.row, a.column * NUMBERS};
+        if (is_readable(products[p])) continue;
+        packed[p].resize(words_of(products[p]) * rows);
+        left[p] = {(const Number *)packed[p].data(), NUMBERS, rows * NUMBERS};
+    }
 #pragma omp parallel
     {
         const std::unique_ptr<Line[]> own_sums(new Line[height * WIDE]), own_panel(new Line[DEPTH * WIDE]);
         float *sums = own_sums[0].sums;
-        One *panel = own_panel[0].words;
         for (int64_t p = 0; p < count; p++)
-            if (!is_readable(products[p])) pack_words(products[p], rows, packed[p].data());
+            if (!packed[p].empty()) pack_words(products[p], rows, packed[p].data());
 #pragma omp for schedule(static)  // neighbouring columns share lines of the caches
         for (int64_t task = 0; task < panels * blocks; task++) {
             const int64_t column = task % panels * COLUMNS, row = task / panels * height;
-            const int64_t width = std::min(COLUMNS, columns - column), own = std::min(height, rows - row);
-            for (int64_t i = 0; i < own; i++)
-                for (int64_t j = 0; j < COLUMNS; j += LANES)
-                    store(&sums[i * COLUMNS + j],
-                          add && j < width ? load(add + (row + i) * add_row + column + j, width - j) : Floats{});
-            for (int64_t p = 0; p < count; p++) {
-                const Product &each = products[p];
-                const int64_t depth = divide_up(words_of(each), divide_up(words_of(each), DEPTH));
-                for (int64_t k = 0; k < words_of(each); k += depth) {
-                    const int64_t words = std::min(depth, words_of(each) - k);
-                    const One *right = (const One *)each.b.at + column * words_of(each) + k * COLUMNS;
-                    if (!each.is_packed) {
-                        const Place b = each.b.shifted(k * NUMBERS, column);
-                        pack_panel(b, each.inner - k * NUMBERS, words, width, panel);
-                        right = panel;
-                    }
-                    Matrix<Number> left = {each.a.at + row * each.a.row + k * NUMBERS * each.a.column, each.a.row,
-                                           each.a.column * NUMBERS};
-                    if (!is_readable(each))
-                        left = {(const Number *)(packed[p].data() + row + k * rows), NUMBERS, rows * NUMBERS};
-                    multiply_panel(width, own, words, left, right, sums);
-                }
-            }
-            for (int64_t i = 0; i < own; i++)
-                for (int64_t j = 0; j < width; j += LANES)
-                    store(out + (row + i) * out_row + column + j, load(&sums[i * COLUMNS + j]), width - j);
+            const Part part = {row, std::min(height, rows - row), column, std::min(COLUMNS, columns - column)};
+            start_sums(part, add, add_row, sums);
+            for (int64_t p = 0; p < count; p++) add_product(part, products[p], left[p], own_panel[0].words, sums);
+            round_sums(part, sums, out, out_row);
         }
     }
 }
