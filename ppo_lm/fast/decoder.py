@@ -51,9 +51,13 @@ class Decoder:
     @cached_property
     def parts(self) -> DecoderParts | None:
         """For kernels that run all layers in one call; None where there are none."""
-        found = [_describe(layer) for layer in self.layers]
-        layers = [layer for layer in found if layer is not None]
-        return DecoderParts(layers, (self.norm.weight, self.norm.eps)) if len(layers) == len(found) else None
+        layers = [_describe(layer) for layer in self.layers]
+        if (
+            any(layer is None or layer.dtypes != {self.dtype} for layer in layers)
+            or self.norm.weight.dtype != self.dtype
+        ):
+            return None
+        return DecoderParts([layer for layer in layers if layer is not None], (self.norm.weight, self.norm.eps))
 
     def load(self) -> None:
         """See `FusedLinear.load`."""

@@ -63,3 +63,12 @@ def test_a_decode_step_in_one_call_is_that_of_its_parts(family, dtype, switch, m
             assert (cache.memory.decoder.parts is not None) == whole
             found.append([*hidden, cache.memory.keys, cache.memory.values])
     assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+
+
+def test_weights_of_another_dtype_are_left_to_the_parts(switch):
+    switch(True)
+    base = make("qwen3", torch.bfloat16)
+    with torch.no_grad():
+        assert base.paths.accelerated.decoder("policy", rows=5).parts is not None
+        base.network.get_decoder().layers[1].self_attn.k_norm.float()
+        assert base.paths.accelerated.decoder("policy", rows=5).parts is None

@@ -41,7 +41,8 @@ extern "C" void decode(const Layer *layers, int64_t count, Norm norm, Number *x,
                        int64_t rows, int64_t width) {
     Rows room, wide, rotated, more(rows * width);
     const auto normalise_sum = [&](Norm by, bool first, Number *to, int64_t to_row) {
-        normalise(x, first ? nullptr : more.data(), by.weight, x, to, nullptr, by.eps, rows, width, width, width, to_row);
+        const Number *added = first ? nullptr : more.data();
+        normalise(x, added, by.weight, x, to, nullptr, by.eps, rows, width, width, width, to_row);
     };
     for (int64_t l = 0; l < count; l++) {
         const Layer &each = layers[l];

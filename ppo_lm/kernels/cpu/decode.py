@@ -34,6 +34,12 @@ class LayerParts(NamedTuple):
     window: int | None
     scale: float
 
+    @property
+    def dtypes(self) -> set[torch.dtype]:
+        """Of everything that is not packed."""
+        weights = [norm[0] for norm in self.norms if norm is not None]
+        return {x.dtype for x in [*weights, *(layers.bias for layers in self.linears if layers.bias is not None)]}
+
 
 class DecoderParts:
     """The blocks of a decoder and the norm after them, as the kernel reads them: where they are now, all in one

@@ -16,7 +16,7 @@ typedef Word<Number>::Vector Vector;
 
 constexpr int64_t NUMBERS = Word<Number>::NUMBERS;
 constexpr int64_t COLUMNS = WIDE * LANES;  // of a panel
-constexpr int64_t DEPTH = 512;             // words of a panel: the second cache holds it
+constexpr int64_t DEPTH = 256;             // words of a panel: they are summed before other sums are added
 constexpr int64_t MOST_ROWS = 1024, FEWEST_ROWS = 64;
 
 inline int64_t words_of(const Product &product) { return divide_up(product.inner, NUMBERS); }
@@ -37,7 +37,9 @@ inline Vector load_words(const Number *from, int64_t count) {
 }
 
 // The words of a row or, in bf16, of two; the second may be null.
-inline Floats pair_rows(const float *row, const float *, int64_t count) { return count > 0 ? load(row, count) : all(0); }
+inline Floats pair_rows(const float *row, const float *, int64_t count) {
+    return count > 0 ? load(row, count) : Floats{};
+}
 
 inline Bits pair_rows(const bf16 *row, const bf16 *next, int64_t count) {
     if (count <= 0) return Bits{};
@@ -57,8 +59,10 @@ inline void pack_panel(Place b, int64_t inner, int64_t words, int64_t columns, O
         }
         for (int64_t k = 0; k < words; k += LANES) {
             Vector square[LANES];
-            for (int64_t i = 0; i < LANES; i++)
-                square[i] = load_words(b.at + (j + i) * b.column + k * NUMBERS, j + i < columns ? inner - k * NUMBERS : 0);
+            for (int64_t i = 0; i < LANES; i++) {
+                const int64_t left = j + i < columns ? inner - k * NUMBERS : 0;
+                square[i] = load_words(b.at + (j + i) * b.column + k * NUMBERS, left);
+            }
             transpose(square);
             for (int64_t i = 0; i < std::min<int64_t>(LANES, words - k); i++)
                 memcpy(panel + (k + i) * COLUMNS + j, &square[i], sizeof square[i]);

@@ -9,6 +9,8 @@ constexpr int ROWS = 8, WIDE = 3;  // of a tile: its sums, with what they are ma
 constexpr int ROWS = 6, WIDE = 2;  // WIDE in vectors
 #endif
 
+constexpr int64_t AHEAD = 24;  // words after those that are read, which are fetched into the caches
+
 // What is multiplied and added at once, for each sum: one float, or two numbers in bf16 that are next to each other.
 template <class T>
 struct Word;
@@ -44,18 +46,19 @@ struct Matrix {  // word (i, k) begins at at[i·row + k·column]
     Matrix below(int64_t rows) const { return {at + rows * row, row, column}; }
 };
 
+// c = a·b or, to add, c += a·b, whose numbers are summed before they are added.
 template <int rows, int wide, class T>
 inline void tile(int64_t inner, Matrix<T> a, const typename Word<T>::One *b, int64_t b_row, float *c, int64_t c_row,
                  bool add) {
     Floats sums[rows][wide] = {};
-    for (int i = 0; add && i < rows; i++)
-        for (int j = 0; j < wide; j++) sums[i][j] = load(c + i * c_row + j * LANES);
     const T *line[rows];
     for (int i = 0; i < rows; i++) line[i] = a.at + i * a.row;
     for (int64_t k = 0, at = 0; k < inner; k++, at += a.column) {
-        for (int j = 0; j < wide; j++) __builtin_prefetch(b + (k + 24) * b_row + j * LANES);
         typename Word<T>::Vector right[wide];
-        for (int j = 0; j < wide; j++) memcpy(&right[j], b + k * b_row + j * LANES, sizeof right[j]);
+        for (int j = 0; j < wide; j++) {
+            memcpy(&right[j], b + k * b_row + j * LANES, sizeof right[j]);
+            __builtin_prefetch(b + (k + AHEAD) * b_row + j * LANES);
+        }
         for (int i = 0; i < rows; i++) {
             typename Word<T>::One left;
             memcpy(&left, line[i] + at, sizeof left);
@@ -63,10 +66,13 @@ inline void tile(int64_t inner, Matrix<T> a, const typename Word<T>::One *b, int
         }
     }
     for (int i = 0; i < rows; i++)
-        for (int j = 0; j < wide; j++) store(c + i * c_row + j * LANES, sums[i][j]);
+        for (int j = 0; j < wide; j++) {
+            float *to = c + i * c_row + j * LANES;
+            store(to, add ? load(to) + sums[i][j] : sums[i][j]);
+        }
 }
 
-// c = a·b or, to add, c += a·b, for `wide` vectors of columns. `inner` in words.
+// The same for any number of rows. `inner` in words, `wide` in vectors of columns.
 template <int wide, int most = ROWS, class T>
 inline void multiply(int64_t rows, int64_t inner, Matrix<T> a, const typename Word<T>::One *b, int64_t b_row, float *c,
                      int64_t c_row, bool add) {

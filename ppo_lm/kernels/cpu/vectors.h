@@ -103,7 +103,7 @@ inline float largest(Floats x) {
     return found;
 }
 
-// Of two vectors, one below the other, in squares of `step`: the upper right square and the lower left one change places.
+// Of two vectors, one below the other, in squares of `step`: upper right and lower left ones change places.
 template <int step, class T>
 inline void swap_squares(T &upper, T &lower) {
     Integers left, right;
