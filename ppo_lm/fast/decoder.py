@@ -52,12 +52,10 @@ class Decoder:
     def parts(self) -> DecoderParts | None:
         """For kernels that run all layers in one call; None where there are none."""
         layers = [_describe(layer) for layer in self.layers]
-        if (
-            any(layer is None or layer.dtypes != {self.dtype} for layer in layers)
-            or self.norm.weight.dtype != self.dtype
-        ):
+        known = [layer for layer in layers if layer is not None and layer.dtypes == {self.dtype}]
+        if len(known) < len(layers) or self.norm.weight.dtype != self.dtype:
             return None
-        return DecoderParts([layer for layer in layers if layer is not None], (self.norm.weight, self.norm.eps))
+        return DecoderParts(known, (self.norm.weight, self.norm.eps))
 
     def load(self) -> None:
         """See `FusedLinear.load`."""
