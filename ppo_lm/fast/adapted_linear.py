@@ -125,8 +125,8 @@ def weight_gradients(
     parts = zip(grads, layers, _split(grad_a, layers, dim=0), _split(thin, layers), strict=True)
     for i, (grad, layer, of_a, part) in enumerate(parts):
         of_weight, of_bias, of_adapter, _ = needs[4 * i : 4 * i + 4]
-        of_weight = sum_products([(grad.T, x)]) if of_weight else None
-        found += [of_weight, grad.sum(dim=0) if of_bias else None, None, None]
+        grad_weight = sum_products([(grad.T, x)]) if of_weight else None
+        found += [grad_weight, grad.sum(dim=0) if of_bias else None, None, None]
         if of_adapter and layer.a is not None and layer.b is not None and of_a is not None and part is not None:
             of_b = sum_products([(part.T, grad)]).T
             found[-2:] = [of_a.to(layer.a.dtype), of_b.to(layer.b.dtype).mul_(layer.scale)]

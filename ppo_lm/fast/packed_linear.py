@@ -6,6 +6,7 @@ import torch
 from torch.nn.functional import linear
 
 from ppo_lm import kernels
+from ppo_lm.kernels import cpu
 
 
 class PackedLinear:
@@ -15,9 +16,8 @@ class PackedLinear:
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, rows: int):
         """`rows`: how many rows x will have, about; a hint for oneDNN's layout."""
         self.bias, self.rows = bias, rows
-        self._own = kernels.find_products(weight)
-        self.packed = self._own.Packed(weight.T) if self._own else None
-        self._has_layout = self._own is None and has_layouts(weight)
+        self.packed = cpu.Packed(weight.T) if kernels.find_products(weight) else None
+        self._has_layout = self.packed is None and has_layouts(weight)
         if self.packed is None:
             self.load(weight)
 
@@ -31,12 +31,12 @@ class PackedLinear:
     @property
     def plain_weight(self) -> torch.Tensor | None:
         """The tensor itself, if no other layout was needed."""
-        return None if self._own or self._has_layout else self._weight
+        return None if self.packed or self._has_layout else self._weight
 
     def __call__(self, x: torch.Tensor, into: torch.Tensor | None = None) -> torch.Tensor:
         """(n, in) → (n, out). `into`: where to write it; only without a bias."""
-        if self._own:
-            return self._own.sum_products([(x, self.packed)], self.bias, into)
+        if self.packed:
+            return cpu.sum_products([(x, self.packed)], self.bias, into)
         if self._has_layout:
             y = torch.ops.mkldnn._linear_pointwise(x, self._weight, self.bias, "none", [], "")
             return y if into is None else into.copy_(y)

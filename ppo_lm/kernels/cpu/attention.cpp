@@ -27,11 +27,13 @@ inline void multiply(int64_t rows, int64_t inner, int64_t columns, Matrix<float>
 
 // One head of `length` tokens, as (size, length) with `row` columns.
 inline void transpose(Heads x, int64_t first, int64_t length, int64_t head, int64_t size, float *to, int64_t row) {
-    float some[LANES];
-    for (int64_t t = 0; t < length; t++)
+    for (int64_t t = 0; t < length; t += LANES)
         for (int64_t i = 0; i < size; i += LANES) {
-            store(some, load(x(first + t, head) + i, size - i));
-            for (int64_t j = i; j < std::min(size, i + LANES); j++) to[j * row + t] = some[j - i];
+            Floats square[LANES] = {};
+            for (int64_t k = 0; k < std::min<int64_t>(LANES, length - t); k++)
+                square[k] = load(x(first + t + k, head) + i, size - i);
+            transpose(square);
+            for (int64_t k = 0; k < std::min<int64_t>(LANES, size - i); k++) store(to + (i + k) * row + t, square[k]);
         }
 }
 

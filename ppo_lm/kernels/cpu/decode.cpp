@@ -46,7 +46,7 @@ extern "C" void decode(const Layer *layers, int64_t count, Norm norm, Number *x,
     };
     for (int64_t l = 0; l < count; l++) {
         const Layer &each = layers[l];
-        const int64_t heads = each.heads + each.kv_heads, size = each.size, groups = each.gate_up.outputs / 2;
+        const int64_t heads = each.heads + each.kv_heads, size = each.size, inner = each.gate_up.outputs / 2;
         for (const Linear &linear : {each.qkv, each.out, each.gate_up, each.down}) {
             if ((int64_t)room.size() < rows * linear.width()) room.resize(rows * linear.width());
             if ((int64_t)wide.size() < rows * linear.outputs) wide.resize(rows * linear.outputs);
@@ -63,7 +63,7 @@ extern "C" void decode(const Layer *layers, int64_t count, Norm norm, Number *x,
         apply(each.out, rows, room.data(), more.data());
         normalise_sum(each.mlp_norm, false, room.data(), each.gate_up.width());
         apply(each.gate_up, rows, room.data(), wide.data());
-        swiglu(wide.data(), wide.data() + groups, room.data(), rows, groups, 2 * groups, 2 * groups, each.down.width());
+        swiglu(wide.data(), wide.data() + inner, room.data(), rows, inner, 2 * inner, 2 * inner, each.down.width());
         apply(each.down, rows, room.data(), more.data());
     }
     normalise_sum(norm, count == 0, out, width);
