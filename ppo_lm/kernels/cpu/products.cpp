@@ -16,7 +16,8 @@ typedef Word<Number>::Vector Vector;
 
 constexpr int64_t NUMBERS = Word<Number>::NUMBERS;
 constexpr int64_t COLUMNS = WIDE * LANES;  // of a panel
-constexpr int64_t DEPTH = 256;             // words of a panel: they are summed before other sums are added
+// Words of a panel, which are summed before other sums are added: fp32 should stay exact, bf16 stay in registers.
+constexpr int64_t DEPTH = NUMBERS == 1 ? 256 : 800;
 constexpr int64_t MOST_ROWS = 1024, FEWEST_ROWS = 64;
 
 inline int64_t words_of(const Product &product) { return divide_up(product.inner, NUMBERS); }
@@ -95,15 +96,6 @@ inline void pack_words(const Product &product, int64_t rows, One *to) {
     }
 }
 
-// The product of a panel, whose first `columns` columns are wanted.
-template <int wide = WIDE>
-inline void multiply_panel(int64_t columns, int64_t rows, int64_t words, Matrix<Number> a, const One *panel,
-                           float *sums) {
-    if constexpr (wide > 1)
-        if (columns <= (wide - 1) * LANES) return multiply_panel<wide - 1>(columns, rows, words, a, panel, sums);
-    multiply<wide>(rows, words, a, panel, COLUMNS, sums, COLUMNS, true);
-}
-
 // Panels of all words, one after another; the last one is as wide as the others.
 extern "C" void pack(Place b, int64_t inner, int64_t columns, One *to) {
     const int64_t words = divide_up(inner, NUMBERS);
@@ -124,39 +116,81 @@ extern "C" int64_t products_are_ahead() {
 #endif
 }
 
-// Of the result: some rows of a panel's columns, whose sums are (rows, COLUMNS).
-struct Part {
-    int64_t row, rows, column, columns;
+// Some words of a product.
+struct Cut {
+    int64_t product, first, words;
 };
 
-inline void start_sums(const Part &part, const Number *add, int64_t add_row, float *sums) {
-    for (int64_t i = 0; i < part.rows; i++)
-        for (int64_t j = 0; j < COLUMNS; j += LANES) {
-            const int64_t at = (part.row + i) * add_row + part.column + j, left = part.columns - j;
-            store(sums + i * COLUMNS + j, add && left > 0 ? load(add + at, left) : Floats{});
+// All words, in groups of about the same size that one panel holds.
+inline std::vector<std::vector<Cut>> cut(const Product *products, int64_t count) {
+    int64_t all = 0;
+    for (int64_t p = 0; p < count; p++) all += words_of(products[p]);
+    const int64_t size = all ? divide_up(all, divide_up(all, DEPTH)) : 0;
+    std::vector<std::vector<Cut>> groups(1);
+    int64_t room = size;
+    for (int64_t p = 0; p < count; p++)
+        for (int64_t first = 0; first < words_of(products[p]);) {
+            if (!room) {
+                groups.emplace_back();
+                room = size;
+            }
+            const int64_t words = std::min(room, words_of(products[p]) - first);
+            groups.back().push_back({p, first, words});
+            first += words;
+            room -= words;
+        }
+    return groups;
+}
+
+// What is multiplied for some rows of a panel's columns: a's words from the first of these rows on, and b's, laid out.
+struct Piece {
+    Matrix<Number> a;
+    const One *b;
+    int64_t words;
+};
+
+// Some rows of a panel's columns of the result. `add` may be null. `sums`: those of earlier pieces, (rows, COLUMNS).
+struct Part {
+    int64_t rows, columns;
+    const Number *add;
+    int64_t add_row;
+    Number *out;
+    int64_t out_row;
+    float *sums;
+};
+
+// Adds pieces to rows of the part, from registers to memory once: the first ones begin with `add`, the last ones round.
+template <int rows, int wide>
+inline void add_to_rows(const std::vector<Piece> &pieces, const Part &part, int64_t row, bool first, bool last) {
+    Floats sums[rows][wide] = {};
+    for (const Piece &piece : pieces) add_product<rows, wide>(piece.words, piece.a.shifted(row, 0), piece.b, COLUMNS, sums);
+    for (int i = 0; i < rows; i++)
+        for (int j = 0; j < wide; j++) {
+            const int64_t column = j * LANES, left = part.columns - column;
+            float *kept = part.sums + (row + i) * COLUMNS + column;
+            Floats sum = sums[i][j];
+            if (!first)
+                sum += load(kept);
+            else if (part.add)
+                sum += load(part.add + (row + i) * part.add_row + column, left);
+            if (last)
+                store(part.out + (row + i) * part.out_row + column, sum, left);
+            else
+                store(kept, sum);
         }
 }
 
-// `a`: the product's, word by word. `panel`: memory for one.
-inline void add_product(const Part &part, const Product &product, Matrix<Number> a, One *panel, float *sums) {
-    const int64_t all = words_of(product), panels = divide_up(all, DEPTH), depth = panels ? divide_up(all, panels) : 1;
-    for (int64_t k = 0; k < all; k += depth) {
-        const int64_t words = std::min(depth, all - k);
-        const One *right = (const One *)product.b.at + part.column * all + k * COLUMNS;
-        if (!product.is_packed) {
-            const Place b = product.b.shifted(k * NUMBERS, part.column);
-            pack_panel(b, product.inner - k * NUMBERS, words, part.columns, panel);
-            right = panel;
-        }
-        const Matrix<Number> left = {a.at + part.row * a.row + k * a.column, a.row, a.column};
-        multiply_panel(part.columns, part.rows, words, left, right, sums);
-    }
+template <int wide, int most = ROWS>
+inline void add_to_columns(const std::vector<Piece> &pieces, const Part &part, int64_t row, bool first, bool last) {
+    for (; row + most <= part.rows; row += most) add_to_rows<most, wide>(pieces, part, row, first, last);
+    if constexpr (most > 1) add_to_columns<wide, most / 2>(pieces, part, row, first, last);
 }
 
-inline void round_sums(const Part &part, const float *sums, Number *out, int64_t out_row) {
-    for (int64_t i = 0; i < part.rows; i++)
-        for (int64_t j = 0; j < part.columns; j += LANES)
-            store(out + (part.row + i) * out_row + part.column + j, load(sums + i * COLUMNS + j), part.columns - j);
+template <int wide = WIDE>
+inline void add_to_part(const std::vector<Piece> &pieces, const Part &part, bool first, bool last) {
+    if constexpr (wide > 1)
+        if (part.columns <= (wide - 1) * LANES) return add_to_part<wide - 1>(pieces, part, first, last);
+    add_to_columns<wide>(pieces, part, 0, first, last);
 }
 
 // out = add + Σ a·b, (rows, columns). `add` may be null, and its rows all the same one, add_row = 0.
@@ -168,6 +202,7 @@ extern "C" void sum_products(const Product *products, int64_t count, const Numbe
     const int64_t even = panels < 8 * threads ? threads / std::gcd(alike, threads) : 1;
     const int64_t wanted = std::max(divide_up(rows, MOST_ROWS), std::min(even, rows / FEWEST_ROWS));
     const int64_t height = round_up(divide_up(rows, wanted), ROWS), blocks = divide_up(rows, height);
+    const std::vector<std::vector<Cut>> groups = cut(products, count);
     std::vector<std::vector<One>> packed(count);
     std::vector<Matrix<Number>> left(count);
     for (int64_t p = 0; p < count; p++) {
@@ -180,16 +215,36 @@ extern "C" void sum_products(const Product *products, int64_t count, const Numbe
 #pragma omp parallel
     {
         const std::unique_ptr<Line[]> own_sums(new Line[height * WIDE]), own_panel(new Line[DEPTH * WIDE]);
-        float *sums = own_sums[0].sums;
+        std::vector<Piece> pieces;
         for (int64_t p = 0; p < count; p++)
             if (!packed[p].empty()) pack_words(products[p], rows, packed[p].data());
 #pragma omp for schedule(static)  // neighbouring columns share lines of the caches
         for (int64_t task = 0; task < panels * blocks; task++) {
             const int64_t column = task % panels * COLUMNS, row = task / panels * height;
-            const Part part = {row, std::min(height, rows - row), column, std::min(COLUMNS, columns - column)};
-            start_sums(part, add, add_row, sums);
-            for (int64_t p = 0; p < count; p++) add_product(part, products[p], left[p], own_panel[0].words, sums);
-            round_sums(part, sums, out, out_row);
+            const Part part = {std::min(height, rows - row),
+                               std::min(COLUMNS, columns - column),
+                               add ? add + row * add_row + column : nullptr,
+                               add_row,
+                               out + row * out_row + column,
+                               out_row,
+                               own_sums[0].sums};
+            for (const std::vector<Cut> &group : groups) {
+                One *panel = own_panel[0].words;
+                pieces.clear();
+                for (const Cut &each : group) {
+                    const Product &product = products[each.product];
+                    const Place b = product.b;
+                    const One *right = (const One *)b.at + column * words_of(product) + each.first * COLUMNS;
+                    if (!product.is_packed) {
+                        const int64_t first = each.first * NUMBERS;
+                        pack_panel(b.shifted(first, column), product.inner - first, each.words, part.columns, panel);
+                        right = panel;
+                        panel += each.words * COLUMNS;
+                    }
+                    pieces.push_back({left[each.product].shifted(row, each.first), right, each.words});
+                }
+                add_to_part(pieces, part, &group == &groups.front(), &group == &groups.back());
+            }
         }
     }
 }

@@ -43,14 +43,13 @@ template <class T>
 struct Matrix {  // word (i, k) begins at at[i·row + k·column]
     const T *at;
     int64_t row, column;
-    Matrix below(int64_t rows) const { return {at + rows * row, row, column}; }
+    Matrix shifted(int64_t i, int64_t k) const { return {at + i * row + k * column, row, column}; }
 };
 
-// c = a·b or, to add, c += a·b, whose numbers are summed before they are added.
+// sums += a·b, in registers.
 template <int rows, int wide, class T>
-inline void tile(int64_t inner, Matrix<T> a, const typename Word<T>::One *b, int64_t b_row, float *c, int64_t c_row,
-                 bool add) {
-    Floats sums[rows][wide] = {};
+inline void add_product(int64_t inner, Matrix<T> a, const typename Word<T>::One *b, int64_t b_row,
+                        Floats (&sums)[rows][wide]) {
     const T *line[rows];
     for (int i = 0; i < rows; i++) line[i] = a.at + i * a.row;
     for (int64_t k = 0, at = 0; k < inner; k++, at += a.column) {
@@ -65,6 +64,14 @@ inline void tile(int64_t inner, Matrix<T> a, const typename Word<T>::One *b, int
             for (int j = 0; j < wide; j++) sums[i][j] = add_products(sums[i][j], left, right[j]);
         }
     }
+}
+
+// c = a·b or, to add, c += a·b, whose numbers are summed before they are added.
+template <int rows, int wide, class T>
+inline void tile(int64_t inner, Matrix<T> a, const typename Word<T>::One *b, int64_t b_row, float *c, int64_t c_row,
+                 bool add) {
+    Floats sums[rows][wide] = {};
+    add_product<rows, wide>(inner, a, b, b_row, sums);
     for (int i = 0; i < rows; i++)
         for (int j = 0; j < wide; j++) {
             float *to = c + i * c_row + j * LANES;
@@ -77,6 +84,6 @@ template <int wide, int most = ROWS, class T>
 inline void multiply(int64_t rows, int64_t inner, Matrix<T> a, const typename Word<T>::One *b, int64_t b_row, float *c,
                      int64_t c_row, bool add) {
     int64_t i = 0;
-    for (; i + most <= rows; i += most) tile<most, wide>(inner, a.below(i), b, b_row, c + i * c_row, c_row, add);
-    if constexpr (most > 1) multiply<wide, most / 2>(rows - i, inner, a.below(i), b, b_row, c + i * c_row, c_row, add);
+    for (; i + most <= rows; i += most) tile<most, wide>(inner, a.shifted(i, 0), b, b_row, c + i * c_row, c_row, add);
+    if constexpr (most > 1) multiply<wide, most / 2>(rows - i, inner, a.shifted(i, 0), b, b_row, c + i * c_row, c_row, add);
 }
