@@ -35,6 +35,8 @@ class Estimator:
     needs_values: trains a value model, and uses its `values`.
     needs_group: compares the responses to one prompt, which are `config.responses_per_prompt` consecutive rows.
     whitens: its advantages are whitened unless `config.whiten_advantages` says otherwise.
+    row_by_row: what it adds to a response depends on that response alone, so that some rows can be estimated without
+        the others.
 
     Example::
 
@@ -49,6 +51,13 @@ class Estimator:
     needs_values: bool = False
     needs_group: bool = False
     whitens: bool = False
+    row_by_row: bool = False
+
+    def trains_on_first_pass(self, config: PPOConfig) -> bool:
+        """Whether the value model's first update takes its gradients from the pass that predicts its values: all pairs
+        are one mini-batch, whose targets follow from its own values, and no other model's pass is needed."""
+        alone = self.needs_values and config.value_backbone == "separate"
+        return alone and self.row_by_row and config.mini_batches == 1
 
     def problems(self, config: PPOConfig) -> list[str]:
         """One sentence per setting that conflicts with this estimator."""
@@ -113,6 +122,6 @@ def _add_group_advantages(
     return sa_pairs.with_columns(advantages=advantages)
 
 
-ESTIMATORS.register("gae")(Estimator(add_gae, needs_values=True, whitens=True))
+ESTIMATORS.register("gae")(Estimator(add_gae, needs_values=True, whitens=True, row_by_row=True))
 ESTIMATORS.register("rloo")(Estimator(add_leave_one_out, needs_group=True))
 ESTIMATORS.register("group")(Estimator(add_normalised_in_group, needs_group=True))

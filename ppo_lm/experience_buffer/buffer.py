@@ -134,13 +134,30 @@ def compute_in_micro_batches(
 ) -> torch.Tensor:
     """Run `compute` over micro-batches, without gradients: pairs → (b,) numbers, (b, a), or several of these as (n, b,
     a). Returns (B,), (B, A) or (n, B, A) fp32, in the original row order."""
+    return collect_from_micro_batches(sa_pairs, budget, lambda part, _: compute(part))
+
+
+def collect_from_micro_batches(
+    sa_pairs: SAPairs,
+    budget: MemoryBudget,
+    compute: Callable[[SAPairs, bool], torch.Tensor],
+    start_over: Callable[[], None] | None = None,
+) -> torch.Tensor:
+    """As `compute_in_micro_batches`, of numbers without gradients, for a `compute` that does more than return them: it
+    is also told whether its pairs count, or only repeat others (see `as_often`). When memory runs out, `start_over()`
+    is called, and then `compute` on smaller micro-batches."""
     found: list[tuple[torch.Tensor, torch.Tensor]] = []
 
     def work(micro: MicroBatch) -> None:
-        found.append((micro.rows, compute(micro.pairs)))
+        found.append((micro.rows, compute(micro.pairs, share.counts and micro.counts)))
+
+    def clear() -> None:
+        found.clear()
+        if start_over is not None:
+            start_over()
 
     [(_, share, own)] = own_pairs([sa_pairs])
-    try_micro_batches([own], budget, work, start_over=found.clear)
+    try_micro_batches([own], budget, work, clear)
     first = found[0][1]
     shape = (*first.shape[:-2], *own.action_ids.shape[: first.ndim])
     result = torch.zeros(shape, dtype=torch.float32, device=own.action_ids.device)

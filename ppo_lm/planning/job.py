@@ -51,7 +51,7 @@ class Job:
 
     @cached_property
     def passes(self) -> Passes:
-        return Passes.of(self.config, self.has_value_model, self.reward_models)
+        return Passes.of(self.config, find_estimator(self.config), self.reward_models)
 
     @cached_property
     def adapted_layers(self) -> list[tuple[int, int]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import chain
 
 import torch
@@ -15,7 +16,7 @@ from ppo_lm.models import PolicyModel, ValueModel
 from ppo_lm.models.policy_model import states_before_actions
 from ppo_lm.ops import masked_sum
 from ppo_lm.optimisation import Optimiser, OptimiserParts, all_or_nothing, find_optimiser_parts
-from ppo_lm.ppo_trainer.updates import Part, PartLoss, Size, Training, train_side_by_side
+from ppo_lm.ppo_trainer.updates import Begun, Part, PartLoss, Size, Training, begin_update, train_side_by_side
 from ppo_lm.training import (
     Losses,
     NewNumbers,
@@ -30,6 +31,7 @@ from ppo_lm.training import (
 )
 from ppo_lm.types import SAPairs
 
+AddTargets = Callable[[SAPairs, PPOConfig], SAPairs]
 LEARNING_RATES = {"policy": "learning_rate", "value": "value_learning_rate"}  # names of their metrics
 
 
@@ -64,6 +66,7 @@ class ModelTrainer:
         )
         self.policy_buffer, self.value_buffer = ExperienceBuffer(config.seed), ExperienceBuffer(config.seed)
         self.budget = budget or make_budget(policy.base, config.micro_batch_tokens)
+        self._begun: Begun | None = None
 
     def _make_optimiser(self, model: PolicyModel | ValueModel, learning_rate: float, total_steps: int) -> Optimiser:
         return Optimiser(
@@ -88,6 +91,20 @@ class ModelTrainer:
         for optimiser in self.optimisers.values():
             optimiser.restart_schedule()
         return updates // self.updates
+
+    def begin_value_update(self, sa_pairs: SAPairs, add_targets: AddTargets) -> torch.Tensor:
+        """Predict the values of pairs that are one mini-batch, (B, A) fp32 and 0 where masked, and accumulate the
+        gradients of their first update in the same pass; training on pairs with these values continues from there.
+        `add_targets`: adds what the value model learns to some of the pairs, which have their `values`."""
+        model = self._require_value_model()
+
+        def part_loss(part: SAPairs, size: Size) -> tuple[torch.Tensor, Part]:
+            values = model.values(part)
+            part = add_targets(part.with_columns(values=values.detach()), self.config)
+            return values, self._value_part(part, values, size)
+
+        self._begun = begin_update(model, self.optimisers["value"], sa_pairs, part_loss, self.budget)
+        return self._begun.values
 
     def train_models(self, sa_pairs: SAPairs, kl_coef: float = 0.0) -> dict[str, float]:
         """Train the value model, if there is one, then the policy; both in one pass if they share a trunk; the value
@@ -145,12 +162,15 @@ class ModelTrainer:
         return self._train(self._training(sa_pairs, self.policy, ("policy", "value"), part_loss))
 
     def _value_training(self, sa_pairs: SAPairs) -> Training:
-        model = self._require_value_model()
+        model, begun, self._begun = self._require_value_model(), self._begun, None
 
         def part_loss(part: SAPairs, size: Size) -> Part:
             return self._value_part(part, model.values(part), size)
 
-        return self._training(sa_pairs, model, ("value",), part_loss)
+        training = self._training(sa_pairs, model, ("value",), part_loss)
+        if begun is not None and begun.values is sa_pairs.values:
+            training.begin(begun.sums)
+        return training
 
     def _policy_training(self, sa_pairs: SAPairs, kl_coef: float) -> Training:
         def part_loss(part: SAPairs, size: Size) -> Part:

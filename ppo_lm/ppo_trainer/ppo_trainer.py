@@ -75,6 +75,7 @@ from ppo_lm.tracking import (
     early_stopping,
     measure_machine,
 )
+from ppo_lm.types import SAPairs
 from ppo_lm.user_code import users_parts
 
 OBSERVED = 8  # responses of a step that are kept token by token
@@ -149,7 +150,8 @@ class PPOTrainer:
         self.kl_controller = KLController(config.kl_coef, config.adaptive_kl_target, config.adaptive_kl_horizon)
         self.kl_divergence = KLDivergence(config.kl_estimator)
         self.reward_adjuster = RewardAdjuster(config.missing_eos_score, config.whiten_rewards)
-        self.value_adder = None if self.roles.value is None else ValueAdder(self.roles.value, self.budget)
+        begin = self._begin_value_update if self.estimator.trains_on_first_pass(config) else None
+        self.value_adder = None if self.roles.value is None else ValueAdder(self.roles.value, self.budget, begin)
         self.whiten_advantages = (
             self.estimator.whitens if config.whiten_advantages is None else config.whiten_advantages
         )
@@ -432,9 +434,15 @@ class PPOTrainer:
         report.describe_split(*parts, asked=config.eval_prompts)
         return train_set, held_out, report
 
+    def _begin_value_update(self, sa_pairs: SAPairs) -> torch.Tensor:
+        self.clock.lap("scoring")
+        values = self.model_trainer.begin_value_update(sa_pairs, self.estimator.add_advantages)
+        self.clock.lap("training")
+        return values
+
     def _passes(self) -> Passes:
         rewards = len(self.roles.rewards) + len(self.monitor.models if self.monitor else ())
-        return Passes.of(self.config, self.roles.value is not None, rewards)
+        return Passes.of(self.config, self.estimator, rewards)
 
     def _make_generator(self, sampling: SamplingSettings, clock: PhaseClock | None = None) -> SequenceGenerator:
         """A generator with its own random stream. Every evaluation gets a new one, so that it does not affect training

@@ -10,7 +10,13 @@ import torch
 
 from ppo_lm.distributed import processes
 from ppo_lm.errors import NumericalFault
-from ppo_lm.experience_buffer import MemoryBudget, MicroBatch, own_pairs, try_micro_batches
+from ppo_lm.experience_buffer import (
+    MemoryBudget,
+    MicroBatch,
+    collect_from_micro_batches,
+    own_pairs,
+    try_micro_batches,
+)
 from ppo_lm.models import PolicyModel, ValueModel
 from ppo_lm.optimisation import Optimiser
 from ppo_lm.progress import phase
@@ -36,6 +42,13 @@ Sums = dict[str, torch.Tensor]
 BEFORE_UPDATES = ("sampler_gap",)  # sums that are only meaningful in the first mini-batch
 
 
+class Begun(NamedTuple):
+    """What `begin_update` found: the values (B, A) fp32, and this process's sums for metrics."""
+
+    values: torch.Tensor
+    sums: Sums
+
+
 class Training:
     """The updates of one PPO step to what is passed together: one model, or two with a shared trunk.
 
@@ -57,6 +70,16 @@ class Training:
         self._sums: dict[str, Any] = {}
         self._norms: dict[str, float] = {}
         self._first: dict[str, float] = {}
+        self._begun: Sums | None = None
+
+    def begin(self, sums: Sums) -> None:
+        """The gradients of the first update are there already. `sums`: over this process's tokens, for metrics."""
+        self._begun = sums
+
+    def take_begun(self) -> Sums | None:
+        """What `begin` was given, for the first update only."""
+        begun, self._begun = self._begun, None
+        return begun
 
     def update(self, batch: SAPairs, sums: Sums) -> None:
         """Step with the gradients of a mini-batch, unless the policy has gone too far. `sums`: over its tokens."""
@@ -104,32 +127,73 @@ def train_side_by_side(trainings: Sequence[Training], updates: int, budget: Memo
     return {name: value for training in trainings for name, value in training.finish(updates).items()}
 
 
+def begin_update(
+    model: ValueModel,
+    optimiser: Optimiser,
+    sa_pairs: SAPairs,
+    part_loss: Callable[[SAPairs, Size], tuple[torch.Tensor, Part]],
+    budget: MemoryBudget,
+) -> Begun:
+    """Predict the values of pairs that are one mini-batch, and accumulate the gradients of its update in the same pass.
+    `part_loss`: of a micro-batch, also returns its values (b, a)."""
+    size, sums = Size(len(sa_pairs), sa_pairs.sequences), {}
+
+    def work(part: SAPairs, counts: bool) -> torch.Tensor:
+        values, found = part_loss(part, size)
+        _add_gradients(model, found, counts, sums)
+        return values.detach()
+
+    def start_over() -> None:
+        sums.clear()
+        optimiser.forget_gradients()
+
+    return Begun(collect_from_micro_batches(sa_pairs, budget, work, start_over), sums)
+
+
 def _accumulate(trainings: Sequence[Training], batches: Sequence[SAPairs], budget: MemoryBudget) -> list[Sums]:
-    """Accumulate the gradients of each training's mini-batch over its micro-batches. Returns sums for metrics."""
+    """Accumulate the gradients of each training's mini-batch over its micro-batches, unless that has been done. Returns
+    sums for metrics."""
+    begun = [training.take_begun() for training in trainings]
+    found: list[Sums] = [{} if sums is None else sums for sums in begun]
+    waiting = [place for place, sums in enumerate(begun) if sums is None]
+    if waiting:
+        _accumulate_all(
+            [trainings[i] for i in waiting], [batches[i] for i in waiting], [found[i] for i in waiting], budget
+        )
+    _complete(found, batches[0].action_mask.device)
     optimisers = [optimiser for training in trainings for optimiser in training.optimisers.values()]
+    weights = [weight for optimiser in optimisers for weight in optimiser.replicated]
+    processes().add_up_gradients(weights, [value for sums in found for value in sums.values()])
+    return found
+
+
+def _accumulate_all(
+    trainings: Sequence[Training], batches: Sequence[SAPairs], found: Sequence[Sums], budget: MemoryBudget
+) -> None:
+    """As above, of this process's share; adds to the sums in `found`."""
     sizes = [Size(len(batch), batch.sequences) for batch in batches]
-    found: list[Sums] = [{} for _ in trainings]
     own = own_pairs(batches, budget.in_step)
 
     def work(micro: MicroBatch) -> None:
         place, share, _ = own[micro.place]
-        model, counts = trainings[place].model, share.counts and micro.counts
         part = trainings[place].part_loss(micro.pairs, sizes[place])
-        with model.base.role(model.role):  # checkpointed activations are recomputed in here
-            (part.loss if counts else part.loss * 0).backward()
-        _add(found[place], {name: value.detach() * counts for name, value in part.sums.items()})
+        _add_gradients(trainings[place].model, part, share.counts and micro.counts, found[place])
 
     def start_over() -> None:
         for sums in found:
             sums.clear()
-        for optimiser in optimisers:
-            optimiser.forget_gradients()
+        for training in trainings:
+            for optimiser in training.optimisers.values():
+                optimiser.forget_gradients()
 
     try_micro_batches([pairs for _, _, pairs in own], budget, work, start_over)
-    _complete(found, batches[0].action_mask.device)
-    weights = [weight for optimiser in optimisers for weight in optimiser.replicated]
-    processes().add_up_gradients(weights, [value for sums in found for value in sums.values()])
-    return found
+
+
+def _add_gradients(model: PolicyModel | ValueModel, part: Part, counts: bool, sums: Sums) -> None:
+    """Add the gradients of a micro-batch, and its sums for metrics, if it counts."""
+    with model.base.role(model.role):  # checkpointed activations are recomputed in here
+        (part.loss if counts else part.loss * 0).backward()
+    _add(sums, {name: value.detach() * counts for name, value in part.sums.items()})
 
 
 def _complete(found: list[Sums], device: torch.device) -> None:

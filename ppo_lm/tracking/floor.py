@@ -12,6 +12,7 @@ from peft.tuners import lora
 from torch import nn
 from transformers import PreTrainedModel
 
+from ppo_lm.advantage import Estimator
 from ppo_lm.config import PPOConfig
 from ppo_lm.ops.products import sum_products
 from ppo_lm.types import SAPairs
@@ -35,12 +36,11 @@ class Passes(NamedTuple):
     all_weights: bool  # whether gradients are needed for all weights, not just for their inputs
 
     @classmethod
-    def of(cls, config: PPOConfig, critic: bool, rewards: int) -> Passes:
-        """A step's passes with these settings. `critic`: whether there is a value model; `rewards`: the number of
-        reward models, the monitor's included."""
-        recomputed = config.old_logprobs == "recomputed"
+    def of(cls, config: PPOConfig, estimator: Estimator, rewards: int) -> Passes:
+        """A step's passes with these settings. `rewards`: the number of reward models, the monitor's included."""
+        recomputed, critic = config.old_logprobs == "recomputed", estimator.needs_values
         return cls(
-            scored=1 + critic + recomputed,
+            scored=1 + (critic and not estimator.trains_on_first_pass(config)) + recomputed,
             scored_logprobs=1 + recomputed,
             rewards=rewards,
             trained=1 + (critic and config.value_backbone == "separate"),

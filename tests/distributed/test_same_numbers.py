@@ -14,7 +14,9 @@ STEPS = 5
 WHOLE = dict(top_k=0, top_p=1.0)
 CONFIGURATIONS = {
     "adapters": dict(WHOLE),
-    "top-k, top-p, sequence mean": dict(top_k=40, top_p=0.9, loss_aggregation="sequence_mean"),
+    "top-k, top-p, sequence mean, one mini-batch": dict(
+        top_k=40, top_p=0.9, loss_aggregation="sequence_mean", mini_batches=1
+    ),
     "rloo": dict(
         WHOLE, advantage_estimator="rloo", responses_per_prompt=4, batch_size=20, mini_batches=1, ppo_epochs=1
     ),
@@ -78,7 +80,7 @@ def relative(found, expected):
     ("name", "size"),
     [
         *((name, 2) for name in CONFIGURATIONS),
-        ("top-k, top-p, sequence mean", 3),
+        ("top-k, top-p, sequence mean, one mini-batch", 3),
         ("shared trunk", 3),
         ("warm-up and target KL", 3),
     ],

@@ -168,7 +168,7 @@ def test_checkpointing_activations_saves_memory_and_takes_time(make_job, h100s):
 
 
 def test_reward_models_on_the_base_take_a_pass_each(make_job, h100s):
-    job = make_job(batch_size=64)
+    job = make_job(batch_size=64, mini_batches=2)  # values and references take a pass each
     without, with_two = (plan_for(dataclasses.replace(job, reward_models=n), h100s(), Layout(1)) for n in (0, 2))
     assert without.seconds["reward"].total == 0
     assert with_two.seconds["reward"].total < with_two.seconds["scoring"].total
