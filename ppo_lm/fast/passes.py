@@ -33,7 +33,8 @@ def pass_block(
 ) -> torch.Tensor:
     """(N, H) → (N, H), or, with `keep` (M,) int64, the hidden states of only those tokens, (M, H)."""
     qkv = [adapted(module, role) for module in (block.q, block.k, block.v)]
-    q, k, v = (y.unflatten(1, (-1, block.head_size)) for y in _normed_linears(x, block.attention_norm, qkv))
+    x, *outputs = _normed_linears(x, block.attention_norm, qkv)
+    q, k, v = (y.unflatten(1, (-1, block.head_size)) for y in outputs)
     q, k = _rotated(q, cos, sin, block.q_norm), _rotated(k, cos, sin, block.k_norm)
     mixed = attend_rows(q, k, v, batch.rows_for(k.shape[1], q.shape[1] // k.shape[1]), block.scale, block.window)
     if keep is not None:
@@ -118,24 +119,25 @@ def _normed_linears(x: torch.Tensor, norm: Norm, layers: list[AdaptedLinear]) ->
 
 
 class _NormedLinears(torch.autograd.Function):
-    """Linear layers on the same normalised input; keeps x."""
+    """x itself, for the residual, and linear layers on the same normalised input; keeps x."""
 
     @staticmethod
     def forward(ctx, x, weight, eps: float, constants: list[tuple], *tensors):
         outputs, thin, inverse = _apply_to_normed(x, weight, eps, _layers(tensors, constants))
         ctx.save_for_backward(x, inverse, weight, thin, *tensors)
         ctx.eps, ctx.constants = eps, constants
-        return tuple(outputs)
+        return x, *outputs
 
     @staticmethod
     def backward(ctx, *grads):
         x, inverse, weight, thin, *tensors = ctx.saved_tensors
+        (of_residual, *of_outputs), of_weight = grads, ctx.needs_input_grad[1]
         normed, layers = normalise(x, weight, ctx.eps, inverse)[0], _layers(tensors, ctx.constants)
-        needs_input = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
-        grad_normed, found = gradients(grads, normed, thin, layers, ctx.needs_input_grad[4:], needs_input)
+        needs_input = ctx.needs_input_grad[0] or of_weight
+        grad_normed, found = gradients(of_outputs, normed, thin, layers, ctx.needs_input_grad[4:], needs_input)
         grad_x = grad_weight = None
         if grad_normed is not None:
-            grad_x, grad_weight = normalise_gradients(grad_normed, x, inverse, weight, ctx.needs_input_grad[1])
+            grad_x, grad_weight = normalise_gradients(grad_normed, x, inverse, weight, of_weight, of_residual)
         return grad_x, grad_weight, None, None, *found
 
 
@@ -199,6 +201,6 @@ class _Mlp(torch.autograd.Function):
         needs_input = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
         grad_normed, of_wide = gradients((grad_gated, grad_raised), normed, thin, wide, needs[:8], needs_input)
         if grad_normed is not None:
-            grad_x, grad_weight = normalise_gradients(grad_normed, x, inverse, weight, ctx.needs_input_grad[1])
-            grad_x.add_(grads[0])
+            of_weight = ctx.needs_input_grad[1]
+            grad_x, grad_weight = normalise_gradients(grad_normed, x, inverse, weight, of_weight, grads[0])
         return grad_x, grad_weight, None, None, *of_wide, *of_down

@@ -44,17 +44,29 @@ def add_and_normalise(
 
 
 def normalise_gradients(
-    grad: torch.Tensor, x: torch.Tensor, inverse: torch.Tensor, weight: torch.Tensor, of_weight: bool
+    grad: torch.Tensor,
+    x: torch.Tensor,
+    inverse: torch.Tensor,
+    weight: torch.Tensor,
+    of_weight: bool,
+    more: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """The gradients of x and, if `of_weight`, of the weight, given that of `normalise`'s first output, and its
-    second."""
+    second. `more`: what is added to the gradient of x, which has its shape."""
+    own = None if _is_fused(x, weight) else kernels.find_on_cpu(grad, x, weight, *([] if more is None else [more]))
+    if own:
+        grad_weight = _weight_gradient(grad, x * inverse, weight) if of_weight else None
+        return own.normalise_gradients(grad, x, inverse, weight, more), grad_weight
+    grad_x, grad_weight = _normalise_gradients(grad, x, inverse, weight, of_weight)
+    return grad_x if more is None else grad_x.add_(more), grad_weight
+
+
+def _normalise_gradients(
+    grad: torch.Tensor, x: torch.Tensor, inverse: torch.Tensor, weight: torch.Tensor, of_weight: bool
+) -> tuple[torch.Tensor, torch.Tensor | None]:
     if _is_fused(x, weight):
         grad, x = grad.contiguous(), x.contiguous()
         return torch.ops.aten._fused_rms_norm_backward(grad, x, weight.shape, inverse, weight, [True, of_weight])
-    own = kernels.find_on_cpu(grad, x, weight)
-    if own:
-        grad_weight = _weight_gradient(grad, x * inverse, weight) if of_weight else None
-        return own.normalise_gradients(grad, x, inverse, weight), grad_weight
     unit = x * inverse
     grad_weight = _weight_gradient(grad, unit, weight) if of_weight else None
     grad_unit = (grad * weight).float()

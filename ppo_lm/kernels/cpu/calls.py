@@ -74,7 +74,7 @@ ARGUMENTS = {
     "swiglu": [ADDRESS] * 3 + [COUNT] * 5,
     "swiglu_gradients": [ADDRESS] * 5 + [COUNT] * 4,
     "normalise": [ADDRESS] * 6 + [REAL] + [COUNT] * 5,
-    "normalise_gradients": [ADDRESS] * 5 + [COUNT] * 4,
+    "normalise_gradients": [ADDRESS] * 6 + [COUNT] * 5,
     "rotate": [ADDRESS] * 6 + [REAL] * 2 + [COUNT] * 6,
     "exponentials": [ADDRESS] * 5 + [REAL] + [COUNT] * 4,
     "pack": [Place] + [COUNT] * 2 + [ADDRESS],

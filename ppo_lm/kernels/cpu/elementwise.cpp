@@ -64,8 +64,10 @@ extern "C" void normalise(const Number *x, const Number *more, const Number *wei
     }
 }
 
+// `more`, unless it is null, is added to the gradient of x.
 extern "C" void normalise_gradients(const Number *grad, const Number *x, const float *inverse, const Number *weight,
-                                    Number *grad_x, int64_t rows, int64_t width, int64_t grad_stride, int64_t stride) {
+                                    const Number *more, Number *grad_x, int64_t rows, int64_t width,
+                                    int64_t grad_stride, int64_t stride, int64_t more_stride) {
 #pragma omp parallel for if (rows * width > FEW)
     for (int64_t row = 0; row < rows; row++) {
         const Number *from = x + row * stride, *slope = grad + row * grad_stride;
@@ -78,7 +80,8 @@ extern "C" void normalise_gradients(const Number *grad, const Number *x, const f
         for (int64_t i = 0; i < width; i += LANES) {
             const int64_t left = width - i;
             const Floats of_unit = load(slope + i, left) * load(weight + i, left);
-            store(grad_x + row * width + i, (of_unit - load(from + i, left) * along) * scale, left);
+            const Floats found = (of_unit - load(from + i, left) * along) * scale;
+            store(grad_x + row * width + i, more ? found + load(more + row * more_stride + i, left) : found, left);
         }
     }
 }

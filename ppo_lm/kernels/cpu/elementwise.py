@@ -66,12 +66,13 @@ def add_and_normalise(
 
 
 def normalise_gradients(
-    grad: torch.Tensor, x: torch.Tensor, inverse: torch.Tensor, weight: torch.Tensor
+    grad: torch.Tensor, x: torch.Tensor, inverse: torch.Tensor, weight: torch.Tensor, more: torch.Tensor | None
 ) -> torch.Tensor:
     """The gradient of x; see `fast.rms_norm.normalise_gradients`."""
-    grad, x = as_rows(grad), as_rows(x)
+    grad, x, more = as_rows(grad), as_rows(x), None if more is None else as_rows(more)
     grad_x = torch.empty_like(x)
-    addresses = (grad.data_ptr(), x.data_ptr(), inverse.data_ptr(), weight.data_ptr(), grad_x.data_ptr())
-    strides = (grad.stride(-2), x.stride(-2))
+    added, stride = (None, 0) if more is None else (more.data_ptr(), more.stride(-2))
+    addresses = (grad.data_ptr(), x.data_ptr(), inverse.data_ptr(), weight.data_ptr(), added, grad_x.data_ptr())
+    strides = (grad.stride(-2), x.stride(-2), stride)
     kernel("normalise_gradients", x.dtype)(*addresses, inverse.numel(), x.shape[-1], *strides)
     return grad_x

@@ -18,6 +18,7 @@ constexpr int64_t NUMBERS = Word<Number>::NUMBERS;
 constexpr int64_t COLUMNS = WIDE * LANES;  // of a panel
 // Words of a panel, which are summed before other sums are added: fp32 should stay exact, bf16 stay in registers.
 constexpr int64_t DEPTH = NUMBERS == 1 ? 256 : 800;
+constexpr int64_t FEW = 64;  // words
 constexpr int64_t MOST_ROWS = 1024, FEWEST_ROWS = 64;
 
 inline int64_t words_of(const Product &product) { return divide_up(product.inner, NUMBERS); }
@@ -121,24 +122,22 @@ struct Cut {
     int64_t product, first, words;
 };
 
-// All words, in groups of about the same size that one panel holds.
+// All words, in groups that one panel holds. Few words, as of an adapter, go with those that follow, whose sums would
+// be the same without them.
 inline std::vector<std::vector<Cut>> cut(const Product *products, int64_t count) {
-    int64_t all = 0;
-    for (int64_t p = 0; p < count; p++) all += words_of(products[p]);
-    const int64_t size = all ? divide_up(all, divide_up(all, DEPTH)) : 0;
     std::vector<std::vector<Cut>> groups(1);
-    int64_t room = size;
-    for (int64_t p = 0; p < count; p++)
-        for (int64_t first = 0; first < words_of(products[p]);) {
-            if (!room) {
+    int64_t held = 0;  // words in the last group
+    for (int64_t p = 0; p < count; p++) {
+        const int64_t all = words_of(products[p]), size = all ? divide_up(all, divide_up(all, DEPTH)) : 1;
+        for (int64_t first = 0; first < all; first += size) {
+            if (held > FEW) {
                 groups.emplace_back();
-                room = size;
+                held = 0;
             }
-            const int64_t words = std::min(room, words_of(products[p]) - first);
-            groups.back().push_back({p, first, words});
-            first += words;
-            room -= words;
+            groups.back().push_back({p, first, std::min(size, all - first)});
+            held += groups.back().back().words;
         }
+    }
     return groups;
 }
 
@@ -214,7 +213,7 @@ extern "C" void sum_products(const Product *products, int64_t count, const Numbe
     }
 #pragma omp parallel
     {
-        const std::unique_ptr<Line[]> own_sums(new Line[height * WIDE]), own_panel(new Line[DEPTH * WIDE]);
+        const std::unique_ptr<Line[]> own_sums(new Line[height * WIDE]), own_panel(new Line[(FEW + DEPTH) * WIDE]);
         std::vector<Piece> pieces;
         for (int64_t p = 0; p < count; p++)
             if (!packed[p].empty()) pack_words(products[p], rows, packed[p].data());
