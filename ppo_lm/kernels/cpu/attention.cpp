@@ -1,6 +1,7 @@
 // Causal attention: of packed rows to themselves, both ways, and of one new token to those before it. Scores exist for
 // a block of queries at a time and are computed again in the backward pass ("FlashAttention", 2205.14135).
 #include <algorithm>
+#include <type_traits>
 #include <vector>
 
 #include "kernels.h"
@@ -9,7 +10,17 @@
 constexpr int64_t BLOCK = 32;           // places whose queries are computed at once
 constexpr int64_t COLUMNS = 2 * LANES;  // of scores: they are computed in multiples
 
+#if defined(__AVX512BF16__)
+typedef Number Operand;  // of products with keys and values of the same dtype, which are exact
+#else
+typedef float Operand;
+#endif
+typedef Word<Operand>::One One;
+constexpr int64_t NUMBERS = Word<Operand>::NUMBERS;
+
 using Buffer = std::vector<float>;
+using Operands = std::vector<Operand>;
+using Words = std::vector<One>;
 
 inline void copy(const Number *from, float *to, int64_t size, float factor = 1.0f) {
     for (int64_t i = 0; i < size; i += LANES) store(to + i, load(from + i, size - i) * factor, size - i);
@@ -19,52 +30,85 @@ inline void round(const float *from, Number *to, int64_t size, float factor = 1.
     for (int64_t i = 0; i < size; i += LANES) store(to + i, load(from + i, size - i) * factor, size - i);
 }
 
-// c = a·b or, to add, c += a·b, in fp32: (rows, inner)·(inner, columns), where columns is a multiple of COLUMNS.
-inline void multiply(int64_t rows, int64_t inner, int64_t columns, Matrix<float> a, const float *b, int64_t b_row,
-                     float *c, int64_t c_row, bool add = false) {
+// c = a·b or, to add, c += a·b, in fp32: (rows, inner)·(inner, columns), where columns is a multiple of COLUMNS and
+// inner is in words.
+template <class T>
+inline void multiply(int64_t rows, int64_t inner, int64_t columns, Matrix<T> a, const typename Word<T>::One *b,
+                     int64_t b_row, float *c, int64_t c_row, bool add = false) {
     for (int64_t j = 0; j < columns; j += COLUMNS) multiply<2>(rows, inner, a, b + j, b_row, c + j, c_row, add);
 }
 
-// One head of `length` tokens, as (size, length) with `row` columns.
-inline void transpose(Heads x, int64_t first, int64_t length, int64_t head, int64_t size, float *to, int64_t row) {
+inline int64_t words_of(int64_t size) { return divide_up(size, NUMBERS); }
+
+template <class T>
+inline void copy_operands(const Number *from, T *to, int64_t size) {
+    if constexpr (std::is_same_v<T, Number>)
+        memcpy(to, from, size * sizeof(Number));
+    else
+        copy(from, to, size);
+}
+
+template <class T>
+inline typename Word<T>::Vector load_operands(const Number *from, int64_t count) {
+    if constexpr (std::is_same_v<T, Number>)
+        return load_words(from, count);
+    else
+        return load(from, count);
+}
+
+// One head of `length` tokens, as (words of size, length) with `row` columns.
+inline void transpose(Heads x, int64_t first, int64_t length, int64_t head, int64_t size, One *to, int64_t row) {
     for (int64_t t = 0; t < length; t += LANES)
-        for (int64_t i = 0; i < size; i += LANES) {
-            Floats square[LANES] = {};
+        for (int64_t i = 0; i < words_of(size); i += LANES) {
+            Word<Operand>::Vector square[LANES] = {};
             for (int64_t k = 0; k < std::min<int64_t>(LANES, length - t); k++)
-                square[k] = load(x(first + t + k, head) + i, size - i);
+                square[k] = load_operands<Operand>(x(first + t + k, head) + i * NUMBERS, size - i * NUMBERS);
             transpose(square);
-            for (int64_t k = 0; k < std::min<int64_t>(LANES, size - i); k++) store(to + (i + k) * row + t, square[k]);
+            for (int64_t k = 0; k < std::min<int64_t>(LANES, words_of(size) - i); k++)
+                memcpy(to + (i + k) * row + t, &square[k], sizeof square[k]);
         }
 }
 
-// Columns `from` to `to` of a row of scores → their softmax, 0 in the others. Returns log Σ exp.
-inline float softmax(float *scores, int64_t from, int64_t to, int64_t columns) {
-    const int64_t begin = from / LANES * LANES, end = round_up(to, LANES);
-    Floats top = all(-INFINITY), total = {};
-    for (int64_t j = begin; j < end; j += LANES)
-        top = larger(inside(j, from, to) ? load(scores + j) : all(-INFINITY), top);
-    const float highest = largest(top);
-    for (int64_t j = begin; j < end; j += LANES) {
-        const Floats weight = inside(j, from, to) ? exponential(load(scores + j) - highest) : Floats{};
-        store(scores + j, weight);
-        total += weight;
-    }
-    const float whole = sum(total);
-    std::fill(scores, scores + begin, 0.0f);
-    for (int64_t j = begin; j < end; j += LANES) store(scores + j, load(scores + j) * (1.0f / whole));
-    std::fill(scores + end, scores + columns, 0.0f);
-    return highest + std::log(whole);
+// x in those of the columns from j on that are from `from` to `to`, `other` elsewhere.
+inline Floats where_inside(int64_t j, int64_t from, int64_t to, Floats x, Floats other) {
+    if (j >= from && j + LANES <= to) return x;
+    return inside(j, from, to) ? x : other;
 }
 
-// Scores → their softmax, and its gradients → those of the scores, 0 in other columns. `logsum`: what `softmax`
-// returned.
-inline void softmax_gradients(float *scores, float *slopes, float logsum, int64_t from, int64_t to, int64_t columns) {
+// The exponentials of a row of scores and their sum.
+struct Softmax {
+    float total, logsum;
+};
+
+// Columns `from` to `to` of a row of scores → exp((x − max x)·scale), 0 in the others.
+inline Softmax softmax(float *scores, int64_t from, int64_t to, int64_t columns, float scale) {
+    const int64_t begin = from / LANES * LANES, end = round_up(to, LANES);
+    Floats top = all(-INFINITY), sums = {};
+    for (int64_t j = begin; j < end; j += LANES)
+        top = larger(where_inside(j, from, to, load(scores + j), all(-INFINITY)), top);
+    const float highest = largest(top);
+    for (int64_t j = begin; j < end; j += LANES) {
+        const Floats weight = exponential((load(scores + j) - highest) * scale);
+        const Floats seen = where_inside(j, from, to, weight, Floats{});
+        store(scores + j, seen);
+        sums += seen;
+    }
+    std::fill(scores, scores + begin, 0.0f);
+    std::fill(scores + end, scores + columns, 0.0f);
+    const float total = sum(sums);
+    return {total, highest * scale + std::log(total)};
+}
+
+// Scores → their softmax, and its gradients → those of the scores times the scale, 0 in other columns. `logsum`: what
+// `softmax` returned.
+inline void softmax_gradients(float *scores, float *slopes, float logsum, int64_t from, int64_t to, int64_t columns,
+                              float scale) {
     const int64_t begin = from / LANES * LANES, end = round_up(to, LANES);
     Floats along = {};
     for (int64_t j = begin; j < end; j += LANES) {
-        const Integers seen = inside(j, from, to);
-        const Floats weight = seen ? exponential(load(scores + j) - logsum) : Floats{};
-        const Floats slope = seen ? load(slopes + j) : Floats{};
+        const Floats each = exponential(load(scores + j) * scale - logsum);
+        const Floats weight = where_inside(j, from, to, each, Floats{});
+        const Floats slope = where_inside(j, from, to, load(slopes + j), Floats{});
         store(scores + j, weight);
         store(slopes + j, slope);
         along += weight * slope;
@@ -97,16 +141,19 @@ inline void zero(Number *x, int64_t first, int64_t tokens, int64_t width) {
 extern "C" void attend(Heads q, Heads k, Heads v, const int32_t *boundaries, Number *out, float *logsums,
                        const Shape shape) {
     const int64_t heads = shape.heads, size = shape.size, wide = round_up(size, COLUMNS);
+    const int64_t words = words_of(size), deep = words * NUMBERS;
     zero(out, boundaries[shape.rows], shape.tokens, heads * size);
 #pragma omp parallel
     {
-        Buffer keys, values, scores, queries(BLOCK * shape.groups() * size), mixed(BLOCK * shape.groups() * wide);
+        Buffer values, scores, totals(BLOCK * shape.groups()), mixed(BLOCK * shape.groups() * wide);
+        Words keys;
+        Operands queries(BLOCK * shape.groups() * deep);
 #pragma omp for schedule(dynamic)
         for (int64_t task = 0; task < shape.rows * shape.kv_heads; task++) {
             const int64_t row = task / shape.kv_heads, kv = task % shape.kv_heads;
             const int64_t first = boundaries[row], length = boundaries[row + 1] - first;
             const int64_t padded = round_up(length, COLUMNS);
-            keys.assign(size * padded, 0.0f);
+            keys.assign(words * padded, One{});
             values.assign(padded * wide, 0.0f);
             scores.resize(BLOCK * shape.groups() * padded);
             transpose(k, first, length, kv, size, keys.data(), padded);
@@ -115,16 +162,20 @@ extern "C" void attend(Heads q, Heads k, Heads v, const int32_t *boundaries, Num
                 const Queries each{shape, first, kv, start, std::min(length, start + BLOCK)};
                 const int64_t count = each.count(), columns = round_up(each.end, COLUMNS);
                 for (int64_t i = 0; i < count; i++)
-                    copy(q(each.token(i), each.head(i)), &queries[i * size], size, shape.scale);
-                multiply(count, size, columns, {queries.data(), size, 1}, keys.data(), padded, scores.data(), padded);
+                    copy_operands(q(each.token(i), each.head(i)), &queries[i * deep], size);
+                const Matrix<Operand> of_query{queries.data(), deep, NUMBERS};
+                multiply(count, words, columns, of_query, keys.data(), padded, scores.data(), padded);
                 for (int64_t i = 0; i < count; i++) {
                     const int64_t place = each.place(i), from = shape.first_seen(place);
-                    logsums[each.token(i) * heads + each.head(i)] =
-                        softmax(&scores[i * padded], from, place + 1, columns);
+                    const Softmax found = softmax(&scores[i * padded], from, place + 1, columns, shape.scale);
+                    logsums[each.token(i) * heads + each.head(i)] = found.logsum;
+                    totals[i] = found.total;
                 }
-                multiply(count, each.end, wide, {scores.data(), padded, 1}, values.data(), wide, mixed.data(), wide);
+                const Matrix<float> weights{scores.data(), padded, 1};
+                multiply(count, each.end, wide, weights, values.data(), wide, mixed.data(), wide);
                 for (int64_t i = 0; i < count; i++)
-                    round(&mixed[i * wide], out + (each.token(i) * heads + each.head(i)) * size, size);
+                    round(&mixed[i * wide], out + (each.token(i) * heads + each.head(i)) * size, size,
+                          1.0f / totals[i]);
             }
         }
     }
@@ -135,18 +186,21 @@ extern "C" void attend_gradients(Heads grad, Heads q, Heads k, Heads v, const in
                                  Number *grad_q, Number *grad_k, Number *grad_v, const Shape shape) {
     const int64_t heads = shape.heads, kv_heads = shape.kv_heads, size = shape.size;
     const int64_t wide = round_up(size, COLUMNS), most = BLOCK * shape.groups();
+    const int64_t words = words_of(size), deep = words * NUMBERS;
     zero(grad_q, boundaries[shape.rows], shape.tokens, heads * size);
     for (Number *found : {grad_k, grad_v}) zero(found, boundaries[shape.rows], shape.tokens, kv_heads * size);
 #pragma omp parallel
     {
-        Buffer keys, keys_across, values_across, of_keys, of_values, scores, slopes;
+        Words keys_across, values_across;
+        Operands query_operands(most * deep), grad_operands(most * deep);
+        Buffer keys, of_keys, of_values, scores, slopes;
         Buffer queries(most * wide), grads(most * wide), of_queries(most * wide);
 #pragma omp for schedule(dynamic)
         for (int64_t task = 0; task < shape.rows * kv_heads; task++) {
             const int64_t row = task / kv_heads, kv = task % kv_heads;
             const int64_t first = boundaries[row], length = boundaries[row + 1] - first;
             const int64_t padded = round_up(length, COLUMNS);
-            for (Buffer *across : {&keys_across, &values_across}) across->assign(size * padded, 0.0f);
+            for (Words *across : {&keys_across, &values_across}) across->assign(words * padded, One{});
             for (Buffer *rows : {&keys, &of_keys, &of_values}) rows->assign(padded * wide, 0.0f);
             for (Buffer *square : {&scores, &slopes}) square->resize(most * padded);
             transpose(k, first, length, kv, size, keys_across.data(), padded);
@@ -156,18 +210,23 @@ extern "C" void attend_gradients(Heads grad, Heads q, Heads k, Heads v, const in
                 const Queries each{shape, first, kv, start, std::min(length, start + BLOCK)};
                 const int64_t count = each.count(), end = each.end, columns = round_up(end, COLUMNS);
                 for (int64_t i = 0; i < count; i++) {
-                    copy(q(each.token(i), each.head(i)), &queries[i * wide], size, shape.scale);
-                    copy(grad(each.token(i), each.head(i)), &grads[i * wide], size);
+                    const Number *query = q(each.token(i), each.head(i)), *slope = grad(each.token(i), each.head(i));
+                    copy_operands(query, &query_operands[i * deep], size);
+                    copy_operands(slope, &grad_operands[i * deep], size);
+                    copy(query, &queries[i * wide], size, shape.scale);
+                    copy(slope, &grads[i * wide], size);
                 }
-                const Matrix<float> of_query{queries.data(), wide, 1}, of_grad{grads.data(), wide, 1};
-                multiply(count, size, columns, of_query, keys_across.data(), padded, scores.data(), padded);
-                multiply(count, size, columns, of_grad, values_across.data(), padded, slopes.data(), padded);
+                const Matrix<Operand> of_query{query_operands.data(), deep, NUMBERS};
+                const Matrix<Operand> of_grad{grad_operands.data(), deep, NUMBERS};
+                multiply(count, words, columns, of_query, keys_across.data(), padded, scores.data(), padded);
+                multiply(count, words, columns, of_grad, values_across.data(), padded, slopes.data(), padded);
                 for (int64_t i = 0; i < count; i++) {
                     const int64_t place = each.place(i), from = shape.first_seen(place), at = i * padded;
                     const float logsum = logsums[each.token(i) * heads + each.head(i)];
-                    softmax_gradients(&scores[at], &slopes[at], logsum, from, place + 1, columns);
+                    softmax_gradients(&scores[at], &slopes[at], logsum, from, place + 1, columns, shape.scale);
                 }
-                multiply(count, end, wide, {slopes.data(), padded, 1}, keys.data(), wide, of_queries.data(), wide);
+                const Matrix<float> rows_of_slopes{slopes.data(), padded, 1};
+                multiply(count, end, wide, rows_of_slopes, keys.data(), wide, of_queries.data(), wide);
                 for (int64_t i = 0; i < count; i++)
                     round(&of_queries[i * wide], grad_q + (each.token(i) * heads + each.head(i)) * size, size,
                           shape.scale);
@@ -194,9 +253,10 @@ inline Floats multiply_keys(const float *query, const T *keys, int64_t count, in
     return sums_of(products);
 }
 
-// Σ weight·value, from `from` to `to`.
+// Σ weight·value·factor, from `from` to `to`.
 template <class T>
-inline void mix_values(const float *weights, const T *values, int64_t from, int64_t to, int64_t size, T *out) {
+inline void mix_values(const float *weights, const T *values, int64_t from, int64_t to, int64_t size, float factor,
+                       T *out) {
     constexpr int SIDE = 4;  // vectors at once: sums wait for each other
     for (int64_t i = 0; i < size; i += SIDE * LANES) {
         Floats sums[SIDE] = {};
@@ -206,7 +266,7 @@ inline void mix_values(const float *weights, const T *values, int64_t from, int6
                 if (at < size) sums[j] += weights[t] * load(values + t * size + at, size - at);
             }
         for (int j = 0; j < SIDE; j++)
-            if (i + j * LANES < size) store(out + i + j * LANES, sums[j], size - i - j * LANES);
+            if (i + j * LANES < size) store(out + i + j * LANES, sums[j] * factor, size - i - j * LANES);
     }
 }
 
@@ -227,11 +287,12 @@ extern "C" void attend_cached(Heads q, Heads k, Heads v, const int64_t *places, 
             memcpy(own_values + place * size, v(row, kv), size * sizeof(Number));
             scores.resize(columns);
             for (int64_t head = kv * groups; head < (kv + 1) * groups; head++) {
-                copy(q(row, head), query.data(), size, shape.scale);
+                copy(q(row, head), query.data(), size);
                 for (int64_t t = from / LANES * LANES; t <= place; t += LANES)
                     store(&scores[t], multiply_keys(query.data(), own_keys + t * size, place + 1 - t, size));
-                softmax(scores.data(), from, place + 1, columns);
-                mix_values(scores.data(), own_values, from, place + 1, size, out + row * out_row + head * size);
+                const float total = softmax(scores.data(), from, place + 1, columns, shape.scale).total;
+                Number *to = out + row * out_row + head * size;
+                mix_values(scores.data(), own_values, from, place + 1, size, 1.0f / total, to);
             }
         }
     }

@@ -28,16 +28,6 @@ union alignas(64) Line {
     One words[LANES];
 };
 
-// The first `count` numbers, as many as a vector has words for; the others are 0.
-inline Vector load_words(const Number *from, int64_t count) {
-    Vector words = {};
-    if (count >= LANES * NUMBERS)
-        memcpy(&words, from, sizeof words);
-    else if (count > 0)
-        memcpy(&words, from, count * sizeof(Number));
-    return words;
-}
-
 // The words of a row or, in bf16, of two; the second may be null.
 inline Floats pair_rows(const float *row, const float *, int64_t count) {
     return count > 0 ? load(row, count) : Floats{};

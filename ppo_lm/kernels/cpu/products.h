@@ -27,6 +27,17 @@ struct Word<bf16> {
     static constexpr int NUMBERS = 2;
 };
 
+// The first `count` numbers, as many as a vector has words for; the others are 0.
+template <class T>
+inline typename Word<T>::Vector load_words(const T *from, int64_t count) {
+    typename Word<T>::Vector words = {};
+    if (count >= LANES * Word<T>::NUMBERS)
+        memcpy(&words, from, sizeof words);
+    else if (count > 0)
+        memcpy(&words, from, count * sizeof(T));
+    return words;
+}
+
 inline Floats add_products(Floats sums, float a, Floats b) { return sums + a * b; }
 
 inline Floats add_products(Floats sums, uint32_t a, Bits b) {
