@@ -34,6 +34,11 @@ class AdaptedLinear(NamedTuple):
         return self[:4]
 
     @property
+    def rank(self) -> int:
+        """r; 0 without an adapter."""
+        return 0 if self.a is None else self.a.shape[0]
+
+    @property
     def constants(self) -> tuple:
         """What an autograd function keeps besides the tensors."""
         return self[4:]
@@ -162,7 +167,9 @@ def _split(x: torch.Tensor | None, layers: Sequence[AdaptedLinear], dim: int = 1
     """The part of each layer; None for one without an adapter."""
     if x is None:
         return [None] * len(layers)
-    ranks = [0 if layer.a is None else len(layer.a) for layer in layers]
+    if len(layers) == 1:
+        return [x]
+    ranks = [layer.rank for layer in layers]
     return [part if rank else None for rank, part in zip(ranks, x.split(ranks, dim=dim))]
 
 

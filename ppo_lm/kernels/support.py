@@ -38,7 +38,7 @@ def find_products(*tensors: torch.Tensor) -> ModuleType | None:
     device, dtype = tensors[0].device, tensors[0].dtype
     if device.type != "cpu" or why_not(device, dtype) is not None or not cpu.products_are_ahead(dtype):
         return None
-    return cpu if all(x.device == device and x.dtype == dtype and 1 in x.stride() for x in tensors) else None
+    return cpu if all(x.dtype == dtype and x.is_cpu and 1 in x.stride() for x in tensors) else None
 
 
 @functools.cache

@@ -243,12 +243,11 @@ class BaseModel:
 
     def _activate(self, role: str | None) -> None:
         # PEFT's set_adapter takes 20-60 ms, and clears requires_grad of the other roles; this sets the same two fields
-        # and no more.
+        # and no more, past the module's own check for parameters.
         self._active = role
+        changed = {"_disable_adapters": role is None} | ({} if role is None else {"_active_adapter": [role]})
         for layer in self._lora_layers:
-            layer._disable_adapters = role is None
-            if role is not None:
-                layer._active_adapter = [role]
+            vars(layer).update(changed)
 
     @contextmanager
     def role(self, role: str | None) -> Iterator[None]:
