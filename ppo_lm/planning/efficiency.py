@@ -26,8 +26,8 @@ class Efficiency(NamedTuple):
 
 
 # fitted by benchmarks/plan_check.py --fit
-CPU_FP32 = Efficiency(0.957, 0.449, 0.00146, 4.29, 1, 1, 0.000219, 109 * MIB)
-CPU_BF16 = Efficiency(0.969, 2.11, 0.00159, 6.43, 0.754, 0.528, 0.000605, 279 * MIB)
+CPU_FP32 = Efficiency(0.885, 0.55, 0.00135, 4.03, 0.646, 1, 0.000256, 101 * MIB)
+CPU_BF16 = Efficiency(1, 1.11, 0.00122, 5.01, 0.587, 0.756, 0.000309, 84 * MIB)
 # end of what was fitted
 
 # Of one configuration on one H100, against its published rates: one number for scoring and training, one for sampling.
