@@ -30,7 +30,7 @@ from ppo_lm import PPOConfig, PPOTrainer
 from ppo_lm.advantage import ReturnCalculator
 from ppo_lm.config.files import embedded_settings
 from ppo_lm.ops import explained_variance
-from ppo_lm.ppo_trainer import SequenceGenerator
+from ppo_lm.ppo_trainer import SequenceGenerator, ValueAdder
 from ppo_lm.rewards import Responses
 from ppo_lm.types import SAPairs
 
@@ -75,7 +75,7 @@ def ceiling(trainer: PPOTrainer, pairs: SAPairs, seed: int) -> float:
 
 
 def measure(trainer: PPOTrainer, pairs: SAPairs) -> float:
-    values = trainer.value_adder.add_values_to_sa_pairs(pairs).require("values")
+    values = ValueAdder(trainer.roles.value, trainer.budget).add_values_to_sa_pairs(pairs).require("values")
     return explained_variance(values, pairs.require("reward_to_go"), pairs.action_mask)
 
 

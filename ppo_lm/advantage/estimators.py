@@ -53,9 +53,9 @@ class Estimator:
     whitens: bool = False
     row_by_row: bool = False
 
-    def trains_on_first_pass(self, config: PPOConfig) -> bool:
-        """Whether the value model's first update takes its gradients from the pass that predicts its values: all pairs
-        are one mini-batch, whose targets follow from its own values, and no other model's pass is needed."""
+    def scores_in_first_update(self, config: PPOConfig) -> bool:
+        """Whether the values come from the pass of the value model's first update: all pairs are one mini-batch, whose
+        targets follow from its own values row by row, and the value model has a trunk of its own."""
         alone = self.needs_values and config.value_backbone == "separate"
         return alone and self.row_by_row and config.mini_batches == 1
 

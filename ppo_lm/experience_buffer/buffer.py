@@ -143,9 +143,9 @@ def collect_from_micro_batches(
     compute: Callable[[SAPairs, bool], torch.Tensor],
     start_over: Callable[[], None] | None = None,
 ) -> torch.Tensor:
-    """As `compute_in_micro_batches`, of numbers without gradients, for a `compute` that does more than return them: it
-    is also told whether its pairs count, or only repeat others (see `as_often`). When memory runs out, `start_over()`
-    is called, and then `compute` on smaller micro-batches."""
+    """Like `compute_in_micro_batches`, but with gradients on, for a `compute` that also does something else, such as a
+    backward pass, and returns detached numbers. It is told whether its pairs count, or only repeat others (see
+    `as_often`). When memory runs out, `start_over()` is called, then `compute` on smaller micro-batches."""
     found: list[tuple[torch.Tensor, torch.Tensor]] = []
 
     def work(micro: MicroBatch) -> None:

@@ -52,8 +52,8 @@ def normalise_gradients(
     more: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """The gradients of x and, if `of_weight`, of the weight, given that of `normalise`'s first output, and its
-    second. `more`: what is added to the gradient of x, which has its shape."""
-    own = None if _is_fused(x, weight) else kernels.find_on_cpu(grad, x, weight, *([] if more is None else [more]))
+    second. `more`, of x's shape, is added to the gradient of x."""
+    own = kernels.find_on_cpu(grad, x, weight, *(() if more is None else (more,)))
     if own:
         grad_weight = _weight_gradient(grad, x * inverse, weight) if of_weight else None
         return own.normalise_gradients(grad, x, inverse, weight, more), grad_weight

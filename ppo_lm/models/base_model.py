@@ -243,7 +243,7 @@ class BaseModel:
 
     def _activate(self, role: str | None) -> None:
         # PEFT's set_adapter takes 20-60 ms, and clears requires_grad of the other roles; this sets the same two fields
-        # and no more, past the module's own check for parameters.
+        # and no more, and bypasses nn.Module.__setattr__, which looks for parameters first.
         self._active = role
         changed = {"_disable_adapters": role is None} | ({} if role is None else {"_active_adapter": [role]})
         for layer in self._lora_layers:

@@ -101,8 +101,10 @@ class ModelTrainer:
         def part_loss(part: SAPairs, size: Size) -> tuple[torch.Tensor, Part]:
             values = model.values(part)
             part = add_targets(part.with_columns(values=values.detach()), self.config)
+            part = part.with_columns(advantages=None)  # a value loss would find them whitened in later updates
             return values, self._value_part(part, values, size)
 
+        self._begun = None
         self._begun = begin_update(model, self.optimisers["value"], sa_pairs, part_loss, self.budget)
         return self._begun.values
 

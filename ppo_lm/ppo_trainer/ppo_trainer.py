@@ -150,7 +150,7 @@ class PPOTrainer:
         self.kl_controller = KLController(config.kl_coef, config.adaptive_kl_target, config.adaptive_kl_horizon)
         self.kl_divergence = KLDivergence(config.kl_estimator)
         self.reward_adjuster = RewardAdjuster(config.missing_eos_score, config.whiten_rewards)
-        begin = self._begin_value_update if self.estimator.trains_on_first_pass(config) else None
+        begin = self._begin_value_update if self.estimator.scores_in_first_update(config) else None
         self.value_adder = None if self.roles.value is None else ValueAdder(self.roles.value, self.budget, begin)
         self.whiten_advantages = (
             self.estimator.whitens if config.whiten_advantages is None else config.whiten_advantages

@@ -113,7 +113,7 @@ class Training:
 def train_side_by_side(trainings: Sequence[Training], updates: int, budget: MemoryBudget) -> dict[str, float]:
     """Make `updates` updates in every training, the first of each, then the second of each: they do not depend on each
     other, so that several processes can share the passes of all. With two models, half of the processes pass each,
-    unless their weights are sharded. Returns the metrics of all."""
+    unless their weights are sharded, or the gradients of one are there already. Returns the metrics of all."""
     names = " and ".join(name for training in trainings for name in training.optimisers)
     with phase(f"training the {names}", updates, "updates") as progress:
         while progress.done < updates:
@@ -157,7 +157,7 @@ def _accumulate(trainings: Sequence[Training], batches: Sequence[SAPairs], budge
     found: list[Sums] = [{} if sums is None else sums for sums in begun]
     waiting = [place for place, sums in enumerate(begun) if sums is None]
     if waiting:
-        _accumulate_all(
+        _accumulate_own(
             [trainings[i] for i in waiting], [batches[i] for i in waiting], [found[i] for i in waiting], budget
         )
     _complete(found, batches[0].action_mask.device)
@@ -167,10 +167,10 @@ def _accumulate(trainings: Sequence[Training], batches: Sequence[SAPairs], budge
     return found
 
 
-def _accumulate_all(
+def _accumulate_own(
     trainings: Sequence[Training], batches: Sequence[SAPairs], found: Sequence[Sums], budget: MemoryBudget
 ) -> None:
-    """As above, of this process's share; adds to the sums in `found`."""
+    """Pass this process's share of the mini-batches, adding to the gradients and to the sums in `found`."""
     sizes = [Size(len(batch), batch.sequences) for batch in batches]
     own = own_pairs(batches, budget.in_step)
 

@@ -22,7 +22,7 @@ class ValueAdder:
         budget: MemoryBudget | None = None,
         begin_update: Callable[[SAPairs], torch.Tensor] | None = None,
     ):
-        """`begin_update`: returns the values too; see `ModelTrainer.begin_value_update`."""
+        """`begin_update`: also returns the values, of pairs with `rewards`; see `ModelTrainer.begin_value_update`."""
         self.value_model, self.budget, self.begin_update = value_model, budget or MemoryBudget(), begin_update
 
     def add_values_to_sa_pairs(self, sa_pairs: SAPairs) -> SAPairs:

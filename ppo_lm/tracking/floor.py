@@ -40,7 +40,7 @@ class Passes(NamedTuple):
         """A step's passes with these settings. `rewards`: the number of reward models, the monitor's included."""
         recomputed, critic = config.old_logprobs == "recomputed", estimator.needs_values
         return cls(
-            scored=1 + (critic and not estimator.trains_on_first_pass(config)) + recomputed,
+            scored=1 + (critic and not estimator.scores_in_first_update(config)) + recomputed,
             scored_logprobs=1 + recomputed,
             rewards=rewards,
             trained=1 + (critic and config.value_backbone == "separate"),

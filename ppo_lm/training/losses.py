@@ -50,7 +50,7 @@ class PolicyLoss:
 
 @dataclass(frozen=True)
 class ValueLoss:
-    """A value loss: a function of the pairs, which have the old `values` and the column `config.value_target`, and of
-    the new values, (B, A)."""
+    """A value loss: a function of the pairs, of which it may read the old `values` and the column
+    `config.value_target`, and of the new values, (B, A)."""
 
     compute: Callable[[SAPairs, torch.Tensor, PPOConfig], TokenLoss]

@@ -34,11 +34,11 @@ WHOLE = dict(top_k=0, top_p=1.0)
 ALL = dict(WHOLE, lora_r=0, learning_rate=1e-4)
 CONFIGURATIONS = {
     "adapters": dict(WHOLE),
-    "checkpointing": dict(WHOLE, gradient_checkpointing=True),
+    "checkpointing": dict(WHOLE, gradient_checkpointing=True, mini_batches=1),
     "top-k, top-p": dict(top_k=40, top_p=0.9),
     "shared trunk": dict(WHOLE, value_backbone="shared"),
     "transformers' passes": dict(WHOLE, fast=False, gradient_checkpointing=True),
-    "all weights": dict(ALL),
+    "all weights": dict(ALL, mini_batches=1),
     "all weights, tied": dict(ALL),
     "all weights, tied, checkpointing": dict(ALL, gradient_checkpointing=True, top_k=40, top_p=0.9),
     "all weights, shared trunk": dict(ALL, value_backbone="shared"),

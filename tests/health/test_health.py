@@ -80,9 +80,9 @@ PROVOKED = {
         top_k=5,
         seed=2,
     ),
-    "clipped often": dict(kl_coef=0.0, learning_rate=0.3, ppo_epochs=8, mini_batches=1, clip_epsilon=0.01),
+    "clipped often": dict(kl_coef=0.0, learning_rate=0.03, ppo_epochs=8, mini_batches=1, clip_epsilon=0.01),
     "clipped never": dict(learning_rate=1e-9),
-    "critic": dict(value_learning_rate=0.5, steps=2 * WINDOW),
+    "critic": dict(value_learning_rate=0.1, steps=2 * WINDOW),
     "sampler": dict(change=sampler_is_off),
     "length": dict(
         reward=words, change=ends_often, learning_rate=0.01, steps=90, kl_coef=0.0, batch_size=12, mini_batches=1

@@ -50,6 +50,15 @@ def test_products_of_many_depths_and_what_is_added_make_one_sum(kind, dtype):
     assert (into[:, :5] == 7).all() and (into[:, 55:] == 7).all()
 
 
+@pytest.mark.parametrize("inner", [(40, 40, 40), (130, 30, 90), (64, 65, 900), (300, 1700, 16)], ids=str)
+@pytest.mark.parametrize("rank", [2, 12, 64, 200])
+def test_an_adapter_of_zeros_changes_no_bit_of_the_layers_sum(inner, rank, dtype):
+    torch.manual_seed(0)
+    pairs = [(matrix(9, size, dtype, False), matrix(size, 50, dtype, True)) for size in inner]
+    adapter = (torch.zeros(9, rank, dtype=dtype), matrix(rank, 50, dtype, False))
+    assert torch.equal(cpu.sum_products([adapter, *pairs]), cpu.sum_products(pairs))
+
+
 @pytest.mark.skipif(bool(WHY_NO_KERNELS), reason=str(WHY_NO_KERNELS))
 def test_the_sum_is_rounded_once():
     """Each small number would be lost if it were added to a sum that is already in bf16."""

@@ -28,6 +28,9 @@ def test_norms_give_what_the_formula_gives(shape, dtype):
     assert relative_error(found, wanted.detach()) < OFF[dtype]
     assert relative_error(grad_x, of_x) < OFF[dtype]
     assert relative_error(grad_weight, of_weight) < 2 * OFF[dtype]
+    more = torch.randn(*shape[:-1], shape[-1] + 5).to(dtype)[..., :-5]
+    with_more, _ = normalise_gradients(grad, x, inverse, weight, of_weight=False, more=more)
+    assert relative_error(with_more, of_x + more.double()) < OFF[dtype]
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -120,4 +120,4 @@ def test_only_where_the_first_update_takes_the_same_pass(folder, monkeypatch, se
     made = trainer(folder, **settings)
     assert (made.value_adder.begin_update is not None) == begins
     assert made.floor.passes.scored == (1 if begins else 2)
-    assert estimator.trains_on_first_pass(made.config) == begins
+    assert estimator.scores_in_first_update(made.config) == begins

@@ -11,7 +11,7 @@ constexpr int64_t BLOCK = 32;           // places whose queries are computed at 
 constexpr int64_t COLUMNS = 2 * LANES;  // of scores: they are computed in multiples
 
 #if defined(__AVX512BF16__)
-typedef Number Operand;  // of products with keys and values of the same dtype, which are exact
+typedef Number Operand;  // of scores and their gradients: products of two numbers in bf16 are exact in fp32
 #else
 typedef float Operand;
 #endif
@@ -69,7 +69,7 @@ inline void transpose(Heads x, int64_t first, int64_t length, int64_t head, int6
         }
 }
 
-// x in those of the columns from j on that are from `from` to `to`, `other` elsewhere.
+// The columns from j on: x in those from `from` to `to`, `other` in the rest.
 inline Floats where_inside(int64_t j, int64_t from, int64_t to, Floats x, Floats other) {
     if (j >= from && j + LANES <= to) return x;
     return inside(j, from, to) ? x : other;
@@ -99,8 +99,8 @@ inline Softmax softmax(float *scores, int64_t from, int64_t to, int64_t columns,
     return {total, highest * scale + std::log(total)};
 }
 
-// Scores → their softmax, and its gradients → those of the scores times the scale, 0 in other columns. `logsum`: what
-// `softmax` returned.
+// Scores → their softmax, and its gradients → those of scores·scale, 0 in other columns. `logsum`: what `softmax`
+// returned.
 inline void softmax_gradients(float *scores, float *slopes, float logsum, int64_t from, int64_t to, int64_t columns,
                               float scale) {
     const int64_t begin = from / LANES * LANES, end = round_up(to, LANES);

@@ -16,7 +16,7 @@ typedef Word<Number>::Vector Vector;
 
 constexpr int64_t NUMBERS = Word<Number>::NUMBERS;
 constexpr int64_t COLUMNS = WIDE * LANES;  // of a panel
-// Words of a panel, which are summed before other sums are added: fp32 should stay exact, bf16 stay in registers.
+// Words of a panel, whose sums stay in registers: short ones lose less to rounding, long ones are faster.
 constexpr int64_t DEPTH = NUMBERS == 1 ? 256 : 800;
 constexpr int64_t FEW = 64;  // words
 constexpr int64_t MOST_ROWS = 1024, FEWEST_ROWS = 64;
@@ -112,20 +112,21 @@ struct Cut {
     int64_t product, first, words;
 };
 
-// All words, in groups that one panel holds. Few words, as of an adapter, go with those that follow, whose sums would
-// be the same without them.
+// All words, in groups that one panel holds. Few words, as of an adapter, go with the many that follow, which would be
+// grouped in the same way without them.
 inline std::vector<std::vector<Cut>> cut(const Product *products, int64_t count) {
     std::vector<std::vector<Cut>> groups(1);
     int64_t held = 0;  // words in the last group
     for (int64_t p = 0; p < count; p++) {
         const int64_t all = words_of(products[p]), size = all ? divide_up(all, divide_up(all, DEPTH)) : 1;
         for (int64_t first = 0; first < all; first += size) {
-            if (held > FEW) {
+            const int64_t words = std::min(size, all - first);
+            if (held && (held > FEW || words <= FEW)) {
                 groups.emplace_back();
                 held = 0;
             }
-            groups.back().push_back({p, first, std::min(size, all - first)});
-            held += groups.back().back().words;
+            groups.back().push_back({p, first, words});
+            held += words;
         }
     }
     return groups;
@@ -152,7 +153,8 @@ struct Part {
 template <int rows, int wide>
 inline void add_to_rows(const std::vector<Piece> &pieces, const Part &part, int64_t row, bool first, bool last) {
     Floats sums[rows][wide] = {};
-    for (const Piece &piece : pieces) add_product<rows, wide>(piece.words, piece.a.shifted(row, 0), piece.b, COLUMNS, sums);
+    for (const Piece &piece : pieces)
+        add_product<rows, wide>(piece.words, piece.a.shifted(row, 0), piece.b, COLUMNS, sums);
     for (int i = 0; i < rows; i++)
         for (int j = 0; j < wide; j++) {
             const int64_t column = j * LANES, left = part.columns - column;

@@ -96,5 +96,6 @@ inline void multiply(int64_t rows, int64_t inner, Matrix<T> a, const typename Wo
                      int64_t c_row, bool add) {
     int64_t i = 0;
     for (; i + most <= rows; i += most) tile<most, wide>(inner, a.shifted(i, 0), b, b_row, c + i * c_row, c_row, add);
-    if constexpr (most > 1) multiply<wide, most / 2>(rows - i, inner, a.shifted(i, 0), b, b_row, c + i * c_row, c_row, add);
+    if constexpr (most > 1)
+        multiply<wide, most / 2>(rows - i, inner, a.shifted(i, 0), b, b_row, c + i * c_row, c_row, add);
 }

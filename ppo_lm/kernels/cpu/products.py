@@ -54,7 +54,8 @@ def sum_products(
 
 
 def _describe(a: torch.Tensor, b: torch.Tensor | Packed) -> tuple[int, ...]:
-    """The kernel's `Product` as the eight numbers that it is: nested structures take longer than many a product."""
+    """The kernel's `Product` as the eight numbers that it is: making nested structures takes longer than many a
+    product."""
     if isinstance(b, Packed):
         return a.data_ptr(), *a.stride(), b.data_ptr(), 0, 0, b.inner, 1
     return a.data_ptr(), *a.stride(), b.data_ptr(), *b.stride(), b.shape[0], 0
