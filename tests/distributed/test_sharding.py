@@ -41,7 +41,7 @@ CONFIGURATIONS = {
     "all weights": dict(ALL, mini_batches=1),
     "all weights, tied": dict(ALL),
     "all weights, tied, checkpointing": dict(ALL, gradient_checkpointing=True, top_k=40, top_p=0.9),
-    "all weights, shared trunk": dict(ALL, value_backbone="shared"),
+    "all weights, shared trunk": dict(ALL, value_backbone="shared", seed=1),
     "all weights, transformers' passes": dict(ALL, fast=False, gradient_checkpointing=True),
 }
 
