@@ -196,3 +196,12 @@ def test_commands_are_read_as_the_shell_reads_them():
         ["uv", "run", "main.py"],
         ["uv", "run", "ppo-lm", "sft", "--prompt", "a # b", "--seed", "1"],
     ]
+
+
+@pytest.mark.slow
+def test_the_profile_of_a_step_finds_the_products(tmp_path):
+    """It reads the arguments of our kernels, whose form nothing else fixes."""
+    command = [sys.executable, str(CHECKOUT / "benchmarks" / "cpu_step.py"), "--workload=tiny", f"--folder={tmp_path}"]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300).stdout
+    assert re.search(r"matrix products +│ +\d", printed)
+    assert re.search(r"\d+ × \d+ × 688 +│", printed)

@@ -33,6 +33,16 @@ class Place(ctypes.Structure):
         return cls(x.data_ptr(), *x.stride())
 
 
+class Product(ctypes.Structure):
+    """Of two matrices, the places of which are flat: nested structures take longer to make than many a product."""
+
+    _fields_ = [
+        *(("a", ADDRESS), ("a_row", COUNT), ("a_column", COUNT)),
+        *(("b", ADDRESS), ("b_row", COUNT), ("b_column", COUNT)),
+        *((name, COUNT) for name in ("inner", "is_packed")),
+    ]
+
+
 class Shape(ctypes.Structure):
     """Of an attention: tokens, rows, query heads, key and value heads, the size of a head, the window, the scale."""
 
@@ -72,7 +82,7 @@ ARGUMENTS = {
     "rotate": [ADDRESS] * 6 + [REAL] * 2 + [COUNT] * 6,
     "exponentials": [ADDRESS] * 5 + [REAL] + [COUNT] * 4,
     "pack": [Place] + [COUNT] * 2 + [ADDRESS],
-    "sum_products": [ctypes.POINTER(COUNT), COUNT, ADDRESS, COUNT, ADDRESS] + [COUNT] * 3,
+    "sum_products": [ctypes.POINTER(Product), COUNT, ADDRESS, COUNT, ADDRESS] + [COUNT] * 3,
     "attend": [Heads] * 3 + [ADDRESS] * 3 + [Shape],
     "attend_gradients": [Heads] * 4 + [ADDRESS] * 5 + [Shape],
     "attend_cached": [Heads] * 3 + [ADDRESS] * 3 + [COUNT, ADDRESS, COUNT, Shape],

@@ -29,7 +29,6 @@ struct Product {
     int64_t inner;
     int64_t is_packed;  // b is what `pack` made of it
 };
-static_assert(sizeof(Product) == 8 * sizeof(int64_t), "products.py passes it as eight numbers");
 
 extern "C" {
 void sum_products(const Product *products, int64_t count, const Number *add, int64_t add_row, Number *out,

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 
 from ppo_lm.kernels.cpu.build import load_library
-from ppo_lm.kernels.cpu.calls import COUNT, Place, kernel
+from ppo_lm.kernels.cpu.calls import Place, Product, kernel
 
 PANEL = 48  # columns that are laid out together, at most; a multiple of those of any processor
 WORD = 2  # numbers, at most
@@ -46,16 +46,14 @@ def sum_products(
     first, b = products[0]
     rows, columns = first.shape[0], b.columns if isinstance(b, Packed) else b.shape[1]
     out = first.new_empty(rows, columns) if into is None else into
-    numbers = [number for pair in products for number in _describe(*pair)]
+    each = (Product * len(products))(*(_describe(*pair) for pair in products))
     added = (None, 0) if add is None else (add.data_ptr(), add.stride(0) if add.ndim == 2 else 0)
-    arguments = ((COUNT * len(numbers))(*numbers), len(products), *added)
-    kernel("sum_products", first.dtype)(*arguments, out.data_ptr(), out.stride(0), rows, columns)
+    kernel("sum_products", first.dtype)(each, len(products), *added, out.data_ptr(), out.stride(0), rows, columns)
     return out
 
 
 def _describe(a: torch.Tensor, b: torch.Tensor | Packed) -> tuple[int, ...]:
-    """The kernel's `Product` as the eight numbers that it is: making nested structures takes longer than many a
-    product."""
+    """The fields of a `Product`."""
     if isinstance(b, Packed):
         return a.data_ptr(), *a.stride(), b.data_ptr(), 0, 0, b.inner, 1
     return a.data_ptr(), *a.stride(), b.data_ptr(), *b.stride(), b.shape[0], 0
