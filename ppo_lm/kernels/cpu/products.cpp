@@ -171,17 +171,13 @@ inline void add_to_rows(const std::vector<Piece> &pieces, const Part &part, int6
         }
 }
 
-template <int wide, int most = ROWS>
-inline void add_to_columns(const std::vector<Piece> &pieces, const Part &part, int64_t row, bool first, bool last) {
-    for (; row + most <= part.rows; row += most) add_to_rows<most, wide>(pieces, part, row, first, last);
-    if constexpr (most > 1) add_to_columns<wide, most / 2>(pieces, part, row, first, last);
-}
-
 template <int wide = WIDE>
 inline void add_to_part(const std::vector<Piece> &pieces, const Part &part, bool first, bool last) {
     if constexpr (wide > 1)
         if (part.columns <= (wide - 1) * LANES) return add_to_part<wide - 1>(pieces, part, first, last);
-    add_to_columns<wide>(pieces, part, 0, first, last);
+    for_tiles(part.rows, [&](auto height, int64_t row) {
+        add_to_rows<height.value, wide>(pieces, part, row, first, last);
+    });
 }
 
 // out = add + Σ a·b, (rows, columns). `add` may be null, and its rows all the same one, add_row = 0.

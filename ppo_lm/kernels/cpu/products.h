@@ -1,6 +1,8 @@
 // Matrix products of pieces that fit the caches, in tiles that fit the registers.
 #pragma once
 
+#include <type_traits>
+
 #include "vectors.h"
 
 #if defined(__AVX512BW__)
@@ -90,12 +92,18 @@ inline void tile(int64_t inner, Matrix<T> a, const typename Word<T>::One *b, int
         }
 }
 
-// The same for any number of rows. `inner` in words, `wide` in vectors of columns.
-template <int wide, int most = ROWS, class T>
+// Calls f(the rows of a tile, as a type; its first row) for tiles of as many rows as can be, then of fewer.
+template <int most = ROWS, class F>
+inline void for_tiles(int64_t rows, F f, int64_t row = 0) {
+    for (; row + most <= rows; row += most) f(std::integral_constant<int, most>{}, row);
+    if constexpr (most > 1) for_tiles<most / 2>(rows, f, row);
+}
+
+// `tile` for any number of rows. `inner` in words, `wide` in vectors of columns.
+template <int wide, class T>
 inline void multiply(int64_t rows, int64_t inner, Matrix<T> a, const typename Word<T>::One *b, int64_t b_row, float *c,
                      int64_t c_row, bool add) {
-    int64_t i = 0;
-    for (; i + most <= rows; i += most) tile<most, wide>(inner, a.shifted(i, 0), b, b_row, c + i * c_row, c_row, add);
-    if constexpr (most > 1)
-        multiply<wide, most / 2>(rows - i, inner, a.shifted(i, 0), b, b_row, c + i * c_row, c_row, add);
+    for_tiles(rows, [&](auto height, int64_t i) {
+        tile<height.value, wide>(inner, a.shifted(i, 0), b, b_row, c + i * c_row, c_row, add);
+    });
 }
